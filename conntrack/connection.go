@@ -46,6 +46,7 @@ type Connection struct {
 	Zone            uint16 // conntrack zone, 0 is the default zone
 	Mark            uint32 // connmark
 	Helper          string // the kernel helper attached to it, "" for none
+	ID              uint32 // tells this entry from another one with the same tuples
 	Closing         bool   // TCP has ended: its conntrack state is LAST_ACK, TIME_WAIT or CLOSE
 }
 

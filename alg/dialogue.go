@@ -1,0 +1,80 @@
+package alg
+
+import (
+	"time"
+
+	"pptpalg/alg/packet"
+	"pptpalg/alg/stream"
+	"pptpalg/conntrack"
+)
+
+// dialogue is the record of one control connection.
+type dialogue struct {
+	connection conntrack.Connection
+	control    *conntrack.Control // nil once the connection has ended
+	pass       Reason             // why it is let alone; Read for one that is edited
+	halves     [2]half            // by the side that sends
+	opened     time.Time
+	ended      time.Time // zero before the end
+}
+
+// half is one direction of a control connection.
+type half struct {
+	stream stream.Stream
+	reader reader
+	fin    bool
+}
+
+func newDialogue(c conntrack.Connection, now time.Time) *dialogue {
+	d := &dialogue{connection: c, opened: now}
+	switch {
+	case c.Helper != "":
+		d.pass = Helped
+	case !c.Translated():
+		d.pass = Untranslated
+	}
+	for s := range d.halves {
+		d.halves[s].reader.lose()
+	}
+	return d
+}
+
+// greet takes note of a SYN/ACK: with it both streams are known from their first
+// byte. It does nothing if either has begun.
+func (d *dialogue) greet(from conntrack.Side, seg packet.Segment) {
+	if d.halves[0].stream.Joined() || d.halves[1].stream.Joined() {
+		return
+	}
+	d.halves[from].stream.Start(seg.Seq())
+	d.halves[from.Other()].stream.Start(seg.Ack().Add(-1))
+	for s := range d.halves {
+		d.halves[s].reader.begin(conntrack.Side(s))
+	}
+}
+
+// own takes note that an end is the gateway itself. Nothing of it is translated,
+// but it must be known which Call IDs it uses.
+func (d *dialogue) own(s conntrack.Side) {
+	if d.control == nil {
+		return
+	}
+	d.control.SetLocal(s)
+	if d.pass == Untranslated {
+		d.pass = Read
+	}
+}
+
+// reason tells what happens to n bytes of payload of which old were seen before.
+func (d *dialogue) reason(n, old int) Reason {
+	switch {
+	case n == 0:
+		return NoData
+	case d.pass != Read:
+		return d.pass
+	case d.control == nil:
+		return Over
+	case n == old:
+		return Again
+	}
+	return Read
+}

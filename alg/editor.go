@@ -1,0 +1,215 @@
+package alg
+
+import (
+	"net/netip"
+	"time"
+
+	"pptpalg/alg/packet"
+	"pptpalg/alg/stream"
+	"pptpalg/conntrack"
+)
+
+// linger is how long the record of a connection outlives the connection: its last
+// segments may be sent again.
+const linger = 2 * time.Minute
+
+// Editor edits control connections. It is not safe for concurrent use.
+type Editor struct {
+	table   *conntrack.Table
+	senders map[key]sender
+	out     Outcome
+}
+
+// key is a packet's addresses and ports.
+type key struct {
+	src, dst         [4]byte
+	srcPort, dstPort uint16
+}
+
+// sender is who sends the packets of one key.
+type sender struct {
+	dialogue *dialogue
+	side     conntrack.Side
+}
+
+// NewEditor returns an editor that keeps its calls in a table.
+func NewEditor(t *conntrack.Table) *Editor {
+	return &Editor{table: t, senders: make(map[key]sender)}
+}
+
+// Asks reports whether the editor needs to know from the kernel's conntrack how
+// the segment's connection is translated, before it can edit the segment: Open
+// tells it.
+func (e *Editor) Asks(seg packet.Segment) bool {
+	greets := seg.Flags().Has(packet.SYN | packet.ACK)
+	s, known := e.senders[keyOf(seg.Src(), seg.Dst())]
+	if !known || s.dialogue.control == nil {
+		return greets || len(seg.Payload()) > 0
+	}
+	return greets && s.dialogue.halves[s.side].stream.Next() != seg.Seq().Add(1)
+}
+
+// Open begins the record of a connection. A connection that is on record already
+// stays; one that had the same addresses and ports has ended, if nobody saw it.
+func (e *Editor) Open(c conntrack.Connection, now time.Time) {
+	k := keyOf(c.Original.Src, c.Original.Dst)
+	if s, known := e.senders[k]; known {
+		if s.dialogue.connection.ID == c.ID {
+			return
+		}
+		e.end(s.dialogue, conntrack.Expired, now)
+		e.remove(s.dialogue)
+	}
+	d := newDialogue(c, now)
+	d.control = e.table.Open(c)
+	e.senders[k] = sender{d, conntrack.Initiator}
+	e.senders[keyOf(c.Reply.Src, c.Reply.Dst)] = sender{d, conntrack.Responder}
+}
+
+// Edit reads a segment, edits its bytes in place, and says what is to be done.
+// local is true for a packet that the gateway itself sends.
+func (e *Editor) Edit(seg packet.Segment, local bool, now time.Time) Outcome {
+	e.out = Outcome{Messages: e.out.Messages[:0], Anomalies: e.out.Anomalies[:0]}
+	s, known := e.senders[keyOf(seg.Src(), seg.Dst())]
+	if !known {
+		e.out.Reason = NoConnection
+		return e.out
+	}
+	if local {
+		s.dialogue.own(s.side)
+	}
+	t := turn{dialogue: s.dialogue, sender: s.side, seg: seg, now: now, out: &e.out}
+	e.edit(&t)
+	e.out.Changes = e.table.Changes()
+	return e.out
+}
+
+func (e *Editor) edit(t *turn) {
+	flags := t.seg.Flags()
+	here, there := &t.halves[t.sender], &t.halves[t.sender.Other()]
+	switch {
+	case flags.Has(packet.SYN | packet.ACK):
+		t.greet(t.sender, t.seg)
+		t.out.Reason = NoData
+		return
+	case flags.Has(packet.RST):
+		t.out.Reason = NoData
+		e.reset(t)
+		return
+	}
+	if flags.Has(packet.ACK) {
+		there.stream.Acked(t.seg.Ack())
+	}
+	if !e.place(t, here) {
+		return
+	}
+	if flags.Has(packet.FIN) {
+		here.fin = true
+		if there.fin {
+			e.end(t.dialogue, conntrack.Finished, t.now)
+		}
+	}
+}
+
+// place finds where the segment lies in its stream, and has it read. It reports
+// false for a segment that is dropped.
+func (e *Editor) place(t *turn, h *half) bool {
+	n := len(t.seg.Payload())
+	p, old := h.stream.Place(t.seg.Seq(), n)
+	switch p {
+	case stream.Ahead:
+		t.out.Verdict, t.out.Reason = Drop, Gap
+		return false
+	case stream.Forgotten:
+		t.out.Verdict, t.out.Reason = Drop, TooOld
+		return false
+	case stream.Joins:
+		h.reader.lose()
+	}
+	t.out.Reason = t.reason(n, old)
+	t.replay(old)
+	if n > old && t.out.Reason == Read {
+		t.read(old)
+		t.out.Reason = t.pass
+	}
+	h.stream.Advance(n - old)
+	return true
+}
+
+// reset ends the connection if the RST is what its receiver will believe (RFC 5961
+// section 3). Any other is for the kernel's conntrack to judge; Sweep follows it.
+func (e *Editor) reset(t *turn) {
+	if s := &t.halves[t.sender].stream; !s.Joined() || t.seg.Seq() == s.Next() {
+		e.end(t.dialogue, conntrack.Reset, t.now)
+	}
+}
+
+func (e *Editor) end(d *dialogue, cause conntrack.Cause, now time.Time) {
+	if d.control == nil {
+		return
+	}
+	d.control.Close(cause, now)
+	d.control, d.ended = nil, now
+}
+
+func (e *Editor) remove(d *dialogue) {
+	delete(e.senders, keyOf(d.connection.Original.Src, d.connection.Original.Dst))
+	delete(e.senders, keyOf(d.connection.Reply.Src, d.connection.Reply.Dst))
+}
+
+// Sweep ends the connections that the kernel's conntrack no longer has, or has as
+// closed, and lets time pass in the call table. live is what conntrack had at a
+// time not before asked.
+func (e *Editor) Sweep(live []conntrack.Connection, asked, now time.Time) []conntrack.Change {
+	alive := make(map[key]uint32, len(live))
+	for _, c := range live {
+		if !c.Closing {
+			alive[keyOf(c.Original.Src, c.Original.Dst)] = c.ID
+		}
+	}
+	for k, s := range e.senders {
+		d := s.dialogue
+		if id, ok := alive[k]; s.side == conntrack.Initiator && d.opened.Before(asked) && !(ok && id == d.connection.ID) {
+			e.end(d, conntrack.Expired, now)
+		}
+		if d.control == nil && now.Sub(d.ended) >= linger {
+			e.remove(d)
+		}
+	}
+	e.table.Expire(now)
+	return e.table.Changes()
+}
+
+// Calls returns a copy of the call table, in no order.
+func (e *Editor) Calls() []conntrack.View {
+	views := make([]conntrack.View, 0, e.table.Calls())
+	for _, s := range e.senders {
+		if s.side == conntrack.Initiator && s.dialogue.control != nil {
+			views = s.dialogue.control.Calls(views)
+		}
+	}
+	return views
+}
+
+// Connections counts the control connections that live, by why they are let
+// alone: Read for those that are edited.
+func (e *Editor) Connections() map[Reason]int {
+	count := make(map[Reason]int)
+	for _, s := range e.senders {
+		if s.side == conntrack.Initiator && s.dialogue.control != nil {
+			count[s.dialogue.pass]++
+		}
+	}
+	return count
+}
+
+func keyOf(src, dst netip.AddrPort) key {
+	return key{as4(src.Addr()), as4(dst.Addr()), src.Port(), dst.Port()}
+}
+
+func as4(a netip.Addr) [4]byte {
+	if a = a.Unmap(); !a.Is4() {
+		return [4]byte{}
+	}
+	return a.As4()
+}

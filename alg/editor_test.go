@@ -1,0 +1,438 @@
+package alg
+
+import (
+	"bytes"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"pptpalg/alg/packet"
+	"pptpalg/alg/pptp"
+	"pptpalg/conntrack"
+)
+
+const (
+	client = conntrack.Initiator
+	server = conntrack.Responder
+)
+
+// crowd lets another client take an ID first, so that ours is translated.
+func crowd(r *rig, own pptp.CallID) {
+	w := r.masqueraded(netip.MustParseAddr("10.0.0.99")).handshake()
+	w.outgoing(own, 0x7a7a)
+}
+
+func TestTwoClientsWithOneCallID(t *testing.T) {
+	r := newRig(t)
+	a := r.masqueraded(netip.MustParseAddr("10.0.0.10")).handshake()
+	b := r.masqueraded(netip.MustParseAddr("10.0.0.11")).handshake()
+	pubA, pubB := a.outgoing(7, 100), b.outgoing(7, 101)
+	if pubA != 7 || pubB == 7 || pubB == 0 {
+		t.Fatalf("the server sees %v and %v, want 7 kept and another drawn", pubA, pubB)
+	}
+	want := []conntrack.Change{
+		{Kind: conntrack.Opened},
+		{Kind: conntrack.Install, Flow: conntrack.Flow{
+			Src: serverAddr, Dst: gatewayAddr, Key: pubB,
+			NewSrc: serverAddr, NewDst: netip.MustParseAddr("10.0.0.11"), NewKey: 7,
+		}},
+		{Kind: conntrack.Install, Flow: conntrack.Flow{
+			Src: netip.MustParseAddr("10.0.0.11"), Dst: serverAddr, Key: 101,
+			NewSrc: gatewayAddr, NewDst: serverAddr, NewKey: 101,
+		}},
+	}
+	if diff := cmp.Diff(want, b.changes, cmp.Comparer(func(x, y netip.Addr) bool { return x == y })); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
+	}
+	// A client's Set-Link-Info carries the server's ID and stays; the server's
+	// carries the client's.
+	if id, _ := ids(b.say(client, message(pptp.SetLinkInfo, 0, 101, 0))); id != 101 {
+		t.Errorf("the server gets Set-Link-Info for %v, want its own 101", id)
+	}
+	if id, _ := ids(b.say(server, message(pptp.SetLinkInfo, 0, pubB, 0))); id != 7 {
+		t.Errorf("the client gets Set-Link-Info for %v, want its own 7", id)
+	}
+}
+
+// TestEveryMessage has a row for each field of each type: with the sender's and
+// the receiver's forms both translated, what comes out.
+func TestEveryMessage(t *testing.T) {
+	tests := []struct {
+		typ  pptp.Type
+		from conntrack.Side
+		in   [2]pptp.CallID // own, peer as sent
+		want [2]pptp.CallID
+	}{
+		// The client's own ID is 7, the server's 9; the public form of both is 255.
+		{pptp.CallClearRequest, client, [2]pptp.CallID{7, 0}, [2]pptp.CallID{255, 0}},
+		{pptp.CallClearRequest, server, [2]pptp.CallID{9, 0}, [2]pptp.CallID{255, 0}},
+		{pptp.CallDisconnectNotify, server, [2]pptp.CallID{9, 0}, [2]pptp.CallID{255, 0}},
+		{pptp.CallDisconnectNotify, server, [2]pptp.CallID{255, 0}, [2]pptp.CallID{7, 0}},
+		{pptp.CallDisconnectNotify, server, [2]pptp.CallID{0xff00, 0}, [2]pptp.CallID{0x0700, 0}},
+		{pptp.WANErrorNotify, server, [2]pptp.CallID{0, 255}, [2]pptp.CallID{0, 7}},
+		{pptp.SetLinkInfo, client, [2]pptp.CallID{0, 255}, [2]pptp.CallID{0, 9}},
+		{pptp.SetLinkInfo, server, [2]pptp.CallID{0, 255}, [2]pptp.CallID{0, 7}},
+		{pptp.IncomingCallConnected, server, [2]pptp.CallID{0, 255}, [2]pptp.CallID{0, 7}},
+		{pptp.OutgoingCallReply, server, [2]pptp.CallID{9, 255}, [2]pptp.CallID{255, 7}},
+		{pptp.IncomingCallReply, server, [2]pptp.CallID{9, 255}, [2]pptp.CallID{255, 7}},
+		{pptp.OutgoingCallRequest, client, [2]pptp.CallID{7, 0}, [2]pptp.CallID{255, 0}},
+		{pptp.IncomingCallRequest, server, [2]pptp.CallID{9, 0}, [2]pptp.CallID{255, 0}},
+		{pptp.EchoRequest, client, [2]pptp.CallID{}, [2]pptp.CallID{}},
+		{pptp.EchoReply, server, [2]pptp.CallID{}, [2]pptp.CallID{}},
+		{pptp.StopControlConnectionRequest, client, [2]pptp.CallID{}, [2]pptp.CallID{}},
+		{pptp.StopControlConnectionReply, server, [2]pptp.CallID{}, [2]pptp.CallID{}},
+		{pptp.StartControlConnectionRequest, client, [2]pptp.CallID{}, [2]pptp.CallID{}},
+		{pptp.StartControlConnectionReply, server, [2]pptp.CallID{}, [2]pptp.CallID{}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.typ.String()+"/"+tt.from.String(), func(t *testing.T) {
+			r := newRig(t)
+			w := hairpin(r)
+			in := message(tt.typ, tt.in[0], tt.in[1], pptp.ResultOK)
+			want := message(tt.typ, tt.want[0], tt.want[1], pptp.ResultOK)
+			if got := w.say(tt.from, in); !bytes.Equal(got, want) {
+				t.Errorf("got\n% x, want\n% x", got[:min(20, len(got))], want[:min(20, len(want))])
+			}
+			if a := w.anomalies(); len(a) != 0 {
+				t.Errorf("anomalies: %v", a)
+			}
+			if !slices.Equal(w.last.Messages, []pptp.Type{tt.typ}) {
+				t.Errorf("messages: %v", w.last.Messages)
+			}
+		})
+	}
+}
+
+// hairpin has a call between two inside hosts that know each other by addresses of
+// the gateway: both IDs are translated, as other calls have theirs already.
+func hairpin(r *rig) *wire {
+	public := netip.MustParseAddr("198.51.100.2")
+	conn := func(client, server netip.Addr) conntrack.Connection {
+		r.wires++
+		return conntrack.Connection{
+			Original: tuple(client, uint16(r.wires), public, 1723),
+			Reply:    tuple(server, 1723, gatewayAddr, uint16(r.wires)),
+			ID:       uint32(r.wires),
+		}
+	}
+	srv, cl := netip.MustParseAddr("10.0.0.20"), netip.MustParseAddr("10.0.0.10")
+	// Its spaces are (gateway, srv) and (public, cl): two calls take 7 and 9 there.
+	r.connect(conn(netip.MustParseAddr("10.0.0.11"), srv)).handshake().outgoing(7, 1000)
+	r.connect(conn(cl, netip.MustParseAddr("10.0.0.21"))).handshake().outgoing(1000, 9)
+	w := r.connect(conn(cl, srv)).handshake()
+	public7, _ := ids(w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0)))
+	public9, own7 := ids(w.say(server, message(pptp.OutgoingCallReply, 9, public7, 1)))
+	if public7 != 255 || public9 != 255 || own7 != 7 {
+		r.t.Fatalf("hairpin call: public IDs %v and %v, client's %v", public7, public9, own7)
+	}
+	return w
+}
+
+func TestCutAnywhere(t *testing.T) {
+	dialogue := []struct {
+		from conntrack.Side
+		b    func(pub pptp.CallID) []byte
+	}{
+		{client, func(pptp.CallID) []byte { return message(pptp.OutgoingCallRequest, 7, 0, 0) }},
+		{server, func(p pptp.CallID) []byte { return message(pptp.OutgoingCallReply, 0x1234, p, 1) }},
+		{client, func(pptp.CallID) []byte { return message(pptp.SetLinkInfo, 0, 0x1234, 0) }},
+		{server, func(p pptp.CallID) []byte { return message(pptp.SetLinkInfo, 0, p, 0) }},
+		{server, func(p pptp.CallID) []byte { return message(pptp.WANErrorNotify, 0, p, 0) }},
+		{client, func(pptp.CallID) []byte { return message(pptp.CallClearRequest, 7, 0, 0) }},
+		{server, func(p pptp.CallID) []byte { return message(pptp.CallDisconnectNotify, p.Swap(), 0, 1) }},
+	}
+	run := func(t *testing.T, cut func(n int) []int) [2][]byte {
+		r := newRig(t)
+		crowd(r, 7)
+		w := r.masqueraded(insideAddr).handshake()
+		var public pptp.CallID
+		for _, m := range dialogue {
+			b, at := m.b(public), 0
+			for _, c := range append(cut(len(b)), len(b)) {
+				if c > at && c <= len(b) {
+					w.say(m.from, b[at:c])
+					at = c
+				}
+			}
+			if public == 0 {
+				public, _ = ids(w.received[server])
+			}
+		}
+		if a := w.anomalies(); len(a) != 0 {
+			t.Errorf("anomalies: %v", a)
+		}
+		if r.table.Calls() != 1 {
+			t.Errorf("%d calls are left, want the other client's", r.table.Calls())
+		}
+		return w.received
+	}
+	want := run(t, func(int) []int { return nil })
+	for at := 1; at < 34; at++ {
+		if got := run(t, func(int) []int { return []int{at} }); !equal(got, want) {
+			t.Errorf("cut at %d changes what arrives", at)
+		}
+	}
+	everyByte := func(n int) (cuts []int) {
+		for i := 1; i < n; i++ {
+			cuts = append(cuts, i)
+		}
+		return cuts
+	}
+	if got := run(t, everyByte); !equal(got, want) {
+		t.Error("one byte per segment changes what arrives")
+	}
+}
+
+func equal(a, b [2][]byte) bool { return bytes.Equal(a[0], b[0]) && bytes.Equal(a[1], b[1]) }
+
+func TestManyMessagesInASegment(t *testing.T) {
+	r := newRig(t)
+	crowd(r, 7)
+	w := r.masqueraded(insideAddr).handshake()
+	public := w.outgoing(7, 9)
+	both := append(message(pptp.CallClearRequest, 7, 0, 0), message(pptp.StopControlConnectionRequest, 0, 0, 0)...)
+	got := w.say(client, both)
+	if id, _ := ids(got); id != public {
+		t.Errorf("Call-Clear-Request says %v, want %v", id, public)
+	}
+	if !bytes.Equal(got[16:], both[16:]) {
+		t.Error("the second message changed")
+	}
+	if r.table.Calls() != 1 {
+		t.Errorf("%d calls, want the other client's", r.table.Calls())
+	}
+}
+
+func TestRetransmissionsGetTheirBytes(t *testing.T) {
+	r := newRig(t)
+	crowd(r, 7)
+	w := r.masqueraded(insideAddr).handshake()
+	start := w.seq[client]
+	request := message(pptp.OutgoingCallRequest, 7, 0, 0)
+	first := bytes.Clone(w.say(client, request))
+	w.say(client, message(pptp.CallClearRequest, 7, 0, 0))
+	w.say(server, message(pptp.CallDisconnectNotify, 9, 0, 0))
+	// The call is over, its ID rests; the request comes again, cut elsewhere.
+	for cut := 1; cut < len(request); cut++ {
+		var again []byte
+		again = append(again, w.segment(client, packet.ACK, start, request[:cut])...)
+		again = append(again, w.segment(client, packet.ACK, start.Add(cut), request[cut:])...)
+		if !bytes.Equal(again, first) {
+			t.Fatalf("cut at %d: the retransmission differs", cut)
+		}
+	}
+	if w.last.Reason != Again || w.last.Verdict != Accept {
+		t.Errorf("the last cut is %v, %v", w.last.Verdict, w.last.Reason)
+	}
+	// A keep-alive probe lies one byte below the window.
+	w.segment(client, packet.ACK, w.seq[client].Add(-1), []byte{0})
+	if w.last.Verdict == Drop {
+		t.Error("a keep-alive probe was dropped")
+	}
+}
+
+func TestGapIsDroppedUntilItIsClosed(t *testing.T) {
+	r := newRig(t)
+	crowd(r, 7)
+	w := r.masqueraded(insideAddr).handshake()
+	lost := message(pptp.EchoRequest, 0, 0, 0)
+	next := message(pptp.OutgoingCallRequest, 7, 0, 0)
+	at := w.seq[client]
+	w.segment(client, packet.ACK, at.Add(len(lost)), next)
+	if w.last.Verdict != Drop || w.last.Reason != Gap {
+		t.Fatalf("a segment behind a gap is %v, %v", w.last.Verdict, w.last.Reason)
+	}
+	w.segment(client, packet.ACK, at, lost)
+	got := w.segment(client, packet.ACK, at.Add(len(lost)), next)
+	if id, _ := ids(got); id == 7 {
+		t.Error("the request passed unedited after the gap was filled")
+	}
+}
+
+func TestGapIsGivenUp(t *testing.T) {
+	r := newRig(t)
+	crowd(r, 7)
+	w := r.masqueraded(insideAddr).handshake()
+	behind := w.seq[client].Add(1000)
+	next := message(pptp.OutgoingCallRequest, 7, 0, 0)
+	for range 2 {
+		if w.segment(client, packet.ACK, behind, next); w.last.Verdict != Drop {
+			t.Fatal("the gap was not respected")
+		}
+	}
+	got := w.segment(client, packet.ACK, behind, next)
+	if id, _ := ids(got); w.last.Verdict == Drop || id == 7 {
+		t.Errorf("the third time is %v with ID %v, want it read", w.last.Verdict, id)
+	}
+	// What comes out of the gap after all is read as well.
+	w.segment(client, packet.ACK, w.seq[client], message(pptp.OutgoingCallRequest, 7, 0, 0))
+	if len(w.last.Messages) != 1 {
+		t.Errorf("the gap's own bytes: %v, messages %v", w.last.Reason, w.last.Messages)
+	}
+}
+
+func TestJoiningInTheMiddle(t *testing.T) {
+	r := newRig(t)
+	crowd(r, 7)
+	w := r.masqueraded(insideAddr)
+	half := message(pptp.CallDisconnectNotify, 5, 0, 0)[60:]
+	w.say(client, append(half, message(pptp.OutgoingCallRequest, 7, 0, 0)...))
+	if id, _ := ids(w.received[server][len(half):]); id == 7 {
+		t.Error("a request behind the rest of another message passed unedited")
+	}
+	if a := w.anomalies(); len(a) != 0 {
+		t.Errorf("anomalies: %v", a)
+	}
+	w.say(client, message(pptp.CallClearRequest, 99, 0, 0))
+	if a := w.anomalies(); !slices.Equal(a, []Anomaly{UnknownCall}) {
+		t.Errorf("Call-Clear-Request for a call that was not seen: %v", a)
+	}
+	if id, _ := ids(w.received[server][len(w.received[server])-16:]); id != 99 {
+		t.Errorf("it says %v, want 99 unchanged", id)
+	}
+}
+
+func TestReplyToARequestThatWasNotSeen(t *testing.T) {
+	r := newRig(t)
+	w := r.masqueraded(insideAddr)
+	w.say(server, message(pptp.OutgoingCallReply, 9, 7, 1))
+	if r.table.Calls() != 1 {
+		t.Fatal("the call was not taken over")
+	}
+	if len(w.changes) != 3 {
+		t.Errorf("changes: %v", w.changes)
+	}
+}
+
+func TestNotPPTP(t *testing.T) {
+	for name, first := range map[string][]byte{
+		"HTTP":           []byte("POST / HTTP/1.1\r\nHost: x\r\n\r\n"),
+		"random":         {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12},
+		"not Start":      message(pptp.OutgoingCallRequest, 7, 0, 0),
+		"hostile length": {0xff, 0xff, 0, 1, 0x1a, 0x2b, 0x3c, 0x4d, 0, 1, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			crowd(r, 7)
+			w := r.masqueraded(insideAddr)
+			w.synAck()
+			body := append(bytes.Clone(first), message(pptp.OutgoingCallRequest, 7, 0, 0)...)
+			if got := w.say(client, bytes.Clone(body)); !bytes.Equal(got, body) {
+				t.Error("what is not PPTP was edited")
+			}
+			w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0))
+			if id, _ := ids(w.received[server][len(body):]); id != 7 || w.last.Reason != NotPPTP {
+				t.Errorf("the connection is %v, its request says %v", w.last.Reason, id)
+			}
+			if r.table.Calls() != 1 {
+				t.Error("a call was opened")
+			}
+		})
+	}
+}
+
+func TestMalformedMessages(t *testing.T) {
+	r := newRig(t)
+	crowd(r, 7)
+	w := r.masqueraded(insideAddr).handshake()
+	long := append(message(pptp.OutgoingCallRequest, 7, 0, 0), 0, 0)
+	long[1] += 2
+	if got := w.say(client, bytes.Clone(long)); !bytes.Equal(got, long) {
+		t.Error("a message of a wrong size was edited")
+	}
+	junk := bytes.Repeat([]byte{0, 16, 0, 1, 0x1a, 0x2b}, 50)
+	if got := w.say(client, bytes.Clone(junk)); !bytes.Equal(got, junk) {
+		t.Error("junk was edited")
+	}
+	if a := w.anomalies(); !slices.Equal(a, []Anomaly{BadMessage, Resynced}) {
+		t.Errorf("anomalies: %v", a)
+	}
+	got := w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0))
+	if id, _ := ids(got); id == 7 {
+		t.Error("the request behind the junk passed unedited")
+	}
+}
+
+func TestEndOfTCP(t *testing.T) {
+	r := newRig(t)
+	tests := []struct {
+		name  string
+		end   func(w *wire)
+		calls int
+		cause conntrack.Cause
+	}{
+		{"FIN one way", func(w *wire) { w.segment(client, packet.FIN|packet.ACK, w.seq[0], nil) }, 1, 0},
+		{"FIN both ways", func(w *wire) {
+			w.segment(server, packet.FIN|packet.ACK, w.seq[1], nil)
+			w.segment(client, packet.FIN|packet.ACK, w.seq[0], nil)
+		}, 0, conntrack.Finished},
+		{"RST", func(w *wire) { w.segment(server, packet.RST, w.seq[1], nil) }, 0, conntrack.Reset},
+		{"RST that does not fit", func(w *wire) { w.segment(server, packet.RST, w.seq[1].Add(5), nil) }, 1, 0},
+		{"conntrack lost it", func(w *wire) {
+			w.now = w.now.Add(1)
+			w.changes = append(w.changes, w.ed.Sweep(nil, w.now, w.now)...)
+		}, 0, conntrack.Expired},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r = newRig(t)
+			w := r.masqueraded(insideAddr).handshake()
+			w.outgoing(7, 9)
+			w.changes = nil
+			tt.end(w)
+			if r.table.Calls() != tt.calls {
+				t.Fatalf("%d calls, want %d", r.table.Calls(), tt.calls)
+			}
+			if tt.calls == 1 {
+				return
+			}
+			if len(w.changes) != 3 || w.changes[2] != (conntrack.Change{Kind: conntrack.Closed, Cause: tt.cause}) {
+				t.Errorf("changes: %v", w.changes)
+			}
+		})
+	}
+}
+
+func TestConnectionsLetAlone(t *testing.T) {
+	r := newRig(t)
+	plain := conntrack.Connection{Original: tuple(insideAddr, 1, serverAddr, 1723), Reply: tuple(serverAddr, 1723, insideAddr, 1)}
+	helped := r.masqueraded(netip.MustParseAddr("10.0.0.50")).conn
+	helped.Helper, helped.ID = "pptp", 77
+	for want, c := range map[Reason]conntrack.Connection{Untranslated: plain, Helped: helped} {
+		w := r.connect(c)
+		w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0))
+		if w.last.Reason != want || w.last.Verdict != Accept || r.table.Calls() != 0 {
+			t.Errorf("%v: %v, %v, %d calls", want, w.last.Verdict, w.last.Reason, r.table.Calls())
+		}
+	}
+}
+
+func TestOwnClientsIDIsNotGivenAway(t *testing.T) {
+	r := newRig(t)
+	own := r.connect(conntrack.Connection{
+		Original: tuple(gatewayAddr, 5, serverAddr, 1723), Reply: tuple(serverAddr, 1723, gatewayAddr, 5), ID: 99,
+	})
+	raw := tcp(t, own.conn.Original, packet.ACK, 1, 1, message(pptp.OutgoingCallRequest, 7, 0, 0))
+	seg, _ := packet.Parse(raw)
+	if out := r.ed.Edit(seg, true, r.now); out.Verdict != Accept || len(out.Changes) != 1 {
+		t.Fatalf("the gateway's own request: %+v", out)
+	}
+	if public := r.masqueraded(insideAddr).handshake().outgoing(7, 9); public == 7 {
+		t.Error("an inside client was given the ID that the gateway's own client uses")
+	}
+}
+
+func TestMoreClientsThanAPageHolds(t *testing.T) {
+	r := newRig(t)
+	seen := make(map[pptp.CallID]bool)
+	for i := range 600 {
+		w := r.masqueraded(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})).handshake()
+		public := w.outgoing(0, pptp.CallID(i))
+		if seen[public] || public == 0 {
+			t.Fatalf("client %d is given %v, which another has", i, public)
+		}
+		seen[public] = true
+	}
+}

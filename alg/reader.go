@@ -1,0 +1,84 @@
+package alg
+
+import (
+	"pptpalg/alg/pptp"
+	"pptpalg/conntrack"
+)
+
+// reader finds the messages in one direction of a control stream. It keeps the
+// beginning of the message that is being read: all that is ever looked at, so that
+// its state has a fixed size whatever the peers send.
+type reader struct {
+	prefix [pptp.PrefixLen]byte // as its sender wrote it
+	have   int                  // bytes of prefix that were read
+	done   int                  // bytes of prefix whose translation is settled
+	sent   byte                 // stands for the last settled byte, if that is the first of an ID
+	skip   int                  // bytes behind the prefix that are still to come
+	search bool                 // where the next message begins is unknown
+	first  pptp.Type            // the type that the stream must begin with, 0 once it has
+}
+
+// begin expects the connection's first byte.
+func (r *reader) begin(sender conntrack.Side) {
+	*r = reader{first: pptp.StartControlConnectionRequest}
+	if sender == conntrack.Responder {
+		r.first = pptp.StartControlConnectionReply
+	}
+}
+
+// lose gives up the boundaries of messages.
+func (r *reader) lose() { *r = reader{search: true} }
+
+// fill takes bytes until the header or, behind it, the prefix is whole. It returns
+// how many it took.
+func (r *reader) fill(b []byte) int {
+	n := copy(r.prefix[r.have:r.want()], b)
+	r.have += n
+	return n
+}
+
+func (r *reader) want() int {
+	if r.have < pptp.HeaderLen {
+		return pptp.HeaderLen
+	}
+	l, _ := r.message().Type().Layout()
+	return l.Prefix()
+}
+
+// whole reports whether all is read that will be looked at.
+func (r *reader) whole() bool { return r.have >= pptp.HeaderLen && r.have == r.want() }
+
+func (r *reader) message() pptp.Message { return r.prefix[:r.have] }
+
+// next goes behind the prefix, on to the message's end.
+func (r *reader) next() {
+	r.skip = r.message().Length() - r.have
+	r.have, r.done = 0, 0
+}
+
+// shift looks for the header one byte further on.
+func (r *reader) shift() {
+	r.search = true
+	r.have = copy(r.prefix[:], r.prefix[1:r.have])
+}
+
+// header judges a header that has just become whole. noted is an anomaly to be
+// counted, if there is one.
+func (r *reader) header() (noted Anomaly, anomalous bool) {
+	kind := r.message().Classify()
+	if r.first != 0 && (kind != pptp.Known || r.message().Type() != r.first) {
+		return NotPPTPFound, true
+	}
+	switch {
+	case kind == pptp.Known:
+		r.first, r.search = 0, false
+	case kind == pptp.Opaque && !r.search:
+		r.next()
+		return BadMessage, true
+	default:
+		found := r.search
+		r.shift()
+		return Resynced, !found
+	}
+	return 0, false
+}

@@ -1,0 +1,137 @@
+package stream
+
+import "pptpalg/alg/packet"
+
+// MaxEdits is how many changed bytes a direction remembers for retransmission: a
+// window full of call set-ups. A byte that is forgotten before its receiver has
+// acknowledged it cannot be sent again unharmed, so its retransmission is dropped.
+const MaxEdits = 128
+
+// patience is how many times a segment behind a gap must come before the gap is
+// believed to be closed. A sender repeats the oldest segment that was not
+// acknowledged; a later one twice at most (tail loss probe, RFC 8985 section 7). So
+// the third time says that the receiver has what is missing here: it passed while
+// nobody watched.
+const patience = 3
+
+// Stream is one direction of a control connection. The zero value joins it with
+// the first segment that it sees.
+type Stream struct {
+	joined  bool
+	next    packet.Seq // of the first byte not seen yet
+	acked   packet.Seq // the receiver has all before this
+	edits   []edit     // in the order of their sequence numbers
+	forgot  bool
+	lost    packet.Seq // when forgot: edits before this are forgotten
+	gap     packet.Seq // where the segment behind a gap began that came last
+	waiting int        // how many times it came
+	skipped packet.Seq // when gaveUp: [skipped, gap) was believed to have passed unseen
+	gaveUp  bool
+}
+
+type edit struct {
+	at packet.Seq
+	b  byte
+}
+
+// Place is where a segment lies.
+type Place uint8
+
+// The places of a segment.
+const (
+	// Follows: its fresh bytes come next in the stream.
+	Follows Place = iota
+	// Joins: its bytes are the first that were seen, or the first after a gap
+	// that was given up, or they come out of that gap after all. Where messages
+	// begin in them is unknown.
+	Joins
+	// Ahead: bytes before it are missing. They were lost on their way and will
+	// come again, and so will this segment if it is dropped.
+	Ahead
+	// Forgotten: a retransmission of bytes whose edits are no longer known.
+	Forgotten
+)
+
+// Start begins the stream after a SYN with the given initial sequence number.
+func (s *Stream) Start(isn packet.Seq) {
+	*s = Stream{joined: true, next: isn.Add(1), acked: isn.Add(1)}
+}
+
+// Place tells where a segment of n bytes beginning at seq lies, and how many of
+// its bytes were seen before; those are to be restored by Replay, the others to be
+// read and then taken by Advance.
+func (s *Stream) Place(seq packet.Seq, n int) (p Place, old int) {
+	switch {
+	case !s.joined:
+		s.joined, s.next, s.acked = true, seq, seq
+		return Joins, 0
+	case seq.After(s.next):
+		return s.ahead(seq), 0
+	case s.forgot && seq.Before(s.lost) && s.lost.After(s.acked) && n > 0:
+		return Forgotten, 0
+	case s.gaveUp && seq.Before(s.gap) && !seq.Before(s.skipped):
+		s.gaveUp, s.next = false, seq
+		return Joins, 0
+	}
+	s.waiting = 0
+	return Follows, min(n, s.next.Sub(seq))
+}
+
+func (s *Stream) ahead(seq packet.Seq) Place {
+	if seq != s.gap {
+		s.gap, s.waiting = seq, 0
+	}
+	if s.waiting++; s.waiting < patience {
+		return Ahead
+	}
+	s.gaveUp, s.skipped = true, s.next
+	s.waiting, s.next = 0, seq
+	return Joins
+}
+
+// Next returns the sequence number of the first byte not seen yet.
+func (s *Stream) Next() packet.Seq { return s.next }
+
+// Joined reports whether anything of the stream was seen.
+func (s *Stream) Joined() bool { return s.joined }
+
+// Advance moves on over n fresh bytes.
+func (s *Stream) Advance(n int) { s.next = s.next.Add(n) }
+
+// Acked takes note that the receiver has all bytes before ack.
+func (s *Stream) Acked(ack packet.Seq) {
+	if s.joined && ack.After(s.acked) && !ack.After(s.next) {
+		s.acked = ack
+	}
+}
+
+// Record remembers that the byte at a sequence number is sent as b.
+func (s *Stream) Record(at packet.Seq, b byte) {
+	if len(s.edits) >= MaxEdits {
+		s.trim()
+	}
+	s.edits = append(s.edits, edit{at, b})
+}
+
+// trim forgets what the receiver has, and if that is nothing, the oldest edit.
+func (s *Stream) trim() {
+	n := 0
+	for n < len(s.edits) && s.edits[n].at.Before(s.acked) {
+		n++
+	}
+	if n == 0 {
+		n = 1
+		s.forgot, s.lost = true, s.edits[0].at.Add(1)
+	}
+	s.edits = append(s.edits[:0], s.edits[n:]...)
+}
+
+// Replay calls set for each of the n bytes from seq on that was changed when it was
+// seen first, with its offset from seq and its value.
+func (s *Stream) Replay(seq packet.Seq, n int, set func(at int, b byte)) {
+	for _, e := range s.edits {
+		if at := e.at.Sub(seq); at >= 0 && at < n {
+			set(at, e.b)
+		}
+	}
+}

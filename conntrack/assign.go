@@ -1,0 +1,174 @@
+package conntrack
+
+import "pptpalg/alg/pptp"
+
+// Assign chooses the public form of an ID that the sender gives to a call. It is
+// kept for the Request or Reply of the same message; Abandon gives it up. sent is
+// as for Translate.
+//
+// Within a connection the same ID keeps the same public form, so that a request
+// sent again for a call that lives looks to its receiver as it would without NAT.
+func (c *Control) Assign(s Side, own pptp.CallID, sent *byte) (public pptp.CallID, ok bool) {
+	if sent == nil {
+		c.assignHigh(s, own.High())
+	}
+	a := &c.pending[s]
+	if l := c.ownLeg(s, own); l != nil && begins(l.public, sent) {
+		c.Abandon(s)
+		*a = assignment{own: own, public: l.public, ready: true}
+		return l.public, true
+	}
+	if a.full || !c.settle(s, own) {
+		c.Abandon(s)
+		return untranslated(own, sent), false
+	}
+	return a.public, true
+}
+
+// Abandon gives up what was assigned to the end and belongs to no call.
+func (c *Control) Abandon(s Side) {
+	c.release(s, c.pending[s])
+	c.pending[s] = assignment{}
+}
+
+// assigned hands over what Assign has kept for the ID.
+func (c *Control) assigned(s Side, own pptp.CallID) (assignment, bool) {
+	a := c.pending[s]
+	c.pending[s] = assignment{}
+	if !a.ready || a.own != own {
+		c.release(s, a)
+		return assignment{}, false
+	}
+	return a, true
+}
+
+func (c *Control) release(s Side, a assignment) {
+	if a.reserved {
+		c.table.free(spaceOf(c.connection, s), a.public)
+	}
+}
+
+// spaced reports whether the end's IDs lie in a space that others share.
+func (c *Control) spaced(s Side) bool {
+	return c.local[s] || c.connection.Endpoint(s).Translated()
+}
+
+// assignHigh promises a first byte for the public form of an ID that begins with
+// the byte own. It reserves an ID that begins with it, so that the promise can be
+// kept whatever byte follows.
+func (c *Control) assignHigh(s Side, own byte) byte {
+	c.Abandon(s)
+	if !c.connection.Endpoint(s).Translated() {
+		return own
+	}
+	sp := c.table.space(spaceOf(c.connection, s))
+	high, ok := c.promise(s, sp, own)
+	if !ok {
+		c.pending[s].full = true
+		return c.publicHigh(s, own)
+	}
+	id, _ := sp.highest(high, func(pptp.CallID) bool { return true })
+	sp.take(id)
+	c.pending[s] = assignment{public: id, reserved: true}
+	return high
+}
+
+// settle chooses the second byte.
+func (c *Control) settle(s Side, own pptp.CallID) bool {
+	a := &c.pending[s]
+	a.own, a.ready = own, true
+	switch {
+	case c.connection.Endpoint(s).Translated():
+		if !a.reserved {
+			return false
+		}
+		high := a.public.High()
+		c.release(s, *a)
+		a.public = c.choose(s, high, own)
+	case c.local[s]:
+		a.public = own
+		if l := c.table.entering[enteringKey(c.connection, s, own)]; l != nil {
+			return false // a host behind the gateway has it
+		}
+	default:
+		a.public = own
+		return true
+	}
+	c.table.space(spaceOf(c.connection, s)).take(a.public)
+	a.reserved = true
+	return true
+}
+
+// choose returns an ID of a page in which there is room: the endpoint's own ID if
+// it can be had, else one that no Call-Disconnect-Notify can confuse, else any.
+func (c *Control) choose(s Side, high byte, own pptp.CallID) pptp.CallID {
+	sp := c.table.space(spaceOf(c.connection, s))
+	if own.High() == high && sp.free(own) && c.fits(s, own, own) {
+		return own
+	}
+	id, ok := sp.highest(high, func(id pptp.CallID) bool { return c.fits(s, id, own) })
+	if !ok {
+		id, _ = sp.highest(high, func(pptp.CallID) bool { return true })
+	}
+	return id
+}
+
+// fits reports whether a public ID keeps the three meanings of a
+// Call-Disconnect-Notify apart (see notified): neither it nor its byte swap may be
+// a live ID of the other end on this connection, and its byte swap must not be the
+// public form of anything but itself.
+func (c *Control) fits(s Side, public, own pptp.CallID) bool {
+	swapped := public.Swap()
+	if swapped == public && public != own {
+		return false
+	}
+	return c.ownLeg(s.Other(), public) == nil && c.ownLeg(s.Other(), swapped) == nil &&
+		(swapped == public || c.leg(s, swapped) == nil)
+}
+
+// promise returns the first byte that public forms have on this connection for IDs
+// that begin with own. The same byte is preferred; another is taken where all IDs
+// that begin with it are in use. Different bytes have different public ones, so
+// that the way back is decided by one byte as well.
+func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
+	for i, p := range c.pages[s] {
+		if p.own != own {
+			continue
+		}
+		if sp.room(p.public) > 0 {
+			return p.public, true
+		}
+		if c.keeps(s, own) {
+			return 0, false
+		}
+		c.pages[s] = append(c.pages[s][:i], c.pages[s][i+1:]...)
+		break
+	}
+	for i := range pageSize {
+		public = own + byte(i)
+		if sp.room(public) > 0 && c.unpromised(s, public) {
+			c.pages[s] = append(c.pages[s], pagePair{own, public})
+			return public, true
+		}
+	}
+	return 0, false
+}
+
+func (c *Control) unpromised(s Side, public byte) bool {
+	for _, p := range c.pages[s] {
+		if p.public == public {
+			return false
+		}
+	}
+	return true
+}
+
+// keeps reports whether an ID in use depends on the promise for its first byte.
+func (c *Control) keeps(s Side, own byte) bool {
+	for _, call := range c.calls {
+		if l := &call.legs[s]; l.known && l.own.High() == own {
+			return true
+		}
+	}
+	return false
+}

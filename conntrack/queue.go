@@ -1,0 +1,29 @@
+package conntrack
+
+// queue is a first-in first-out list.
+type queue[T any] struct {
+	items []T
+	head  int
+}
+
+func (q *queue[T]) len() int { return len(q.items) - q.head }
+
+func (q *queue[T]) push(v T) { q.items = append(q.items, v) }
+
+func (q *queue[T]) first() (v T, ok bool) {
+	if q.head == len(q.items) {
+		return v, false
+	}
+	return q.items[q.head], true
+}
+
+// drop removes the first item. Items move up when half of them are gone, so that
+// each is moved once on average.
+func (q *queue[T]) drop() {
+	if q.head++; q.head*2 < len(q.items) {
+		return
+	}
+	n := copy(q.items, q.items[q.head:])
+	clear(q.items[n:])
+	q.items, q.head = q.items[:n], 0
+}

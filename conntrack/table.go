@@ -1,0 +1,143 @@
+package conntrack
+
+import (
+	"net/netip"
+	"time"
+
+	"pptpalg/alg/pptp"
+)
+
+// DefaultRest is how long a freed public Call ID stays unused. Servers refuse an
+// ID that they still hold for a call whose end they have not noticed.
+const DefaultRest = 2 * time.Minute
+
+// clearingTime is how long the IDs of a cleared call are still translated: time
+// for the Call-Disconnect-Notify. Many servers never send it.
+const clearingTime = time.Minute
+
+// Table is the call table. It is not safe for concurrent use.
+type Table struct {
+	rest   time.Duration
+	spaces map[spaceKey]*space
+
+	// Where a GRE packet would arrive and how it would leave: each pair
+	// belongs to one leg at most, as in the kernel's table.
+	entering map[legKey]*leg // (sender's address, receiver's public address, public ID)
+	leaving  map[legKey]*leg // (receiver's address, sender's public address, own ID)
+
+	calls    int // neither clearing nor ended
+	resting  queue[restingID]
+	clearing queue[clearingCall]
+	changes  []Change
+}
+
+type spaceKey struct {
+	public, peer [4]byte
+	zone         uint16
+}
+
+type legKey struct {
+	a, b [4]byte
+	id   pptp.CallID
+	zone uint16
+}
+
+type restingID struct {
+	space spaceKey
+	id    pptp.CallID
+	until time.Time
+}
+
+type clearingCall struct {
+	call  *Call
+	until time.Time
+}
+
+// New returns an empty table. A public ID that was freed rests for the given time
+// before it is given out again.
+func New(rest time.Duration) *Table {
+	return &Table{
+		rest:     rest,
+		spaces:   make(map[spaceKey]*space),
+		entering: make(map[legKey]*leg),
+		leaving:  make(map[legKey]*leg),
+	}
+}
+
+// Calls returns how many calls are requested, answered or established.
+func (t *Table) Calls() int { return t.calls }
+
+// Resting returns how many public IDs wait for their reuse.
+func (t *Table) Resting() int { return t.resting.len() }
+
+// Changes returns what happened since it was asked last, oldest first. The slice
+// is valid until the table is used again.
+func (t *Table) Changes() []Change {
+	changes := t.changes
+	t.changes = t.changes[:0]
+	return changes
+}
+
+// Expire frees the IDs that have rested and ends the calls whose clearing nobody
+// answered.
+func (t *Table) Expire(now time.Time) {
+	for c, ok := t.clearing.first(); ok && !now.Before(c.until); c, ok = t.clearing.first() {
+		t.clearing.drop()
+		if c.call.state == Clearing {
+			t.forget(c.call, now)
+		}
+	}
+	for r, ok := t.resting.first(); ok && !now.Before(r.until); r, ok = t.resting.first() {
+		t.resting.drop()
+		t.wake(r)
+	}
+}
+
+// wake frees a rested ID, unless an endpoint of the gateway itself has chosen it
+// meanwhile: such an endpoint's ID cannot be translated.
+func (t *Table) wake(r restingID) {
+	if _, used := t.entering[legKey{r.space.peer, r.space.public, r.id, r.space.zone}]; !used {
+		t.free(r.space, r.id)
+	}
+}
+
+func (t *Table) free(k spaceKey, id pptp.CallID) {
+	s := t.spaces[k]
+	if s == nil {
+		return
+	}
+	if s.release(id); s.taken == 0 {
+		delete(t.spaces, k)
+	}
+}
+
+func (t *Table) space(k spaceKey) *space {
+	s := t.spaces[k]
+	if s == nil {
+		s = newSpace()
+		t.spaces[k] = s
+	}
+	return s
+}
+
+func (t *Table) note(c Change) { t.changes = append(t.changes, c) }
+
+func spaceOf(c Connection, s Side) spaceKey {
+	return spaceKey{as4(c.Endpoint(s).Public), as4(c.Endpoint(s.Other()).Address), c.Zone}
+}
+
+func enteringKey(c Connection, s Side, public pptp.CallID) legKey {
+	return legKey{as4(c.Endpoint(s.Other()).Address), as4(c.Endpoint(s).Public), public, c.Zone}
+}
+
+func leavingKey(c Connection, s Side, own pptp.CallID) legKey {
+	return legKey{as4(c.Endpoint(s).Address), as4(c.Endpoint(s.Other()).Public), own, c.Zone}
+}
+
+// as4 is total: the zero address stands for what is not IPv4.
+func as4(a netip.Addr) [4]byte {
+	if a = a.Unmap(); !a.Is4() {
+		return [4]byte{}
+	}
+	return a.As4()
+}
