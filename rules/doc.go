@@ -1,0 +1,37 @@
+// Package rules owns the firewall rules that bring PPTP control connections to
+// the daemon's NFQUEUE: their text, and loading it with iptables.
+//
+// The text (Config, LoadText, UnloadText, LoadedIn) is pure; Firewall is the
+// only I/O. All rules live in table mangle, in a chain of our own:
+//
+//	packet in ──► PREROUTING: the administrator's rules ─┐
+//	                                                     ├─► PPTPALG ─► NFQUEUE ─► next hook
+//	own packet ─► OUTPUT:     the administrator's rules ─┘       └────► pure ACK, other TCP: next rule
+//
+// Three facts decide the shape; each is held by a test against the kernel.
+//
+// A queued packet never sees the rules after the jump: its verdict sends it to
+// the next hook (nf_reinject), and --queue-bypass without a daemon does the same
+// (nf_hook_slow). The jumps therefore stand at the very end, behind the
+// administrator's CONNMARK --restore-mark and MARK rules, and loading again moves
+// them back there. Rules that must see every packet belong before the jump.
+//
+// A packet over the loopback interface has passed OUTPUT before it arrives at
+// PREROUTING, in both directions of its connection, so PREROUTING leaves lo out:
+// a packet edited twice would be damaged.
+//
+// --ctorigdstport is the port the connection was opened to, before any DNAT, and
+// it matches both directions of it. Packets without a conntrack entry (INVALID,
+// untracked) never match, and they are not translated either.
+//
+// One thing the rules cannot give: with the nft backend a mark set in mangle
+// OUTPUT does not route the gateway's own packets anew once they are queued there
+// (nf_route_table_hook4 does it for accepted packets only; legacy does it before
+// queueing). For a PPTP client on the gateway itself choose the route with
+// "ip rule add ipproto tcp dport 1723 ..." instead. Forwarded packets are routed
+// after PREROUTING, marks work for them with either backend.
+//
+// The rules are those of one iptables backend. After a change of the system's
+// iptables between legacy and nft, unload with the old one (Firewall.Command):
+// each backend neither shows nor removes the rules of the other.
+package rules

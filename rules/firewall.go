@@ -1,0 +1,273 @@
+package rules
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// lockWait is how long iptables waits for the xtables lock, in seconds.
+	lockWait = "10"
+	// attempts bounds how often a change of the table by others is met with
+	// reading it again.
+	attempts = 20
+	// pauseStep is by how much the longest pause grows from attempt to attempt.
+	pauseStep = 5 * time.Millisecond
+	// killWait is how long a killed iptables may hold its pipes open.
+	killWait = 2 * time.Second
+)
+
+// Runner runs a command to its end with the given standard input and returns its
+// standard output. Its error holds what the command wrote to standard error.
+type Runner func(ctx context.Context, stdin, name string, args ...string) (stdout string, err error)
+
+// Firewall loads and unloads the rules with iptables. The zero value is ready and
+// uses the system's iptables. It holds no state and no lock: any number of
+// goroutines and processes may load and unload at once, the last one wins whole.
+type Firewall struct {
+	// Command is the iptables to run, a name or a path; "" means iptables. Its
+	// companion with "-restore" added must exist too (iptables-legacy and
+	// iptables-legacy-restore, for instance).
+	Command string
+	// Run runs the commands; nil means for real.
+	Run Runner
+}
+
+// Outcome says what Load has put in force.
+type Outcome struct {
+	Config Config // as asked, but for AllSegments
+	// Refused is why AllSegments was set though it was not asked for: what
+	// iptables said to the rules with xt_bpf. Nil if all is as asked.
+	Refused error
+}
+
+// Load puts cfg's rules in force in one atomic step, in place of any rules of
+// ours that were loaded before, with the jumps at the end of their chains. When
+// the rule with xt_bpf is refused, it loads one without and says so.
+//
+// Errors wrap os.ErrPermission when rights are missing and exec.ErrNotFound when
+// iptables is; on an error the table is as it was.
+func (f *Firewall) Load(ctx context.Context, cfg Config) (Outcome, error) {
+	if err := cfg.Validate(); err != nil {
+		return Outcome{}, err
+	}
+	err := f.load(ctx, cfg)
+	if err == nil {
+		return Outcome{Config: cfg}, nil
+	}
+	var failed *restoreError
+	if cfg.AllSegments || !errors.As(err, &failed) || !failed.refused() {
+		return Outcome{}, fmt.Errorf("load firewall rules: %w", err)
+	}
+	// What the messages say of a missing match differs between iptables'
+	// backends and versions, so try instead of reading them.
+	cfg.AllSegments = true
+	if f.load(ctx, cfg) != nil {
+		return Outcome{}, fmt.Errorf("load firewall rules: %w", err) // the first cause, not xt_bpf
+	}
+	return Outcome{Config: cfg, Refused: err}, nil
+}
+
+func (f *Firewall) load(ctx context.Context, cfg Config) error {
+	return f.change(ctx, func(current string) string { return LoadText(current, cfg) })
+}
+
+// Unload removes all rules of ours in one atomic step; without any it does
+// nothing. Errors are as those of Load.
+func (f *Firewall) Unload(ctx context.Context) error {
+	if err := f.change(ctx, UnloadText); err != nil {
+		return fmt.Errorf("unload firewall rules: %w", err)
+	}
+	return nil
+}
+
+// Loaded reports whether rules of ours are in force, see LoadedIn. Errors are as
+// those of Load.
+func (f *Firewall) Loaded(ctx context.Context) (bool, error) {
+	current, err := f.list(ctx)
+	if err != nil {
+		return false, fmt.Errorf("look for firewall rules: %w", err)
+	}
+	return LoadedIn(current), nil
+}
+
+// change applies the transaction that text makes of the current table, and starts
+// over when others changed our rules in between.
+func (f *Firewall) change(ctx context.Context, text func(current string) string) error {
+	for attempt := 1; ; attempt++ {
+		current, err := f.list(ctx)
+		if err != nil {
+			return err
+		}
+		wanted := text(current)
+		if wanted == "" {
+			return nil
+		}
+		err = f.restore(ctx, wanted)
+		var failed *restoreError
+		if !errors.As(err, &failed) || !failed.raced() || attempt == attempts {
+			return err
+		}
+		if err := pause(ctx, time.Duration(attempt)*pauseStep); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits for a random time up to longest, so that loaders that met once do
+// not meet again.
+func pause(ctx context.Context, longest time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(rand.N(longest)):
+		return nil
+	}
+}
+
+func (f *Firewall) command() string { return cmp.Or(f.Command, "iptables") }
+
+// list returns the rules of table mangle as "iptables -S" prints them.
+func (f *Firewall) list(ctx context.Context) (string, error) {
+	out, err := f.run(ctx, "", f.command(), "-w", lockWait, "-t", "mangle", "-S")
+	if err != nil {
+		return "", fmt.Errorf("list table mangle: %w", err)
+	}
+	return out, nil
+}
+
+// restore applies a transaction. An error of iptables is a *restoreError.
+func (f *Firewall) restore(ctx context.Context, text string) error {
+	_, err := f.run(ctx, text, f.command()+"-restore", "--noflush", "-w", lockWait)
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("change table mangle: %w", &restoreError{line: failedLine(err.Error(), text), err: err})
+}
+
+// run runs a command through the seam and gives its commonest error a hint.
+func (f *Firewall) run(ctx context.Context, stdin, name string, args ...string) (string, error) {
+	run := f.Run
+	if run == nil {
+		run = execute
+	}
+	out, err := run(ctx, stdin, name, args...)
+	if err != nil && deniedText.MatchString(err.Error()) {
+		return "", fmt.Errorf("%w: %w (run as root, or with CAP_NET_ADMIN and CAP_NET_RAW)", os.ErrPermission, err)
+	}
+	return out, err
+}
+
+// deniedText is what iptables says without rights: nft, legacy, and legacy that
+// may not open /run/xtables.lock.
+var deniedText = regexp.MustCompile(`must be root|Permission denied|Operation not permitted`)
+
+// restoreError is the refusal of a transaction by iptables-restore.
+type restoreError struct {
+	line string // of the transaction, that was refused; "" if not told
+	err  error
+}
+
+func (e *restoreError) Error() string {
+	if e.line == "" {
+		return e.err.Error()
+	}
+	return fmt.Sprintf("%v (at %.40q)", e.err, e.line)
+}
+
+func (e *restoreError) Unwrap() error { return e.err }
+
+// raced reports whether the transaction did not fit the table, see LoadText. At
+// COMMIT it is the nft backend that met another change and then did not find what
+// it had read (a rule the kernel refuses it reports by that rule's line), or the
+// legacy kernel interface with EAGAIN when a program that takes no lock came by.
+func (e *restoreError) raced() bool {
+	switch verb, _, _ := strings.Cut(e.line, " "); verb {
+	case "-D", "-F", "-X", "-N":
+		return true
+	case "COMMIT":
+		return racedText.MatchString(e.err.Error())
+	}
+	return false
+}
+
+var racedText = regexp.MustCompile(`\(nf_tables\)|Resource temporarily unavailable`)
+
+// refused reports whether a rule of Chain itself was not accepted. The legacy
+// backend hands all rules to the kernel at once, at COMMIT.
+func (e *restoreError) refused() bool {
+	if e.raced() || errors.Is(e.err, os.ErrPermission) {
+		return false
+	}
+	return strings.HasPrefix(e.line, "-A "+Chain+" ") || e.line == "COMMIT"
+}
+
+// lineNumber finds the line in what iptables-restore says: "line 9 failed"
+// (legacy), "line 9: RULE_APPEND failed" (nft), "Error occurred at line: 9"
+// (either, for an option or an extension it does not know).
+var lineNumber = regexp.MustCompile(`\bline:? (\d+)`)
+
+// failedLine returns the line of text that message names, "" for none.
+func failedLine(message, text string) string {
+	m := lineNumber.FindStringSubmatch(message)
+	if m == nil {
+		return ""
+	}
+	lines := strings.Split(text, "\n")
+	n, err := strconv.Atoi(m[1])
+	if err != nil || n < 1 || n > len(lines) {
+		return ""
+	}
+	return lines[n-1]
+}
+
+// execute is the real Runner.
+func execute(ctx context.Context, stdin, name string, args ...string) (string, error) {
+	path, err := find(name)
+	if err != nil {
+		return "", err
+	}
+	var stdout, stderr bytes.Buffer
+	c := exec.CommandContext(ctx, path, args...)
+	c.Env = append(os.Environ(), "LC_ALL=C") // strerror in English: deniedText reads it
+	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	c.WaitDelay = killWait
+	if err := c.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return "", fmt.Errorf("run %s: %w: %s", strings.Join(c.Args, " "), err, strings.Join(strings.Fields(stderr.String()), " "))
+	}
+	return stdout.String(), nil
+}
+
+// sbin is where iptables lives when PATH is that of a user.
+var sbin = []string{"/usr/sbin", "/sbin"}
+
+// find returns the path of a command. Its error wraps exec.ErrNotFound.
+func find(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path, nil
+	}
+	if filepath.Base(name) == name {
+		for _, dir := range sbin {
+			if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+				return path, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("find %s (PATH=%s, and %s): %w (hint: apt-get install iptables)",
+		name, os.Getenv("PATH"), strings.Join(sbin, ", "), exec.ErrNotFound)
+}

@@ -1,0 +1,193 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Chain is the chain of our own in table mangle. Every rule in it and every jump
+// to it, wherever it stands, is ours; nothing else is.
+const Chain = "PPTPALG"
+
+// jumps are the rules that lead to Chain. The loopback interface is left out of
+// PREROUTING because what arrives there has passed OUTPUT.
+var jumps = []string{
+	"-A PREROUTING ! -i lo -p tcp -j " + Chain,
+	"-A OUTPUT -p tcp -j " + Chain,
+}
+
+// Config says which control connections go to which queue.
+type Config struct {
+	// Queue is the NFQUEUE number, 0 to 65535.
+	Queue uint16
+	// Ports are the TCP ports to which control connections are opened, as the
+	// client sees them (before DNAT). At least one; PPTP's own is 1723.
+	Ports []uint16
+	// AllSegments queues pure ACKs too, for kernels or iptables without xt_bpf.
+	AllSegments bool
+}
+
+// Validate returns an error that names the first field without a usable value.
+func (c Config) Validate() error {
+	if len(c.Ports) == 0 {
+		return errors.New("validate ports: none given")
+	}
+	for i, port := range c.Ports {
+		if port == 0 {
+			return errors.New("validate ports: 0 is not a port")
+		}
+		if slices.Contains(c.Ports[:i], port) {
+			return fmt.Errorf("validate ports: %d given twice", port)
+		}
+	}
+	return nil
+}
+
+// Text returns the rules as input for "iptables-restore --noflush" on a table
+// that has none of ours. On a table that has, iptables refuses it as a whole
+// ("Chain already exists").
+func (c Config) Text() string { return LoadText("", c) }
+
+// rules returns the content of Chain, a rule per port.
+func (c Config) rules() []string {
+	segments := `-m comment --comment "every segment"`
+	if !c.AllSegments {
+		segments = `-m bpf --bytecode "` + bytecode() + `" -m comment --comment "data, SYN+ACK, FIN, RST"`
+	}
+	var lines []string
+	for _, port := range c.Ports {
+		lines = append(lines, fmt.Sprintf(
+			"-A %s -p tcp -m conntrack --ctproto tcp --ctorigdstport %d %s -j NFQUEUE --queue-num %d --queue-bypass",
+			Chain, port, segments, c.Queue))
+	}
+	return lines
+}
+
+// LoadText returns the transaction for "iptables-restore --noflush" that turns a
+// table into one with c's rules: the old ones of ours removed, however many and
+// wherever, the new ones in place, the jumps last in their chains. current is
+// what "iptables -t mangle -S" printed.
+//
+// iptables applies all of it or nothing. It applies nothing, with an error at one
+// of the first lines, when another process has changed our rules since current
+// was read: a jump gone fails its -D, a jump added keeps -X from removing a chain
+// in use, a chain added fails -N. So two loaders never leave two jumps.
+func LoadText(current string, c Config) string {
+	return transaction(removal(current), []string{"-N " + Chain}, c.rules(), jumps)
+}
+
+// UnloadText returns the transaction that removes all rules of ours, or "" when
+// there is nothing to remove. current is as for LoadText.
+func UnloadText(current string) string {
+	lines := removal(current)
+	if len(lines) == 0 {
+		return ""
+	}
+	return transaction(lines)
+}
+
+// LoadedIn reports whether control connections reach a queue of ours in current
+// (as for LoadText): Chain has a rule, and both PREROUTING and OUTPUT jump to it.
+func LoadedIn(current string) bool {
+	from := map[string]bool{}
+	for _, r := range parse(current) {
+		if r.appendsTo(Chain) {
+			from[Chain] = true
+		} else if r.jumpsToChain() {
+			from[r.words[1]] = true
+		}
+	}
+	return from[Chain] && from["PREROUTING"] && from["OUTPUT"]
+}
+
+// transaction returns groups of lines as one iptables-restore transaction.
+func transaction(groups ...[]string) string {
+	return "*mangle\n" + strings.Join(slices.Concat(groups...), "\n") + "\nCOMMIT\n"
+}
+
+// removal returns the lines that remove every rule of ours from current. A jump
+// is deleted by its own words, not by its number, which other processes shift.
+func removal(current string) []string {
+	var deletes, chain []string
+	for _, r := range parse(current) {
+		switch {
+		case r.jumpsToChain():
+			deletes = append(deletes, "-D"+strings.TrimPrefix(r.text, "-A"))
+		case r.declares(Chain):
+			chain = []string{"-F " + Chain, "-X " + Chain}
+		}
+	}
+	return append(deletes, chain...)
+}
+
+// rule is one line that "iptables -S" printed.
+type rule struct {
+	text  string   // as printed
+	words []string // without quotes, which words no longer need
+}
+
+func (r rule) declares(chain string) bool { return slices.Equal(r.words, []string{"-N", chain}) }
+
+func (r rule) appendsTo(chain string) bool {
+	return len(r.words) > 2 && r.words[0] == "-A" && r.words[1] == chain
+}
+
+// jumpsToChain reports whether the rule is a jump or goto to Chain. iptables
+// prints the target last, and a chain as target has no options.
+func (r rule) jumpsToChain() bool {
+	n := len(r.words)
+	return n >= 4 && strings.HasPrefix(r.text, "-A ") && r.words[n-1] == Chain &&
+		(r.words[n-2] == "-j" || r.words[n-2] == "-g")
+}
+
+// parse splits the output of "iptables -S" into rules and their words, with the
+// quoting of xtables_save_string: double quotes, inside them a backslash before
+// a quote or a backslash. A newline inside quotes is part of a comment.
+func parse(text string) []rule {
+	var rules []rule
+	for text != "" {
+		var r rule
+		r, text = parseRule(text)
+		if len(r.words) > 0 {
+			rules = append(rules, r)
+		}
+	}
+	return rules
+}
+
+// parseRule splits the first rule off text, which is not empty.
+func parseRule(text string) (r rule, rest string) {
+	var word []byte
+	inWord, quoted := false, false
+	endWord := func() {
+		if inWord {
+			r.words = append(r.words, string(word))
+		}
+		word, inWord = nil, false
+	}
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '\n' && !quoted:
+			endWord()
+			r.text = text[:i]
+			return r, text[i+1:]
+		case c == '"':
+			quoted, inWord = !quoted, true
+		case c == ' ' && !quoted:
+			endWord()
+		case c == '\\' && quoted && i+1 < len(text):
+			i++
+			word = append(word, text[i])
+		default:
+			word, inWord = append(word, c), true
+		}
+	}
+	if quoted {
+		return rule{}, "" // cut off
+	}
+	endWord()
+	r.text = text
+	return r, ""
+}
