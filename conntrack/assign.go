@@ -1,6 +1,10 @@
 package conntrack
 
-import "pptpalg/alg/pptp"
+import (
+	"slices"
+
+	"pptpalg/alg/pptp"
+)
 
 // Assign chooses the public form of an ID that the sender gives to a call. It is
 // kept for the Request or Reply of the same message; Abandon gives it up. sent is
@@ -128,25 +132,19 @@ func (c *Control) fits(s Side, public, own pptp.CallID) bool {
 
 // promise returns the first byte that public forms have on this connection for IDs
 // that begin with own. The same byte is preferred; another is taken where all IDs
-// that begin with it are in use. Different bytes have different public ones, so
-// that the way back is decided by one byte as well.
+// that begin with it are in use. A public first byte stands for one own byte only,
+// so that the way back is decided by one byte. The way there is too, until an
+// endpoint has more calls on one connection than IDs of one first byte are free.
 func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
-	for i, p := range c.pages[s] {
-		if p.own != own {
-			continue
-		}
-		if sp.room(p.public) > 0 {
+	for _, p := range c.pages[s] {
+		if p.own == own && sp.room(p.public) > 0 {
 			return p.public, true
 		}
-		if c.keeps(s, own) {
-			return 0, false
-		}
-		c.pages[s] = append(c.pages[s][:i], c.pages[s][i+1:]...)
-		break
 	}
+	c.pages[s] = slices.DeleteFunc(c.pages[s], func(p pagePair) bool { return !c.keeps(s, p) })
 	for i := range pageSize {
 		public = own + byte(i)
-		if sp.room(public) > 0 && c.unpromised(s, public) {
+		if sp.room(public) > 0 && !c.promised(s, public) {
 			c.pages[s] = append(c.pages[s], pagePair{own, public})
 			return public, true
 		}
@@ -154,19 +152,14 @@ func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
 	return 0, false
 }
 
-func (c *Control) unpromised(s Side, public byte) bool {
-	for _, p := range c.pages[s] {
-		if p.public == public {
-			return false
-		}
-	}
-	return true
+func (c *Control) promised(s Side, public byte) bool {
+	return slices.ContainsFunc(c.pages[s], func(p pagePair) bool { return p.public == public })
 }
 
-// keeps reports whether an ID in use depends on the promise for its first byte.
-func (c *Control) keeps(s Side, own byte) bool {
+// keeps reports whether an ID in use depends on a promise.
+func (c *Control) keeps(s Side, p pagePair) bool {
 	for _, call := range c.calls {
-		if l := &call.legs[s]; l.known && l.own.High() == own {
+		if l := &call.legs[s]; l.known && l.own.High() == p.own && l.public.High() == p.public {
 			return true
 		}
 	}

@@ -20,8 +20,8 @@ type Control struct {
 	pending    [2]assignment // IDs assigned by messages still being read, by Side
 }
 
-// pagePair is a promise: on this connection every ID of one endpoint that begins
-// with the byte own has a public form that begins with the byte public.
+// pagePair is a promise: on this connection IDs of one endpoint that begin with the
+// byte own have public forms that begin with the byte public.
 type pagePair struct{ own, public byte }
 
 // assignment is a public form that was chosen and not yet given to a call.

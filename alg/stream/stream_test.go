@@ -1,0 +1,166 @@
+package stream
+
+import (
+	"bytes"
+	"testing"
+
+	"pptpalg/alg/packet"
+)
+
+func TestPlace(t *testing.T) {
+	const isn = packet.Seq(0xfffffffa) // the stream's bytes begin at 0xfffffffb and wrap
+	first := isn.Add(1)
+	tests := []struct {
+		name string
+		at   int // of the segment, from the first byte; 20 bytes were seen
+		n    int
+		want Place
+		old  int
+	}{
+		{"next", 20, 5, Follows, 0},
+		{"next, empty", 20, 0, Follows, 0},
+		{"again", 0, 20, Follows, 20},
+		{"again, cut elsewhere", 3, 4, Follows, 4},
+		{"again, and more", 10, 30, Follows, 10},
+		{"keep-alive, one byte below the window", 19, 1, Follows, 1},
+		{"keep-alive, empty", 19, 0, Follows, 0},
+		{"ahead", 21, 5, Ahead, 0},
+		{"ahead, empty (a FIN)", 21, 0, Ahead, 0},
+		{"far ahead", 1 << 30, 5, Ahead, 0},
+		{"before the stream began", -5, 5, Follows, 5},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var s Stream
+			s.Start(isn)
+			if p, old := s.Place(first, 20); p != Follows || old != 0 {
+				t.Fatalf("the first segment: %v, %d old", p, old)
+			}
+			s.Advance(20)
+			if p, old := s.Place(first.Add(tt.at), tt.n); p != tt.want || old != tt.old {
+				t.Errorf("got %v with %d old bytes, want %v with %d", p, old, tt.want, tt.old)
+			}
+		})
+	}
+}
+
+func TestJoin(t *testing.T) {
+	var s Stream
+	if s.Joined() {
+		t.Error("a stream is joined before anything came")
+	}
+	if p, old := s.Place(1000, 10); p != Joins || old != 0 {
+		t.Errorf("the first segment: %v, %d", p, old)
+	}
+	s.Advance(10)
+	if p, _ := s.Place(1010, 10); p != Follows {
+		t.Errorf("the second: %v", p)
+	}
+}
+
+func TestGapGivenUp(t *testing.T) {
+	var s Stream
+	s.Start(0)
+	places := func(seqs ...packet.Seq) (got []Place) {
+		for _, seq := range seqs {
+			p, _ := s.Place(seq, 10)
+			got = append(got, p)
+		}
+		return got
+	}
+	// Other segments between do not count; the third of one kind does.
+	want := []Place{Ahead, Ahead, Ahead, Ahead, Joins}
+	for i, got := range places(100, 200, 100, 100, 100) {
+		if got != want[i] {
+			t.Errorf("segment %d behind the gap: %v, want %v", i, got, want[i])
+		}
+	}
+	s.Advance(10)
+	if got := places(1); got[0] != Joins || s.Next() != 1 {
+		t.Errorf("a byte of the gap: %v, next %d", got[0], s.Next())
+	}
+}
+
+func TestForgottenEdits(t *testing.T) {
+	var s Stream
+	s.Start(0)
+	for i := range MaxEdits + 1 {
+		s.Place(packet.Seq(1+i), 1)
+		s.Record(packet.Seq(1+i), 0xAA)
+		s.Advance(1)
+	}
+	if p, _ := s.Place(1, 1); p != Forgotten {
+		t.Errorf("a byte whose edit was pushed out: %v", p)
+	}
+	if p, _ := s.Place(2, 1); p != Follows {
+		t.Errorf("the next one, which is remembered: %v", p)
+	}
+	s.Acked(100)
+	if p, _ := s.Place(1, 1); p != Follows {
+		t.Errorf("after its receiver has acknowledged it: %v", p)
+	}
+}
+
+func TestAcknowledgedEditsMakeRoom(t *testing.T) {
+	var s Stream
+	s.Start(0)
+	for i := range 100 * MaxEdits {
+		at := packet.Seq(1 + i)
+		s.Record(at, 0xAA)
+		s.Advance(1)
+		s.Acked(at) // all but the last byte
+	}
+	if p, _ := s.Place(packet.Seq(100*MaxEdits), 1); p != Follows {
+		t.Errorf("the last byte again: %v", p)
+	}
+	s.Acked(1 << 30) // beyond what was sent: not believed
+	if p, old := s.Place(s.Next(), 1); p != Follows || old != 0 {
+		t.Errorf("after a wrong acknowledgement: %v, %d", p, old)
+	}
+}
+
+// FuzzStream: a stream whose bytes are all edited is sent in the segments that the
+// fuzzer likes. What was let go at first for a byte is let go each time, and fresh
+// bytes come in order.
+func FuzzStream(f *testing.F) {
+	f.Add([]byte{0, 5, 5, 5, 0, 10})
+	f.Add([]byte{3, 1, 0, 1, 0, 200, 100, 30})
+	f.Fuzz(func(t *testing.T, segments []byte) {
+		const isn = packet.Seq(0xffffff80)
+		var s Stream
+		s.Start(isn)
+		sent := map[int]byte{}
+		fresh := 0
+		for i := 0; i+1 < len(segments); i += 2 {
+			at, n := int(segments[i]), int(segments[i+1]%40)
+			seq := isn.Add(1 + at)
+			p, old := s.Place(seq, n)
+			if p != Follows {
+				if p == Joins {
+					return // a gap given up: the order is the sender's business
+				}
+				continue
+			}
+			if old < 0 || old > n {
+				t.Fatalf("%d of %d bytes are old", old, n)
+			}
+			got := bytes.Repeat([]byte{0}, n)
+			s.Replay(seq, old, func(at int, b byte) { got[at] = b })
+			for j := old; j < n; j++ {
+				if at+j != fresh {
+					t.Fatalf("fresh byte %d, want %d", at+j, fresh)
+				}
+				got[j] = byte(len(sent)%255 + 1)
+				s.Record(seq.Add(j), got[j])
+				fresh++
+			}
+			s.Advance(n - old)
+			for j, b := range got {
+				if before, seen := sent[at+j]; seen && before != b && len(sent) <= MaxEdits {
+					t.Fatalf("byte %d was %#x, is %#x", at+j, before, b)
+				}
+				sent[at+j] = b
+			}
+		}
+	})
+}

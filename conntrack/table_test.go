@@ -1,0 +1,344 @@
+package conntrack
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"pptpalg/alg/pptp"
+)
+
+var (
+	epoch   = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	public  = netip.MustParseAddr("198.51.100.1")
+	outside = netip.MustParseAddr("203.0.113.9")
+)
+
+func inside(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}) }
+
+// masqueraded is a connection of an inside client to the outside server.
+func masqueraded(client netip.Addr, port uint16) Connection {
+	return Connection{
+		Original: Tuple{netip.AddrPortFrom(client, port), netip.AddrPortFrom(outside, 1723)},
+		Reply:    Tuple{netip.AddrPortFrom(outside, 1723), netip.AddrPortFrom(public, port)},
+	}
+}
+
+// dial opens a control connection with an established outgoing call, and returns
+// the public form of the client's ID.
+func dial(t testing.TB, c *Control, own, sid pptp.CallID) pptp.CallID {
+	t.Helper()
+	id := request(t, c, own)
+	if _, ok := c.Assign(Responder, sid, nil); !ok {
+		t.Fatalf("assign %v to the server's end: refused", sid)
+	}
+	if !c.Reply(Responder, Reply{PNS: Initiator, Own: sid, Peer: id, Granted: true, Next: Established}, epoch) {
+		t.Fatalf("reply to %v: no such call", id)
+	}
+	return id
+}
+
+func request(t testing.TB, c *Control, own pptp.CallID) pptp.CallID {
+	t.Helper()
+	id, ok := c.Assign(Initiator, own, nil)
+	if !ok || !c.Request(Initiator, Initiator, own, epoch) {
+		t.Fatalf("request call %v: refused", own)
+	}
+	return id
+}
+
+func TestPublicIDs(t *testing.T) {
+	tab := New(time.Minute)
+	a, b, other := tab.Open(masqueraded(inside(1), 1)), tab.Open(masqueraded(inside(2), 2)), masqueraded(inside(3), 3)
+	other.Original.Dst = netip.MustParseAddrPort("203.0.113.10:1723")
+	other.Reply.Src = other.Original.Dst
+	tests := []struct {
+		name string
+		c    *Control
+		own  pptp.CallID
+		keep bool
+	}{
+		{"the first keeps its ID", a, 7, true},
+		{"the second cannot", b, 7, false},
+		{"towards another server it can", tab.Open(other), 7, true},
+		{"0 is never public", a, 0, false},
+		{"nor for another client", b, 0, false},
+		{"65535 is as good as any", b, 65535, true},
+	}
+	seen := map[string]bool{}
+	for _, tt := range tests {
+		id := request(t, tt.c, tt.own)
+		if (id == tt.own) != tt.keep {
+			t.Errorf("%s: ID %v became %v", tt.name, tt.own, id)
+		}
+		key := fmt.Sprint(tt.c.connection.Original.Dst, id)
+		if seen[key] || id == 0 {
+			t.Errorf("%s: public ID %v is given twice, or 0", tt.name, id)
+		}
+		seen[key] = true
+	}
+}
+
+func TestFreedIDsRest(t *testing.T) {
+	tab := New(2 * time.Minute)
+	c := tab.Open(masqueraded(inside(1), 1))
+	dial(t, c, 7, 100)
+	c.Clear(Initiator, 7, epoch)
+	c.Disconnect(Responder, 100, epoch)
+	for _, tt := range []struct {
+		after time.Duration
+		keep  bool
+	}{{0, false}, {2*time.Minute - 1, false}, {2 * time.Minute, true}} {
+		tab.Expire(epoch.Add(tt.after))
+		d := tab.Open(masqueraded(inside(2), 2))
+		if id := request(t, d, 7); (id == 7) != tt.keep {
+			t.Errorf("after %v, 7 becomes %v", tt.after, id)
+		}
+		d.Close(Reset, epoch)
+	}
+}
+
+func TestFlowsOfACall(t *testing.T) {
+	tab := New(time.Minute)
+	conn := masqueraded(inside(1), 1)
+	conn.Zone, conn.Mark = 3, 0x10
+	c := tab.Open(conn)
+	dial(t, c, 7, 100)
+	in := Flow{Src: outside, Dst: public, Key: 7, NewSrc: outside, NewDst: inside(1), NewKey: 7, Zone: 3, Mark: 0x10}
+	out := Flow{Src: inside(1), Dst: outside, Key: 100, NewSrc: public, NewDst: outside, NewKey: 100, Zone: 3, Mark: 0x10}
+	c.Close(Finished, epoch)
+	checkChanges(t, tab, []Change{
+		{Kind: Opened}, {Kind: Install, Flow: in}, {Kind: Install, Flow: out},
+		{Kind: Remove, Flow: in}, {Kind: Remove, Flow: out}, {Kind: Closed, Cause: Finished},
+	})
+	if len(tab.entering)+len(tab.leaving)+tab.Calls() != 0 {
+		t.Error("the table is not empty after the end")
+	}
+}
+
+func checkChanges(t *testing.T, tab *Table, want []Change) {
+	t.Helper()
+	if diff := cmp.Diff(want, tab.Changes(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
+	}
+}
+
+func TestEnds(t *testing.T) {
+	tests := []struct {
+		name  string
+		end   func(c *Control) bool
+		cause Cause
+	}{
+		{"clear", func(c *Control) bool { return c.Clear(Initiator, 7, epoch) }, Cleared},
+		{"notify with the PAC's ID", func(c *Control) bool { return c.Disconnect(Responder, 100, epoch) }, Disconnected},
+		{"notify with the PNS's ID", func(c *Control) bool { return c.Disconnect(Responder, 7, epoch) }, Disconnected},
+		{"notify with the PNS's ID swapped", func(c *Control) bool { return c.Disconnect(Responder, 0x0700, epoch) }, Disconnected},
+		{"stop", func(c *Control) bool { c.Stop(epoch); return true }, Stopped},
+		{"reset", func(c *Control) bool { c.Close(Reset, epoch); return true }, Reset},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tab := New(time.Minute)
+			c := tab.Open(masqueraded(inside(1), 1))
+			dial(t, c, 7, 100)
+			tab.Changes()
+			if !tt.end(c) {
+				t.Fatal("the call was not found")
+			}
+			changes := tab.Changes()
+			if len(changes) != 3 || changes[0].Kind != Remove || changes[1].Kind != Remove || changes[2] != (Change{Kind: Closed, Cause: tt.cause}) {
+				t.Errorf("changes: %v", changes)
+			}
+			if tab.Calls() != 0 {
+				t.Errorf("%d calls are left", tab.Calls())
+			}
+			c.Close(Finished, epoch)
+			if more := tab.Changes(); len(more) != 0 {
+				t.Errorf("the connection's end changes more: %v", more)
+			}
+		})
+	}
+}
+
+func TestRefused(t *testing.T) {
+	tab := New(time.Minute)
+	c := tab.Open(masqueraded(inside(1), 1))
+	id := request(t, c, 7)
+	c.Assign(Responder, 0, nil)
+	if !c.Reply(Responder, Reply{PNS: Initiator, Own: 0, Peer: id}, epoch) {
+		t.Fatal("the refused call was not found")
+	}
+	changes := tab.Changes()
+	if tab.Calls() != 0 || changes[len(changes)-1] != (Change{Kind: Closed, Cause: Refused}) {
+		t.Errorf("%d calls, changes %v", tab.Calls(), changes)
+	}
+}
+
+// TestReplaced has the cases in which an endpoint reuses an ID while we hold it for
+// a call: what it says last is what is true.
+func TestReplaced(t *testing.T) {
+	tests := []struct {
+		name string
+		run  func(t *testing.T, tab *Table)
+	}{
+		{"the client asks again on its connection", func(t *testing.T, tab *Table) {
+			c := tab.Open(masqueraded(inside(1), 1))
+			if a, b := dial(t, c, 7, 100), dial(t, c, 7, 101); a != b {
+				t.Errorf("the same ID has public forms %v and %v", a, b)
+			}
+		}},
+		{"the client dials again on another connection", func(t *testing.T, tab *Table) {
+			if a, b := dial(t, tab.Open(masqueraded(inside(1), 1)), 7, 100), dial(t, tab.Open(masqueraded(inside(1), 2)), 7, 101); a == b {
+				t.Errorf("the ID that the server may still hold, %v, was given again", a)
+			}
+		}},
+		{"the server gives its ID to another client", func(t *testing.T, tab *Table) {
+			dial(t, tab.Open(masqueraded(inside(1), 1)), 7, 100)
+			dial(t, tab.Open(masqueraded(inside(2), 2)), 8, 100)
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tab := New(time.Minute)
+			tt.run(t, tab)
+			changes := tab.Changes()
+			if tab.Calls() != 1 || !slices.Contains(changes, Change{Kind: Closed, Cause: Replaced}) {
+				t.Errorf("%d calls, changes %v", tab.Calls(), changes)
+			}
+			checkKernel(t, changes, 2)
+		})
+	}
+}
+
+// checkKernel plays changes to a model of the kernel's table, in which neither a
+// flow's way in nor its way out may be taken, and checks how many flows are left.
+func checkKernel(t testing.TB, changes []Change, want int) {
+	t.Helper()
+	in, out := map[Flow]Flow{}, map[Flow]Flow{}
+	for _, c := range changes {
+		enters := Flow{Src: c.Flow.Src, Dst: c.Flow.Dst, Key: c.Flow.Key}
+		leaves := Flow{NewSrc: c.Flow.NewSrc, NewDst: c.Flow.NewDst, NewKey: c.Flow.NewKey}
+		switch c.Kind {
+		case Install:
+			if old, taken := in[enters]; taken && old != c.Flow {
+				t.Fatalf("install %v: %v enters the same way", c.Flow, old)
+			}
+			if old, taken := out[leaves]; taken && old != c.Flow {
+				t.Fatalf("install %v: %v leaves the same way", c.Flow, old)
+			}
+			in[enters], out[leaves] = c.Flow, c.Flow
+		case Remove:
+			if in[enters] != c.Flow {
+				t.Fatalf("remove %v, which is not there", c.Flow)
+			}
+			delete(in, enters)
+			delete(out, leaves)
+		}
+	}
+	if len(in) != want || len(out) != want {
+		t.Errorf("the kernel has %d flows in and %d out, want %d", len(in), len(out), want)
+	}
+}
+
+func TestManyCallsOnOneConnection(t *testing.T) {
+	tab := New(time.Minute)
+	c := tab.Open(masqueraded(inside(1), 1))
+	for i := range 300 {
+		dial(t, c, pptp.CallID(i), pptp.CallID(1000+i))
+	}
+	for i := range 150 {
+		if !c.Clear(Initiator, pptp.CallID(i*2), epoch) || !c.Disconnect(Responder, pptp.CallID(1000+i*2), epoch) {
+			t.Fatalf("call %d is lost", i*2)
+		}
+	}
+	if tab.Calls() != 150 || len(c.Calls(nil)) != 150 {
+		t.Errorf("%d calls, %d on the connection, want 150", tab.Calls(), len(c.Calls(nil)))
+	}
+	checkKernel(t, tab.Changes(), 300)
+}
+
+func TestFullSpace(t *testing.T) {
+	tab := New(time.Minute)
+	for i := range 65535 {
+		c := tab.Open(masqueraded(inside(i), uint16(i)))
+		if id, ok := c.Assign(Initiator, pptp.CallID(i%50), nil); !ok || id == 0 {
+			t.Fatalf("client %d of 65535 gets no ID", i)
+		}
+		c.Request(Initiator, Initiator, pptp.CallID(i%50), epoch)
+	}
+	c := tab.Open(masqueraded(netip.MustParseAddr("10.9.9.9"), 1))
+	if id, ok := c.Assign(Initiator, 7, nil); ok || id != 7 {
+		t.Errorf("client 65536 is given %v, want its own ID unedited and false", id)
+	}
+	if c.Request(Initiator, Initiator, 7, epoch) {
+		t.Error("a call without a public ID was opened")
+	}
+	if id := c.TranslateHigh(Initiator, Assigns, 0); id != 0 {
+		t.Errorf("with one byte at hand it is %d, want 0", id)
+	}
+	if id, ok := c.Translate(Initiator, Assigns, 7, new(byte)); ok || id != 7 {
+		t.Errorf("with the second byte it is %v, %v", id, ok)
+	}
+}
+
+// TestNotifyIsDecidable draws calls on one connection and checks that the ID in a
+// Call-Disconnect-Notify, in each of its forms, names the call it is meant for.
+func TestNotifyIsDecidable(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		tab := New(time.Minute)
+		crowd := tab.Open(masqueraded(inside(1), 1))
+		c := tab.Open(masqueraded(inside(2), 2))
+		type pair struct{ own, pub, sid pptp.CallID }
+		var calls []pair
+		small := rapid.SampledFrom([]pptp.CallID{0, 1, 7, 0x0100, 0x0700, 0x0107, 0x0701, 0xff00, 0x00ff, 0xfe00, 0x0707})
+		for i := range rapid.IntRange(1, 5).Draw(rt, "calls") {
+			own := small.Draw(rt, "own")
+			if slices.ContainsFunc(calls, func(p pair) bool { return p.own == own }) {
+				continue
+			}
+			if rapid.Bool().Draw(rt, "crowded") {
+				request(t, crowd, own)
+			}
+			pub := request(t, c, own)
+			// The server chooses an ID that is none of the forms of a client's.
+			sid := pptp.CallID(0x5050 + i)
+			c.Assign(Responder, sid, nil)
+			c.Reply(Responder, Reply{PNS: Initiator, Own: sid, Peer: pub, Granted: true, Next: Established}, epoch)
+			calls = append(calls, pair{own, pub, sid})
+		}
+		for _, p := range calls {
+			for form, want := range map[pptp.CallID]pptp.CallID{p.sid: p.sid, p.pub: p.own, p.pub.Swap(): p.own.Swap()} {
+				if form == p.pub && p.pub == p.pub.Swap() {
+					continue // the ID was kept: both forms stay as they are
+				}
+				if got, ok := c.Translate(Responder, Notifies, form, nil); !ok || got != want {
+					rt.Fatalf("notify %#04x for %v becomes %#04x, want %#04x", int(form), p, int(got), int(want))
+				}
+			}
+		}
+	})
+}
+
+func BenchmarkAssign(b *testing.B) {
+	for _, full := range []int{655, 32767, 65469} { // 1 %, 50 %, 99.9 %
+		b.Run(fmt.Sprintf("taken=%d", full), func(b *testing.B) {
+			tab := New(time.Minute)
+			for i := range full {
+				c := tab.Open(masqueraded(inside(i), uint16(i)))
+				c.Assign(Initiator, 7, nil)
+				c.Request(Initiator, Initiator, 7, epoch)
+			}
+			c := tab.Open(masqueraded(netip.MustParseAddr("10.9.9.9"), 1))
+			b.ReportAllocs()
+			for b.Loop() {
+				c.Assign(Initiator, 7, nil)
+				c.Abandon(Initiator)
+			}
+		})
+	}
+}
