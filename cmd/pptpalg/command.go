@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker (-X main.version); without it the module's build
+// information serves.
+var version string
+
+// env is all that the command line touches of the process it runs in.
+type env struct {
+	args           []string
+	stdout, stderr io.Writer
+	lookup         func(key string) (string, bool) // environment variables
+}
+
+// execute runs the command line and returns the exit code: 0, or 1 with the reason
+// on standard error.
+func execute(ctx context.Context, e env) int {
+	root := &cobra.Command{
+		Use:   "pptpalg",
+		Short: "PPTP NAT editor: any number of PPTP calls behind one public address",
+		Long: `pptpalg runs on a Linux gateway. It follows PPTP control connections, translates the
+Call IDs in them, and has the kernel translate the calls' GRE packets, so that
+any number of clients and servers behind one public address are told apart.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.AddCommand(runCommand(e), callsCommand(e), rulesCommand(), versionCommand())
+	root.SetArgs(e.args)
+	root.SetOut(e.stdout)
+	root.SetErr(e.stderr)
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(e.stderr, "pptpalg:", err)
+		return 1
+	}
+	return 0
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "pptpalg %s (%s)\n", buildVersion(), runtime.Version())
+			return err
+		},
+	}
+}
+
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// stateDir is where the daemon's socket is: systemd's RUNTIME_DIRECTORY if it is
+// set, else /run/pptpalg.
+func stateDir(e env) string {
+	if dir, ok := e.lookup("RUNTIME_DIRECTORY"); ok && dir != "" {
+		return dir
+	}
+	return "/run/pptpalg"
+}

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"pptpalg/alg/pptp"
+	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/admin"
+)
+
+// silence is how long nothing may arrive for a test to believe that nothing will.
+const silence = 300 * time.Millisecond
+
+// gateway is a lab whose gateway runs pptpalg.
+type gateway struct {
+	*lab.Network
+	t      *testing.T
+	state  string
+	daemon *lab.Process
+	log    *lab.Log
+}
+
+// masquerade is the network of most tests: clients behind one public address, and
+// a firewall that lets in only what belongs to connections from inside.
+func masquerade(inside int) lab.Options {
+	return lab.Options{Inside: inside, Outside: 1, Masquerade: true, Firewall: true}
+}
+
+// startGateway builds a network and starts the daemon on its gateway.
+func startGateway(t *testing.T, o lab.Options, args ...string) *gateway {
+	t.Helper()
+	g := buildGateway(t, o)
+	g.start(args...)
+	return g
+}
+
+func buildGateway(t *testing.T, o lab.Options) *gateway {
+	t.Helper()
+	needRoot(t)
+	n, err := lab.New(o)
+	must(t, err)
+	closeAfter(t, n)
+	return &gateway{Network: n, t: t, state: filepath.Join(t.TempDir(), "state")}
+}
+
+// start starts the daemon and waits until it edits.
+func (g *gateway) start(args ...string) {
+	g.t.Helper()
+	g.launch(args...)
+	if err := g.log.WaitFor("editing", lab.Patience); err != nil {
+		g.t.Fatalf("start daemon: %v: %s", err, g.log)
+	}
+}
+
+func (g *gateway) launch(args ...string) {
+	g.t.Helper()
+	args = append([]string{"run", "--state-dir", g.state}, args...)
+	cmd, err := g.Gateway.Command(context.Background(), os.Args[0], args...)
+	must(g.t, err)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	g.log = new(lab.Log)
+	cmd.Stderr = g.log
+	g.daemon, err = g.Gateway.Start(cmd)
+	must(g.t, err)
+	g.t.Cleanup(func() {
+		if g.t.Failed() {
+			g.t.Logf("daemon: %s", g.log)
+		}
+	})
+}
+
+// stop ends the daemon with SIGTERM.
+func (g *gateway) stop() {
+	g.t.Helper()
+	must(g.t, g.daemon.Signal(syscall.SIGTERM))
+	if err := g.daemon.Wait(lab.Patience); err != nil {
+		g.t.Fatalf("stop daemon: %v: %s", err, g.log)
+	}
+}
+
+// kill ends it with SIGKILL.
+func (g *gateway) kill() {
+	g.t.Helper()
+	must(g.t, g.daemon.Kill())
+}
+
+// calls asks the daemon for its table.
+func (g *gateway) calls() []admin.Call {
+	g.t.Helper()
+	calls, err := admin.Client{StateDir: g.state}.Calls(g.t.Context())
+	must(g.t, err)
+	return calls
+}
+
+// wantCalls waits until the daemon has so many calls.
+func (g *gateway) wantCalls(n int) []admin.Call {
+	g.t.Helper()
+	if err := lab.Poll(lab.Patience, func() bool { return len(g.calls()) == n }); err != nil {
+		g.t.Fatalf("calls: %v: %+v, want %d", err, g.calls(), n)
+	}
+	return g.calls()
+}
+
+// entries lists the kernel's GRE entries.
+func (g *gateway) entries() string {
+	g.t.Helper()
+	out, err := g.Gateway.Run(g.t.Context(), "conntrack", "-L", "-p", "gre")
+	must(g.t, err)
+	return out.Stdout
+}
+
+func (g *gateway) wantEntries(n int) {
+	g.t.Helper()
+	count := func() int { return strings.Count(g.entries(), "gre") }
+	if err := lab.Poll(lab.Patience, func() bool { return count() == n }); err != nil {
+		g.t.Errorf("conntrack has %d GRE entries, want %d:\n%s", count(), n, g.entries())
+	}
+}
+
+// metric returns the value that the daemon's /metrics shows for a series.
+func (g *gateway) metric(series string) string {
+	g.t.Helper()
+	for line := range strings.Lines(g.metrics()) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), series+" "); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+func (g *gateway) metrics() string {
+	g.t.Helper()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return g.Gateway.Dial(ctx, netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.1:9723"))
+	}}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Get("http://127.0.0.1:9723/metrics")
+	must(g.t, err)
+	defer resp.Body.Close()
+	var b strings.Builder
+	_, err = fmt.Fprint(&b, readAll(g.t, resp))
+	must(g.t, err)
+	return b.String()
+}
+
+func (g *gateway) server(b lab.Behaviour) *lab.Server {
+	g.t.Helper()
+	return serverOn(g.t, g.Outside[0], b)
+}
+
+func serverOn(t *testing.T, h *lab.Host, b lab.Behaviour) *lab.Server {
+	t.Helper()
+	s, err := lab.StartServer(h, b)
+	must(t, err)
+	closeAfter(t, s)
+	return s
+}
+
+// client dials the first outside host from the i-th inside host.
+func (g *gateway) client(i int) *lab.Client {
+	g.t.Helper()
+	return clientOn(g.t, g.Inside[i], g.Outside[0].Addr)
+}
+
+func clientOn(t *testing.T, h *lab.Host, server netip.Addr) *lab.Client {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
+	defer cancel()
+	c, err := lab.StartClient(ctx, h, server)
+	must(t, err)
+	t.Cleanup(func() { _ = c.Close() }) // most have ended in one way or another
+	return c
+}
+
+func callOn(t *testing.T, c *lab.Client, own pptp.CallID) *lab.Call {
+	t.Helper()
+	call, err := c.Call(own)
+	must(t, err)
+	return call
+}
+
+// exchange has every call carry packets both ways, in turn.
+func exchange(t *testing.T, calls ...*lab.Call) {
+	t.Helper()
+	for i := range 3 {
+		for j, c := range calls {
+			must(t, c.Exchange(fmt.Appendf(nil, "call %d, packet %d", j, i), lab.Patience))
+		}
+	}
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	err := lab.Need("iptables", "ip", "conntrack", "pptp", "pptpd")
+	if os.Geteuid() != 0 {
+		err = errors.New("needs root to make network namespaces")
+	}
+	if err == nil {
+		return
+	}
+	if os.Getenv("PPTPALG_NO_SKIP") != "" {
+		t.Fatal(err)
+	}
+	t.Skip(err)
+}
+
+func closeAfter(t *testing.T, c interface{ Close() error }) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func decode(t *testing.T, text string, v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), v); err != nil {
+		t.Fatalf("%v in %q", err, text)
+	}
+}

@@ -1,0 +1,219 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"pptpalg/alg"
+	"pptpalg/alg/nfqueue"
+	"pptpalg/conntrack"
+	"pptpalg/conntrack/ctnetlink"
+	"pptpalg/rules"
+)
+
+// sweepInterval is how often the call table is compared with conntrack.
+const sweepInterval = 2 * time.Second
+
+// unloadTime bounds how long stopping waits for iptables.
+const unloadTime = 15 * time.Second
+
+// Config is what the daemon is told.
+type Config struct {
+	Queue     uint16
+	Ports     []uint16 // TCP ports to which control connections are opened
+	LoadRules bool     // load the firewall rules, and remove them in the end
+	Version   string
+}
+
+// kernel and lister are what the daemon needs of the kernel's conntrack;
+// ctnetlink.Conn is both.
+type kernel interface {
+	Connection(conntrack.Tuple) (conntrack.Connection, error)
+	Create(conntrack.Flow) error
+	Delete(conntrack.Flow) error
+	Close() error
+}
+
+type lister interface {
+	Connections(ports []uint16) ([]conntrack.Connection, error)
+	Close() error
+}
+
+// Daemon edits the control connections of one network namespace.
+type Daemon struct {
+	cfg      Config
+	log      *slog.Logger
+	limits   limits
+	kernel   kernel // for the packet loop
+	lister   lister // for sweeps: a socket of its own, so that no packet waits for a dump
+	queue    *nfqueue.Queue
+	firewall rules.Firewall
+	metrics  *metrics
+
+	// mu guards what follows. The packet loop holds it for one packet, a sweep
+	// for one comparison without requests to the kernel.
+	mu     sync.Mutex
+	table  *conntrack.Table
+	editor *alg.Editor
+	failed map[conntrack.Flow]struct{} // could not be created, to be tried again
+}
+
+// Open checks what the daemon needs and binds the queue. Packets that come before
+// Run wait. The caller must call Run.
+func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Daemon, error) {
+	packets, err := ctnetlink.Dial()
+	if err != nil {
+		return nil, err
+	}
+	lists, err := ctnetlink.Dial()
+	if err != nil {
+		return nil, errors.Join(err, packets.Close())
+	}
+	d := newDaemon(cfg, reg, log)
+	d.kernel, d.lister = packets, lists
+	d.queue, err = nfqueue.Open(nfqueue.Config{
+		Queue: cfg.Queue, Panicked: d.panicked, Overrun: d.overrun, Failed: d.queueFailed,
+	}, d.packet)
+	if err != nil {
+		return nil, errors.Join(err, d.closeKernel())
+	}
+	return d, nil
+}
+
+func newDaemon(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Daemon {
+	table := conntrack.New(conntrack.DefaultRest)
+	d := &Daemon{
+		cfg: cfg, log: log, table: table, editor: alg.NewEditor(table),
+		failed: make(map[conntrack.Flow]struct{}),
+	}
+	d.metrics = newMetrics(reg, d, cfg.Version)
+	return d
+}
+
+// Close gives up a daemon that was not run.
+func (d *Daemon) Close() error { return errors.Join(d.queue.Close(), d.closeKernel()) }
+
+func (d *Daemon) closeKernel() error { return errors.Join(d.kernel.Close(), d.lister.Close()) }
+
+// Run edits until ctx is done. The rules are loaded after the queue was bound and
+// removed before it is let go, so that no segment is ever sent to a queue without
+// a reader. The GRE entries of calls that live are left in place: the calls go on.
+//
+// ready is called once, when everything works.
+func (d *Daemon) Run(ctx context.Context, ready func()) error {
+	if err := d.load(ctx); err != nil {
+		return errors.Join(err, d.Close())
+	}
+	ready()
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group, working := errgroup.WithContext(working)
+	group.Go(func() error { return d.queue.Run(working) })
+	group.Go(func() error { return d.sweep(working) })
+	group.Go(func() error {
+		defer stop()
+		select {
+		case <-ctx.Done():
+		case <-working.Done():
+		}
+		return d.unload()
+	})
+	return errors.Join(group.Wait(), d.closeKernel())
+}
+
+func (d *Daemon) load(ctx context.Context) error {
+	if !d.cfg.LoadRules {
+		return nil
+	}
+	done, err := d.firewall.Load(ctx, rules.Config{Queue: d.cfg.Queue, Ports: d.cfg.Ports})
+	if err != nil {
+		return err
+	}
+	if done.Refused != nil {
+		d.log.Warn("iptables refused the rule that leaves pure acknowledgements alone; every segment is queued", "err", done.Refused)
+	}
+	return nil
+}
+
+func (d *Daemon) unload() error {
+	if !d.cfg.LoadRules {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), unloadTime)
+	defer cancel()
+	return d.firewall.Unload(ctx)
+}
+
+// sweep keeps the table in step with conntrack until ctx is done.
+func (d *Daemon) sweep(ctx context.Context) error {
+	tick := time.NewTicker(sweepInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			d.compare()
+		}
+	}
+}
+
+// compare ends what conntrack no longer has and tries again what failed.
+func (d *Daemon) compare() {
+	asked := time.Now()
+	live, err := d.lister.Connections(d.cfg.Ports)
+	if err != nil {
+		d.conntrackFailed(opList, err)
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.apply(d.editor.Sweep(live, asked, time.Now()))
+	for flow := range d.failed {
+		d.install(flow)
+	}
+}
+
+// Calls returns a copy of the call table, the oldest call first.
+func (d *Daemon) Calls() []conntrack.View {
+	d.mu.Lock()
+	views := d.editor.Calls()
+	d.mu.Unlock()
+	slices.SortFunc(views, func(a, b conntrack.View) int {
+		return cmp.Or(a.Since.Compare(b.Since), a.PNS.Address.Compare(b.PNS.Address), cmp.Compare(a.PNS.Own, b.PNS.Own))
+	})
+	return views
+}
+
+func (d *Daemon) calls() float64   { return d.read(func() int { return d.table.Calls() }) }
+func (d *Daemon) resting() float64 { return d.read(func() int { return d.table.Resting() }) }
+func (d *Daemon) missing() float64 { return d.read(func() int { return len(d.failed) }) }
+
+func (d *Daemon) edited() float64 {
+	return d.read(func() int { return d.editor.Connections()[alg.Read] })
+}
+
+func (d *Daemon) untouched() float64 {
+	return d.read(func() int {
+		n := 0
+		for pass, count := range d.editor.Connections() {
+			if pass != alg.Read {
+				n += count
+			}
+		}
+		return n
+	})
+}
+
+func (d *Daemon) read(f func() int) float64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return float64(f())
+}

@@ -1,0 +1,57 @@
+package daemon
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// What goes wrong beside the packet loop is counted each time, logged now and then,
+// and never stops it.
+
+func (d *Daemon) overrun() {
+	d.metrics.overruns.Inc()
+	d.limits.sometimes("overrun", func() {
+		d.log.Warn("the kernel dropped packets: the queue's socket buffer was full; TCP sends them again")
+	})
+}
+
+func (d *Daemon) queueFailed(err error) {
+	d.metrics.queueErrors.Inc()
+	d.limits.sometimes("queue", func() { d.log.Warn("queue error", "err", err) })
+}
+
+func (d *Daemon) panicked(value any, stack []byte) {
+	d.metrics.panics.Inc()
+	d.limits.sometimes("panic", func() {
+		d.log.Error("the editor failed on a packet, which was let go unedited", "panic", fmt.Sprint(value), "stack", string(stack))
+	})
+}
+
+func (d *Daemon) conntrackFailed(operation string, err error) {
+	d.metrics.errors.WithLabelValues(operation).Inc()
+	d.limits.sometimes(operation, func() { d.log.Error("conntrack request", "operation", operation, "err", err) })
+}
+
+// limits keeps log lines that repeat from filling the log. The zero value is ready.
+type limits struct {
+	mu    sync.Mutex // guards kinds
+	kinds map[string]*rate.Sometimes
+}
+
+// sometimes lets the first five lines of a kind pass, then one in ten seconds.
+func (l *limits) sometimes(kind string, line func()) {
+	l.mu.Lock()
+	s := l.kinds[kind]
+	if s == nil {
+		if l.kinds == nil {
+			l.kinds = make(map[string]*rate.Sometimes)
+		}
+		s = &rate.Sometimes{First: 5, Interval: 10 * time.Second}
+		l.kinds[kind] = s
+	}
+	l.mu.Unlock()
+	s.Do(line)
+}
