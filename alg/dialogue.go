@@ -39,6 +39,12 @@ func newDialogue(c conntrack.Connection, now time.Time) *dialogue {
 	return d
 }
 
+// outdated reports whether the record is of an earlier connection than c: c is
+// translated in another way, or just being opened, or alive after the record's end.
+func (d *dialogue) outdated(c conntrack.Connection) bool {
+	return !d.connection.Same(c) || c.Opening || d.control == nil && !c.Closing
+}
+
 // greet takes note of a SYN/ACK: with it both streams are known from their first
 // byte. It does nothing if either has begun.
 func (d *dialogue) greet(from conntrack.Side, seg packet.Segment) {

@@ -39,9 +39,13 @@ func NewEditor(t *conntrack.Table) *Editor {
 
 // Asks reports whether the editor needs to know from the kernel's conntrack how
 // the segment's connection is translated, before it can edit the segment: Open
-// tells it.
+// tells it. Conntrack cannot know the connection of a SYN that it has not let go,
+// so that none is worth asking for, whatever data it carries.
 func (e *Editor) Asks(seg packet.Segment) bool {
 	greets := seg.Flags().Has(packet.SYN | packet.ACK)
+	if seg.Flags().Has(packet.SYN) && !greets {
+		return false
+	}
 	s, known := e.senders[keyOf(seg.Src(), seg.Dst())]
 	if !known || s.dialogue.control == nil {
 		return greets || len(seg.Payload()) > 0
@@ -49,12 +53,11 @@ func (e *Editor) Asks(seg packet.Segment) bool {
 	return greets && s.dialogue.halves[s.side].stream.Next() != seg.Seq().Add(1)
 }
 
-// Open begins the record of a connection. A connection that is on record already
-// stays; one that had the same addresses and ports has ended, if nobody saw it.
+// Open begins the record of a connection. One that is on record already stays,
+// unless what the kernel says now shows that it has ended unseen.
 func (e *Editor) Open(c conntrack.Connection, now time.Time) {
-	k := keyOf(c.Original.Src, c.Original.Dst)
-	if s, known := e.senders[k]; known {
-		if s.dialogue.connection.ID == c.ID {
+	if s, known := e.senders[keyOf(c.Original.Src, c.Original.Dst)]; known {
+		if !s.dialogue.outdated(c) {
 			return
 		}
 		e.end(s.dialogue, conntrack.Expired, now)
@@ -62,7 +65,7 @@ func (e *Editor) Open(c conntrack.Connection, now time.Time) {
 	}
 	d := newDialogue(c, now)
 	d.control = e.table.Open(c)
-	e.senders[k] = sender{d, conntrack.Initiator}
+	e.senders[keyOf(c.Original.Src, c.Original.Dst)] = sender{d, conntrack.Initiator}
 	e.senders[keyOf(c.Reply.Src, c.Reply.Dst)] = sender{d, conntrack.Responder}
 }
 
@@ -157,19 +160,19 @@ func (e *Editor) remove(d *dialogue) {
 	delete(e.senders, keyOf(d.connection.Reply.Src, d.connection.Reply.Dst))
 }
 
-// Sweep ends the connections that the kernel's conntrack no longer has, or has as
-// closed, and lets time pass in the call table. live is what conntrack had at a
+// Sweep ends the connections that the kernel's conntrack no longer has as they were,
+// or has as closed, and lets time pass in the call table. live is what conntrack had at a
 // time not before asked.
 func (e *Editor) Sweep(live []conntrack.Connection, asked, now time.Time) []conntrack.Change {
-	alive := make(map[key]uint32, len(live))
+	alive := make(map[key]conntrack.Connection, len(live))
 	for _, c := range live {
 		if !c.Closing {
-			alive[keyOf(c.Original.Src, c.Original.Dst)] = c.ID
+			alive[keyOf(c.Original.Src, c.Original.Dst)] = c
 		}
 	}
 	for k, s := range e.senders {
 		d := s.dialogue
-		if id, ok := alive[k]; s.side == conntrack.Initiator && d.opened.Before(asked) && !(ok && id == d.connection.ID) {
+		if s.side == conntrack.Initiator && d.opened.Before(asked) && !d.connection.Same(alive[k]) {
 			e.end(d, conntrack.Expired, now)
 		}
 		if d.control == nil && now.Sub(d.ended) >= linger {

@@ -114,7 +114,6 @@ func hairpin(r *rig) *wire {
 		return conntrack.Connection{
 			Original: tuple(client, uint16(r.wires), public, 1723),
 			Reply:    tuple(server, 1723, gatewayAddr, uint16(r.wires)),
-			ID:       uint32(r.wires),
 		}
 	}
 	srv, cl := netip.MustParseAddr("10.0.0.20"), netip.MustParseAddr("10.0.0.10")
@@ -398,8 +397,8 @@ func TestEndOfTCP(t *testing.T) {
 func TestConnectionsLetAlone(t *testing.T) {
 	r := newRig(t)
 	plain := conntrack.Connection{Original: tuple(insideAddr, 1, serverAddr, 1723), Reply: tuple(serverAddr, 1723, insideAddr, 1)}
-	helped := r.masqueraded(netip.MustParseAddr("10.0.0.50")).conn
-	helped.Helper, helped.ID = "pptp", 77
+	helped := newRig(t).masqueraded(netip.MustParseAddr("10.0.0.50")).conn
+	helped.Helper = "pptp"
 	for want, c := range map[Reason]conntrack.Connection{Untranslated: plain, Helped: helped} {
 		w := r.connect(c)
 		w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0))
@@ -412,7 +411,7 @@ func TestConnectionsLetAlone(t *testing.T) {
 func TestOwnClientsIDIsNotGivenAway(t *testing.T) {
 	r := newRig(t)
 	own := r.connect(conntrack.Connection{
-		Original: tuple(gatewayAddr, 5, serverAddr, 1723), Reply: tuple(serverAddr, 1723, gatewayAddr, 5), ID: 99,
+		Original: tuple(gatewayAddr, 5, serverAddr, 1723), Reply: tuple(serverAddr, 1723, gatewayAddr, 5),
 	})
 	raw := tcp(t, own.conn.Original, packet.ACK, 1, 1, message(pptp.OutgoingCallRequest, 7, 0, 0))
 	seg, _ := packet.Parse(raw)

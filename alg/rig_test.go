@@ -57,7 +57,6 @@ func (r *rig) masqueraded(client netip.Addr) *wire {
 	return r.connect(conntrack.Connection{
 		Original: tuple(client, port, serverAddr, 1723),
 		Reply:    tuple(serverAddr, 1723, gatewayAddr, port),
-		ID:       uint32(r.wires),
 	})
 }
 
@@ -68,7 +67,6 @@ func (r *rig) forwarded(client, server netip.Addr) *wire {
 	return r.connect(conntrack.Connection{
 		Original: tuple(client, port, gatewayAddr, 1723),
 		Reply:    tuple(server, 1723, client, port),
-		ID:       uint32(r.wires),
 	})
 }
 

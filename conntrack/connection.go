@@ -46,7 +46,7 @@ type Connection struct {
 	Zone            uint16 // conntrack zone, 0 is the default zone
 	Mark            uint32 // connmark
 	Helper          string // the kernel helper attached to it, "" for none
-	ID              uint32 // tells this entry from another one with the same tuples
+	Opening         bool   // TCP's handshake is under way: its conntrack state is SYN_SENT or SYN_RECV
 	Closing         bool   // TCP has ended: its conntrack state is LAST_ACK, TIME_WAIT or CLOSE
 }
 
@@ -65,6 +65,12 @@ func (c Connection) Endpoint(s Side) Endpoint {
 		return Endpoint{Address: c.Original.Src.Addr(), Public: c.Reply.Dst.Addr()}
 	}
 	return Endpoint{Address: c.Reply.Src.Addr(), Public: c.Original.Dst.Addr()}
+}
+
+// Same reports whether both are translated alike between the same ends: one TCP
+// connection, or two that follow each other.
+func (c Connection) Same(o Connection) bool {
+	return c.Original == o.Original && c.Reply == o.Reply && c.Zone == o.Zone
 }
 
 // Translated reports whether NAT translates either end's address.

@@ -1,0 +1,60 @@
+# pptpalg: what there is to make.
+#
+#   make          bin/pptpalg
+#   make demo     the main job on a network of namespaces, with real PPTP programs
+#   make test     all tests, as root
+#   make check    format, vet, staticcheck, import arrows, tidy go.mod, race tests
+#   make fuzz     each fuzz target for FUZZTIME
+#
+# demo, test and check install the Debian packages that they need, and say so.
+
+GO       ?= go
+FUZZTIME ?= 10m
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+AS_ROOT  := $(if $(SUDO),$(SUDO) -E env "PATH=$$PATH" "GOPATH=$$($(GO) env GOPATH)" "GOCACHE=$$($(GO) env GOCACHE)")
+
+RUN_PACKAGES  := iptables iproute2 conntrack pptp-linux pptpd
+TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps
+RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
+
+.PHONY: all build demo test check lint race fuzz clean packages-demo packages-test packages-race
+
+all: build
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/pptpalg ./cmd/pptpalg
+
+demo: packages-demo build
+	$(GO) build -o bin/demo ./cmd/demo
+	$(SUDO) bin/demo bin/pptpalg
+
+test: packages-test
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 ./...
+
+check: lint race
+
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "not gofmt'd: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+	./.ci/arrows
+
+race: packages-race
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -count=1 ./...
+
+fuzz:
+	./.ci/fuzz $(FUZZTIME)
+
+clean:
+	rm -rf bin
+
+packages-demo:
+	@./.ci/packages $(RUN_PACKAGES)
+
+packages-test:
+	@./.ci/packages $(TEST_PACKAGES)
+
+packages-race:
+	@./.ci/packages $(RACE_PACKAGES)

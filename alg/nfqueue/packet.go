@@ -1,0 +1,89 @@
+package nfqueue
+
+import (
+	"fmt"
+
+	nfq "github.com/florianl/go-nfqueue/v2"
+)
+
+// Hook is the netfilter hook at which a packet was queued (enum nf_inet_hooks).
+type Hook uint8
+
+// The netfilter hooks of IPv4.
+const (
+	Prerouting Hook = iota
+	Input
+	Forward
+	Output
+	Postrouting
+)
+
+func (h Hook) String() string {
+	switch h {
+	case Prerouting:
+		return "PREROUTING"
+	case Input:
+		return "INPUT"
+	case Forward:
+		return "FORWARD"
+	case Output:
+		return "OUTPUT"
+	case Postrouting:
+		return "POSTROUTING"
+	}
+	return fmt.Sprintf("unknown(%d)", uint8(h))
+}
+
+// Packet is one queued packet.
+type Packet struct {
+	// Payload is the packet from its IP header on. It is the handler's during the
+	// call, to read and to edit in place, and not after it.
+	Payload []byte
+	Hook    Hook
+	Mark    uint32 // the packet's mark, 0 without one
+	// Truncated says that Payload is not all of the packet. Such a packet cannot
+	// be modified. The kernel copies up to 65531 bytes (NFQNL_MAX_COPY_RANGE).
+	Truncated bool
+}
+
+// Verdict is what becomes of a packet. The zero value lets it go as it came.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Accept         Verdict = iota // as it came, whatever became of Payload
+	AcceptModified                // with Payload's bytes; as it came if it is truncated
+	Drop
+)
+
+func (v Verdict) String() string {
+	switch v {
+	case Accept:
+		return "accept"
+	case AcceptModified:
+		return "accept modified"
+	case Drop:
+		return "drop"
+	}
+	return fmt.Sprintf("unknown(%d)", uint8(v))
+}
+
+// Handler decides on a packet. The queue calls it for one packet at a time, in
+// the order the kernel queued them.
+type Handler func(Packet) Verdict
+
+// newPacket reads what the kernel said of a packet. It says a mark only if it is
+// not 0, and a capture length only if that exceeds the payload's.
+func newPacket(a nfq.Attribute) Packet {
+	p := Packet{Truncated: a.CapLen != nil}
+	if a.Payload != nil {
+		p.Payload = *a.Payload
+	}
+	if a.Hook != nil {
+		p.Hook = Hook(*a.Hook)
+	}
+	if a.Mark != nil {
+		p.Mark = *a.Mark
+	}
+	return p
+}

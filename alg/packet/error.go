@@ -1,0 +1,32 @@
+package packet
+
+import "fmt"
+
+// Error tells why bytes are not the packet that was asked for. It is a closed
+// set: each value is also fit for a metric's label.
+type Error uint8
+
+// The reasons to refuse a packet.
+const (
+	ErrShort    Error = iota + 1 // fewer bytes than the smallest IPv4 header
+	ErrNotIPv4                   // IP version is not 4
+	ErrLength                    // a length field contradicts another, or the bytes there are
+	ErrNotTCP                    // IP protocol is not 6
+	ErrFragment                  // one of several fragments: TCP is not all here
+)
+
+func (e Error) Error() string {
+	switch e {
+	case ErrShort:
+		return "short packet"
+	case ErrNotIPv4:
+		return "not IPv4"
+	case ErrLength:
+		return "bad length"
+	case ErrNotTCP:
+		return "not TCP"
+	case ErrFragment:
+		return "IP fragment"
+	}
+	return fmt.Sprintf("unknown(%d)", uint8(e))
+}

@@ -1,0 +1,110 @@
+package packet
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// Offsets and sizes of the TCP header (RFC 9293 section 3.1), in bytes.
+const (
+	tcpSrcPort  = 0
+	tcpDstPort  = 2
+	tcpSeq      = 4
+	tcpAck      = 8
+	tcpOffset   = 12
+	tcpFlags    = 13
+	tcpChecksum = 16
+	tcpMinimum  = 20
+)
+
+// protocolTCP is TCP's IANA protocol number.
+const protocolTCP = 6
+
+// Segment is a view of one TCP segment over IPv4 in the bytes given to Parse.
+// Every copy of it is a view of the same bytes. The zero value reads as all zeros
+// with no payload, and takes no edit.
+type Segment struct {
+	ip   IPv4
+	tcp  int // where the TCP header starts in ip, bytes
+	data int // where the payload starts in ip, bytes
+}
+
+// Parse views the TCP segment in the IPv4 packet at the start of b. Bytes beyond
+// the packet's total length are no part of it. Neither checksum is verified: the
+// edits keep a right one right and a wrong one wrong.
+//
+// The error is an Error; the segment is then the zero value.
+func Parse(b []byte) (Segment, error) {
+	ip, err := ParseIPv4(b)
+	if err != nil {
+		return Segment{}, err
+	}
+	if ip.Protocol() != protocolTCP {
+		return Segment{}, ErrNotTCP
+	}
+	if ip.Fragment() {
+		return Segment{}, ErrFragment
+	}
+	t := ip.Payload()
+	if len(t) < tcpMinimum {
+		return Segment{}, ErrLength
+	}
+	header := int(t[tcpOffset]>>4) * 4
+	if header < tcpMinimum || header > len(t) {
+		return Segment{}, ErrLength
+	}
+	start := ip.Len() - len(t)
+	return Segment{ip: ip, tcp: start, data: start + header}, nil
+}
+
+// Src returns the source address and port.
+func (s Segment) Src() netip.AddrPort { return netip.AddrPortFrom(s.ip.Src(), s.word(tcpSrcPort)) }
+
+// Dst returns the destination address and port.
+func (s Segment) Dst() netip.AddrPort { return netip.AddrPortFrom(s.ip.Dst(), s.word(tcpDstPort)) }
+
+// Seq returns the sequence number field: of SYN if that is set, else of the first
+// byte of Payload.
+func (s Segment) Seq() Seq { return Seq(binary.BigEndian.Uint32(s.header()[tcpSeq:])) }
+
+// Ack returns the acknowledgement number field, which means something only with
+// the ACK flag.
+func (s Segment) Ack() Seq { return Seq(binary.BigEndian.Uint32(s.header()[tcpAck:])) }
+
+// Flags returns the control bits.
+func (s Segment) Flags() Flags { return Flags(s.header()[tcpFlags]) }
+
+// Payload returns the TCP payload as a part of the packet's own bytes. Write to it
+// with SetByte only, or the checksum goes wrong.
+func (s Segment) Payload() []byte { return s.ip.b[s.data:] }
+
+// Len returns the whole packet's length in bytes, both headers included: 0 for
+// the zero value, else 40 to 65535.
+func (s Segment) Len() int { return s.ip.Len() }
+
+// SetByte writes one byte of the payload, at counted from its start, and moves
+// the TCP checksum by the difference. Writing the old byte back restores the
+// packet (a checksum that arrived as 0xffff returns as its equal, 0). It reports
+// false, and writes nothing, if at is not within the payload.
+func (s Segment) SetByte(at int, b byte) bool {
+	payload := s.Payload()
+	if at < 0 || at >= len(payload) {
+		return false
+	}
+	old := payload[at]
+	if b == old {
+		return true
+	}
+	payload[at] = b
+	// The header is a whole number of 16-bit words, so the byte is the high half
+	// of its word where at is even. The other half cancels out of the difference.
+	shift := 8 * (1 - at&1)
+	adjustField(s.header()[tcpChecksum:], uint16(old)<<shift, uint16(b)<<shift)
+	return true
+}
+
+// header returns the packet from its TCP header on.
+func (s Segment) header() []byte { return s.ip.bytes()[s.tcp:] }
+
+// word returns the 16-bit field at an offset within the TCP header.
+func (s Segment) word(at int) uint16 { return binary.BigEndian.Uint16(s.header()[at:]) }

@@ -1,0 +1,139 @@
+package ctnetlink
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pptpalg/conntrack"
+)
+
+// Connection returns the TCP connection that has t as one of its two tuples, or
+// an error that is ErrNotFound. A connection is found once its first packet has
+// left the gateway: until then the kernel has not put its entry into the table.
+//
+// The kernel looks up a tuple in one zone, and a packet does not say which. The
+// default zone is asked first, then the zones seen before, the latest first,
+// then all of them by a dump. Where zones use the same tuple, the first one
+// asked wins. Dumps walk the whole table, so their number is bounded: beyond
+// searchBurst at once and one in searchPause, the answer is ErrNotFound.
+func (c *Conn) Connection(t conntrack.Tuple) (conntrack.Connection, error) {
+	e, err := c.find(t)
+	if err != nil {
+		return conntrack.Connection{}, fmt.Errorf("get conntrack entry of TCP %v: %w", t, err)
+	}
+	return e.connection(), nil
+}
+
+func (c *Conn) find(t conntrack.Tuple) (entry, error) {
+	if err := checkIPv4(t.Src.Addr(), t.Dst.Addr()); err != nil {
+		return entry{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, zone := range c.zones.all() {
+		e, err := c.get(tcp(t), zone)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err == nil {
+			c.zones.remember(zone)
+		}
+		return e, err
+	}
+	if !c.searches.take(time.Now()) {
+		return entry{}, fmt.Errorf("%w in the zones known", ErrNotFound)
+	}
+	return c.search(t)
+}
+
+// search looks for a TCP tuple in every zone.
+func (c *Conn) search(t conntrack.Tuple) (entry, error) {
+	for _, f := range byTuple(t) {
+		es, err := c.dump(f)
+		if err != nil {
+			return entry{}, err
+		}
+		if len(es) > 0 {
+			c.zones.remember(es[0].zone())
+			return es[0], nil
+		}
+	}
+	return entry{}, ErrNotFound
+}
+
+// Connections returns every TCP connection whose original destination port is
+// one of ports, in all zones, in no order.
+func (c *Conn) Connections(ports []uint16) ([]conntrack.Connection, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []conntrack.Connection
+	for _, port := range unique(ports) {
+		es, err := c.dump(byPort(port))
+		if err != nil {
+			return nil, fmt.Errorf("list TCP connections to port %d: %w", port, err)
+		}
+		for _, e := range es {
+			c.zones.remember(e.zone())
+			all = append(all, e.connection())
+		}
+	}
+	return all, nil
+}
+
+func unique(ports []uint16) []uint16 {
+	return slices.Compact(slices.Sorted(slices.Values(ports)))
+}
+
+func tcp(t conntrack.Tuple) tuple { return tuple{Tuple: t, proto: unix.IPPROTO_TCP} }
+
+func gre(t conntrack.Tuple) tuple { return tuple{Tuple: t, proto: unix.IPPROTO_GRE} }
+
+// The bounds of searches. A search walks the table twice, some 10 ms where it has
+// 2^18 buckets, and any stray packet asks for one.
+const (
+	searchBurst = 10
+	searchPause = 200 * time.Millisecond
+)
+
+// budget grants searches. The zero value grants searchBurst of them.
+type budget struct {
+	left  int
+	since time.Time // when left was last added to
+}
+
+func (b *budget) take(now time.Time) bool {
+	if gained := now.Sub(b.since) / searchPause; gained > 0 {
+		b.left = min(b.left+int(min(gained, searchBurst)), searchBurst)
+		b.since = now
+	}
+	if b.left == 0 {
+		return false
+	}
+	b.left--
+	return true
+}
+
+// maxZones bounds the zones that are remembered, and so the questions asked for
+// a tuple before the table is walked.
+const maxZones = 16
+
+// zones are the zones seen other than the default one, the latest first.
+type zones []uint16
+
+// all returns the zones to ask, the default one at their head.
+func (z zones) all() []uint16 { return append([]uint16{0}, z...) }
+
+// remember moves a zone to the head of the list. The one seen longest ago gives
+// way if the list is full.
+func (z *zones) remember(zone uint16) {
+	if zone == 0 {
+		return
+	}
+	rest := slices.DeleteFunc(*z, func(other uint16) bool { return other == zone })
+	rest = rest[:min(len(rest), maxZones-1)]
+	*z = append(zones{zone}, rest...)
+}

@@ -1,0 +1,35 @@
+// Package ctnetlink owns the way to the kernel's conntrack table: it asks how a
+// control connection is translated, and puts the entries that translate a call's
+// GRE packets in and takes them out again.
+//
+// It speaks netlink (nfnetlink subsystem ctnetlink, the kernel's
+// net/netfilter/nf_conntrack_netlink.c) and package conntrack's values. It keeps
+// no call state: what the entries say is in the kernel alone, so they outlive
+// the process, and Flows reads them back.
+//
+// # The GRE entry of a flow
+//
+// A flow is one way of one call; its entry, as Create sends it, is
+//
+//	original  Src > Dst  keys 0 > Key
+//	reply     Dst > Src  keys NewKey > 0    NAT destination NewDst, source NewSrc
+//
+// and the kernel, applying the NAT attributes, turns the reply tuple into
+//
+//	reply  NewDst > NewSrc  keys NewKey > 0
+//
+// A GRE key travels where other protocols have a port. A packet carries only its
+// receiver's key, so the source key is 0. The kernel rewrites a key as part of
+// destination NAT alone (gre_manip_pkt in nf_nat_proto.c), and it takes an entry
+// for destination NAT only if the attribute changes the address. A flow that
+// changes the key and keeps the address therefore has 0.0.0.0 as the source of
+// the reply tuple it sends, for the attribute to replace.
+//
+// # One entry for two flows
+//
+// Where Call ID 0 is chosen by both ends, the flow to the initiator ends in the
+// tuple in which the flow back begins: C > S, both keys 0. The kernel knows each
+// tuple once in a zone, and the first entry's reply direction already translates
+// as the second would. Create leaves such a flow to the entry that carries it,
+// and Flows does not list it.
+package ctnetlink

@@ -1,0 +1,203 @@
+package ctnetlink
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"pptpalg/alg/pptp"
+	"pptpalg/conntrack"
+)
+
+// encodeShown encodes an entry as the kernel shows it: NAT attributes applied to
+// the reply tuple, and left out.
+func encodeShown(t testing.TB, e entry) []byte {
+	t.Helper()
+	if e.natDst.IsValid() {
+		e.reply.Src = netip.AddrPortFrom(e.natDst, e.reply.Src.Port())
+	}
+	if e.natSrc.IsValid() {
+		e.reply.Dst = netip.AddrPortFrom(e.natSrc, e.reply.Dst.Port())
+	}
+	e.natDst, e.natSrc = netip.Addr{}, netip.Addr{}
+	m, err := createRequest(e).message()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Data
+}
+
+// attrs encodes what f writes, behind an nfgenmsg header.
+func attrs(f func(ae *netlink.AttributeEncoder)) []byte {
+	m, err := request{attrs: f}.message()
+	if err != nil {
+		panic(err)
+	}
+	return m.Data
+}
+
+func TestDecodeEntryBad(t *testing.T) {
+	good := encodeShown(t, flowEntry(toClient))
+	wrongSize := func(typ uint16, nest ...uint16) []byte {
+		return attrs(func(ae *netlink.AttributeEncoder) {
+			gre(enters(toClient)).encode(ae, ctaTupleOrig)
+			gre(enters(toServer)).encode(ae, ctaTupleReply)
+			nested(ae, nest, func(ae *netlink.AttributeEncoder) { ae.Bytes(typ, []byte{1, 2, 3}) })
+		})
+	}
+	for name, b := range map[string][]byte{
+		"empty":                   {},
+		"header cut short":        good[:3],
+		"header alone":            good[:4],
+		"attribute cut short":     good[:len(good)-2],
+		"attribute header alone":  good[:6],
+		"attribute of length 1":   {2, 0, 0, 0, 1, 0, 1, 0},
+		"no reply tuple":          attrs(func(ae *netlink.AttributeEncoder) { gre(enters(toClient)).encode(ae, ctaTupleOrig) }),
+		"tuples without address":  attrs(func(ae *netlink.AttributeEncoder) { tuple{}.encode(ae, 1); tuple{}.encode(ae, 2) }),
+		"status of 3 bytes":       wrongSize(ctaStatus),
+		"mark of 3 bytes":         wrongSize(ctaMark),
+		"zone of 3 bytes":         wrongSize(ctaZone),
+		"address of 3 bytes":      wrongSize(ctaIPv4Src, ctaTupleOrig, ctaTupleIP),
+		"key of 3 bytes":          wrongSize(ctaProtoDstPort, ctaTupleReply, ctaTupleProto),
+		"protocol of 3 bytes":     wrongSize(ctaProtoNum, ctaTupleReply, ctaTupleProto),
+		"tuple's zone of 3 bytes": wrongSize(ctaTupleZone, ctaTupleReply),
+		"TCP state of 3 bytes":    wrongSize(ctaProtoInfoTCPState, ctaProtoInfo, ctaProtoInfoTCP),
+	} {
+		if e, err := decodeEntry(b); err == nil || e != (entry{}) {
+			t.Errorf("%s: decodeEntry() = %+v, %v; want an error and no entry", name, e, err)
+		}
+	}
+}
+
+// nested encodes within the attributes of nest, outermost first.
+func nested(ae *netlink.AttributeEncoder, nest []uint16, f func(*netlink.AttributeEncoder)) {
+	if len(nest) == 0 {
+		f(ae)
+		return
+	}
+	ae.Nested(nest[0], func(ae *netlink.AttributeEncoder) error {
+		nested(ae, nest[1:], f)
+		return nil
+	})
+}
+
+func TestEntryFlowShape(t *testing.T) {
+	decoded := func(change func(*entry)) entry {
+		e, err := decodeEntry(encodeShown(t, flowEntry(toClient)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&e)
+		return e
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(*entry)
+		want   bool
+	}{
+		{"as created", func(*entry) {}, true},
+		{"offered more status bits", func(e *entry) { e.status |= 1 << 5 }, true},
+		{"timeout not fixed", func(e *entry) { e.status &^= statusFixedTimeout }, false},
+		{"no reply seen", func(e *entry) { e.status &^= statusSeenReply }, false},
+		{"another protocol", func(e *entry) { e.orig.proto = unix.IPPROTO_UDP }, false},
+		{"source key", func(e *entry) { e.orig.Src = netip.AddrPortFrom(e.orig.Src.Addr(), 1) }, false},
+		{"reply's destination key", func(e *entry) { e.reply.Dst = netip.AddrPortFrom(e.reply.Dst.Addr(), 1) }, false},
+		{"helper", func(e *entry) { e.helper = "pptp" }, false},
+		{"zone of one direction", func(e *entry) { e.orig.zone = 1 }, false},
+	} {
+		f, ours := decoded(tt.change).flow()
+		want := conntrack.Flow{}
+		if tt.want {
+			want = toClient
+		}
+		if ours != tt.want || f != want {
+			t.Errorf("%s: flow() = %v, %v; want %v, %v", tt.name, f, ours, want, tt.want)
+		}
+	}
+}
+
+// FuzzFlow: what Create sends, and the kernel shows, reads back as the flow.
+func FuzzFlow(f *testing.F) {
+	f.Add(uint32(0xc0000202), uint32(0xc0000201), uint16(777), uint32(0xc0000202), uint32(0x0a000002), uint16(7), uint16(0), uint32(0))
+	f.Add(uint32(0x0a000002), uint32(0xc0000202), uint16(0), uint32(0xc0000201), uint32(0xc0000202), uint16(0), uint16(7), uint32(1))
+	f.Add(uint32(1), uint32(2), uint16(3), uint32(1), uint32(2), uint16(4), uint16(5), uint32(6))
+	f.Fuzz(func(t *testing.T, src, dst uint32, key uint16, newSrc, newDst uint32, newKey, zone uint16, mark uint32) {
+		want := conntrack.Flow{
+			Src: addr(src), Dst: addr(dst), Key: pptp.CallID(key),
+			NewSrc: addr(newSrc), NewDst: addr(newDst), NewKey: pptp.CallID(newKey),
+			Zone: zone, Mark: mark,
+		}
+		roundTrip(t, want)
+	})
+}
+
+func roundTrip(t *testing.T, want conntrack.Flow) {
+	t.Helper()
+	e, err := decodeEntry(encodeShown(t, flowEntry(want)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, ours := e.flow()
+	if !ours || got != want {
+		t.Fatalf("flow() = %v, %v; want %v", got, ours, want)
+	}
+}
+
+func addr(n uint32) netip.Addr {
+	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, n)))
+}
+
+// FuzzDecode: no bytes make the decoder panic; what it gives has IPv4 addresses;
+// and a flow that it reads is one that Create can write.
+func FuzzDecode(f *testing.F) {
+	for _, tt := range flowTests {
+		f.Add(encodeShown(f, flowEntry(tt.flow)))
+	}
+	f.Add(attrs(func(ae *netlink.AttributeEncoder) {
+		gre(enters(toClient)).encode(ae, ctaTupleOrig)
+		gre(enters(toServer)).encode(ae, ctaTupleReply)
+		nested(ae, []uint16{ctaHelp}, func(ae *netlink.AttributeEncoder) { ae.String(ctaHelpName, "pptp") })
+		nested(ae, []uint16{ctaProtoInfo, ctaProtoInfoTCP}, func(ae *netlink.AttributeEncoder) { ae.Uint8(1, 8) })
+	}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := decodeEntry(b)
+		if err != nil {
+			if e != (entry{}) || !strings.HasPrefix(err.Error(), "decode ") {
+				t.Fatalf("decodeEntry() = %+v, %v", e, err)
+			}
+			return
+		}
+		c := e.connection()
+		if err := checkIPv4(c.Original.Src.Addr(), c.Original.Dst.Addr(), c.Reply.Src.Addr(), c.Reply.Dst.Addr()); err != nil {
+			t.Fatal(err)
+		}
+		if flow, ours := e.flow(); ours {
+			roundTrip(t, flow)
+		}
+	})
+}
+
+// FuzzSplit: no datagram makes the cutting panic, and messages lie within it.
+func FuzzSplit(f *testing.F) {
+	f.Add([]byte{16, 0, 0, 0, 3, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0})
+	f.Add([]byte{17, 0, 0, 0, 3, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 3, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		msgs, err := split(b)
+		if err != nil && msgs != nil {
+			t.Fatal("messages beside an error")
+		}
+		n := 0
+		for _, m := range msgs {
+			n += unix.NLMSG_HDRLEN + len(m.Data)
+			_ = errno(m)
+		}
+		if n > len(b) {
+			t.Fatalf("%d bytes of messages in a datagram of %d", n, len(b))
+		}
+	})
+}

@@ -1,0 +1,122 @@
+package ctnetlink
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"pptpalg/conntrack"
+)
+
+// Timeout is the life of a flow's entry in seconds: 10 days, whatever packets
+// come. An entry of fixed timeout refuses a new one (EPERM), so it is long, and
+// the entry is deleted when its call ends; creating the flow again starts it
+// anew. The kernel counts jiffies in 32 bits and caps it at some 24 days where
+// HZ is 1000.
+const Timeout = 10 * 24 * 60 * 60
+
+// Create puts a flow's entry into the table. What stands in its way gives way:
+// a former call's entry, or one that the kernel made of a packet that came too
+// early. An entry of this very flow is replaced, and its life starts anew.
+func (c *Conn) Create(f conntrack.Flow) error {
+	if err := checkFlow(f); err != nil {
+		return fmt.Errorf("create GRE entry for %v: %w", f, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.create(f); err != nil {
+		return fmt.Errorf("create GRE entry for %v: %w", f, err)
+	}
+	return nil
+}
+
+// create tries more than once, because a packet may bring an entry in its way
+// back between the delete and the next try.
+func (c *Conn) create(f conntrack.Flow) error {
+	var err error
+	for range tries {
+		_, err = c.exchange(createRequest(flowEntry(f)), nil)
+		if !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		carried, clearErr := c.clear(f)
+		if carried || clearErr != nil {
+			return clearErr
+		}
+	}
+	return fmt.Errorf("clear its tuples %d times: %w", tries, err)
+}
+
+// clear deletes the entries that hold one of the tuples which f's is to have,
+// unless it finds that f has no need of an entry.
+func (c *Conn) clear(f conntrack.Flow) (carried bool, err error) {
+	e, err := c.get(gre(enters(f)), f.Zone)
+	if err == nil && e.carries(f) {
+		return true, nil
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return false, fmt.Errorf("get the entry in the way: %w", err)
+	}
+	for _, t := range []conntrack.Tuple{enters(f), leaves(f).Reversed()} {
+		if err := c.remove(gre(t), f.Zone, 0); err != nil {
+			return false, fmt.Errorf("delete the entry in the way: %w", err)
+		}
+	}
+	return false, nil
+}
+
+// Delete takes a flow's entry out of the table. An entry that is gone is no
+// error, nor is one in its place that translates otherwise, which is left alone.
+// The mark does not count: others may change it.
+func (c *Conn) Delete(f conntrack.Flow) error {
+	if err := checkFlow(f); err != nil {
+		return fmt.Errorf("delete GRE entry for %v: %w", f, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.delete(f); err != nil {
+		return fmt.Errorf("delete GRE entry for %v: %w", f, err)
+	}
+	return nil
+}
+
+// delete names the entry by its ID, so that none that comes between is hit.
+func (c *Conn) delete(f conntrack.Flow) error {
+	e, err := c.get(gre(enters(f)), f.Zone)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	there, ours := e.flow()
+	there.Mark = f.Mark
+	if !ours || there != f {
+		return nil
+	}
+	return c.remove(e.orig, f.Zone, e.id)
+}
+
+// Flows returns every flow in the table, in all zones, in no order: each GRE
+// entry of the shape that Create makes, whoever made it. Other GRE entries are
+// not listed, nor is a flow that another one's entry carries.
+func (c *Conn) Flows() ([]conntrack.Flow, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	es, err := c.dump(byProto(unix.IPPROTO_GRE))
+	if err != nil {
+		return nil, fmt.Errorf("list GRE entries: %w", err)
+	}
+	var flows []conntrack.Flow
+	for _, e := range es {
+		if f, ours := e.flow(); ours {
+			flows = append(flows, f)
+		}
+	}
+	return flows, nil
+}
+
+func checkFlow(f conntrack.Flow) error {
+	return checkIPv4(f.Src, f.Dst, f.NewSrc, f.NewDst)
+}
