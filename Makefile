@@ -4,12 +4,14 @@
 #   make demo     the main job on a network of namespaces, with real PPTP programs
 #   make test     all tests, as root
 #   make check    format, vet, staticcheck, import arrows, tidy go.mod, race tests
+#   make soak     clients, crashes, floods and flushes for SOAK
 #   make fuzz     each fuzz target for FUZZTIME
 #
 # demo, test and check install the Debian packages that they need, and say so.
 
 GO       ?= go
 FUZZTIME ?= 10m
+SOAK     ?= 5m
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 AS_ROOT  := $(if $(SUDO),$(SUDO) -E env "PATH=$$PATH" "GOPATH=$$($(GO) env GOPATH)" "GOCACHE=$$($(GO) env GOCACHE)")
@@ -18,7 +20,7 @@ RUN_PACKAGES  := iptables iproute2 conntrack pptp-linux pptpd
 TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps
 RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
 
-.PHONY: all build demo test check lint race fuzz clean packages-demo packages-test packages-race
+.PHONY: all build demo test check lint race soak fuzz clean packages-demo packages-test packages-race
 
 all: build
 
@@ -43,6 +45,9 @@ lint:
 
 race: packages-race
 	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -count=1 ./...
+
+soak: packages-test
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -run '^TestSoak$$' -timeout 2h ./cmd/pptpalg -soak $(SOAK) -v
 
 fuzz:
 	./.ci/fuzz $(FUZZTIME)

@@ -40,8 +40,9 @@ const (
 	Helped                     // the kernel's own helper edits the connection
 	NotPPTP                    // the connection does not speak PPTP
 	Over                       // the connection's end was seen
-	NoConnection               // conntrack does not know the connection
+	NoConnection               // conntrack does not know the connection, or too many are on record
 	Gap                        // bytes before it are missing
+	Unread                     // bytes before it passed while nobody watched
 	TooOld                     // a retransmission of bytes whose edits are forgotten
 
 	// The reasons that the caller of the editor gives.
@@ -55,7 +56,7 @@ const (
 
 var reasonNames = [reasons]string{
 	"read", "retransmission", "no_data", "untranslated", "kernel_helper", "not_pptp", "closed",
-	"no_connection", "gap", "forgotten", "malformed", "truncated", "error",
+	"no_connection", "gap", "unread", "forgotten", "malformed", "truncated", "error",
 }
 
 func (r Reason) String() string {
@@ -71,15 +72,37 @@ type Anomaly uint8
 // The anomalies.
 const (
 	UnknownCall  Anomaly = iota // an ID that belongs to no known call passed unchanged
-	NoPublicID                  // a call request passed unedited: no public ID was free
 	BadMessage                  // a message of an unknown type or a wrong size passed unread
 	Resynced                    // the boundaries of messages were lost and searched for
 	NotPPTPFound                // a connection turned out not to speak PPTP
+	EarlyRequest                // a call was requested before the Start exchange was over
+
+	// Why a call request, or the answer to one, passed unedited.
+
+	NoPublicID  // no public ID is free
+	IDTaken     // the gateway's own end chose an ID that is in use
+	LimitCalls  // too many calls
+	LimitClient // too many of one client
+	LimitSpace  // too many of one public address towards one peer
+	LimitRate   // too many requests of one client in a short time
 
 	anomalies
 )
 
-var anomalyNames = [anomalies]string{"unknown_call", "no_public_id", "bad_message", "resynced", "not_pptp"}
+var anomalyNames = [anomalies]string{
+	"unknown_call", "bad_message", "resynced", "not_pptp", "early_request",
+	"no_public_id", "id_taken", "limit_calls", "limit_client", "limit_space", "limit_rate",
+}
+
+// refusals tells which anomaly it is that the call table refuses an ID.
+var refusals = map[conntrack.Refusal]Anomaly{
+	conntrack.SpaceFull:       NoPublicID,
+	conntrack.IDTaken:         IDTaken,
+	conntrack.TooManyCalls:    LimitCalls,
+	conntrack.TooManyOfClient: LimitClient,
+	conntrack.TooManyOfSpace:  LimitSpace,
+	conntrack.TooFast:         LimitRate,
+}
 
 // Anomalies lists every anomaly.
 func Anomalies() []Anomaly {
@@ -97,12 +120,23 @@ func (a Anomaly) String() string {
 	return fmt.Sprintf("unknown(%d)", uint8(a))
 }
 
+// Message is a control message that was read. Its type's Layout tells which of
+// the fields it has; the others are zero.
+type Message struct {
+	Type      pptp.Type
+	Own, Peer Translation
+	Result    byte
+}
+
+// Translation is a Call ID as it came, and what became of it.
+type Translation struct{ From, To pptp.CallID }
+
 // Outcome is what the editor makes of one packet. Its slices are valid until the
 // editor is used again.
 type Outcome struct {
 	Verdict   Verdict
 	Reason    Reason
 	Changes   []conntrack.Change // to be carried out in order, before the packet is let go
-	Messages  []pptp.Type        // whose Call IDs and result were read to their end
+	Messages  []Message          // whose Call IDs and result were read to their end
 	Anomalies []Anomaly
 }

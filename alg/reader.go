@@ -13,6 +13,8 @@ type reader struct {
 	have   int                  // bytes of prefix that were read
 	done   int                  // bytes of prefix whose translation is settled
 	sent   byte                 // stands for the last settled byte, if that is the first of an ID
+	own    Translation          // of the message's own ID, once it is settled
+	peer   Translation          // of its peer's ID
 	skip   int                  // bytes behind the prefix that are still to come
 	search bool                 // where the next message begins is unknown
 	first  pptp.Type            // the type that the stream must begin with, 0 once it has
@@ -54,6 +56,17 @@ func (r *reader) message() pptp.Message { return r.prefix[:r.have] }
 func (r *reader) next() {
 	r.skip = r.message().Length() - r.have
 	r.have, r.done = 0, 0
+	r.own, r.peer = Translation{}, Translation{}
+}
+
+// settle takes note of what became of the ID at an offset of the prefix.
+func (r *reader) settle(field int, f conntrack.Field, id Translation) {
+	r.done = field + 2
+	if f == conntrack.Peers {
+		r.peer = id
+		return
+	}
+	r.own = id
 }
 
 // shift looks for the header one byte further on.

@@ -34,8 +34,8 @@ type rig struct {
 }
 
 func newRig(t testing.TB) *rig {
-	table := conntrack.New(conntrack.DefaultRest)
-	return &rig{t: t, table: table, ed: NewEditor(table), now: epoch}
+	table := conntrack.New(conntrack.DefaultConfig())
+	return &rig{t: t, table: table, ed: NewEditor(table, DefaultConnections), now: epoch}
 }
 
 // wire is one control connection of a rig, and what its ends have received.

@@ -15,6 +15,7 @@ type turn struct {
 	seg    packet.Segment
 	now    time.Time
 	out    *Outcome
+	undo   bool // see Editor.Undo
 }
 
 // role says what a type of message means to the call table: what its own Call ID
@@ -30,9 +31,9 @@ type role struct {
 var roles = [pptp.SetLinkInfo + 1]role{
 	pptp.StopControlConnectionRequest: {act: stop},
 	pptp.StopControlConnectionReply:   {act: stop},
-	pptp.OutgoingCallRequest:          {own: conntrack.Assigns, act: requestAsPNS},
+	pptp.OutgoingCallRequest:          {own: conntrack.Requests, act: requestAsPNS},
 	pptp.OutgoingCallReply:            {own: conntrack.Assigns, act: replyAsPAC},
-	pptp.IncomingCallRequest:          {own: conntrack.Assigns, act: requestAsPAC},
+	pptp.IncomingCallRequest:          {own: conntrack.Requests, act: requestAsPAC},
 	pptp.IncomingCallReply:            {own: conntrack.Assigns, act: replyAsPNS},
 	pptp.IncomingCallConnected:        {act: connected},
 	pptp.CallClearRequest:             {own: conntrack.Owns, act: clearCall},
@@ -121,6 +122,11 @@ func (t *turn) fields(r *reader, at int) {
 	m := r.message()
 	l, _ := m.Type().Layout()
 	act := roles[m.Type()]
+	if act.own == conntrack.Requests && l.Own != 0 && t.early() {
+		t.out.Anomalies = append(t.out.Anomalies, EarlyRequest)
+		r.next()
+		return
+	}
 	known := true
 	if l.Own != 0 {
 		known = t.callID(r, at, l.Own, act.own) && known
@@ -132,21 +138,28 @@ func (t *turn) fields(r *reader, at int) {
 		return
 	}
 	if act.act != nil {
-		known = act.act(t, m, l)
+		// A request that is not taken has its own anomaly.
+		known = act.act(t, m, l) || act.own == conntrack.Requests
 	}
 	if !known {
 		t.out.Anomalies = append(t.out.Anomalies, UnknownCall)
 	}
-	t.out.Messages = append(t.out.Messages, m.Type())
+	result, _ := m.Result()
+	t.out.Messages = append(t.out.Messages, Message{Type: m.Type(), Own: r.own, Peer: r.peer, Result: result})
 	r.next()
 }
+
+// early reports whether the other end has not answered the Start-Control-Connection-
+// Request yet. No client asks for a call then; a page that lured a browser to
+// this port, and got that far, would (NAT slipstreaming).
+func (t *turn) early() bool { return t.halves[t.sender.Other()].reader.first != 0 }
 
 // callID translates the ID at an offset of the prefix as far as it is read and not
 // settled. It reports false for one that belongs to no known call.
 func (t *turn) callID(r *reader, at, field int, f conntrack.Field) bool {
 	switch {
 	case r.have == field+1 && r.done <= field:
-		r.sent = t.control.TranslateHigh(t.sender, f, r.prefix[field])
+		r.sent = t.translateHigh(f, r.prefix[field])
 		r.done = field + 1
 		t.set(at-1, r.sent)
 	case r.have >= field+2 && r.done < field+2:
@@ -162,14 +175,18 @@ func (t *turn) wholeID(r *reader, at, field int, f conntrack.Field) bool {
 	if r.done == field+1 {
 		sent = &r.sent
 	}
-	id, ok := t.control.Translate(t.sender, f, r.message().CallID(field), sent)
-	r.done = field + 2
+	from := r.message().CallID(field)
+	id, ok := t.translate(f, from, sent)
+	r.settle(field, f, Translation{From: from, To: id})
+	if t.undo {
+		r.rewrite(field, id)
+	}
 	if sent == nil {
 		t.set(at, id.High())
 	}
 	t.set(at+1, id.Low())
-	if !ok && f == conntrack.Assigns {
-		t.out.Anomalies = append(t.out.Anomalies, NoPublicID)
+	if !ok && (f == conntrack.Requests || f == conntrack.Assigns) {
+		t.out.Anomalies = append(t.out.Anomalies, refusals[t.control.Refusal(t.sender)])
 	}
 	return ok
 }

@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"math/rand/v2"
 	"slices"
 
 	"pptpalg/alg/pptp"
@@ -22,12 +23,24 @@ func (c *Control) Assign(s Side, own pptp.CallID, sent *byte) (public pptp.CallI
 		*a = assignment{own: own, public: l.public, ready: true}
 		return l.public, true
 	}
-	if a.full || !c.settle(s, own) {
+	if a.refused != NoneRefused || !c.settle(s, own) {
+		why := a.refused
 		c.Abandon(s)
+		a.refused = why
 		return untranslated(own, sent), false
 	}
 	return a.public, true
 }
+
+// refuses reports whether a request is beyond a limit.
+func (c *Control) refuses(s Side) bool {
+	c.Abandon(s)
+	c.pending[s].refused = c.admit(s)
+	return c.pending[s].refused != NoneRefused
+}
+
+// Refusal returns why the ID that the end assigned last has no public form.
+func (c *Control) Refusal(s Side) Refusal { return c.pending[s].refused }
 
 // Abandon gives up what was assigned to the end and belongs to no call.
 func (c *Control) Abandon(s Side) {
@@ -68,7 +81,7 @@ func (c *Control) assignHigh(s Side, own byte) byte {
 	sp := c.table.space(spaceOf(c.connection, s))
 	high, ok := c.promise(s, sp, own)
 	if !ok {
-		c.pending[s].full = true
+		c.pending[s].refused = SpaceFull
 		return c.publicHigh(s, own)
 	}
 	id, _ := sp.highest(high, func(pptp.CallID) bool { return true })
@@ -84,6 +97,7 @@ func (c *Control) settle(s Side, own pptp.CallID) bool {
 	switch {
 	case c.connection.Endpoint(s).Translated():
 		if !a.reserved {
+			a.refused = SpaceFull
 			return false
 		}
 		high := a.public.High()
@@ -92,7 +106,8 @@ func (c *Control) settle(s Side, own pptp.CallID) bool {
 	case c.local[s]:
 		a.public = own
 		if l := c.table.entering[enteringKey(c.connection, s, own)]; l != nil {
-			return false // a host behind the gateway has it
+			a.refused = IDTaken // by a host behind the gateway
+			return false
 		}
 	default:
 		a.public = own
@@ -107,6 +122,11 @@ func (c *Control) settle(s Side, own pptp.CallID) bool {
 // it can be had, else one that no Call-Disconnect-Notify can confuse, else any.
 func (c *Control) choose(s Side, high byte, own pptp.CallID) pptp.CallID {
 	sp := c.table.space(spaceOf(c.connection, s))
+	if c.table.cfg.Random {
+		if id, ok := sp.draw(high, func(id pptp.CallID) bool { return c.fits(s, id, own) }); ok {
+			return id
+		}
+	}
 	if own.High() == high && sp.free(own) && c.fits(s, own, own) {
 		return own
 	}
@@ -142,8 +162,12 @@ func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
 		}
 	}
 	c.pages[s] = slices.DeleteFunc(c.pages[s], func(p pagePair) bool { return !c.keeps(s, p) })
+	first := own
+	if c.table.cfg.Random {
+		first = byte(rand.Uint32())
+	}
 	for i := range pageSize {
-		public = own + byte(i)
+		public = first + byte(i)
 		if sp.room(public) > 0 && !c.promised(s, public) {
 			c.pages[s] = append(c.pages[s], pagePair{own, public})
 			return public, true

@@ -75,8 +75,11 @@ func (c Cause) String() string {
 // is answered.
 type Call struct {
 	control *Control
-	index   int // in control.calls
+	number  uint64
+	index   int  // in control.calls, -1 once it is forgotten
+	dirty   bool // its Record has changed
 	pns     Side
+	client  *client // who requested it
 	state   State
 	since   time.Time // of the request
 	legs    [2]leg    // by Side
@@ -92,15 +95,7 @@ type leg struct {
 }
 
 // flow is the GRE that travels to the leg's endpoint.
-func (l *leg) flow() Flow {
-	c := l.call.control.connection
-	to, from := c.Endpoint(l.side), c.Endpoint(l.side.Other())
-	return Flow{
-		Src: from.Address, Dst: to.Public, Key: l.public,
-		NewSrc: from.Public, NewDst: to.Address, NewKey: l.own,
-		Zone: c.Zone, Mark: c.Mark,
-	}
-}
+func (l *leg) flow() Flow { return l.call.control.connection.flow(l.side, l.own, l.public) }
 
 // Party is one endpoint of a call, for those who look at the table.
 type Party struct {
@@ -112,6 +107,7 @@ type Party struct {
 
 // View is a call as those see it who look at the table: a copy.
 type View struct {
+	Number   uint64 // calls are numbered from 1 as the table opens them
 	PNS, PAC Party
 	State    State
 	Since    time.Time
@@ -121,7 +117,8 @@ type View struct {
 
 func (c *Call) view() View {
 	v := View{
-		PNS: c.party(c.pns), PAC: c.party(c.pns.Other()),
+		Number: c.number,
+		PNS:    c.party(c.pns), PAC: c.party(c.pns.Other()),
 		State: c.state, Since: c.since, Control: c.control.connection.Original,
 	}
 	if c.control.connection.Translated() {

@@ -29,7 +29,7 @@ type assignment struct {
 	own, public pptp.CallID
 	ready       bool // both IDs are chosen
 	reserved    bool // public is taken in the space
-	full        bool // the space has no ID for it
+	refused     Refusal
 }
 
 // Open adds a control connection to the table.
@@ -70,12 +70,21 @@ func (c *Control) Request(sender, pns Side, own pptp.CallID, now time.Time) bool
 	if !ok {
 		return false
 	}
-	call := &Call{control: c, index: len(c.calls), pns: pns, since: now}
-	c.calls = append(c.calls, call)
-	c.table.calls++
-	c.table.note(Change{Kind: Opened})
+	call := c.add(sender, pns, now)
+	c.table.note(Change{Kind: Opened, Call: call.number})
 	c.table.attach(call, sender, a, now)
 	return true
+}
+
+// add enters a call without legs.
+func (c *Control) add(requester, pns Side, since time.Time) *Call {
+	c.table.opened++
+	call := &Call{control: c, index: len(c.calls), number: c.table.opened, pns: pns, since: since}
+	call.client = c.table.client(c.connection, requester)
+	call.client.calls++
+	c.calls = append(c.calls, call)
+	c.table.calls++
+	return call
 }
 
 // Reply is what the sender answers to a call that the receiver requested.
@@ -109,6 +118,7 @@ func (c *Control) Reply(sender Side, r Reply, now time.Time) bool {
 	}
 	if call.state != Clearing {
 		call.state = r.Next
+		c.table.touch(call)
 	}
 	c.table.attach(call, sender, a, now)
 	return true
@@ -144,6 +154,7 @@ func (c *Control) Connected(sender Side, peer pptp.CallID) bool {
 	}
 	if l.call.state == Answered {
 		l.call.state = Established
+		c.table.touch(l.call)
 	}
 	return true
 }

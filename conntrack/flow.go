@@ -27,3 +27,27 @@ type Flow struct {
 func (f Flow) String() string {
 	return fmt.Sprintf("%v > %v key %v => %v > %v key %v", f.Src, f.Dst, f.Key, f.NewSrc, f.NewDst, f.NewKey)
 }
+
+// Unmarked returns the flow without its mark, which others may change in the
+// kernel's entry: what is left tells flows apart.
+func (f Flow) Unmarked() Flow {
+	f.Mark = 0
+	return f
+}
+
+// Carries reports whether the reply direction of f's conntrack entry is what g's
+// would be. That is so where both Call IDs are 0: then the kernel has one entry
+// for the two.
+func (f Flow) Carries(g Flow) bool {
+	return f.NewKey == 0 && g.Key == 0 && f.NewDst == g.Src && f.NewSrc == g.Dst && f.Zone == g.Zone
+}
+
+// flow is the GRE that travels to one end, which knows the call by its own ID.
+func (c Connection) flow(to Side, own, public pptp.CallID) Flow {
+	y, x := c.Endpoint(to), c.Endpoint(to.Other())
+	return Flow{
+		Src: x.Address, Dst: y.Public, Key: public,
+		NewSrc: x.Public, NewDst: y.Address, NewKey: own,
+		Zone: c.Zone, Mark: c.Mark,
+	}
+}

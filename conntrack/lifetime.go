@@ -12,6 +12,7 @@ func (t *Table) attach(call *Call, s Side, a assignment, now time.Time) {
 		return
 	}
 	*l = leg{call: call, own: a.own, public: a.public, side: s, known: true}
+	t.touch(call)
 	in, out := enteringKey(c.connection, s, a.public), leavingKey(c.connection, s, a.own)
 	for _, old := range []*leg{t.entering[in], t.leaving[out]} {
 		if old != nil && old.call != call {
@@ -52,7 +53,7 @@ func (t *Table) detach(l *leg, now time.Time) {
 	delete(t.leaving, leavingKey(c, l.side, l.own))
 	l.known = false
 	if l.call.control.spaced(l.side) {
-		t.resting.push(restingID{spaceOf(c, l.side), l.public, now.Add(t.rest)})
+		t.resting.push(restingID{spaceOf(c, l.side), l.public, now.Add(t.cfg.Rest)})
 	}
 }
 
@@ -73,8 +74,10 @@ func (t *Table) clear(call *Call, cause Cause, now time.Time) {
 // count closes a call for those who count.
 func (t *Table) count(call *Call, cause Cause) {
 	call.state = Clearing
+	t.touch(call)
 	t.calls--
-	t.note(Change{Kind: Closed, Cause: cause})
+	call.client.calls--
+	t.note(Change{Kind: Closed, Call: call.number, Cause: cause})
 }
 
 // end removes a call with all it has.
@@ -101,4 +104,5 @@ func (t *Table) forget(call *Call, now time.Time) {
 	c.calls[last] = nil
 	c.calls = c.calls[:last]
 	call.index = -1
+	t.touch(call)
 }

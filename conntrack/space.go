@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"math/bits"
+	"math/rand/v2"
 
 	"pptpalg/alg/pptp"
 )
@@ -85,6 +86,19 @@ func (s *space) highest(high byte, fit func(pptp.CallID) bool) (pptp.CallID, boo
 			if id != 0 && fit(id) {
 				return id, true
 			}
+		}
+	}
+	return 0, false
+}
+
+// draw returns a free ID of a page at random, if one of a few tries is free and fit
+// holds for it. The generator is the runtime's, seeded by the kernel: nobody outside
+// can tell what comes next.
+func (s *space) draw(high byte, fit func(pptp.CallID) bool) (pptp.CallID, bool) {
+	for range 64 {
+		id := pptp.CallID(high)<<8 | pptp.CallID(rand.Uint32()&0xff)
+		if s.free(id) && fit(id) {
+			return id, true
 		}
 	}
 	return 0, false

@@ -7,17 +7,14 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// DefaultRest is how long a freed public Call ID stays unused. Servers refuse an
-// ID that they still hold for a call whose end they have not noticed.
-const DefaultRest = 2 * time.Minute
-
 // clearingTime is how long the IDs of a cleared call are still translated: time
 // for the Call-Disconnect-Notify. Many servers never send it.
 const clearingTime = time.Minute
 
 // Table is the call table. It is not safe for concurrent use.
 type Table struct {
-	rest   time.Duration
+	cfg    Config
+	now    time.Time // of the last Tick
 	spaces map[spaceKey]*space
 
 	// Where a GRE packet would arrive and how it would leave: each pair
@@ -25,7 +22,11 @@ type Table struct {
 	entering map[legKey]*leg // (sender's address, receiver's public address, public ID)
 	leaving  map[legKey]*leg // (receiver's address, sender's public address, own ID)
 
-	calls    int // neither clearing nor ended
+	clients  map[[4]byte]*client // by the address of who requests calls
+	calls    int                 // neither clearing nor ended
+	opened   uint64              // calls ever opened
+	dirty    []*Call             // whose Record has changed since Keeps was asked
+	keeps    []Keep
 	resting  queue[restingID]
 	clearing queue[clearingCall]
 	changes  []Change
@@ -53,22 +54,25 @@ type clearingCall struct {
 	until time.Time
 }
 
-// New returns an empty table. A public ID that was freed rests for the given time
-// before it is given out again.
-func New(rest time.Duration) *Table {
+// New returns an empty table.
+func New(cfg Config) *Table {
 	return &Table{
-		rest:     rest,
+		cfg:      cfg,
 		spaces:   make(map[spaceKey]*space),
 		entering: make(map[legKey]*leg),
 		leaving:  make(map[legKey]*leg),
+		clients:  make(map[[4]byte]*client),
 	}
 }
+
+// Tick lets time pass, for the limits on rates.
+func (t *Table) Tick(now time.Time) { t.now = now }
 
 // Calls returns how many calls are requested, answered or established.
 func (t *Table) Calls() int { return t.calls }
 
-// Resting returns how many public IDs wait for their reuse.
-func (t *Table) Resting() int { return t.resting.len() }
+// RestingIDs returns how many public IDs wait for their reuse.
+func (t *Table) RestingIDs() int { return t.resting.len() }
 
 // Changes returns what happened since it was asked last, oldest first. The slice
 // is valid until the table is used again.
@@ -76,6 +80,27 @@ func (t *Table) Changes() []Change {
 	changes := t.changes
 	t.changes = t.changes[:0]
 	return changes
+}
+
+// Keeps returns which calls have come, changed or gone since it was asked last. The
+// slice is valid until the table is used again.
+func (t *Table) Keeps() []Keep {
+	t.keeps = t.keeps[:0]
+	for _, c := range t.dirty {
+		t.keeps = append(t.keeps, Keep{Record: c.record(), Gone: c.index < 0})
+		c.dirty = false
+	}
+	clear(t.dirty)
+	t.dirty = t.dirty[:0]
+	return t.keeps
+}
+
+// touch takes note that a call's Record has changed.
+func (t *Table) touch(c *Call) {
+	if !c.dirty {
+		c.dirty = true
+		t.dirty = append(t.dirty, c)
+	}
 }
 
 // Expire frees the IDs that have rested and ends the calls whose clearing nobody
@@ -91,6 +116,7 @@ func (t *Table) Expire(now time.Time) {
 		t.resting.drop()
 		t.wake(r)
 	}
+	t.dismiss(now)
 }
 
 // wake frees a rested ID, unless an endpoint of the gateway itself has chosen it

@@ -19,6 +19,12 @@ var (
 	outside = netip.MustParseAddr("203.0.113.9")
 )
 
+func testConfig(rest time.Duration) Config {
+	cfg := DefaultConfig()
+	cfg.Rest = rest
+	return cfg
+}
+
 func inside(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}) }
 
 // masqueraded is a connection of an inside client to the outside server.
@@ -53,7 +59,7 @@ func request(t testing.TB, c *Control, own pptp.CallID) pptp.CallID {
 }
 
 func TestPublicIDs(t *testing.T) {
-	tab := New(time.Minute)
+	tab := New(testConfig(time.Minute))
 	a, b, other := tab.Open(masqueraded(inside(1), 1)), tab.Open(masqueraded(inside(2), 2)), masqueraded(inside(3), 3)
 	other.Original.Dst = netip.MustParseAddrPort("203.0.113.10:1723")
 	other.Reply.Src = other.Original.Dst
@@ -85,7 +91,7 @@ func TestPublicIDs(t *testing.T) {
 }
 
 func TestFreedIDsRest(t *testing.T) {
-	tab := New(2 * time.Minute)
+	tab := New(testConfig(2 * time.Minute))
 	c := tab.Open(masqueraded(inside(1), 1))
 	dial(t, c, 7, 100)
 	c.Clear(Initiator, 7, epoch)
@@ -104,7 +110,7 @@ func TestFreedIDsRest(t *testing.T) {
 }
 
 func TestFlowsOfACall(t *testing.T) {
-	tab := New(time.Minute)
+	tab := New(testConfig(time.Minute))
 	conn := masqueraded(inside(1), 1)
 	conn.Zone, conn.Mark = 3, 0x10
 	c := tab.Open(conn)
@@ -113,8 +119,8 @@ func TestFlowsOfACall(t *testing.T) {
 	out := Flow{Src: inside(1), Dst: outside, Key: 100, NewSrc: public, NewDst: outside, NewKey: 100, Zone: 3, Mark: 0x10}
 	c.Close(Finished, epoch)
 	checkChanges(t, tab, []Change{
-		{Kind: Opened}, {Kind: Install, Flow: in}, {Kind: Install, Flow: out},
-		{Kind: Remove, Flow: in}, {Kind: Remove, Flow: out}, {Kind: Closed, Cause: Finished},
+		{Kind: Opened, Call: 1}, {Kind: Install, Flow: in}, {Kind: Install, Flow: out},
+		{Kind: Remove, Flow: in}, {Kind: Remove, Flow: out}, {Kind: Closed, Call: 1, Cause: Finished},
 	})
 	if len(tab.entering)+len(tab.leaving)+tab.Calls() != 0 {
 		t.Error("the table is not empty after the end")
@@ -143,7 +149,7 @@ func TestEnds(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tab := New(time.Minute)
+			tab := New(testConfig(time.Minute))
 			c := tab.Open(masqueraded(inside(1), 1))
 			dial(t, c, 7, 100)
 			tab.Changes()
@@ -151,7 +157,7 @@ func TestEnds(t *testing.T) {
 				t.Fatal("the call was not found")
 			}
 			changes := tab.Changes()
-			if len(changes) != 3 || changes[0].Kind != Remove || changes[1].Kind != Remove || changes[2] != (Change{Kind: Closed, Cause: tt.cause}) {
+			if len(changes) != 3 || changes[0].Kind != Remove || changes[1].Kind != Remove || changes[2] != (Change{Kind: Closed, Call: 1, Cause: tt.cause}) {
 				t.Errorf("changes: %v", changes)
 			}
 			if tab.Calls() != 0 {
@@ -166,7 +172,7 @@ func TestEnds(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	tab := New(time.Minute)
+	tab := New(testConfig(time.Minute))
 	c := tab.Open(masqueraded(inside(1), 1))
 	id := request(t, c, 7)
 	c.Assign(Responder, 0, nil)
@@ -174,7 +180,7 @@ func TestRefused(t *testing.T) {
 		t.Fatal("the refused call was not found")
 	}
 	changes := tab.Changes()
-	if tab.Calls() != 0 || changes[len(changes)-1] != (Change{Kind: Closed, Cause: Refused}) {
+	if tab.Calls() != 0 || changes[len(changes)-1] != (Change{Kind: Closed, Call: 1, Cause: Refused}) {
 		t.Errorf("%d calls, changes %v", tab.Calls(), changes)
 	}
 }
@@ -204,10 +210,10 @@ func TestReplaced(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tab := New(time.Minute)
+			tab := New(testConfig(time.Minute))
 			tt.run(t, tab)
 			changes := tab.Changes()
-			if tab.Calls() != 1 || !slices.Contains(changes, Change{Kind: Closed, Cause: Replaced}) {
+			if tab.Calls() != 1 || !slices.Contains(changes, Change{Kind: Closed, Call: 1, Cause: Replaced}) {
 				t.Errorf("%d calls, changes %v", tab.Calls(), changes)
 			}
 			checkKernel(t, changes, 2)
@@ -246,7 +252,7 @@ func checkKernel(t testing.TB, changes []Change, want int) {
 }
 
 func TestManyCallsOnOneConnection(t *testing.T) {
-	tab := New(time.Minute)
+	tab := New(testConfig(time.Minute))
 	c := tab.Open(masqueraded(inside(1), 1))
 	for i := range 300 {
 		dial(t, c, pptp.CallID(i), pptp.CallID(1000+i))
@@ -263,7 +269,7 @@ func TestManyCallsOnOneConnection(t *testing.T) {
 }
 
 func TestFullSpace(t *testing.T) {
-	tab := New(time.Minute)
+	tab := New(testConfig(time.Minute))
 	for i := range 65535 {
 		c := tab.Open(masqueraded(inside(i), uint16(i)))
 		if id, ok := c.Assign(Initiator, pptp.CallID(i%50), nil); !ok || id == 0 {
@@ -290,7 +296,7 @@ func TestFullSpace(t *testing.T) {
 // Call-Disconnect-Notify, in each of its forms, names the call it is meant for.
 func TestNotifyIsDecidable(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		tab := New(time.Minute)
+		tab := New(testConfig(time.Minute))
 		crowd := tab.Open(masqueraded(inside(1), 1))
 		c := tab.Open(masqueraded(inside(2), 2))
 		type pair struct{ own, pub, sid pptp.CallID }
@@ -327,7 +333,7 @@ func TestNotifyIsDecidable(t *testing.T) {
 func BenchmarkAssign(b *testing.B) {
 	for _, full := range []int{655, 32767, 65469} { // 1 %, 50 %, 99.9 %
 		b.Run(fmt.Sprintf("taken=%d", full), func(b *testing.B) {
-			tab := New(time.Minute)
+			tab := New(testConfig(time.Minute))
 			for i := range full {
 				c := tab.Open(masqueraded(inside(i), uint16(i)))
 				c.Assign(Initiator, 7, nil)

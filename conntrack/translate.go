@@ -7,7 +7,8 @@ type Field uint8
 
 // The meanings of a Call ID field.
 const (
-	Assigns  Field = iota // the sender's own ID, given to a call by this message
+	Requests Field = iota // the sender's own ID, given to a call that it asks for
+	Assigns               // the sender's own ID, given to a call that it was asked for
 	Owns                  // the sender's own ID of a call that it knows
 	Peers                 // the receiver's ID
 	Notifies              // Call-Disconnect-Notify's: see notified
@@ -21,7 +22,10 @@ const (
 // already, as TranslateHigh gave it: then the result begins with it.
 func (c *Control) Translate(sender Side, f Field, id pptp.CallID, sent *byte) (result pptp.CallID, ok bool) {
 	switch f {
-	case Assigns:
+	case Requests, Assigns:
+		if f == Requests && sent == nil && c.refuses(sender) {
+			return id, false
+		}
 		return c.Assign(sender, id, sent)
 	case Owns:
 		if l := c.ownLeg(sender, id); l != nil && begins(l.public, sent) {
@@ -44,7 +48,10 @@ func (c *Control) Translate(sender Side, f Field, id pptp.CallID, sent *byte) (r
 // back: its sender may wait for its acknowledgement before it sends the rest.
 func (c *Control) TranslateHigh(sender Side, f Field, high byte) byte {
 	switch f {
-	case Assigns:
+	case Requests, Assigns:
+		if f == Requests && c.refuses(sender) {
+			return c.publicHigh(sender, high)
+		}
 		return c.assignHigh(sender, high)
 	case Owns:
 		return c.publicHigh(sender, high)

@@ -54,6 +54,7 @@ const (
 	Accept         Verdict = iota // as it came, whatever became of Payload
 	AcceptModified                // with Payload's bytes; as it came if it is truncated
 	Drop
+	AcceptMarked // as it came, and marked if the queue is a Fast with a mark
 )
 
 func (v Verdict) String() string {
@@ -64,12 +65,14 @@ func (v Verdict) String() string {
 		return "accept modified"
 	case Drop:
 		return "drop"
+	case AcceptMarked:
+		return "accept marked"
 	}
 	return fmt.Sprintf("unknown(%d)", uint8(v))
 }
 
-// Handler decides on a packet. The queue calls it for one packet at a time, in
-// the order the kernel queued them.
+// Handler decides on a packet. A queue calls it for one packet at a time, in the
+// order the kernel queued them.
 type Handler func(Packet) Verdict
 
 // newPacket reads what the kernel said of a packet. It says a mark only if it is

@@ -92,8 +92,8 @@ type Queue struct {
 	closeErr error         // written under stop
 
 	// Owned by the receiving goroutine.
-	last     uint32 // ID of the last packet, 0 before the first
-	failures int    // failed receives and verdicts in a row
+	last    uint32 // ID of the last packet, 0 before the first
+	trouble trouble
 
 	done chan struct{} // closed by the receiving goroutine when it ends
 	err  error         // why it ended, nil for a stop; written before done is closed
@@ -134,13 +134,15 @@ func open(cfg Config, h Handler) (*Queue, error) {
 }
 
 func newQueue(cfg Config, h Handler) *Queue {
-	return &Queue{
+	q := &Queue{
 		cfg:      cfg,
 		handler:  h,
 		running:  make(chan struct{}),
 		stopping: make(chan struct{}),
 		done:     make(chan struct{}),
 	}
+	q.trouble.cfg = &q.cfg
+	return q
 }
 
 // bind sizes the buffer before the first packet can come, then binds and starts

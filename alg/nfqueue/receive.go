@@ -3,19 +3,13 @@ package nfqueue
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"runtime/debug"
 	"time"
 
 	nfq "github.com/florianl/go-nfqueue/v2"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
-
-// maxFailures is how many errors in a row, with no packet between, mean that the
-// socket is dead.
-const maxFailures = 64
 
 // What go-nfqueue's callbacks answer.
 const (
@@ -39,16 +33,10 @@ func (q *Queue) receive(a nfq.Attribute) int {
 		q.cfg.Panicked(panicked.value, panicked.stack)
 	}
 	if err != nil {
-		return q.failed(fmt.Errorf("set verdict: %w", err))
+		return q.judged(q.trouble.failed(fmt.Errorf("set verdict: %w", err)))
 	}
-	q.failures = 0
+	q.trouble.received()
 	return q.next()
-}
-
-// caught is a handler's panic.
-type caught struct {
-	value any
-	stack []byte
 }
 
 // decide asks the handler, once Run lets it. A panic is an Accept.
@@ -56,12 +44,7 @@ func (q *Queue) decide(p Packet) (v Verdict, panicked *caught) {
 	if !q.await() {
 		return Accept, nil
 	}
-	defer func() {
-		if value := recover(); value != nil {
-			v, panicked = Accept, &caught{value: value, stack: debug.Stack()}
-		}
-	}()
-	return q.handler(p), nil
+	return q.handler.decide(p)
 }
 
 // await waits for Run and reports whether it came before Close.
@@ -119,15 +102,18 @@ func (q *Queue) receiveFailed(err error) int {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return q.woken()
-	case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrClosed), errors.Is(err, unix.EBADF):
-		return q.finish(fmt.Errorf("receive packets: %w", err))
 	case refused(err):
-		return q.verdictRefused(err)
-	case errors.Is(err, unix.ENOBUFS):
-		q.cfg.Overrun()
-		return q.next()
+		return q.judged(q.trouble.refused(err, q.last))
 	}
-	return q.failed(fmt.Errorf("receive packet: %w", err))
+	return q.judged(q.trouble.socket(err))
+}
+
+// judged ends the loop if there is an error to end it.
+func (q *Queue) judged(err error) int {
+	if err != nil {
+		return q.finish(err)
+	}
+	return q.next()
 }
 
 // woken goes on to receive what waits, with a deadline that ends the drain.
@@ -147,31 +133,6 @@ func refused(err error) bool {
 	}
 	_, ok := op.Err.(unix.Errno)
 	return ok
-}
-
-// verdictRefused tells a packet that is gone from a queue that is gone. ENOENT is
-// the common one: the packet's interface went down and took it along. There may
-// be as many as the queue is long, all in a row, so they are no sign of a dead
-// socket.
-func (q *Queue) verdictRefused(err error) int {
-	if errors.Is(err, unix.ENOENT) && q.last == 0 {
-		return q.next() // bind dropped what was not there
-	}
-	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EPERM) {
-		return q.finish(fmt.Errorf("queue %d is no longer ours: %w", q.cfg.Queue, err))
-	}
-	q.cfg.Failed(fmt.Errorf("verdict refused: %w", err))
-	return q.next()
-}
-
-// failed counts an error towards the socket's death.
-func (q *Queue) failed(err error) int {
-	q.failures++
-	if q.failures >= maxFailures {
-		return q.finish(fmt.Errorf("give up after %d errors in a row: %w", q.failures, err))
-	}
-	q.cfg.Failed(err)
-	return q.next()
 }
 
 // next ends the loop when the queue is stopping and drained.

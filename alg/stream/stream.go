@@ -7,11 +7,10 @@ import "pptpalg/alg/packet"
 // acknowledged it cannot be sent again unharmed, so its retransmission is dropped.
 const MaxEdits = 128
 
-// patience is how many times a segment behind a gap must come before the gap is
-// believed to be closed. A sender repeats the oldest segment that was not
-// acknowledged; a later one twice at most (tail loss probe, RFC 8985 section 7). So
-// the third time says that the receiver has what is missing here: it passed while
-// nobody watched.
+// patience is how many times a segment behind a gap is dropped. A sender repeats the
+// oldest segment that was not acknowledged, and a later one at most once before that
+// (tail loss probe, RFC 8985 section 7). So if it comes once more, its sender holds
+// the gap to be closed: what is missing here passed while nobody watched.
 const patience = 3
 
 // Stream is one direction of a control connection. The zero value joins it with
@@ -25,8 +24,9 @@ type Stream struct {
 	lost    packet.Seq // when forgot: edits before this are forgotten
 	gap     packet.Seq // where the segment behind a gap began that came last
 	waiting int        // how many times it came
-	skipped packet.Seq // when gaveUp: [skipped, gap) was believed to have passed unseen
-	gaveUp  bool
+	unread  packet.Seq // when blind: the end of what was let go behind a gap
+	blind   bool
+	rejoin  bool // the receiver has closed a gap: what comes next joins
 }
 
 type edit struct {
@@ -42,12 +42,15 @@ const (
 	// Follows: its fresh bytes come next in the stream.
 	Follows Place = iota
 	// Joins: its bytes are the first that were seen, or the first after a gap
-	// that was given up, or they come out of that gap after all. Where messages
-	// begin in them is unknown.
+	// that its receiver has closed. Where messages begin in them is unknown.
 	Joins
 	// Ahead: bytes before it are missing. They were lost on their way and will
 	// come again, and so will this segment if it is dropped.
 	Ahead
+	// Blind: bytes before it are missing here, but not to its sender. It is not
+	// to be read: only its receiver can tell, by an acknowledgement, that it
+	// belongs to the stream. Anybody could have sent it.
+	Blind
 	// Forgotten: a retransmission of bytes whose edits are no longer known.
 	Forgotten
 )
@@ -66,27 +69,30 @@ func (s *Stream) Place(seq packet.Seq, n int) (p Place, old int) {
 		s.joined, s.next, s.acked = true, seq, seq
 		return Joins, 0
 	case seq.After(s.next):
-		return s.ahead(seq), 0
+		return s.ahead(seq, n), 0
 	case s.forgot && seq.Before(s.lost) && s.lost.After(s.acked) && n > 0:
 		return Forgotten, 0
-	case s.gaveUp && seq.Before(s.gap) && !seq.Before(s.skipped):
-		s.gaveUp, s.next = false, seq
-		return Joins, 0
 	}
 	s.waiting = 0
-	return Follows, min(n, s.next.Sub(seq))
+	old = min(n, s.next.Sub(seq))
+	if s.rejoin && n > old {
+		s.rejoin = false
+		return Joins, old
+	}
+	return Follows, old
 }
 
-func (s *Stream) ahead(seq packet.Seq) Place {
+func (s *Stream) ahead(seq packet.Seq, n int) Place {
 	if seq != s.gap {
 		s.gap, s.waiting = seq, 0
 	}
-	if s.waiting++; s.waiting < patience {
+	if s.waiting++; s.waiting <= patience {
 		return Ahead
 	}
-	s.gaveUp, s.skipped = true, s.next
-	s.waiting, s.next = 0, seq
-	return Joins
+	if end := seq.Add(n); !s.blind || end.After(s.unread) {
+		s.blind, s.unread = true, end
+	}
+	return Blind
 }
 
 // Next returns the sequence number of the first byte not seen yet.
@@ -98,10 +104,18 @@ func (s *Stream) Joined() bool { return s.joined }
 // Advance moves on over n fresh bytes.
 func (s *Stream) Advance(n int) { s.next = s.next.Add(n) }
 
-// Acked takes note that the receiver has all bytes before ack.
+// Acked takes note that the receiver has all bytes before ack. If these include a
+// gap and what was let go behind it, the stream goes on from there.
 func (s *Stream) Acked(ack packet.Seq) {
-	if s.joined && ack.After(s.acked) && !ack.After(s.next) {
-		s.acked = ack
+	switch {
+	case !s.joined:
+	case !ack.After(s.next):
+		if ack.After(s.acked) {
+			s.acked = ack
+		}
+	case s.blind && !ack.After(s.unread):
+		s.next, s.acked = ack, ack
+		s.blind, s.rejoin = s.unread != ack, true
 	}
 }
 

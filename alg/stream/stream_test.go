@@ -58,26 +58,32 @@ func TestJoin(t *testing.T) {
 	}
 }
 
-func TestGapGivenUp(t *testing.T) {
+func TestGapThatIsNone(t *testing.T) {
 	var s Stream
 	s.Start(0)
-	places := func(seqs ...packet.Seq) (got []Place) {
-		for _, seq := range seqs {
-			p, _ := s.Place(seq, 10)
-			got = append(got, p)
-		}
-		return got
-	}
 	// Other segments between do not count; the third of one kind does.
-	want := []Place{Ahead, Ahead, Ahead, Ahead, Joins}
-	for i, got := range places(100, 200, 100, 100, 100) {
-		if got != want[i] {
+	want := []Place{Ahead, Ahead, Ahead, Ahead, Blind, Blind}
+	for i, seq := range []packet.Seq{100, 200, 100, 100, 100, 100} {
+		if got, _ := s.Place(seq, 10); got != want[i] {
 			t.Errorf("segment %d behind the gap: %v, want %v", i, got, want[i])
 		}
 	}
-	s.Advance(10)
-	if got := places(1); got[0] != Joins || s.Next() != 1 {
-		t.Errorf("a byte of the gap: %v, next %d", got[0], s.Next())
+	// The gap's own bytes are still what comes next.
+	if got, _ := s.Place(1, 9); got != Follows {
+		t.Errorf("the gap's first bytes: %v", got)
+	}
+	s.Advance(9)
+	s.Acked(500) // nobody has sent that
+	if s.Next() != 10 {
+		t.Errorf("a wrong acknowledgement moved the stream to %d", s.Next())
+	}
+	s.Acked(110)
+	if got, _ := s.Place(110, 5); got != Joins || s.Next() != 110 {
+		t.Errorf("after the receiver has closed the gap: %v, next %d", got, s.Next())
+	}
+	s.Advance(5)
+	if got, _ := s.Place(115, 5); got != Follows {
+		t.Errorf("and then: %v", got)
 	}
 }
 
@@ -136,9 +142,6 @@ func FuzzStream(f *testing.F) {
 			seq := isn.Add(1 + at)
 			p, old := s.Place(seq, n)
 			if p != Follows {
-				if p == Joins {
-					return // a gap given up: the order is the sender's business
-				}
 				continue
 			}
 			if old < 0 || old > n {

@@ -406,8 +406,8 @@ func TestCannotStart(t *testing.T) {
 		want string
 	}{
 		{"queue taken", []string{"--listen", ""}, "queue 1723 is bound by pid"},
-		{"port taken", []string{"--queue", "5", "--rules", "none"}, "choose another address with --listen"},
-		{"socket taken", []string{"--queue", "5", "--rules", "none", "--listen", ""}, "another daemon answers there"},
+		{"port taken", []string{"--queue", "5", "--rules", "none", "--state-dir", t.TempDir()}, "choose another address with --listen"},
+		{"state directory taken", []string{"--queue", "5", "--rules", "none", "--listen", ""}, "another daemon has it"},
 	}
 	first := g.log
 	for _, tt := range tests {

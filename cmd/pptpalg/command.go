@@ -33,7 +33,7 @@ any number of clients and servers behind one public address are told apart.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(runCommand(e), callsCommand(e), rulesCommand(), versionCommand())
+	root.AddCommand(runCommand(e), callsCommand(e), replayCommand(), rulesCommand(), versionCommand())
 	root.SetArgs(e.args)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)

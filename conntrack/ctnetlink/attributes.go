@@ -32,8 +32,8 @@ const (
 )
 
 // Attributes within those: enum ctattr_tuple, ctattr_ip, ctattr_l4proto,
-// ctattr_protoinfo, ctattr_protoinfo_tcp, ctattr_help, ctattr_nat and
-// ctattr_filter.
+// ctattr_protoinfo, ctattr_protoinfo_tcp, ctattr_help, ctattr_nat,
+// ctattr_protonat and ctattr_filter.
 const (
 	ctaTupleIP    = 1 // CTA_TUPLE_IP
 	ctaTupleProto = 2 // CTA_TUPLE_PROTO
@@ -49,10 +49,19 @@ const (
 	ctaProtoInfoTCP      = 1 // CTA_PROTOINFO_TCP
 	ctaProtoInfoTCPState = 1 // CTA_PROTOINFO_TCP_STATE, u8
 
+	ctaProtoInfoTCPWscaleOrig  = 2 // CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, u8
+	ctaProtoInfoTCPWscaleReply = 3 // CTA_PROTOINFO_TCP_WSCALE_REPLY, u8
+	ctaProtoInfoTCPFlagsOrig   = 4 // CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, struct nf_ct_tcp_flags: u8 flags, u8 mask
+	ctaProtoInfoTCPFlagsReply  = 5 // CTA_PROTOINFO_TCP_FLAGS_REPLY, likewise
+
 	ctaHelpName = 1 // CTA_HELP_NAME
 
 	ctaNATv4MinIP = 1 // CTA_NAT_V4_MINIP
 	ctaNATv4MaxIP = 2 // CTA_NAT_V4_MAXIP
+	ctaNATProto   = 3 // CTA_NAT_PROTO
+
+	ctaProtoNATPortMin = 1 // CTA_PROTONAT_PORT_MIN, be16
+	ctaProtoNATPortMax = 2 // CTA_PROTONAT_PORT_MAX, be16
 
 	ctaFilterOrigFlags  = 1 // CTA_FILTER_ORIG_FLAGS, u32 in native order
 	ctaFilterReplyFlags = 2 // CTA_FILTER_REPLY_FLAGS, likewise
@@ -81,20 +90,26 @@ const (
 	statusSeenReply    status = 1 << 1  // IPS_SEEN_REPLY: no NAT rule is asked about its packets
 	statusAssured      status = 1 << 2  // IPS_ASSURED: not dropped early when the table is full
 	statusConfirmed    status = 1 << 3  // IPS_CONFIRMED: in the table; without it a create is refused (EBUSY)
+	statusSrcNAT       status = 1 << 4  // IPS_SRC_NAT: its packets' sources are translated
+	statusDstNAT       status = 1 << 5  // IPS_DST_NAT: their destinations are
 	statusFixedTimeout status = 1 << 10 // IPS_FIXED_TIMEOUT: packets do not change the timeout
 
-	statusFlow = statusSeenReply | statusAssured | statusConfirmed | statusFixedTimeout
+	statusFlow      = statusSeenReply | statusAssured | statusConfirmed | statusFixedTimeout
+	statusConnected = statusSeenReply | statusAssured | statusConfirmed
+
+	statusNAT = statusSrcNAT | statusDstNAT // only the kernel sets these
 )
 
 // tcpState is enum tcp_conntrack in linux/netfilter/nf_conntrack_tcp.h.
 type tcpState uint8
 
 const (
-	tcpSynSent  tcpState = 1 // SYN seen
-	tcpSynRecv  tcpState = 2 // SYN+ACK seen
-	tcpLastAck  tcpState = 6 // FIN seen from both ends
-	tcpTimeWait tcpState = 7 // and the last one acknowledged
-	tcpClose    tcpState = 8 // RST seen
+	tcpSynSent     tcpState = 1 // SYN seen
+	tcpSynRecv     tcpState = 2 // SYN+ACK seen
+	tcpEstablished tcpState = 3 // and that acknowledged
+	tcpLastAck     tcpState = 6 // FIN seen from both ends
+	tcpTimeWait    tcpState = 7 // and the last one acknowledged
+	tcpClose       tcpState = 8 // RST seen
 )
 
 // opening reports whether TCP's handshake is not over.
@@ -103,3 +118,26 @@ func (s tcpState) opening() bool { return s == tcpSynSent || s == tcpSynRecv }
 // ended reports whether TCP is over. FIN_WAIT and CLOSE_WAIT are not: one end
 // has sent its FIN, and the other may still talk.
 func (s tcpState) ended() bool { return s >= tcpLastAck && s <= tcpClose }
+
+// What the kernel knows of each direction of a TCP connection: the
+// IP_CT_TCP_FLAG_… of linux/netfilter/nf_conntrack_tcp.h.
+//
+// SACK_PERM and BE_LIBERAL are what it gives to a connection that it meets in its
+// middle (tcp_new in nf_conntrack_proto_tcp.c): no segment may be refused for
+// lying outside of a window whose scale nobody knows. But such a segment is let
+// through without being tracked (tcp_in_window), so that data stays
+// unacknowledged for ever, and the entry's timeout at the 300 seconds that are
+// for such data. With WINDOW_SCALE and the largest scale there is (RFC 7323
+// section 2.3) every segment lies in the window, and tracking goes on.
+//
+// MAXACK_SET must not be among them. It would say that the highest
+// acknowledgement from that end is known, and is 0, and a RST is refused if its
+// number is before that, as half of all numbers are. The kernel sets it by itself.
+const (
+	tcpFlagWindowScale = 0x01 // IP_CT_TCP_FLAG_WINDOW_SCALE
+	tcpFlagSACKPerm    = 0x02 // IP_CT_TCP_FLAG_SACK_PERM
+	tcpFlagBeLiberal   = 0x08 // IP_CT_TCP_FLAG_BE_LIBERAL
+
+	tcpFlagsRevived = tcpFlagWindowScale | tcpFlagSACKPerm | tcpFlagBeLiberal
+	tcpMaxWscale    = 14
+)

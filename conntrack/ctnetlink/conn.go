@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/mdlayher/netlink"
@@ -41,6 +42,9 @@ type Conn struct {
 // Dial opens a connection to the conntrack table of the calling thread's network
 // namespace. It asks one question, so that a kernel without conntrack's netlink
 // interface and a process without the right to use it are found here.
+//
+// A socket that fails is replaced by one that the calling thread then opens, so
+// what uses the Conn must stay in the namespace.
 func Dial() (*Conn, error) { return open(dialKernel) }
 
 // open is Dial over any way to a socket.
@@ -96,116 +100,169 @@ func (c *Conn) Close() error {
 
 // get returns the entry of which t is a tuple in the zone, or ErrNotFound.
 func (c *Conn) get(t tuple, zone uint16) (entry, error) {
-	es, err := c.exchange(getRequest(t, zone), nil)
+	var es []entry
+	err := c.exchange(getRequest(t, zone), func() func(entry) {
+		return func(e entry) { es = append(es, e) }
+	})
 	if err != nil {
 		return entry{}, err
 	}
 	if len(es) == 0 {
 		return entry{}, ErrNotFound
 	}
-	return es[0], nil
+	return es[len(es)-1], nil
 }
 
 // remove takes an entry out of the table. One that is gone is no error.
 func (c *Conn) remove(t tuple, zone uint16, id uint32) error {
-	_, err := c.exchange(deleteRequest(t, zone, id), nil)
+	err := c.exchange(deleteRequest(t, zone, id), nil)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	return err
 }
 
-// dump returns the IPv4 entries of all zones that match the filter.
-func (c *Conn) dump(f filter) ([]entry, error) {
-	if !c.noFilter {
-		es, err := c.exchange(dumpRequest(f, true), f.match)
-		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) {
-			return es, err
+// list dumps the IPv4 entries of all zones that match the filter, and returns
+// what read makes of those for which it says true.
+func list[T any](c *Conn, f filter, read func(entry) (T, bool)) ([]T, error) {
+	var all []T
+	err := c.dump(f, func() func(entry) {
+		all = all[:0]
+		return func(e entry) {
+			if !f.match(e) {
+				return
+			}
+			if v, ok := read(e); ok {
+				all = push(all, v)
+			}
 		}
-		c.noFilter = true
-	}
-	return c.exchange(dumpRequest(f, false), f.match)
-}
-
-// exchange sends a request and returns the entries of the answer for which keep
-// is true; a nil keep keeps all. Requests may be repeated: a create that had
-// been carried out answers EEXIST, a delete ErrNotFound.
-//
-// The caller holds mu, as for everything that leads here.
-func (c *Conn) exchange(r request, keep func(entry) bool) ([]entry, error) {
-	m, err := r.message()
+	})
 	if err != nil {
 		return nil, err
 	}
-	for range tries {
-		var es []entry
-		es, err = c.try(m, keep)
-		if err == nil || !passing(err) {
-			return es, err
-		}
-	}
-	return nil, fmt.Errorf("give up after %d tries: %w", tries, err)
+	return all, nil
 }
 
-// try does one exchange. After a failure of the socket itself the rest of the
-// answer may still be on it, so the socket is replaced.
-func (c *Conn) try(m netlink.Message, keep func(entry) bool) ([]entry, error) {
+// push is append that doubles a full slice, however long it is: append's smaller
+// steps copy a long one several times more.
+func push[T any](s []T, v T) []T {
+	if len(s) == cap(s) {
+		s = slices.Grow(s, max(len(s), 16))
+	}
+	return append(s, v)
+}
+
+// dump asks the kernel to filter, and if it cannot, for everything.
+func (c *Conn) dump(f filter, start func() func(entry)) error {
+	if !c.noFilter {
+		err := c.exchange(dumpRequest(f, true), start)
+		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+		c.noFilter = true
+	}
+	return c.exchange(dumpRequest(f, false), start)
+}
+
+// exchange sends a request and reads the answer. Each try begins with start,
+// which returns what is to see the entries of the answer: those of the try before
+// were in vain. A nil start has no use for entries. Requests may be repeated: a
+// create that had been carried out answers EEXIST, a delete ErrNotFound.
+//
+// The caller holds mu, as for everything that leads here.
+func (c *Conn) exchange(r request, start func() func(entry)) error {
+	var err error
+	for range tries {
+		var see func(int, entry)
+		if start != nil {
+			s := start()
+			see = func(_ int, e entry) { s(e) }
+		}
+		err = c.try([]netlink.Message{r.message()}, see)[0]
+		if err == nil || !passing(err) {
+			return err
+		}
+	}
+	return fmt.Errorf("give up after %d tries: %w", tries, err)
+}
+
+// try sends messages in one datagram, shows see each entry of the answers with
+// the index of its message, and returns what became of each message.
+//
+// Only the last message need ask for an acknowledgement: the kernel carries them
+// out in order, each to its end, and answers a failure unasked (netlink_rcv_skb
+// in af_netlink.c).
+func (c *Conn) try(ms []netlink.Message, see func(int, entry)) []error {
+	errs := make([]error, len(ms))
+	if err := c.converse(ms, answers{see: see, errs: errs}); err != nil {
+		for i := range errs {
+			errs[i] = err
+		}
+	}
+	return errs
+}
+
+// converse returns an error if the socket fails. The rest of the answer may still
+// be on it then, so it is replaced.
+func (c *Conn) converse(ms []netlink.Message, a answers) error {
 	if c.closed {
-		return nil, net.ErrClosed
+		return net.ErrClosed
 	}
-	req, err := c.socket.Send(m)
+	sent, err := c.socket.SendMessages(ms)
 	if err != nil {
-		return nil, c.redial(err)
+		return c.redial(err)
 	}
-	a := answer{keep: keep}
+	a.first = sent[0].Header.Sequence
 	for !a.ended {
 		msgs, err := c.socket.receive()
 		if err != nil {
-			return nil, c.redial(err)
+			return c.redial(err)
 		}
 		for _, m := range msgs {
-			if m.Header.Sequence != req.Header.Sequence {
-				return nil, c.redial(errStale)
+			if !a.add(m) {
+				return c.redial(errStale)
 			}
-			a.add(m)
 		}
 	}
-	if a.err != nil {
-		return nil, a.err
+	return nil
+}
+
+// answers is what has come of the kernel's answers to messages sent together.
+type answers struct {
+	see   func(int, entry) // nil: entries are of no interest
+	first uint32           // sequence number of the first message
+	errs  []error          // by message, the first of each; the answer is read to its end nevertheless
+	ended bool
+}
+
+// add reports whether m answers one of the messages.
+func (a *answers) add(m netlink.Message) bool {
+	// Sequence numbers wrap around, and so does the difference of earlier ones.
+	i := m.Header.Sequence - a.first
+	if i >= uint32(len(a.errs)) {
+		return false
 	}
-	return a.entries, nil
-}
-
-// answer is what has come of the kernel's answer to a request.
-type answer struct {
-	keep    func(entry) bool
-	entries []entry
-	err     error // the first one; the answer is read to its end nevertheless
-	ended   bool
-}
-
-func (a *answer) add(m netlink.Message) {
 	if m.Header.Flags&netlink.DumpInterrupted != 0 {
-		a.fail(errInterrupted)
+		a.fail(i, errInterrupted)
 	}
 	if ends(m) {
-		a.fail(found(errno(m)))
-		a.ended = true
+		a.fail(i, found(errno(m)))
+		a.ended = i == uint32(len(a.errs))-1
 	}
-	if m.Header.Type != msgNew {
-		return
+	if m.Header.Type == msgNew && a.see != nil {
+		e, err := decodeEntry(m.Data)
+		a.fail(i, err)
+		if err == nil {
+			a.see(int(i), e)
+		}
 	}
-	e, err := decodeEntry(m.Data)
-	if err != nil {
-		a.fail(err)
-	} else if a.keep == nil || a.keep(e) {
-		a.entries = append(a.entries, e)
-	}
+	return true
 }
 
-func (a *answer) fail(err error) {
-	if a.err == nil {
-		a.err = err
+// fail notes an error, or nothing if it is nil.
+func (a *answers) fail(i uint32, err error) {
+	if a.errs[i] == nil {
+		a.errs[i] = err
 	}
 }
 

@@ -53,7 +53,7 @@ func (c *Conn) find(t conntrack.Tuple) (entry, error) {
 // search looks for a TCP tuple in every zone.
 func (c *Conn) search(t conntrack.Tuple) (entry, error) {
 	for _, f := range byTuple(t) {
-		es, err := c.dump(f)
+		es, err := list(c, f, func(e entry) (entry, bool) { return e, true })
 		if err != nil {
 			return entry{}, err
 		}
@@ -72,14 +72,14 @@ func (c *Conn) Connections(ports []uint16) ([]conntrack.Connection, error) {
 	defer c.mu.Unlock()
 	var all []conntrack.Connection
 	for _, port := range unique(ports) {
-		es, err := c.dump(byPort(port))
+		found, err := list(c, byPort(port), func(e entry) (conntrack.Connection, bool) {
+			c.zones.remember(e.zone())
+			return e.connection(), true
+		})
 		if err != nil {
 			return nil, fmt.Errorf("list TCP connections to port %d: %w", port, err)
 		}
-		for _, e := range es {
-			c.zones.remember(e.zone())
-			all = append(all, e.connection())
-		}
+		all = append(all, found...)
 	}
 	return all, nil
 }

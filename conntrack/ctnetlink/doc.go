@@ -25,11 +25,17 @@
 // changes the key and keeps the address therefore has 0.0.0.0 as the source of
 // the reply tuple it sends, for the attribute to replace.
 //
+// Entries can be created in any network namespace. Packets are translated by them
+// only where a nat table has a rule, whatever it is about: the first one is what
+// makes the kernel hook its NAT into the namespace.
+//
 // # One entry for two flows
 //
 // Where Call ID 0 is chosen by both ends, the flow to the initiator ends in the
 // tuple in which the flow back begins: C > S, both keys 0. The kernel knows each
 // tuple once in a zone, and the first entry's reply direction already translates
 // as the second would. Create leaves such a flow to the entry that carries it,
-// and Flows does not list it.
+// and Flows does not list it. Where two calls between the same ends share an
+// entry so, the end of one takes it from the other, until that flow is created
+// again.
 package ctnetlink

@@ -1,12 +1,11 @@
 package ctnetlink
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"pptpalg/alg/pptp"
@@ -23,12 +22,12 @@ type tuple struct {
 // entry is a conntrack entry, as far as this package reads and writes one.
 type entry struct {
 	orig, reply    tuple
-	natSrc, natDst netip.Addr // only sent: the kernel shows NAT in the reply tuple
+	natSrc, natDst netip.AddrPort // only sent: the kernel shows NAT in the reply tuple; port 0 for none
 	status         status
 	timeout        uint32 // seconds
 	mark           uint32
 	both           uint16 // zone of both directions
-	id             uint32 // tells an entry from a later one with its tuples
+	id             uint32 // tells an entry from a later one with its tuples, unless that lies in the same memory (nf_ct_get_id)
 	helper         string
 	tcp            tcpState
 }
@@ -63,7 +62,8 @@ func (e entry) connection() conntrack.Connection {
 }
 
 // flow returns the flow that the entry translates, and whether it is an entry as
-// Create makes it.
+// Create makes it. One with the tuples of a flow may have been made without NAT:
+// the kernel then takes the tuples for the flow's packets and translates none.
 func (e entry) flow() (conntrack.Flow, bool) {
 	ours := e.orig.proto == unix.IPPROTO_GRE && e.status&statusFlow == statusFlow &&
 		e.orig.Src.Port() == 0 && e.reply.Dst.Port() == 0 && e.helper == "" &&
@@ -71,7 +71,7 @@ func (e entry) flow() (conntrack.Flow, bool) {
 	if !ours {
 		return conntrack.Flow{}, false
 	}
-	return conntrack.Flow{
+	f := conntrack.Flow{
 		Src:    e.orig.Src.Addr(),
 		Dst:    e.orig.Dst.Addr(),
 		Key:    pptp.CallID(e.orig.Dst.Port()),
@@ -80,7 +80,30 @@ func (e entry) flow() (conntrack.Flow, bool) {
 		NewKey: pptp.CallID(e.reply.Src.Port()),
 		Zone:   e.both,
 		Mark:   e.mark,
-	}, true
+	}
+	if e.status&statusNAT != natOf(f) {
+		return conntrack.Flow{}, false
+	}
+	return f, true
+}
+
+// translates reports whether the entry is f's. The mark does not count: others may
+// change it.
+func (e entry) translates(f conntrack.Flow) bool {
+	there, ours := e.flow()
+	there.Mark = f.Mark
+	return ours && there == f
+}
+
+// natOf returns the NAT bits that the kernel gives to a flow's entry.
+func natOf(f conntrack.Flow) (nat status) {
+	if f.NewSrc != f.Src {
+		nat |= statusSrcNAT
+	}
+	if f.NewDst != f.Dst || f.NewKey != f.Key {
+		nat |= statusDstNAT
+	}
+	return nat
 }
 
 // carries reports whether the entry's reply direction translates as f would: see
@@ -117,14 +140,14 @@ func flowEntry(f conntrack.Flow) entry {
 	before.NewSrc, before.NewDst = f.Src, f.Dst
 	e := entry{status: statusFlow, timeout: Timeout, mark: f.Mark, both: f.Zone}
 	if f.NewSrc != f.Src {
-		e.natSrc = f.NewSrc
+		e.natSrc = netip.AddrPortFrom(f.NewSrc, 0)
 	}
-	switch {
-	case f.NewDst != f.Dst:
-		e.natDst = f.NewDst
-	case f.NewKey != f.Key:
+	if f.NewDst != f.Dst || f.NewKey != f.Key {
+		e.natDst = netip.AddrPortFrom(f.NewDst, 0)
+	}
+	if f.NewDst == f.Dst && f.NewKey != f.Key {
 		// Only an address that changes makes the kernel rewrite the key.
-		e.natDst, before.NewDst = f.NewDst, netip.IPv4Unspecified()
+		before.NewDst = netip.IPv4Unspecified()
 	}
 	e.orig = tuple{Tuple: enters(f), proto: unix.IPPROTO_GRE}
 	e.reply = tuple{Tuple: leaves(before).Reversed(), proto: unix.IPPROTO_GRE}
@@ -137,138 +160,111 @@ const nfgenmsgLen = 4
 
 var (
 	errShort = errors.New("message shorter than its nfgenmsg header")
-	errAddr  = errors.New("address is not 4 bytes long")
 	errTuple = errors.New("tuple without its IPv4 addresses")
 )
 
 // decodeEntry reads an entry from the data of a netlink message. Attributes it
-// has no use for are skipped; one of the wrong size is an error.
+// has no use for are skipped; one of the wrong size is an error. It allocates for
+// the name of a helper alone.
 func decodeEntry(b []byte) (entry, error) {
-	if len(b) < nfgenmsgLen {
-		return entry{}, fmt.Errorf("decode conntrack entry: %w", errShort)
-	}
-	ad, err := netlink.NewAttributeDecoder(b[nfgenmsgLen:])
-	if err != nil {
-		return entry{}, fmt.Errorf("decode conntrack entry: %w", err)
-	}
-	ad.ByteOrder = binary.BigEndian
-
 	var e entry
-	for ad.Next() {
-		e.decode(ad)
-	}
-	if err := errors.Join(ad.Err(), e.orig.check(), e.reply.check()); err != nil {
+	if err := e.decode(b); err != nil {
 		return entry{}, fmt.Errorf("decode conntrack entry: %w", err)
 	}
 	return e, nil
 }
 
-// decode reads one attribute. Errors stick to the decoder.
-func (e *entry) decode(ad *netlink.AttributeDecoder) {
-	switch ad.Type() {
+func (e *entry) decode(b []byte) error {
+	if len(b) < nfgenmsgLen {
+		return errShort
+	}
+	if err := walk(b[nfgenmsgLen:], e.decodeAttr); err != nil {
+		return err
+	}
+	// The guard that makes every decoded tuple one of IPv4.
+	for _, a := range [...]netip.AddrPort{e.orig.Src, e.orig.Dst, e.reply.Src, e.reply.Dst} {
+		if !a.Addr().Is4() {
+			return errTuple
+		}
+	}
+	return nil
+}
+
+func (e *entry) decodeAttr(typ uint16, v []byte) error {
+	switch typ {
 	case ctaTupleOrig:
-		ad.Nested(e.orig.decode)
+		return walk(v, e.orig.decode)
 	case ctaTupleReply:
-		ad.Nested(e.reply.decode)
+		return walk(v, e.reply.decode)
 	case ctaStatus:
-		e.status = status(ad.Uint32())
+		return read32(v, &e.status)
 	case ctaTimeout:
-		e.timeout = ad.Uint32()
+		return read32(v, &e.timeout)
 	case ctaMark:
-		e.mark = ad.Uint32()
+		return read32(v, &e.mark)
 	case ctaID:
-		e.id = ad.Uint32()
+		return read32(v, &e.id)
 	case ctaZone:
-		e.both = ad.Uint16()
+		return read16(v, &e.both)
 	case ctaHelp:
-		ad.Nested(e.decodeHelp)
+		return walk(v, e.decodeHelp)
 	case ctaProtoInfo:
-		ad.Nested(e.decodeProtoInfo)
-	}
-}
-
-func (e *entry) decodeHelp(ad *netlink.AttributeDecoder) error {
-	for ad.Next() {
-		if ad.Type() == ctaHelpName {
-			e.helper = ad.String()
-		}
+		return walk(v, e.decodeProtoInfo)
 	}
 	return nil
 }
 
-func (e *entry) decodeProtoInfo(ad *netlink.AttributeDecoder) error {
-	for ad.Next() {
-		if ad.Type() == ctaProtoInfoTCP {
-			ad.Nested(e.decodeTCP)
-		}
+func (e *entry) decodeHelp(typ uint16, v []byte) error {
+	if typ == ctaHelpName {
+		e.helper = strings.TrimRight(string(v), "\x00")
 	}
 	return nil
 }
 
-func (e *entry) decodeTCP(ad *netlink.AttributeDecoder) error {
-	for ad.Next() {
-		if ad.Type() == ctaProtoInfoTCPState {
-			e.tcp = tcpState(ad.Uint8())
-		}
+func (e *entry) decodeProtoInfo(typ uint16, v []byte) error {
+	if typ == ctaProtoInfoTCP {
+		return walk(v, e.decodeTCP)
 	}
 	return nil
 }
 
-func (t *tuple) decode(ad *netlink.AttributeDecoder) error {
-	for ad.Next() {
-		switch ad.Type() {
-		case ctaTupleIP:
-			ad.Nested(t.decodeIP)
-		case ctaTupleProto:
-			ad.Nested(t.decodeProto)
-		case ctaTupleZone:
-			t.zone = ad.Uint16()
-		}
+func (e *entry) decodeTCP(typ uint16, v []byte) error {
+	if typ == ctaProtoInfoTCPState {
+		return read8(v, &e.tcp)
 	}
 	return nil
 }
 
-func (t *tuple) decodeIP(ad *netlink.AttributeDecoder) error {
-	for ad.Next() {
-		switch ad.Type() {
-		case ctaIPv4Src:
-			t.Src = netip.AddrPortFrom(decodeIPv4(ad), t.Src.Port())
-		case ctaIPv4Dst:
-			t.Dst = netip.AddrPortFrom(decodeIPv4(ad), t.Dst.Port())
-		}
+func (t *tuple) decode(typ uint16, v []byte) error {
+	switch typ {
+	case ctaTupleIP:
+		return walk(v, t.decodeIP)
+	case ctaTupleProto:
+		return walk(v, t.decodeProto)
+	case ctaTupleZone:
+		return read16(v, &t.zone)
 	}
 	return nil
 }
 
-func (t *tuple) decodeProto(ad *netlink.AttributeDecoder) error {
-	for ad.Next() {
-		switch ad.Type() {
-		case ctaProtoNum:
-			t.proto = ad.Uint8()
-		case ctaProtoSrcPort:
-			t.Src = netip.AddrPortFrom(t.Src.Addr(), ad.Uint16())
-		case ctaProtoDstPort:
-			t.Dst = netip.AddrPortFrom(t.Dst.Addr(), ad.Uint16())
-		}
+func (t *tuple) decodeIP(typ uint16, v []byte) error {
+	switch typ {
+	case ctaIPv4Src:
+		return readAddr(v, &t.Src)
+	case ctaIPv4Dst:
+		return readAddr(v, &t.Dst)
 	}
 	return nil
 }
 
-// check is the guard that makes every decoded tuple one of IPv4.
-func (t *tuple) check() error {
-	if !t.Src.Addr().Is4() || !t.Dst.Addr().Is4() {
-		return errTuple
+func (t *tuple) decodeProto(typ uint16, v []byte) error {
+	switch typ {
+	case ctaProtoNum:
+		return read8(v, &t.proto)
+	case ctaProtoSrcPort:
+		return readPort(v, &t.Src)
+	case ctaProtoDstPort:
+		return readPort(v, &t.Dst)
 	}
 	return nil
-}
-
-func decodeIPv4(ad *netlink.AttributeDecoder) (addr netip.Addr) {
-	ad.Do(func(b []byte) error {
-		if len(b) != 4 {
-			return errAddr
-		}
-		addr = netip.AddrFrom4([4]byte(b))
-		return nil
-	})
-	return addr
 }

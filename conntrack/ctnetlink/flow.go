@@ -11,14 +11,17 @@ import (
 
 // Timeout is the life of a flow's entry in seconds: 10 days, whatever packets
 // come. An entry of fixed timeout refuses a new one (EPERM), so it is long, and
-// the entry is deleted when its call ends; creating the flow again starts it
-// anew. The kernel counts jiffies in 32 bits and caps it at some 24 days where
-// HZ is 1000.
+// the entry is deleted when its call ends. Create does not start it anew either: a
+// call that lasts longer loses its entry, and has it again from the next Create.
+// The kernel counts jiffies in 32 bits and caps it at some 24 days where HZ is
+// 1000.
 const Timeout = 10 * 24 * 60 * 60
 
 // Create puts a flow's entry into the table. What stands in its way gives way:
 // a former call's entry, or one that the kernel made of a packet that came too
-// early. An entry of this very flow is replaced, and its life starts anew.
+// early. An entry of this very flow stays, and only its mark is set if it is
+// another: in the instant between the end of an entry and its successor, a packet
+// would pass untranslated and leave an entry of its own.
 func (c *Conn) Create(f conntrack.Flow) error {
 	if err := checkFlow(f); err != nil {
 		return fmt.Errorf("create GRE entry for %v: %w", f, err)
@@ -36,12 +39,12 @@ func (c *Conn) Create(f conntrack.Flow) error {
 func (c *Conn) create(f conntrack.Flow) error {
 	var err error
 	for range tries {
-		_, err = c.exchange(createRequest(flowEntry(f)), nil)
+		err = c.exchange(createRequest(flowEntry(f)), nil)
 		if !errors.Is(err, unix.EEXIST) {
 			return err
 		}
-		carried, clearErr := c.clear(f)
-		if carried || clearErr != nil {
+		stands, clearErr := c.clear(f)
+		if stands || clearErr != nil {
 			return clearErr
 		}
 	}
@@ -49,13 +52,15 @@ func (c *Conn) create(f conntrack.Flow) error {
 }
 
 // clear deletes the entries that hold one of the tuples which f's is to have,
-// unless it finds that f has no need of an entry.
-func (c *Conn) clear(f conntrack.Flow) (carried bool, err error) {
+// unless it finds that f's stands already, or has no need to.
+func (c *Conn) clear(f conntrack.Flow) (stands bool, err error) {
 	e, err := c.get(gre(enters(f)), f.Zone)
-	if err == nil && e.carries(f) {
+	switch {
+	case err == nil && e.carries(f):
 		return true, nil
-	}
-	if err != nil && !errors.Is(err, ErrNotFound) {
+	case err == nil && e.translates(f):
+		return c.setMark(e, f)
+	case err != nil && !errors.Is(err, ErrNotFound):
 		return false, fmt.Errorf("get the entry in the way: %w", err)
 	}
 	for _, t := range []conntrack.Tuple{enters(f), leaves(f).Reversed()} {
@@ -64,6 +69,21 @@ func (c *Conn) clear(f conntrack.Flow) (carried bool, err error) {
 		}
 	}
 	return false, nil
+}
+
+// setMark gives f's mark to its entry, and returns false if that is gone.
+func (c *Conn) setMark(e entry, f conntrack.Flow) (stands bool, err error) {
+	if e.mark == f.Mark {
+		return true, nil
+	}
+	err = c.exchange(markRequest(e.orig, f.Zone, f.Mark), nil)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("set the mark of its entry: %w", err)
+	}
+	return true, nil
 }
 
 // Delete takes a flow's entry out of the table. An entry that is gone is no
@@ -90,9 +110,7 @@ func (c *Conn) delete(f conntrack.Flow) error {
 	if err != nil {
 		return err
 	}
-	there, ours := e.flow()
-	there.Mark = f.Mark
-	if !ours || there != f {
+	if !e.translates(f) {
 		return nil
 	}
 	return c.remove(e.orig, f.Zone, e.id)
@@ -104,15 +122,9 @@ func (c *Conn) delete(f conntrack.Flow) error {
 func (c *Conn) Flows() ([]conntrack.Flow, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	es, err := c.dump(byProto(unix.IPPROTO_GRE))
+	flows, err := list(c, byProto(unix.IPPROTO_GRE), entry.flow)
 	if err != nil {
 		return nil, fmt.Errorf("list GRE entries: %w", err)
-	}
-	var flows []conntrack.Flow
-	for _, e := range es {
-		if f, ours := e.flow(); ours {
-			flows = append(flows, f)
-		}
 	}
 	return flows, nil
 }

@@ -13,6 +13,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	oracle "github.com/ti-mo/conntrack"
+	"golang.org/x/sys/unix"
 
 	"pptpalg/alg/pptp"
 	"pptpalg/conntrack"
@@ -216,6 +217,70 @@ func TestCreateAgain(t *testing.T) {
 		mustCreate(t, c, f)
 	}
 	wantFlows(t, c, with(toClient, 0, 5), toServer)
+}
+
+// What is in the way of a flow stays if it is the flow's own entry, and only then.
+func TestCreateKeepsItsEntry(t *testing.T) {
+	moved, rekeyed := toClient, toClient
+	moved.NewDst = netip.MustParseAddr("10.0.0.9")
+	rekeyed.NewKey = 8
+	// Only the timeout tells: the kernel reuses an entry's memory, and so its ID.
+	const old = 1000
+	made := func(f conntrack.Flow) func(*testing.T, *namespace, *Conn) {
+		return func(t *testing.T, _ *namespace, c *Conn) {
+			e := flowEntry(f)
+			e.timeout = old
+			if err := c.exchange(createRequest(e), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	inserted := func(line string) func(*testing.T, *namespace, *Conn) {
+		return func(t *testing.T, ns *namespace, c *Conn) {
+			ns.run(t, "conntrack -I -p gre -t 100 -w 7 -s 192.0.2.2 -d 192.0.2.1 --srckey 0 --dstkey 777 --reply-key-src 7 --reply-key-dst 0 --reply-dst 192.0.2.2 "+line)
+			wantFlows(t, c)
+		}
+	}
+	for _, tt := range []struct {
+		name  string
+		inWay func(*testing.T, *namespace, *Conn)
+		kept  bool
+	}{
+		{"its own", made(with(toClient, 7, 5)), true},
+		{"its own with another mark", made(with(toClient, 7, 6)), true},
+		{"another address", made(with(moved, 7, 5)), false},
+		{"another key", made(with(rekeyed, 7, 5)), false},
+		{"its tuples without NAT", inserted("-u SEEN_REPLY,ASSURED,FIXED_TIMEOUT --reply-src 10.0.0.2"), false},
+		{"its tuples with a timeout of packets", inserted("-u SEEN_REPLY,ASSURED --reply-src 192.0.2.1 -g 10.0.0.2"), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ns := newNamespace(t)
+			for name, create := range map[string]func(*Conn, conntrack.Flow) error{
+				"Create":    (*Conn).Create,
+				"CreateAll": func(c *Conn, f conntrack.Flow) error { return c.CreateAll([]conntrack.Flow{f})[f] },
+			} {
+				c := ns.dial(t)
+				tt.inWay(t, ns, c)
+				if err := create(c, with(toClient, 7, 5)); err != nil {
+					t.Fatal(err)
+				}
+				wantFlows(t, c, with(toClient, 7, 5))
+				if es := dumpOracle(t, ns); len(es) != 1 || es[0].Timeout <= old != tt.kept {
+					t.Errorf("%s: table is %+v; want the old entry kept: %v", name, es, tt.kept)
+				}
+				mustDelete(t, c, with(toClient, 7, 5))
+			}
+		})
+	}
+}
+
+// The entry that is to get another mark ends before it can.
+func TestCreateMarkOfNothing(t *testing.T) {
+	c, k := openFake(t, says(unix.EEXIST), shows(t, 0, with(toClient, 0, 5)), says(unix.ENOENT), says(0))
+	mustCreate(t, c, toClient)
+	if len(k.scripts) != 0 {
+		t.Errorf("%d scripts left, want 0", len(k.scripts))
+	}
 }
 
 // Where both ends chose Call ID 0, the two flows of a call are the two

@@ -112,6 +112,12 @@ func (n *namespace) dial(t testing.TB) *Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A socket that replaces one belongs to the namespace too, and not to the
+	// one that the test runs in.
+	c.dial = func() (s socket, err error) {
+		n.do(func() { s, err = dialKernel() })
+		return s, err
+	}
 	t.Cleanup(func() {
 		if err := c.Close(); err != nil {
 			t.Error(err)

@@ -187,3 +187,47 @@ func TestPacketsTooEarly(t *testing.T) {
 	pass(t, server, client, [2]packet{{"", publicAddr, 777, 2}, {serverAddr, clientAddr, 7, 2}})
 	wantFlows(t, c, toClient, toServer)
 }
+
+// TestPacketsWhileCreatedAgain has packets pass while a reconciliation creates
+// flows that are there: none may slip by untranslated.
+func TestPacketsWhileCreatedAgain(t *testing.T) {
+	n := newNetwork(t)
+	n.gateway.run(t, "iptables -t nat -A POSTROUTING -o server -j MASQUERADE")
+	c := n.gateway.dial(t)
+	flows := []conntrack.Flow{toClient, toServer}
+	wantNone(t, c.CreateAll(flows))
+	client, server := newGREHost(t, n.client), newGREHost(t, n.server)
+
+	done := make(chan struct{})
+	again := make(chan struct{})
+	go func() {
+		defer close(again)
+		for mark := uint32(0); ; mark++ {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			for _, f := range flows {
+				if err := c.Create(with(f, 0, mark%2)); err != nil {
+					t.Error(err)
+				}
+			}
+			for f, err := range c.CreateAll(flows) {
+				t.Errorf("%v: %v", f, err)
+			}
+		}
+	}()
+	for range 500 {
+		pass(t, client, server, [2]packet{{"", serverAddr, 42, 1}, {publicAddr, serverAddr, 42, 1}})
+		pass(t, server, client, [2]packet{{"", publicAddr, 777, 2}, {serverAddr, clientAddr, 7, 2}})
+		if t.Failed() {
+			break
+		}
+	}
+	close(done)
+	<-again
+	if es := dumpOracle(t, n.gateway); len(es) != 2 {
+		t.Errorf("%d entries, want 2: %v", len(es), es)
+	}
+}

@@ -1,8 +1,6 @@
 package ctnetlink
 
 import (
-	"encoding/binary"
-	"fmt"
 	"net/netip"
 
 	"github.com/mdlayher/netlink"
@@ -15,22 +13,22 @@ import (
 type request struct {
 	kind  netlink.HeaderType
 	flags netlink.HeaderFlags
-	attrs func(*netlink.AttributeEncoder)
+	attrs func(*encoder)
 }
 
+// messageSize is room for the data of the longest request, which revives a
+// connection with both translations in a zone.
+const messageSize = 268
+
 // message encodes the request. Sequence and length are left to the socket.
-func (r request) message() (netlink.Message, error) {
-	ae := netlink.NewAttributeEncoder()
-	ae.ByteOrder = binary.BigEndian
-	r.attrs(ae)
-	b, err := ae.Encode()
-	if err != nil {
-		return netlink.Message{}, fmt.Errorf("encode request: %w", err)
-	}
+func (r request) message() netlink.Message {
+	ae := encoder{b: make([]byte, nfgenmsgLen, messageSize)}
+	ae.b[0], ae.b[1] = unix.AF_INET, unix.NFNETLINK_V0
+	r.attrs(&ae)
 	return netlink.Message{
 		Header: netlink.Header{Type: r.kind, Flags: netlink.Request | r.flags},
-		Data:   append([]byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0}, b...),
-	}, nil
+		Data:   ae.b,
+	}
 }
 
 // getRequest asks for the entry of which t is a tuple, of either direction. The
@@ -39,7 +37,7 @@ func getRequest(t tuple, zone uint16) request {
 	return request{
 		kind:  msgGet,
 		flags: netlink.Acknowledge,
-		attrs: func(ae *netlink.AttributeEncoder) {
+		attrs: func(ae *encoder) {
 			t.encode(ae, ctaTupleOrig)
 			encodeZone(ae, zone)
 		},
@@ -56,6 +54,20 @@ func createRequest(e entry) request {
 	}
 }
 
+// markRequest gives another mark to the entry of which t is a tuple. It creates
+// none: without one the answer is ENOENT.
+func markRequest(t tuple, zone uint16, mark uint32) request {
+	return request{
+		kind:  msgNew,
+		flags: netlink.Acknowledge,
+		attrs: func(ae *encoder) {
+			t.encode(ae, ctaTupleOrig)
+			ae.put32(ctaMark, mark)
+			encodeZone(ae, zone)
+		},
+	}
+}
+
 // deleteRequest takes the entry of which t is a tuple out of the table; with an
 // id other than 0, only if it is the entry's.
 //
@@ -64,11 +76,11 @@ func deleteRequest(t tuple, zone uint16, id uint32) request {
 	return request{
 		kind:  msgDelete,
 		flags: netlink.Acknowledge,
-		attrs: func(ae *netlink.AttributeEncoder) {
+		attrs: func(ae *encoder) {
 			t.encode(ae, ctaTupleOrig)
 			encodeZone(ae, zone)
 			if id != 0 {
-				ae.Uint32(ctaID, id)
+				ae.put32(ctaID, id)
 			}
 		},
 	}
@@ -117,80 +129,95 @@ func byTuple(t conntrack.Tuple) [2]filter {
 // dumpRequest asks for all IPv4 entries of all zones that pass the filter, or
 // simply all of them.
 func dumpRequest(f filter, inKernel bool) request {
-	return request{kind: msgGet, flags: netlink.Dump, attrs: func(ae *netlink.AttributeEncoder) {
+	return request{kind: msgGet, flags: netlink.Dump, attrs: func(ae *encoder) {
 		if inKernel {
 			f.encode(ae)
 		}
 	}}
 }
 
-func (f filter) encode(ae *netlink.AttributeEncoder) {
+func (f filter) encode(ae *encoder) {
 	if f.origFlags != 0 {
 		f.orig.encode(ae, ctaTupleOrig)
 	}
 	if f.replyFlags != 0 {
 		f.reply.encode(ae, ctaTupleReply)
 	}
-	ae.Nested(ctaFilter, func(ae *netlink.AttributeEncoder) error {
-		ae.ByteOrder = binary.NativeEndian
-		ae.Uint32(ctaFilterOrigFlags, uint32(f.origFlags))
-		ae.Uint32(ctaFilterReplyFlags, uint32(f.replyFlags))
-		return nil
+	ae.nest(ctaFilter, func(ae *encoder) {
+		ae.putNative32(ctaFilterOrigFlags, uint32(f.origFlags))
+		ae.putNative32(ctaFilterReplyFlags, uint32(f.replyFlags))
 	})
 }
 
-func (e entry) encode(ae *netlink.AttributeEncoder) {
+func (e entry) encode(ae *encoder) {
 	e.orig.encode(ae, ctaTupleOrig)
 	e.reply.encode(ae, ctaTupleReply)
-	ae.Uint32(ctaStatus, uint32(e.status))
-	ae.Uint32(ctaTimeout, e.timeout)
-	ae.Uint32(ctaMark, e.mark)
+	ae.put32(ctaStatus, uint32(e.status))
+	ae.put32(ctaTimeout, e.timeout)
+	ae.put32(ctaMark, e.mark)
 	encodeZone(ae, e.both)
 	encodeNAT(ae, ctaNATDst, e.natDst)
 	encodeNAT(ae, ctaNATSrc, e.natSrc)
+	encodeTCP(ae, e.tcp)
 }
 
 // encode writes the tuple; without addresses, where a filter needs none.
-func (t tuple) encode(ae *netlink.AttributeEncoder, as uint16) {
-	ae.Nested(as, func(ae *netlink.AttributeEncoder) error {
+func (t tuple) encode(ae *encoder, as uint16) {
+	ae.nest(as, func(ae *encoder) {
 		if t.Src.IsValid() && t.Dst.IsValid() {
-			ae.Nested(ctaTupleIP, func(ae *netlink.AttributeEncoder) error {
-				encodeIPv4(ae, ctaIPv4Src, t.Src.Addr())
-				encodeIPv4(ae, ctaIPv4Dst, t.Dst.Addr())
-				return nil
+			ae.nest(ctaTupleIP, func(ae *encoder) {
+				ae.putAddr(ctaIPv4Src, t.Src.Addr())
+				ae.putAddr(ctaIPv4Dst, t.Dst.Addr())
 			})
 		}
-		ae.Nested(ctaTupleProto, func(ae *netlink.AttributeEncoder) error {
-			ae.Uint8(ctaProtoNum, t.proto)
-			ae.Uint16(ctaProtoSrcPort, t.Src.Port())
-			ae.Uint16(ctaProtoDstPort, t.Dst.Port())
-			return nil
+		ae.nest(ctaTupleProto, func(ae *encoder) {
+			ae.put(ctaProtoNum, t.proto)
+			ae.put16(ctaProtoSrcPort, t.Src.Port())
+			ae.put16(ctaProtoDstPort, t.Dst.Port())
 		})
-		return nil
 	})
 }
 
 // encodeZone leaves the default zone out: a kernel without zones refuses the
 // attribute.
-func encodeZone(ae *netlink.AttributeEncoder, zone uint16) {
+func encodeZone(ae *encoder, zone uint16) {
 	if zone != 0 {
-		ae.Uint16(ctaZone, zone)
+		ae.put16(ctaZone, zone)
 	}
 }
 
-// encodeNAT writes the one address of a NAT range, or nothing.
-func encodeNAT(ae *netlink.AttributeEncoder, as uint16, to netip.Addr) {
+// encodeNAT writes the one address of a NAT range and, unless it is 0, the one
+// port; or nothing.
+func encodeNAT(ae *encoder, as uint16, to netip.AddrPort) {
 	if !to.IsValid() {
 		return
 	}
-	ae.Nested(as, func(ae *netlink.AttributeEncoder) error {
-		encodeIPv4(ae, ctaNATv4MinIP, to)
-		encodeIPv4(ae, ctaNATv4MaxIP, to)
-		return nil
+	ae.nest(as, func(ae *encoder) {
+		ae.putAddr(ctaNATv4MinIP, to.Addr())
+		ae.putAddr(ctaNATv4MaxIP, to.Addr())
+		if to.Port() != 0 {
+			ae.nest(ctaNATProto, func(ae *encoder) {
+				ae.put16(ctaProtoNATPortMin, to.Port())
+				ae.put16(ctaProtoNATPortMax, to.Port())
+			})
+		}
 	})
 }
 
-func encodeIPv4(ae *netlink.AttributeEncoder, as uint16, addr netip.Addr) {
-	b := addr.As4()
-	ae.Bytes(as, b[:])
+// encodeTCP writes the state of a TCP connection that the kernel is to track from
+// here on, or nothing.
+func encodeTCP(ae *encoder, s tcpState) {
+	if s == 0 {
+		return
+	}
+	const flags = byte(tcpFlagsRevived)
+	ae.nest(ctaProtoInfo, func(ae *encoder) {
+		ae.nest(ctaProtoInfoTCP, func(ae *encoder) {
+			ae.put(ctaProtoInfoTCPState, byte(s))
+			ae.put(ctaProtoInfoTCPWscaleOrig, tcpMaxWscale)
+			ae.put(ctaProtoInfoTCPWscaleReply, tcpMaxWscale)
+			ae.put(ctaProtoInfoTCPFlagsOrig, flags, flags)
+			ae.put(ctaProtoInfoTCPFlagsReply, flags, flags)
+		})
+	})
 }

@@ -71,6 +71,52 @@ var requestTests = []struct {
 		{0x14, 0, 0x06, 0x80}, {8, 0, 1, 0}, {192, 0, 2, 1}, {8, 0, 2, 0}, {192, 0, 2, 1}, // CTA_NAT_SRC
 	},
 }, {
+	name: "revive with both translations",
+	req: createRequest(connectionEntry(conntrack.Connection{
+		Original: conntrack.Tuple{Src: netip.MustParseAddrPort("10.0.0.2:1024"), Dst: netip.MustParseAddrPort("10.0.0.1:1724")},
+		Reply:    conntrack.Tuple{Src: netip.MustParseAddrPort("192.0.2.2:1723"), Dst: netip.MustParseAddrPort("192.0.2.1:40000")},
+		Zone:     7, Mark: 5,
+	})),
+	want: [][]byte{
+		{0x1c, 0x01, 0, 0}, {0x00, 0x01}, {0x05, 0x06}, {0, 0, 0, 0}, {0, 0, 0, 0}, // length 284; IPCTNL_MSG_CT_NEW; REQUEST ACK EXCL CREATE
+		{2, 0, 0, 0},
+		{0x34, 0, 0x01, 0x80}, {0x14, 0, 0x01, 0x80}, // CTA_TUPLE_ORIG
+		{8, 0, 1, 0}, {10, 0, 0, 2}, {8, 0, 2, 0}, {10, 0, 0, 1},
+		{0x1c, 0, 0x02, 0x80}, {5, 0, 1, 0}, {6, 0, 0, 0}, // TCP
+		{6, 0, 2, 0}, {0x04, 0x00, 0, 0}, {6, 0, 3, 0}, {0x06, 0xbc, 0, 0},
+		{0x34, 0, 0x02, 0x80}, {0x14, 0, 0x01, 0x80}, // CTA_TUPLE_REPLY: untranslated
+		{8, 0, 1, 0}, {10, 0, 0, 1}, {8, 0, 2, 0}, {10, 0, 0, 2},
+		{0x1c, 0, 0x02, 0x80}, {5, 0, 1, 0}, {6, 0, 0, 0},
+		{6, 0, 2, 0}, {0x06, 0xbc, 0, 0}, {6, 0, 3, 0}, {0x04, 0x00, 0, 0},
+		{8, 0, 3, 0}, {0, 0, 0, 0x0e}, // CTA_STATUS: CONFIRMED, ASSURED, SEEN_REPLY
+		{8, 0, 7, 0}, {0, 0, 0x01, 0x2c}, // CTA_TIMEOUT: 300 s
+		{8, 0, 8, 0}, {0, 0, 0, 5}, // CTA_MARK
+		{6, 0, 18, 0}, {0, 7, 0, 0}, // CTA_ZONE
+		{0x28, 0, 0x0d, 0x80}, {8, 0, 1, 0}, {192, 0, 2, 2}, {8, 0, 2, 0}, {192, 0, 2, 2}, // CTA_NAT_DST
+		{0x14, 0, 0x03, 0x80},                                              // CTA_NAT_PROTO, nested
+		{6, 0, 1, 0}, {0x06, 0xbb, 0, 0}, {6, 0, 2, 0}, {0x06, 0xbb, 0, 0}, // CTA_PROTONAT_PORT_MIN, _MAX: 1723
+		{0x28, 0, 0x06, 0x80}, {8, 0, 1, 0}, {192, 0, 2, 1}, {8, 0, 2, 0}, {192, 0, 2, 1}, // CTA_NAT_SRC
+		{0x14, 0, 0x03, 0x80},
+		{6, 0, 1, 0}, {0x9c, 0x40, 0, 0}, {6, 0, 2, 0}, {0x9c, 0x40, 0, 0}, // 40000
+		{0x30, 0, 0x04, 0x80}, {0x2c, 0, 0x01, 0x80}, // CTA_PROTOINFO, CTA_PROTOINFO_TCP
+		{5, 0, 1, 0}, {3, 0, 0, 0}, // CTA_PROTOINFO_TCP_STATE: ESTABLISHED
+		{5, 0, 2, 0}, {14, 0, 0, 0}, {5, 0, 3, 0}, {14, 0, 0, 0}, // CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, _REPLY
+		{6, 0, 4, 0}, {0x0b, 0x0b, 0, 0}, {6, 0, 5, 0}, {0x0b, 0x0b, 0, 0}, // CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, _REPLY
+	},
+}, {
+	name: "mark",
+	req:  markRequest(gre(enters(toServer)), 7, 5),
+	want: [][]byte{
+		{0x58, 0, 0, 0}, {0x00, 0x01}, {0x05, 0x00}, {0, 0, 0, 0}, {0, 0, 0, 0}, // IPCTNL_MSG_CT_NEW; REQUEST ACK
+		{2, 0, 0, 0},
+		{0x34, 0, 0x01, 0x80}, {0x14, 0, 0x01, 0x80},
+		{8, 0, 1, 0}, {10, 0, 0, 2}, {8, 0, 2, 0}, {192, 0, 2, 2},
+		{0x1c, 0, 0x02, 0x80}, {5, 0, 1, 0}, {47, 0, 0, 0},
+		{6, 0, 2, 0}, {0, 0, 0, 0}, {6, 0, 3, 0}, {0, 42, 0, 0},
+		{8, 0, 8, 0}, {0, 0, 0, 5}, // CTA_MARK
+		{6, 0, 18, 0}, {0, 7, 0, 0}, // CTA_ZONE
+	},
+}, {
 	name: "get",
 	req: getRequest(tcp(conntrack.Tuple{
 		Src: netip.MustParseAddrPort("10.0.0.2:1024"), Dst: netip.MustParseAddrPort("192.0.2.2:1723"),
@@ -124,10 +170,7 @@ func TestRequestBytes(t *testing.T) {
 	}
 	for _, tt := range requestTests {
 		t.Run(tt.name, func(t *testing.T) {
-			m, err := tt.req.message()
-			if err != nil {
-				t.Fatal(err)
-			}
+			m := tt.req.message()
 			m.Header.Length = uint32(16 + len(m.Data))
 			got, err := m.MarshalBinary()
 			if err != nil {
@@ -145,10 +188,7 @@ const ctaTupleMaster = 14 // CTA_TUPLE_MASTER
 // No delete may go without a tuple, and no request name a master.
 func TestRequestNever(t *testing.T) {
 	for _, tt := range requestTests {
-		m, err := tt.req.message()
-		if err != nil {
-			t.Fatal(err)
-		}
+		m := tt.req.message()
 		attrs, err := netlink.UnmarshalAttributes(m.Data[nfgenmsgLen:])
 		if err != nil {
 			t.Fatal(err)

@@ -12,8 +12,9 @@ import (
 
 // socket is a netlink socket, as far as Conn uses one.
 type socket interface {
-	// Send gives the message its sequence number, and returns it with it.
-	Send(netlink.Message) (netlink.Message, error)
+	// SendMessages sends messages in one datagram, and returns them with their
+	// sequence numbers, which follow each other.
+	SendMessages([]netlink.Message) ([]netlink.Message, error)
 	// receive waits for a datagram and returns its messages, which are valid
 	// until the next call.
 	receive() ([]netlink.Message, error)
@@ -30,8 +31,9 @@ const bufferSize = 64 << 10
 // NLMSG_DONE follows.
 type kernelSocket struct {
 	*netlink.Conn
-	raw syscall.RawConn
-	buf []byte
+	raw  syscall.RawConn
+	buf  []byte
+	msgs []netlink.Message // of the latest datagram, in buf
 }
 
 func dialKernel() (socket, error) {
@@ -63,14 +65,15 @@ func (s *kernelSocket) receive() ([]netlink.Message, error) {
 	case n > len(s.buf):
 		return nil, fmt.Errorf("receive: %w", errTruncated)
 	}
-	return split(s.buf[:n])
+	s.msgs, err = split(s.msgs[:0], s.buf[:n])
+	return s.msgs, err
 }
 
 var errTruncated = errors.New("datagram cut short")
 
-// split cuts a datagram into its messages, which lie in b.
-func split(b []byte) ([]netlink.Message, error) {
-	var msgs []netlink.Message
+// split cuts a datagram into its messages, which lie in b, and appends them to
+// msgs.
+func split(msgs []netlink.Message, b []byte) ([]netlink.Message, error) {
 	for len(b) >= unix.NLMSG_HDRLEN {
 		length := uint64(binary.NativeEndian.Uint32(b))
 		aligned := (length + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1)

@@ -15,7 +15,8 @@ import (
 const Port = 1723
 
 // Client is an ordinary PPTP client that does as it is told: it has whatever
-// Call IDs the test wants, and as many calls.
+// Call IDs the test wants, and as many calls. It can place calls and answer them,
+// and so be the other end of another Client too: see Listener.
 type Client struct {
 	*Control
 	GRE    *GRE
@@ -25,15 +26,27 @@ type Client struct {
 
 // StartClient dials a server from a host and exchanges Start messages.
 func StartClient(ctx context.Context, h *Host, server netip.Addr) (*Client, error) {
+	return Dialing{Server: netip.AddrPortFrom(server, Port)}.Start(ctx, h)
+}
+
+// Dialing says how a client dials that is not quite ordinary.
+type Dialing struct {
+	Server netip.AddrPort
+	Write  Write // how it writes, from its first message on; nil is SendRaw
+}
+
+// Start dials from a host and exchanges Start messages.
+func (d Dialing) Start(ctx context.Context, h *Host) (*Client, error) {
 	g, err := OpenGRE(h, h.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("start client: %w", err)
 	}
-	conn, err := h.Dial(ctx, netip.AddrPort{}, netip.AddrPortFrom(server, Port))
+	conn, err := h.Dial(ctx, netip.AddrPort{}, d.Server)
 	if err != nil {
 		return nil, fmt.Errorf("start client: %w", errors.Join(err, g.Close()))
 	}
-	c := &Client{Control: NewControl(conn), GRE: g, Host: h, Server: server}
+	c := &Client{Control: NewControl(conn), GRE: g, Host: h, Server: d.Server.Addr()}
+	c.Write = d.Write
 	if err := c.hello(); err != nil {
 		return nil, fmt.Errorf("start client: %w", errors.Join(err, c.Close()))
 	}
@@ -85,7 +98,42 @@ func (c *Client) place(request Message, reply Type) (*Call, error) {
 	if m.Result != ResultOK && m.Result != 0 {
 		return nil, fmt.Errorf("place call %v: %w", request.CallID, &Refusal{m})
 	}
-	return &Call{Own: request.CallID, Peer: m.CallID, client: c}, nil
+	return c.Placed(m), nil
+}
+
+// Placed returns the call that a reply has granted, to a request that was sent as a
+// message of its own.
+func (c *Client) Placed(reply Message) *Call {
+	return &Call{Own: reply.PeerCallID, Peer: reply.CallID, client: c}
+}
+
+// Answer waits for a request of the peer and grants it: an outgoing call as PAC,
+// an incoming one as PNS, of which it waits until it is connected.
+func (c *Client) Answer(own pptp.CallID) (*Call, error) {
+	m, err := c.Read(Patience)
+	if err != nil {
+		return nil, fmt.Errorf("answer as call %v: %w", own, err)
+	}
+	call := &Call{Own: own, Peer: m.CallID, client: c}
+	switch m.Type {
+	case OutgoingCallRequest:
+		return call, c.Send(NewOutgoingCallReply(own, m.CallID, ResultOK))
+	case IncomingCallRequest:
+		return call, c.connect(call)
+	}
+	return nil, fmt.Errorf("answer as call %v: got %v", own, m)
+}
+
+// connect grants an incoming call and waits for its Incoming-Call-Connected.
+func (c *Client) connect(call *Call) error {
+	if err := c.Send(NewIncomingCallReply(call.Own, call.Peer, ResultOK)); err != nil {
+		return err
+	}
+	m, err := c.Expect(IncomingCallConnect, Patience)
+	if err == nil && m.PeerCallID != call.Own {
+		err = fmt.Errorf("answer as call %v: call %v is connected", call.Own, m.PeerCallID)
+	}
+	return err
 }
 
 // Close ends the control connection by FIN, without a word, and the GRE socket.
@@ -101,6 +149,9 @@ type Call struct {
 
 	client *Client
 }
+
+// Client returns the end that the call is seen from.
+func (c *Call) Client() *Client { return c.client }
 
 // Send sends a payload with the next sequence number.
 func (c *Call) Send(payload []byte) error {

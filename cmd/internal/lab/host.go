@@ -153,6 +153,11 @@ func (h *Host) Sysctl(name string) (string, error) {
 	return strings.TrimSpace(string(value)), nil
 }
 
+// IPBatch runs ip commands, one per line, each without the word "ip".
+func (h *Host) IPBatch(ctx context.Context, lines string) error {
+	return batch(ctx, h.Namespace, lines)
+}
+
 // IPTables runs iptables with these arguments.
 func (h *Host) IPTables(ctx context.Context, args ...string) error {
 	_, err := h.Run(ctx, "iptables", append([]string{"-w"}, args...)...)

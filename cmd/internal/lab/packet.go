@@ -15,6 +15,7 @@ type Packet struct {
 	CallID   pptp.CallID // the receiver's
 	Seq, Ack *uint32     // nil: the packet has no such number
 	Payload  []byte      // empty, and ignored by receivers, without Seq
+	Whole    bool        // not to be fragmented (IPv4's DF)
 	Arrival  time.Time   // zero in packets to send
 }
 
@@ -31,6 +32,8 @@ func (p Packet) String() string {
 
 const (
 	ipHeader     = 20 // without options
+	ipFlags      = 6  // offset
+	dontFragment = 0x40
 	protocolGRE  = 47
 	greProtocol  = 0x880B // PPP
 	greSeq       = 0x10   // S, in the first byte
@@ -46,13 +49,10 @@ const (
 // identification and the checksum (raw(7)).
 func (p Packet) datagram() []byte {
 	gre := p.gre()
-	b := make([]byte, ipHeader, ipHeader+len(gre))
-	b[0] = 4<<4 | ipHeader/4
-	binary.BigEndian.PutUint16(b[2:], uint16(ipHeader+len(gre)))
-	b[8], b[9] = ttl, protocolGRE
-	src, dst := p.Src.As4(), p.Dst.As4()
-	copy(b[12:], src[:])
-	copy(b[16:], dst[:])
+	b := ipv4Header(p.Src, p.Dst, protocolGRE, len(gre))
+	if p.Whole {
+		b[ipFlags] = dontFragment
+	}
 	return append(b, gre...)
 }
 
@@ -75,14 +75,15 @@ func (p Packet) gre() []byte {
 
 // parseDatagram decodes an IP packet that a raw socket gave.
 func parseDatagram(b []byte) (Packet, error) {
-	if len(b) < ipHeader || int(b[0]&15)*4 > len(b) || b[9] != protocolGRE {
+	src, dst, gre, err := parseIPv4(b)
+	if err != nil || b[9] != protocolGRE {
 		return Packet{}, fmt.Errorf("parse datagram: not GRE over IPv4: % x", b)
 	}
-	p, err := parseGRE(b[int(b[0]&15)*4:])
+	p, err := parseGRE(gre)
 	if err != nil {
 		return Packet{}, err
 	}
-	p.Src, p.Dst = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
+	p.Src, p.Dst, p.Whole = src, dst, b[ipFlags]&dontFragment != 0
 	return p, nil
 }
 

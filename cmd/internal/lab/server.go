@@ -44,6 +44,7 @@ type Behaviour struct {
 	Notify  Notify
 	Answer  func(call CallRecord, payload []byte) []byte // the payload sent back; nil result: none; nil function: the same
 	Message func(s *Session, m Message) (handled bool)   // sees a message first; true takes it from the server
+	Write   Write                                        // how its sessions write; nil is SendRaw
 }
 
 // Fixed returns a NextID that gives the same ID to every call.
@@ -115,7 +116,9 @@ func (s *Server) accept() {
 		if err != nil {
 			return
 		}
-		s.open(&Session{Control: NewControl(conn), Remote: remote(conn)})
+		se := &Session{Control: NewControl(conn), Remote: remote(conn)}
+		se.Control.Write = s.behaviour.Write
+		s.open(se)
 	}
 }
 

@@ -31,6 +31,10 @@ const stopTime = time.Second
 type Config struct {
 	Listen   string // TCP address of the metrics, "" for none
 	StateDir string // directory of the unix socket; it is made if it is missing
+
+	// Healthy says what keeps the daemon from its work, nil if nothing does. It must
+	// be safe to call from any goroutine. Nil means that nothing ever does.
+	Healthy func(now time.Time) error
 }
 
 // Server answers for a daemon.
@@ -38,13 +42,14 @@ type Server struct {
 	metrics, control net.Listener
 	gatherer         prometheus.Gatherer
 	calls            func() []conntrack.View
+	healthy          func(now time.Time) error
 }
 
 // Listen opens the listeners, so that a port or a socket that is taken is found
 // before the daemon touches a packet. calls must be safe to call from any
 // goroutine. The caller must call Run or Close.
 func Listen(cfg Config, g prometheus.Gatherer, calls func() []conntrack.View) (*Server, error) {
-	s := &Server{gatherer: g, calls: calls}
+	s := &Server{gatherer: g, calls: calls, healthy: cfg.Healthy}
 	var err error
 	if cfg.Listen != "" {
 		if s.metrics, err = net.Listen("tcp", cfg.Listen); err != nil {
@@ -60,7 +65,7 @@ func Listen(cfg Config, g prometheus.Gatherer, calls func() []conntrack.View) (*
 // listenControl opens the socket for root and the daemon's group. A socket that a
 // killed daemon left behind is taken over; one that answers is another daemon's.
 func listenControl(dir string) (net.Listener, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("make state directory: %w: choose another with --state-dir", err)
 	}
 	path := filepath.Join(dir, socketName)
@@ -105,13 +110,23 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.metrics != nil {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{}))
-		mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "healthy") })
+		mux.HandleFunc("GET /-/healthy", s.serveHealth)
 		group.Go(func() error { return serve(ctx, s.metrics, mux) })
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /calls", s.serveCalls)
 	group.Go(func() error { return serve(ctx, s.control, mux) })
 	return group.Wait()
+}
+
+func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	if s.healthy != nil {
+		if err := s.healthy(time.Now()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+	}
+	fmt.Fprintln(w, "healthy")
 }
 
 func (s *Server) serveCalls(w http.ResponseWriter, _ *http.Request) {

@@ -14,13 +14,11 @@ import (
 
 	"pptpalg/alg"
 	"pptpalg/alg/nfqueue"
+	"pptpalg/cmd/pptpalg/internal/journal"
 	"pptpalg/conntrack"
 	"pptpalg/conntrack/ctnetlink"
 	"pptpalg/rules"
 )
-
-// sweepInterval is how often the call table is compared with conntrack.
-const sweepInterval = 2 * time.Second
 
 // unloadTime bounds how long stopping waits for iptables.
 const unloadTime = 15 * time.Second
@@ -30,7 +28,13 @@ type Config struct {
 	Queue     uint16
 	Ports     []uint16 // TCP ports to which control connections are opened
 	LoadRules bool     // load the firewall rules, and remove them in the end
-	Version   string
+	StateDir  string   // directory of the journal
+
+	Table       conntrack.Config
+	Connections int // control connections on record at most
+	QueueLen    int // packets that wait for a verdict at most
+	QueueBuffer int // of the queue's socket, bytes
+	Version     string
 }
 
 // kernel and lister are what the daemon needs of the kernel's conntrack;
@@ -39,10 +43,12 @@ type kernel interface {
 	Connection(conntrack.Tuple) (conntrack.Connection, error)
 	Create(conntrack.Flow) error
 	Delete(conntrack.Flow) error
+	Revive(conntrack.Connection) error
 	Close() error
 }
 
 type lister interface {
+	Flows() ([]conntrack.Flow, error)
 	Connections(ports []uint16) ([]conntrack.Connection, error)
 	Close() error
 }
@@ -57,13 +63,16 @@ type Daemon struct {
 	queue    *nfqueue.Queue
 	firewall rules.Firewall
 	metrics  *metrics
+	pulse    pulse
 
 	// mu guards what follows. The packet loop holds it for one packet, a sweep
 	// for one comparison without requests to the kernel.
-	mu     sync.Mutex
-	table  *conntrack.Table
-	editor *alg.Editor
-	failed map[conntrack.Flow]struct{} // could not be created, to be tried again
+	mu      sync.Mutex
+	table   *conntrack.Table
+	editor  *alg.Editor
+	journal *journal.Journal
+	lacking int                         // flows that the kernel lacked when it was last looked
+	doomed  map[conntrack.Flow]struct{} // of calls that are over, and perhaps still in the kernel
 }
 
 // Open checks what the daemon needs and binds the queue. Packets that come before
@@ -80,26 +89,31 @@ func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Daemon, err
 	d := newDaemon(cfg, reg, log)
 	d.kernel, d.lister = packets, lists
 	d.queue, err = nfqueue.Open(nfqueue.Config{
-		Queue: cfg.Queue, Panicked: d.panicked, Overrun: d.overrun, Failed: d.queueFailed,
-	}, d.packet)
+		Queue: cfg.Queue, MaxLen: uint32(cfg.QueueLen), ReadBuffer: cfg.QueueBuffer, Panicked: d.panicked, Overrun: d.overrun, Failed: d.queueFailed,
+	}, d.pulse.watched(d.packet))
 	if err != nil {
 		return nil, errors.Join(err, d.closeKernel())
+	}
+	if err := d.remember(); err != nil {
+		return nil, errors.Join(err, d.queue.Close(), d.closeKernel())
 	}
 	return d, nil
 }
 
 func newDaemon(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Daemon {
-	table := conntrack.New(conntrack.DefaultRest)
+	table := conntrack.New(cfg.Table)
 	d := &Daemon{
-		cfg: cfg, log: log, table: table, editor: alg.NewEditor(table),
-		failed: make(map[conntrack.Flow]struct{}),
+		cfg: cfg, log: log, table: table, editor: alg.NewEditor(table, cfg.Connections),
+		doomed: make(map[conntrack.Flow]struct{}),
 	}
 	d.metrics = newMetrics(reg, d, cfg.Version)
 	return d
 }
 
 // Close gives up a daemon that was not run.
-func (d *Daemon) Close() error { return errors.Join(d.queue.Close(), d.closeKernel()) }
+func (d *Daemon) Close() error {
+	return errors.Join(d.queue.Close(), d.closeKernel(), d.journal.Close())
+}
 
 func (d *Daemon) closeKernel() error { return errors.Join(d.kernel.Close(), d.lister.Close()) }
 
@@ -109,6 +123,7 @@ func (d *Daemon) closeKernel() error { return errors.Join(d.kernel.Close(), d.li
 //
 // ready is called once, when everything works.
 func (d *Daemon) Run(ctx context.Context, ready func()) error {
+	d.compare()
 	if err := d.load(ctx); err != nil {
 		return errors.Join(err, d.Close())
 	}
@@ -125,7 +140,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 		}
 		return d.unload()
 	})
-	return errors.Join(group.Wait(), d.closeKernel())
+	return errors.Join(group.Wait(), d.closeKernel(), d.journal.Close())
 }
 
 func (d *Daemon) load(ctx context.Context) error {
@@ -151,36 +166,6 @@ func (d *Daemon) unload() error {
 	return d.firewall.Unload(ctx)
 }
 
-// sweep keeps the table in step with conntrack until ctx is done.
-func (d *Daemon) sweep(ctx context.Context) error {
-	tick := time.NewTicker(sweepInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			d.compare()
-		}
-	}
-}
-
-// compare ends what conntrack no longer has and tries again what failed.
-func (d *Daemon) compare() {
-	asked := time.Now()
-	live, err := d.lister.Connections(d.cfg.Ports)
-	if err != nil {
-		d.conntrackFailed(opList, err)
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.apply(d.editor.Sweep(live, asked, time.Now()))
-	for flow := range d.failed {
-		d.install(flow)
-	}
-}
-
 // Calls returns a copy of the call table, the oldest call first.
 func (d *Daemon) Calls() []conntrack.View {
 	d.mu.Lock()
@@ -193,8 +178,8 @@ func (d *Daemon) Calls() []conntrack.View {
 }
 
 func (d *Daemon) calls() float64   { return d.read(func() int { return d.table.Calls() }) }
-func (d *Daemon) resting() float64 { return d.read(func() int { return d.table.Resting() }) }
-func (d *Daemon) missing() float64 { return d.read(func() int { return len(d.failed) }) }
+func (d *Daemon) resting() float64 { return d.read(func() int { return d.table.RestingIDs() }) }
+func (d *Daemon) missing() float64 { return d.read(func() int { return d.lacking }) }
 
 func (d *Daemon) edited() float64 {
 	return d.read(func() int { return d.editor.Connections()[alg.Read] })

@@ -23,6 +23,9 @@ type metrics struct {
 	overruns    prometheus.Counter
 	queueErrors prometheus.Counter
 	panics      prometheus.Counter
+	repairs     *prometheus.CounterVec
+
+	journalErrors prometheus.Counter
 }
 
 // The operations that pptpalg_conntrack_errors_total tells apart.
@@ -31,6 +34,12 @@ const (
 	opList   = "list"
 	opCreate = "create"
 	opDelete = "delete"
+)
+
+// The kinds that pptpalg_reconcile_repairs_total tells apart.
+const (
+	repairCreated = "gre_created"
+	repairRevived = "control_revived"
 )
 
 func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
@@ -44,6 +53,9 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 		overruns:    counter("queue_overruns_total", "Times the kernel reported packets dropped because the queue's socket buffer was full."),
 		queueErrors: counter("queue_errors_total", "Errors of the queue that were survived: failed receives and refused verdicts."),
 		panics:      counter("panics_total", "Packets accepted unedited because the editor failed on them."),
+		repairs:     counters("reconcile_repairs_total", "Conntrack entries made again because somebody had deleted them, by kind.", "kind"),
+
+		journalErrors: counter("journal_errors_total", "Writes to the journal that failed; calls of that time are not known after a restart."),
 		verdict: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "verdict_seconds",
 			Help:    "Time from a packet's receipt to its verdict, kernel requests included.",
@@ -51,13 +63,13 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 		}),
 	}
 	m.fill()
-	reg.MustRegister(m.opened, m.closed, m.messages, m.packets, m.anomalies, m.errors, m.overruns, m.queueErrors, m.panics, m.verdict)
+	reg.MustRegister(m.opened, m.closed, m.messages, m.packets, m.anomalies, m.errors, m.overruns, m.queueErrors, m.panics, m.verdict, m.repairs, m.journalErrors)
 	reg.MustRegister(
 		gauge("calls", "Calls requested, answered or established.", d.calls),
 		gauge("control_connections", "Control connections that are being edited.", d.edited),
 		gauge("control_connections_untouched", "Control connections known and let alone: not translated, not PPTP, or edited by the kernel's helper.", d.untouched),
 		gauge("call_ids_resting", "Public Call IDs that were freed and may not be used again yet.", d.resting),
-		gauge("conntrack_entries_missing", "GRE entries that could not be created and are being retried.", d.missing),
+		gauge("conntrack_entries_missing", "GRE entries that the kernel lacked at the last comparison; they are made again.", d.missing),
 		buildInfo(version),
 	)
 	return m
@@ -96,6 +108,9 @@ func (m *metrics) fill() {
 	for _, a := range alg.Anomalies() {
 		m.anomalies.WithLabelValues(a.String())
 	}
+	for _, kind := range []string{repairCreated, repairRevived} {
+		m.repairs.WithLabelValues(kind)
+	}
 	for _, op := range []string{opGet, opList, opCreate, opDelete} {
 		m.errors.WithLabelValues(op)
 	}
@@ -104,8 +119,8 @@ func (m *metrics) fill() {
 // outcome counts what the editor said of a packet.
 func (m *metrics) outcome(out alg.Outcome) {
 	m.packets.WithLabelValues(out.Verdict.String(), out.Reason.String()).Inc()
-	for _, t := range out.Messages {
-		m.messages.WithLabelValues(t.String()).Inc()
+	for _, message := range out.Messages {
+		m.messages.WithLabelValues(message.Type.String()).Inc()
 	}
 	for _, a := range out.Anomalies {
 		m.anomalies.WithLabelValues(a.String()).Inc()

@@ -37,14 +37,25 @@ func (d *Daemon) edit(p nfqueue.Packet, now time.Time) alg.Outcome {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.forsake(seg)
 	if d.editor.Asks(seg) && !d.ask(seg, now) {
 		return alg.Outcome{Reason: alg.Failed}
 	}
 	out := d.editor.Edit(seg, p.Hook == nfqueue.Output, now)
 	// Kernel first, packet second: the GRE that the receiver of this segment may
 	// send at once finds its entry.
-	d.apply(out.Changes)
+	d.apply(out.Changes, now)
+	d.tellLimits(out.Anomalies, seg)
 	return out
+}
+
+// forsake hands a panic on to the queue, which accepts the packet unedited, and has
+// the editor leave the packet's connection alone.
+func (d *Daemon) forsake(seg packet.Segment) {
+	if p := recover(); p != nil {
+		d.editor.Forsake(seg)
+		panic(p)
+	}
 }
 
 // ask has conntrack tell how the segment's connection is translated. A connection
@@ -64,14 +75,20 @@ func (d *Daemon) ask(seg packet.Segment, now time.Time) bool {
 				"helper", c.Helper, "connection", c.Original)
 		})
 	}
-	d.editor.Open(c, now)
+	if !d.editor.Open(c, now) {
+		d.limits.sometimes("connections", func() { d.log.Warn("too many control connections: this one is not edited", "connection", c.Original) })
+	}
 	return true
 }
 
-// apply carries out what happened to the call table, in its order. An entry that
-// cannot be created does not hold its packet back: the ID is edited all the same,
-// for unedited it could be another call's, and the entry is tried again.
-func (d *Daemon) apply(changes []conntrack.Change) {
+// apply carries out what happened to the call table, in its order. The journal
+// comes first: an entry in the kernel that it does not know would be nobody's.
+//
+// An entry that cannot be created does not hold its packet back: the ID is edited
+// all the same, for unedited it could be another call's, and the next comparison
+// tries the entry again.
+func (d *Daemon) apply(changes []conntrack.Change, now time.Time) {
+	d.journalFailed(d.journal.Append(d.table.Keeps(), now))
 	for _, c := range changes {
 		switch c.Kind {
 		case conntrack.Install:
@@ -88,16 +105,15 @@ func (d *Daemon) apply(changes []conntrack.Change) {
 
 func (d *Daemon) install(f conntrack.Flow) {
 	if err := d.kernel.Create(f); err != nil {
-		d.failed[f] = struct{}{}
 		d.conntrackFailed(opCreate, err)
 		return
 	}
-	delete(d.failed, f)
+	delete(d.doomed, f)
 }
 
 func (d *Daemon) uninstall(f conntrack.Flow) {
-	delete(d.failed, f)
 	if err := d.kernel.Delete(f); err != nil {
+		d.doomed[f] = struct{}{}
 		d.conntrackFailed(opDelete, err)
 	}
 }

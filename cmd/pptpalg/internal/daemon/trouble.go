@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"pptpalg/alg"
+	"pptpalg/alg/packet"
 )
 
 // What goes wrong beside the packet loop is counted each time, logged now and then,
@@ -33,6 +36,27 @@ func (d *Daemon) panicked(value any, stack []byte) {
 func (d *Daemon) conntrackFailed(operation string, err error) {
 	d.metrics.errors.WithLabelValues(operation).Inc()
 	d.limits.sometimes(operation, func() { d.log.Error("conntrack request", "operation", operation, "err", err) })
+}
+
+// tellLimits logs what kept a call request from being edited.
+func (d *Daemon) tellLimits(anomalies []alg.Anomaly, seg packet.Segment) {
+	for _, a := range anomalies {
+		if a >= alg.NoPublicID {
+			d.limits.sometimes(a.String(), func() {
+				d.log.Warn("a call request passed unedited", "reason", a, "from", seg.Src(), "to", seg.Dst())
+			})
+		}
+	}
+}
+
+// journalFailed takes the outcome of a journal's operation. Without it calls go on,
+// and are lost to the daemon at its next start.
+func (d *Daemon) journalFailed(err error) {
+	if err == nil {
+		return
+	}
+	d.metrics.journalErrors.Inc()
+	d.limits.sometimes("journal", func() { d.log.Error("journal", "err", err) })
 }
 
 // limits keeps log lines that repeat from filling the log. The zero value is ready.

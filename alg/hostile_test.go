@@ -1,0 +1,182 @@
+package alg
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"pptpalg/alg/packet"
+	"pptpalg/alg/pptp"
+	"pptpalg/conntrack"
+)
+
+// TestNoCallBeforeTheStartExchange: a client that asks for a call before its Start
+// request was answered is none (NAT slipstreaming).
+func TestNoCallBeforeTheStartExchange(t *testing.T) {
+	r := newRig(t)
+	crowd(r, 7)
+	w := r.masqueraded(insideAddr)
+	w.synAck()
+	w.say(client, message(pptp.StartControlConnectionRequest, 0, 0, 0))
+	got := w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0))
+	if id, _ := ids(got); id != 7 || r.table.Calls() != 1 {
+		t.Errorf("a request without the Start exchange says %v, %d calls", id, r.table.Calls())
+	}
+	if a := w.anomalies(); !slices.Equal(a, []Anomaly{EarlyRequest}) {
+		t.Errorf("anomalies: %v", a)
+	}
+	w.say(server, message(pptp.StartControlConnectionReply, 0, 0, 1))
+	if id, _ := ids(w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0))); id == 7 {
+		t.Error("a request after the exchange passed unedited")
+	}
+}
+
+// TestForgedSegments: what does not fit the stream never changes the table.
+func TestForgedSegments(t *testing.T) {
+	r := newRig(t)
+	w := r.masqueraded(insideAddr).handshake()
+	w.outgoing(8, 9)
+	next := w.seq
+	clear := message(pptp.CallClearRequest, 8, 0, 0)
+	forged := []struct {
+		from  conntrack.Side
+		flags packet.Flags
+		seq   packet.Seq
+		b     []byte
+	}{
+		{client, packet.ACK, next[0].Add(50), clear},
+		{client, packet.ACK, next[0].Add(50), clear},
+		{client, packet.ACK, next[0].Add(50), clear},
+		{client, packet.ACK, next[0].Add(50), clear},
+		{client, packet.ACK, next[0].Add(50), clear},
+		{client, packet.ACK, next[0].Add(-16), clear},
+		{server, packet.ACK, next[1].Add(-148), message(pptp.CallDisconnectNotify, 9, 0, 1)},
+		{server, packet.RST, next[1].Add(1), nil},
+		{client, packet.RST, next[0].Add(-1), nil},
+		{client, packet.FIN | packet.ACK, next[0].Add(9), nil},
+		{server, packet.FIN | packet.ACK, next[1].Add(9), nil},
+		{server, packet.SYN | packet.ACK, next[1].Add(77), nil},
+	}
+	for i, f := range forged {
+		w.segment(f.from, f.flags, f.seq, f.b)
+		if r.table.Calls() != 1 {
+			t.Fatalf("forged segment %d ended the call", i)
+		}
+	}
+	if id, _ := ids(w.say(client, message(pptp.CallClearRequest, 8, 0, 0))); id != 8 || r.table.Calls() != 0 {
+		t.Errorf("the client's own Call-Clear-Request: %v, %d calls", w.last.Reason, r.table.Calls())
+	}
+}
+
+// TestAClientCannotClearAnothersCall: IDs mean something on their own connection only.
+func TestAClientCannotClearAnothersCall(t *testing.T) {
+	r := newRig(t)
+	a := r.masqueraded(netip.MustParseAddr("10.0.0.10")).handshake()
+	b := r.masqueraded(netip.MustParseAddr("10.0.0.11")).handshake()
+	public := a.outgoing(7, 100)
+	for _, id := range []pptp.CallID{7, public, 100} {
+		b.say(client, message(pptp.CallClearRequest, id, 0, 0))
+		b.say(server, message(pptp.CallDisconnectNotify, id, 0, 0))
+	}
+	if r.table.Calls() != 1 {
+		t.Error("the other client's call was ended")
+	}
+}
+
+func TestLimits(t *testing.T) {
+	tests := map[Anomaly]func(c *conntrack.Config){
+		LimitCalls:  func(c *conntrack.Config) { c.Calls = 3 },
+		LimitClient: func(c *conntrack.Config) { c.CallsPerClient = 3 },
+		LimitSpace:  func(c *conntrack.Config) { c.CallsPerSpace = 3 },
+		LimitRate:   func(c *conntrack.Config) { c.Requests = 3 },
+	}
+	for want, limit := range tests {
+		t.Run(want.String(), func(t *testing.T) {
+			cfg := conntrack.DefaultConfig()
+			limit(&cfg)
+			r := newRig(t)
+			r.table = conntrack.New(cfg)
+			r.ed = NewEditor(r.table, DefaultConnections)
+			w := r.masqueraded(insideAddr).handshake()
+			for i := range 3 {
+				w.outgoing(pptp.CallID(i+1), pptp.CallID(100+i))
+			}
+			w.anomalies()
+			got := w.say(client, message(pptp.OutgoingCallRequest, 4, 0, 0))
+			if id, _ := ids(got); id != 4 || r.table.Calls() != 3 {
+				t.Errorf("the request beyond says %v, %d calls", id, r.table.Calls())
+			}
+			if a := w.anomalies(); !slices.Equal(a, []Anomaly{want}) {
+				t.Errorf("anomalies: %v", a)
+			}
+			w.say(client, message(pptp.CallClearRequest, 1, 0, 0))
+			w.say(server, message(pptp.CallDisconnectNotify, 100, 0, 0))
+			w.now = w.now.Add(cfg.Rest)
+			w.ed.Sweep([]conntrack.Connection{w.conn}, epoch, w.now)
+			w.say(client, message(pptp.OutgoingCallRequest, 5, 0, 0))
+			if r.table.Calls() != 3 {
+				t.Errorf("with room again there are %d calls", r.table.Calls())
+			}
+		})
+	}
+}
+
+func TestConnectionLimit(t *testing.T) {
+	r := newRig(t)
+	r.ed = NewEditor(r.table, 2)
+	r.masqueraded(netip.MustParseAddr("10.0.0.1")).handshake()
+	r.masqueraded(netip.MustParseAddr("10.0.0.2")).handshake()
+	w := r.masqueraded(netip.MustParseAddr("10.0.0.3"))
+	w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0))
+	if w.last.Reason != NoConnection || w.last.Verdict != Accept {
+		t.Errorf("the third connection: %v, %v", w.last.Verdict, w.last.Reason)
+	}
+}
+
+// TestRestored: an editor that takes up what another one kept goes on with it.
+func TestRestored(t *testing.T) {
+	r := newRig(t)
+	crowd(r, 7)
+	w := r.masqueraded(insideAddr).handshake()
+	public := w.outgoing(7, 9)
+	records := r.ed.Records()
+	if len(records) != 2 {
+		t.Fatalf("%d records, want 2", len(records))
+	}
+	r.table = conntrack.New(conntrack.DefaultConfig())
+	r.ed = NewEditor(r.table, DefaultConnections)
+	if refused := r.ed.Restore(records, r.now); refused != 0 || r.table.Calls() != 2 {
+		t.Fatalf("%d calls, %d refused", r.table.Calls(), refused)
+	}
+	if refused := r.ed.Restore(records, r.now); refused != 2 || r.table.Calls() != 2 {
+		t.Errorf("restored twice: %d calls, %d refused", r.table.Calls(), refused)
+	}
+	if id, _ := ids(w.say(server, message(pptp.SetLinkInfo, 0, public, 0))); id != 7 {
+		t.Errorf("Set-Link-Info after the restart says %v", id)
+	}
+	other := r.masqueraded(netip.MustParseAddr("10.0.0.77")).handshake()
+	if p := other.outgoing(7, 10); p == public || p == 7 {
+		t.Errorf("a new call is given %v, which a restored one has", p)
+	}
+	if id, _ := ids(w.say(client, message(pptp.CallClearRequest, 7, 0, 0))); id != public || r.table.Calls() != 2 {
+		t.Errorf("Call-Clear-Request after the restart says %v, %d calls", id, r.table.Calls())
+	}
+}
+
+func TestRandomIDs(t *testing.T) {
+	cfg := conntrack.DefaultConfig()
+	cfg.Random = true
+	r := newRig(t)
+	r.table = conntrack.New(cfg)
+	r.ed = NewEditor(r.table, DefaultConnections)
+	kept := 0
+	for i := range 100 {
+		w := r.masqueraded(netip.AddrFrom4([4]byte{10, 0, 1, byte(i)})).handshake()
+		if w.outgoing(7, pptp.CallID(i)) == 7 {
+			kept++
+		}
+	}
+	if kept > 5 {
+		t.Errorf("%d of 100 IDs were kept", kept)
+	}
+}

@@ -1,0 +1,99 @@
+package nfqueue
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// sendLimit bounds the bytes of one send, unless a single message is longer. It is
+// well below the default of a socket's send buffer (net.core.wmem_default), which
+// the kernel refuses to exceed.
+const sendLimit = 64 << 10
+
+// outbox gathers rulings into sends, in the order in which they are made. A packet's
+// ruling is written into the slot that the packet came in, so the slots must stay
+// untouched until flush.
+//
+// What is accepted without a payload needs no message of its own: consecutive
+// packets that get the same are told in one, which covers all that wait up to an ID.
+// Those before have their ruling by then, since the kernel reads messages in order.
+type outbox struct {
+	queue uint16
+	send  func(parts []unix.Iovec) // one datagram; parts are messages of one ruling each
+	parts []unix.Iovec
+	bytes int
+	run   ruling // of the packets accepted last
+	place []byte // the slot to write run to, nil without a run
+}
+
+func newOutbox(queue uint16, slots int, send func([]unix.Iovec)) *outbox {
+	return &outbox{queue: queue, send: send, parts: make([]unix.Iovec, 0, slots)}
+}
+
+// accept lets a packet go as it came.
+func (o *outbox) accept(slot []byte, r ruling) {
+	if o.run.marks != r.marks || o.run.mark != r.mark {
+		o.endRun()
+	}
+	o.run, o.place = r, slot
+}
+
+// modify lets a packet go with the payload that stands in the slot.
+func (o *outbox) modify(slot []byte, at, payload int, r ruling) {
+	o.endRun()
+	start, end := r.writeBefore(slot, at, payload, o.queue)
+	o.add(slot[start:end])
+}
+
+// drop takes a packet away.
+func (o *outbox) drop(slot []byte, r ruling) {
+	o.endRun()
+	o.add(slot[:r.write(slot, typeVerdict, o.queue)])
+}
+
+// flush sends what is gathered.
+func (o *outbox) flush() {
+	o.endRun()
+	o.sendAll()
+}
+
+func (o *outbox) endRun() {
+	if o.place == nil {
+		return
+	}
+	message := o.place[:o.run.write(o.place, typeBatch, o.queue)]
+	o.place = nil
+	o.add(message)
+}
+
+func (o *outbox) add(message []byte) {
+	if o.bytes+len(message) > sendLimit || len(o.parts) == cap(o.parts) {
+		o.sendAll()
+	}
+	part := unix.Iovec{Base: &message[0]}
+	part.SetLen(len(message))
+	o.parts = append(o.parts, part)
+	o.bytes += len(message)
+}
+
+func (o *outbox) sendAll() {
+	if len(o.parts) > 0 {
+		o.send(o.parts)
+	}
+	o.parts, o.bytes = o.parts[:0], 0
+}
+
+// withoutPayload turns a part that modifies a packet into one that drops it, and
+// reports false if it modifies none.
+func withoutPayload(part *unix.Iovec) bool {
+	message := unsafe.Slice(part.Base, part.Len)
+	if messageType(message) != typeVerdict || len(message) <= headLen+markLen {
+		return false
+	}
+	native.PutUint32(message, headLen)
+	binary.BigEndian.PutUint32(message[atVerdict:], nfDrop)
+	part.SetLen(headLen)
+	return true
+}

@@ -1,0 +1,355 @@
+package daemon
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
+
+	"pptpalg/alg"
+	"pptpalg/alg/nfqueue"
+	"pptpalg/alg/pptp"
+	"pptpalg/conntrack"
+	"pptpalg/conntrack/ctnetlink"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var connection = conntrack.Connection{
+	Original: conntrack.Tuple{Src: netip.MustParseAddrPort("10.0.0.10:4000"), Dst: netip.MustParseAddrPort("203.0.113.9:1723")},
+	Reply:    conntrack.Tuple{Src: netip.MustParseAddrPort("203.0.113.9:1723"), Dst: netip.MustParseAddrPort("198.51.100.1:4000")},
+}
+
+var errKernel = errors.New("the kernel says no")
+
+// fakeKernel is a conntrack with one TCP connection.
+type fakeKernel struct {
+	err   error // of every request, if it is set
+	gone  bool  // the connection is no longer there
+	flows []conntrack.Flow
+	done  []string
+}
+
+func (k *fakeKernel) Connection(t conntrack.Tuple) (conntrack.Connection, error) {
+	if k.err != nil {
+		return conntrack.Connection{}, k.err
+	}
+	if k.gone || t != connection.Original && t != connection.Reply {
+		return conntrack.Connection{}, fmt.Errorf("get: %w", ctnetlink.ErrNotFound)
+	}
+	return connection, nil
+}
+
+func (k *fakeKernel) Connections([]uint16) ([]conntrack.Connection, error) {
+	if k.gone {
+		return nil, k.err
+	}
+	return []conntrack.Connection{connection}, k.err
+}
+
+func (k *fakeKernel) Flows() ([]conntrack.Flow, error) { return slices.Clone(k.flows), k.err }
+
+func (k *fakeKernel) Create(f conntrack.Flow) error {
+	k.done = append(k.done, "create")
+	if k.err == nil && !slices.Contains(k.flows, f) {
+		k.flows = append(k.flows, f)
+	}
+	return k.err
+}
+
+func (k *fakeKernel) Delete(f conntrack.Flow) error {
+	k.done = append(k.done, "delete")
+	if k.err == nil {
+		k.flows = slices.DeleteFunc(k.flows, func(g conntrack.Flow) bool { return f == g })
+	}
+	return k.err
+}
+
+func (k *fakeKernel) Revive(conntrack.Connection) error {
+	k.done = append(k.done, "revive")
+	k.gone = k.err != nil
+	return k.err
+}
+
+func (k *fakeKernel) Close() error { return nil }
+
+// rig is a daemon without a queue.
+type rig struct {
+	*Daemon
+	t      *testing.T
+	kernel *fakeKernel
+	seq    [2]uint32
+}
+
+func newRig(t *testing.T, dir string) *rig {
+	t.Helper()
+	k := new(fakeKernel)
+	cfg := Config{Ports: []uint16{1723}, StateDir: dir, Table: conntrack.DefaultConfig(), Connections: 10}
+	d := newDaemon(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	d.kernel, d.lister = k, k
+	if err := d.remember(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.journal.Close() }) // some tests have closed it
+	return &rig{Daemon: d, t: t, kernel: k, seq: [2]uint32{1000, 2000}}
+}
+
+// say has an end send a message and returns the packet's outcome.
+func (r *rig) say(from conntrack.Side, typ pptp.Type, own, peer pptp.CallID, result byte) alg.Outcome {
+	r.t.Helper()
+	tuple := connection.Original
+	if from == conntrack.Responder {
+		tuple = connection.Reply
+	}
+	l, _ := typ.Layout()
+	m := make([]byte, l.Size)
+	binary.BigEndian.PutUint16(m, uint16(l.Size))
+	binary.BigEndian.PutUint16(m[2:], pptp.ControlMessage)
+	binary.BigEndian.PutUint32(m[4:], pptp.MagicCookie)
+	binary.BigEndian.PutUint16(m[8:], uint16(typ))
+	for at, id := range map[int]pptp.CallID{l.Own: own, l.Peer: peer} {
+		if at != 0 {
+			binary.BigEndian.PutUint16(m[at:], uint16(id))
+		}
+	}
+	if l.Result != 0 {
+		m[l.Result] = result
+	}
+	out := r.edit(nfqueue.Packet{Payload: segment(r.t, tuple, r.seq[from], m)}, time.Now())
+	r.seq[from] += uint32(len(m))
+	return out
+}
+
+func segment(t *testing.T, tuple conntrack.Tuple, seq uint32, payload []byte) []byte {
+	t.Helper()
+	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: tuple.Src.Addr().AsSlice(), DstIP: tuple.Dst.Addr().AsSlice()}
+	tcp := &layers.TCP{SrcPort: layers.TCPPort(tuple.Src.Port()), DstPort: layers.TCPPort(tuple.Dst.Port()), Seq: seq, ACK: true}
+	buf := gopacket.NewSerializeBuffer()
+	err := errors.Join(tcp.SetNetworkLayerForChecksum(ip),
+		gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, tcp, gopacket.Payload(payload)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// call opens a call.
+func (r *rig) call() {
+	r.t.Helper()
+	r.say(conntrack.Initiator, pptp.OutgoingCallRequest, 7, 0, 0)
+	r.say(conntrack.Responder, pptp.OutgoingCallReply, 9, 7, 1)
+	if len(r.Calls()) != 1 {
+		r.t.Fatalf("%d calls", len(r.Calls()))
+	}
+}
+
+func TestKernelFirst(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.say(conntrack.Initiator, pptp.OutgoingCallRequest, 7, 0, 0)
+	if len(r.kernel.flows) != 1 || r.kernel.flows[0].NewDst != connection.Original.Src.Addr() {
+		t.Errorf("when the request is let go the kernel has %v", r.kernel.flows)
+	}
+	r.say(conntrack.Responder, pptp.OutgoingCallReply, 9, 7, 1)
+	if len(r.kernel.flows) != 2 {
+		t.Errorf("when the reply is let go the kernel has %v", r.kernel.flows)
+	}
+	r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
+	if len(r.kernel.flows) != 0 {
+		t.Errorf("when the call is cleared the kernel has %v", r.kernel.flows)
+	}
+}
+
+func TestEntryThatCannotBeCreated(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.say(conntrack.Initiator, pptp.EchoRequest, 0, 0, 0) // so that the connection is known
+	r.kernel.err = errKernel
+	out := r.say(conntrack.Initiator, pptp.OutgoingCallRequest, 7, 0, 0)
+	if out.Verdict == alg.Drop || out.Reason != alg.Read {
+		t.Errorf("the request is %v, %v", out.Verdict, out.Reason)
+	}
+	if n := testutil.ToFloat64(r.metrics.errors.WithLabelValues(opCreate)); n != 1 {
+		t.Errorf("%v errors are counted", n)
+	}
+	r.compare()
+	r.kernel.err = nil
+	r.compare()
+	if len(r.kernel.flows) != 1 || r.missing() != 1 {
+		t.Errorf("after the comparison the kernel has %v, %v were missing", r.kernel.flows, r.missing())
+	}
+	r.compare()
+	if r.missing() != 0 {
+		t.Errorf("%v are missing in the end", r.missing())
+	}
+}
+
+func TestEntryThatCannotBeDeleted(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.call()
+	r.kernel.err = errKernel
+	r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
+	if len(r.doomed) != 2 {
+		t.Errorf("doomed: %v", r.doomed)
+	}
+	r.kernel.err = nil
+	r.compare()
+	if len(r.kernel.flows)+len(r.doomed) != 0 {
+		t.Errorf("left over: %v, doomed %v", r.kernel.flows, r.doomed)
+	}
+}
+
+func TestConntrackDoesNotAnswer(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.kernel.err = errKernel
+	if out := r.say(conntrack.Initiator, pptp.OutgoingCallRequest, 7, 0, 0); out.Verdict != alg.Accept || out.Reason != alg.Failed {
+		t.Errorf("the packet is %v, %v", out.Verdict, out.Reason)
+	}
+	r.kernel.err = nil
+	r.call()
+}
+
+// TestEntriesDeletedByOthers are made again; a second look finds nothing to do.
+func TestEntriesDeletedByOthers(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.call()
+	foreign := conntrack.Flow{Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddr("192.0.2.2")}
+	lost := r.kernel.flows[0]
+	r.kernel.flows = []conntrack.Flow{r.kernel.flows[1], foreign}
+	r.kernel.done = nil
+	r.compare()
+	r.compare()
+	if !slices.Contains(r.kernel.flows, lost) || !slices.Contains(r.kernel.flows, foreign) || len(r.kernel.done) != 1 {
+		t.Errorf("the kernel has %v after %v", r.kernel.flows, r.kernel.done)
+	}
+}
+
+// TestConnectionGone tells a flush of the whole table from an end.
+func TestConnectionGone(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.call()
+	r.kernel.flows, r.kernel.gone, r.kernel.done = nil, true, nil
+	r.compare()
+	if !slices.Equal(r.kernel.done, []string{"revive", "create", "create"}) || len(r.Calls()) != 1 {
+		t.Errorf("after a flush: %v, %d calls", r.kernel.done, len(r.Calls()))
+	}
+	r.kernel.gone, r.kernel.done = true, nil
+	r.compare()
+	if !slices.Equal(r.kernel.done, []string{"delete", "delete"}) || len(r.Calls()) != 0 {
+		t.Errorf("after the end: %v, %d calls", r.kernel.done, len(r.Calls()))
+	}
+}
+
+func TestMarkChangedByOthers(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.call()
+	for i := range r.kernel.flows {
+		r.kernel.flows[i].Mark = 77
+	}
+	r.kernel.done = nil
+	r.compare()
+	if len(r.kernel.done) != 0 {
+		t.Errorf("a changed mark leads to %v", r.kernel.done)
+	}
+}
+
+// TestBothCallIDsZero: one entry carries both flows.
+func TestBothCallIDsZero(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	request := r.say(conntrack.Initiator, pptp.OutgoingCallRequest, 0, 0, 0)
+	r.say(conntrack.Responder, pptp.OutgoingCallReply, 0, request.Messages[0].Own.To, 1)
+	r.kernel.flows = r.kernel.flows[:1]
+	r.kernel.done = nil
+	r.compare()
+	if len(r.kernel.done) != 0 || len(r.Calls()) != 1 {
+		t.Errorf("%v, %d calls", r.kernel.done, len(r.Calls()))
+	}
+}
+
+// TestKilled takes up the journal of a daemon that was killed at some instant.
+func TestKilled(t *testing.T) {
+	tests := []struct {
+		name  string
+		run   func(r *rig)
+		calls int
+		flows int
+	}{
+		{"in a call", func(r *rig) { r.call() }, 1, 2},
+		{"before the kernel had the entry", func(r *rig) { r.call(); r.kernel.flows = r.kernel.flows[:1] }, 1, 2},
+		{"before the kernel had lost the entries", func(r *rig) {
+			r.call()
+			kept := slices.Clone(r.kernel.flows)
+			r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
+			r.say(conntrack.Responder, pptp.CallDisconnectNotify, 9, 0, 1)
+			r.kernel.flows = kept
+		}, 0, 0},
+		{"while the call was cleared", func(r *rig) {
+			r.call()
+			r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
+		}, 0, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			r := newRig(t, dir)
+			tt.run(r)
+			if err := r.journal.Close(); err != nil {
+				t.Fatal(err)
+			}
+			again := newRig(t, dir)
+			again.kernel.flows = r.kernel.flows
+			again.compare()
+			if len(again.Calls()) != tt.calls || len(again.kernel.flows) != tt.flows {
+				t.Errorf("%d calls, the kernel has %v", len(again.Calls()), again.kernel.flows)
+			}
+			again.seq = r.seq
+			out := again.say(conntrack.Initiator, pptp.OutgoingCallRequest, 7, 0, 0)
+			if to := out.Messages[0].Own.To; tt.calls == 0 && tt.name != "while the call was cleared" && to == 7 {
+				t.Errorf("an ID that rests was given again")
+			}
+		})
+	}
+}
+
+// TestPanic costs the packet, and its connection the editor.
+func TestPanic(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.call()
+	table := r.table
+	r.table = nil // the next message that changes anything panics
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("nothing panicked")
+			}
+		}()
+		r.say(conntrack.Initiator, pptp.OutgoingCallRequest, 8, 0, 0)
+	}()
+	r.table = table
+	out := r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
+	if out.Verdict != alg.Accept || out.Reason != alg.Failed || len(r.Calls()) != 2 {
+		t.Errorf("afterwards: %v, %v, %d calls", out.Verdict, out.Reason, len(r.Calls()))
+	}
+}
+
+func TestJournalThatFails(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	if err := r.journal.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.call()
+	if n := testutil.ToFloat64(r.metrics.journalErrors); n == 0 {
+		t.Error("nothing is counted")
+	}
+	if len(r.kernel.flows) != 2 {
+		t.Errorf("the kernel has %v", r.kernel.flows)
+	}
+}

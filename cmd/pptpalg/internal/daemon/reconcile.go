@@ -1,0 +1,194 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"pptpalg/cmd/pptpalg/internal/journal"
+	"pptpalg/conntrack"
+)
+
+// sweepInterval is how often the call table is compared with the kernel's: within
+// this time, and that of the comparison, what others did to the kernel's table
+// is mended.
+const sweepInterval = 2 * time.Second
+
+// sweepShare bounds the time that comparing takes: it rests for so many times as
+// long as it worked.
+const sweepShare = 20
+
+// chunk is how many entries are made or deleted while no packet is edited.
+const chunk = 64
+
+// remember takes up what an earlier daemon knew. The kernel still has the entries of
+// its calls; those of calls that were over when it died are deleted.
+func (d *Daemon) remember() error {
+	identity, err := journal.Identity()
+	if err != nil {
+		return err
+	}
+	j, contents, err := journal.Open(d.cfg.StateDir, identity)
+	if err != nil {
+		return err
+	}
+	d.journal = j
+	now := time.Now()
+	refused := d.editor.Restore(contents.Calls, now)
+	for _, r := range contents.Resting {
+		d.table.Rest(r)
+	}
+	for _, g := range contents.Gone {
+		d.table.RestCall(g.Record, g.At)
+		for _, f := range g.Record.AllFlows() {
+			d.doomed[f] = struct{}{}
+		}
+	}
+	if len(contents.Calls) > 0 {
+		d.log.Info("took up calls of an earlier run", "calls", len(contents.Calls)-refused, "refused", refused)
+	}
+	return nil
+}
+
+// sweep keeps the table in step with the kernel's until ctx is done.
+func (d *Daemon) sweep(ctx context.Context) error {
+	pause := time.NewTimer(sweepInterval)
+	defer pause.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-pause.C:
+			began := time.Now()
+			d.compare()
+			pause.Reset(max(sweepInterval, sweepShare*time.Since(began)))
+		}
+	}
+}
+
+// compare makes the table and the kernel's agree: connections that the kernel no
+// longer has are ended, entries that calls need are made again, and entries of calls
+// that are over are deleted. Entries that were never ours are not touched.
+func (d *Daemon) compare() {
+	asked := time.Now()
+	d.pulse.sweep.begin(asked)
+	defer d.pulse.sweep.end()
+	live, err := d.lister.Connections(d.cfg.Ports)
+	flows, flowsErr := d.lister.Flows()
+	if err := errors.Join(err, flowsErr); err != nil {
+		d.conntrackFailed(opList, err)
+		return
+	}
+	have := make(map[conntrack.Flow]struct{}, len(flows))
+	for _, f := range flows {
+		have[f.Unmarked()] = struct{}{}
+	}
+	live = append(live, d.revive(live, have, asked)...)
+	for missing := range slices.Chunk(d.settle(live, have, asked), chunk) {
+		d.repair(missing)
+	}
+	d.bury()
+}
+
+// revive makes the entries anew of control connections that were flushed from the
+// kernel's table (conntrack -F), and returns them. A connection counts as flushed if
+// its GRE entries are gone as well: they have a fixed timeout and go for no other
+// reason. Where they are left, the connection has ended, or lost its address.
+func (d *Daemon) revive(live []conntrack.Connection, have map[conntrack.Flow]struct{}, asked time.Time) []conntrack.Connection {
+	d.mu.Lock()
+	lost := d.editor.Missing(live, asked)
+	d.mu.Unlock()
+	var revived []conntrack.Connection
+	for _, l := range lost {
+		if !flushed(l.Calls, have) {
+			continue
+		}
+		if err := d.kernel.Revive(l.Connection); err != nil {
+			d.conntrackFailed(opCreate, err)
+			continue
+		}
+		d.metrics.repairs.WithLabelValues(repairRevived).Inc()
+		revived = append(revived, l.Connection)
+	}
+	return revived
+}
+
+// flushed reports whether calls had entries and have none left.
+func flushed(calls []conntrack.Record, have map[conntrack.Flow]struct{}) bool {
+	needed := 0
+	for _, c := range calls {
+		for _, f := range c.Flows() {
+			if _, there := have[f.Unmarked()]; there {
+				return false
+			}
+			needed++
+		}
+	}
+	return needed > 0
+}
+
+// settle ends what is over and returns the flows that calls older than asked need
+// and the kernel does not have.
+func (d *Daemon) settle(live []conntrack.Connection, have map[conntrack.Flow]struct{}, asked time.Time) []conntrack.Flow {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	d.apply(d.editor.Sweep(live, asked, now), now)
+	if d.journal.Overgrown() {
+		d.journalFailed(d.journal.Rewrite(d.editor.Records(), d.table.Resting()))
+	}
+	var missing []conntrack.Flow
+	for _, c := range d.editor.Records() {
+		missing = append(missing, lacking(c.Flows(), have)...)
+	}
+	d.lacking = len(missing)
+	return missing
+}
+
+// lacking returns those of a call's flows that the kernel does not have. Where both
+// Call IDs are 0, one entry carries both flows.
+func lacking(flows []conntrack.Flow, have map[conntrack.Flow]struct{}) []conntrack.Flow {
+	var missing []conntrack.Flow
+	for i, f := range flows {
+		if _, there := have[f.Unmarked()]; there {
+			continue
+		}
+		if carried := slices.ContainsFunc(flows, func(g conntrack.Flow) bool {
+			_, there := have[g.Unmarked()]
+			return there && g.Carries(flows[i])
+		}); !carried {
+			missing = append(missing, f)
+		}
+	}
+	return missing
+}
+
+// repair creates flows unless their calls have ended meanwhile. One that a packet has
+// just created is left as it is by the kernel's adapter.
+func (d *Daemon) repair(missing []conntrack.Flow) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range missing {
+		if d.table.Has(f) {
+			d.install(f)
+			d.metrics.repairs.WithLabelValues(repairCreated).Inc()
+		}
+	}
+}
+
+// bury deletes what is left in the kernel of calls that are over.
+func (d *Daemon) bury() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for f := range d.doomed {
+		if n++; n > chunk {
+			return // the rest next time
+		}
+		delete(d.doomed, f)
+		if !d.table.Has(f) {
+			d.uninstall(f)
+		}
+	}
+}

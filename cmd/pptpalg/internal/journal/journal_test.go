@@ -1,0 +1,208 @@
+package journal
+
+import (
+	"bytes"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"pptpalg/conntrack"
+)
+
+var at = time.Unix(1_800_000_000, 42)
+
+func record(number uint64) conntrack.Record {
+	n := byte(number)
+	return conntrack.Record{
+		Number: number, PNS: conntrack.Responder, State: conntrack.Established, Since: at,
+		Connection: conntrack.Connection{
+			Original: conntrack.Tuple{Src: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, n}), 4000), Dst: netip.MustParseAddrPort("203.0.113.9:1723")},
+			Reply:    conntrack.Tuple{Src: netip.MustParseAddrPort("203.0.113.9:1723"), Dst: netip.MustParseAddrPort("198.51.100.1:65535")},
+			Zone:     3, Mark: 0xdeadbeef,
+		},
+		Legs: [2]conntrack.LegRecord{{Known: true, Own: 7, Public: 0xff07}, {Own: 0}},
+	}
+}
+
+var same = cmp.Options{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmp.Comparer(time.Time.Equal)}
+
+func open(t *testing.T, dir, identity string) (*Journal, Contents) {
+	t.Helper()
+	j, c, err := Open(dir, identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = j.Close() }) // some tests have closed it
+	return j, c
+}
+
+func keep(numbers ...uint64) (keeps []conntrack.Keep) {
+	for _, n := range numbers {
+		keeps = append(keeps, conntrack.Keep{Record: record(n)})
+	}
+	return keeps
+}
+
+func TestRemembers(t *testing.T) {
+	dir := t.TempDir()
+	j, c := open(t, dir, "a")
+	if len(c.Calls)+len(c.Gone) != 0 {
+		t.Fatalf("a new journal remembers %v", c)
+	}
+	gone := append(keep(1, 2, 3), conntrack.Keep{Record: conntrack.Record{Number: 2}, Gone: true})
+	for _, k := range gone {
+		if err := j.Append([]conntrack.Keep{k}, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := Contents{Calls: []conntrack.Record{record(1), record(3)}, Gone: []Gone{{record(2), at}}}
+	for range 3 {
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		j, c = open(t, dir, "a")
+		if diff := cmp.Diff(want, c, same); diff != "" {
+			t.Fatalf("(-want +got):\n%s", diff)
+		}
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, c = open(t, dir, "another boot"); len(c.Calls) != 0 {
+		t.Error("it remembers what was true of another kernel table")
+	}
+}
+
+func TestAnotherDaemonHasIt(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir, "a")
+	if _, _, err := Open(dir, "a"); err == nil || !strings.Contains(err.Error(), "another daemon has it") {
+		t.Errorf("a second opener gets %v", err)
+	}
+}
+
+// TestAppendBehindACut: what is appended after a crash in mid-record is read.
+func TestAppendBehindACut(t *testing.T) {
+	dir := t.TempDir()
+	j, _ := open(t, dir, "a")
+	if err := j.Append(keep(1, 2), at); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(j.path(), j.size-5); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j, _ = open(t, dir, "a")
+	if err := j.Append(keep(3), at); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, c := open(t, dir, "a"); len(c.Calls) != 2 || c.Calls[1].Number != 3 {
+		t.Errorf("calls %v, want 1 and 3", c.Calls)
+	}
+}
+
+// TestCutAnywhere: whatever byte the writing stopped at, all whole records count.
+func TestCutAnywhere(t *testing.T) {
+	dir := t.TempDir()
+	j, _ := open(t, dir, "a")
+	head := int(j.size)
+	if err := j.Append(keep(1, 2), at); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Append([]conntrack.Keep{{Record: record(1), Gone: true}}, at); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(j.path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := headLen + keptLen + sumLen
+	for n := range len(b) + 1 {
+		c, _ := j.read(b[:n])
+		want := min(2, max(0, n-head)/one)
+		if n == len(b) {
+			want = 1
+		}
+		if len(c.Calls) != want {
+			t.Errorf("cut at %d of %d: %d calls, want %d", n, len(b), len(c.Calls), want)
+		}
+	}
+	for at := head; at < len(b); at++ {
+		damaged := bytes.Clone(b)
+		damaged[at] ^= 0x40
+		if c, _ := j.read(damaged); len(c.Calls) > 2 {
+			t.Errorf("damaged at %d: %v", at, c)
+		}
+	}
+}
+
+func TestRewriteShrinks(t *testing.T) {
+	dir := t.TempDir()
+	j, _ := open(t, dir, "a")
+	for !j.Overgrown() {
+		if err := j.Append(keep(1), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resting := conntrack.Resting{Public: netip.MustParseAddr("198.51.100.1"), Peer: netip.MustParseAddr("203.0.113.9"), Zone: 3, ID: 7, Until: at}
+	if err := j.Rewrite([]conntrack.Record{record(1)}, []conntrack.Resting{resting}); err != nil {
+		t.Fatal(err)
+	}
+	if j.Overgrown() || j.size > 1000 {
+		t.Errorf("%d bytes after the rewrite", j.size)
+	}
+	if err := j.Append(keep(2), at); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, c := open(t, dir, "a")
+	if diff := cmp.Diff(Contents{Calls: []conntrack.Record{record(1), record(2)}, Resting: []conntrack.Resting{resting}}, c, same); diff != "" {
+		t.Errorf("after the rewrite (-want +got):\n%s", diff)
+	}
+}
+
+// FuzzRead: whatever the file holds, what is read of it can be written and is then
+// read as the same.
+func FuzzRead(f *testing.F) {
+	f.Add(appendKept(nil, record(1)))
+	f.Add(appendGone(appendKept(nil, record(1)), 1, at))
+	f.Add([]byte{kindKept, 0, 1, 2, 3, 4})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		j := &Journal{head: "head\n"}
+		c, _ := j.read(append([]byte(j.head), b...))
+		again := []byte(j.head)
+		for _, r := range c.Calls {
+			again = appendKept(again, r)
+		}
+		twice, _ := j.read(again)
+		if diff := cmp.Diff(c.Calls, twice.Calls, same); diff != "" {
+			t.Errorf("(-read +written and read):\n%s", diff)
+		}
+	})
+}
+
+func BenchmarkAppend(b *testing.B) {
+	j, _, err := Open(b.TempDir(), "a")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer j.Close()
+	k := keep(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := j.Append(k, at); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

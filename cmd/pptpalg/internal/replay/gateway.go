@@ -1,0 +1,33 @@
+package replay
+
+import (
+	"time"
+
+	"pptpalg/alg"
+	"pptpalg/conntrack"
+)
+
+// sweepEvery is how much time of the capture passes between two looks at what has
+// expired in the call table.
+const sweepEvery = time.Second
+
+// gateway is an editor with the calls that it knows.
+type gateway struct {
+	editor *alg.Editor
+	calls  map[uint64]*record // by their number in the editor's table
+	swept  time.Time
+}
+
+func newGateway() *gateway {
+	return &gateway{editor: alg.NewEditor(conntrack.New(conntrack.DefaultConfig()), alg.DefaultConnections), calls: make(map[uint64]*record)}
+}
+
+// tick lets time pass in the call table. No connection ends by it: that conntrack
+// has forgotten one, a capture cannot tell.
+func (g *gateway) tick(now time.Time) {
+	if since := now.Sub(g.swept); since >= 0 && since < sweepEvery {
+		return
+	}
+	g.swept = now
+	g.editor.Sweep(nil, time.Time{}, now)
+}

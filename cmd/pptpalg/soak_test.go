@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pptpalg/alg/pptp"
+	"pptpalg/cmd/internal/lab"
+)
+
+// soakTime is how long TestSoak runs: `make soak` gives it minutes.
+var soakTime = flag.Duration("soak", 10*time.Second, "how long TestSoak runs")
+
+// healing is how long a call may be silent after somebody flushed conntrack, or while
+// TCP sends lost segments again.
+const healing = 15 * time.Second
+
+// TestSoak has clients open, use, clear, crash and redial calls at random while the
+// daemon is killed and restarted, conntrack is flushed, and segments are dropped and
+// cut anew. Whatever arrives, arrives at the right client; what should arrive does;
+// and in the end memory, goroutines and kernel entries are what they were.
+func TestSoak(t *testing.T) {
+	g := startGateway(t, masquerade(8))
+	g.server(lab.Behaviour{Refuse: true})
+	s := &soak{g: g, stop: make(chan struct{})}
+	s.round(t, *soakTime/2, s.violence)
+
+	// The second half spares the daemon's life, so that what it loses shows.
+	before := g.footprint()
+	s.round(t, *soakTime/2, s.trouble)
+	g.wantCalls(0)
+	g.wantEntriesOfCalls(0)
+	after := g.footprint()
+	t.Logf("%d calls, %d packets there and back; before %+v, after %+v", s.calls.Load(), s.packets.Load(), before, after)
+	if after.goroutines > before.goroutines+2 {
+		t.Errorf("%d goroutines, %d before", after.goroutines, before.goroutines)
+	}
+	const slack = 16 << 20 // of a Go heap between collections
+	if after.heap > before.heap+slack {
+		t.Errorf("%d bytes of heap, %d before", after.heap, before.heap)
+	}
+}
+
+type soak struct {
+	g              *gateway
+	stop           chan struct{}
+	calls, packets atomic.Int64
+}
+
+// round runs clients under a kind of trouble until the time is over.
+func (s *soak) round(t *testing.T, length time.Duration, trouble func()) {
+	t.Helper()
+	stop := make(chan struct{})
+	failures := make(chan error, 1)
+	var workers sync.WaitGroup
+	for i, h := range s.g.Inside {
+		workers.Go(func() {
+			for !closed(stop) {
+				if err := s.live(h); err != nil {
+					select {
+					case failures <- fmt.Errorf("client %d: %w", i, err):
+					default:
+					}
+					return
+				}
+			}
+		})
+	}
+	for end := time.Now().Add(length); time.Now().Before(end) && len(failures) == 0; {
+		trouble()
+		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond) // trouble comes now and then
+	}
+	s.g.calm()
+	close(stop)
+	workers.Wait()
+	select {
+	case err := <-failures:
+		t.Fatal(err)
+	default:
+	}
+}
+
+func closed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// violence is all of trouble, and the daemon's death.
+func (s *soak) violence() {
+	if rand.IntN(2) == 0 {
+		s.g.kill()
+		s.g.start()
+		return
+	}
+	s.trouble()
+}
+
+// trouble flushes conntrack, wholly or in part, or changes how many segments are lost.
+func (s *soak) trouble() {
+	switch rand.IntN(8) {
+	case 0:
+		s.g.conntrack("-D", "-p", "gre")
+	case 1:
+		s.g.conntrack("-D", "-p", "gre")
+	case 2, 3:
+		s.g.calm()
+		s.g.lose("0.05")
+	case 4:
+		s.g.calm()
+	}
+}
+
+// lose has the gateway drop a share of control segments, before and behind the queue.
+func (g *gateway) lose(share string) {
+	g.t.Helper()
+	for _, chain := range [][]string{{"raw", "PREROUTING"}, {"mangle", "FORWARD"}} {
+		for _, port := range []string{"--dport", "--sport"} {
+			must(g.t, g.Gateway.IPTables(context.Background(), "-t", chain[0], "-A", chain[1], "-p", "tcp", port, "1723",
+				"-m", "statistic", "--mode", "random", "--probability", share, "-j", "DROP"))
+		}
+	}
+}
+
+// calm ends the loss of segments.
+func (g *gateway) calm() {
+	g.t.Helper()
+	must(g.t, g.Gateway.IPTables(context.Background(), "-t", "raw", "-F", "PREROUTING"))
+	must(g.t, g.Gateway.IPTables(context.Background(), "-t", "mangle", "-F", "FORWARD"))
+}
+
+func (g *gateway) conntrack(args ...string) {
+	g.t.Helper()
+	_, err := g.Gateway.Run(context.Background(), "conntrack", args...)
+	if err != nil {
+		g.t.Log(err) // nothing there to delete
+	}
+}
+
+// live is one client's life: it dials, calls, exchanges packets and goes, in one of
+// the ways that clients go. What fails before the call has carried a packet is the
+// trouble's doing.
+func (s *soak) live(h *lab.Host) error {
+	ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
+	defer cancel()
+	c, err := lab.StartClient(ctx, h, s.g.Outside[0].Addr)
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	own := pptp.CallID(rand.IntN(4) * 7)
+	call, err := c.Call(own)
+	if err != nil || call.Exchange([]byte("first"), 300*time.Millisecond) != nil {
+		return nil
+	}
+	s.calls.Add(1)
+	for range rand.IntN(60) {
+		if err := s.carry(call, h.Name); err != nil {
+			return err
+		}
+		if rand.IntN(8) == 0 {
+			echo := lab.NewEchoRequest(rand.Uint32()).Bytes()
+			if rand.IntN(2) == 0 {
+				err = c.SendBytes(echo)
+			} else {
+				err = c.SendCut(echo, 1+rand.IntN(len(echo)-1))
+			}
+			if errors.Is(err, lab.ErrTimeout) {
+				return nil // too many segments were lost: the client gives up
+			}
+			if err != nil {
+				return fmt.Errorf("the control connection of a call is lost: %w", err)
+			}
+		}
+	}
+	switch rand.IntN(4) {
+	case 0:
+		return c.Reset()
+	case 1:
+		_ = call.Clear() // the connection ends in any case
+	case 2:
+		_ = c.Send(lab.NewCallClearRequest(own), lab.NewStopRequest())
+	}
+	return nil
+}
+
+// carry exchanges a packet, again and again while the gateway heals.
+func (s *soak) carry(call *lab.Call, client string) error {
+	payload := fmt.Appendf(nil, "%s packet %d", client, s.packets.Add(1))
+	for end := time.Now().Add(healing); ; {
+		if err := call.Send(payload); err != nil {
+			return err
+		}
+		switch got, err := call.Recv(250 * time.Millisecond); {
+		case err == nil && string(got) == string(payload):
+			return nil
+		case err == nil && !strings.HasPrefix(string(got), client+" ") && string(got) != "first":
+			return fmt.Errorf("call %v of %s received %q", call.Own, client, got)
+		case err == nil: // an answer that was late
+		case !errors.Is(err, lab.ErrTimeout):
+			return err
+		case time.Now().After(end):
+			return fmt.Errorf("call %v, which was established, has been silent for %v", call.Own, healing)
+		}
+	}
+}
+
+// footprint is what the daemon uses.
+type footprint struct{ goroutines, heap int }
+
+func (g *gateway) footprint() footprint {
+	g.t.Helper()
+	number := func(series string) int {
+		f, err := strconv.ParseFloat(g.metric(series), 64)
+		must(g.t, err)
+		return int(f)
+	}
+	return footprint{number("go_goroutines"), number("go_memstats_heap_inuse_bytes")}
+}
