@@ -4,6 +4,7 @@
 #   make demo     the main job on a network of namespaces, with real PPTP programs
 #   make test     all tests, as root
 #   make check    format, vet, staticcheck, import arrows, tidy go.mod, race tests
+#                 (one package at a time: their daemons and clients need the cores)
 #   make soak     clients, crashes, floods and flushes for SOAK
 #   make fuzz     each fuzz target for FUZZTIME
 #
@@ -32,7 +33,7 @@ demo: packages-demo build
 	$(SUDO) bin/demo bin/pptpalg
 
 test: packages-test
-	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 ./...
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -p 1 -count=1 ./...
 
 check: lint race
 
@@ -44,7 +45,7 @@ lint:
 	./.ci/arrows
 
 race: packages-race
-	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -count=1 ./...
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -p 1 -count=1 ./...
 
 soak: packages-test
 	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -run '^TestSoak$$' -timeout 2h ./cmd/pptpalg -soak $(SOAK) -v

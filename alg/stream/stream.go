@@ -8,9 +8,10 @@ import "pptpalg/alg/packet"
 const MaxEdits = 128
 
 // patience is how many times a segment behind a gap is dropped. A sender repeats the
-// oldest segment that was not acknowledged, and a later one at most once before that
-// (tail loss probe, RFC 8985 section 7). So if it comes once more, its sender holds
-// the gap to be closed: what is missing here passed while nobody watched.
+// oldest segment that was not acknowledged; a later one it sends first, and perhaps
+// again as a tail loss probe (RFC 8985 section 7). If it comes once more and then once
+// more, its sender holds the gap to be closed: what is missing here passed while nobody
+// watched.
 const patience = 3
 
 // Stream is one direction of a control connection. The zero value joins it with
