@@ -15,6 +15,7 @@ type dialogue struct {
 	pass       Reason             // why it is let alone; Read for one that is edited
 	halves     [2]half            // by the side that sends
 	opened     time.Time
+	heard      time.Time // when the last of its packets came
 	ended      time.Time // zero before the end
 }
 
@@ -26,7 +27,7 @@ type half struct {
 }
 
 func newDialogue(c conntrack.Connection, now time.Time) *dialogue {
-	d := &dialogue{connection: c, opened: now}
+	d := &dialogue{connection: c, opened: now, heard: now}
 	switch {
 	case c.Helper != "":
 		d.pass = Helped

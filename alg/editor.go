@@ -20,6 +20,7 @@ type Editor struct {
 	senders map[key]sender
 	out     Outcome
 	readAll bool // see ReadAll
+	turn    turn // that is being taken
 }
 
 // key is a packet's addresses and ports.
@@ -145,7 +146,9 @@ func (e *Editor) take(t turn, local bool) Outcome {
 	}
 	t.dialogue, t.sender, t.out = s.dialogue, s.side, &e.out
 	e.table.Tick(t.now)
-	e.edit(&t)
+	t.heard = t.now
+	e.turn = t // kept here, so that none is allocated for each packet
+	e.edit(&e.turn)
 	e.out.Changes = e.table.Changes()
 	return e.out
 }
@@ -273,6 +276,17 @@ func byTuple(live []conntrack.Connection) map[key]conntrack.Connection {
 		m[keyOf(c.Original.Src, c.Original.Dst)] = c
 	}
 	return m
+}
+
+// EndIdle ends the calls on connections that have been silent since a time, if GRE
+// has been as silent: silent tells.
+func (e *Editor) EndIdle(since time.Time, silent func(conntrack.Record) bool, now time.Time) []conntrack.Change {
+	for _, s := range e.senders {
+		if d := s.dialogue; s.side == conntrack.Initiator && d.control != nil && d.heard.Before(since) {
+			d.control.EndIf(silent, conntrack.Idle, now)
+		}
+	}
+	return e.table.Changes()
 }
 
 // Calls returns a copy of the call table, in no order.

@@ -20,10 +20,6 @@ func (e *Editor) Undo(seg packet.Segment, now time.Time) Outcome {
 	return e.take(turn{seg: seg, now: now, undo: true}, false)
 }
 
-// ReadAll has the editor read the connections that NAT does not touch as well: it
-// tells their messages and keeps their calls, and edits nothing.
-func (e *Editor) ReadAll() { e.readAll = true }
-
 // translateHigh translates the first byte of an ID in the turn's direction.
 func (t *turn) translateHigh(f conntrack.Field, high byte) byte {
 	if t.undo {

@@ -150,9 +150,14 @@ func (c *Control) fits(s Side, public, own pptp.CallID) bool {
 		(swapped == public || c.leg(s, swapped) == nil)
 }
 
+// spare is how many IDs that begin with a byte must be free for it to be promised,
+// as long as others have so many: a few for each call that the endpoint may open on
+// the connection later, lest a second promise be needed.
+const spare = 32
+
 // promise returns the first byte that public forms have on this connection for IDs
-// that begin with own. The same byte is preferred; another is taken where all IDs
-// that begin with it are in use. A public first byte stands for one own byte only,
+// that begin with own. The same byte is preferred; another is taken where few IDs
+// that begin with it are free. A public first byte stands for one own byte only,
 // so that the way back is decided by one byte. The way there is too, until an
 // endpoint has more calls on one connection than IDs of one first byte are free.
 func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
@@ -166,11 +171,13 @@ func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
 	if c.table.cfg.Random {
 		first = byte(rand.Uint32())
 	}
-	for i := range pageSize {
-		public = first + byte(i)
-		if sp.room(public) > 0 && !c.promised(s, public) {
-			c.pages[s] = append(c.pages[s], pagePair{own, public})
-			return public, true
+	for _, least := range []int{spare, 1} {
+		for i := range pageSize {
+			public = first + byte(i)
+			if sp.room(public) >= least && !c.promised(s, public) {
+				c.pages[s] = append(c.pages[s], pagePair{own, public})
+				return public, true
+			}
 		}
 	}
 	return 0, false

@@ -49,11 +49,12 @@ const (
 	Reset                     // TCP: RST
 	Expired                   // the control connection's conntrack entry is gone
 	Replaced                  // another call took its ID
+	Idle                      // neither GRE nor control messages for a set time
 
 	causes // how many there are
 )
 
-var causeNames = [causes]string{"cleared", "disconnected", "refused", "stopped", "finished", "reset", "expired", "replaced"}
+var causeNames = [causes]string{"cleared", "disconnected", "refused", "stopped", "finished", "reset", "expired", "replaced", "idle"}
 
 // Causes lists every cause.
 func Causes() []Cause {

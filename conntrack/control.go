@@ -62,6 +62,15 @@ func (c *Control) Close(cause Cause, now time.Time) {
 	}
 }
 
+// EndIf ends those calls of the connection for which over holds.
+func (c *Control) EndIf(over func(Record) bool, cause Cause, now time.Time) {
+	for i := len(c.calls) - 1; i >= 0; i-- { // an ended call's place is taken by the last
+		if call := c.calls[i]; call.state != Clearing && over(call.record()) {
+			c.table.end(call, cause, now)
+		}
+	}
+}
+
 // Request opens a call that the sender asks for under its own ID, which must have
 // been assigned. It replaces a call of the sender that has this ID. false means
 // that no public form could be had, and that the call is none of the table's.

@@ -24,6 +24,12 @@ type Flow struct {
 	Mark           uint32 // of the control connection
 }
 
+// Traffic is what has travelled in a flow.
+type Traffic struct {
+	Packets, Bytes uint64 // since the kernel's entry was made
+	Counted        bool   // false where the kernel does not count: net.netfilter.nf_conntrack_acct is 0
+}
+
 func (f Flow) String() string {
 	return fmt.Sprintf("%v > %v key %v => %v > %v key %v", f.Src, f.Dst, f.Key, f.NewSrc, f.NewDst, f.NewKey)
 }

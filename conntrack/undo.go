@@ -17,8 +17,11 @@ func (c *Control) Undo(sender Side, f Field, id pptp.CallID, sent *byte) (result
 
 // UndoHigh is Undo for the first byte of an ID of which only that is at hand.
 func (c *Control) UndoHigh(sender Side, f Field, high byte) byte {
-	if f == Peers || f == Notifies && !c.ownsHigh(sender, high) {
+	switch f {
+	case Peers:
 		return c.publicHigh(sender.Other(), high)
+	case Notifies:
+		return c.undoNotifiedHigh(sender, high)
 	}
 	return c.TranslateHigh(sender, f, high)
 }
@@ -38,12 +41,19 @@ func (c *Control) undoNotified(sender Side, id pptp.CallID, sent *byte) (pptp.Ca
 	return untranslated(id, sent), false
 }
 
-// ownsHigh reports whether an ID that the end gave to a call begins with the byte.
-func (c *Control) ownsHigh(s Side, high byte) bool {
+// undoNotifiedHigh decides by the first byte alone, in the order of undoNotified.
+func (c *Control) undoNotifiedHigh(sender Side, high byte) byte {
+	result, rank := high, 4
 	for _, call := range c.calls {
-		if l := &call.legs[s]; l.known && l.own.High() == high {
-			return true
+		from, to := &call.legs[sender], &call.legs[sender.Other()]
+		switch {
+		case from.known && from.own.High() == high && rank > 1:
+			result, rank = from.public.High(), 1
+		case to.known && to.own.High() == high && rank > 2:
+			result, rank = to.public.High(), 2
+		case to.known && to.own.Low() == high && rank > 3:
+			result, rank = to.public.Low(), 3
 		}
 	}
-	return false
+	return result
 }

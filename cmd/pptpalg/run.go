@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -39,6 +40,7 @@ type options struct {
 
 	table       conntrack.Config
 	connections int
+	idle        time.Duration
 	queueLen    int
 	queueBuffer int
 }
@@ -78,6 +80,7 @@ func (o *options) limitFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.table.CallsPerSpace, "max-calls-per-space", def.CallsPerSpace, "public Call IDs, in use or resting, of one public address towards one peer at most")
 	f.IntVar(&o.table.Requests, "max-requests", def.Requests, "call requests of one address per second at most")
 	f.IntVar(&o.connections, "max-connections", alg.DefaultConnections, "control connections on record at most")
+	f.DurationVar(&o.idle, "idle-timeout", 0, "end calls without GRE and control messages for so long, 0 for never; needs net.netfilter.nf_conntrack_acct=1")
 	f.IntVar(&o.queueLen, "queue-length", nfqueue.DefaultMaxLen, "packets that wait for their verdict at most; the kernel drops those beyond")
 	f.IntVar(&o.queueBuffer, "queue-buffer", nfqueue.DefaultReadBuffer, "receive buffer of the queue's socket in bytes")
 }
@@ -120,7 +123,7 @@ func run(ctx context.Context, e env, o options) (err error) {
 func (o options) daemon() (daemon.Config, error) {
 	cfg := daemon.Config{
 		Queue: o.queue, StateDir: o.stateDir, Version: buildVersion(),
-		Table: o.table, Connections: o.connections, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
+		Table: o.table, Connections: o.connections, Idle: o.idle, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
 	}
 	for flag, value := range map[string]int{
 		"max-calls": o.table.Calls, "max-calls-per-client": o.table.CallsPerClient, "max-calls-per-space": o.table.CallsPerSpace,

@@ -25,6 +25,8 @@ const (
 	ctaNATSrc     = 6  // CTA_NAT_SRC
 	ctaTimeout    = 7  // CTA_TIMEOUT, be32, seconds
 	ctaMark       = 8  // CTA_MARK, be32
+	ctaCountOrig  = 9  // CTA_COUNTERS_ORIG: present with net.netfilter.nf_conntrack_acct
+	ctaCountReply = 10 // CTA_COUNTERS_REPLY
 	ctaID         = 12 // CTA_ID, be32
 	ctaNATDst     = 13 // CTA_NAT_DST
 	ctaZone       = 18 // CTA_ZONE, be16
@@ -55,6 +57,9 @@ const (
 	ctaProtoInfoTCPFlagsReply  = 5 // CTA_PROTOINFO_TCP_FLAGS_REPLY, likewise
 
 	ctaHelpName = 1 // CTA_HELP_NAME
+
+	ctaCountPackets = 1 // CTA_COUNTERS_PACKETS, be64
+	ctaCountBytes   = 2 // CTA_COUNTERS_BYTES, be64
 
 	ctaNATv4MinIP = 1 // CTA_NAT_V4_MINIP
 	ctaNATv4MaxIP = 2 // CTA_NAT_V4_MAXIP

@@ -118,6 +118,29 @@ func BenchmarkBulk(b *testing.B) {
 	}
 }
 
+// BenchmarkBatchRatio states how many times as long it takes to create flows, and
+// to delete them, one by one as in batches.
+func BenchmarkBatchRatio(b *testing.B) {
+	c := newNamespace(b).dial(b)
+	flows := manyFlows(crowd / 5)
+	timed := func(op func(*Conn, []conntrack.Flow) map[conntrack.Flow]error) float64 {
+		began := time.Now()
+		if failed := op(c, flows); len(failed) != 0 {
+			b.Fatal(len(failed), "flows failed")
+		}
+		return time.Since(began).Seconds()
+	}
+	var create, remove [2]float64 // alone, in batches
+	for b.Loop() {
+		create[0] += timed(alone((*Conn).Create))
+		remove[0] += timed(alone((*Conn).Delete))
+		create[1] += timed((*Conn).CreateAll)
+		remove[1] += timed((*Conn).DeleteAll)
+	}
+	b.ReportMetric(create[0]/create[1], "create-ratio")
+	b.ReportMetric(remove[0]/remove[1], "delete-ratio")
+}
+
 func alone(op func(*Conn, conntrack.Flow) error) func(*Conn, []conntrack.Flow) map[conntrack.Flow]error {
 	return func(c *Conn, flows []conntrack.Flow) map[conntrack.Flow]error {
 		failed := make(map[conntrack.Flow]error)

@@ -97,15 +97,18 @@ func TestAllNameTheFailed(t *testing.T) {
 	six := toClient
 	six.NewDst = netip.MustParseAddr("2001:db8::1")
 	flows := append(manyFlows(batch), six, conntrack.Flow{})
-	for name, all := range map[string]func([]conntrack.Flow) map[conntrack.Flow]error{"create": c.CreateAll, "delete": c.DeleteAll} {
-		failed := all(flows)
+	for _, tt := range []struct {
+		name string
+		all  func([]conntrack.Flow) map[conntrack.Flow]error
+	}{{"create", c.CreateAll}, {"delete", c.DeleteAll}} {
+		failed := tt.all(flows)
 		for _, f := range []conntrack.Flow{six, {}} {
 			if err := failed[f]; err == nil || !strings.Contains(err.Error(), f.String()) {
-				t.Errorf("%s: error of %v is %v", name, f, err)
+				t.Errorf("%s: error of %v is %v", tt.name, f, err)
 			}
 		}
 		if len(failed) != 2 {
-			t.Errorf("%s: %d flows failed, want 2", name, len(failed))
+			t.Errorf("%s: %d flows failed, want 2", tt.name, len(failed))
 		}
 	}
 	wantFlows(t, c)

@@ -1,6 +1,7 @@
 // Package ctnetlink owns the way to the kernel's conntrack table: it asks how a
-// control connection is translated, and puts the entries that translate a call's
-// GRE packets in and takes them out again.
+// control connection is translated, puts the entries that translate a call's GRE
+// packets in and takes them out again, and makes a connection's own entry anew
+// where somebody has emptied the table.
 //
 // It speaks netlink (nfnetlink subsystem ctnetlink, the kernel's
 // net/netfilter/nf_conntrack_netlink.c) and package conntrack's values. It keeps
@@ -28,6 +29,15 @@
 // Entries can be created in any network namespace. Packets are translated by them
 // only where a nat table has a rule, whatever it is about: the first one is what
 // makes the kernel hook its NAT into the namespace.
+//
+// # Many at once
+//
+// CreateAll and DeleteAll are for the table of a large gateway, after it was
+// emptied or when many calls end: about twice as fast as one by one
+// (BenchmarkBatchRatio), the rest being the kernel's own work. A dump, as Flows
+// and Connections make, costs the walk through the kernel's hash table, some
+// 20 ms where 100,000 entries are in 2^18 buckets, and some 2 µs of CPU time for
+// each entry that passes the filter, nearly all in the kernel (BenchmarkCrowd).
 //
 // # One entry for two flows
 //

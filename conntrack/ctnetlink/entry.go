@@ -30,6 +30,7 @@ type entry struct {
 	id             uint32 // tells an entry from a later one with its tuples, unless that lies in the same memory (nf_ct_get_id)
 	helper         string
 	tcp            tcpState
+	traffic        conntrack.Traffic // both directions
 }
 
 // zone returns the entry's zone. Of zones that differ by direction it is the one
@@ -81,7 +82,7 @@ func (e entry) flow() (conntrack.Flow, bool) {
 		Zone:   e.both,
 		Mark:   e.mark,
 	}
-	if e.status&statusNAT != natOf(f) {
+	if e.status&statusNAT != natOf(f) || checkFlow(f) != nil {
 		return conntrack.Flow{}, false
 	}
 	return f, true
@@ -206,10 +207,24 @@ func (e *entry) decodeAttr(typ uint16, v []byte) error {
 		return read32(v, &e.id)
 	case ctaZone:
 		return read16(v, &e.both)
+	case ctaCountOrig, ctaCountReply:
+		e.traffic.Counted = true
+		return walk(v, e.decodeCount)
 	case ctaHelp:
 		return walk(v, e.decodeHelp)
 	case ctaProtoInfo:
 		return walk(v, e.decodeProtoInfo)
+	}
+	return nil
+}
+
+// decodeCount adds up the two directions: one entry may carry two flows.
+func (e *entry) decodeCount(typ uint16, v []byte) error {
+	switch typ {
+	case ctaCountPackets:
+		return add64(v, &e.traffic.Packets)
+	case ctaCountBytes:
+		return add64(v, &e.traffic.Bytes)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package ctnetlink
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 
@@ -129,6 +130,35 @@ func (c *Conn) Flows() ([]conntrack.Flow, error) {
 	return flows, nil
 }
 
+// Traffic returns what Flows lists, with what each entry has counted.
+func (c *Conn) Traffic() (map[conntrack.Flow]conntrack.Traffic, error) {
+	type counted struct {
+		flow    conntrack.Flow
+		traffic conntrack.Traffic
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all, err := list(c, byProto(unix.IPPROTO_GRE), func(e entry) (counted, bool) {
+		f, ok := e.flow()
+		return counted{f, e.traffic}, ok
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list GRE entries: %w", err)
+	}
+	m := make(map[conntrack.Flow]conntrack.Traffic, len(all))
+	for _, c := range all {
+		m[c.flow] = c.traffic
+	}
+	return m, nil
+}
+
+// checkFlow is the guard before flowEntry, which gives a meaning of its own to
+// 0.0.0.0. No packet has that address.
 func checkFlow(f conntrack.Flow) error {
+	for _, a := range [...]netip.Addr{f.Src, f.Dst, f.NewSrc, f.NewDst} {
+		if a == netip.IPv4Unspecified() {
+			return fmt.Errorf("address %v is nobody's", a)
+		}
+	}
 	return checkIPv4(f.Src, f.Dst, f.NewSrc, f.NewDst)
 }

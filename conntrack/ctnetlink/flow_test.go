@@ -386,7 +386,9 @@ func TestFlowNotIPv4(t *testing.T) {
 	six.NewDst = netip.MustParseAddr("2001:db8::1")
 	mapped := toClient
 	mapped.Src = netip.MustParseAddr("::ffff:192.0.2.2")
-	for _, f := range []conntrack.Flow{{}, six, mapped} {
+	nobody := toClient
+	nobody.Src = netip.IPv4Unspecified()
+	for _, f := range []conntrack.Flow{{}, six, mapped, nobody} {
 		if err := c.Create(f); err == nil {
 			t.Errorf("Create(%v) = nil", f)
 		}

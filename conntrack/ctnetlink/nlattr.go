@@ -127,3 +127,12 @@ func readPort(v []byte, to *netip.AddrPort) error {
 	*to = netip.AddrPortFrom(to.Addr(), binary.BigEndian.Uint16(v))
 	return nil
 }
+
+// add64 adds a 64-bit number in network order.
+func add64(v []byte, to *uint64) error {
+	if len(v) != 8 {
+		return errSize
+	}
+	*to += binary.BigEndian.Uint64(v)
+	return nil
+}

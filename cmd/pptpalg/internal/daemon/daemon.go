@@ -31,9 +31,10 @@ type Config struct {
 	StateDir  string   // directory of the journal
 
 	Table       conntrack.Config
-	Connections int // control connections on record at most
-	QueueLen    int // packets that wait for a verdict at most
-	QueueBuffer int // of the queue's socket, bytes
+	Connections int           // control connections on record at most
+	Idle        time.Duration // a call without GRE and control messages for so long is ended; 0 for never
+	QueueLen    int           // packets that wait for a verdict at most
+	QueueBuffer int           // of the queue's socket, bytes
 	Version     string
 }
 
@@ -48,7 +49,7 @@ type kernel interface {
 }
 
 type lister interface {
-	Flows() ([]conntrack.Flow, error)
+	Traffic() (map[conntrack.Flow]conntrack.Traffic, error)
 	Connections(ports []uint16) ([]conntrack.Connection, error)
 	Close() error
 }
@@ -73,6 +74,7 @@ type Daemon struct {
 	journal *journal.Journal
 	lacking int                         // flows that the kernel lacked when it was last looked
 	doomed  map[conntrack.Flow]struct{} // of calls that are over, and perhaps still in the kernel
+	idle    map[uint64]idleness         // of calls by their number, if Config.Idle is set
 }
 
 // Open checks what the daemon needs and binds the queue. Packets that come before

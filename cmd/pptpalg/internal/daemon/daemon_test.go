@@ -38,6 +38,9 @@ type fakeKernel struct {
 	gone  bool  // the connection is no longer there
 	flows []conntrack.Flow
 	done  []string
+
+	counts  bool // packets are counted
+	packets uint64
 }
 
 func (k *fakeKernel) Connection(t conntrack.Tuple) (conntrack.Connection, error) {
@@ -57,7 +60,13 @@ func (k *fakeKernel) Connections([]uint16) ([]conntrack.Connection, error) {
 	return []conntrack.Connection{connection}, k.err
 }
 
-func (k *fakeKernel) Flows() ([]conntrack.Flow, error) { return slices.Clone(k.flows), k.err }
+func (k *fakeKernel) Traffic() (map[conntrack.Flow]conntrack.Traffic, error) {
+	m := make(map[conntrack.Flow]conntrack.Traffic)
+	for _, f := range k.flows {
+		m[f] = conntrack.Traffic{Packets: k.packets, Counted: k.counts}
+	}
+	return m, k.err
+}
 
 func (k *fakeKernel) Create(f conntrack.Flow) error {
 	k.done = append(k.done, "create")
@@ -107,6 +116,11 @@ func newRig(t *testing.T, dir string) *rig {
 // say has an end send a message and returns the packet's outcome.
 func (r *rig) say(from conntrack.Side, typ pptp.Type, own, peer pptp.CallID, result byte) alg.Outcome {
 	r.t.Helper()
+	return r.sayAt(time.Now(), from, typ, own, peer, result)
+}
+
+func (r *rig) sayAt(now time.Time, from conntrack.Side, typ pptp.Type, own, peer pptp.CallID, result byte) alg.Outcome {
+	r.t.Helper()
 	tuple := connection.Original
 	if from == conntrack.Responder {
 		tuple = connection.Reply
@@ -125,7 +139,7 @@ func (r *rig) say(from conntrack.Side, typ pptp.Type, own, peer pptp.CallID, res
 	if l.Result != 0 {
 		m[l.Result] = result
 	}
-	out := r.edit(nfqueue.Packet{Payload: segment(r.t, tuple, r.seq[from], m)}, time.Now())
+	out := r.edit(nfqueue.Packet{Payload: segment(r.t, tuple, r.seq[from], m)}, now)
 	r.seq[from] += uint32(len(m))
 	return out
 }
@@ -281,20 +295,27 @@ func TestKilled(t *testing.T) {
 		run   func(r *rig)
 		calls int
 		flows int
+		rests bool
 	}{
-		{"in a call", func(r *rig) { r.call() }, 1, 2},
-		{"before the kernel had the entry", func(r *rig) { r.call(); r.kernel.flows = r.kernel.flows[:1] }, 1, 2},
+		{"in a call", func(r *rig) { r.call() }, 1, 2, false},
+		{"before the kernel had the entry", func(r *rig) { r.call(); r.kernel.flows = r.kernel.flows[:1] }, 1, 2, false},
 		{"before the kernel had lost the entries", func(r *rig) {
 			r.call()
 			kept := slices.Clone(r.kernel.flows)
 			r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
 			r.say(conntrack.Responder, pptp.CallDisconnectNotify, 9, 0, 1)
 			r.kernel.flows = kept
-		}, 0, 0},
+		}, 0, 0, true},
+		{"while the call was cleared, before the kernel had lost the entries", func(r *rig) {
+			r.call()
+			kept := slices.Clone(r.kernel.flows)
+			r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
+			r.kernel.flows = kept
+		}, 0, 0, false},
 		{"while the call was cleared", func(r *rig) {
 			r.call()
 			r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
-		}, 0, 0},
+		}, 0, 0, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -312,8 +333,46 @@ func TestKilled(t *testing.T) {
 			}
 			again.seq = r.seq
 			out := again.say(conntrack.Initiator, pptp.OutgoingCallRequest, 7, 0, 0)
-			if to := out.Messages[0].Own.To; tt.calls == 0 && tt.name != "while the call was cleared" && to == 7 {
-				t.Errorf("an ID that rests was given again")
+			if to := out.Messages[0].Own.To; tt.rests && to == 7 {
+				t.Error("an ID that rests was given again")
+			}
+		})
+	}
+}
+
+func TestIdleCalls(t *testing.T) {
+	tests := []struct {
+		name   string
+		counts bool
+		moves  bool // GRE flows
+		speaks bool // control messages come
+		calls  int
+	}{
+		{"silent", true, false, false, 0},
+		{"GRE flows", true, true, false, 1},
+		{"control messages come", true, false, true, 1},
+		{"nobody counts", false, false, false, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, t.TempDir())
+			r.cfg.Idle = time.Minute
+			r.kernel.counts = tt.counts
+			r.call()
+			begin := time.Now()
+			for i := range 4 {
+				now := begin.Add(time.Duration(i) * 25 * time.Second)
+				if tt.moves {
+					r.kernel.packets++
+				}
+				if tt.speaks {
+					r.sayAt(now, conntrack.Initiator, pptp.EchoRequest, 0, 0, 0)
+				}
+				traffic, _ := r.kernel.Traffic()
+				r.endIdle(traffic, now)
+			}
+			if len(r.Calls()) != tt.calls || len(r.kernel.flows) != 2*tt.calls {
+				t.Errorf("%d calls, the kernel has %v", len(r.Calls()), r.kernel.flows)
 			}
 		})
 	}

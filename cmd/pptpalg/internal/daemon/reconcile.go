@@ -41,9 +41,9 @@ func (d *Daemon) remember() error {
 	}
 	for _, g := range contents.Gone {
 		d.table.RestCall(g.Record, g.At)
-		for _, f := range g.Record.AllFlows() {
-			d.doomed[f] = struct{}{}
-		}
+	}
+	for _, f := range contents.Stale {
+		d.doomed[f] = struct{}{}
 	}
 	if len(contents.Calls) > 0 {
 		d.log.Info("took up calls of an earlier run", "calls", len(contents.Calls)-refused, "refused", refused)
@@ -67,6 +67,9 @@ func (d *Daemon) sweep(ctx context.Context) error {
 	}
 }
 
+// flows are the GRE entries that the kernel has, unmarked.
+type flows map[conntrack.Flow]conntrack.Traffic
+
 // compare makes the table and the kernel's agree: connections that the kernel no
 // longer has are ended, entries that calls need are made again, and entries of calls
 // that are over are deleted. Entries that were never ours are not touched.
@@ -75,14 +78,14 @@ func (d *Daemon) compare() {
 	d.pulse.sweep.begin(asked)
 	defer d.pulse.sweep.end()
 	live, err := d.lister.Connections(d.cfg.Ports)
-	flows, flowsErr := d.lister.Flows()
+	traffic, flowsErr := d.lister.Traffic()
 	if err := errors.Join(err, flowsErr); err != nil {
 		d.conntrackFailed(opList, err)
 		return
 	}
-	have := make(map[conntrack.Flow]struct{}, len(flows))
-	for _, f := range flows {
-		have[f.Unmarked()] = struct{}{}
+	have := make(flows, len(traffic))
+	for f, t := range traffic {
+		have[f.Unmarked()] = t
 	}
 	live = append(live, d.revive(live, have, asked)...)
 	for missing := range slices.Chunk(d.settle(live, have, asked), chunk) {
@@ -95,7 +98,7 @@ func (d *Daemon) compare() {
 // kernel's table (conntrack -F), and returns them. A connection counts as flushed if
 // its GRE entries are gone as well: they have a fixed timeout and go for no other
 // reason. Where they are left, the connection has ended, or lost its address.
-func (d *Daemon) revive(live []conntrack.Connection, have map[conntrack.Flow]struct{}, asked time.Time) []conntrack.Connection {
+func (d *Daemon) revive(live []conntrack.Connection, have flows, asked time.Time) []conntrack.Connection {
 	d.mu.Lock()
 	lost := d.editor.Missing(live, asked)
 	d.mu.Unlock()
@@ -115,7 +118,7 @@ func (d *Daemon) revive(live []conntrack.Connection, have map[conntrack.Flow]str
 }
 
 // flushed reports whether calls had entries and have none left.
-func flushed(calls []conntrack.Record, have map[conntrack.Flow]struct{}) bool {
+func flushed(calls []conntrack.Record, have flows) bool {
 	needed := 0
 	for _, c := range calls {
 		for _, f := range c.Flows() {
@@ -130,11 +133,12 @@ func flushed(calls []conntrack.Record, have map[conntrack.Flow]struct{}) bool {
 
 // settle ends what is over and returns the flows that calls older than asked need
 // and the kernel does not have.
-func (d *Daemon) settle(live []conntrack.Connection, have map[conntrack.Flow]struct{}, asked time.Time) []conntrack.Flow {
+func (d *Daemon) settle(live []conntrack.Connection, have flows, asked time.Time) []conntrack.Flow {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
 	d.apply(d.editor.Sweep(live, asked, now), now)
+	d.endIdle(have, now)
 	if d.journal.Overgrown() {
 		d.journalFailed(d.journal.Rewrite(d.editor.Records(), d.table.Resting()))
 	}
@@ -148,15 +152,15 @@ func (d *Daemon) settle(live []conntrack.Connection, have map[conntrack.Flow]str
 
 // lacking returns those of a call's flows that the kernel does not have. Where both
 // Call IDs are 0, one entry carries both flows.
-func lacking(flows []conntrack.Flow, have map[conntrack.Flow]struct{}) []conntrack.Flow {
+func lacking(needed []conntrack.Flow, have flows) []conntrack.Flow {
 	var missing []conntrack.Flow
-	for i, f := range flows {
+	for i, f := range needed {
 		if _, there := have[f.Unmarked()]; there {
 			continue
 		}
-		if carried := slices.ContainsFunc(flows, func(g conntrack.Flow) bool {
+		if carried := slices.ContainsFunc(needed, func(g conntrack.Flow) bool {
 			_, there := have[g.Unmarked()]
-			return there && g.Carries(flows[i])
+			return there && g.Carries(needed[i])
 		}); !carried {
 			missing = append(missing, f)
 		}

@@ -42,10 +42,12 @@ type Contents struct {
 	Calls   []conntrack.Record // in the order of their numbers
 	Gone    []Gone             // calls that are over, the oldest first
 	Resting []conntrack.Resting
+	// Stale are flows that calls no longer need. The kernel may still have their
+	// entries, if the daemon died before it deleted them.
+	Stale []conntrack.Flow
 }
 
-// Gone is a call that is over. Its public Call IDs may still rest, and the kernel
-// may still have its entries, if the daemon died before it deleted them.
+// Gone is a call that is over. Its public Call IDs may still rest.
 type Gone struct {
 	Record conntrack.Record
 	At     time.Time
@@ -143,17 +145,28 @@ func (c *Contents) add(kind byte, payload []byte, calls map[uint64]conntrack.Rec
 	switch kind {
 	case kindKept:
 		if r, err := decodeKept(payload); err == nil {
+			c.outdate(calls[r.Number], r.Flows())
 			calls[r.Number] = r
 		}
 	case kindGone:
 		number, at, err := decodeGone(payload)
 		if r, known := calls[number]; err == nil && known {
+			c.outdate(r, nil)
 			c.Gone = append(c.Gone, Gone{r, at})
 			delete(calls, number)
 		}
 	case kindRest:
 		if r, err := decodeRest(payload); err == nil {
 			c.Resting = append(c.Resting, r)
+		}
+	}
+}
+
+// outdate takes note of those of a record's flows that are not needed any more.
+func (c *Contents) outdate(r conntrack.Record, needed []conntrack.Flow) {
+	for _, f := range r.AllFlows() {
+		if !slices.Contains(needed, f) {
+			c.Stale = append(c.Stale, f)
 		}
 	}
 }

@@ -59,7 +59,7 @@ func TestRemembers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want := Contents{Calls: []conntrack.Record{record(1), record(3)}, Gone: []Gone{{record(2), at}}}
+	want := Contents{Calls: []conntrack.Record{record(1), record(3)}, Gone: []Gone{{record(2), at}}, Stale: record(2).AllFlows()}
 	for range 3 {
 		if err := j.Close(); err != nil {
 			t.Fatal(err)
@@ -82,6 +82,27 @@ func TestAnotherDaemonHasIt(t *testing.T) {
 	open(t, dir, "a")
 	if _, _, err := Open(dir, "a"); err == nil || !strings.Contains(err.Error(), "another daemon has it") {
 		t.Errorf("a second opener gets %v", err)
+	}
+}
+
+// TestStaleFlows: a flow that a call had and has no longer may still be in the kernel.
+func TestStaleFlows(t *testing.T) {
+	dir := t.TempDir()
+	j, _ := open(t, dir, "a")
+	cleared, other := record(1), record(1)
+	cleared.State = conntrack.Clearing
+	other.Legs[0].Own = 8
+	for _, r := range []conntrack.Record{record(1), other, cleared} {
+		if err := j.Append([]conntrack.Keep{{Record: r}}, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, c := open(t, dir, "a")
+	if diff := cmp.Diff(append(record(1).AllFlows(), other.AllFlows()...), c.Stale, same); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
