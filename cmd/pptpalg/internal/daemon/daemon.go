@@ -126,6 +126,7 @@ func (d *Daemon) closeKernel() error { return errors.Join(d.kernel.Close(), d.li
 // ready is called once, when everything works.
 func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	d.compare()
+	d.rewrite() // what the comparison has deleted need not be looked for again
 	if err := d.load(ctx); err != nil {
 		return errors.Join(err, d.Close())
 	}

@@ -51,6 +51,11 @@ func (d *Daemon) remember() error {
 	return nil
 }
 
+// rewrite has the journal forget what is over. The caller holds mu, or is alone.
+func (d *Daemon) rewrite() {
+	d.journalFailed(d.journal.Rewrite(d.editor.Records(), d.table.Resting()))
+}
+
 // sweep keeps the table in step with the kernel's until ctx is done.
 func (d *Daemon) sweep(ctx context.Context) error {
 	pause := time.NewTimer(sweepInterval)
@@ -91,7 +96,7 @@ func (d *Daemon) compare() {
 	for missing := range slices.Chunk(d.settle(live, have, asked), chunk) {
 		d.repair(missing)
 	}
-	d.bury()
+	d.bury(have)
 }
 
 // revive makes the entries anew of control connections that were flushed from the
@@ -140,7 +145,7 @@ func (d *Daemon) settle(live []conntrack.Connection, have flows, asked time.Time
 	d.apply(d.editor.Sweep(live, asked, now), now)
 	d.endIdle(have, now)
 	if d.journal.Overgrown() {
-		d.journalFailed(d.journal.Rewrite(d.editor.Records(), d.table.Resting()))
+		d.rewrite()
 	}
 	var missing []conntrack.Flow
 	for _, c := range d.editor.Records() {
@@ -181,18 +186,30 @@ func (d *Daemon) repair(missing []conntrack.Flow) {
 	}
 }
 
-// bury deletes what is left in the kernel of calls that are over.
-func (d *Daemon) bury() {
+// bury deletes what the kernel still has of calls that are over.
+func (d *Daemon) bury(have flows) {
+	for left := range slices.Chunk(d.leftovers(have), chunk) {
+		d.mu.Lock()
+		for _, f := range left {
+			if !d.table.Has(f) {
+				d.uninstall(f)
+			}
+		}
+		d.mu.Unlock()
+	}
+}
+
+// leftovers returns the doomed flows that the kernel has and no call needs, and
+// forgets the others.
+func (d *Daemon) leftovers(have flows) []conntrack.Flow {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := 0
+	var left []conntrack.Flow
 	for f := range d.doomed {
-		if n++; n > chunk {
-			return // the rest next time
-		}
-		delete(d.doomed, f)
-		if !d.table.Has(f) {
-			d.uninstall(f)
+		if _, there := have[f.Unmarked()]; there && !d.table.Has(f) {
+			left = append(left, f)
 		}
 	}
+	clear(d.doomed)
+	return left
 }
