@@ -71,13 +71,31 @@ func (d *dialogue) own(s conntrack.Side) {
 	}
 }
 
+// finish takes note of a FIN, which has a sequence number of its own. One that is sent
+// again changes nothing.
+func (h *half) finish(seg packet.Segment) {
+	h.fin = true
+	if seg.Seq().Add(len(seg.Payload())) == h.stream.Next() {
+		h.stream.Advance(1)
+	}
+}
+
+// leave lets a segment of a connection go that is let alone. If the connection is to
+// be read some day, it is joined then.
+func (t *turn) leave(h *half) {
+	t.out.Reason = NoData
+	if len(t.seg.Payload()) > 0 {
+		t.out.Reason = t.pass
+		h.stream = stream.Stream{}
+		h.reader.lose()
+	}
+}
+
 // reason tells what happens to n bytes of payload of which old were seen before.
 func (d *dialogue) reason(n, old int) Reason {
 	switch {
 	case n == 0:
 		return NoData
-	case d.pass != Read:
-		return d.pass
 	case d.control == nil:
 		return Over
 	case n == old:

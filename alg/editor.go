@@ -169,14 +169,18 @@ func (e *Editor) edit(t *turn) {
 	if flags.Has(packet.ACK) {
 		there.stream.Acked(t.seg.Ack())
 	}
-	if !e.place(t, here) {
+	switch {
+	case t.pass != Read:
+		t.leave(here)
+	case !e.place(t, here):
 		return
 	}
-	if flags.Has(packet.FIN) {
-		here.fin = true
-		if there.fin {
-			e.end(t.dialogue, conntrack.Finished, t.now)
-		}
+	if !flags.Has(packet.FIN) {
+		return
+	}
+	here.finish(t.seg)
+	if there.fin {
+		e.end(t.dialogue, conntrack.Finished, t.now)
 	}
 }
 
@@ -184,7 +188,7 @@ func (e *Editor) edit(t *turn) {
 // false for a segment that is dropped, or is not known to belong to the stream.
 func (e *Editor) place(t *turn, h *half) bool {
 	n := len(t.seg.Payload())
-	p, old := h.stream.Place(t.seg.Seq(), n)
+	p, old := h.stream.Place(t.seg.Seq(), n, t.now)
 	switch p {
 	case stream.Ahead:
 		t.out.Verdict, t.out.Reason = Drop, Gap

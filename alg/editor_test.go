@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -276,6 +277,7 @@ func TestGapThatIsNone(t *testing.T) {
 	clear := message(pptp.CallClearRequest, 8, 0, 0)
 	drops := 0
 	for w.segment(client, packet.ACK, w.seq[client], clear); w.last.Verdict == Drop && drops < 10; drops++ {
+		w.now = w.now.Add(time.Second)
 		w.segment(client, packet.ACK, w.seq[client], clear)
 	}
 	if drops < 2 {
@@ -426,6 +428,42 @@ func TestConnectionsLetAlone(t *testing.T) {
 		if w.last.Reason != want || w.last.Verdict != Accept || r.table.Calls() != 0 {
 			t.Errorf("%v: %v, %v, %d calls", want, w.last.Verdict, w.last.Reason, r.table.Calls())
 		}
+	}
+}
+
+// TestLetAloneIsNeverDropped: of a connection that is let alone nothing is dropped,
+// in whatever order it comes.
+func TestLetAloneIsNeverDropped(t *testing.T) {
+	r := newRig(t)
+	w := r.connect(conntrack.Connection{Original: tuple(insideAddr, 1, serverAddr, 1723), Reply: tuple(serverAddr, 1723, insideAddr, 1)})
+	w.synAck()
+	for _, ahead := range []int{5000, 0, 100, 90, -4} {
+		if w.segment(client, packet.ACK, w.seq[client].Add(ahead), []byte("data")); w.last.Verdict != Accept || w.last.Reason != Untranslated {
+			t.Errorf("a segment %d ahead is %v, %v", ahead, w.last.Verdict, w.last.Reason)
+		}
+	}
+}
+
+// TestAfterFIN: a FIN takes a sequence number, so what follows it lies one ahead.
+func TestAfterFIN(t *testing.T) {
+	for name, flags := range map[string]packet.Flags{"ACK": packet.ACK, "FIN again": packet.ACK | packet.FIN, "RST": packet.RST} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			w := r.masqueraded(insideAddr).handshake()
+			w.outgoing(7, 9)
+			w.segment(client, packet.ACK|packet.FIN, w.seq[client], nil)
+			at := w.seq[client].Add(1)
+			if name == "FIN again" {
+				at = w.seq[client]
+			}
+			w.segment(client, flags, at, nil)
+			if w.last.Verdict != Accept {
+				t.Errorf("it is %v, %v", w.last.Verdict, w.last.Reason)
+			}
+			if want := map[bool]int{true: 0, false: 1}[name == "RST"]; r.table.Calls() != want {
+				t.Errorf("%d calls, want %d", r.table.Calls(), want)
+			}
+		})
 	}
 }
 

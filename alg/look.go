@@ -1,6 +1,9 @@
 package alg
 
-import "pptpalg/conntrack"
+import (
+	"pptpalg/alg/packet"
+	"pptpalg/conntrack"
+)
 
 // ReadAll has the editor read the connections that NAT does not touch as well: it
 // tells their messages and keeps their calls, and edits nothing.
@@ -14,4 +17,13 @@ func (e *Editor) CallsOf(t conntrack.Tuple) []conntrack.View {
 		return nil
 	}
 	return s.dialogue.control.Calls(nil)
+}
+
+// Missed tells the editor that the bytes before a sequence number will not be seen:
+// whoever looks on has missed them, but their receiver has acknowledged them. The
+// tuple is that of the packets that carried them.
+func (e *Editor) Missed(t conntrack.Tuple, next packet.Seq) {
+	if s, known := e.senders[keyOf(t.Src, t.Dst)]; known {
+		s.dialogue.halves[s.side].stream.Skip(next)
+	}
 }

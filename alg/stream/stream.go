@@ -1,18 +1,26 @@
 package stream
 
-import "pptpalg/alg/packet"
+import (
+	"time"
+
+	"pptpalg/alg/packet"
+)
 
 // MaxEdits is how many changed bytes a direction remembers for retransmission: a
-// window full of call set-ups. A byte that is forgotten before its receiver has
-// acknowledged it cannot be sent again unharmed, so its retransmission is dropped.
-const MaxEdits = 128
+// window of 64 KiB full of call requests. A byte that is forgotten before its receiver
+// has acknowledged it cannot be sent again unharmed, so its retransmission is dropped.
+const MaxEdits = 1024
 
-// patience is how many times a segment behind a gap is dropped. A sender repeats the
-// oldest segment that was not acknowledged; a later one it sends first, and perhaps
-// again as a tail loss probe (RFC 8985 section 7). If it comes once more and then once
-// more, its sender holds the gap to be closed: what is missing here passed while nobody
-// watched.
-const patience = 3
+// patience is how many times a segment behind a gap is dropped, and patienceTime for
+// how long since it came first. A sender repeats the oldest segment that was not
+// acknowledged; a later one it sends first, and perhaps again as a tail loss probe
+// (RFC 8985 section 7), and a network may double either, but all that is over soon. If
+// it still comes after that, its sender holds the gap to be closed: what is missing
+// here passed while nobody watched.
+const (
+	patience     = 3
+	patienceTime = time.Second
+)
 
 // Stream is one direction of a control connection. The zero value joins it with
 // the first segment that it sees.
@@ -25,6 +33,7 @@ type Stream struct {
 	lost    packet.Seq // when forgot: edits before this are forgotten
 	gap     packet.Seq // where the segment behind a gap began that came last
 	waiting int        // how many times it came
+	since   time.Time  // when it came first
 	unread  packet.Seq // when blind: the end of what was let go behind a gap
 	blind   bool
 	rejoin  bool // the receiver has closed a gap: what comes next joins
@@ -64,13 +73,13 @@ func (s *Stream) Start(isn packet.Seq) {
 // Place tells where a segment of n bytes beginning at seq lies, and how many of
 // its bytes were seen before; those are to be restored by Replay, the others to be
 // read and then taken by Advance.
-func (s *Stream) Place(seq packet.Seq, n int) (p Place, old int) {
+func (s *Stream) Place(seq packet.Seq, n int, now time.Time) (p Place, old int) {
 	switch {
 	case !s.joined:
 		s.joined, s.next, s.acked = true, seq, seq
 		return Joins, 0
 	case seq.After(s.next):
-		return s.ahead(seq, n), 0
+		return s.ahead(seq, n, now), 0
 	case s.forgot && seq.Before(s.lost) && s.lost.After(s.acked) && n > 0:
 		return Forgotten, 0
 	}
@@ -83,11 +92,11 @@ func (s *Stream) Place(seq packet.Seq, n int) (p Place, old int) {
 	return Follows, old
 }
 
-func (s *Stream) ahead(seq packet.Seq, n int) Place {
-	if seq != s.gap {
-		s.gap, s.waiting = seq, 0
+func (s *Stream) ahead(seq packet.Seq, n int, now time.Time) Place {
+	if seq != s.gap || s.waiting == 0 {
+		s.gap, s.waiting, s.since = seq, 0, now
 	}
-	if s.waiting++; s.waiting <= patience {
+	if s.waiting++; s.waiting <= patience || now.Sub(s.since) < patienceTime {
 		return Ahead
 	}
 	if end := seq.Add(n); !s.blind || end.After(s.unread) {

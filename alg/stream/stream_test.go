@@ -3,9 +3,12 @@ package stream
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"pptpalg/alg/packet"
 )
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func TestPlace(t *testing.T) {
 	const isn = packet.Seq(0xfffffffa) // the stream's bytes begin at 0xfffffffb and wrap
@@ -33,11 +36,11 @@ func TestPlace(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var s Stream
 			s.Start(isn)
-			if p, old := s.Place(first, 20); p != Follows || old != 0 {
+			if p, old := s.Place(first, 20, epoch); p != Follows || old != 0 {
 				t.Fatalf("the first segment: %v, %d old", p, old)
 			}
 			s.Advance(20)
-			if p, old := s.Place(first.Add(tt.at), tt.n); p != tt.want || old != tt.old {
+			if p, old := s.Place(first.Add(tt.at), tt.n, epoch); p != tt.want || old != tt.old {
 				t.Errorf("got %v with %d old bytes, want %v with %d", p, old, tt.want, tt.old)
 			}
 		})
@@ -49,11 +52,11 @@ func TestJoin(t *testing.T) {
 	if s.Joined() {
 		t.Error("a stream is joined before anything came")
 	}
-	if p, old := s.Place(1000, 10); p != Joins || old != 0 {
+	if p, old := s.Place(1000, 10, epoch); p != Joins || old != 0 {
 		t.Errorf("the first segment: %v, %d", p, old)
 	}
 	s.Advance(10)
-	if p, _ := s.Place(1010, 10); p != Follows {
+	if p, _ := s.Place(1010, 10, epoch); p != Follows {
 		t.Errorf("the second: %v", p)
 	}
 }
@@ -61,20 +64,28 @@ func TestJoin(t *testing.T) {
 func TestGapThatIsNone(t *testing.T) {
 	var s Stream
 	s.Start(0)
+	behind := func(seq packet.Seq, after time.Duration) Place {
+		p, _ := s.Place(seq, 10, epoch.Add(after))
+		return p
+	}
+	for i := range 20 {
+		if got := behind(100, time.Duration(i)); got != Ahead {
+			t.Errorf("doubled by the network, time %d: %v", i+1, got)
+		}
+	}
 	// Other segments between do not count; the same one again and again does.
-	s.Place(100, 10)
-	s.Place(200, 10)
+	behind(200, time.Second)
 	for i := range patience + 2 {
 		want := Ahead
 		if i >= patience {
 			want = Blind
 		}
-		if got, _ := s.Place(100, 10); got != want {
+		if got := behind(100, patienceTime*time.Duration(i+1)); got != want {
 			t.Errorf("time %d behind the gap: %v, want %v", i+1, got, want)
 		}
 	}
 	// The gap's own bytes are still what comes next.
-	if got, _ := s.Place(1, 9); got != Follows {
+	if got, _ := s.Place(1, 9, epoch); got != Follows {
 		t.Errorf("the gap's first bytes: %v", got)
 	}
 	s.Advance(9)
@@ -83,11 +94,11 @@ func TestGapThatIsNone(t *testing.T) {
 		t.Errorf("a wrong acknowledgement moved the stream to %d", s.Next())
 	}
 	s.Acked(110)
-	if got, _ := s.Place(110, 5); got != Joins || s.Next() != 110 {
+	if got, _ := s.Place(110, 5, epoch); got != Joins || s.Next() != 110 {
 		t.Errorf("after the receiver has closed the gap: %v, next %d", got, s.Next())
 	}
 	s.Advance(5)
-	if got, _ := s.Place(115, 5); got != Follows {
+	if got, _ := s.Place(115, 5, epoch); got != Follows {
 		t.Errorf("and then: %v", got)
 	}
 }
@@ -96,18 +107,18 @@ func TestForgottenEdits(t *testing.T) {
 	var s Stream
 	s.Start(0)
 	for i := range MaxEdits + 1 {
-		s.Place(packet.Seq(1+i), 1)
+		s.Place(packet.Seq(1+i), 1, epoch)
 		s.Record(packet.Seq(1+i), 0xAA)
 		s.Advance(1)
 	}
-	if p, _ := s.Place(1, 1); p != Forgotten {
+	if p, _ := s.Place(1, 1, epoch); p != Forgotten {
 		t.Errorf("a byte whose edit was pushed out: %v", p)
 	}
-	if p, _ := s.Place(2, 1); p != Follows {
+	if p, _ := s.Place(2, 1, epoch); p != Follows {
 		t.Errorf("the next one, which is remembered: %v", p)
 	}
 	s.Acked(100)
-	if p, _ := s.Place(1, 1); p != Follows {
+	if p, _ := s.Place(1, 1, epoch); p != Follows {
 		t.Errorf("after its receiver has acknowledged it: %v", p)
 	}
 }
@@ -121,11 +132,11 @@ func TestAcknowledgedEditsMakeRoom(t *testing.T) {
 		s.Advance(1)
 		s.Acked(at) // all but the last byte
 	}
-	if p, _ := s.Place(packet.Seq(100*MaxEdits), 1); p != Follows {
+	if p, _ := s.Place(packet.Seq(100*MaxEdits), 1, epoch); p != Follows {
 		t.Errorf("the last byte again: %v", p)
 	}
 	s.Acked(1 << 30) // beyond what was sent: not believed
-	if p, old := s.Place(s.Next(), 1); p != Follows || old != 0 {
+	if p, old := s.Place(s.Next(), 1, epoch); p != Follows || old != 0 {
 		t.Errorf("after a wrong acknowledgement: %v, %d", p, old)
 	}
 }
@@ -145,7 +156,7 @@ func FuzzStream(f *testing.F) {
 		for i := 0; i+1 < len(segments); i += 2 {
 			at, n := int(segments[i]), int(segments[i+1]%40)
 			seq := isn.Add(1 + at)
-			p, old := s.Place(seq, n)
+			p, old := s.Place(seq, n, epoch)
 			if p != Follows {
 				continue
 			}

@@ -105,5 +105,59 @@ func create(name string, in *os.File) (*os.File, error) {
 	return os.Create(name)
 }
 
-const replayHelp = `HELP
-`
+const replayHelp = `Explain a capture of PPTP: read a pcap or pcapng file through the same editor that
+runs on the gateway, but without a kernel, and print
+
+  - a line per control message, and per TCP event that matters: the seconds since
+    the first packet, the packet's number, who sends it to whom, the message, the
+    sender's own Call ID, the Peer's Call ID, and the result code in RFC 2637's words;
+  - the calls: both ends, their Call IDs, how far each call came, how it ended, when
+    and by whom, and the GRE packets and bytes to either end;
+  - GRE that belongs to no call, by addresses and Call ID;
+  - how many packets were read, and how many were not, and why.
+
+Capture with tcpdump -s 0 'tcp port 1723 or proto gre', on one interface: with -i any
+each packet is there more than once, and shown as a retransmission. Ethernet with
+VLANs, Linux cooked (both), raw IP and BSD loopback can be read. IP fragments are
+counted and not put together. Of a broken file all is told that comes before the
+fault, and the fault names the packet.
+
+Without --nat the capture is explained as it is. --nat CLIENT-NET=PUBLIC says that it
+was captured inside a NAT, and prints what the Call IDs are outside: "7 → 255". Hosts of
+CLIENT-NET have the address PUBLIC there. A single host's address for CLIENT-NET
+also serves the connections that come from outside to that host (port forwarding).
+The longest network that fits counts.
+
+--write puts the control connections and the GRE into a pcap file as they pass
+outside: addresses, ports, Call IDs and checksums are those of that side. All other
+packets are left out.
+
+A segment that comes before its turn is read when the bytes before it have come, or
+when the receiver acknowledges it without: then whoever captured has missed them.
+
+Example, two clients that chose the same Call ID (… stands for lines left out):
+
+  $ pptpalg replay lan.pcap --nat 10.77.0.0/24=203.0.113.1
+  TIME      PACKET  DIRECTION                             MESSAGE                           CALL ID  PEER'S   RESULT
+  …
+  1.008191  8       10.77.0.10:38138 > 203.0.113.10:1723  Outgoing-Call-Request             7        -        -
+  1.011231  9       203.0.113.10:1723 > 10.77.0.10:38138  Outgoing-Call-Reply               0        7        1 (connected)
+  …
+  2.032941  19      10.77.0.11:53354 > 203.0.113.10:1723  Outgoing-Call-Request             7 → 255  -        -
+  2.033862  20      203.0.113.10:1723 > 10.77.0.11:53354  Outgoing-Call-Reply               128      7 → 255  1 (connected)
+  2.050858  27      10.77.0.10:38138 > 203.0.113.10:1723  Call-Clear-Request                7        -        -
+  …
+  2.066531  31      10.77.0.11:53354 > 203.0.113.10:1723  Call-Clear-Request                7 → 255  -        -
+  …
+
+  Call 1 on 10.77.0.10:38138 > 203.0.113.10:1723
+    PNS  10.77.0.10 → 203.0.113.1  Call ID 7  GRE to it: 2 packets, 130 bytes
+    PAC  203.0.113.10              Call ID 0  GRE to it: 1 packet, 39 bytes
+    requested at 1.008191 (packet 8), established; ended at 2.050858 (packet 27): cleared, Call-Clear-Request, by 10.77.0.10
+
+  Call 2 on 10.77.0.11:53354 > 203.0.113.10:1723
+    PNS  10.77.0.11 → 203.0.113.1  Call ID 7 → 255  GRE to it: 2 packets, 130 bytes
+    PAC  203.0.113.10              Call ID 128      GRE to it: 1 packet, 39 bytes
+    requested at 2.032941 (packet 19), established; ended at 2.066531 (packet 31): cleared, Call-Clear-Request, by 10.77.0.11
+
+  34 packets: 28 of control connections, 6 GRE, 0 other`

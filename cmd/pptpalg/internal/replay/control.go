@@ -20,7 +20,7 @@ type link struct {
 	public     netip.AddrPort // its address and port outside
 	known      bool           // the editor was told of it, since its SYN
 	closer     netip.AddrPort // who sent the first FIN
-	held       [2][]captured  // segments ahead of a gap, by who sends
+	held       [2][]held      // segments ahead of a gap, by who sends
 }
 
 // tcp reads a segment, edits it if it is of a control connection, and writes it.
@@ -48,25 +48,27 @@ func (r *run) tcp(c captured) error {
 	if err := r.release(l, from, seg); err != nil {
 		return err
 	}
-	return r.segment(l, from, c)
+	return r.segment(l, from, c, seg)
 }
 
 // segment edits a segment of a control connection, and writes or holds it.
-func (r *run) segment(l *link, from conntrack.Side, c captured) error {
+func (r *run) segment(l *link, from conntrack.Side, c captured, seg packet.Segment) error {
 	original := c.clone()
 	out := r.edit(l, from, c.datagram())
 	r.tell(l, from, original, out)
-	if out.Verdict == alg.Drop && out.Reason == alg.Gap && hasData(original.datagram()) {
+	n := len(seg.Payload())
+	if (out.Reason == alg.Gap || out.Reason == alg.Unread) && n > 0 {
 		r.report.Totals.Behind++
-		l.hold(from, original)
+		l.hold(from, original, seg)
 		return nil
 	}
-	return r.put(c.frame)
-}
-
-func hasData(d datagram) bool {
-	seg, err := packet.Parse(d.whole())
-	return err == nil && len(seg.Payload()) > 0
+	if out.Verdict == alg.Drop && n > 0 {
+		return nil
+	}
+	if err := r.put(c.frame); err != nil || n == 0 {
+		return err
+	}
+	return r.follow(l, from, seg.Seq().Add(n))
 }
 
 // link returns the connection of a segment and who of it sends, nil if neither end
@@ -112,7 +114,7 @@ func (l *link) handshake(seg packet.Segment) {
 	switch {
 	case f.Has(packet.SYN | packet.ACK):
 	case f.Has(packet.SYN):
-		l.known, l.closer, l.held = false, netip.AddrPort{}, [2][]captured{}
+		l.known, l.closer, l.held = false, netip.AddrPort{}, [2][]held{}
 	case f.Has(packet.FIN) && !l.closer.IsValid():
 		l.closer = seg.Src()
 	}
@@ -228,7 +230,7 @@ func (r *run) calls(l *link, e Event, out alg.Outcome) {
 		}
 	}
 	if len(out.Changes) > 0 || slices.ContainsFunc(out.Messages, aboutCall) {
-		for _, v := range g.editor.Calls() {
+		for _, v := range g.editor.CallsOf(l.tuple(conntrack.Initiator)) {
 			r.ledger.update(g.calls[v.Number], v)
 		}
 	}

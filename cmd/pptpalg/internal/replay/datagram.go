@@ -20,10 +20,6 @@ const (
 
 	tcpSrcPort  = 0
 	tcpDstPort  = 2
-	tcpSeq      = 4
-	tcpAck      = 8
-	tcpOffset   = 12
-	tcpFlags    = 13
 	tcpChecksum = 16
 	tcpMinimum  = 20
 )

@@ -101,7 +101,8 @@ func openPcapng(b *bufio.Reader) (*file, error) {
 		return nil, fmt.Errorf("read file header: %w", short(err))
 	}
 	return &file{read: func() (frame, error) {
-		data, ci, err := r.ZeroCopyReadPacketData()
+		// Its sibling without a copy takes as much memory as the snap length states.
+		data, ci, err := r.ReadPacketData()
 		if err != nil {
 			return frame{}, checked.cause(err)
 		}

@@ -1,7 +1,6 @@
 package replay
 
 import (
-	"encoding/binary"
 	"slices"
 
 	"pptpalg/alg"
@@ -17,10 +16,6 @@ import (
 
 // mostHeld is how many segments of one direction are held.
 const mostHeld = 256
-
-// patience is how often at most the editor is shown a segment behind a gap until
-// it believes that the gap is closed for its sender.
-const patience = 8
 
 // captured is a frame with an IPv4 packet.
 type captured struct {
@@ -40,83 +35,74 @@ func (c captured) clone() captured {
 	return c
 }
 
-// hold keeps a segment, as it was captured.
-func (l *link) hold(from conntrack.Side, c captured) bool {
-	if len(l.held[from]) >= mostHeld {
-		return false
+// held is a segment that waits.
+type held struct {
+	captured
+	seq, end packet.Seq // of its first byte, and behind its last
+}
+
+// hold keeps a segment, as it was captured, in the order of sequence numbers.
+func (l *link) hold(from conntrack.Side, c captured, seg packet.Segment) {
+	waiting := l.held[from]
+	if len(waiting) >= mostHeld {
+		return
 	}
-	l.held[from] = append(l.held[from], c)
-	return true
+	h := held{c, seg.Seq(), seg.Seq().Add(len(seg.Payload()))}
+	at := len(waiting)
+	for at > 0 && h.seq.Before(waiting[at-1].seq) {
+		at--
+	}
+	l.held[from] = slices.Insert(waiting, at, h)
 }
 
 // release sends the held segments again that a segment of the other end
 // acknowledges.
 func (r *run) release(l *link, by conntrack.Side, seg packet.Segment) error {
 	from := by.Other()
-	if !seg.Flags().Has(packet.ACK) || len(l.held[from]) == 0 {
+	if !seg.Flags().Has(packet.ACK) {
 		return nil
 	}
-	waiting := l.held[from]
-	l.held[from] = nil
-	for _, c := range waiting {
-		s, err := packet.Parse(c.datagram().whole())
-		if err != nil || seg.Ack().Before(s.Seq().Add(len(s.Payload()))) {
-			l.hold(from, c)
-			continue
-		}
-		if err := r.again(l, from, c, ack{by: by, seq: seg.Seq(), ack: s.Seq()}); err != nil {
+	for len(l.held[from]) > 0 && !seg.Ack().Before(l.held[from][0].end) {
+		h := l.held[from][0]
+		l.held[from] = l.held[from][1:]
+		if err := r.again(l, from, h); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// again sends a held segment again. Where the bytes before it will not come, the
-// editor is told by an acknowledgement that their receiver has them.
-func (r *run) again(l *link, from conntrack.Side, c captured, a ack) error {
-	var sent captured
-	var out alg.Outcome
-	for try := range patience {
-		sent = c.clone()
-		if out = r.edit(l, from, sent.datagram()); out.Reason == alg.Unread || try == patience-1 && out.Reason == alg.Gap {
-			r.acknowledge(l, a)
-			sent = c.clone()
-			out = r.edit(l, from, sent.datagram())
-			r.note(l, from, c.at, "earlier bytes were not captured: read on from here")
+// follow sends the held segments again that are no longer ahead, now that the
+// stream has come to a sequence number.
+func (r *run) follow(l *link, from conntrack.Side, next packet.Seq) error {
+	for len(l.held[from]) > 0 && !l.held[from][0].seq.After(next) {
+		h := l.held[from][0]
+		l.held[from] = l.held[from][1:]
+		if h.end.After(next) {
+			next = h.end
 		}
-		if out.Reason != alg.Gap {
-			break
+		if err := r.again(l, from, h); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// again sends a held segment again. If bytes before it are still missing, they will
+// not come.
+func (r *run) again(l *link, from conntrack.Side, h held) error {
+	sent := h.clone()
+	out := r.edit(l, from, sent.datagram())
+	if out.Reason == alg.Gap || out.Reason == alg.Unread {
+		r.note(l, from, h.at, "earlier bytes were not captured: read on from here")
+		l.gateway.editor.Missed(l.tuple(from), h.seq)
+		sent = h.clone()
+		out = r.edit(l, from, sent.datagram())
 	}
 	if out.Verdict == alg.Drop {
 		return nil // it stays unread
 	}
 	r.report.Totals.Behind--
-	r.tell(l, from, c, out)
+	r.tell(l, from, h.captured, out)
 	return r.put(sent.frame)
-}
-
-// ack is an acknowledgement that one end could have sent.
-type ack struct {
-	by       conntrack.Side
-	seq, ack packet.Seq
-}
-
-// acknowledge shows the editor an acknowledgement without data.
-func (r *run) acknowledge(l *link, a ack) {
-	t := l.tuple(a.by)
-	b := make([]byte, ipMinimum+tcpMinimum)
-	b[0], b[ipProtocol] = 4<<4|ipMinimum/4, protocolTCP
-	binary.BigEndian.PutUint16(b[ipTotalLen:], uint16(len(b)))
-	copy(b[ipSrc:], t.Src.Addr().AsSlice())
-	copy(b[ipDst:], t.Dst.Addr().AsSlice())
-	h := b[ipMinimum:]
-	binary.BigEndian.PutUint16(h[tcpSrcPort:], t.Src.Port())
-	binary.BigEndian.PutUint16(h[tcpDstPort:], t.Dst.Port())
-	binary.BigEndian.PutUint32(h[tcpSeq:], uint32(a.seq))
-	binary.BigEndian.PutUint32(h[tcpAck:], uint32(a.ack))
-	h[tcpOffset], h[tcpFlags] = tcpMinimum/4<<4, byte(packet.ACK)
-	if seg, err := packet.Parse(b); err == nil {
-		l.gateway.editor.Edit(seg, false, r.now)
-	}
 }

@@ -49,12 +49,12 @@ func (n NAT) String() string { return fmt.Sprintf("%v=%v", n.Net, n.Public) }
 // translator knows which hosts are hidden, and which ports their connections have
 // outside.
 type translator struct {
-	rules []NAT // the longest prefix first
-	ports map[conntrack.Tuple]bool
+	rules []NAT                      // the longest prefix first
+	ports map[conntrack.Tuple]uint16 // those in use, each with the one to try next in its place
 }
 
 func newTranslator(rules []NAT) *translator {
-	t := &translator{rules: slices.Clone(rules), ports: make(map[conntrack.Tuple]bool)}
+	t := &translator{rules: slices.Clone(rules), ports: make(map[conntrack.Tuple]uint16)}
 	slices.SortStableFunc(t.rules, func(a, b NAT) int { return b.Net.Bits() - a.Net.Bits() })
 	return t
 }
@@ -86,17 +86,19 @@ func (t *translator) public(src, dst netip.Addr) (outSrc, outDst netip.Addr) {
 // port returns the port that an inside host's connection to a peer has outside: its
 // own, unless another host's connection to that peer has it there.
 func (t *translator) port(public netip.Addr, own uint16, peer netip.AddrPort) netip.AddrPort {
-	const lowest = 1024 // of those that are given instead
-	p := own
+	wanted := conntrack.Tuple{Src: netip.AddrPortFrom(public, own), Dst: peer}
+	tuple := wanted
 	for range 1 << 16 {
-		tuple := conntrack.Tuple{Src: netip.AddrPortFrom(public, p), Dst: peer}
-		if !t.ports[tuple] {
-			t.ports[tuple] = true
-			return tuple.Src
+		next, taken := t.ports[tuple]
+		if !taken {
+			break // if none is free, it shares one
 		}
-		if p++; p < lowest {
-			p = lowest
-		}
+		tuple.Src = netip.AddrPortFrom(public, next)
 	}
-	return netip.AddrPortFrom(public, own) // all are taken: it shares one
+	next := max(tuple.Src.Port()+1, lowestPort)
+	t.ports[tuple], t.ports[wanted] = next, next
+	return tuple.Src
 }
+
+// lowestPort is the lowest of those that are given instead of a connection's own.
+const lowestPort = 1024

@@ -1,0 +1,272 @@
+package alg
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	"pgregory.net/rapid"
+
+	"pptpalg/alg/pptp"
+	"pptpalg/conntrack"
+)
+
+// talk is a call as both ends know it.
+type talk struct {
+	line     *line
+	asker    conntrack.Side
+	incoming bool
+	own      [2]pptp.CallID // by end: the ID that it gave
+	has      [2]bool        // it gave one
+	sees     [2]pptp.CallID // by end: the other's ID
+	heard    [2]bool        // it was told
+	free     [2]bool        // it may give its ID to another call
+	notified int            // where in what the PAC said the notify ends
+
+	answered, connected, cleared bool
+	over                         bool // what crosses the message that ends the call may go astray
+}
+
+func (c *talk) pns() conntrack.Side {
+	if c.incoming {
+		return c.asker.Other()
+	}
+	return c.asker
+}
+
+// speak has an end say something that it may say now.
+func (l *line) speak(me conntrack.Side) {
+	say := []func(){func() { l.say(me, nil, pptp.EchoRequest, 0, 0, 0) }}
+	if id, ok := l.newID(me); ok {
+		say = append(say, func() { l.ask(me, id, false) }, func() { l.ask(me, id, true) })
+	}
+	for _, c := range l.world.talks {
+		if c.line == l && !c.over {
+			say = append(say, c.may(me)...)
+		}
+	}
+	say[rapid.IntRange(0, len(say)-1).Draw(l.world.rt, "what")]()
+}
+
+// may lists what an end may say of a call.
+func (c *talk) may(me conntrack.Side) (say []func()) {
+	l, pac := c.line, c.pns().Other()
+	if me != c.asker && c.heard[me] && !c.answered {
+		if id, ok := l.newID(me); ok {
+			say = append(say, func() { c.answer(me, id) }, func() { c.answer(me, id) })
+		}
+		say = append(say, func() { c.refuse(me) })
+	}
+	if me == c.pns() && c.has[me] && !c.cleared {
+		say = append(say, func() { c.clear(me) })
+	}
+	if !c.has[0] || !c.has[1] || !c.heard[me] {
+		return say
+	}
+	say = append(say, func() { l.say(me, c, pptp.SetLinkInfo, 0, c.sees[me], 0) })
+	if me == pac {
+		say = append(say,
+			func() { l.say(me, c, pptp.WANErrorNotify, 0, c.sees[me], 0) },
+			func() { c.notify(me) })
+	}
+	if me == pac && c.incoming && !c.connected {
+		say = append(say, func() { c.connected = true; l.say(me, c, pptp.IncomingCallConnected, 0, c.sees[me], 0) })
+	}
+	return say
+}
+
+// newID draws an ID that the end's host uses for nothing else.
+func (l *line) newID(me conntrack.Side) (pptp.CallID, bool) {
+	if !l.conn.Endpoint(me).Translated() {
+		l.world.calls++
+		return l.world.calls, true
+	}
+	all := []pptp.CallID{0, 7, 8, 255, 0x0700, 0x0107, 0x0701, 0x1234, 0xff07}
+	free := slices.DeleteFunc(all, func(id pptp.CallID) bool {
+		return slices.ContainsFunc(l.world.talks, func(c *talk) bool {
+			for s := range c.own {
+				host := c.line.conn.Endpoint(conntrack.Side(s)).Address
+				if c.has[s] && c.own[s] == id && host == l.conn.Endpoint(me).Address && !c.leaves(s, l) {
+					return true
+				}
+			}
+			return false
+		})
+	})
+	if len(free) == 0 {
+		return 0, false
+	}
+	return rapid.SampledFrom(free).Draw(l.world.rt, "own ID"), true
+}
+
+// leaves reports whether a call has left an end's ID to others on a line. On another
+// line than its own that is when the gateway has seen that it is over: what is said
+// there may be faster.
+func (c *talk) leaves(s int, l *line) bool {
+	return c.free[s] && (c.line == l || c.line.ways[c.pns().Other()].watched >= c.notified)
+}
+
+func (l *line) ask(me conntrack.Side, id pptp.CallID, incoming bool) {
+	c := &talk{line: l, asker: me, incoming: incoming}
+	c.own[me], c.has[me] = id, true
+	l.world.talks = append(l.world.talks, c)
+	typ := pptp.OutgoingCallRequest
+	if incoming {
+		typ = pptp.IncomingCallRequest
+	}
+	l.say(me, c, typ, id, 0, 0)
+}
+
+func (c *talk) reply() pptp.Type {
+	if c.incoming {
+		return pptp.IncomingCallReply
+	}
+	return pptp.OutgoingCallReply
+}
+
+func (c *talk) answer(me conntrack.Side, id pptp.CallID) {
+	c.answered, c.own[me], c.has[me] = true, id, true
+	c.line.say(me, c, c.reply(), id, c.sees[me], pptp.ResultOK)
+}
+
+func (c *talk) refuse(me conntrack.Side) {
+	c.answered, c.over = true, true
+	c.line.say(me, c, c.reply(), 0, c.sees[me], 2)
+}
+
+func (c *talk) clear(me conntrack.Side) {
+	c.cleared = true
+	c.line.say(me, c, pptp.CallClearRequest, c.own[me], 0, 0)
+}
+
+// notify ends the call. The PAC may write its own ID, or the PNS's, or that with its
+// bytes swapped.
+func (c *talk) notify(me conntrack.Side) {
+	forms := map[byte]pptp.CallID{0: c.own[me], 1: c.sees[me], 2: c.sees[me].Swap()}
+	kinds := []byte{0}
+	for _, kind := range []byte{1, 2} {
+		if c.decidable(me, forms[kind], kind == 2) {
+			kinds = append(kinds, kind)
+		}
+	}
+	c.over, c.free[me] = true, true
+	kind := rapid.SampledFrom(kinds).Draw(c.line.world.rt, "form")
+	c.line.say(me, c, pptp.CallDisconnectNotify, forms[kind], 0, kind)
+	c.notified = len(c.line.ways[me].said)
+}
+
+// decidable reports whether an ID that is not the sender's own tells by its first
+// byte alone whose it is: that may be all that a segment has of it.
+func (c *talk) decidable(me conntrack.Side, id pptp.CallID, swapped bool) bool {
+	for _, o := range c.line.world.talks {
+		if o.line != c.line {
+			continue
+		}
+		if o.has[me] && o.own[me].High() == id.High() {
+			return false
+		}
+		if swapped && o.heard[me] && (o.sees[me].High() == id.High() || o != c && o.sees[me].Low() == id.High()) {
+			return false
+		}
+	}
+	return true
+}
+
+// say adds a message to what an end wants to be sent. Its last two bytes, which
+// nobody reads, tell which call it means.
+func (l *line) say(me conntrack.Side, c *talk, typ pptp.Type, own, peer pptp.CallID, result byte) {
+	b := message(typ, own, peer, result)
+	binary.BigEndian.PutUint16(b[len(b)-2:], uint16(slices.Index(l.world.talks, c)))
+	l.ways[me].said = append(l.ways[me].said, b...)
+}
+
+// take has an end take a message, which its sender wrote as said.
+func (l *line) take(me conntrack.Side, m, said pptp.Message) {
+	l.checkRest(m, said)
+	n := int(binary.BigEndian.Uint16(m[len(m)-2:]))
+	if n >= len(l.world.talks) {
+		return // it means no call
+	}
+	c := l.world.talks[n]
+	if c.over && m.Type() != pptp.CallDisconnectNotify && m.Type() != c.reply() {
+		return
+	}
+	layout, _ := m.Type().Layout()
+	if layout.Peer != 0 && m.CallID(layout.Peer) != c.own[me] {
+		l.world.rt.Fatalf("%v: %v gets %v of its call %v as %v", l.conn.Original, me, m.Type(), c.own[me], m.CallID(layout.Peer))
+	}
+	c.takes(me, m, m.CallID(layout.Own))
+}
+
+// checkRest checks that nothing but Call IDs has changed.
+func (l *line) checkRest(m, said pptp.Message) {
+	a, b := bytes.Clone(m), bytes.Clone(said)
+	layout, _ := said.Type().Layout()
+	for _, field := range []int{layout.Own, layout.Peer} {
+		if field != 0 {
+			clear(a[field : field+2])
+			clear(b[field : field+2])
+		}
+	}
+	if !bytes.Equal(a, b) {
+		l.world.rt.Fatalf("%v arrives as % x", said.Type(), m)
+	}
+}
+
+func (c *talk) takes(me conntrack.Side, m pptp.Message, id pptp.CallID) {
+	switch m.Type() {
+	case pptp.OutgoingCallRequest, pptp.IncomingCallRequest:
+		c.learn(me, id)
+	case pptp.OutgoingCallReply, pptp.IncomingCallReply:
+		if result, _ := m.Result(); result != pptp.ResultOK {
+			c.free[me] = true
+			return
+		}
+		c.learn(me, id)
+	case pptp.CallClearRequest:
+		c.want(me, m, id, c.sees[me])
+	case pptp.CallDisconnectNotify:
+		kind, _ := m.Result()
+		c.want(me, m, id, [...]pptp.CallID{c.sees[me], c.own[me], c.own[me].Swap()}[kind])
+		c.free[me] = true
+	}
+}
+
+func (c *talk) want(me conntrack.Side, m pptp.Message, got, want pptp.CallID) {
+	if got != want {
+		c.line.world.rt.Fatalf("%v: %v gets %v for call %v, want %v", c.line.conn.Original, me, m.Type(), got, want)
+	}
+}
+
+// learn has an end be told by which ID the other knows the call: from now on it may
+// send GRE with it.
+func (c *talk) learn(me conntrack.Side, id pptp.CallID) {
+	c.sees[me], c.heard[me] = id, true
+	rt, conn := c.line.world.rt, c.line.conn
+	to, from := conn.Endpoint(me.Other()), conn.Endpoint(me)
+	if to.Translated() {
+		t := tag{from.Address, to.Public, id}
+		if other := c.line.world.numbers[t]; other != nil && !c.mayInherit(me.Other(), other) || id == 0 {
+			rt.Fatalf("%v is told ID %v, which is 0 or another call's", me, id)
+		}
+		c.line.world.numbers[t] = c
+	} else if id != c.own[me.Other()] {
+		rt.Fatalf("the ID %v of an end that is not translated became %v", c.own[me.Other()], id)
+	}
+	if c.over || c.cleared {
+		return
+	}
+	want := conntrack.Flow{
+		Src: from.Address, Dst: to.Public, Key: id,
+		NewSrc: from.Public, NewDst: to.Address, NewKey: c.own[me.Other()],
+	}
+	if got := c.line.world.kernel.in[enters(want)]; got != want {
+		rt.Fatalf("GRE to call %v goes as %v, want %v", id, got, want)
+	}
+}
+
+// mayInherit reports whether a call may have the public ID that an end had for
+// another: it gave both the same ID on one connection, and has cleared the other.
+func (c *talk) mayInherit(end conntrack.Side, from *talk) bool {
+	return c == from || c.line == from.line && c.own[end] == from.own[end] && from.cleared
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pptpalg/cmd/pptpalg/internal/replay"
+)
+
+const labNAT = "10.77.0.0/24=203.0.113.1"
+
+func captured(name string) string { return filepath.Join(captures, name+".pcap") }
+
+func TestReplay(t *testing.T) {
+	dir := t.TempDir()
+	cut := filepath.Join(dir, "cut.pcap")
+	b, err := os.ReadFile(captured("hangup-lan"))
+	must(t, err)
+	must(t, os.WriteFile(cut, b[:len(b)/2], 0o644))
+	tests := []struct {
+		name           string
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		{"plain", []string{captured("hangup-lan")}, 0, "Outgoing-Call-Request             7 ", ""},
+		{"translated", []string{captured("hangup-lan"), "--nat", labNAT}, 0, "7 → 255", ""},
+		{"other ports", []string{captured("hangup-lan"), "--ports", "1724"}, 0, ": 0 of control connections, 6 GRE, ", ""},
+		{"truncated", []string{cut}, 1, "Outgoing-Call-Request", "cut.pcap: packet 16: the file ends in the middle of it"},
+		{"no file", []string{filepath.Join(dir, "none.pcap")}, 1, "", "none.pcap: no such file"},
+		{"no capture", []string{"replay.go"}, 1, "", "neither pcap nor pcapng"},
+		{"no argument", nil, 1, "", "accepts 1 arg"},
+		{"wrong NAT", []string{captured("hangup-lan"), "--nat", "10.0.0.0/24"}, 1, "", "read --nat: "},
+		{"NAT twice", []string{captured("hangup-lan"), "--nat", "10.0.0.0/24=1.2.3.4", "--nat", "10.0.0.1/24=1.2.3.5"}, 1, "", "10.0.0.0/24 is given twice"},
+		{"wrong port", []string{captured("hangup-lan"), "--ports", "70000"}, 1, "", "70000 is not a TCP port"},
+		{"write over itself", []string{cut, "--write", filepath.Join(dir, ".", "cut.pcap")}, 1, "", "the file is the capture itself"},
+		{"write nowhere", []string{cut, "--write", filepath.Join(dir, "none", "out.pcap")}, 1, "", "no such file"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			code, stdout, stderr := pptpalg(t, append([]string{"replay"}, tt.args...)...)
+			if code != tt.code || !strings.Contains(stdout, tt.stdout) || !strings.Contains(stderr, tt.stderr) || (code == 0) != (stderr == "") {
+				t.Errorf("exit %d, stderr %q, stdout\n%s", code, stderr, stdout)
+			}
+		})
+	}
+	if after, err := os.ReadFile(cut); err != nil || len(after) != len(b)/2 {
+		t.Errorf("the capture was written to: %d bytes, %v", len(after), err)
+	}
+}
+
+func TestReplayWrites(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out.pcap")
+	code, _, stderr := pptpalg(t, "replay", captured("several-lan"), "--nat", labNAT, "--write", out)
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	_, stdout, _ := pptpalg(t, "replay", out)
+	for _, want := range []string{"203.0.113.1:", "Incoming-Call-Request             254", "PAC  203.0.113.1   Call ID 254  GRE to it: 3 packets, 144 bytes"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("outside, %q is missing in\n%s", want, stdout)
+		}
+	}
+	if strings.Contains(stdout, "10.77.") || strings.Contains(stdout, "GRE of no call") {
+		t.Errorf("outside:\n%s", stdout)
+	}
+}
+
+func TestReplayJSON(t *testing.T) {
+	_, stdout, _ := pptpalg(t, "replay", captured("hangup-lan"), "--nat", labNAT, "--json")
+	var r replay.Report
+	must(t, json.Unmarshal([]byte(stdout), &r))
+	if len(r.Calls) != 2 || r.Calls[1].PNS.PublicCallID == nil || *r.Calls[1].PNS.PublicCallID != 255 || r.Calls[1].Ended.Cause != "cleared" {
+		t.Errorf("%s", stdout)
+	}
+}
+
+// TestReplayHelp: the example in the help was really run. An ellipsis stands for
+// any lines.
+func TestReplayHelp(t *testing.T) {
+	_, example, _ := strings.Cut(replayHelp, "$ pptpalg replay lan.pcap --nat "+labNAT+"\n")
+	_, rest, _ := pptpalg(t, "replay", captured("hangup-lan"), "--nat", labNAT)
+	for line := range strings.Lines(example) {
+		line = strings.TrimRight(strings.TrimPrefix(line, "  "), "\n")
+		if line == "" || line == "…" {
+			continue
+		}
+		_, after, found := strings.Cut(rest, line+"\n")
+		if !found {
+			t.Fatalf("the command does not print %q here:\n%s", line, rest)
+		}
+		rest = after
+	}
+	if rest != "" || !strings.Contains(example, "Call 2") {
+		t.Errorf("the example ends before this:\n%s", rest)
+	}
+}
