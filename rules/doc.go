@@ -1,8 +1,10 @@
 // Package rules owns the firewall rules that bring PPTP control connections to
-// the daemon's NFQUEUE: their text, and loading it with iptables.
+// the daemon's NFQUEUE, and GRE if the daemon is to translate it: their text, and
+// loading it with iptables.
 //
 // The text (Config, LoadText, UnloadText, LoadedIn) is pure; Firewall is the
-// only I/O. All rules live in table mangle, in a chain of our own:
+// only I/O. The rules for control connections live in table mangle, in a chain of
+// our own (Data has those for GRE):
 //
 //	packet in ──► PREROUTING: the administrator's rules ─┐
 //	                                                     ├─► PPTPALG ─► NFQUEUE ─► next hook

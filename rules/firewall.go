@@ -52,61 +52,111 @@ type Outcome struct {
 	Refused error
 }
 
-// Load puts cfg's rules in force in one atomic step, in place of any rules of
-// ours that were loaded before, with the jumps at the end of their chains. When
-// the rule with xt_bpf is refused, it loads one without and says so.
+// Load puts cfg's rules in force, in place of any rules of ours that were loaded
+// before, with the jumps where they belong. When the rule with xt_bpf is refused, it
+// loads one without and says so.
+//
+// The rules for control connections change in one atomic step; on an error they are as
+// they were. Those of cfg.Data change before, in a step for each table, and GRE is queued
+// from the last; on an error there are none of them.
 //
 // Errors wrap os.ErrPermission when rights are missing and exec.ErrNotFound when
-// iptables is; on an error the table is as it was.
+// iptables is.
 func (f *Firewall) Load(ctx context.Context, cfg Config) (Outcome, error) {
 	if err := cfg.Validate(); err != nil {
 		return Outcome{}, err
 	}
-	err := f.load(ctx, cfg)
-	if err == nil {
-		return Outcome{Config: cfg}, nil
+	if cfg.Data.Queues > 0 {
+		if err := f.change(ctx, dataTables, cfg.Data.loadText); err != nil {
+			return Outcome{}, fmt.Errorf("load firewall rules of the data path: %w", errors.Join(err, f.unloadData(context.WithoutCancel(ctx))))
+		}
 	}
+	refused, err := f.loadControl(ctx, &cfg)
+	if err != nil {
+		err = fmt.Errorf("load firewall rules: %w", err)
+		if cfg.Data.Queues > 0 {
+			err = errors.Join(err, f.unloadData(context.WithoutCancel(ctx)))
+		}
+		return Outcome{}, err
+	}
+	return Outcome{Config: cfg, Refused: refused}, nil
+}
+
+// loadControl loads the rules for control connections. Refused is why it set
+// AllSegments in cfg.
+func (f *Firewall) loadControl(ctx context.Context, cfg *Config) (refused, err error) {
+	err = f.load(ctx, *cfg)
 	var failed *restoreError
-	if cfg.AllSegments || !errors.As(err, &failed) || !failed.refused() {
-		return Outcome{}, fmt.Errorf("load firewall rules: %w", err)
+	if err == nil || cfg.AllSegments || !errors.As(err, &failed) || !failed.refused() {
+		return nil, err
 	}
 	// What the messages say of a missing match differs between iptables'
 	// backends and versions, so try instead of reading them.
 	cfg.AllSegments = true
-	if f.load(ctx, cfg) != nil {
-		return Outcome{}, fmt.Errorf("load firewall rules: %w", err) // the first cause, not xt_bpf
+	if f.load(ctx, *cfg) != nil {
+		return nil, err // the first cause, not xt_bpf
 	}
-	return Outcome{Config: cfg, Refused: err}, nil
+	return err, nil
 }
 
 func (f *Firewall) load(ctx context.Context, cfg Config) error {
-	return f.change(ctx, func(current string) string { return LoadText(current, cfg) })
+	return f.changeControl(ctx, cfg.Data.Queues > 0, func(current string) string { return LoadText(current, cfg) })
 }
 
-// Unload removes all rules of ours in one atomic step; without any it does
-// nothing. Errors are as those of Load.
+// Unload removes all rules of ours; without any it does nothing. Those for control
+// connections go in one atomic step, those of the data path after them in a step for each
+// table. Errors are as those of Load.
 func (f *Firewall) Unload(ctx context.Context) error {
-	if err := f.change(ctx, UnloadText); err != nil {
+	if err := f.changeControl(ctx, false, UnloadText); err != nil {
 		return fmt.Errorf("unload firewall rules: %w", err)
 	}
 	return nil
 }
 
-// Loaded reports whether rules of ours are in force, see LoadedIn. Errors are as
-// those of Load.
+// changeControl changes the rules for control connections, and removes those of the data
+// path, which another run may have left, if there are any to be seen.
+func (f *Firewall) changeControl(ctx context.Context, keepData bool, text func(current string) string) error {
+	left := false
+	err := f.change(ctx, []string{"mangle"}, func(current map[string]string) string {
+		left = !keepData && hasData(current["mangle"])
+		return text(current["mangle"])
+	})
+	if err == nil && left {
+		err = f.unloadData(ctx)
+	}
+	return err
+}
+
+// unloadData removes the rules of the data path.
+func (f *Firewall) unloadData(ctx context.Context) error {
+	return f.change(ctx, dataTables, unloadDataText)
+}
+
+// Loaded reports whether rules of ours are in force that queue control connections, see
+// LoadedIn. Errors are as those of Load.
 func (f *Firewall) Loaded(ctx context.Context) (bool, error) {
-	current, err := f.list(ctx)
+	current, err := f.list(ctx, "mangle")
 	if err != nil {
 		return false, fmt.Errorf("look for firewall rules: %w", err)
 	}
 	return LoadedIn(current), nil
 }
 
-// change applies the transaction that text makes of the current table, and starts
-// over when others changed our rules in between.
-func (f *Firewall) change(ctx context.Context, text func(current string) string) error {
+// DataLoaded reports whether rules of ours are in force that queue GRE. Errors are as
+// those of Load.
+func (f *Firewall) DataLoaded(ctx context.Context) (bool, error) {
+	current, err := f.list(ctx, "raw")
+	if err != nil {
+		return false, fmt.Errorf("look for firewall rules of the data path: %w", err)
+	}
+	return dataLoadedIn(current), nil
+}
+
+// change applies what text makes of the current tables, and starts over when others
+// changed our rules in between.
+func (f *Firewall) change(ctx context.Context, tables []string, text func(current map[string]string) string) error {
 	for attempt := 1; ; attempt++ {
-		current, err := f.list(ctx)
+		current, err := f.listAll(ctx, tables)
 		if err != nil {
 			return err
 		}
@@ -114,7 +164,7 @@ func (f *Firewall) change(ctx context.Context, text func(current string) string)
 		if wanted == "" {
 			return nil
 		}
-		err = f.restore(ctx, wanted)
+		err = f.restore(ctx, tables, wanted)
 		var failed *restoreError
 		if !errors.As(err, &failed) || !failed.raced() || attempt == attempts {
 			return err
@@ -138,22 +188,34 @@ func pause(ctx context.Context, longest time.Duration) error {
 
 func (f *Firewall) command() string { return cmp.Or(f.Command, "iptables") }
 
-// list returns the rules of table mangle as "iptables -S" prints them.
-func (f *Firewall) list(ctx context.Context) (string, error) {
-	out, err := f.run(ctx, "", f.command(), "-w", lockWait, "-t", "mangle", "-S")
+// list returns a table's rules as "iptables -S" prints them.
+func (f *Firewall) list(ctx context.Context, table string) (string, error) {
+	out, err := f.run(ctx, "", f.command(), "-w", lockWait, "-t", table, "-S")
 	if err != nil {
-		return "", fmt.Errorf("list table mangle: %w", err)
+		return "", fmt.Errorf("list table %s: %w", table, err)
 	}
 	return out, nil
 }
 
-// restore applies a transaction. An error of iptables is a *restoreError.
-func (f *Firewall) restore(ctx context.Context, text string) error {
+func (f *Firewall) listAll(ctx context.Context, tables []string) (map[string]string, error) {
+	current := make(map[string]string)
+	for _, table := range tables {
+		out, err := f.list(ctx, table)
+		if err != nil {
+			return nil, err
+		}
+		current[table] = out
+	}
+	return current, nil
+}
+
+// restore applies transactions. An error of iptables is a *restoreError.
+func (f *Firewall) restore(ctx context.Context, tables []string, text string) error {
 	_, err := f.run(ctx, text, f.command()+"-restore", "--noflush", "-w", lockWait)
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("change table mangle: %w", &restoreError{line: failedLine(err.Error(), text), err: err})
+	return fmt.Errorf("change table %s: %w", strings.Join(tables, ", "), &restoreError{line: failedLine(err.Error(), text), err: err})
 }
 
 // run runs a command through the seam and gives its commonest error a hint.

@@ -27,6 +27,8 @@ type Config struct {
 	Ports []uint16
 	// AllSegments queues pure ACKs too, for kernels or iptables without xt_bpf.
 	AllSegments bool
+	// Data says which queues GRE goes to, if the daemon is to translate it.
+	Data Data
 }
 
 // Validate returns an error that names the first field without a usable value.
@@ -42,13 +44,19 @@ func (c Config) Validate() error {
 			return fmt.Errorf("validate ports: %d given twice", port)
 		}
 	}
-	return nil
+	return c.Data.validate(c.Queue)
 }
 
-// Text returns the rules as input for "iptables-restore --noflush" on a table
-// that has none of ours. On a table that has, iptables refuses it as a whole
-// ("Chain already exists").
-func (c Config) Text() string { return LoadText("", c) }
+// Text returns the rules as input for "iptables-restore --noflush" on tables that
+// have none of ours. A table that has is refused as a whole ("Chain already
+// exists").
+func (c Config) Text() string {
+	text := LoadText("", c)
+	if c.Data.Queues > 0 {
+		text += c.Data.loadText(nil)
+	}
+	return text
+}
 
 // rules returns the content of Chain, a rule per port.
 func (c Config) rules() []string {
@@ -65,8 +73,8 @@ func (c Config) rules() []string {
 	return lines
 }
 
-// LoadText returns the transaction for "iptables-restore --noflush" that turns a
-// table into one with c's rules: the old ones of ours removed, however many and
+// LoadText returns the transaction for "iptables-restore --noflush" that turns table
+// mangle into one with c's rules for control connections: the old ones of ours removed, however many and
 // wherever, the new ones in place, the jumps last in their chains. current is
 // what "iptables -t mangle -S" printed.
 //
@@ -75,17 +83,17 @@ func (c Config) rules() []string {
 // was read: a jump gone fails its -D, a jump added keeps -X from removing a chain
 // in use, a chain added fails -N. So two loaders never leave two jumps.
 func LoadText(current string, c Config) string {
-	return transaction(removal(current), []string{"-N " + Chain}, c.rules(), jumps)
+	return transaction("mangle", removal(current), []string{"-N " + Chain}, c.rules(), jumps)
 }
 
-// UnloadText returns the transaction that removes all rules of ours, or "" when
+// UnloadText returns the transaction that removes what LoadText's added, or "" when
 // there is nothing to remove. current is as for LoadText.
 func UnloadText(current string) string {
 	lines := removal(current)
 	if len(lines) == 0 {
 		return ""
 	}
-	return transaction(lines)
+	return transaction("mangle", lines)
 }
 
 // LoadedIn reports whether control connections reach a queue of ours in current
@@ -103,23 +111,26 @@ func LoadedIn(current string) bool {
 }
 
 // transaction returns groups of lines as one iptables-restore transaction.
-func transaction(groups ...[]string) string {
-	return "*mangle\n" + strings.Join(slices.Concat(groups...), "\n") + "\nCOMMIT\n"
+func transaction(table string, groups ...[]string) string {
+	return "*" + table + "\n" + strings.Join(slices.Concat(groups...), "\n") + "\nCOMMIT\n"
 }
 
-// removal returns the lines that remove every rule of ours from current. A jump
+// removal returns the lines that remove Chain from current.
+func removal(current string) []string { return removalOf(current, Chain) }
+
+// removalOf returns the lines that remove a chain of ours and every jump to it. A jump
 // is deleted by its own words, not by its number, which other processes shift.
-func removal(current string) []string {
-	var deletes, chain []string
+func removalOf(current, chain string) []string {
+	var deletes, ends []string
 	for _, r := range parse(current) {
 		switch {
-		case r.jumpsToChain():
+		case r.jumpsTo(chain):
 			deletes = append(deletes, "-D"+strings.TrimPrefix(r.text, "-A"))
-		case r.declares(Chain):
-			chain = []string{"-F " + Chain, "-X " + Chain}
+		case r.declares(chain):
+			ends = []string{"-F " + chain, "-X " + chain}
 		}
 	}
-	return append(deletes, chain...)
+	return append(deletes, ends...)
 }
 
 // rule is one line that "iptables -S" printed.
@@ -134,11 +145,13 @@ func (r rule) appendsTo(chain string) bool {
 	return len(r.words) > 2 && r.words[0] == "-A" && r.words[1] == chain
 }
 
-// jumpsToChain reports whether the rule is a jump or goto to Chain. iptables
-// prints the target last, and a chain as target has no options.
-func (r rule) jumpsToChain() bool {
+func (r rule) jumpsToChain() bool { return r.jumpsTo(Chain) }
+
+// jumpsTo reports whether the rule is a jump or goto to a chain. iptables prints the
+// target last, and a chain as target has no options.
+func (r rule) jumpsTo(chain string) bool {
 	n := len(r.words)
-	return n >= 4 && strings.HasPrefix(r.text, "-A ") && r.words[n-1] == Chain &&
+	return n >= 4 && strings.HasPrefix(r.text, "-A ") && r.words[n-1] == chain &&
 		(r.words[n-2] == "-j" || r.words[n-2] == "-g")
 }
 

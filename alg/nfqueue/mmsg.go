@@ -8,13 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A slot holds one message: room before it for a verdict's head, the message, and
-// a verdict's padding. The largest message is a payload of 65531 bytes and less than
-// 1 KiB of attributes. The length is no multiple of the page's, so that the first
-// bytes of all slots do not compete for the same lines of the processor's cache.
+// A slot holds one message: room before it for a verdict, the message, and a
+// verdict's padding. The largest message is a payload of 65531 bytes and less than
+// 1 KiB of attributes.
 const (
 	slotRoom = 64
-	slotLen  = 65<<10 + 832
+	slotLen  = 66 << 10
 )
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).

@@ -89,7 +89,7 @@ func (o *outbox) sendAll() {
 // reports false if it modifies none.
 func withoutPayload(part *unix.Iovec) bool {
 	message := unsafe.Slice(part.Base, part.Len)
-	if messageType(message) != typeVerdict || len(message) <= headLen+markLen {
+	if messageType(message) != typeVerdict || binary.BigEndian.Uint32(message[atVerdict:]) == nfDrop {
 		return false
 	}
 	native.PutUint32(message, headLen)

@@ -56,6 +56,45 @@ func TestNotifies(t *testing.T) {
 	}
 }
 
+// TestNotifiesOfAnyPAC has the PAC inside and outside, and on either end of TCP: in each
+// form of the notify, the PNS finds the ID that it knows.
+func TestNotifiesOfAnyPAC(t *testing.T) {
+	g := startGateway(t, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true}, "--ports", "1723,1724")
+	outward := pairs(t, listen(t, g.Outside[0]), at1723(g.Outside[0].Addr), g.Inside...)
+	servers := g.byPort(g.Inside...)
+	inward := append(pairs(t, servers[0].Listener, servers[0].public, g.Outside[1]),
+		pairs(t, servers[1].Listener, servers[1].public, g.Outside[1])...)
+	same, other := pptp.CallID(10), pptp.CallID(900)
+	for _, two := range [][]pair{outward, inward} {
+		for _, ends := range [][2]func(pair) *lab.Client{{dialer, accepted}, {accepted, dialer}} {
+			same++
+			place := func(p pair) (atPNS, atPAC *lab.Call) {
+				other++
+				pns, pac := ends[0](p), ends[1](p)
+				if lab.LAN.Contains(pns.Host.Addr) {
+					return placed(t, pns, same, pac, other)
+				}
+				return placed(t, pns, other, pac, same)
+			}
+			heldA, heldB := place(two[0]) // takes the ID that the second is refused
+			for form := range 3 {
+				a, b := place(two[1])
+				converse(t, a, b)
+				sent := []pptp.CallID{b.Own, b.Peer, b.Peer.Swap()}[form]
+				must(t, b.Client().Send(lab.NewCallDisconnectNotify(sent, 1)))
+				m, err := a.Client().Expect(lab.CallDisconnectNotify, lab.Patience)
+				must(t, err)
+				if want := []pptp.CallID{a.Peer, a.Own, a.Own.Swap()}[form]; m.CallID != want {
+					t.Errorf("form %d arrives as %v, want %v", form, m.CallID, want)
+				}
+			}
+			converse(t, heldA, heldB)
+		}
+	}
+	g.wantCalls(4)
+	g.wantEntries(8)
+}
+
 // TestMessagesOfACall sends, in both directions, whatever else speaks of a call, or
 // of none, and leaves it untouched.
 func TestMessagesOfACall(t *testing.T) {

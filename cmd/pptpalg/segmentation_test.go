@@ -116,11 +116,24 @@ func TestOneBytePerSegment(t *testing.T) {
 			exchange(t, held)
 			g.wantCalls(i + 1)
 			g.wantEntries(2 * (i + 1))
+			if n := g.segmentsRead(); i == 0 && n < 1400 {
+				t.Errorf("the editor read %v segments: not one per byte", n)
+			}
 		})
 	}
 	if n := g.metric(`pptpalg_anomalies_total{kind="unknown_call"}`); n != "0" {
 		t.Errorf("%s IDs were not known", n)
 	}
+}
+
+// segmentsRead counts the segments whose bytes were new to the editor.
+func (g *gateway) segmentsRead() (n int) {
+	g.t.Helper()
+	for _, verdict := range []string{"accept", "edited"} {
+		count, _ := strconv.Atoi(g.metric(`pptpalg_packets_total{reason="read",verdict="` + verdict + `"}`)) // "" is 0
+		n += count
+	}
+	return n
 }
 
 // TestCutAtEveryOffset cuts every message of both ends at one offset, up to beyond
@@ -209,42 +222,74 @@ func onSocket(c *lab.Control, f func(fd int) error) error {
 	return result
 }
 
-// TestLossyNetwork loses one packet in eight on the gateway, before the queue and
-// after it, so that the kernels' TCP sends again what was edited, merged and cut as
-// it likes. TestReorderedNetwork has packets overtake each other on their way.
-func TestLossyNetwork(t *testing.T) {
-	g := startGateway(t, masquerade(5))
-	s := talkingServer(t, g.Outside[0], cutAtRandom)
-	g.hurry()
-	lose := func(table, chain string) {
-		for _, port := range []string{"--sport", "--dport"} {
-			must(t, g.Gateway.IPTables(t.Context(), "-t", table, "-I", chain, "-p", "tcp", port, "1723",
-				"--tcp-flags", "SYN", "NONE", "-m", "statistic", "--mode", "random", "--probability", "0.125", "-j", "DROP"))
-		}
+// TestBadNetwork has the kernels' TCP cope with a network that loses packets before
+// the gateway's queue and behind it, lets packets overtake each other, and doubles
+// packets: it sends again what was edited, merged and cut as it likes.
+func TestBadNetwork(t *testing.T) {
+	tests := []struct {
+		name                      string
+		loses, reorders, doubles  bool
+		wantGaps, wantRepetitions bool
+	}{
+		{"loses", true, false, false, true, true},
+		{"reorders", false, true, false, true, false},
+		{"doubles", false, false, true, false, true},
+		{"reorders and doubles", false, true, true, true, true},
+		{"loses, reorders and doubles", true, true, true, true, true},
 	}
-	lose("raw", "PREROUTING")
-	lose("mangle", "POSTROUTING")
-	for round := range 4 {
-		if err := g.dialogues(g.Inside[1:], s.Host.Addr, 7, cutAtRandom); err != nil {
-			t.Fatalf("round %d: %v", round, err)
-		}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			g := startGateway(t, masquerade(5))
+			s := talkingServer(t, g.Outside[0], cutAtRandom)
+			held := g.hold(s.Host.Addr, 7)
+			g.hurry()
+			for _, h := range g.Hosts()[1:] {
+				if tt.doubles {
+					double(t, h)
+				}
+				if tt.reorders {
+					shuffle(t, h)
+				}
+			}
+			if tt.loses {
+				g.loseSegments("raw", "PREROUTING")
+				g.loseSegments("mangle", "POSTROUTING")
+			}
+			for round := range 3 {
+				if err := g.dialogues(g.Inside[1:], s.Host.Addr, 7, cutAtRandom); err != nil {
+					t.Fatalf("round %d: %v", round, err)
+				}
+			}
+			exchange(t, held)
+			if tt.wantGaps {
+				g.wantCounted(`pptpalg_packets_total{reason="gap",verdict="drop"}`)
+			}
+			if tt.wantRepetitions {
+				g.wantCounted(`pptpalg_packets_total{reason="retransmission",verdict="edited"}`)
+			}
+		})
 	}
-	g.wantCounted(`pptpalg_packets_total{reason="retransmission",verdict="edited"}`)
-	g.wantCounted(`pptpalg_packets_total{reason="gap",verdict="drop"}`)
 }
 
-func TestReorderedNetwork(t *testing.T) {
-	g := startGateway(t, masquerade(5))
-	s := talkingServer(t, g.Outside[0], cutAtRandom)
-	for _, h := range append(g.Inside, g.Outside...) {
-		shuffle(t, h)
+// loseSegments drops one segment in eight in a chain of the gateway, the first ones of
+// connections excepted.
+func (g *gateway) loseSegments(table, chain string) {
+	g.t.Helper()
+	for _, port := range []string{"--sport", "--dport"} {
+		must(g.t, g.Gateway.IPTables(g.t.Context(), "-t", table, "-I", chain, "-p", "tcp", port, "1723",
+			"--tcp-flags", "SYN", "NONE", "-m", "statistic", "--mode", "random", "--probability", "0.125", "-j", "DROP"))
 	}
-	for round := range 4 {
-		if err := g.dialogues(g.Inside[1:], s.Host.Addr, 7, cutAtRandom); err != nil {
-			t.Fatalf("round %d: %v", round, err)
-		}
+}
+
+// double has a host send each segment twice.
+func double(t *testing.T, h *lab.Host) {
+	t.Helper()
+	router := lab.GatewayPublic
+	if lab.LAN.Contains(h.Addr) {
+		router = lab.GatewayInside
 	}
-	g.wantCounted(`pptpalg_packets_total{reason="gap",verdict="drop"}`)
+	must(t, h.IPTables(t.Context(), "-t", "mangle", "-A", "POSTROUTING", "-p", "tcp", "-j", "TEE", "--gateway", router.String()))
 }
 
 // cutAtRandom writes pieces of 1 to 40 bytes.
@@ -270,8 +315,8 @@ func (g *gateway) hurry() {
 	}
 }
 
-// shuffle has every third packet of a host queue behind a slow shaper, where the
-// others overtake it.
+// shuffle has some segments of a host queue behind a slow shaper, where the others
+// overtake them.
 func shuffle(t *testing.T, h *lab.Host) {
 	t.Helper()
 	for _, class := range [][]string{

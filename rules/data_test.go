@@ -1,0 +1,147 @@
+package rules
+
+import (
+	"errors"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// dataPath is a configuration with all that there is.
+var dataPath = Config{Queue: 1723, Ports: []uint16{1723}, Data: Data{
+	Queue: 1730, Queues: 4, ByCPU: true, Bypass: true, Mark: DefaultMark, Label: DefaultLabel,
+}}
+
+// readTables returns the listings of the tables with dataPath loaded.
+func readTables(t *testing.T) map[string]string {
+	t.Helper()
+	return map[string]string{
+		"raw": read(t, "data-raw.list"), "mangle": read(t, "data-mangle.list"), "filter": read(t, "data-filter.list"),
+	}
+}
+
+func TestDataTexts(t *testing.T) {
+	loaded := readTables(t)
+	queueOnly := Data{Queue: 9, Queues: 1}
+	rows := []struct{ golden, got string }{
+		{"print-data.rules", dataPath.Text()},
+		{"print-data-one-queue.rules", queueOnly.loadText(nil)},
+		{"reload-data.rules", dataPath.Data.loadText(loaded)},
+		{"reload-data-one-queue.rules", queueOnly.loadText(loaded)},
+		{"unload-data.rules", unloadDataText(loaded)},
+		{"reload.rules", LoadText(loaded["mangle"], onePort)},
+	}
+	for _, row := range rows {
+		golden(t, row.golden, row.got)
+	}
+	if got := unloadDataText(map[string]string{"mangle": read(t, "loaded.list")}); got != "" {
+		t.Errorf("unloadDataText = %q, want nothing", got)
+	}
+}
+
+func TestDataValidate(t *testing.T) {
+	rows := []struct {
+		name string
+		d    Data
+		want string
+	}{
+		{"none", Data{Queue: 1723}, ""},
+		{"up to the last queue", Data{Queue: 65534, Queues: 2}, ""},
+		{"beside the control connections' queue", Data{Queue: 1724, Queues: 2}, ""},
+		{"too many", Data{Queue: 65534, Queues: 3}, "validate data queues: 3 from number 65534: give 1 or more, numbered up to 65535"},
+		{"negative", Data{Queues: -1}, "validate data queues: -1 from number 0: give 1 or more, numbered up to 65535"},
+		{"over the control connections' queue", Data{Queue: 1720, Queues: 4}, "validate data queues: 1723 is the queue of control connections"},
+		{"label", Data{Queue: 1, Queues: 1, Mark: 1, Label: 128}, "validate data label: 128 is above 127"},
+	}
+	for _, row := range rows {
+		got := ""
+		if err := (Config{Queue: 1723, Ports: []uint16{1723}, Data: row.d}).Validate(); err != nil {
+			got = err.Error()
+		}
+		if got != row.want {
+			t.Errorf("%s: got %q, want %q", row.name, got, row.want)
+		}
+	}
+}
+
+func TestDataLoadedIn(t *testing.T) {
+	raw := read(t, "data-raw.list")
+	without := func(part string) string {
+		var kept []string
+		for line := range strings.Lines(raw) {
+			if !strings.Contains(line, part) {
+				kept = append(kept, line)
+			}
+		}
+		return strings.Join(kept, "")
+	}
+	rows := []struct {
+		name, current string
+		want          bool
+	}{
+		{"loaded", raw, true},
+		{"nothing", "", false},
+		{"no jump from PREROUTING", without("-A PREROUTING"), false},
+		{"chain flushed", without("-A PPTPALG-GRE"), false},
+	}
+	for _, row := range rows {
+		if got := dataLoadedIn(row.current); got != row.want {
+			t.Errorf("%s: got %v, want %v", row.name, got, row.want)
+		}
+	}
+}
+
+// What Load and Unload do of the data path's rules, by the commands that they run.
+func TestDataCommands(t *testing.T) {
+	const (
+		listMangle, listFilter, listRaw = "iptables -w 10 -t mangle -S", "iptables -w 10 -t filter -S", "iptables -w 10 -t raw -S"
+		restore                         = "iptables-restore --noflush -w 10"
+	)
+	loaded := readTables(t)
+	refused := errors.New("run iptables-restore: exit status 2: line 3 failed")
+	listed := []answer{{stdout: loaded["mangle"]}, {stdout: loaded["filter"]}, {stdout: loaded["raw"]}}
+	rows := []struct {
+		name    string
+		cfg     Config
+		answers []answer
+		lines   []string
+		err     bool
+	}{
+		{"load", dataPath, []answer{{}},
+			[]string{listMangle, listFilter, listRaw, restore, listMangle, restore}, false},
+		{"refused: nothing stays", dataPath, append([]answer{{}, {}, {}, {err: refused}}, append(listed, answer{})...),
+			[]string{listMangle, listFilter, listRaw, restore, listMangle, listFilter, listRaw, restore}, true},
+		{"without, another run's left", onePort, append(append([]answer{listed[0], {}}, listed...), answer{}),
+			[]string{listMangle, restore, listMangle, listFilter, listRaw, restore}, false},
+		{"without", onePort, []answer{{}}, []string{listMangle, restore}, false},
+	}
+	for _, row := range rows {
+		s := &script{answers: row.answers}
+		_, err := (&Firewall{Run: s.run}).Load(t.Context(), row.cfg)
+		if (err != nil) != row.err {
+			t.Errorf("%s: error %v", row.name, err)
+		}
+		var lines []string
+		for _, c := range s.calls {
+			lines = append(lines, c.Line)
+		}
+		if diff := cmp.Diff(row.lines, lines); diff != "" {
+			t.Errorf("%s: commands (-want +got):\n%s", row.name, diff)
+		}
+	}
+}
+
+// When the control connections' rules are refused, the data path's go.
+func TestDataGoesWithTheRest(t *testing.T) {
+	gone := errors.Join(exec.ErrNotFound)
+	loaded := readTables(t)
+	s := &script{answers: []answer{{}, {}, {}, {}, {err: gone}, {stdout: loaded["mangle"]}, {stdout: loaded["filter"]}, {stdout: loaded["raw"]}, {}}}
+	if _, err := (&Firewall{Run: s.run}).Load(t.Context(), dataPath); !errors.Is(err, exec.ErrNotFound) {
+		t.Errorf("error %v", err)
+	}
+	if last := s.calls[len(s.calls)-1]; last.Stdin != read(t, "unload-data.rules") {
+		t.Errorf("the last command was %+v", last)
+	}
+}
