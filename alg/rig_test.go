@@ -43,8 +43,7 @@ type wire struct {
 	*rig
 	conn     conntrack.Connection
 	seq      [2]packet.Seq // next byte to send
-	acked    [2]packet.Seq
-	received [2][]byte // by the side that receives
+	received [2][]byte     // by the side that receives
 	last     Outcome
 	changes  []conntrack.Change
 	noted    []Anomaly
