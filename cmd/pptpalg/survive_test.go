@@ -275,3 +275,27 @@ func TestFullTable(t *testing.T) {
 	}
 	must(t, g.log.WaitFor("limit_calls", lab.Patience))
 }
+
+// TestIdleCallEnds: a client that is gone without a word. Its call ends when nothing
+// was heard of it for the set time; one that carries GRE stays.
+func TestIdleCallEnds(t *testing.T) {
+	g := buildGateway(t, masquerade(2))
+	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
+	g.start("--idle-timeout", "2s")
+	g.server(lab.Behaviour{Refuse: true})
+	callOn(t, g.client(0), 7)
+	busy := callOn(t, g.client(1), 7)
+	g.wantCalls(2)
+	err := lab.Poll(2*lab.Patience, func() bool {
+		exchange(t, busy)
+		return len(g.calls()) == 1
+	})
+	must(t, err)
+	if c := g.calls()[0]; c.PNS.Address != g.Inside[1].Addr.String() {
+		t.Errorf("the call that is left is %+v", c)
+	}
+	g.wantEntriesOfCalls(2)
+	if n := g.metric(`pptpalg_calls_closed_total{reason="idle"}`); n != "1" {
+		t.Errorf("closed for being idle: %q", n)
+	}
+}

@@ -231,3 +231,32 @@ func TestPacketsWhileCreatedAgain(t *testing.T) {
 		t.Errorf("%d entries, want 2: %v", len(es), es)
 	}
 }
+
+// TestTraffic: entries count their packets where the kernel does accounting.
+func TestTraffic(t *testing.T) {
+	for _, accounting := range []bool{false, true} {
+		t.Run(fmt.Sprintf("accounting=%v", accounting), func(t *testing.T) {
+			n := newNetwork(t)
+			n.gateway.run(t, "iptables -t nat -A POSTROUTING -p tcp -j MASQUERADE")
+			want := conntrack.Traffic{}
+			if accounting {
+				n.gateway.run(t, "sysctl -qw net.netfilter.nf_conntrack_acct=1")
+				want = conntrack.Traffic{Packets: 3, Bytes: 3 * 32, Counted: true}
+			}
+			c := n.gateway.dial(t)
+			mustCreate(t, c, toClient)
+			mustCreate(t, c, toServer)
+			client, server := newGREHost(t, n.client), newGREHost(t, n.server)
+			for range 3 {
+				pass(t, server, client, [2]packet{{"", publicAddr, 777, 2}, {serverAddr, clientAddr, 7, 2}})
+			}
+			got, err := c.Traffic()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got[toClient] != want || len(got) != 2 {
+				t.Errorf("traffic %+v, want %+v for %v", got, want, toClient)
+			}
+		})
+	}
+}

@@ -412,3 +412,64 @@ func TestJournalThatFails(t *testing.T) {
 		t.Errorf("the kernel has %v", r.kernel.flows)
 	}
 }
+
+// BenchmarkCompare states what a comparison with the kernel costs beside the kernel's
+// own listing, with 50,000 calls on connections of their own.
+func BenchmarkCompare(b *testing.B) {
+	const calls = 50_000
+	k := &crowdedKernel{traffic: make(map[conntrack.Flow]conntrack.Traffic)}
+	cfg := Config{StateDir: b.TempDir(), Table: conntrack.DefaultConfig(), Connections: calls}
+	d := newDaemon(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	d.kernel, d.lister = k, k
+	if err := d.remember(); err != nil {
+		b.Fatal(err)
+	}
+	defer d.journal.Close()
+	var records []conntrack.Record
+	for i := range calls {
+		r := crowdedRecord(i)
+		records = append(records, r)
+		k.live = append(k.live, r.Connection)
+		for _, f := range r.Flows() {
+			k.traffic[f] = conntrack.Traffic{}
+		}
+	}
+	if refused := d.editor.Restore(records, time.Now()); refused > 0 {
+		b.Fatalf("%d of %d calls refused", refused, calls)
+	}
+	d.table.Keeps()
+	for b.Loop() {
+		d.compare()
+	}
+	if len(d.Calls()) != calls || d.missing() != 0 || len(k.done) != 0 {
+		b.Fatalf("%d calls, %v missing, kernel asked to %d changes", len(d.Calls()), d.missing(), len(k.done))
+	}
+}
+
+// crowdedKernel is a conntrack with many connections.
+type crowdedKernel struct {
+	fakeKernel
+	live    []conntrack.Connection
+	traffic map[conntrack.Flow]conntrack.Traffic
+}
+
+func (k *crowdedKernel) Connections([]uint16) ([]conntrack.Connection, error) {
+	return slices.Clone(k.live), nil
+}
+
+func (k *crowdedKernel) Traffic() (map[conntrack.Flow]conntrack.Traffic, error) {
+	return k.traffic, nil
+}
+
+func crowdedRecord(i int) conntrack.Record {
+	client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), uint16(1024+i%50000))
+	server := netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(i % 4)}), 1723)
+	public := netip.AddrPortFrom(netip.MustParseAddr("198.51.100.1"), uint16(1024+i))
+	return conntrack.Record{
+		Number: uint64(i + 1), State: conntrack.Established, Since: time.Now(),
+		Connection: conntrack.Connection{
+			Original: conntrack.Tuple{Src: client, Dst: server}, Reply: conntrack.Tuple{Src: server, Dst: public},
+		},
+		Legs: [2]conntrack.LegRecord{{Known: true, Own: 7, Public: pptp.CallID(i + 1)}, {Known: true, Own: pptp.CallID(i), Public: pptp.CallID(i)}},
+	}
+}

@@ -93,9 +93,7 @@ func (d *Daemon) compare() {
 		have[f.Unmarked()] = t
 	}
 	live = append(live, d.revive(live, have, asked)...)
-	for missing := range slices.Chunk(d.settle(live, have, asked), chunk) {
-		d.repair(missing)
-	}
+	d.repair(lacking(d.settle(live, have, asked), have))
 	d.bury(have)
 }
 
@@ -136,9 +134,8 @@ func flushed(calls []conntrack.Record, have flows) bool {
 	return needed > 0
 }
 
-// settle ends what is over and returns the flows that calls older than asked need
-// and the kernel does not have.
-func (d *Daemon) settle(live []conntrack.Connection, have flows, asked time.Time) []conntrack.Flow {
+// settle ends what is over and returns a copy of what is left.
+func (d *Daemon) settle(live []conntrack.Connection, have flows, asked time.Time) []conntrack.Record {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
@@ -147,43 +144,52 @@ func (d *Daemon) settle(live []conntrack.Connection, have flows, asked time.Time
 	if d.journal.Overgrown() {
 		d.rewrite()
 	}
-	var missing []conntrack.Flow
-	for _, c := range d.editor.Records() {
-		missing = append(missing, lacking(c.Flows(), have)...)
-	}
-	d.lacking = len(missing)
-	return missing
+	return d.editor.Records()
 }
 
-// lacking returns those of a call's flows that the kernel does not have. Where both
-// Call IDs are 0, one entry carries both flows.
-func lacking(needed []conntrack.Flow, have flows) []conntrack.Flow {
+// lacking returns the flows that calls need and the kernel does not have. Where both
+// Call IDs of a call are 0, one entry carries both flows.
+func lacking(calls []conntrack.Record, have flows) []conntrack.Flow {
 	var missing []conntrack.Flow
-	for i, f := range needed {
-		if _, there := have[f.Unmarked()]; there {
-			continue
-		}
-		if carried := slices.ContainsFunc(needed, func(g conntrack.Flow) bool {
-			_, there := have[g.Unmarked()]
-			return there && g.Carries(needed[i])
-		}); !carried {
-			missing = append(missing, f)
+	for _, c := range calls {
+		needed := c.Flows()
+		for _, f := range needed {
+			if _, there := have[f.Unmarked()]; !there && !carried(f, needed, have) {
+				missing = append(missing, f)
+			}
 		}
 	}
 	return missing
 }
 
-// repair creates flows unless their calls have ended meanwhile. One that a packet has
-// just created is left as it is by the kernel's adapter.
+func carried(f conntrack.Flow, by []conntrack.Flow, have flows) bool {
+	return slices.ContainsFunc(by, func(g conntrack.Flow) bool {
+		_, there := have[g.Unmarked()]
+		return there && g.Carries(f)
+	})
+}
+
+// repair creates flows unless their calls have ended meanwhile, a chunk at a time so
+// that no packet waits for long. One that a packet has just created is left as it is
+// by the kernel's adapter.
 func (d *Daemon) repair(missing []conntrack.Flow) {
+	d.setLacking(len(missing))
+	for some := range slices.Chunk(missing, chunk) {
+		d.mu.Lock()
+		for _, f := range some {
+			if d.table.Has(f) {
+				d.install(f)
+				d.metrics.repairs.WithLabelValues(repairCreated).Inc()
+			}
+		}
+		d.mu.Unlock()
+	}
+}
+
+func (d *Daemon) setLacking(n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, f := range missing {
-		if d.table.Has(f) {
-			d.install(f)
-			d.metrics.repairs.WithLabelValues(repairCreated).Inc()
-		}
-	}
+	d.lacking = n
 }
 
 // bury deletes what the kernel still has of calls that are over.
