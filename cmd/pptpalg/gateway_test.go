@@ -52,7 +52,13 @@ func buildGateway(t *testing.T, o lab.Options) *gateway {
 	n, err := lab.New(o)
 	must(t, err)
 	closeAfter(t, n)
-	return &gateway{Network: n, t: t, state: filepath.Join(t.TempDir(), "state")}
+	g := &gateway{Network: n, t: t, state: filepath.Join(t.TempDir(), "state"), log: new(lab.Log)}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the last daemon: %s", g.log)
+		}
+	})
+	return g
 }
 
 // start starts the daemon and waits until it edits.
@@ -74,11 +80,6 @@ func (g *gateway) launch(args ...string) {
 	cmd.Stderr = g.log
 	g.daemon, err = g.Gateway.Start(cmd)
 	must(g.t, err)
-	g.t.Cleanup(func() {
-		if g.t.Failed() {
-			g.t.Logf("daemon: %s", g.log)
-		}
-	})
 }
 
 // stop ends the daemon with SIGTERM.

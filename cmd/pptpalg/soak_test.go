@@ -164,6 +164,7 @@ func (g *gateway) conntrack(args ...string) {
 // the ways that clients go. What fails before the call has carried a packet is the
 // trouble's doing.
 func (s *soak) live(h *lab.Host) error {
+	flushes := s.flushes.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
 	defer cancel()
 	c, err := lab.StartClient(ctx, h, s.g.Outside[0].Addr)
@@ -177,7 +178,6 @@ func (s *soak) live(h *lab.Host) error {
 		return nil
 	}
 	s.calls.Add(1)
-	flushes := s.flushes.Load()
 	err = s.use(c, call, h.Name)
 	switch {
 	case errors.Is(err, errGivenUp):
