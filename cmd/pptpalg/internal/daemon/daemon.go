@@ -66,8 +66,9 @@ type Daemon struct {
 	metrics  *metrics
 	pulse    pulse
 
-	// mu guards what follows. The packet loop holds it for one packet, a sweep
-	// for one comparison without requests to the kernel.
+	// mu guards what follows. The packet loop holds it for one packet; a comparison
+	// while it looks through the table, and for each chunk of entries that it makes
+	// or deletes.
 	mu      sync.Mutex
 	table   *conntrack.Table
 	editor  *alg.Editor
