@@ -256,7 +256,7 @@ func TestBadNetwork(t *testing.T) {
 				g.loseSegments("raw", "PREROUTING")
 				g.loseSegments("mangle", "POSTROUTING")
 			}
-			for round := range 3 {
+			for round := range 4 {
 				if err := g.dialogues(g.Inside[1:], s.Host.Addr, 7, cutAtRandom); err != nil {
 					t.Fatalf("round %d: %v", round, err)
 				}
@@ -272,13 +272,13 @@ func TestBadNetwork(t *testing.T) {
 	}
 }
 
-// loseSegments drops one segment in eight in a chain of the gateway, the first ones of
+// loseSegments drops one segment in sixteen in a chain of the gateway, the first ones of
 // connections excepted.
 func (g *gateway) loseSegments(table, chain string) {
 	g.t.Helper()
 	for _, port := range []string{"--sport", "--dport"} {
 		must(g.t, g.Gateway.IPTables(g.t.Context(), "-t", table, "-I", chain, "-p", "tcp", port, "1723",
-			"--tcp-flags", "SYN", "NONE", "-m", "statistic", "--mode", "random", "--probability", "0.125", "-j", "DROP"))
+			"--tcp-flags", "SYN", "NONE", "-m", "statistic", "--mode", "random", "--probability", "0.0625", "-j", "DROP"))
 	}
 }
 

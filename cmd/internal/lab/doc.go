@@ -1,6 +1,7 @@
 // Package lab owns a network of namespaces in which PPTP is tried end to end: a
-// gateway, hosts on either side of it, peers that send what real ones will not,
-// and the real programs pptp and pptpd.
+// gateway, hosts on either side of it, peers that send what real ones will not
+// (down to the single TCP segment and ICMP error), and the real programs pptp and
+// pptpd.
 //
 //	   10.77.0.0/24                                      203.0.113.0/24
 //
