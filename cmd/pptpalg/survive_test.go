@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -297,5 +298,34 @@ func TestIdleCallEnds(t *testing.T) {
 	g.wantEntriesOfCalls(2)
 	if n := g.metric(`pptpalg_calls_closed_total{reason="idle"}`); n != "1" {
 		t.Errorf("closed for being idle: %q", n)
+	}
+}
+
+// TestQueueOverflow: packets beyond the queue's length are dropped by the kernel, sent
+// again by TCP, counted and logged.
+func TestQueueOverflow(t *testing.T) {
+	g := startGateway(t, masquerade(6), "--queue-length", "1")
+	g.server(lab.Behaviour{})
+	var clients []*lab.Client
+	for i := range g.Inside {
+		clients = append(clients, g.client(i))
+	}
+	must(t, g.daemon.Signal(syscall.SIGSTOP))
+	for _, c := range clients {
+		must(t, c.Send(lab.NewEchoRequest(1)))
+	}
+	must(t, lab.Poll(lab.Patience, func() bool {
+		out, err := g.Gateway.Run(t.Context(), "cat", "/proc/net/netfilter/nfnetlink_queue")
+		f := strings.Fields(out.Stdout)
+		return err == nil && len(f) > 5 && f[5] != "0"
+	}))
+	must(t, g.daemon.Signal(syscall.SIGCONT))
+	for _, c := range clients {
+		_, err := c.Expect(lab.EchoReply, 2*lab.Patience)
+		must(t, err)
+	}
+	must(t, g.log.WaitFor("the kernel dropped packets: too many waited", lab.Patience))
+	if n := g.metric("pptpalg_queue_dropped_total"); n == "" || n == "0" {
+		t.Errorf("counted %q", n)
 	}
 }

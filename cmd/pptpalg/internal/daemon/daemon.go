@@ -65,6 +65,7 @@ type Daemon struct {
 	firewall rules.Firewall
 	metrics  *metrics
 	pulse    pulse
+	dropped  uint32 // packets that the kernel had dropped when it was last asked; owned by sweep
 
 	// mu guards what follows. The packet loop holds it for one packet; a comparison
 	// while it looks through the table, and for each chunk of entries that it makes

@@ -26,6 +26,7 @@ type metrics struct {
 	repairs     *prometheus.CounterVec
 
 	journalErrors prometheus.Counter
+	dropped       prometheus.Counter
 }
 
 // The operations that pptpalg_conntrack_errors_total tells apart.
@@ -56,6 +57,7 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 		repairs:     counters("reconcile_repairs_total", "Conntrack entries made again because somebody had deleted them, by kind.", "kind"),
 
 		journalErrors: counter("journal_errors_total", "Writes to the journal that failed; calls of that time are not known after a restart."),
+		dropped:       counter("queue_dropped_total", "Packets that the kernel dropped because too many waited for a verdict; TCP sends them again. Counted where the daemon may read /proc/net/netfilter."),
 		verdict: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "verdict_seconds",
 			Help:    "Time from a packet's receipt to its verdict, kernel requests included.",
@@ -63,7 +65,7 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 		}),
 	}
 	m.fill()
-	reg.MustRegister(m.opened, m.closed, m.messages, m.packets, m.anomalies, m.errors, m.overruns, m.queueErrors, m.panics, m.verdict, m.repairs, m.journalErrors)
+	reg.MustRegister(m.opened, m.closed, m.messages, m.packets, m.anomalies, m.errors, m.overruns, m.queueErrors, m.panics, m.verdict, m.repairs, m.journalErrors, m.dropped)
 	reg.MustRegister(
 		gauge("calls", "Calls requested, answered or established.", d.calls),
 		gauge("control_connections", "Control connections that are being edited.", d.edited),

@@ -67,6 +67,7 @@ func (d *Daemon) sweep(ctx context.Context) error {
 		case <-pause.C:
 			began := time.Now()
 			d.compare()
+			d.countDropped()
 			pause.Reset(max(sweepInterval, sweepShare*time.Since(began)))
 		}
 	}

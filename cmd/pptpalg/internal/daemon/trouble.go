@@ -21,6 +21,24 @@ func (d *Daemon) overrun() {
 	})
 }
 
+// countDropped counts what the kernel dropped because too many packets waited, which
+// it tells nobody. Its table is root's to read: without that right the count stays 0.
+func (d *Daemon) countDropped() {
+	s, err := d.queue.Stats()
+	if err != nil {
+		return
+	}
+	dropped := s.Full - d.dropped // both wrap at 2^32
+	d.dropped = s.Full
+	if dropped == 0 {
+		return
+	}
+	d.metrics.dropped.Add(float64(dropped))
+	d.limits.sometimes("dropped", func() {
+		d.log.Warn("the kernel dropped packets: too many waited for a verdict; TCP sends them again", "packets", dropped)
+	})
+}
+
 func (d *Daemon) queueFailed(err error) {
 	d.metrics.queueErrors.Inc()
 	d.limits.sometimes("queue", func() { d.log.Warn("queue error", "err", err) })
