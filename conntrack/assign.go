@@ -183,6 +183,14 @@ func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
 	return 0, false
 }
 
+// promiseSame promises a first byte for itself, if nothing else is promised for it: an
+// ID that passed unedited has become public as it was.
+func (c *Control) promiseSame(s Side, high byte) {
+	if c.connection.Endpoint(s).Translated() && !c.promised(s, high) && c.publicHigh(s, high) == high {
+		c.pages[s] = append(c.pages[s], pagePair{high, high})
+	}
+}
+
 func (c *Control) promised(s Side, public byte) bool {
 	return slices.ContainsFunc(c.pages[s], func(p pagePair) bool { return p.public == public })
 }

@@ -147,6 +147,7 @@ func (c *Control) adopt(requester Side, r Reply, now time.Time) bool {
 	halfRead := c.pending[requester]
 	c.pending[requester] = assignment{}
 	defer func() { c.pending[requester] = halfRead }()
+	c.promiseSame(requester, r.Peer.High())
 	if public, ok := c.Assign(requester, r.Peer, nil); !ok || public != r.Peer {
 		c.Abandon(requester)
 		return false

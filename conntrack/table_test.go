@@ -348,3 +348,21 @@ func BenchmarkAssign(b *testing.B) {
 		})
 	}
 }
+
+// TestAdoptInACrowdedPage: a request that was not seen is taken over under the ID that
+// it passed with, even where a new call would be given another first byte.
+func TestAdoptInACrowdedPage(t *testing.T) {
+	tab := New(testConfig(time.Minute))
+	crowd := tab.Open(masqueraded(inside(1), 1))
+	for i := range 250 {
+		request(t, crowd, pptp.CallID(i))
+	}
+	c := tab.Open(masqueraded(inside(2), 2))
+	c.Assign(Responder, 9, nil)
+	if !c.Reply(Responder, Reply{PNS: Initiator, Own: 9, Peer: 252, Granted: true, Next: Established}, epoch) {
+		t.Fatal("the call was not taken over")
+	}
+	if v := c.Calls(nil); v[0].PNS.Own != 252 || v[0].PNS.Public != 252 {
+		t.Errorf("it is %+v", v[0].PNS)
+	}
+}
