@@ -101,9 +101,8 @@ func (l *leg) flow() Flow { return l.call.control.connection.flow(l.side, l.own,
 // Party is one endpoint of a call, for those who look at the table.
 type Party struct {
 	Endpoint
-	Known         bool        // false while this end has not yet assigned a Call ID
-	Own, Public   pptp.CallID // valid when Known
-	ControlSource bool        // this end opened the control connection
+	Known       bool        // false while this end has not yet assigned a Call ID
+	Own, Public pptp.CallID // valid when Known
 }
 
 // View is a call as those see it who look at the table: a copy.
@@ -135,7 +134,7 @@ func (c *Call) view() View {
 func (c *Call) party(s Side) Party {
 	l := &c.legs[s]
 	return Party{
-		Endpoint: c.control.connection.Endpoint(s), ControlSource: s == Initiator,
-		Known: l.known, Own: l.own, Public: l.public,
+		Endpoint: c.control.connection.Endpoint(s),
+		Known:    l.known, Own: l.own, Public: l.public,
 	}
 }

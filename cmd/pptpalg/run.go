@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -90,9 +89,6 @@ func run(ctx context.Context, e env, o options) (err error) {
 	cfg, err := o.daemon()
 	if err != nil {
 		return err
-	}
-	if os.Geteuid() != 0 {
-		log.Debug("not root: CAP_NET_ADMIN is needed")
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
