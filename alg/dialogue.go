@@ -10,24 +10,30 @@ import (
 
 // dialogue is the record of one control connection.
 type dialogue struct {
-	connection conntrack.Connection
-	control    *conntrack.Control // nil once the connection has ended
-	pass       Reason             // why it is let alone; Read for one that is edited
-	halves     [2]half            // by the side that sends
-	opened     time.Time
-	heard      time.Time // when the last of its packets came
-	ended      time.Time // zero before the end
+	control *conntrack.Control
+	halves  [2]half       // by the side that sends
+	opened  time.Duration // times are since Editor.start
+	heard   time.Duration // when the last of its packets came
+	ended   time.Duration // when over
+	again   time.Duration // when Leave may be said again, if it was said
+	index   int32         // in Editor.all
+	found   uint32        // the last Comparison that found its tuple in conntrack
+	alive   bool          // and found it as it is here, and not closing
+	over    bool          // the connection has ended
+	left    bool          // Leave was said
+	pass    Reason        // why it is let alone; Read for one that is edited
 }
 
 // half is one direction of a control connection.
 type half struct {
 	stream stream.Stream
 	reader reader
+	spoke  bool // it has sent data
 	fin    bool
 }
 
-func newDialogue(c conntrack.Connection, now time.Time) *dialogue {
-	d := &dialogue{connection: c, opened: now, heard: now}
+func newDialogue(c conntrack.Connection, at time.Duration) *dialogue {
+	d := &dialogue{opened: at, heard: at}
 	switch {
 	case c.Helper != "":
 		d.pass = Helped
@@ -43,7 +49,7 @@ func newDialogue(c conntrack.Connection, now time.Time) *dialogue {
 // outdated reports whether the record is of an earlier connection than c: c is
 // translated in another way, or just being opened, or alive after the record's end.
 func (d *dialogue) outdated(c conntrack.Connection) bool {
-	return !d.connection.Same(c) || c.Opening || d.control == nil && !c.Closing
+	return !d.control.Same(c) || c.Opening || d.over && !c.Closing
 }
 
 // greet takes note of a SYN/ACK: with it both streams are known from their first
@@ -62,7 +68,7 @@ func (d *dialogue) greet(from conntrack.Side, seg packet.Segment) {
 // own takes note that an end is the gateway itself. Nothing of it is translated,
 // but it must be known which Call IDs it uses.
 func (d *dialogue) own(s conntrack.Side) {
-	if d.control == nil {
+	if d.over {
 		return
 	}
 	d.control.SetLocal(s)
@@ -80,6 +86,30 @@ func (h *half) finish(seg packet.Segment) {
 	}
 }
 
+// patience is how long segments may still come after Leave: those that were queued
+// before the kernel was told.
+const patience = time.Second
+
+// leaves reports whether this is the segment with which the connection is left.
+func (t *turn) leaves() bool {
+	if t.over || t.left && t.at < t.again || !t.settled() || t.seg.Flags().Has(packet.FIN) {
+		return false
+	}
+	t.left, t.again = true, t.at+patience
+	return true
+}
+
+// settled reports whether nothing can come of the connection that is to be read.
+func (d *dialogue) settled() bool {
+	switch d.pass {
+	case Helped, NotPPTP:
+		return true
+	case Untranslated:
+		return d.halves[0].spoke && d.halves[1].spoke
+	}
+	return false
+}
+
 // leave lets a segment of a connection go that is let alone. If the connection is to
 // be read some day, it is joined then.
 func (t *turn) leave(h *half) {
@@ -87,6 +117,7 @@ func (t *turn) leave(h *half) {
 	if len(t.seg.Payload()) > 0 {
 		t.out.Reason = t.pass
 		h.stream = stream.Stream{}
+		h.spoke = true
 		h.reader.lose()
 	}
 }
@@ -96,7 +127,7 @@ func (d *dialogue) reason(n, old int) Reason {
 	switch {
 	case n == 0:
 		return NoData
-	case d.control == nil:
+	case d.over:
 		return Over
 	case n == old:
 		return Again

@@ -1,6 +1,7 @@
 package alg
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"time"
 
@@ -18,15 +19,18 @@ type Editor struct {
 	most    int // connections on record
 	table   *conntrack.Table
 	senders map[key]sender
+	all     []*dialogue
+	start   time.Time // the first time it was told: times on record are since then
+	passes  uint32    // comparisons that were begun
 	out     Outcome
 	readAll bool // see ReadAll
 	turn    turn // that is being taken
 }
 
-// key is a packet's addresses and ports.
+// key is a packet's addresses and ports, as packet.Segment.Ends has them.
 type key struct {
-	src, dst         [4]byte
-	srcPort, dstPort uint16
+	addresses uint64
+	ports     uint32
 }
 
 // sender is who sends the packets of one key.
@@ -54,11 +58,12 @@ func (e *Editor) Asks(seg packet.Segment) bool {
 	if seg.Flags().Has(packet.SYN) && !greets {
 		return false
 	}
-	s, known := e.senders[keyOf(seg.Src(), seg.Dst())]
-	if !known || s.dialogue.control == nil {
+	s, known := e.senders[segmentKey(seg)]
+	if !known || s.dialogue.over {
 		return greets || len(seg.Payload()) > 0
 	}
-	return greets && s.dialogue.halves[s.side].stream.Next() != seg.Seq().Add(1)
+	began := &s.dialogue.halves[s.side].stream
+	return greets && !(began.Joined() && began.Next() == seg.Seq().Add(1))
 }
 
 // Open begins the record of a connection. One that is on record already stays,
@@ -72,17 +77,47 @@ func (e *Editor) Open(c conntrack.Connection, now time.Time) bool {
 		e.end(s.dialogue, conntrack.Expired, now)
 		e.remove(s.dialogue)
 	}
-	if len(e.senders) >= 2*e.most {
+	if len(e.all) >= e.most {
 		return false
 	}
-	d := newDialogue(c, now)
+	d := newDialogue(c, e.since(now))
 	if e.readAll && d.pass == Untranslated {
 		d.pass = Read
 	}
 	d.control = e.table.Open(c)
+	e.add(d, c)
+	return true
+}
+
+func (e *Editor) add(d *dialogue, c conntrack.Connection) {
+	d.index = int32(len(e.all))
+	e.all = append(e.all, d)
 	e.senders[keyOf(c.Original.Src, c.Original.Dst)] = sender{d, conntrack.Initiator}
 	e.senders[keyOf(c.Reply.Src, c.Reply.Dst)] = sender{d, conntrack.Responder}
-	return true
+}
+
+// remove forgets a connection. Another one's sender stays: where NAT gives one public
+// port to two connections, the later one has it.
+func (e *Editor) remove(d *dialogue) {
+	c := d.control.Connection()
+	for _, t := range []conntrack.Tuple{c.Original, c.Reply} {
+		if k := keyOf(t.Src, t.Dst); e.senders[k].dialogue == d {
+			delete(e.senders, k)
+		}
+	}
+	last := len(e.all) - 1
+	e.all[d.index] = e.all[last]
+	e.all[d.index].index = d.index
+	e.all[last] = nil
+	e.all = e.all[:last]
+}
+
+// since returns a time as it is on record.
+func (e *Editor) since(now time.Time) time.Duration {
+	if e.start.IsZero() {
+		e.start = now
+	}
+	return now.Sub(e.start)
 }
 
 // Restore puts calls on record that were kept over a restart. It returns how many
@@ -110,9 +145,9 @@ func (e *Editor) Restore(records []conntrack.Record, now time.Time) (refused int
 // Records returns a copy of all that a restart is to find.
 func (e *Editor) Records() []conntrack.Record {
 	records := make([]conntrack.Record, 0, e.table.Calls())
-	for _, s := range e.senders {
-		if s.side == conntrack.Initiator && s.dialogue.control != nil {
-			records = s.dialogue.control.Records(records)
+	for _, d := range e.all {
+		if !d.over {
+			records = d.control.Records(records)
 		}
 	}
 	return records
@@ -122,7 +157,7 @@ func (e *Editor) Records() []conntrack.Record {
 // has caught a panic of Edit: what is on record of the connection may be wrong, but
 // its calls are, as the kernel translates them, right.
 func (e *Editor) Forsake(seg packet.Segment) {
-	if s, known := e.senders[keyOf(seg.Src(), seg.Dst())]; known {
+	if s, known := e.senders[segmentKey(seg)]; known {
 		s.dialogue.pass = Failed
 	}
 }
@@ -130,27 +165,29 @@ func (e *Editor) Forsake(seg packet.Segment) {
 // Edit reads a segment, edits its bytes in place, and says what is to be done.
 // local is true for a packet that the gateway itself sends.
 func (e *Editor) Edit(seg packet.Segment, local bool, now time.Time) Outcome {
-	return e.take(turn{seg: seg, now: now}, local)
+	e.turn = turn{seg: seg, now: now} // kept here, so that none is allocated for each packet
+	e.take(local)
+	return e.out
 }
 
-// take finds who sends the segment of a turn, and takes the turn.
-func (e *Editor) take(t turn, local bool) Outcome {
+// take finds who sends the segment of the turn, and takes the turn.
+func (e *Editor) take(local bool) {
+	t := &e.turn
 	e.out = Outcome{Messages: e.out.Messages[:0], Anomalies: e.out.Anomalies[:0]}
-	s, known := e.senders[keyOf(t.seg.Src(), t.seg.Dst())]
+	s, known := e.senders[segmentKey(t.seg)]
 	if !known {
 		e.out.Reason = NoConnection
-		return e.out
+		return
 	}
 	if local {
 		s.dialogue.own(s.side)
 	}
-	t.dialogue, t.sender, t.out = s.dialogue, s.side, &e.out
+	t.dialogue, t.sender, t.out, t.at = s.dialogue, s.side, &e.out, e.since(t.now)
 	e.table.Tick(t.now)
-	t.heard = t.now
-	e.turn = t // kept here, so that none is allocated for each packet
-	e.edit(&e.turn)
+	t.heard = t.at
+	e.edit(t)
+	e.out.Leave = t.leaves()
 	e.out.Changes = e.table.Changes()
-	return e.out
 }
 
 func (e *Editor) edit(t *turn) {
@@ -203,7 +240,9 @@ func (e *Editor) place(t *turn, h *half) bool {
 		h.reader.lose()
 	}
 	t.out.Reason = t.reason(n, old)
-	t.replay(old)
+	if old > 0 {
+		t.replay(old)
+	}
 	if n > old && t.out.Reason == Read {
 		t.read(old)
 		t.out.Reason = t.pass
@@ -221,84 +260,24 @@ func (e *Editor) reset(t *turn) {
 }
 
 func (e *Editor) end(d *dialogue, cause conntrack.Cause, now time.Time) {
-	if d.control == nil {
+	if d.over {
 		return
 	}
 	d.control.Close(cause, now)
-	d.control, d.ended = nil, now
+	d.over, d.ended = true, e.since(now)
 }
 
-func (e *Editor) remove(d *dialogue) {
-	delete(e.senders, keyOf(d.connection.Original.Src, d.connection.Original.Dst))
-	delete(e.senders, keyOf(d.connection.Reply.Src, d.connection.Reply.Dst))
-}
-
-// Lost is a control connection that conntrack does not have any more, although its
-// end was not seen.
-type Lost struct {
-	Connection conntrack.Connection
-	Calls      []conntrack.Record
-}
-
-// Missing returns the connections that Sweep will end for want of an entry in
-// conntrack, those on which a FIN was seen left out. The arguments are as for Sweep.
-func (e *Editor) Missing(live []conntrack.Connection, asked time.Time) []Lost {
-	var lost []Lost
-	alive := byTuple(live)
-	for k, s := range e.senders {
-		d := s.dialogue
-		_, found := alive[k]
-		if s.side != conntrack.Initiator || found || d.control == nil || !d.opened.Before(asked) || d.halves[0].fin || d.halves[1].fin {
-			continue
-		}
-		lost = append(lost, Lost{d.connection, d.control.Records(nil)})
-	}
-	return lost
-}
-
-// Sweep ends the connections that the kernel's conntrack no longer has as they were,
-// or has as closed, and lets time pass in the call table. live is what conntrack had
-// at a time not before asked.
-func (e *Editor) Sweep(live []conntrack.Connection, asked, now time.Time) []conntrack.Change {
-	alive := byTuple(live)
-	for k, s := range e.senders {
-		d := s.dialogue
-		if c, ok := alive[k]; s.side == conntrack.Initiator && d.opened.Before(asked) && !(ok && d.connection.Same(c) && !c.Closing) {
-			e.end(d, conntrack.Expired, now)
-		}
-		if d.control == nil && now.Sub(d.ended) >= linger {
-			e.remove(d)
-		}
-	}
-	e.table.Expire(now)
-	return e.table.Changes()
-}
-
-func byTuple(live []conntrack.Connection) map[key]conntrack.Connection {
-	m := make(map[key]conntrack.Connection, len(live))
-	for _, c := range live {
-		m[keyOf(c.Original.Src, c.Original.Dst)] = c
-	}
-	return m
-}
-
-// EndIdle ends the calls on connections that have been silent since a time, if GRE
-// has been as silent: silent tells.
-func (e *Editor) EndIdle(since time.Time, silent func(conntrack.Record) bool, now time.Time) []conntrack.Change {
-	for _, s := range e.senders {
-		if d := s.dialogue; s.side == conntrack.Initiator && d.control != nil && d.heard.Before(since) {
-			d.control.EndIf(silent, conntrack.Idle, now)
-		}
-	}
-	return e.table.Changes()
+// Connection returns the connection of a segment that was just edited.
+func (e *Editor) Connection(seg packet.Segment) conntrack.Connection {
+	return e.senders[segmentKey(seg)].dialogue.control.Connection()
 }
 
 // Calls returns a copy of the call table, in no order.
 func (e *Editor) Calls() []conntrack.View {
 	views := make([]conntrack.View, 0, e.table.Calls())
-	for _, s := range e.senders {
-		if s.side == conntrack.Initiator && s.dialogue.control != nil {
-			views = s.dialogue.control.Calls(views)
+	for _, d := range e.all {
+		if !d.over {
+			views = d.control.Calls(views)
 		}
 	}
 	return views
@@ -308,21 +287,31 @@ func (e *Editor) Calls() []conntrack.View {
 // alone: Read for those that are edited.
 func (e *Editor) Connections() map[Reason]int {
 	count := make(map[Reason]int)
-	for _, s := range e.senders {
-		if s.side == conntrack.Initiator && s.dialogue.control != nil {
-			count[s.dialogue.pass]++
+	for _, d := range e.all {
+		if !d.over {
+			count[d.pass]++
 		}
 	}
 	return count
 }
 
-func keyOf(src, dst netip.AddrPort) key {
-	return key{as4(src.Addr()), as4(dst.Addr()), src.Port(), dst.Port()}
+func segmentKey(seg packet.Segment) key {
+	addresses, ports := seg.Ends()
+	return key{addresses, ports}
 }
 
-func as4(a netip.Addr) [4]byte {
-	if a = a.Unmap(); !a.Is4() {
-		return [4]byte{}
+func keyOf(src, dst netip.AddrPort) key {
+	return key{
+		addresses: uint64(number(src.Addr()))<<32 | uint64(number(dst.Addr())),
+		ports:     uint32(src.Port())<<16 | uint32(dst.Port()),
 	}
-	return a.As4()
+}
+
+// number is total: 0 stands for what is not IPv4.
+func number(a netip.Addr) uint32 {
+	if a = a.Unmap(); !a.Is4() {
+		return 0
+	}
+	b := a.As4()
+	return binary.BigEndian.Uint32(b[:])
 }

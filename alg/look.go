@@ -13,7 +13,7 @@ func (e *Editor) ReadAll() { e.readAll = true }
 // tuple in one direction, in no order.
 func (e *Editor) CallsOf(t conntrack.Tuple) []conntrack.View {
 	s, known := e.senders[keyOf(t.Src, t.Dst)]
-	if !known || s.dialogue.control == nil {
+	if !known || s.dialogue.over {
 		return nil
 	}
 	return s.dialogue.control.Calls(nil)

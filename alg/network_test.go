@@ -103,6 +103,9 @@ func (l *line) send(from conntrack.Side, at, n int) {
 	l.seq[from.Other()] = l.at(from.Other(), len(l.ways[from.Other()].got)) // what it acknowledges
 	b := l.segment(from, packet.ACK, l.at(from, at), bytes.Clone(w.said[at:at+n]))
 	l.world.kernel.apply(l.last.Changes)
+	if l.last.Leave {
+		l.world.rt.Fatalf("%v, which is edited, is left", l.conn.Original)
+	}
 	if gap := at > w.watched; gap != (l.last.Verdict == Drop) {
 		l.world.rt.Fatalf("%v: %v segment at %d, which has seen %d: %v, %v", l.conn.Original, from, at, w.watched, l.last.Verdict, l.last.Reason)
 	}
@@ -123,7 +126,7 @@ func (l *line) letGo(from conntrack.Side, p piece) {
 			if b != w.said[p.at+i] {
 				w.edited++
 			}
-		case before != b && (w.edited < stream.MaxEdits || p.at+i >= len(w.got)):
+		case before != b && (w.edited < stream.MinEdits || p.at+i >= len(w.got)):
 			l.world.rt.Fatalf("%v: %v's byte %d was %#x, and sent again is %#x", l.conn.Original, from, p.at+i, before, b)
 		}
 	}

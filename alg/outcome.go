@@ -136,6 +136,7 @@ type Translation struct{ From, To pptp.CallID }
 type Outcome struct {
 	Verdict   Verdict
 	Reason    Reason
+	Leave     bool               // no later segment of the connection need come: see the package's words
 	Changes   []conntrack.Change // to be carried out in order, before the packet is let go
 	Messages  []Message          // whose Call IDs and result were read to their end
 	Anomalies []Anomaly

@@ -10,13 +10,13 @@ import (
 // its state has a fixed size whatever the peers send.
 type reader struct {
 	prefix [pptp.PrefixLen]byte // as its sender wrote it
-	have   int                  // bytes of prefix that were read
-	done   int                  // bytes of prefix whose translation is settled
+	have   uint8                // bytes of prefix that were read
+	done   uint8                // bytes of prefix whose translation is settled
 	sent   byte                 // stands for the last settled byte, if that is the first of an ID
+	search bool                 // where the next message begins is unknown
 	own    Translation          // of the message's own ID, once it is settled
 	peer   Translation          // of its peer's ID
-	skip   int                  // bytes behind the prefix that are still to come
-	search bool                 // where the next message begins is unknown
+	skip   uint16               // bytes behind the prefix that are still to come
 	first  pptp.Type            // the type that the stream must begin with, 0 once it has
 }
 
@@ -35,7 +35,7 @@ func (r *reader) lose() { *r = reader{search: true} }
 // how many it took.
 func (r *reader) fill(b []byte) int {
 	n := copy(r.prefix[r.have:r.want()], b)
-	r.have += n
+	r.have += uint8(n)
 	return n
 }
 
@@ -48,20 +48,20 @@ func (r *reader) want() int {
 }
 
 // whole reports whether all is read that will be looked at.
-func (r *reader) whole() bool { return r.have >= pptp.HeaderLen && r.have == r.want() }
+func (r *reader) whole() bool { return r.have >= pptp.HeaderLen && int(r.have) == r.want() }
 
 func (r *reader) message() pptp.Message { return r.prefix[:r.have] }
 
 // next goes behind the prefix, on to the message's end.
 func (r *reader) next() {
-	r.skip = r.message().Length() - r.have
+	r.skip = uint16(r.message().Length() - int(r.have))
 	r.have, r.done = 0, 0
 	r.own, r.peer = Translation{}, Translation{}
 }
 
 // settle takes note of what became of the ID at an offset of the prefix.
 func (r *reader) settle(field int, f conntrack.Field, id Translation) {
-	r.done = field + 2
+	r.done = uint8(field + 2)
 	if f == conntrack.Peers {
 		r.peer = id
 		return
@@ -72,7 +72,7 @@ func (r *reader) settle(field int, f conntrack.Field, id Translation) {
 // shift looks for the header one byte further on.
 func (r *reader) shift() {
 	r.search = true
-	r.have = copy(r.prefix[:], r.prefix[1:r.have])
+	r.have = uint8(copy(r.prefix[:], r.prefix[1:r.have]))
 }
 
 // header judges a header that has just become whole. noted is an anomaly to be

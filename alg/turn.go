@@ -14,6 +14,7 @@ type turn struct {
 	sender conntrack.Side
 	seg    packet.Segment
 	now    time.Time
+	at     time.Duration // now, as the editor's records have it
 	out    *Outcome
 	undo   bool // see Editor.Undo
 }
@@ -87,8 +88,8 @@ func (t *turn) read(at int) {
 	payload := t.seg.Payload()
 	for at < len(payload) && t.pass == Read {
 		if r.skip > 0 {
-			n := min(r.skip, len(payload)-at)
-			r.skip -= n
+			n := min(int(r.skip), len(payload)-at)
+			r.skip -= uint16(n)
 			at += n
 			continue
 		}
@@ -157,13 +158,14 @@ func (t *turn) early() bool { return t.halves[t.sender.Other()].reader.first != 
 // callID translates the ID at an offset of the prefix as far as it is read and not
 // settled. It reports false for one that belongs to no known call.
 func (t *turn) callID(r *reader, at, field int, f conntrack.Field) bool {
+	have, done := int(r.have), int(r.done)
 	switch {
-	case r.have == field+1 && r.done <= field:
+	case have == field+1 && done <= field:
 		r.sent = t.translateHigh(f, r.prefix[field])
-		r.done = field + 1
+		r.done = uint8(field + 1)
 		t.set(at-1, r.sent)
-	case r.have >= field+2 && r.done < field+2:
-		return t.wholeID(r, at-(r.have-field), field, f)
+	case have >= field+2 && done < field+2:
+		return t.wholeID(r, at-(have-field), field, f)
 	}
 	return true
 }
@@ -172,7 +174,7 @@ func (t *turn) callID(r *reader, at, field int, f conntrack.Field) bool {
 // which is -1 if it came with an earlier segment.
 func (t *turn) wholeID(r *reader, at, field int, f conntrack.Field) bool {
 	var sent *byte
-	if r.done == field+1 {
+	if int(r.done) == field+1 {
 		sent = &r.sent
 	}
 	from := r.message().CallID(field)

@@ -17,7 +17,9 @@ import (
 // What is undone is what Edit would have done, so that the two may be called for
 // segments of one connection as they come.
 func (e *Editor) Undo(seg packet.Segment, now time.Time) Outcome {
-	return e.take(turn{seg: seg, now: now, undo: true}, false)
+	e.turn = turn{seg: seg, now: now, undo: true}
+	e.take(false)
+	return e.out
 }
 
 // translateHigh translates the first byte of an ID in the turn's direction.

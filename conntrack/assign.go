@@ -61,13 +61,13 @@ func (c *Control) assigned(s Side, own pptp.CallID) (assignment, bool) {
 
 func (c *Control) release(s Side, a assignment) {
 	if a.reserved {
-		c.table.free(spaceOf(c.connection, s), a.public)
+		c.table.free(c.connection.space(s), a.public)
 	}
 }
 
 // spaced reports whether the end's IDs lie in a space that others share.
 func (c *Control) spaced(s Side) bool {
-	return c.local[s] || c.connection.Endpoint(s).Translated()
+	return c.local[s] || c.connection.hides(s)
 }
 
 // assignHigh promises a first byte for the public form of an ID that begins with
@@ -75,10 +75,10 @@ func (c *Control) spaced(s Side) bool {
 // kept whatever byte follows.
 func (c *Control) assignHigh(s Side, own byte) byte {
 	c.Abandon(s)
-	if !c.connection.Endpoint(s).Translated() {
+	if !c.connection.hides(s) {
 		return own
 	}
-	sp := c.table.space(spaceOf(c.connection, s))
+	sp := c.table.space(c.connection.space(s))
 	high, ok := c.promise(s, sp, own)
 	if !ok {
 		c.pending[s].refused = SpaceFull
@@ -95,7 +95,7 @@ func (c *Control) settle(s Side, own pptp.CallID) bool {
 	a := &c.pending[s]
 	a.own, a.ready = own, true
 	switch {
-	case c.connection.Endpoint(s).Translated():
+	case c.connection.hides(s):
 		if !a.reserved {
 			a.refused = SpaceFull
 			return false
@@ -105,7 +105,7 @@ func (c *Control) settle(s Side, own pptp.CallID) bool {
 		a.public = c.choose(s, high, own)
 	case c.local[s]:
 		a.public = own
-		if l := c.table.entering[enteringKey(c.connection, s, own)]; l != nil {
+		if l := c.table.entering[c.connection.entering(s, own)]; l != nil {
 			a.refused = IDTaken // by a host behind the gateway
 			return false
 		}
@@ -113,7 +113,7 @@ func (c *Control) settle(s Side, own pptp.CallID) bool {
 		a.public = own
 		return true
 	}
-	c.table.space(spaceOf(c.connection, s)).take(a.public)
+	c.table.space(c.connection.space(s)).take(a.public)
 	a.reserved = true
 	return true
 }
@@ -121,7 +121,7 @@ func (c *Control) settle(s Side, own pptp.CallID) bool {
 // choose returns an ID of a page in which there is room: the endpoint's own ID if
 // it can be had, else one that no Call-Disconnect-Notify can confuse, else any.
 func (c *Control) choose(s Side, high byte, own pptp.CallID) pptp.CallID {
-	sp := c.table.space(spaceOf(c.connection, s))
+	sp := c.table.space(c.connection.space(s))
 	if c.table.cfg.Random {
 		if id, ok := sp.draw(high, func(id pptp.CallID) bool { return c.fits(s, id, own) }); ok {
 			return id
@@ -161,12 +161,12 @@ const spare = 32
 // so that the way back is decided by one byte. The way there is too, until an
 // endpoint has more calls on one connection than IDs of one first byte are free.
 func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
-	for _, p := range c.pages[s] {
-		if p.own == own && sp.room(p.public) > 0 {
+	for _, p := range c.pages {
+		if p.side == s && p.own == own && sp.room(p.public) > 0 {
 			return p.public, true
 		}
 	}
-	c.pages[s] = slices.DeleteFunc(c.pages[s], func(p pagePair) bool { return !c.keeps(s, p) })
+	c.pages = slices.DeleteFunc(c.pages, func(p pagePair) bool { return p.side == s && !c.keeps(p) })
 	first := own
 	if c.table.cfg.Random {
 		first = byte(rand.Uint32())
@@ -175,7 +175,7 @@ func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
 		for i := range pageSize {
 			public = first + byte(i)
 			if sp.room(public) >= least && !c.promised(s, public) {
-				c.pages[s] = append(c.pages[s], pagePair{own, public})
+				c.pages = append(c.pages, pagePair{s, own, public})
 				return public, true
 			}
 		}
@@ -186,19 +186,19 @@ func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
 // promiseSame promises a first byte for itself, if nothing else is promised for it: an
 // ID that passed unedited has become public as it was.
 func (c *Control) promiseSame(s Side, high byte) {
-	if c.connection.Endpoint(s).Translated() && !c.promised(s, high) && c.publicHigh(s, high) == high {
-		c.pages[s] = append(c.pages[s], pagePair{high, high})
+	if c.connection.hides(s) && !c.promised(s, high) && c.publicHigh(s, high) == high {
+		c.pages = append(c.pages, pagePair{s, high, high})
 	}
 }
 
 func (c *Control) promised(s Side, public byte) bool {
-	return slices.ContainsFunc(c.pages[s], func(p pagePair) bool { return p.public == public })
+	return slices.ContainsFunc(c.pages, func(p pagePair) bool { return p.side == s && p.public == public })
 }
 
 // keeps reports whether an ID in use depends on a promise.
-func (c *Control) keeps(s Side, p pagePair) bool {
+func (c *Control) keeps(p pagePair) bool {
 	for _, call := range c.calls {
-		if l := &call.legs[s]; l.known && l.own.High() == p.own && l.public.High() == p.public {
+		if l := &call.legs[p.side]; l.known && l.own.High() == p.own && l.public.High() == p.public {
 			return true
 		}
 	}

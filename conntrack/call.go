@@ -77,13 +77,13 @@ func (c Cause) String() string {
 type Call struct {
 	control *Control
 	number  uint64
-	index   int  // in control.calls, -1 once it is forgotten
-	dirty   bool // its Record has changed
-	pns     Side
-	client  *client // who requested it
-	state   State
+	client  *client   // who requested it
 	since   time.Time // of the request
 	legs    [2]leg    // by Side
+	index   int32     // in control.calls, -1 once it is forgotten
+	pns     Side
+	state   State
+	dirty   bool // its Record has changed
 }
 
 // leg is one endpoint's end of a call: the Call ID it assigned, and the form of
@@ -96,7 +96,7 @@ type leg struct {
 }
 
 // flow is the GRE that travels to the leg's endpoint.
-func (l *leg) flow() Flow { return l.call.control.connection.flow(l.side, l.own, l.public) }
+func (l *leg) flow() Flow { return l.call.control.Connection().flow(l.side, l.own, l.public) }
 
 // Party is one endpoint of a call, for those who look at the table.
 type Party struct {
@@ -116,12 +116,13 @@ type View struct {
 }
 
 func (c *Call) view() View {
+	conn := c.control.Connection()
 	v := View{
 		Number: c.number,
-		PNS:    c.party(c.pns), PAC: c.party(c.pns.Other()),
-		State: c.state, Since: c.since, Control: c.control.connection.Original,
+		PNS:    c.party(conn, c.pns), PAC: c.party(conn, c.pns.Other()),
+		State: c.state, Since: c.since, Control: conn.Original,
 	}
-	if c.control.connection.Translated() {
+	if conn.Translated() {
 		for s := range c.legs {
 			if c.legs[s].known {
 				v.Flows = append(v.Flows, c.legs[s].flow())
@@ -131,10 +132,10 @@ func (c *Call) view() View {
 	return v
 }
 
-func (c *Call) party(s Side) Party {
+func (c *Call) party(conn Connection, s Side) Party {
 	l := &c.legs[s]
 	return Party{
-		Endpoint: c.control.connection.Endpoint(s),
+		Endpoint: conn.Endpoint(s),
 		Known:    l.known, Own: l.own, Public: l.public,
 	}
 }

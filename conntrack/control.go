@@ -13,16 +13,19 @@ import (
 // form, the receiver's comes back from its public form to its own.
 type Control struct {
 	table      *Table
-	connection Connection
+	connection packed
 	calls      []*Call
-	pages      [2][]pagePair // first bytes that are promised, by Side
+	pages      []pagePair    // first bytes that are promised
 	local      [2]bool       // ends that are the gateway's own, by Side
 	pending    [2]assignment // IDs assigned by messages still being read, by Side
 }
 
-// pagePair is a promise: on this connection IDs of one endpoint that begin with the
-// byte own have public forms that begin with the byte public.
-type pagePair struct{ own, public byte }
+// pagePair is a promise: on this connection IDs of one end that begin with the byte
+// own have public forms that begin with the byte public.
+type pagePair struct {
+	side        Side
+	own, public byte
+}
 
 // assignment is a public form that was chosen and not yet given to a call.
 type assignment struct {
@@ -33,10 +36,17 @@ type assignment struct {
 }
 
 // Open adds a control connection to the table.
-func (t *Table) Open(c Connection) *Control { return &Control{table: t, connection: c} }
+func (t *Table) Open(c Connection) *Control { return &Control{table: t, connection: pack(c)} }
 
-// Connection returns what was known of the connection when it was opened.
-func (c *Control) Connection() Connection { return c.connection }
+// Connection returns what was known of the connection when it was opened, but for its
+// helper.
+func (c *Control) Connection() Connection { return c.connection.unpack() }
+
+// Same reports whether a connection is the one that was opened, as Connection.Same has it.
+func (c *Control) Same(o Connection) bool {
+	p := pack(o)
+	return c.connection.original == p.original && c.connection.reply == p.reply && c.connection.zone == p.zone
+}
 
 // SetLocal says that one end is the gateway itself. Its IDs cannot be translated,
 // as no address of it is, but they lie in the same space as those of the hosts
@@ -88,8 +98,8 @@ func (c *Control) Request(sender, pns Side, own pptp.CallID, now time.Time) bool
 // add enters a call without legs.
 func (c *Control) add(requester, pns Side, since time.Time) *Call {
 	c.table.opened++
-	call := &Call{control: c, index: len(c.calls), number: c.table.opened, pns: pns, since: since}
-	call.client = c.table.client(c.connection, requester)
+	call := &Call{control: c, index: int32(len(c.calls)), number: c.table.opened, pns: pns, since: since}
+	call.client = c.table.client(c.connection.address(requester))
 	call.client.calls++
 	c.calls = append(c.calls, call)
 	c.table.calls++
@@ -200,7 +210,7 @@ func (c *Control) Stop(now time.Time) {
 // leg returns the leg whose public ID the other end uses, nil if there is none on
 // this connection.
 func (c *Control) leg(s Side, public pptp.CallID) *leg {
-	l := c.table.entering[enteringKey(c.connection, s, public)]
+	l := c.table.entering[c.connection.entering(s, public)]
 	if l == nil || l.call.control != c {
 		return nil
 	}
@@ -209,7 +219,7 @@ func (c *Control) leg(s Side, public pptp.CallID) *leg {
 
 // ownLeg returns the leg to which its endpoint itself gave the ID.
 func (c *Control) ownLeg(s Side, own pptp.CallID) *leg {
-	l := c.table.leaving[leavingKey(c.connection, s, own)]
+	l := c.table.leaving[c.connection.leaving(s, own)]
 	if l == nil || l.call.control != c {
 		return nil
 	}

@@ -13,14 +13,14 @@ func (t *Table) attach(call *Call, s Side, a assignment, now time.Time) {
 	}
 	*l = leg{call: call, own: a.own, public: a.public, side: s, known: true}
 	t.touch(call)
-	in, out := enteringKey(c.connection, s, a.public), leavingKey(c.connection, s, a.own)
+	in, out := c.connection.entering(s, a.public), c.connection.leaving(s, a.own)
 	for _, old := range []*leg{t.entering[in], t.leaving[out]} {
 		if old != nil && old.call != call {
 			t.replace(old, l, now)
 		}
 	}
 	t.entering[in], t.leaving[out] = l, l
-	if call.state != Clearing && c.connection.Translated() {
+	if call.state != Clearing && c.connection.translated() {
 		t.note(Change{Kind: Install, Flow: l.flow()})
 	}
 }
@@ -33,8 +33,8 @@ func (t *Table) replace(old, by *leg, now time.Time) {
 	}
 	inherits := old.call.control == by.call.control && old.side == by.side && old.public == by.public
 	if inherits {
-		delete(t.entering, enteringKey(old.call.control.connection, old.side, old.public))
-		delete(t.leaving, leavingKey(old.call.control.connection, old.side, old.own))
+		delete(t.entering, old.call.control.connection.entering(old.side, old.public))
+		delete(t.leaving, old.call.control.connection.leaving(old.side, old.own))
 		old.known = false
 	}
 	t.end(old.call, Replaced, now)
@@ -45,15 +45,15 @@ func (t *Table) detach(l *leg, now time.Time) {
 	if !l.known {
 		return
 	}
-	c := l.call.control.connection
-	if l.call.state != Clearing && c.Translated() {
+	c := &l.call.control.connection
+	if l.call.state != Clearing && c.translated() {
 		t.note(Change{Kind: Remove, Flow: l.flow()})
 	}
-	delete(t.entering, enteringKey(c, l.side, l.public))
-	delete(t.leaving, leavingKey(c, l.side, l.own))
+	delete(t.entering, c.entering(l.side, l.public))
+	delete(t.leaving, c.leaving(l.side, l.own))
 	l.known = false
 	if l.call.control.spaced(l.side) {
-		t.resting.push(restingID{spaceOf(c, l.side), l.public, now.Add(t.cfg.Rest)})
+		t.resting.push(restingID{c.space(l.side), l.public, now.Add(t.cfg.Rest)})
 	}
 }
 
@@ -63,7 +63,7 @@ func (t *Table) clear(call *Call, cause Cause, now time.Time) {
 		return
 	}
 	for s := range call.legs {
-		if l := &call.legs[s]; l.known && call.control.connection.Translated() {
+		if l := &call.legs[s]; l.known && call.control.connection.translated() {
 			t.note(Change{Kind: Remove, Flow: l.flow()})
 		}
 	}

@@ -55,8 +55,7 @@ type client struct {
 	seen   time.Time
 }
 
-func (t *Table) client(c Connection, s Side) *client {
-	k := as4(c.Endpoint(s).Address)
+func (t *Table) client(k [4]byte) *client {
 	cl := t.clients[k]
 	if cl == nil {
 		cl = &client{tokens: float64(t.cfg.Requests), seen: t.now}
@@ -68,7 +67,7 @@ func (t *Table) client(c Connection, s Side) *client {
 // admit takes note of a request and reports which limit it exceeds, if any does.
 func (c *Control) admit(s Side) Refusal {
 	t := c.table
-	cl := t.client(c.connection, s)
+	cl := t.client(c.connection.address(s))
 	most := float64(t.cfg.Requests)
 	cl.tokens = min(most, cl.tokens+t.now.Sub(cl.seen).Seconds()*most)
 	cl.seen = t.now
@@ -77,7 +76,7 @@ func (c *Control) admit(s Side) Refusal {
 		return TooManyCalls
 	case cl.calls >= t.cfg.CallsPerClient:
 		return TooManyOfClient
-	case c.spaced(s) && t.space(spaceOf(c.connection, s)).taken >= t.cfg.CallsPerSpace:
+	case c.spaced(s) && t.space(c.connection.space(s)).taken >= t.cfg.CallsPerSpace:
 		return TooManyOfSpace
 	case cl.tokens < 1:
 		return TooFast

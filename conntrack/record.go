@@ -31,7 +31,7 @@ type Keep struct {
 }
 
 func (c *Call) record() Record {
-	r := Record{Number: c.number, Connection: c.control.connection, PNS: c.pns, State: c.state, Since: c.since}
+	r := Record{Number: c.number, Connection: c.control.Connection(), PNS: c.pns, State: c.state, Since: c.since}
 	for s := range c.legs {
 		r.Legs[s] = LegRecord{Known: c.legs[s].known, Own: c.legs[s].own, Public: c.legs[s].public}
 	}
@@ -66,7 +66,7 @@ func (r Record) AllFlows() []Flow {
 // nothing, if another call has the place of one of its legs.
 func (c *Control) Resume(r Record, now time.Time) bool {
 	for s, l := range r.Legs {
-		if l.Known && (c.table.entering[enteringKey(c.connection, Side(s), l.Public)] != nil || c.table.leaving[leavingKey(c.connection, Side(s), l.Own)] != nil) {
+		if l.Known && (c.table.entering[c.connection.entering(Side(s), l.Public)] != nil || c.table.leaving[c.connection.leaving(Side(s), l.Own)] != nil) {
 			return false
 		}
 	}
@@ -90,14 +90,14 @@ func (c *Control) Resume(r Record, now time.Time) bool {
 func (c *Control) resumeLeg(call *Call, s Side, r LegRecord) {
 	l := &call.legs[s]
 	*l = leg{call: call, own: r.Own, public: r.Public, side: s, known: true}
-	c.table.entering[enteringKey(c.connection, s, l.public)] = l
-	c.table.leaving[leavingKey(c.connection, s, l.own)] = l
+	c.table.entering[c.connection.entering(s, l.public)] = l
+	c.table.leaving[c.connection.leaving(s, l.own)] = l
 	if !c.spaced(s) {
 		return
 	}
-	c.table.space(spaceOf(c.connection, s)).take(l.public)
+	c.table.space(c.connection.space(s)).take(l.public)
 	if !c.promised(s, l.public.High()) {
-		c.pages[s] = append(c.pages[s], pagePair{l.own.High(), l.public.High()})
+		c.pages = append(c.pages, pagePair{s, l.own.High(), l.public.High()})
 	}
 }
 

@@ -1,7 +1,6 @@
 package conntrack
 
 import (
-	"net/netip"
 	"time"
 
 	"pptpalg/alg/pptp"
@@ -78,20 +77,32 @@ func (t *Table) RestingIDs() int { return t.resting.len() }
 // is valid until the table is used again.
 func (t *Table) Changes() []Change {
 	changes := t.changes
-	t.changes = t.changes[:0]
+	t.changes = reuse(t.changes)
 	return changes
+}
+
+// few is how many things the table keeps room for that are handed on with each packet.
+// After a restart, or when all calls end at once, there are as many as calls: room for
+// these would stay for ever.
+const few = 1024
+
+func reuse[T any](s []T) []T {
+	if cap(s) > few {
+		return nil
+	}
+	return s[:0]
 }
 
 // Keeps returns which calls have come, changed or gone since it was asked last. The
 // slice is valid until the table is used again.
 func (t *Table) Keeps() []Keep {
-	t.keeps = t.keeps[:0]
+	t.keeps = reuse(t.keeps)
 	for _, c := range t.dirty {
 		t.keeps = append(t.keeps, Keep{Record: c.record(), Gone: c.index < 0})
 		c.dirty = false
 	}
 	clear(t.dirty)
-	t.dirty = t.dirty[:0]
+	t.dirty = reuse(t.dirty)
 	return t.keeps
 }
 
@@ -148,22 +159,15 @@ func (t *Table) space(k spaceKey) *space {
 
 func (t *Table) note(c Change) { t.changes = append(t.changes, c) }
 
-func spaceOf(c Connection, s Side) spaceKey {
-	return spaceKey{as4(c.Endpoint(s).Public), as4(c.Endpoint(s.Other()).Address), c.Zone}
+// space names the space in which the public IDs of an end lie.
+func (p *packed) space(s Side) spaceKey {
+	return spaceKey{p.public(s), p.address(s.Other()), p.zone}
 }
 
-func enteringKey(c Connection, s Side, public pptp.CallID) legKey {
-	return legKey{as4(c.Endpoint(s.Other()).Address), as4(c.Endpoint(s).Public), public, c.Zone}
+func (p *packed) entering(s Side, public pptp.CallID) legKey {
+	return legKey{p.address(s.Other()), p.public(s), public, p.zone}
 }
 
-func leavingKey(c Connection, s Side, own pptp.CallID) legKey {
-	return legKey{as4(c.Endpoint(s).Address), as4(c.Endpoint(s.Other()).Public), own, c.Zone}
-}
-
-// as4 is total: the zero address stands for what is not IPv4.
-func as4(a netip.Addr) [4]byte {
-	if a = a.Unmap(); !a.Is4() {
-		return [4]byte{}
-	}
-	return a.As4()
+func (p *packed) leaving(s Side, own pptp.CallID) legKey {
+	return legKey{p.address(s), p.public(s.Other()), own, p.zone}
 }

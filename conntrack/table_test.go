@@ -82,7 +82,7 @@ func TestPublicIDs(t *testing.T) {
 		if (id == tt.own) != tt.keep {
 			t.Errorf("%s: ID %v became %v", tt.name, tt.own, id)
 		}
-		key := fmt.Sprint(tt.c.connection.Original.Dst, id)
+		key := fmt.Sprint(tt.c.Connection().Original.Dst, id)
 		if seen[key] || id == 0 {
 			t.Errorf("%s: public ID %v is given twice, or 0", tt.name, id)
 		}
@@ -331,10 +331,10 @@ func TestNotifyIsDecidable(t *testing.T) {
 }
 
 func BenchmarkAssign(b *testing.B) {
-	for _, full := range []int{655, 32767, 65469} { // 1 %, 50 %, 99.9 %
-		b.Run(fmt.Sprintf("taken=%d", full), func(b *testing.B) {
+	for _, full := range []float64{1, 50, 99.9} { // % of 65,535 IDs
+		b.Run(fmt.Sprintf("full=%v%%", full), func(b *testing.B) {
 			tab := New(testConfig(time.Minute))
-			for i := range full {
+			for i := range int(full / 100 * 65535) {
 				c := tab.Open(masqueraded(inside(i), uint16(i)))
 				c.Assign(Initiator, 7, nil)
 				c.Request(Initiator, Initiator, 7, epoch)

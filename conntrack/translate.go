@@ -71,8 +71,8 @@ func untranslated(id pptp.CallID, sent *byte) pptp.CallID {
 }
 
 func (c *Control) publicHigh(s Side, own byte) byte {
-	for _, p := range c.pages[s] {
-		if p.own == own {
+	for _, p := range c.pages {
+		if p.side == s && p.own == own {
 			return p.public
 		}
 	}
@@ -80,8 +80,8 @@ func (c *Control) publicHigh(s Side, own byte) byte {
 }
 
 func (c *Control) ownHigh(s Side, public byte) byte {
-	for _, p := range c.pages[s] {
-		if p.public == public {
+	for _, p := range c.pages {
+		if p.side == s && p.public == public {
 			return p.own
 		}
 	}

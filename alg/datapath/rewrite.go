@@ -1,6 +1,8 @@
 package datapath
 
 import (
+	"net/netip"
+
 	"pptpalg/alg/gre"
 	"pptpalg/alg/packet"
 )
@@ -30,7 +32,7 @@ func (t *Table) rewrite(b []byte) Outcome {
 	if err != nil {
 		return Outcome{Pass, reasonOf(err)}
 	}
-	s := t.find(keyFrom(p.Src(), p.Dst(), h.CallID()))
+	s := t.find(keyFrom(p.Src().As4(), p.Dst().As4(), h.CallID()))
 	if s == nil {
 		return Outcome{Pass, NoFlow}
 	}
@@ -41,11 +43,11 @@ func (t *Table) rewrite(b []byte) Outcome {
 func (s *state) translate(p packet.IPv4, h gre.Header) Outcome {
 	s.packets.Add(1)
 	s.bytes.Add(uint64(p.Len()))
-	if !s.changes {
+	if !s.flow.changes() {
 		return Outcome{Keep, Unchanged}
 	}
-	p.SetDst(s.dst)
-	h.SetCallID(s.id)
+	p.SetDst(netip.AddrFrom4(s.flow.newDst))
+	h.SetCallID(s.flow.newKey)
 	return Outcome{Edited, Rewritten}
 }
 

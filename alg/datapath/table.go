@@ -7,7 +7,6 @@ import (
 	"hash/maphash"
 	"iter"
 	"math/bits"
-	"net/netip"
 	"sync/atomic"
 
 	"pptpalg/alg/pptp"
@@ -46,18 +45,10 @@ type entry struct {
 	state *state
 }
 
-// state is a flow. What a packet needs of it comes first, in one line of the
-// processor's cache.
+// state is a flow: less than a line of the processor's cache.
 type state struct {
 	packets, bytes atomic.Uint64
-	dst            netip.Addr
-	id             pptp.CallID
-	changes        bool // packets leave otherwise than they come
-	flow           conntrack.Flow
-}
-
-func newState(f conntrack.Flow) *state {
-	return &state{dst: f.NewDst, id: f.NewKey, changes: f.NewDst != f.Dst || f.NewKey != f.Key, flow: f}
+	flow           packed
 }
 
 // counter keeps to a line of the processor's cache.
@@ -97,18 +88,18 @@ var errNotIPv4 = errors.New("an address is not IPv4")
 // A queued packet does not tell its conntrack zone: of flows that differ in nothing else
 // the last is in force.
 func (t *Table) Install(f conntrack.Flow) error {
-	k, ok := keyOf(f)
-	if !ok || !f.NewDst.Is4() {
+	p, ok := pack(f)
+	if !ok {
 		return fmt.Errorf("install flow %v: %w", f, errNotIPv4)
 	}
-	s := newState(f)
+	k, s := p.enters(), &state{flow: p}
 	at := t.place(k)
 	old := at.Load()
 	if old == nil {
 		t.add(k, s)
 		return nil
 	}
-	if old.state.flow.Unmarked() == f.Unmarked() {
+	if old.state.flow.same(p) {
 		return nil
 	}
 	e := &entry{key: k, state: s}
@@ -120,10 +111,13 @@ func (t *Table) Install(f conntrack.Flow) error {
 // Remove has packets of f translated no longer, and returns what it carried. It reports
 // false, and does nothing, if f is not in force: it may have been replaced.
 func (t *Table) Remove(f conntrack.Flow) (Traffic, bool) {
-	k, _ := keyOf(f)
-	at := t.place(k)
+	p, ok := pack(f)
+	if !ok {
+		return Traffic{}, false
+	}
+	at := t.place(p.enters())
 	e := at.Load()
-	if e == nil || e.state.flow.Unmarked() != f.Unmarked() {
+	if e == nil || !e.state.flow.same(p) {
 		return Traffic{}, false
 	}
 	at.Store(e.next.Load()) // who reads e goes on to the same next
@@ -141,7 +135,7 @@ func (t *Table) All() iter.Seq2[conntrack.Flow, Traffic] {
 		buckets := *t.buckets.Load()
 		for i := range buckets {
 			for e := buckets[i].Load(); e != nil; e = e.next.Load() {
-				if !yield(e.state.flow, e.state.traffic()) {
+				if !yield(e.state.flow.unpack(), e.state.traffic()) {
 					return
 				}
 			}
@@ -157,17 +151,8 @@ func (t *Table) Count(r Reason) uint64 {
 	return t.counts[r].Load()
 }
 
-// keyOf returns how packets of f enter, and false if they are not IPv4.
-func keyOf(f conntrack.Flow) (key, bool) {
-	if !f.Src.Is4() || !f.Dst.Is4() {
-		return key{}, false
-	}
-	return keyFrom(f.Src, f.Dst, f.Key), true
-}
-
-func keyFrom(src, dst netip.Addr, id pptp.CallID) key {
-	a, b := src.As4(), dst.As4()
-	return key{addresses: uint64(binary.BigEndian.Uint32(a[:]))<<32 | uint64(binary.BigEndian.Uint32(b[:])), id: id}
+func keyFrom(src, dst [4]byte, id pptp.CallID) key {
+	return key{addresses: uint64(binary.BigEndian.Uint32(src[:]))<<32 | uint64(binary.BigEndian.Uint32(dst[:])), id: id}
 }
 
 // find returns the flow of a packet, nil for none.

@@ -169,7 +169,13 @@ func TestInstallAndRemove(t *testing.T) {
 func TestInstallRefusesIPv6(t *testing.T) {
 	six := netip.MustParseAddr("2001:db8::1")
 	table := NewTable()
-	for _, f := range []conntrack.Flow{{}, {Src: six, Dst: public, NewDst: client}, {Src: server, Dst: six, NewDst: client}, {Src: server, Dst: public, NewDst: six}} {
+	for _, f := range []conntrack.Flow{
+		{},
+		{Src: six, Dst: public, NewSrc: server, NewDst: client},
+		{Src: server, Dst: six, NewSrc: server, NewDst: client},
+		{Src: server, Dst: public, NewSrc: server, NewDst: six},
+		{Src: server, Dst: public, NewSrc: six, NewDst: client},
+	} {
 		if err := table.Install(f); err == nil || table.Len() != 0 {
 			t.Errorf("%v: installed", f)
 		}
@@ -188,14 +194,14 @@ type modelFlow struct {
 }
 
 func (m model) install(f conntrack.Flow) {
-	k, _ := keyOf(f)
+	k := keyFrom(f.Src.As4(), f.Dst.As4(), f.Key)
 	if old := m[k]; old == nil || old.flow.Unmarked() != f.Unmarked() {
 		m[k] = &modelFlow{flow: f}
 	}
 }
 
 func (m model) remove(f conntrack.Flow) (Traffic, bool) {
-	k, _ := keyOf(f)
+	k := keyFrom(f.Src.As4(), f.Dst.As4(), f.Key)
 	old := m[k]
 	if old == nil || old.flow.Unmarked() != f.Unmarked() {
 		return Traffic{}, false
@@ -207,7 +213,7 @@ func (m model) remove(f conntrack.Flow) (Traffic, bool) {
 // rewrite returns what a packet from a to b with an ID becomes.
 func (m model) rewrite(a, b netip.Addr, id pptp.CallID) []byte {
 	in := ip(a, b, 0, data(id))
-	f := m[keyFrom(a, b, id)]
+	f := m[keyFrom(a.As4(), b.As4(), id)]
 	if f == nil {
 		return in
 	}
@@ -225,7 +231,8 @@ func TestModel(t *testing.T) {
 	flow := rapid.Custom(func(t *rapid.T) conntrack.Flow {
 		return conntrack.Flow{
 			Src: addr.Draw(t, "src"), Dst: addr.Draw(t, "dst"), Key: id.Draw(t, "key"),
-			NewDst: addr.Draw(t, "new dst"), NewKey: id.Draw(t, "new key") % 2, Mark: uint32(rapid.IntRange(0, 1).Draw(t, "mark")),
+			NewSrc: addr.Draw(t, "new src"), NewDst: addr.Draw(t, "new dst"), NewKey: id.Draw(t, "new key") % 2,
+			Mark: uint32(rapid.IntRange(0, 1).Draw(t, "mark")),
 		}
 	})
 	rapid.Check(t, func(t *rapid.T) {

@@ -487,6 +487,16 @@ func TestAllocatesNothing(t *testing.T) {
 	}
 }
 
+func BenchmarkParse(b *testing.B) {
+	raw := bytes.Clone(plain)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := packet.Parse(raw); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkParseAndEdit(b *testing.B) {
 	raw := bytes.Clone(plain)
 	for i := 0; b.Loop(); i++ {

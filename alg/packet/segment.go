@@ -71,6 +71,12 @@ func (s Segment) Seq() Seq { return Seq(binary.BigEndian.Uint32(s.header()[tcpSe
 // the ACK flag.
 func (s Segment) Ack() Seq { return Seq(binary.BigEndian.Uint32(s.header()[tcpAck:])) }
 
+// Ends returns both addresses and both ports as they stand in the headers, the source in
+// the high half: a key for who looks the segment's connection up.
+func (s Segment) Ends() (addresses uint64, ports uint32) {
+	return binary.BigEndian.Uint64(s.ip.bytes()[ipSrc:]), binary.BigEndian.Uint32(s.header()[tcpSrcPort:])
+}
+
 // Flags returns the control bits.
 func (s Segment) Flags() Flags { return Flags(s.header()[tcpFlags]) }
 

@@ -8,6 +8,7 @@ import "pptpalg/alg/packet"
 func (s *Stream) Skip(to packet.Seq) {
 	if s.joined && to.After(s.next) {
 		s.next, s.acked = to, to
-		s.blind, s.rejoin = false, true
+		g := s.missing()
+		g.blind, g.rejoin = false, true
 	}
 }

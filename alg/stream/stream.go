@@ -11,6 +11,10 @@ import (
 // has acknowledged it cannot be sent again unharmed, so its retransmission is dropped.
 const MaxEdits = 1024
 
+// MinEdits is how many changed bytes a direction remembers at least, whether or not their
+// receiver has them. With more it forgets those first, before it takes more room.
+const MinEdits = 32
+
 // patience is how many times a segment behind a gap is dropped, and patienceTime for
 // how long since it came first. A sender repeats the oldest segment that was not
 // acknowledged; a later one it sends first, and perhaps again as a tail loss probe
@@ -25,18 +29,24 @@ const (
 // Stream is one direction of a control connection. The zero value joins it with
 // the first segment that it sees.
 type Stream struct {
-	joined  bool
-	next    packet.Seq // of the first byte not seen yet
-	acked   packet.Seq // the receiver has all before this
-	edits   []edit     // in the order of their sequence numbers
-	forgot  bool
-	lost    packet.Seq // when forgot: edits before this are forgotten
-	gap     packet.Seq // where the segment behind a gap began that came last
+	next   packet.Seq // of the first byte not seen yet
+	acked  packet.Seq // the receiver has all before this
+	edits  []edit     // in the order of their sequence numbers
+	gap    *gap       // nil where no byte is missing
+	lost   packet.Seq // when forgot: edits before this are forgotten
+	forgot bool
+	joined bool
+}
+
+// gap is what came behind bytes that are missing. It has a place of its own: few streams
+// ever have one.
+type gap struct {
+	began   packet.Seq // where the segment began that came last
 	waiting int        // how many times it came
 	since   time.Time  // when it came first
-	unread  packet.Seq // when blind: the end of what was let go behind a gap
+	unread  packet.Seq // when blind: the end of what was let go
 	blind   bool
-	rejoin  bool // the receiver has closed a gap: what comes next joins
+	rejoin  bool // the receiver has closed the gap: what comes next joins
 }
 
 type edit struct {
@@ -83,26 +93,45 @@ func (s *Stream) Place(seq packet.Seq, n int, now time.Time) (p Place, old int) 
 	case s.forgot && seq.Before(s.lost) && s.lost.After(s.acked) && n > 0:
 		return Forgotten, 0
 	}
-	s.waiting = 0
 	old = min(n, s.next.Sub(seq))
-	if s.rejoin && n > old {
-		s.rejoin = false
+	if s.gap != nil && s.rejoins(n > old) {
 		return Joins, old
 	}
 	return Follows, old
 }
 
-func (s *Stream) ahead(seq packet.Seq, n int, now time.Time) Place {
-	if seq != s.gap || s.waiting == 0 {
-		s.gap, s.waiting, s.since = seq, 0, now
+// rejoins takes note of a segment that follows, and reports whether it is the first with
+// fresh bytes after the receiver has closed the gap.
+func (s *Stream) rejoins(fresh bool) bool {
+	g := s.gap
+	g.waiting = 0
+	joins := g.rejoin && fresh
+	if g.rejoin = g.rejoin && !fresh; !g.rejoin && !g.blind {
+		s.gap = nil
 	}
-	if s.waiting++; s.waiting <= patience || now.Sub(s.since) < patienceTime {
+	return joins
+}
+
+func (s *Stream) ahead(seq packet.Seq, n int, now time.Time) Place {
+	g := s.missing()
+	if seq != g.began || g.waiting == 0 {
+		g.began, g.waiting, g.since = seq, 0, now
+	}
+	if g.waiting++; g.waiting <= patience || now.Sub(g.since) < patienceTime {
 		return Ahead
 	}
-	if end := seq.Add(n); !s.blind || end.After(s.unread) {
-		s.blind, s.unread = true, end
+	if end := seq.Add(n); !g.blind || end.After(g.unread) {
+		g.blind, g.unread = true, end
 	}
 	return Blind
+}
+
+// missing returns what is known of the gap.
+func (s *Stream) missing() *gap {
+	if s.gap == nil {
+		s.gap = new(gap)
+	}
+	return s.gap
 }
 
 // Next returns the sequence number of the first byte not seen yet.
@@ -123,27 +152,28 @@ func (s *Stream) Acked(ack packet.Seq) {
 		if ack.After(s.acked) {
 			s.acked = ack
 		}
-	case s.blind && !ack.After(s.unread):
+	case s.gap != nil && s.gap.blind && !ack.After(s.gap.unread):
 		s.next, s.acked = ack, ack
-		s.blind, s.rejoin = s.unread != ack, true
+		s.gap.blind, s.gap.rejoin = s.gap.unread != ack, true
 	}
 }
 
 // Record remembers that the byte at a sequence number is sent as b.
 func (s *Stream) Record(at packet.Seq, b byte) {
-	if len(s.edits) >= MaxEdits {
+	if n := len(s.edits); n == cap(s.edits) && n >= MinEdits || n >= MaxEdits {
 		s.trim()
 	}
 	s.edits = append(s.edits, edit{at, b})
 }
 
-// trim forgets what the receiver has, and if that is nothing, the oldest edit.
+// trim forgets what the receiver has, and if that is nothing where there are as many
+// as may be, the oldest edit.
 func (s *Stream) trim() {
 	n := 0
 	for n < len(s.edits) && s.edits[n].at.Before(s.acked) {
 		n++
 	}
-	if n == 0 {
+	if n == 0 && len(s.edits) >= MaxEdits {
 		n = 1
 		s.forgot, s.lost = true, s.edits[0].at.Add(1)
 	}

@@ -135,6 +135,9 @@ func TestAcknowledgedEditsMakeRoom(t *testing.T) {
 	if p, _ := s.Place(packet.Seq(100*MaxEdits), 1, epoch); p != Follows {
 		t.Errorf("the last byte again: %v", p)
 	}
+	if n := cap(s.edits); n > 2*MinEdits {
+		t.Errorf("there is room for %d edits, of which one is needed", n)
+	}
 	s.Acked(1 << 30) // beyond what was sent: not believed
 	if p, old := s.Place(s.Next(), 1, epoch); p != Follows || old != 0 {
 		t.Errorf("after a wrong acknowledgement: %v, %d", p, old)

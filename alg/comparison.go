@@ -1,0 +1,150 @@
+package alg
+
+import (
+	"time"
+
+	"pptpalg/conntrack"
+)
+
+// Comparison is one comparison of the connections on record with those that the kernel's
+// conntrack has. Each of its steps goes through them a slice at a time, so that a packet
+// that comes meanwhile need not wait for long:
+//
+//	Compare ─► Found, for all that conntrack has ─► Missing ─► Found, for what was revived
+//	        ─► Sweep ─► EndIdle ─► Records
+//
+// Between two slices the editor may be used in every way but one: a Comparison is over
+// when the next one begins, as Editor.Missing and Editor.Sweep do. Connections that are
+// opened meanwhile are left out.
+type Comparison struct {
+	ed    *Editor
+	asked time.Duration
+	pass  uint32
+
+	// How many connections each step has still ahead.
+	missing, sweep, idle, records int
+}
+
+// Compare begins a comparison with what conntrack had at a time not before asked.
+func (e *Editor) Compare(asked time.Time) *Comparison {
+	e.passes++
+	n := len(e.all)
+	return &Comparison{ed: e, asked: e.since(asked), pass: e.passes, missing: n, sweep: n, idle: n, records: n}
+}
+
+// Found takes note of connections that conntrack has, some of them or all.
+func (c *Comparison) Found(live []conntrack.Connection) {
+	for i := range live {
+		s, known := c.ed.senders[keyOf(live[i].Original.Src, live[i].Original.Dst)]
+		if d := s.dialogue; known && s.side == conntrack.Initiator {
+			alive := d.control.Same(live[i]) && !live[i].Closing
+			d.alive = alive || d.found == c.pass && d.alive
+			d.found = c.pass
+		}
+	}
+}
+
+// walk has a step visit at most so many of the connections ahead of it, and reports whether
+// there are more. It goes from the last to the first: the place of one that is removed
+// is taken by one behind it, which has been visited, or is newer than the comparison.
+func (c *Comparison) walk(ahead *int, most int, visit func(*dialogue)) (more bool) {
+	*ahead = min(*ahead, len(c.ed.all))
+	for ; *ahead > 0 && most > 0; most-- {
+		*ahead--
+		visit(c.ed.all[*ahead])
+	}
+	return *ahead > 0
+}
+
+// gone reports whether conntrack has no entry of a connection's tuple.
+func (c *Comparison) gone(d *dialogue) bool {
+	return d.found != c.pass && d.opened < c.asked
+}
+
+// Lost is a control connection that conntrack does not have any more, although its
+// end was not seen.
+type Lost struct {
+	Connection conntrack.Connection
+	Heard      time.Time // when the last of its segments came
+	Calls      []conntrack.Record
+}
+
+// Missing returns the connections with calls that Sweep will end for want of an entry in
+// conntrack, those on which a FIN was seen left out. It looks at most connections on,
+// and more tells that it has not come to the last.
+func (c *Comparison) Missing(most int) (lost []Lost, more bool) {
+	more = c.walk(&c.missing, most, func(d *dialogue) {
+		if d.over || !c.gone(d) || d.halves[0].fin || d.halves[1].fin {
+			return
+		}
+		if calls := d.control.Records(nil); len(calls) > 0 {
+			lost = append(lost, Lost{d.control.Connection(), c.ed.start.Add(d.heard), calls})
+		}
+	})
+	return lost, more
+}
+
+// Sweep ends the connections that conntrack no longer has as they were, or has as closed,
+// and forgets those that have ended long ago. With its last slice it lets time pass
+// in the call table. The changes are valid until the editor is used again.
+func (c *Comparison) Sweep(most int, now time.Time) (changes []conntrack.Change, more bool) {
+	at := c.ed.since(now)
+	more = c.walk(&c.sweep, most, func(d *dialogue) {
+		if d.opened < c.asked && !(d.found == c.pass && d.alive) {
+			c.ed.end(d, conntrack.Expired, now)
+		}
+		if d.over && at-d.ended >= linger {
+			c.ed.remove(d)
+		}
+	})
+	if !more {
+		c.ed.table.Expire(now)
+	}
+	return c.ed.table.Changes(), more
+}
+
+// EndIdle ends the calls on connections that have been silent since a time, if GRE
+// has been as silent: silent tells. The changes are valid until the editor is used again.
+func (c *Comparison) EndIdle(most int, since time.Time, silent func(conntrack.Record) bool, now time.Time) (changes []conntrack.Change, more bool) {
+	at := c.ed.since(since)
+	more = c.walk(&c.idle, most, func(d *dialogue) {
+		if !d.over && d.heard < at {
+			d.control.EndIf(silent, conntrack.Idle, now)
+		}
+	})
+	return c.ed.table.Changes(), more
+}
+
+// Records appends the calls to records that a restart is to find.
+func (c *Comparison) Records(most int, records []conntrack.Record) (_ []conntrack.Record, more bool) {
+	more = c.walk(&c.records, most, func(d *dialogue) {
+		if !d.over {
+			records = d.control.Records(records)
+		}
+	})
+	return records, more
+}
+
+// Missing is Comparison.Missing in one slice. live is what conntrack had at a time not
+// before asked.
+func (e *Editor) Missing(live []conntrack.Connection, asked time.Time) []Lost {
+	c := e.Compare(asked)
+	c.Found(live)
+	lost, _ := c.Missing(len(e.all))
+	return lost
+}
+
+// Sweep is Comparison.Sweep in one slice. The arguments are as for Missing.
+func (e *Editor) Sweep(live []conntrack.Connection, asked, now time.Time) []conntrack.Change {
+	c := e.Compare(asked)
+	c.Found(live)
+	changes, _ := c.Sweep(len(e.all), now)
+	return changes
+}
+
+// EndIdle is Comparison.EndIdle in one slice.
+func (e *Editor) EndIdle(since time.Time, silent func(conntrack.Record) bool, now time.Time) []conntrack.Change {
+	c := Comparison{ed: e, idle: len(e.all)}
+	changes, _ := c.EndIdle(len(e.all), since, silent, now)
+	return changes
+}

@@ -1,0 +1,124 @@
+package alg
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"pptpalg/conntrack"
+)
+
+// TestCompare: a comparison in slices, with packets between them, ends the connections that
+// conntrack does not have as they were, and no others.
+func TestCompare(t *testing.T) {
+	elsewhere := func(c conntrack.Connection) conntrack.Connection {
+		c.Reply.Dst = netip.AddrPortFrom(gatewayAddr, 9)
+		return c
+	}
+	closing := func(c conntrack.Connection) conntrack.Connection { c.Closing = true; return c }
+	same := func(c conntrack.Connection) conntrack.Connection { return c }
+	tests := []struct {
+		name    string
+		live    []func(conntrack.Connection) conntrack.Connection // what conntrack has of its tuple
+		missing bool
+		ends    bool
+	}{
+		{"as it was", []func(conntrack.Connection) conntrack.Connection{same}, false, false},
+		{"gone", nil, true, true},
+		{"closing", []func(conntrack.Connection) conntrack.Connection{closing}, false, true},
+		{"translated in another way", []func(conntrack.Connection) conntrack.Connection{elsewhere}, false, true},
+		{"in two zones", []func(conntrack.Connection) conntrack.Connection{same, elsewhere}, false, false},
+		{"in two zones, the other first", []func(conntrack.Connection) conntrack.Connection{elsewhere, same}, false, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			w := r.masqueraded(insideAddr).handshake()
+			w.outgoing(7, 9)
+			asked := r.now.Add(time.Second)
+			c := r.ed.Compare(asked)
+			for _, as := range tt.live {
+				c.Found([]conntrack.Connection{as(w.conn)})
+			}
+			if lost, more := c.Missing(10); len(lost) == 1 != tt.missing || more {
+				t.Errorf("missing: %v", lost)
+			}
+			changes, more := c.Sweep(10, asked)
+			ended := slices.ContainsFunc(changes, func(c conntrack.Change) bool { return c.Kind == conntrack.Closed })
+			if ended != tt.ends || more {
+				t.Errorf("ended: %v, more %v", ended, more)
+			}
+			if records, _ := c.Records(10, nil); len(records) == 0 != tt.ends {
+				t.Errorf("%d calls are left", len(records))
+			}
+		})
+	}
+}
+
+// TestMissingHasCalls: a connection that nobody needs to bring back is not missing.
+func TestMissingHasCalls(t *testing.T) {
+	r := newRig(t)
+	r.masqueraded(insideAddr).handshake()
+	w := r.masqueraded(insideAddr).handshake()
+	w.outgoing(7, 9)
+	if lost := r.ed.Missing(nil, r.now.Add(1)); len(lost) != 1 || lost[0].Connection != w.conn || len(lost[0].Calls) != 1 {
+		t.Errorf("missing: %+v", lost)
+	}
+	w.step('f')
+	if lost := r.ed.Missing(nil, r.now.Add(1)); len(lost) != 0 {
+		t.Errorf("missing after a FIN: %+v", lost)
+	}
+}
+
+// TestCompareInSlices: whatever is opened, ended and forgotten between the slices, each
+// connection that was there at the beginning is looked at.
+func TestCompareInSlices(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		r := newRig(t)
+		var kept []conntrack.Connection
+		alive := map[conntrack.Tuple]bool{}
+		open := func() *wire {
+			w := r.masqueraded(insideHost(r.wires))
+			alive[w.conn.Original] = true
+			return w
+		}
+		var wires []*wire
+		for range rapid.IntRange(0, 12).Draw(rt, "connections") {
+			w := open()
+			if wires = append(wires, w); rapid.Bool().Draw(rt, "kept") {
+				kept = append(kept, w.conn)
+			} else {
+				delete(alive, w.conn.Original)
+			}
+		}
+		r.now = r.now.Add(time.Second)
+		c := r.ed.Compare(r.now)
+		for some := range slices.Chunk(kept, 3) {
+			c.Found(some)
+		}
+		for more := true; more; {
+			switch rapid.IntRange(0, 3).Draw(rt, "meanwhile") {
+			case 0:
+				open()
+			case 1: // a connection goes for good
+				if len(wires) > 0 {
+					w := rapid.SampledFrom(wires).Draw(rt, "which")
+					if s, known := r.ed.senders[keyOf(w.conn.Original.Src, w.conn.Original.Dst)]; known {
+						r.ed.end(s.dialogue, conntrack.Reset, r.now)
+						r.ed.remove(s.dialogue)
+						delete(alive, w.conn.Original)
+					}
+				}
+			}
+			_, more = c.Sweep(rapid.IntRange(1, 3).Draw(rt, "most"), r.now)
+		}
+		for i, d := range r.ed.all {
+			if int(d.index) != i || d.over == alive[d.control.Connection().Original] {
+				rt.Fatalf("connection %v at %d: over %v", d.control.Connection(), i, d.over)
+			}
+		}
+	})
+}
