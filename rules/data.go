@@ -26,7 +26,8 @@ const maxLabel = 127
 //	raw PREROUTING ─► PPTPALG-GRE ─► NFQUEUE ─► daemon: rewrites, and marks what is a call's
 //	                                               │
 //	mangle PREROUTING, first rule ◄────────────────┘   the mark becomes a label of the
-//	      │                                            connection, and is cleared
+//	      │                                            connection, its other bits the
+//	      │                                            connection's mark; it is cleared
 //	filter FORWARD, first rule ─► labelled: ACCEPT
 //
 // A rewritten packet is the first of a connection that conntrack has never seen: it is
@@ -34,6 +35,10 @@ const maxLabel = 127
 // So the daemon marks the packets of living calls, and the rules accept them. The mark
 // itself would not do: CONNMARK --restore-mark overwrites it, and policy routing would
 // take it for a route's. The label stays with the connection, and touches nothing.
+//
+// The mark's other bits are those of the call's control connection, so that routing by
+// connection mark keeps both on one way. A mark that a call's packet had before table raw
+// is lost.
 type Data struct {
 	Queue  uint16 // the first queue
 	Queues int    // their number, Queue and those after it; 0 is no rule at all
@@ -90,7 +95,8 @@ func (d Data) parts() []part {
 			table: marker,
 			rules: []string{
 				marked + fmt.Sprintf("-m connlabel --label %d --set", d.Label),
-				marked + fmt.Sprintf("-j MARK --set-xmark 0x0/0x%x", d.Mark),
+				marked + fmt.Sprintf("-m mark ! --mark 0x0/0x%[1]x -j CONNMARK --save-mark --nfmask 0x%[1]x --ctmask 0x%[1]x", ^d.Mark),
+				marked + "-j MARK --set-xmark 0x0/0xffffffff",
 			},
 			jumps: []string{"-I PREROUTING -p gre -j " + DataChain, "-I OUTPUT -p gre -j " + DataChain},
 		}, {

@@ -137,6 +137,7 @@ func (e *end) expect(t *testing.T, want arrival) {
 // daemon is the data path without the rest: a queue and a table.
 type daemon struct {
 	table *datapath.Table
+	mark  uint32 // of what is a call's
 	mu    sync.Mutex
 	sizes []int // of the packets queued, guarded by mu
 }
@@ -144,15 +145,15 @@ type daemon struct {
 // start runs the data path until the returned function is called, or the test ends.
 func (g dataGateway) start(t *testing.T, d Data, flows ...conntrack.Flow) (*daemon, func()) {
 	t.Helper()
-	dm := &daemon{table: datapath.NewTable()}
+	dm := &daemon{table: datapath.NewTable(), mark: d.Mark}
 	for _, f := range flows {
 		if err := dm.table.Install(f); err != nil {
 			t.Fatal(err)
 		}
 	}
-	var q *nfqueue.Fast
+	var q *nfqueue.Queue
 	g.do(t, func() (err error) {
-		q, err = nfqueue.OpenFast(nfqueue.FastConfig{Config: nfqueue.Config{Queue: d.Queue}, Queues: d.Queues, Mark: d.Mark}, dm.packet)
+		q, err = nfqueue.Open(nfqueue.Config{Queue: d.Queue, Queues: d.Queues}, dm.packet)
 		return err
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -168,7 +169,7 @@ func (g dataGateway) start(t *testing.T, d Data, flows ...conntrack.Flow) (*daem
 	return dm, stop
 }
 
-func (d *daemon) packet(p nfqueue.Packet) nfqueue.Verdict {
+func (d *daemon) packet(p *nfqueue.Packet) nfqueue.Verdict {
 	d.mu.Lock()
 	d.sizes = append(d.sizes, len(p.Payload))
 	d.mu.Unlock()
@@ -177,9 +178,10 @@ func (d *daemon) packet(p nfqueue.Packet) nfqueue.Verdict {
 	}
 	switch d.table.Rewrite(p.Payload).Verdict {
 	case datapath.Edited:
+		p.Mark = d.mark
 		return nfqueue.AcceptModified
 	case datapath.Keep:
-		return nfqueue.AcceptMarked
+		p.Mark = d.mark
 	}
 	return nfqueue.Accept
 }
@@ -311,6 +313,9 @@ func TestKernelDataLoadUnload(t *testing.T) {
 		if got, err := f.DataLoaded(t.Context()); err != nil || got {
 			t.Errorf("DataLoaded = %v, %v without data", got, err)
 		}
+		if saved := ns.save(t, command); strings.Contains(saved, DataChain) {
+			t.Errorf("left of the data path:\n%s", saved)
+		}
 		mustLoad(t, f, dataPath)
 		mustUnload(t, f)
 		if diff := cmp.Diff(before, ns.save(t, command)); diff != "" {
@@ -330,21 +335,86 @@ func withoutOurs(saved string) string {
 	return strings.Join(others, "")
 }
 
-// When iptables or the kernel lacks a match, nothing of the data path stays.
+// When iptables or the kernel lacks a match that there is no doing without, nothing of
+// the data path stays.
 func TestKernelDataRefused(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {
-		for _, library := range []string{"libxt_u32.so", "libxt_connlabel.so"} {
+		ns := newNamespace(t)
+		t.Setenv("XTABLES_LIBDIR", extensionsWithout(t, "libxt_u32.so"))
+		if _, err := ns.firewall(command).Load(t.Context(), dataPath); err == nil {
+			t.Error("loaded")
+		} else {
+			t.Log(err)
+		}
+		os.Unsetenv("XTABLES_LIBDIR")
+		if saved := ns.save(t, command); strings.Contains(saved, Chain) {
+			t.Errorf("left behind:\n%s", saved)
+		}
+	})
+}
+
+// Without labels there are no rules that accept a call's packets, and the rest is as
+// asked, whatever was loaded before.
+func TestKernelDataFallsBack(t *testing.T) {
+	unmarked := dataPath
+	unmarked.Data.Mark = 0
+	eachBackend(t, func(t *testing.T, command string) {
+		for _, before := range []Config{{}, onePort, unmarked} {
 			ns := newNamespace(t)
-			t.Setenv("XTABLES_LIBDIR", extensionsWithout(t, library))
-			if _, err := ns.firewall(command).Load(t.Context(), dataPath); err == nil {
-				t.Errorf("without %s: loaded", library)
-			} else {
-				t.Log(err)
+			f := ns.firewall(command)
+			if len(before.Ports) > 0 {
+				mustLoad(t, f, before)
 			}
+			asked := dataPath
+			asked.Bypass = Bypass{Label: DefaultBypassLabel, Labelled: true}
+			t.Setenv("XTABLES_LIBDIR", extensionsWithout(t, "libxt_connlabel.so"))
+			got, err := f.Load(t.Context(), asked)
 			os.Unsetenv("XTABLES_LIBDIR")
-			if saved := ns.save(t, command); strings.Contains(saved, Chain) {
-				t.Errorf("without %s, left behind:\n%s", library, saved)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !cmp.Equal(unmarked, got.Config) || got.Refused == nil {
+				t.Errorf("outcome %+v, want %+v", got, unmarked)
+			}
+			fresh := newNamespace(t)
+			mustLoad(t, fresh.firewall(command), unmarked)
+			if diff := cmp.Diff(fresh.save(t, command), ns.save(t, command)); diff != "" {
+				t.Errorf("after %+v: tables (-want +got):\n%s", before, diff)
 			}
 		}
 	})
+}
+
+// What one process has loaded, or was killed while it loaded, another one removes:
+// nothing but the tables is known of it.
+func TestKernelDataAfterCrash(t *testing.T) {
+	eachBackend(t, func(t *testing.T, command string) {
+		for name, left := range map[string]string{
+			"all":               dataPath.Text(),
+			"the first step":    "*mangle\n-N PPTPALG-GRE\nCOMMIT\n",
+			"data without rest": dataPath.Data.loadText(nil),
+		} {
+			for after, do := range map[string]func(*Firewall){
+				"unload": func(f *Firewall) { mustUnload(t, f) },
+				"load without data": func(f *Firewall) {
+					mustLoad(t, f, onePort)
+					mustUnload(t, f)
+				},
+			} {
+				ns := newNamespace(t)
+				ns.run(t, richTable, command+"-restore", "--counters")
+				before := ns.save(t, command)
+				ns.restore(t, command, left)
+				do(ns.firewall(command))
+				if diff := cmp.Diff(before, withoutTable(ns.save(t, command), "raw")); diff != "" {
+					t.Errorf("%s, %s (-want +got):\n%s", name, after, diff)
+				}
+			}
+		}
+	})
+}
+
+// withoutTable leaves out a table that has nothing but its policies.
+func withoutTable(saved, table string) string {
+	return regexp.MustCompile(`\*`+table+`\n(:.*\n)*COMMIT\n`).ReplaceAllString(saved, "")
 }

@@ -111,8 +111,10 @@ func TestDataCommands(t *testing.T) {
 	}{
 		{"load", dataPath, []answer{{}},
 			[]string{listMangle, listFilter, listRaw, restore, listMangle, restore}, false},
-		{"refused: nothing stays", dataPath, append([]answer{{}, {}, {}, {err: refused}}, append(listed, answer{})...),
-			[]string{listMangle, listFilter, listRaw, restore, listMangle, listFilter, listRaw, restore}, true},
+		{"refused: nothing stays", dataPath, append([]answer{{}, {}, {}, {err: refused}, {}, {}, {}, {err: refused}}, append(listed, answer{})...),
+			[]string{listMangle, listFilter, listRaw, restore, listMangle, listFilter, listRaw, restore, listMangle, listFilter, listRaw, restore}, true},
+		{"refused, without a mark not", dataPath, []answer{{}, {}, {}, {err: refused}, {}},
+			[]string{listMangle, listFilter, listRaw, restore, listMangle, listFilter, listRaw, restore, listMangle, restore}, false},
 		{"without, another run's left", onePort, append(append([]answer{listed[0], {}}, listed...), answer{}),
 			[]string{listMangle, restore, listMangle, listFilter, listRaw, restore}, false},
 		{"without", onePort, []answer{{}}, []string{listMangle, restore}, false},

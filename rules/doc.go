@@ -26,6 +26,20 @@
 // it matches both directions of it. Packets without a conntrack entry (INVALID,
 // untracked) never match, and they are not translated either.
 //
+// # Connections that are left alone
+//
+// A connection that turns out not to be PPTP, or not to be translated, need not be
+// queued any more. The daemon says so by a bit of its conntrack entry (Bypass), and
+// the rule asks for the bit before it looks at the segment:
+//
+//	-m conntrack --ctorigdstport 1723 -m connlabel ! --label 118 -m bpf ... -j NFQUEUE
+//
+// From then on neither data nor FIN nor RST of it is queued, in either direction;
+// other connections are queued as before. The bit ends with the entry. Where
+// iptables or the kernel has no such match, Load does without, and all are queued.
+//
+// # What the rules cannot give
+//
 // One thing the rules cannot give: with the nft backend a mark set in mangle
 // OUTPUT does not route the gateway's own packets anew once they are queued there
 // (nf_route_table_hook4 does it for accepted packets only; legacy does it before

@@ -46,19 +46,23 @@ type Firewall struct {
 
 // Outcome says what Load has put in force.
 type Outcome struct {
-	Config Config // as asked, but for AllSegments
-	// Refused is why AllSegments was set though it was not asked for: what
-	// iptables said to the rules with xt_bpf. Nil if all is as asked.
+	// Config is what was asked, but where iptables or the kernel lacks a match:
+	// AllSegments without xt_bpf; no Bypass without xt_connlabel or xt_connmark; and no
+	// Data.Mark without xt_connlabel.
+	Config Config
+	// Refused is what iptables said to the rules that were asked, where Config
+	// differs from them. Nil if all is as asked.
 	Refused error
 }
 
 // Load puts cfg's rules in force, in place of any rules of ours that were loaded
-// before, with the jumps where they belong. When the rule with xt_bpf is refused, it
-// loads one without and says so.
+// before, with the jumps where they belong. When a rule is refused, it loads the
+// next best and says so.
 //
 // The rules for control connections change in one atomic step; on an error they are as
 // they were. Those of cfg.Data change before, in a step for each table, and GRE is queued
-// from the last; on an error there are none of them.
+// from the last; on an error there are none of them. Without cfg.Data.Queues, those that
+// were loaded before go, after the change.
 //
 // Errors wrap os.ErrPermission when rights are missing and exec.ErrNotFound when
 // iptables is.
@@ -66,37 +70,68 @@ func (f *Firewall) Load(ctx context.Context, cfg Config) (Outcome, error) {
 	if err := cfg.Validate(); err != nil {
 		return Outcome{}, err
 	}
-	if cfg.Data.Queues > 0 {
-		if err := f.change(ctx, dataTables, cfg.Data.loadText); err != nil {
-			return Outcome{}, fmt.Errorf("load firewall rules of the data path: %w", errors.Join(err, f.unloadData(context.WithoutCancel(ctx))))
-		}
+	refusedData, err := f.loadData(ctx, &cfg.Data)
+	if err != nil {
+		err = fmt.Errorf("load firewall rules of the data path: %w", err)
+		return Outcome{}, f.giveUpData(ctx, cfg, err)
 	}
 	refused, err := f.loadControl(ctx, &cfg)
 	if err != nil {
 		err = fmt.Errorf("load firewall rules: %w", err)
-		if cfg.Data.Queues > 0 {
-			err = errors.Join(err, f.unloadData(context.WithoutCancel(ctx)))
-		}
-		return Outcome{}, err
+		return Outcome{}, f.giveUpData(ctx, cfg, err)
 	}
-	return Outcome{Config: cfg, Refused: refused}, nil
+	return Outcome{Config: cfg, Refused: errors.Join(refusedData, refused)}, nil
 }
 
-// loadControl loads the rules for control connections. Refused is why it set
-// AllSegments in cfg.
+// giveUpData removes the rules of the data path after err, and returns err.
+func (f *Firewall) giveUpData(ctx context.Context, cfg Config, err error) error {
+	if cfg.Data.Queues == 0 {
+		return err
+	}
+	return errors.Join(err, f.unloadData(context.WithoutCancel(ctx)))
+}
+
+// loadControl loads the rules for control connections, or the best of the lesser ones
+// that are not refused, which it puts into cfg. Refused is why it did.
 func (f *Firewall) loadControl(ctx context.Context, cfg *Config) (refused, err error) {
 	err = f.load(ctx, *cfg)
-	var failed *restoreError
-	if err == nil || cfg.AllSegments || !errors.As(err, &failed) || !failed.refused() {
+	if !isRefused(err) {
 		return nil, err
 	}
 	// What the messages say of a missing match differs between iptables'
 	// backends and versions, so try instead of reading them.
-	cfg.AllSegments = true
-	if f.load(ctx, *cfg) != nil {
-		return nil, err // the first cause, not xt_bpf
+	for _, lesser := range cfg.lesser() {
+		if f.load(ctx, lesser) == nil {
+			*cfg = lesser
+			return err, nil
+		}
 	}
+	return nil, err // the first cause
+}
+
+// loadData loads the rules of the data path; without those about a mark if they are
+// refused, as loadControl does.
+func (f *Firewall) loadData(ctx context.Context, d *Data) (refused, err error) {
+	if d.Queues == 0 {
+		return nil, nil
+	}
+	err = f.change(ctx, dataTables, d.loadText)
+	if !isRefused(err) || d.Mark == 0 {
+		return nil, err
+	}
+	lesser := *d
+	lesser.Mark = 0
+	if f.change(ctx, dataTables, lesser.loadText) != nil {
+		return nil, err
+	}
+	*d = lesser
 	return err, nil
+}
+
+// isRefused reports whether iptables or the kernel would not have a rule of ours.
+func isRefused(err error) bool {
+	var failed *restoreError
+	return errors.As(err, &failed) && failed.refused()
 }
 
 func (f *Firewall) load(ctx context.Context, cfg Config) error {
@@ -266,13 +301,13 @@ func (e *restoreError) raced() bool {
 
 var racedText = regexp.MustCompile(`\(nf_tables\)|Resource temporarily unavailable`)
 
-// refused reports whether a rule of Chain itself was not accepted. The legacy
+// refused reports whether a rule of our chains was not accepted. The legacy
 // backend hands all rules to the kernel at once, at COMMIT.
 func (e *restoreError) refused() bool {
 	if e.raced() || errors.Is(e.err, os.ErrPermission) {
 		return false
 	}
-	return strings.HasPrefix(e.line, "-A "+Chain+" ") || e.line == "COMMIT"
+	return strings.HasPrefix(e.line, "-A "+Chain+" ") || strings.HasPrefix(e.line, "-A "+DataChain+" ") || e.line == "COMMIT"
 }
 
 // lineNumber finds the line in what iptables-restore says: "line 9 failed"

@@ -54,13 +54,18 @@ COMMIT
 
 func newGateway(t *testing.T, command string) (client, gateway, server namespace) {
 	t.Helper()
+	return newGatewayWith(t, command, onePort)
+}
+
+func newGatewayWith(t *testing.T, command string, cfg Config) (client, gateway, server namespace) {
+	t.Helper()
 	client, gateway, server = newNamespace(t), newNamespace(t), newNamespace(t)
 	wire(t, client, "toGateway", "10.0.1.2/24", gateway, "toClient", "10.0.1.1/24")
 	wire(t, server, "toGateway", "10.0.2.2/24", gateway, "toServer", "10.0.2.1/24")
 	gateway.run(t, "", "sysctl", "-qw", "net.ipv4.ip_forward=1")
 	gateway.restore(t, command, liveTable)
 	gateway.restore(t, command, predicateTable())
-	mustLoad(t, gateway.firewall(command), onePort)
+	mustLoad(t, gateway.firewall(command), cfg)
 	gateway.restore(t, command, afterTable)
 	return client, gateway, server
 }

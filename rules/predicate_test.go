@@ -113,6 +113,22 @@ func TestPredicateEveryCombination(t *testing.T) {
 	})
 }
 
+// A segment with data is never missed, and one with nothing but an acknowledgement
+// always is, whatever the lengths of headers and data.
+func TestPredicateEveryLength(t *testing.T) {
+	vm := newVM(t)
+	for ip := 20; ip <= 60; ip += 4 {
+		for tcp := 20; tcp <= 60; tcp += 4 {
+			p := segment{ip: ip, tcp: tcp, flags: flagACK, payload: 1500}.packet([4]byte{}, [4]byte{})
+			for payload := range 1501 {
+				if got := matches(t, vm, p[:ip+tcp+payload]); got != (payload > 0) {
+					t.Fatalf("headers of %d and %d bytes, %d of data: got %v", ip, tcp, payload, got)
+				}
+			}
+		}
+	}
+}
+
 // malformed are packets that conntrack calls INVALID for their lengths.
 func malformed() map[string][]byte {
 	full := segment{ip: 24, tcp: 32, flags: flagACK}.packet([4]byte{}, [4]byte{})

@@ -27,6 +27,8 @@ type Config struct {
 	Ports []uint16
 	// AllSegments queues pure ACKs too, for kernels or iptables without xt_bpf.
 	AllSegments bool
+	// Bypass tells the connections of which no segment is queued any more.
+	Bypass Bypass
 	// Data says which queues GRE goes to, if the daemon is to translate it.
 	Data Data
 }
@@ -44,7 +46,28 @@ func (c Config) Validate() error {
 			return fmt.Errorf("validate ports: %d given twice", port)
 		}
 	}
+	if err := c.Bypass.validate(); err != nil {
+		return err
+	}
 	return c.Data.validate(c.Queue)
+}
+
+// lesser returns what to load where iptables or the kernel lacks a match that c has, best
+// first: every connection queued, every segment, and both.
+func (c Config) lesser() []Config {
+	var found []Config
+	if c.Bypass != (Bypass{}) {
+		without := c
+		without.Bypass = Bypass{}
+		found = append(found, without)
+	}
+	if !c.AllSegments {
+		for _, with := range append([]Config{c}, found...) {
+			with.AllSegments = true
+			found = append(found, with)
+		}
+	}
+	return found
 }
 
 // Text returns the rules as input for "iptables-restore --noflush" on tables that
@@ -67,8 +90,8 @@ func (c Config) rules() []string {
 	var lines []string
 	for _, port := range c.Ports {
 		lines = append(lines, fmt.Sprintf(
-			"-A %s -p tcp -m conntrack --ctproto tcp --ctorigdstport %d %s -j NFQUEUE --queue-num %d --queue-bypass",
-			Chain, port, segments, c.Queue))
+			"-A %s -p tcp -m conntrack --ctproto tcp --ctorigdstport %d %s%s -j NFQUEUE --queue-num %d --queue-bypass",
+			Chain, port, c.Bypass.match(), segments, c.Queue))
 	}
 	return lines
 }

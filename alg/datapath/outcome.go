@@ -60,4 +60,5 @@ func (r Reason) String() string {
 type Outcome struct {
 	Verdict Verdict
 	Reason  Reason
+	Mark    uint32 // of the packet's flow: what the connection that it belongs to has
 }

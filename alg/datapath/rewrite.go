@@ -20,21 +20,21 @@ func (t *Table) Rewrite(b []byte) Outcome {
 func (t *Table) rewrite(b []byte) Outcome {
 	p, err := packet.ParseIPv4(b)
 	if err != nil {
-		return Outcome{Pass, Malformed}
+		return Outcome{Pass, Malformed, 0}
 	}
 	if p.Protocol() != gre.Protocol {
-		return Outcome{Pass, NotPPTP}
+		return Outcome{Pass, NotPPTP, 0}
 	}
 	if p.Fragment() {
-		return Outcome{Pass, Fragment}
+		return Outcome{Pass, Fragment, 0}
 	}
 	h, err := gre.Parse(p.Payload())
 	if err != nil {
-		return Outcome{Pass, reasonOf(err)}
+		return Outcome{Pass, reasonOf(err), 0}
 	}
 	s := t.find(keyFrom(p.Src().As4(), p.Dst().As4(), h.CallID()))
 	if s == nil {
-		return Outcome{Pass, NoFlow}
+		return Outcome{Pass, NoFlow, 0}
 	}
 	return s.translate(p, h)
 }
@@ -44,11 +44,11 @@ func (s *state) translate(p packet.IPv4, h gre.Header) Outcome {
 	s.packets.Add(1)
 	s.bytes.Add(uint64(p.Len()))
 	if !s.flow.changes() {
-		return Outcome{Keep, Unchanged}
+		return Outcome{Keep, Unchanged, s.flow.mark}
 	}
 	p.SetDst(netip.AddrFrom4(s.flow.newDst))
 	h.SetCallID(s.flow.newKey)
-	return Outcome{Edited, Rewritten}
+	return Outcome{Edited, Rewritten, s.flow.mark}
 }
 
 // reasonOf tells other kinds of GRE from PPTP's that is broken.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -112,7 +113,7 @@ func TestExplainHints(t *testing.T) {
 		unix.EBUSY:           "another queue number",
 		unix.ENOMEM:          "kernel log",
 	} {
-		err := explain(testQueue, answered(errno))
+		err := explain(testQueue, &netlink.OpError{Op: "receive", Err: errno})
 		if !strings.Contains(err.Error(), hint) || !errors.Is(err, errno) {
 			t.Errorf("%v: %v", errno, err)
 		}

@@ -12,13 +12,16 @@
 // checksums and cuts to the MTU before it queues (nfqnl_enqueue_packet), and an
 // altered packet needs no more than its own checksums right.
 //
-// There are two queues with one manner. A Queue, over go-nfqueue, is for the control
-// connections' few packets. A Fast is for a data path's many: a packet costs it about a tenth of
-// the CPU time (BenchmarkFast). What that comes from, and what was tried in vain:
+// go-nfqueue binds the queue, configures and unbinds it. Its goroutine receives, but not
+// by its means: as soon as the queue is bound a receive is made to fail, and the callback
+// for that is the loop of this package, which returns when the queue is stopped (bind).
+// A packet costs that loop about a tenth of the CPU time (BenchmarkQueue). What that comes
+// from, and what was tried in vain:
 //
 //   - One system call receives many messages into buffers that are used again, instead of
-//     two calls for each and some sixty allocations: nearly all of the difference. A batch
-//     of 1 costs 40 % more than one of 16; beyond that nothing is gained.
+//     two calls for each and some seventy allocations: nearly all of the difference. A batch
+//     of 1 costs 40 % more than one of 16; beyond that nothing is gained. A receive takes
+//     what there is, so a packet that comes alone is answered alone, at once.
 //   - All rulings on a batch go into one send, and those on a run of accepted packets into
 //     one message (NFQNL_MSG_VERDICT_BATCH). How many bytes a send has matters little.
 //   - A ruling is written into the slot before its packet's payload, so that nothing is
@@ -26,6 +29,10 @@
 //   - In a steady stream a small receive buffer costs more, as does a short queue.
 //   - Slots that lie apart in the processor's cache: no difference. SO_BUSY_POLL is not for
 //     netlink. Garbage collection has nothing to do.
+//
+// No verdict on a batch is sent before the handler has decided on all of it and Settle has
+// returned: what must be in place before the packets go on can be put there for all of
+// them in one step.
 //
 // A part of a packet cannot be sent back. A verdict's payload replaces the packet from its
 // start, and one that is shorter cuts it (nfqnl_mangle trims to the new length); only a

@@ -3,10 +3,12 @@ package nfqueue
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,7 +28,7 @@ func TestAccept(t *testing.T) {
 	top.gateway.sh(t, appendTo+"PREROUTING -p tcp --dport 1723 -j MARK --set-mark 42")
 	top.gateway.sh(t, appendTo+tcpRule)
 	var packets, strange atomic.Int32
-	runIn(t, top.gateway, Config{}, func(p Packet) Verdict {
+	runIn(t, top.gateway, Config{}, func(p *Packet) Verdict {
 		packets.Add(1)
 		if p.Hook != Prerouting || p.Mark != 42 || p.Truncated || tcpSum(p.Payload) != 0xffff {
 			strange.Add(1)
@@ -47,7 +50,7 @@ func TestAccept(t *testing.T) {
 func TestAcceptIgnoresEdits(t *testing.T) {
 	top := newTopology(t)
 	top.gateway.sh(t, appendTo+tcpRule)
-	runIn(t, top.gateway, Config{}, func(p Packet) Verdict {
+	runIn(t, top.gateway, Config{}, func(p *Packet) Verdict {
 		replaceAll(p.Payload, 'l', 'L')
 		return Accept
 	})
@@ -57,7 +60,7 @@ func TestAcceptIgnoresEdits(t *testing.T) {
 }
 
 // modifier replaces l by L.
-func modifier(p Packet) Verdict {
+func modifier(p *Packet) Verdict {
 	if replaceAll(p.Payload, 'l', 'L') {
 		return AcceptModified
 	}
@@ -77,7 +80,7 @@ func TestDrop(t *testing.T) {
 	top := newTopology(t)
 	top.gateway.sh(t, appendTo+tcpRule)
 	var seen atomic.Int32
-	runIn(t, top.gateway, Config{}, func(p Packet) Verdict {
+	runIn(t, top.gateway, Config{}, func(p *Packet) Verdict {
 		if bytes.Contains(p.Payload, []byte("hello")) && seen.Add(1) == 1 {
 			return Drop
 		}
@@ -101,23 +104,126 @@ func TestPanicAccepts(t *testing.T) {
 			stackless.Add(1)
 		}
 	}}
-	runIn(t, top.gateway, cfg, func(p Packet) Verdict {
+	runIn(t, top.gateway, cfg, func(p *Packet) Verdict {
 		clear(p.Payload)
 		panic("half done")
 	})
 	if got := transfer(t, top.client, top.gateway, gatewayAddress, []byte("hello")); string(got) != "hello" {
 		t.Errorf("received %q", got)
 	}
-	if panics.Load() < 3 || stackless.Load() != 0 {
-		t.Errorf("%d panics told of, %d without value or stack", panics.Load(), stackless.Load())
+	eventually(t, "3 panics are told of", func() bool { return panics.Load() >= 3 }) // SYN, ACK, data with FIN
+	if stackless.Load() != 0 {
+		t.Errorf("%d panics told of without value or stack", stackless.Load())
 	}
+}
+
+// TestVerdictsAndMark: every verdict in one stream of packets, and the mark on those that
+// are to have it.
+func TestVerdictsAndMark(t *testing.T) {
+	top := newTopology(t)
+	top.gateway.sh(t, appendTo+"PREROUTING -p tcp --dport 1723 -j MARK --set-mark 42")
+	top.gateway.sh(t, appendTo+tcpRule)
+	top.gateway.sh(t, appendTo+"INPUT -p tcp --dport 1723 -m mark --mark 0x102a")
+	var packets, strange, dropped atomic.Int64
+	runIn(t, top.gateway, Config{}, func(p *Packet) Verdict {
+		packets.Add(1)
+		if p.Hook != Prerouting || p.Mark != 42 || p.Truncated || tcpSum(p.Payload) != 0xffff || len(p.Payload) > 1500 {
+			strange.Add(1)
+		}
+		if bytes.Contains(p.Payload, []byte("hello")) && dropped.Add(1) == 1 {
+			return Drop
+		}
+		p.Mark |= 0x1000
+		if replaceAll(p.Payload, 'l', 'L') {
+			return AcceptModified
+		}
+		return Accept
+	})
+	data := append([]byte("hello"), bytes.Repeat([]byte("all is well. "), 1<<20/13)...)
+	got := transfer(t, top.client, top.gateway, gatewayAddress, data)
+	if want := bytes.ReplaceAll(data, []byte("l"), []byte("L")); !bytes.Equal(want, got) {
+		t.Errorf("%d bytes arrived of %d, or others than sent", len(got), len(want))
+	}
+	if dropped.Load() < 2 || strange.Load() != 0 {
+		t.Errorf("the dropped data came %d times; %d of %d packets were not as sent", dropped.Load(), strange.Load(), packets.Load())
+	}
+	list := strings.Split(top.gateway.sh(t, "iptables -w -t mangle -L INPUT -nvx"), "\n")
+	if marked, err := strconv.ParseInt(strings.Fields(list[2])[0], 10, 64); err != nil || marked != packets.Load()-1 {
+		t.Errorf("%d packets arrived with the mark, %v; want all but one of %d", marked, err, packets.Load())
+	}
+}
+
+// settleCase is a batch that a handler decides on and Settle is called for.
+type settleCase struct {
+	name    string
+	size    int // of a packet's data, bytes
+	handler Handler
+	settle  func()
+	arrive  int
+	panics  int32
+}
+
+// settlePackets is how many packets the batch has.
+const settlePackets = 16
+
+// TestSettle: while Settle is at work on a batch every packet of it waits in the kernel,
+// whatever the handler decided and however many sends the verdicts need.
+func TestSettle(t *testing.T) {
+	modify := func(*Packet) Verdict { return AcceptModified }
+	fail := func() { panic("x") }
+	for _, tt := range []settleCase{
+		{name: "accept", size: 100, handler: acceptAny, arrive: settlePackets},
+		{name: "modified, several sends", size: 3 * sendLimit / 2 / settlePackets, handler: modify, arrive: settlePackets},
+		{name: "drop", size: 100, handler: func(*Packet) Verdict { return Drop }},
+		{name: "panics", size: 100, handler: func(*Packet) Verdict { panic("x") }, arrive: settlePackets, panics: settlePackets},
+		{name: "settle panics", size: 100, handler: modify, settle: fail, arrive: settlePackets, panics: 1},
+	} {
+		t.Run(tt.name, tt.run)
+	}
+}
+
+func (tt settleCase) run(t *testing.T) {
+	needRoot(t)
+	ns := newNamespace(t)
+	ns.sh(t, appendTo+outUDP)
+	var panics atomic.Int32
+	decided, waiting := 0, []uint32(nil) // packets; in the kernel in each Settle
+	var q *Queue
+	q = openIn(t, ns, Config{
+		Panicked: func(any, []byte) { panics.Add(1) },
+		Settle: func() {
+			if decided != settlePackets {
+				t.Errorf("Settle was called after %d packets", decided)
+			}
+			waiting = append(waiting, statsIn(t, ns, q).Waiting)
+			if tt.settle != nil {
+				tt.settle()
+			}
+		},
+	}, func(p *Packet) Verdict {
+		decided++
+		return tt.handler(p)
+	})
+	d := newDatagrams(t, ns, ns, "127.0.0.1:1723")
+	d.sendLen(t, settlePackets, tt.size)
+	eventually(t, "all packets wait", func() bool { return statsIn(t, ns, q).Waiting == settlePackets })
+	stop := run(t, q)
+	eventually(t, "no packet waits", func() bool { return statsIn(t, ns, q).Waiting == 0 })
+	stop()
+	if diff := cmp.Diff([]uint32{settlePackets}, waiting); diff != "" {
+		t.Errorf("packets that wait in each Settle (-want +got):\n%s", diff)
+	}
+	if panics.Load() != tt.panics {
+		t.Errorf("told of %d panics, want %d", panics.Load(), tt.panics)
+	}
+	d.expectLen(t, tt.arrive, tt.size)
 }
 
 func TestOutputHook(t *testing.T) {
 	top := newTopology(t)
 	top.gateway.sh(t, appendTo+outRule)
 	var elsewhere atomic.Int32
-	runIn(t, top.gateway, Config{}, func(p Packet) Verdict {
+	runIn(t, top.gateway, Config{}, func(p *Packet) Verdict {
 		if p.Hook != Output || tcpSum(p.Payload) != 0xffff {
 			elsewhere.Add(1)
 		}
@@ -137,7 +243,7 @@ func TestGSO(t *testing.T) {
 	top := newTopology(t)
 	top.gateway.sh(t, appendTo+tcpRule)
 	var packets, large, wrong atomic.Int64
-	runIn(t, top.gateway, Config{}, func(p Packet) Verdict {
+	runIn(t, top.gateway, Config{}, func(p *Packet) Verdict {
 		packets.Add(1)
 		if len(p.Payload) > 1500 {
 			large.Add(1)
@@ -179,7 +285,7 @@ func TestTruncated(t *testing.T) {
 	top := newTopology(t)
 	top.gateway.sh(t, appendTo+outRule)
 	var truncated atomic.Int64
-	runIn(t, top.gateway, Config{}, func(p Packet) Verdict {
+	runIn(t, top.gateway, Config{}, func(p *Packet) Verdict {
 		if p.Truncated {
 			truncated.Add(1)
 		}
@@ -217,6 +323,35 @@ func TestSecondOpenerLearnsTheFirst(t *testing.T) {
 	t.Log(err)
 }
 
+// TestTakenQueueAmongSeveral: who comes second learns of the first, and leaves none of
+// its queues bound.
+func TestTakenQueueAmongSeveral(t *testing.T) {
+	top := newTopology(t)
+	first := openIn(t, top.gateway, Config{Queues: 2}, acceptAny)
+	open := func(queue uint16, queues int) (q *Queue, err error) {
+		top.gateway.do(t, "open again", func() error {
+			q, err = Open(Config{Queue: queue, Queues: queues}, acceptAny)
+			return nil
+		})
+		return q, err
+	}
+	_, err := open(testQueue-1, 3)
+	var taken *TakenError
+	if !errors.As(err, &taken) || taken.Queue != testQueue || taken.PID != os.Getpid() {
+		t.Fatalf("error %v, want a TakenError of queue %d", err, testQueue)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := open(testQueue-1, 3)
+	if err != nil {
+		t.Fatalf("a queue is still bound: %v", err)
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestOpenWithoutCapability: the same errno, another cause.
 func TestOpenWithoutCapability(t *testing.T) {
 	top := newTopology(t)
@@ -245,7 +380,7 @@ func TestCloseLeavesPacketsToTheBypass(t *testing.T) {
 	top := newTopology(t)
 	top.gateway.sh(t, appendTo+tcpRule)
 	var packets atomic.Int32
-	q := openIn(t, top.gateway, Config{}, func(p Packet) Verdict {
+	q := openIn(t, top.gateway, Config{}, func(p *Packet) Verdict {
 		packets.Add(1)
 		return modifier(p)
 	})
@@ -283,7 +418,7 @@ func TestWaitsForRun(t *testing.T) {
 	top := newTopology(t)
 	var early, packets atomic.Int32
 	started := make(chan struct{})
-	q := openIn(t, top.gateway, Config{}, func(p Packet) Verdict {
+	q := openIn(t, top.gateway, Config{}, func(p *Packet) Verdict {
 		packets.Add(1)
 		select {
 		case <-started:
@@ -314,7 +449,7 @@ func TestDrain(t *testing.T) {
 	top.gateway.sh(t, appendTo+udpRule)
 	var packets atomic.Int32
 	gate := make(chan struct{})
-	q := openIn(t, top.gateway, Config{}, func(p Packet) Verdict {
+	q := openIn(t, top.gateway, Config{}, func(p *Packet) Verdict {
 		<-gate
 		packets.Add(1)
 		return Accept
@@ -342,7 +477,7 @@ func TestCloseWithoutRun(t *testing.T) {
 	top := newTopology(t)
 	top.gateway.sh(t, appendTo+udpRule)
 	var packets atomic.Int32
-	q := openIn(t, top.gateway, Config{}, func(Packet) Verdict {
+	q := openIn(t, top.gateway, Config{}, func(*Packet) Verdict {
 		packets.Add(1)
 		return Drop
 	})
@@ -361,12 +496,45 @@ func TestCloseWithoutRun(t *testing.T) {
 	}
 }
 
+// TestCloseWhileIdle: queues that wait for packets are woken, and are gone, with their
+// goroutines, for the packets that come then.
+func TestCloseWhileIdle(t *testing.T) {
+	top := newTopology(t)
+	top.gateway.sh(t, appendTo+udpRule)
+	q := openIn(t, top.gateway, Config{Queues: 2}, acceptAny)
+	result := make(chan error, 1)
+	go func() { result <- q.Run(t.Context()) }()
+	d := newDatagrams(t, top.client, top.gateway, gatewayAddress)
+	d.send(t, 1, 10)
+	d.expect(t, 1, 10)
+	if !strings.Contains(stacks(), loopName) {
+		t.Errorf("no goroutine is in %s, so nothing is proven", loopName)
+	}
+	err := q.Close()
+	if strings.Contains(stacks(), loopName) {
+		t.Error("a goroutine of go-nfqueue is left")
+	}
+	if err := errorOf(err, <-result); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+	d.send(t, 11, 20)
+	d.expect(t, 11, 20)
+}
+
+// loopName is the function of go-nfqueue whose goroutine a lane takes over.
+const loopName = "go-nfqueue/v2.(*Nfqueue).socketCallback"
+
+func stacks() string {
+	b := make([]byte, 1<<20)
+	return string(b[:runtime.Stack(b, true)])
+}
+
 // TestDrainIsBounded: with a handler too slow for what comes, stopping takes its
 // limit and no more, and what waits then is accepted.
 func TestDrainIsBounded(t *testing.T) {
 	top := newTopology(t)
 	top.gateway.sh(t, appendTo+udpRule)
-	q := openIn(t, top.gateway, Config{}, func(Packet) Verdict {
+	q := openIn(t, top.gateway, Config{}, func(*Packet) Verdict {
 		time.Sleep(drainLimit / 4) // the work of a slow handler, no wait for anything
 		return Accept
 	})
@@ -393,7 +561,7 @@ func TestOverrunIsSurvived(t *testing.T) {
 	var overruns atomic.Int32
 	gate := make(chan struct{})
 	cfg := Config{ReadBuffer: 8 << 10, Overrun: func() { overruns.Add(1) }}
-	q := runIn(t, top.gateway, cfg, func(Packet) Verdict {
+	q := runIn(t, top.gateway, cfg, func(*Packet) Verdict {
 		<-gate
 		return Accept
 	})
@@ -449,9 +617,9 @@ func TestInterfaceGoesDown(t *testing.T) {
 		}
 	}}
 	const packets = 4 * maxFailures
-	q := runIn(t, top.gateway, cfg, func(Packet) Verdict {
+	q := runIn(t, top.gateway, cfg, func(*Packet) Verdict {
 		<-gate
-		return Accept
+		return AcceptModified // which has a message of its own, and so an answer
 	})
 	d := newDatagrams(t, top.client, top.gateway, gatewayAddress)
 	d.send(t, 1, packets)
@@ -488,7 +656,7 @@ func TestReopenUnderTraffic(t *testing.T) {
 	defer close(stop)
 	for range 8 {
 		var packets atomic.Int32
-		q := openIn(t, top.gateway, Config{}, func(Packet) Verdict {
+		q := openIn(t, top.gateway, Config{}, func(*Packet) Verdict {
 			packets.Add(1)
 			return Accept
 		})
@@ -501,11 +669,11 @@ func TestReopenUnderTraffic(t *testing.T) {
 	}
 }
 
-// TestDeadSocketEndsRun: an error that stays is not spun upon.
+// TestDeadSocketEndsRun: an error that stays is not spun upon, and ends all queues.
 func TestDeadSocketEndsRun(t *testing.T) {
 	top := newTopology(t)
-	q := openIn(t, top.gateway, Config{}, acceptAny)
-	if err := q.conn.Close(); err != nil {
+	q := openIn(t, top.gateway, Config{Queues: 3}, acceptAny)
+	if err := q.lanes[1].conn.Close(); err != nil {
 		t.Fatalf("close socket: %v", err)
 	}
 	if err := q.Run(t.Context()); err == nil {
@@ -525,4 +693,96 @@ func TestStatsOfAClosedQueue(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestBalance: several queues share the packets, each keeps a flow's order, and
+// what waits when they are stopped gets the handler's verdict.
+func TestBalance(t *testing.T) {
+	top := newTopology(t)
+	top.gateway.sh(t, "iptables -w -t raw -A PREROUTING -p gre -j NFQUEUE --queue-balance 1723:1726 --queue-bypass")
+	top.gateway.sh(t, greEnd)
+	s := newSender(t, top, 200)
+	var mu sync.Mutex
+	last := make(map[byte]uint16) // Call ID by source; a source's are 16 apart, from 1 to 64 and round again
+	disordered, total := 0, 0
+	q := openIn(t, top.gateway, Config{Queues: 4}, func(p *Packet) Verdict {
+		mu.Lock()
+		defer mu.Unlock()
+		total++
+		source, id := p.Payload[15], binary.BigEndian.Uint16(p.Payload[26:])
+		if before, ok := last[source]; ok && id != (before+15)%64+1 {
+			disordered++
+		}
+		last[source] = id
+		return AcceptModified
+	})
+	s.send(t, 3200)
+	eventually(t, "3200 packets wait", func() bool { return statsIn(t, top.gateway, q).Waiting == 3200 })
+	if used := usedQueues(t, top.gateway, q); used < 2 {
+		t.Errorf("packets came to %d queues", used)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := q.Run(ctx); err != nil {
+		t.Fatalf("run: %v", err)
+	}
+	if total != 3200 || disordered != 0 {
+		t.Errorf("the handler decided on %d packets, %d out of order", total, disordered)
+	}
+	if n := rulePackets(t, top.gateway); n != 3200 {
+		t.Errorf("%d packets went on", n)
+	}
+}
+
+// usedQueues returns how many of the queues packets came to.
+func usedQueues(t *testing.T, ns *namespace, q *Queue) (used int) {
+	t.Helper()
+	ns.do(t, "read counts", func() error {
+		for _, l := range q.lanes {
+			row, err := readRow(l.cfg.Queue)
+			if err != nil {
+				return err
+			}
+			if row.stats.Queued > 0 {
+				used++
+			}
+		}
+		return nil
+	})
+	return used
+}
+
+// TestPacketsAllocateNothing counts what the whole process allocates while thousands of
+// packets pass.
+func TestPacketsAllocateNothing(t *testing.T) {
+	top := newTopology(t)
+	top.gateway.sh(t, greRule)
+	top.gateway.sh(t, greEnd)
+	s := newSender(t, top, 1400)
+	var packets atomic.Int64
+	runIn(t, top.gateway, Config{Settle: func() {}}, func(p *Packet) Verdict {
+		packets.Add(1)
+		return rewrite(p)
+	})
+	pass := func(n int64) {
+		want := packets.Load() + n
+		s.send(t, int(n))
+		for end := time.Now().Add(patience); packets.Load() < want && time.Now().Before(end); {
+			runtime.Gosched()
+		}
+		if packets.Load() != want {
+			t.Fatalf("%d packets came, want %d", packets.Load(), want)
+		}
+	}
+	const burst = 250 // far less than the socket's buffer holds
+	pass(burst)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range 20_000 / burst {
+		pass(burst)
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.Mallocs - before.Mallocs; n > 200 { // the runtime's own
+		t.Errorf("%d allocations while 20000 packets passed", n)
+	}
 }

@@ -1,13 +1,13 @@
 package nfqueue
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"syscall"
-	"time"
 
+	nfq "github.com/florianl/go-nfqueue/v2"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -15,131 +15,78 @@ import (
 // lookAfter is how many turns pass at most before a lane looks for lost packets.
 const lookAfter = 16
 
-// lane is one queue of a Fast: its socket and, while it runs, the one goroutine that
-// uses it.
+var errNoPacketID = errors.New("receive packet: the kernel gave no packet ID, so it gets no verdict")
+
+// lane is one NFQUEUE of a Queue: its socket, and the one goroutine that uses it.
 //
-//	recvmmsg ─► slots ─► handler ─► rulings, written into the slots ─► one writev
+//	recvmmsg ─► slots ─► handler ─► rulings, written into the slots ─► Settle ─► writev
 //
 // From receive to send nothing is copied and nothing is allocated.
 type lane struct {
 	cfg     Config // Queue is this lane's
-	mark    uint32
 	handler Handler
-	halt    *halt
-	conn    *netlink.Conn
-	raw     syscall.RawConn
-	fd      uintptr // conn's, which nobody closes while the lane runs
-	in      *inbox
-	out     *outbox
+	course  *course
+	stop    func() // the Queue's
 
+	nf      *nfq.Nfqueue
+	conn    *netlink.Conn // nf's
+	raw     syscall.RawConn
+	fd      uintptr                            // conn's, which nobody closes while the lane serves
+	ruleAll func(id uint32, verdict int) error // rules on all packets up to id
+	taken   chan struct{}                      // closed when serve begins
+	done    chan struct{}                      // closed when it ends
+
+	// From here on the serving goroutine's.
+	in   *inbox
+	out  *outbox
 	send func(parts []unix.Iovec) error
 	take func(fd uintptr) bool // receives into n and err; made once, for it would be allocated
 	n    int
 	err  error
+	q    queued // in hand; kept here, for it would be allocated
 
 	last    uint32 // ID of the last packet, 0 before the first
+	decided bool   // on a packet, since Settle was called
+	panics  []caught
 	trouble trouble
-	fatal   error  // what ended the queue
+	fatal   error  // what ended the queue; read by others after done
 	lost    uint32 // messages that the socket had no room for, when last looked
 	turns   int    // since
 }
 
-func newLane(cfg FastConfig, queue uint16, h Handler, stop *halt) *lane {
-	l := &lane{cfg: cfg.Config, mark: cfg.Mark, handler: h, halt: stop, in: newInbox(cfg.Batch)}
-	l.cfg.Queue = queue
+// caught is a panic.
+type caught struct {
+	value any
+	stack []byte
+}
+
+func newLane(cfg Config, h Handler, c *course, stop func()) *lane {
+	l := &lane{
+		cfg: cfg, handler: h, course: c, stop: stop,
+		taken: make(chan struct{}), done: make(chan struct{}),
+		in: newInbox(cfg.Batch),
+	}
 	l.trouble.cfg = &l.cfg
-	l.out = newOutbox(queue, cfg.Batch, l.dispatch)
+	l.out = newOutbox(cfg.Queue, cfg.Batch, l.dispatch)
 	l.send = func(parts []unix.Iovec) error { return send(l.fd, parts) }
 	l.take = l.receive
 	return l
 }
 
-// open binds the queue. Where firewall rules stand already packets come while it is
-// set up; see Queue.bind for why they are kept from the socket, and dropped at last.
-func (l *lane) open() (err error) {
-	l.conn, err = netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return fmt.Errorf("open netlink socket: %w", err)
+// serve decides on packets from Run on, until the queue is stopped or dies.
+func (l *lane) serve() {
+	defer close(l.done)
+	close(l.taken)
+	if l.course.await() {
+		l.run()
 	}
-	if err := l.setUp(); err != nil {
-		return errors.Join(err, l.conn.Close())
-	}
-	return nil
+	l.finish()
 }
 
-func (l *lane) setUp() error {
-	if err := l.setOptions(); err != nil {
-		return err
-	}
-	if err := l.conn.SetBPF(answersOnly); err != nil {
-		return fmt.Errorf("set socket filter: %w", err)
-	}
-	if _, err := l.conn.Execute(bindMessage(l.cfg)); err != nil {
-		return err
-	}
-	if err := l.conn.RemoveBPF(); err != nil {
-		return fmt.Errorf("remove socket filter: %w", err)
-	}
-	if err := l.ruleAll(nfDrop); err != nil {
-		return fmt.Errorf("drop packets from before: %w", err)
-	}
-	return nil
-}
-
-// setOptions sizes the socket's buffers and says how it tells of trouble.
-//
-// NoENOBUFS: without it a socket whose buffer is full takes no more messages until
-// it has been read empty (NETLINK_S_CONGESTED in netlink_attachskb), which turns one
-// packet too many into a burst of lost ones. What is lost is read from the socket
-// instead. CapAcknowledge: a refused verdict comes back without its packet; a kernel
-// before 4.3 does not know it.
-func (l *lane) setOptions() (err error) {
-	if err := l.conn.SetReadBuffer(l.cfg.ReadBuffer); err != nil {
-		return fmt.Errorf("set receive buffer to %d bytes: %w", l.cfg.ReadBuffer, err)
-	}
-	if err := l.conn.SetOption(netlink.NoENOBUFS, true); err != nil {
-		return fmt.Errorf("set NETLINK_NO_ENOBUFS: %w", err)
-	}
-	_ = l.conn.SetOption(netlink.CapAcknowledge, true)
-	if l.raw, err = l.conn.SyscallConn(); err != nil {
-		return err
-	}
-	return l.raw.Control(func(fd uintptr) { l.fd = fd })
-}
-
-// bindMessage asks the kernel for a queue. It carries out all of a message's
-// commands in one step (nfqnl_recv_config), so that no packet comes to a queue that
-// is half set up.
-func bindMessage(cfg Config) netlink.Message {
-	const (
-		cfgCmd, cfgParams, cfgMaxLen = 1, 2, 3 // enum nfqnl_attr_config
-		cmdBind, copyPacket          = 1, 2    // NFQNL_CFG_CMD_BIND, NFQNL_COPY_PACKET
-	)
-	e := netlink.NewAttributeEncoder()
-	e.ByteOrder = binary.BigEndian
-	e.Bytes(cfgCmd, []byte{cmdBind, 0, 0, unix.AF_INET})
-	e.Bytes(cfgParams, append(binary.BigEndian.AppendUint32(nil, maxPacketLen), copyPacket))
-	e.Uint32(cfgMaxLen, cfg.MaxLen)
-	attrs, _ := e.Encode() // fails only on an attribute that is too long
-	return netlink.Message{
-		Header: netlink.Header{Type: typeConfig, Flags: netlink.Request | netlink.Acknowledge},
-		Data:   append(binary.BigEndian.AppendUint16([]byte{unix.AF_UNSPEC, 0}, cfg.Queue), attrs...),
-	}
-}
-
-// ruleAll gives every waiting packet a verdict.
-func (l *lane) ruleAll(verdict uint32) error {
-	r, b := ruling{verdict: verdict, id: l.last + allIDs}, make([]byte, headLen)
-	part := unix.Iovec{Base: &b[0]}
-	part.SetLen(r.write(b, typeBatch, l.cfg.Queue))
-	return l.send([]unix.Iovec{part})
-}
-
-// run decides on packets until the queue is stopped or dies, and returns why it died.
-func (l *lane) run() error {
-	for l.fatal == nil && !l.halt.called() {
+func (l *lane) run() {
+	for l.fatal == nil && !l.course.stopped() {
 		switch err := l.raw.Read(l.take); {
-		case errors.Is(err, os.ErrDeadlineExceeded): // woken by stop
+		case errors.Is(err, os.ErrDeadlineExceeded): // woken
 		case err != nil:
 			l.fatal = l.trouble.socket(err)
 		default:
@@ -147,28 +94,30 @@ func (l *lane) run() error {
 		}
 	}
 	l.drain()
-	return l.close()
 }
 
 // drain decides on what waits when the queue is stopped.
 func (l *lane) drain() {
-	for l.fatal == nil && l.take(l.fd) && time.Now().Before(l.halt.by) {
+	for l.fatal == nil && !l.course.over() && l.take(l.fd) {
 		l.turn()
 	}
 }
 
-// close accepts what still waits, because it came too late or the socket is dead, and
-// gives the queue back.
-func (l *lane) close() error {
-	if err := l.ruleAll(nfAccept); err != nil {
+// finish accepts what still waits, because it came too late or the socket is dead. The
+// stop also wakes the lane, so that go-nfqueue does not wait for the answer when it
+// unbinds the queue: packets may stand before it.
+func (l *lane) finish() {
+	if err := l.ruleAll(l.last+allIDs, nfq.NfAccept); err != nil {
 		l.cfg.Failed(fmt.Errorf("accept what waits: %w", err))
 	}
-	return errors.Join(l.fatal, l.conn.Close())
+	l.stop()
 }
 
-// stop ends a receive that waits, with a timeout. It fails only on a closed socket,
-// on which none waits.
-func (l *lane) stop() { _ = l.conn.SetReadDeadline(time.Unix(1, 0)) }
+// close waits for the goroutine to end, and returns why if it was not stopped.
+func (l *lane) close() error {
+	<-l.done
+	return errors.Join(l.fatal, l.nf.Close())
+}
 
 // receive takes messages into the slots and reports whether there were any, or an
 // error.
@@ -189,54 +138,87 @@ func (l *lane) lookForLost(fd uintptr) {
 	}
 }
 
-// turn deals with what was received.
+// turn deals with what was received. What a slow handler leaves over when the time to
+// drain is up is accepted with the rest.
 func (l *lane) turn() {
 	if l.err != nil {
 		l.fatal = l.trouble.socket(os.NewSyscallError("recvmmsg", l.err))
 		return
 	}
-	for i := range l.n {
-		slot, message, cut := l.in.message(i)
-		switch messageType(message) {
-		case typePacket:
-			l.packet(slot, message, cut)
-		case unix.NLMSG_ERROR:
-			l.answered(answer(message))
-		}
+	for i := 0; i < l.n && !l.course.over(); i++ {
+		l.message(l.in.message(i))
 	}
+	l.settle()
 	l.out.flush()
+	l.tellPanics()
+}
+
+func (l *lane) message(slot, message []byte, cut bool) {
+	switch messageType(message) {
+	case typePacket:
+		l.packet(slot, message, cut)
+	case unix.NLMSG_ERROR:
+		l.answered(answer(message))
+	}
 }
 
 func (l *lane) packet(slot, message []byte, cut bool) {
-	q, ok := parsePacket(message, cut)
-	if !ok {
+	var ok bool
+	if l.q, ok = parsePacket(message, cut); !ok {
 		l.cfg.Failed(errNoPacketID)
 		return
 	}
-	l.last = q.id
-	v, panicked := l.handler.decide(q.Packet)
-	l.rule(slot, q, v)
+	l.last, l.decided = l.q.id, true
+	q := l.q
+	v, mark := l.decide()
+	l.rule(slot, q, v, mark)
 	l.trouble.received()
-	if panicked != nil {
-		l.out.flush()
-		l.cfg.Panicked(panicked.value, panicked.stack)
+}
+
+// decide asks the handler. A panic is an Accept.
+func (l *lane) decide() (v Verdict, mark uint32) {
+	mark = l.q.Mark
+	defer l.catch()
+	v = l.handler(&l.q.Packet)
+	return v, l.q.Mark
+}
+
+// settle calls Settle if there was a packet. After a panic the rulings stand: each is
+// right for its packet, and the packets wait.
+func (l *lane) settle() {
+	if !l.decided {
+		return
+	}
+	l.decided = false
+	defer l.catch()
+	l.cfg.Settle()
+}
+
+// catch, deferred, ends a panic and keeps it until the verdicts are given.
+func (l *lane) catch() {
+	if value := recover(); value != nil {
+		l.panics = append(l.panics, caught{value: value, stack: debug.Stack()})
 	}
 }
 
+func (l *lane) tellPanics() {
+	for _, c := range l.panics {
+		l.cfg.Panicked(c.value, c.stack)
+	}
+	l.panics = nil
+}
+
 // rule writes the verdict on a packet.
-func (l *lane) rule(slot []byte, q queued, v Verdict) {
-	r := ruling{verdict: nfAccept, id: q.id}
+func (l *lane) rule(slot []byte, q queued, v Verdict, mark uint32) {
+	r := ruling{verdict: nfAccept, id: q.id, mark: mark, marks: mark != q.Mark}
 	if v == AcceptModified && (q.Truncated || len(q.Payload) == 0) {
 		v = Accept // the kernel would cut the packet to what it was given
-	}
-	if l.mark != 0 && (v == AcceptModified || v == AcceptMarked) {
-		r.mark, r.marks = q.Mark|l.mark, true
 	}
 	switch v {
 	case AcceptModified:
 		l.out.modify(slot, slotRoom+q.at, len(q.Payload), r)
 	case Drop:
-		r.verdict = nfDrop
+		r.verdict, r.marks = nfDrop, false
 		l.out.drop(slot, r)
 	default:
 		l.out.accept(slot, r)

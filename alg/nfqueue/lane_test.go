@@ -1,11 +1,13 @@
 package nfqueue
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"maps"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -28,19 +30,30 @@ type kernelSide struct {
 	waiting []uint32
 	fates   map[uint32]fate
 	sends   int
-	refuse  int // sends to refuse
+	refuse  int    // sends to refuse
+	rest    []sent // what ruleAll was given
 	failed  int
 	panics  int
 }
 
-// lane returns one that sends to k.
-func (k *kernelSide) lane(cfg FastConfig, h Handler) *lane {
+// sent is a verdict on all packets up to ID.
+type sent struct {
+	ID      uint32
+	Verdict int
+}
+
+// lane returns one that sends to k, and that Run was called for.
+func (k *kernelSide) lane(cfg Config, h Handler) *lane {
 	cfg.Queue = testQueue
 	cfg.Failed = func(error) { k.failed++ }
 	cfg.Panicked = func(any, []byte) { k.panics++ }
-	cfg = cfg.withDefaults()
-	l := newLane(cfg, testQueue, h, &halt{begun: make(chan struct{})})
+	l := newLane(cfg.withDefaults(), h, newCourse(), func() {})
+	close(l.course.running)
 	l.send = k.send
+	l.ruleAll = func(id uint32, verdict int) error {
+		k.rest = append(k.rest, sent{id, verdict})
+		return nil
+	}
 	k.fates = make(map[uint32]fate)
 	return l
 }
@@ -101,15 +114,21 @@ func (k *kernelSide) verdict(m []byte) {
 
 func TestLaneOneVerdictPerPacket(t *testing.T) {
 	edit := func(v Verdict) Handler {
-		return func(p Packet) Verdict {
+		return func(p *Packet) Verdict {
 			copy(p.Payload, "X")
 			return v
+		}
+	}
+	mark := func(v Verdict) Handler {
+		return func(p *Packet) Verdict {
+			p.Mark |= 8
+			return edit(v)(p)
 		}
 	}
 	accepted, modified, dropped := fate{Verdict: nfAccept}, fate{Verdict: nfAccept, Payload: "Xbc"}, fate{}
 	tests := []struct {
 		name    string
-		cfg     FastConfig
+		cfg     Config
 		handler Handler
 		attrs   []byte
 		refuse  int
@@ -120,16 +139,17 @@ func TestLaneOneVerdictPerPacket(t *testing.T) {
 		{name: "accept", handler: edit(Accept), want: map[uint32]fate{7: accepted}},
 		{name: "accept modified", handler: edit(AcceptModified), want: map[uint32]fate{7: modified}},
 		{name: "drop", handler: edit(Drop), want: map[uint32]fate{7: dropped}},
-		{name: "marked, without a mark", handler: edit(AcceptMarked), want: map[uint32]fate{7: accepted}},
 		{name: "unknown", handler: edit(99), want: map[uint32]fate{7: accepted}},
-		{name: "modified and marked", cfg: FastConfig{Mark: 8}, handler: edit(AcceptModified), attrs: markAttr,
+		{name: "modified and marked", handler: mark(AcceptModified), attrs: markAttr,
 			want: map[uint32]fate{7: {nfAccept, "Xbc", 11}}},
-		{name: "marked", cfg: FastConfig{Mark: 8}, handler: edit(AcceptMarked), want: map[uint32]fate{7: {nfAccept, "", 8}}},
-		{name: "accept, not marked", cfg: FastConfig{Mark: 8}, handler: edit(Accept), want: map[uint32]fate{7: accepted}},
-		{name: "truncated", cfg: FastConfig{Mark: 8}, handler: edit(AcceptModified), attrs: capLenAttr, want: map[uint32]fate{7: accepted}},
+		{name: "marked", handler: mark(Accept), want: map[uint32]fate{7: {nfAccept, "", 8}}},
+		{name: "marked already", handler: edit(Accept), attrs: markAttr, want: map[uint32]fate{7: accepted}},
+		{name: "dropped, marked", handler: mark(Drop), want: map[uint32]fate{7: dropped}},
+		{name: "marked, panic", handler: func(p *Packet) Verdict { p.Mark = 8; panic("x") }, want: map[uint32]fate{7: accepted}, panics: 1},
+		{name: "truncated", handler: edit(AcceptModified), attrs: capLenAttr, want: map[uint32]fate{7: accepted}},
 		{name: "truncated, drop", handler: edit(Drop), attrs: capLenAttr, want: map[uint32]fate{7: dropped}},
-		{name: "panic", handler: func(Packet) Verdict { panic("x") }, want: map[uint32]fate{7: accepted}, panics: 1},
-		{name: "runtime panic", handler: func(p Packet) Verdict { return Verdict(p.Payload[3]) }, want: map[uint32]fate{7: accepted}, panics: 1},
+		{name: "panic", handler: func(*Packet) Verdict { panic("x") }, want: map[uint32]fate{7: accepted}, panics: 1},
+		{name: "runtime panic", handler: func(p *Packet) Verdict { return Verdict(p.Payload[3]) }, want: map[uint32]fate{7: accepted}, panics: 1},
 		{name: "no memory, once", handler: edit(AcceptModified), refuse: 1, want: map[uint32]fate{7: modified}},
 		{name: "modified cannot be sent", handler: edit(AcceptModified), refuse: 2, want: map[uint32]fate{7: dropped}, failed: 1},
 		{name: "nothing can be sent", handler: edit(AcceptModified), refuse: 3, want: map[uint32]fate{}, failed: 2},
@@ -156,8 +176,9 @@ func TestLaneOneVerdictPerPacket(t *testing.T) {
 func TestLaneModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		k := &kernelSide{t: t}
-		verdicts := rapid.SliceOfN(rapid.SampledFrom([]Verdict{Accept, AcceptModified, Drop, AcceptMarked, 9}), 1, DefaultBatch).Draw(rt, "verdicts")
+		verdicts := rapid.SliceOfN(rapid.SampledFrom([]Verdict{Accept, AcceptModified, Drop, 9}), 1, DefaultBatch).Draw(rt, "verdicts")
 		sizes := rapid.SliceOfN(rapid.IntRange(1, 9000), len(verdicts), len(verdicts)).Draw(rt, "sizes")
+		added := make([]uint32, len(verdicts)) // the mark that a verdict tells: none if it stays
 		marks := rapid.SliceOfN(rapid.SampledFrom([]uint32{0, 3, 8}), len(verdicts), len(verdicts)).Draw(rt, "marks")
 		var messages [][]byte
 		want := make(map[uint32]fate)
@@ -167,14 +188,20 @@ func TestLaneModel(t *testing.T) {
 			messages = append(messages, packetMessage(id, string(payload), attr(nil, attrMark, 0, 0, 0, byte(marks[i]))))
 			k.waiting = append(k.waiting, id)
 			payload[0] = byte(v)
+			if marks[i] == 3 {
+				added[i] = 3 | 8
+			}
 			want[id] = map[Verdict]fate{
-				Accept: {Verdict: nfAccept}, 9: {Verdict: nfAccept}, Drop: {Verdict: nfDrop},
-				AcceptModified: {nfAccept, string(payload), marks[i] | 8}, AcceptMarked: {nfAccept, "", marks[i] | 8},
+				Accept: {nfAccept, "", added[i]}, 9: {nfAccept, "", added[i]}, Drop: {Verdict: nfDrop},
+				AcceptModified: {nfAccept, string(payload), added[i]},
 			}[v]
 		}
 		next := 0
-		l := k.lane(FastConfig{Mark: 8}, func(p Packet) Verdict {
+		l := k.lane(Config{}, func(p *Packet) Verdict {
 			v := verdicts[next]
+			if p.Mark == 3 {
+				p.Mark |= 8
+			}
 			next++
 			p.Payload[0] = byte(v)
 			return v
@@ -191,7 +218,7 @@ func TestLaneModel(t *testing.T) {
 // with one message.
 func TestLaneBatches(t *testing.T) {
 	k := &kernelSide{t: t}
-	l := k.lane(FastConfig{}, func(p Packet) Verdict { return Verdict(p.Payload[0] - '0') })
+	l := k.lane(Config{}, func(p *Packet) Verdict { return Verdict(p.Payload[0] - '0') })
 	var messages [][]byte
 	for i, payload := range []string{"0", "0", "1", "0", "2", "2", "0"} {
 		messages = append(messages, packetMessage(uint32(i+1), payload))
@@ -209,26 +236,142 @@ func TestLaneBatches(t *testing.T) {
 	}
 }
 
-// TestLaneAllocatesNothing takes recorded messages through the loop's body.
-func TestLaneAllocatesNothing(t *testing.T) {
-	l := newLane(FastConfig{Config: Config{Queue: testQueue}, Mark: 8}.withDefaults(), testQueue, func(p Packet) Verdict {
-		return Verdict(p.Payload[0] - '0')
-	}, &halt{begun: make(chan struct{})})
-	sent := 0
-	l.send = func(parts []unix.Iovec) error {
-		sent += len(parts)
-		return nil
+// wired returns a lane whose socket's other end is in the test's hands, in place of the
+// kernel.
+func wired(t *testing.T, cfg Config, h Handler) (l *lane, far int) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatalf("make sockets: %v", err)
 	}
-	var messages [][]byte
-	for i := range DefaultBatch {
-		messages = append(messages, packetMessage(uint32(i+1), string('0'+rune(rand.N(4)))+string(make([]byte, 1399))))
+	t.Cleanup(func() { unix.Close(fds[0]); unix.Close(fds[1]) })
+	cfg.Queue = testQueue
+	l = newLane(cfg.withDefaults(), h, newCourse(), func() {})
+	l.fd = uintptr(fds[0])
+	return l, fds[1]
+}
+
+// TestLaneAtOnceAndWithoutAllocating takes packets through system calls from receive to
+// verdict: what waits is answered at once, one packet as well as many.
+func TestLaneAtOnceAndWithoutAllocating(t *testing.T) {
+	for _, packets := range []int{1, 8, DefaultBatch} {
+		settled := 0
+		l, far := wired(t, Config{Settle: func() { settled++ }}, func(p *Packet) Verdict {
+			p.Mark = 8
+			return Verdict(p.Payload[0] - '0')
+		})
+		var messages [][]byte
+		for i := range packets {
+			messages = append(messages, packetMessage(uint32(i+1), string('0'+rune(rand.N(4)))+string(make([]byte, 1399))))
+		}
+		turns, answer := 0, make([]byte, 2*sendLimit)
+		allocs := testing.AllocsPerRun(100, func() {
+			for _, m := range messages {
+				if _, err := unix.Write(far, m); err != nil {
+					t.Fatalf("write: %v", err)
+				}
+			}
+			if !l.take(l.fd) {
+				t.Fatal("nothing was received")
+			}
+			l.turn()
+			turns++
+			if _, err := unix.Read(far, answer); err != nil {
+				t.Fatalf("no verdict: %v", err)
+			}
+		})
+		if allocs != 0 || settled != turns {
+			t.Errorf("%v allocations for %d packets, %d times settled in %d turns", allocs, packets, settled, turns)
+		}
 	}
-	allocs := testing.AllocsPerRun(100, func() {
-		deliver(l, messages...)
-		l.turn()
+}
+
+// TestLaneSettle: once for a batch, between the last decision and the first verdict.
+func TestLaneSettle(t *testing.T) {
+	large := strings.Repeat("1", sendLimit/2)
+	tests := []struct {
+		name     string
+		messages [][]byte
+		settle   func()
+		want     []string
+	}{
+		{"one packet", [][]byte{packetMessage(1, "0")}, nil, []string{"decide", "settle", "send"}},
+		{"several", [][]byte{packetMessage(1, "0"), packetMessage(2, "1")}, nil, []string{"decide", "decide", "settle", "send"}},
+		{"more than one send", [][]byte{packetMessage(1, large), packetMessage(2, large), packetMessage(3, large)}, nil,
+			[]string{"decide", "decide", "decide", "settle", "send", "send", "send"}},
+		{"a panic among them", [][]byte{packetMessage(1, ""), packetMessage(2, "0")}, nil,
+			[]string{"decide", "decide", "settle", "send", "panicked"}},
+		{"settle panics", [][]byte{packetMessage(1, "0"), packetMessage(2, "1")}, func() { panic("x") },
+			[]string{"decide", "decide", "settle", "send", "panicked"}},
+		{"an answer", [][]byte{errorMessage(unix.ENOENT)}, nil, nil},
+		{"a packet without an ID", [][]byte{packetMessage(7, "abc")[:30]}, nil, nil},
+		{"an answer and a packet", [][]byte{errorMessage(unix.ENOENT), packetMessage(1, "0")}, nil, []string{"decide", "settle", "send"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var got []string
+			log := func(event string) { got = append(got, event) }
+			cfg := Config{
+				Panicked: func(any, []byte) { log("panicked") },
+				Settle: func() {
+					log("settle")
+					if tt.settle != nil {
+						tt.settle()
+					}
+				},
+			}
+			l := newLane(cfg.withDefaults(), func(p *Packet) Verdict {
+				log("decide")
+				return Verdict(p.Payload[0] - '0')
+			}, newCourse(), func() {})
+			l.send = func([]unix.Iovec) error {
+				log("send")
+				return nil
+			}
+			deliver(l, tt.messages...)
+			l.turn()
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestLaneSettlePanics: the packets go on as they were judged, the modified ones too.
+func TestLaneSettlePanics(t *testing.T) {
+	k := &kernelSide{t: t, waiting: []uint32{1, 2, 3}}
+	var stack []byte
+	l := k.lane(Config{Settle: func() { panic("half done") }}, func(p *Packet) Verdict { return Verdict(p.Payload[0] - '0') })
+	l.cfg.Panicked = func(value any, s []byte) {
+		if value == "half done" && len(k.waiting) == 0 {
+			stack = s
+		}
+	}
+	deliver(l, packetMessage(1, "0"), packetMessage(2, "1"), packetMessage(3, "2"))
+	l.turn()
+	want := map[uint32]fate{1: {Verdict: nfAccept}, 2: {Verdict: nfAccept, Payload: "1"}, 3: {Verdict: nfDrop}}
+	if diff := cmp.Diff(want, k.fates); diff != "" {
+		t.Errorf("fates (-want +got):\n%s", diff)
+	}
+	if !bytes.Contains(stack, []byte("lane_test.go")) {
+		t.Errorf("told of the panic, after the verdicts, with the stack %q", stack)
+	}
+}
+
+// TestLaneLate: when the time to drain is up, what is left of a batch is left to be
+// accepted with all that waits.
+func TestLaneLate(t *testing.T) {
+	k := &kernelSide{t: t, waiting: []uint32{1, 2, 3}}
+	var l *lane
+	l = k.lane(Config{}, func(*Packet) Verdict {
+		close(l.course.stopping) // drainBy is long past
+		return Drop
 	})
-	if allocs != 0 || sent == 0 {
-		t.Errorf("%v allocations for %d packets, %d messages sent", allocs, DefaultBatch, sent)
+	deliver(l, packetMessage(1, "a"), packetMessage(2, "b"), packetMessage(3, "c"))
+	l.turn()
+	l.finish()
+	if diff := cmp.Diff([]sent{{1 + allIDs, nfAccept}}, k.rest); diff != "" || len(k.waiting) != 2 {
+		t.Errorf("%v wait; verdicts on all (-want +got):\n%s", k.waiting, diff)
 	}
 }
 
@@ -243,12 +386,13 @@ func errorMessage(errno unix.Errno) []byte {
 
 func TestLaneErrors(t *testing.T) {
 	tests := []struct {
-		name    string
-		message []byte
-		err     error
-		repeat  int
-		ends    bool
-		failed  int
+		name     string
+		message  []byte
+		err      error
+		repeat   int
+		ends     bool
+		failed   int
+		overruns int
 	}{
 		{name: "success", message: errorMessage(0), repeat: 1},
 		{name: "late verdicts", message: errorMessage(unix.ENOENT), repeat: 1000, failed: 1000},
@@ -256,22 +400,26 @@ func TestLaneErrors(t *testing.T) {
 		{name: "queue another's", message: errorMessage(unix.EPERM), repeat: 1, ends: true},
 		{name: "packet without an ID", message: packetMessage(7, "abc")[:30], repeat: 1000, failed: 1000},
 		{name: "no message", message: []byte("abc"), repeat: 1},
+		{name: "overruns", err: unix.ENOBUFS, repeat: 1000, overruns: 1000},
+		{name: "no memory, once", err: unix.ENOMEM, repeat: 1, failed: 1},
 		{name: "no memory, nearly for good", err: unix.ENOMEM, repeat: maxFailures - 1, failed: maxFailures - 1},
 		{name: "no memory, for good", err: unix.ENOMEM, repeat: maxFailures, ends: true, failed: maxFailures - 1},
 		{name: "socket closed", err: unix.EBADF, repeat: 1, ends: true},
+		{name: "file closed", err: os.ErrClosed, repeat: 1, ends: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			overruns := 0
 			k := &kernelSide{t: t}
-			l := k.lane(FastConfig{}, acceptAny)
+			l := k.lane(Config{Overrun: func() { overruns++ }}, acceptAny)
 			l.last = 9
 			for range tt.repeat {
 				deliver(l, tt.message)
 				l.err = tt.err
 				l.turn()
 			}
-			if (l.fatal != nil) != tt.ends || k.failed != tt.failed {
-				t.Errorf("ended with %v after %d failures, want %d", l.fatal, k.failed, tt.failed)
+			if (l.fatal != nil) != tt.ends || k.failed != tt.failed || overruns != tt.overruns {
+				t.Errorf("ended with %v after %d failures and %d overruns, want %d and %d", l.fatal, k.failed, overruns, tt.failed, tt.overruns)
 			}
 			if tt.err != nil && tt.ends && !errors.Is(l.fatal, tt.err) {
 				t.Errorf("%v does not wrap %v", l.fatal, tt.err)
@@ -280,11 +428,44 @@ func TestLaneErrors(t *testing.T) {
 	}
 }
 
-func TestFastConfigLimits(t *testing.T) {
-	for _, cfg := range []FastConfig{{Queues: -1}, {Queues: 2, Config: Config{Queue: 65535}}, {Batch: -1}, {Batch: maxBatch + 1}} {
-		if f, err := OpenFast(cfg, acceptAny); err == nil {
-			t.Errorf("%+v was opened", cfg)
-			f.Close()
-		}
+// TestLaneDies: a lane that dies lets go what waits, stops the others, and says why.
+func TestLaneDies(t *testing.T) {
+	stopped := 0
+	k := &kernelSide{t: t}
+	l := k.lane(Config{}, acceptAny)
+	l.stop = func() { stopped++ }
+	l.last, l.fatal = 9, errNotBound
+	l.raw = nil // not to be used any more
+	if l.receiveFailed(os.ErrDeadlineExceeded) != end {
+		t.Error("go-nfqueue is to receive once more")
+	}
+	if diff := cmp.Diff([]sent{{9 + allIDs, nfAccept}}, k.rest); diff != "" || stopped != 1 {
+		t.Errorf("stopped %d times; verdicts on all (-want +got):\n%s", stopped, diff)
+	}
+	<-l.done
+}
+
+func TestPacketsKeepTheSocketAlive(t *testing.T) {
+	k := &kernelSide{t: t}
+	l := k.lane(Config{}, acceptAny)
+	for id := range uint32(10 * maxFailures) {
+		l.err = unix.ENOMEM
+		l.turn()
+		k.waiting = []uint32{id + 1}
+		deliver(l, packetMessage(id+1, "a"))
+		l.turn()
+	}
+	if l.fatal != nil {
+		t.Errorf("the queue gave up: %v", l.fatal)
+	}
+}
+
+// TestDropAtBindIsQuiet: admit drops what waits, and is told that nothing did.
+func TestDropAtBindIsQuiet(t *testing.T) {
+	k := &kernelSide{t: t}
+	l := k.lane(Config{}, acceptAny)
+	deliver(l, errorMessage(unix.ENOENT))
+	if l.turn(); l.fatal != nil || k.failed != 0 {
+		t.Errorf("ended with %v, %d failures", l.fatal, k.failed)
 	}
 }

@@ -36,7 +36,7 @@ const (
 const (
 	typePacket  = 3<<8 | iota // NFQNL_MSG_PACKET
 	typeVerdict               // NFQNL_MSG_VERDICT
-	typeConfig                // NFQNL_MSG_CONFIG
+	_                         // NFQNL_MSG_CONFIG
 	typeBatch                 // NFQNL_MSG_VERDICT_BATCH: all packets up to an ID
 )
 

@@ -2,6 +2,7 @@ package nfqueue
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,7 +38,7 @@ const (
 	patience  = 10 * time.Second
 )
 
-func acceptAny(Packet) Verdict { return Accept }
+func acceptAny(*Packet) Verdict { return Accept }
 
 // needRoot skips a test that needs root, or fails it where skipping is forbidden.
 func needRoot(t testing.TB) {
@@ -156,14 +158,24 @@ func openIn(t testing.TB, ns *namespace, cfg Config, h Handler) *Queue {
 func runIn(t testing.TB, ns *namespace, cfg Config, h Handler) *Queue {
 	t.Helper()
 	q := openIn(t, ns, cfg, h)
+	run(t, q)
+	return q
+}
+
+// run runs a queue until the returned function is called, or the test's end.
+func run(t testing.TB, q *Queue) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
 	result := make(chan error, 1)
-	go func() { result <- q.Run(t.Context()) }()
-	t.Cleanup(func() {
+	go func() { result <- q.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
 		if err := <-result; err != nil {
 			t.Errorf("run: %v", err)
 		}
 	})
-	return q
+	t.Cleanup(stop)
+	return stop
 }
 
 func statsIn(t testing.TB, ns *namespace, q *Queue) Stats {
@@ -292,6 +304,38 @@ func (d datagrams) expect(t testing.TB, first, last int) {
 		if got := string(buf[:n]); got != strconv.Itoa(i) {
 			t.Fatalf("received %q, want %d", got, i)
 		}
+	}
+}
+
+// sendLen sends packets of size bytes each.
+func (d datagrams) sendLen(t testing.TB, packets, size int) {
+	t.Helper()
+	if err := d.near.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatalf("set deadline: %v", err)
+	}
+	for i := range packets {
+		if _, err := d.near.Write(make([]byte, size)); err != nil {
+			t.Fatalf("send packet %d: %v", i, err)
+		}
+	}
+}
+
+// expectLen receives as many packets, of size bytes each, and no more: one that is sent
+// now comes next.
+func (d datagrams) expectLen(t testing.TB, packets, size int) {
+	t.Helper()
+	if err := d.far.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatalf("set deadline: %v", err)
+	}
+	d.sendLen(t, 1, 1)
+	buf := make([]byte, 70000)
+	for i := range packets {
+		if n, err := d.far.Read(buf); err != nil || n != size {
+			t.Fatalf("received %d bytes, %v; want %d, in packet %d", n, err, size, i)
+		}
+	}
+	if n, err := d.far.Read(buf); err != nil || n != 1 {
+		t.Errorf("received %d bytes, %v; want no more than %d packets", n, err, packets)
 	}
 }
 

@@ -23,7 +23,6 @@ type outbox struct {
 	queue uint16
 	send  func(parts []unix.Iovec) // one datagram; parts are messages of one ruling each
 	parts []unix.Iovec
-	bytes int
 	run   ruling // of the packets accepted last
 	place []byte // the slot to write run to, nil without a run
 }
@@ -53,10 +52,27 @@ func (o *outbox) drop(slot []byte, r ruling) {
 	o.add(slot[:r.write(slot, typeVerdict, o.queue)])
 }
 
-// flush sends what is gathered.
+// flush sends what is gathered, and only flush sends.
 func (o *outbox) flush() {
 	o.endRun()
-	o.sendAll()
+	for rest := o.parts; len(rest) > 0; {
+		n := oneSend(rest)
+		o.send(rest[:n])
+		rest = rest[n:]
+	}
+	o.parts = o.parts[:0]
+}
+
+// oneSend returns how many of the parts go into one send.
+func oneSend(parts []unix.Iovec) int {
+	bytes := int(parts[0].Len)
+	for i := 1; i < len(parts); i++ {
+		bytes += int(parts[i].Len)
+		if bytes > sendLimit {
+			return i
+		}
+	}
+	return len(parts)
 }
 
 func (o *outbox) endRun() {
@@ -69,20 +85,9 @@ func (o *outbox) endRun() {
 }
 
 func (o *outbox) add(message []byte) {
-	if o.bytes+len(message) > sendLimit || len(o.parts) == cap(o.parts) {
-		o.sendAll()
-	}
 	part := unix.Iovec{Base: &message[0]}
 	part.SetLen(len(message))
 	o.parts = append(o.parts, part)
-	o.bytes += len(message)
-}
-
-func (o *outbox) sendAll() {
-	if len(o.parts) > 0 {
-		o.send(o.parts)
-	}
-	o.parts, o.bytes = o.parts[:0], 0
 }
 
 // withoutPayload turns a part that modifies a packet into one that drops it, and

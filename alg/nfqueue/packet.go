@@ -1,10 +1,6 @@
 package nfqueue
 
-import (
-	"fmt"
-
-	nfq "github.com/florianl/go-nfqueue/v2"
-)
+import "fmt"
 
 // Hook is the netfilter hook at which a packet was queued (enum nf_inet_hooks).
 type Hook uint8
@@ -40,7 +36,9 @@ type Packet struct {
 	// call, to read and to edit in place, and not after it.
 	Payload []byte
 	Hook    Hook
-	Mark    uint32 // the packet's mark, 0 without one
+	// Mark is the packet's mark, 0 without one. If the handler changes it the packet
+	// goes on with that.
+	Mark uint32
 	// Truncated says that Payload is not all of the packet. Such a packet cannot
 	// be modified. The kernel copies up to 65531 bytes (NFQNL_MAX_COPY_RANGE).
 	Truncated bool
@@ -54,7 +52,6 @@ const (
 	Accept         Verdict = iota // as it came, whatever became of Payload
 	AcceptModified                // with Payload's bytes; as it came if it is truncated
 	Drop
-	AcceptMarked // as it came, and marked if the queue is a Fast with a mark
 )
 
 func (v Verdict) String() string {
@@ -65,28 +62,10 @@ func (v Verdict) String() string {
 		return "accept modified"
 	case Drop:
 		return "drop"
-	case AcceptMarked:
-		return "accept marked"
 	}
 	return fmt.Sprintf("unknown(%d)", uint8(v))
 }
 
-// Handler decides on a packet. A queue calls it for one packet at a time, in the
-// order the kernel queued them.
-type Handler func(Packet) Verdict
-
-// newPacket reads what the kernel said of a packet. It says a mark only if it is
-// not 0, and a capture length only if that exceeds the payload's.
-func newPacket(a nfq.Attribute) Packet {
-	p := Packet{Truncated: a.CapLen != nil}
-	if a.Payload != nil {
-		p.Payload = *a.Payload
-	}
-	if a.Hook != nil {
-		p.Hook = Hook(*a.Hook)
-	}
-	if a.Mark != nil {
-		p.Mark = *a.Mark
-	}
-	return p
-}
+// Handler decides on a packet, which is its own during the call only. Each queue calls it for one packet at a time, in the
+// order the kernel queued them; several queues call it at the same time.
+type Handler func(*Packet) Verdict

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Stats is the kernel's count for a queue. The counters start at 0 when the queue
-// is bound and wrap at 2^32.
+// Stats is the kernel's count, of all of a Queue's queues together. The counters start
+// at 0 when the queues are bound and wrap at 2^32.
 type Stats struct {
 	Waiting uint32 // packets without a verdict, now
 	Full    uint32 // packets dropped because MaxLen packets waited
@@ -19,14 +19,21 @@ type Stats struct {
 
 var errNotBound = errors.New("no such queue is bound")
 
-// Stats reads the kernel's count. It needs root (the file's mode is 0440), and
-// fails once the queue is closed.
+// Stats reads the kernel's count. It needs root (the file's mode is 0440), and fails
+// once the queues are closed.
 func (q *Queue) Stats() (Stats, error) {
-	row, err := readRow(q.cfg.Queue)
-	if err != nil {
-		return Stats{}, fmt.Errorf("read count of queue %d: %w", q.cfg.Queue, err)
+	var sum Stats
+	for _, l := range q.lanes {
+		row, err := readRow(l.cfg.Queue)
+		if err != nil {
+			return Stats{}, fmt.Errorf("read count of queue %d: %w", l.cfg.Queue, err)
+		}
+		sum.Waiting += row.stats.Waiting
+		sum.Full += row.stats.Full
+		sum.Overrun += row.stats.Overrun
+		sum.Queued += row.stats.Queued
 	}
-	return row.stats, nil
+	return sum, nil
 }
 
 // queueTable has a line per queue in the reading thread's network namespace.

@@ -41,7 +41,7 @@ func (t *trouble) socket(err error) error {
 // the queue is long, all in a row, so they are no sign of a dead socket.
 func (t *trouble) refused(err error, last uint32) error {
 	if errors.Is(err, unix.ENOENT) && last == 0 {
-		return nil // bind dropped what was not there
+		return nil // admit dropped what was not there
 	}
 	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("queue %d is no longer ours: %w", t.cfg.Queue, err)

@@ -15,6 +15,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/daemon"
 )
 
 func readAll(t *testing.T, resp *http.Response) string {
@@ -26,10 +27,12 @@ func readAll(t *testing.T, resp *http.Response) string {
 
 // The main job: clients with one Call ID behind one public address.
 
-func TestTwoClientsWithOneCallID(t *testing.T) {
+func TestTwoClientsWithOneCallID(t *testing.T) { overDataPaths(t, testTwoClientsWithOneCallID) }
+
+func testTwoClientsWithOneCallID(t *testing.T, path daemon.DataPath) {
 	for _, id := range []pptp.CallID{7, 0, 65535} {
 		t.Run(id.String(), func(t *testing.T) {
-			g := startGateway(t, masquerade(2))
+			g := startGateway(t, path, masquerade(2))
 			s := g.server(lab.Behaviour{Refuse: true})
 			a, b := g.client(0), g.client(1)
 			calls := []*lab.Call{callOn(t, a, id), callOn(t, b, id)}
@@ -62,7 +65,11 @@ func TestTwoClientsWithOneCallID(t *testing.T) {
 }
 
 func TestSequenceAcknowledgementAndBoth(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+	overDataPaths(t, testSequenceAcknowledgementAndBoth)
+}
+
+func testSequenceAcknowledgementAndBoth(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	s := g.server(lab.Behaviour{Refuse: true, Answer: func(lab.CallRecord, []byte) []byte { return nil }})
 	clients := []*lab.Client{g.client(0), g.client(1)}
 	for _, c := range clients {
@@ -95,7 +102,11 @@ func TestSequenceAcknowledgementAndBoth(t *testing.T) {
 }
 
 func TestForeignGREReachesNobodyInside(t *testing.T) {
-	g := startGateway(t, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
+	overDataPaths(t, testForeignGREReachesNobodyInside)
+}
+
+func testForeignGREReachesNobodyInside(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
 	s := g.server(lab.Behaviour{})
 	clients := []*lab.Client{g.client(0), g.client(1)}
 	for _, c := range clients {
@@ -118,8 +129,10 @@ func TestForeignGREReachesNobodyInside(t *testing.T) {
 
 // TestNoRace has the server send GRE in the instant before its reply, a hundred
 // times over: the translation is there before the request is let go.
-func TestNoRace(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+func TestNoRace(t *testing.T) { overDataPaths(t, testNoRace) }
+
+func testNoRace(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	g.server(lab.Behaviour{Refuse: true, Early: [][]byte{[]byte("early")}})
 	other := g.client(1)
 	callOn(t, other, 7)
@@ -135,8 +148,10 @@ func TestNoRace(t *testing.T) {
 	}
 }
 
-func TestRealClientsAndServer(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+func TestRealClientsAndServer(t *testing.T) { overDataPaths(t, testRealClientsAndServer) }
+
+func testRealClientsAndServer(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	d, err := lab.StartPPTPD(g.Outside[0], lab.PPTPDOptions{})
 	must(t, err)
 	closeAfter(t, d)
@@ -173,8 +188,10 @@ func TestRealClientsAndServer(t *testing.T) {
 	g.wantEntries(2)
 }
 
-func TestCallList(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+func TestCallList(t *testing.T) { overDataPaths(t, testCallList) }
+
+func testCallList(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(100)})
 	callOn(t, g.client(0), 7)
 	callOn(t, g.client(1), 7)
@@ -215,7 +232,9 @@ func TestCallList(t *testing.T) {
 	}
 }
 
-func TestEndsOfCalls(t *testing.T) {
+func TestEndsOfCalls(t *testing.T) { overDataPaths(t, testEndsOfCalls) }
+
+func testEndsOfCalls(t *testing.T, path daemon.DataPath) {
 	ends := map[string]func(t *testing.T, s *lab.Server, c *lab.Client, call *lab.Call){
 		"cleared": func(t *testing.T, _ *lab.Server, c *lab.Client, call *lab.Call) {
 			must(t, call.Clear())
@@ -235,7 +254,7 @@ func TestEndsOfCalls(t *testing.T) {
 	}
 	for cause, end := range ends {
 		t.Run(cause, func(t *testing.T) {
-			g := startGateway(t, masquerade(2))
+			g := startGateway(t, path, masquerade(2))
 			s := g.server(lab.Behaviour{Refuse: true})
 			other := callOn(t, g.client(1), 7)
 			c := g.client(0)
@@ -253,8 +272,10 @@ func TestEndsOfCalls(t *testing.T) {
 	}
 }
 
-func TestConntrackEntryGone(t *testing.T) {
-	g := startGateway(t, masquerade(1))
+func TestConntrackEntryGone(t *testing.T) { overDataPaths(t, testConntrackEntryGone) }
+
+func testConntrackEntryGone(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(1))
 	g.server(lab.Behaviour{})
 	callOn(t, g.client(0), 7)
 	g.wantEntries(2)
@@ -266,8 +287,10 @@ func TestConntrackEntryGone(t *testing.T) {
 	g.wantEntries(0)
 }
 
-func TestRefusedCall(t *testing.T) {
-	g := startGateway(t, masquerade(1))
+func TestRefusedCall(t *testing.T) { overDataPaths(t, testRefusedCall) }
+
+func testRefusedCall(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(1))
 	g.server(lab.Behaviour{Message: func(s *lab.Session, m lab.Message) bool {
 		return m.Type == lab.OutgoingCallRequest && s.Send(lab.NewOutgoingCallReply(0, m.CallID, lab.ResultBusy)) == nil
 	}})
@@ -280,8 +303,10 @@ func TestRefusedCall(t *testing.T) {
 }
 
 // TestStaleEntry has GRE of an earlier time stand in the way of a call's entries.
-func TestStaleEntry(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+func TestStaleEntry(t *testing.T) { overDataPaths(t, testStaleEntry) }
+
+func testStaleEntry(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	s := g.server(lab.Behaviour{NextID: lab.Fixed(100)})
 	early, err := lab.OpenGRE(g.Inside[0], g.Inside[0].Addr)
 	must(t, err)
@@ -293,7 +318,9 @@ func TestStaleEntry(t *testing.T) {
 }
 
 // What is not PPTP goes through as it is.
-func TestNotPPTP(t *testing.T) {
+func TestNotPPTP(t *testing.T) { overDataPaths(t, testNotPPTP) }
+
+func testNotPPTP(t *testing.T, path daemon.DataPath) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	random := make([]byte, 3<<20)
 	for i := range random {
@@ -309,7 +336,7 @@ func TestNotPPTP(t *testing.T) {
 		"Start, then junk": append(append(lab.NewStartRequest().Bytes(), hostile...),
 			bytes.Repeat([]byte{0x1a, 0x2b, 0x3c, 0x4d}, 1000)...),
 	}
-	g := startGateway(t, masquerade(2))
+	g := startGateway(t, path, masquerade(2))
 	l, err := g.Outside[0].Listen(netip.AddrPortFrom(g.Outside[0].Addr, lab.Port))
 	must(t, err)
 	closeAfter(t, l)
@@ -339,15 +366,20 @@ func TestNotPPTP(t *testing.T) {
 	g.wantCalls(0)
 }
 
-// TestKilled: calls outlive the daemon, and control connections go on unedited.
-func TestKilled(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+// TestKilled: calls outlive the daemon, if the kernel translates them without it, and
+// control connections go on unedited.
+func TestKilled(t *testing.T) { overDataPaths(t, testKilled) }
+
+func testKilled(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	s := g.server(lab.Behaviour{Refuse: true})
 	a, b := g.client(0), g.client(1)
 	calls := []*lab.Call{callOn(t, a, 7), callOn(t, b, 7)}
 	exchange(t, calls...)
 	g.kill()
-	exchange(t, calls...)
+	if path == daemon.InKernel {
+		exchange(t, calls...)
+	}
 	for i, c := range []*lab.Client{a, b} {
 		must(t, c.Send(lab.NewEchoRequest(uint32(i))))
 		_, err := c.Expect(lab.EchoReply, lab.Patience)
@@ -365,14 +397,20 @@ func TestKilled(t *testing.T) {
 }
 
 // TestTerminated: SIGTERM removes the rules and leaves the calls.
-func TestTerminated(t *testing.T) {
-	g := startGateway(t, masquerade(1))
+func TestTerminated(t *testing.T) { overDataPaths(t, testTerminated) }
+
+func testTerminated(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(1))
 	g.server(lab.Behaviour{})
 	call := callOn(t, g.client(0), 7)
 	rules := func() string {
-		out, err := g.Gateway.Run(t.Context(), "iptables", "-t", "mangle", "-S")
-		must(t, err)
-		return out.Stdout
+		var all string
+		for _, table := range []string{"raw", "mangle", "filter"} {
+			out, err := g.Gateway.Run(t.Context(), "iptables", "-t", table, "-S")
+			must(t, err)
+			all += out.Stdout
+		}
+		return all
 	}
 	if !strings.Contains(rules(), "PPTPALG") {
 		t.Errorf("rules while it runs:\n%s", rules())
@@ -381,25 +419,52 @@ func TestTerminated(t *testing.T) {
 	if strings.Contains(rules(), "PPTPALG") {
 		t.Errorf("rules after its end:\n%s", rules())
 	}
-	exchange(t, call)
-	g.wantEntries(2)
+	if path == daemon.InKernel {
+		exchange(t, call)
+		g.wantEntries(2)
+	}
 }
 
-func TestKernelHelperIsLeftAlone(t *testing.T) {
-	g := buildGateway(t, masquerade(2))
+func TestKernelHelperIsLeftAlone(t *testing.T) { overDataPaths(t, testKernelHelperIsLeftAlone) }
+
+func testKernelHelperIsLeftAlone(t *testing.T, path daemon.DataPath) {
+	g := buildGateway(t, path, masquerade(2))
 	must(t, g.AttachKernelHelper(t.Context()))
 	g.start()
 	g.server(lab.Behaviour{Refuse: true})
 	exchange(t, callOn(t, g.client(0), 7), callOn(t, g.client(1), 7))
 	g.wantCalls(0)
 	must(t, g.log.WaitFor("the kernel's own helper edits this connection", lab.Patience))
-	if n := g.metric(`pptpalg_packets_total{reason="kernel_helper",verdict="accept"}`); n == "" || n == "0" {
-		t.Errorf("packets left to the helper: %q", n)
+	if n := g.metric("pptpalg_control_connections_untouched"); n != "2" {
+		t.Errorf("connections left to the helper: %q", n)
+	}
+}
+
+// TestLeftAlone: of a connection that is let alone nothing is queued any more, in the
+// ways in which the kernel can be told.
+func TestLeftAlone(t *testing.T) {
+	for _, tt := range []struct{ bypass, packets string }{{"none", "14"}, {"label:118", "2"}, {"mark:0x2000", "2"}} {
+		t.Run(tt.bypass, func(t *testing.T) {
+			g := startGateway(t, daemon.Auto, lab.Options{Inside: 1, Outside: 1}, "--bypass", tt.bypass)
+			g.server(lab.Behaviour{})
+			c := g.client(0)
+			for i := range 6 {
+				must(t, c.Send(lab.NewEchoRequest(uint32(i))))
+				_, err := c.Expect(lab.EchoReply, lab.Patience)
+				must(t, err)
+			}
+			if n := g.metric(`pptpalg_packets_total{reason="untranslated",verdict="accept"}`); n != tt.packets {
+				t.Errorf("%s packets were queued, want %s", n, tt.packets)
+			}
+			must(t, c.Close())
+			forgotten := func() bool { return g.metric("pptpalg_control_connections_untouched") == "0" }
+			must(t, lab.Poll(lab.Patience, forgotten))
+		})
 	}
 }
 
 func TestCannotStart(t *testing.T) {
-	g := startGateway(t, masquerade(1))
+	g := startGateway(t, daemon.Auto, masquerade(1))
 	tests := []struct {
 		name string
 		args []string
@@ -433,7 +498,7 @@ func TestCannotStart(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	g := startGateway(t, masquerade(1))
+	g := startGateway(t, daemon.Auto, masquerade(1))
 	g.server(lab.Behaviour{})
 	callOn(t, g.client(0), 7)
 	for series, want := range map[string]string{

@@ -12,6 +12,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/daemon"
 	"pptpalg/cmd/pptpalg/internal/replay"
 )
 
@@ -58,7 +59,7 @@ func TestCapture(t *testing.T) {
 }
 
 func (s session) capture(t *testing.T) {
-	g := buildGateway(t, masquerade(2))
+	g := buildGateway(t, daemon.Auto, masquerade(2))
 	must(t, lab.Need("tcpdump"))
 	if !s.unedited {
 		g.start()

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/daemon"
 )
 
 // silence is how long nothing may arrive for a test to believe that nothing will.
@@ -27,6 +29,7 @@ const silence = 300 * time.Millisecond
 type gateway struct {
 	*lab.Network
 	t      *testing.T
+	path   daemon.DataPath
 	state  string
 	daemon *lab.Process
 	log    *lab.Log
@@ -38,27 +41,46 @@ func masquerade(inside int) lab.Options {
 	return lab.Options{Inside: inside, Outside: 1, Masquerade: true, Firewall: true}
 }
 
+// overDataPaths runs a test over both data paths: what calls carry, and what becomes
+// of them, is the same.
+func overDataPaths(t *testing.T, test func(*testing.T, daemon.DataPath)) {
+	for _, path := range []daemon.DataPath{daemon.InKernel, daemon.InDaemon} {
+		t.Run(string(path), func(t *testing.T) { test(t, path) })
+	}
+}
+
 // startGateway builds a network and starts the daemon on its gateway.
-func startGateway(t *testing.T, o lab.Options, args ...string) *gateway {
+func startGateway(t *testing.T, path daemon.DataPath, o lab.Options, args ...string) *gateway {
 	t.Helper()
-	g := buildGateway(t, o)
+	g := buildGateway(t, path, o)
 	g.start(args...)
 	return g
 }
 
-func buildGateway(t *testing.T, o lab.Options) *gateway {
+func buildGateway(t *testing.T, path daemon.DataPath, o lab.Options) *gateway {
 	t.Helper()
 	needRoot(t)
 	n, err := lab.New(o)
 	must(t, err)
 	closeAfter(t, n)
-	g := &gateway{Network: n, t: t, state: filepath.Join(t.TempDir(), "state"), log: new(lab.Log)}
+	g := &gateway{Network: n, t: t, path: path, state: filepath.Join(t.TempDir(), "state"), log: new(lab.Log)}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the last daemon: %s", g.log)
 		}
 	})
 	return g
+}
+
+// publishSources gives the GRE of each inside host the public address of its own. Where
+// the daemon translates, the gateway's rules translate sources, and masquerading
+// knows only one address.
+func (g *gateway) publishSources() {
+	g.t.Helper()
+	for i, h := range g.Inside {
+		must(g.t, g.Gateway.IPTables(g.t.Context(), "-t", "nat", "-I", "POSTROUTING", "-p", "gre", "-o", "wan",
+			"-s", h.Addr.String(), "-j", "SNAT", "--to-source", lab.PublicOf(i).String()))
+	}
 }
 
 // start starts the daemon and waits until it edits.
@@ -72,7 +94,7 @@ func (g *gateway) start(args ...string) {
 
 func (g *gateway) launch(args ...string) {
 	g.t.Helper()
-	args = append([]string{"run", "--state-dir", g.state}, args...)
+	args = append([]string{"run", "--state-dir", g.state, "--datapath", string(g.path)}, args...)
 	cmd, err := g.Gateway.Command(context.Background(), os.Args[0], args...)
 	must(g.t, err)
 	cmd.Env = append(os.Environ(), asProgram+"=1")
@@ -122,11 +144,26 @@ func (g *gateway) entries() string {
 	return out.Stdout
 }
 
+// wantEntries waits for so many GRE entries in the kernel, or flows in the daemon.
 func (g *gateway) wantEntries(n int) {
 	g.t.Helper()
+	if g.path == daemon.InDaemon {
+		g.wantFlows(n)
+		return
+	}
 	count := func() int { return strings.Count(g.entries(), "gre") }
 	if err := lab.Poll(lab.Patience, func() bool { return count() == n }); err != nil {
 		g.t.Errorf("conntrack has %d GRE entries, want %d:\n%s", count(), n, g.entries())
+	}
+}
+
+// wantFlows waits for so many flows in the daemon. GRE makes entries in the kernel
+// there too, but they are ordinary.
+func (g *gateway) wantFlows(n int) {
+	g.t.Helper()
+	count := func() string { return g.metric("pptpalg_gre_flows") }
+	if err := lab.Poll(lab.Patience, func() bool { return count() == strconv.Itoa(n) }); err != nil {
+		g.t.Errorf("the daemon has %s GRE flows, want %d", count(), n)
 	}
 }
 

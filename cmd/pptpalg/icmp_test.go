@@ -7,6 +7,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/daemon"
 )
 
 // What the kernel's entries do for a call beside its own packets.
@@ -22,8 +23,10 @@ func openICMP(t *testing.T, h *lab.Host) *lab.ICMP {
 // TestFragmentationNeeded has routers on either side, and the gateway itself, say
 // that a packet of a call is too big for the way ahead. Its sender must be told in
 // terms that it knows: its own addresses, and the Call ID that it wrote.
-func TestFragmentationNeeded(t *testing.T) {
-	g := startGateway(t, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
+func TestFragmentationNeeded(t *testing.T) { overDataPaths(t, testFragmentationNeeded) }
+
+func testFragmentationNeeded(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(900)})
 	exchange(t, callOn(t, g.client(0), 7))
 	client := g.client(1)
@@ -48,16 +51,19 @@ func TestFragmentationNeeded(t *testing.T) {
 		fromClient.Src = lab.GatewayInside
 		wantTooBig(t, atClient, fromClient)
 	})
-	t.Run("by the gateway, to the server", func(t *testing.T) {
-		must(t, s.GRE.Send(lab.Packet{Dst: lab.GatewayPublic, CallID: public, Seq: new(uint32(10)), Payload: big, Whole: true}))
-		fromServer.Src = lab.GatewayPublic
-		wantTooBig(t, atServer, fromServer)
-	})
 	t.Run("by a router outside", func(t *testing.T) {
 		must(t, router.Send(lab.TooBig{Dst: lab.GatewayPublic, MTU: 1000,
 			QuotSrc: lab.GatewayPublic, QuotDst: s.Host.Addr, QuotCallID: call.Peer}))
 		fromClient.Src = g.Outside[1].Addr
 		wantTooBig(t, atClient, fromClient)
+	})
+	if path == daemon.InDaemon {
+		return // towards the server nobody translates what routers quote
+	}
+	t.Run("by the gateway, to the server", func(t *testing.T) {
+		must(t, s.GRE.Send(lab.Packet{Dst: lab.GatewayPublic, CallID: public, Seq: new(uint32(10)), Payload: big, Whole: true}))
+		fromServer.Src = lab.GatewayPublic
+		wantTooBig(t, atServer, fromServer)
 	})
 	t.Run("by an inside host", func(t *testing.T) {
 		must(t, atClient.Send(lab.TooBig{Dst: s.Host.Addr, MTU: 1000,
@@ -79,8 +85,10 @@ func wantTooBig(t *testing.T, at *lab.ICMP, want lab.TooBig) {
 
 // TestSilentCall has a call be silent for longer than the kernel keeps an ordinary
 // GRE entry: one that was made with the call's last packet shows when that is.
-func TestSilentCall(t *testing.T) {
-	g := startGateway(t, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
+func TestSilentCall(t *testing.T) { overDataPaths(t, testSilentCall) }
+
+func testSilentCall(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
 	s := g.server(lab.Behaviour{Refuse: true})
 	calls := []*lab.Call{callOn(t, g.client(0), 7), callOn(t, g.client(1), 7)}
 	exchange(t, calls...)

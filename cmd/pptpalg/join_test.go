@@ -6,14 +6,17 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/daemon"
 )
 
 // The daemon is started while control connections are up.
 
 // TestJoinBetweenMessages: connections without a call, and one with a call that
 // the daemon has not seen.
-func TestJoinBetweenMessages(t *testing.T) {
-	g := buildGateway(t, masquerade(3))
+func TestJoinBetweenMessages(t *testing.T) { overDataPaths(t, testJoinBetweenMessages) }
+
+func testJoinBetweenMessages(t *testing.T, path daemon.DataPath) {
+	g := buildGateway(t, path, masquerade(3))
 	l := listen(t, g.Outside[0])
 	all := pairs(t, l, at1723(g.Outside[0].Addr), g.Inside...)
 	before, _ := placed(t, all[0].dialer, 9, all[0].accepted, 899)
@@ -47,8 +50,10 @@ func TestJoinBetweenMessages(t *testing.T) {
 
 // TestJoinWithinAMessage has messages of both ends half sent when the daemon comes:
 // the rest passes, and from the next message on all is edited.
-func TestJoinWithinAMessage(t *testing.T) {
-	g := buildGateway(t, masquerade(2))
+func TestJoinWithinAMessage(t *testing.T) { overDataPaths(t, testJoinWithinAMessage) }
+
+func testJoinWithinAMessage(t *testing.T, path daemon.DataPath) {
+	g := buildGateway(t, path, masquerade(2))
 	l := listen(t, g.Outside[0])
 	cuts := []int{1, 5, 10, 12, 13, 14, 15, 31}
 	var halves []pair

@@ -8,14 +8,17 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/daemon"
 )
 
 // Every message about a call other than those that open one, as real peers send it.
 
 // TestNotifies has a call end by each kind of Call-Disconnect-Notify, and by none,
 // while another client's call has the same ID.
-func TestNotifies(t *testing.T) {
-	g := startGateway(t, lab.Options{Inside: 2, Outside: 5, Masquerade: true, Firewall: true})
+func TestNotifies(t *testing.T) { overDataPaths(t, testNotifies) }
+
+func testNotifies(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 5, Masquerade: true, Firewall: true})
 	tests := []struct {
 		notify lab.Notify
 		want   func(call *lab.Call) pptp.CallID // nil: no notify
@@ -58,8 +61,10 @@ func TestNotifies(t *testing.T) {
 
 // TestNotifiesOfAnyPAC has the PAC inside and outside, and on either end of TCP: in each
 // form of the notify, the PNS finds the ID that it knows.
-func TestNotifiesOfAnyPAC(t *testing.T) {
-	g := startGateway(t, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true}, "--ports", "1723,1724")
+func TestNotifiesOfAnyPAC(t *testing.T) { overDataPaths(t, testNotifiesOfAnyPAC) }
+
+func testNotifiesOfAnyPAC(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true}, "--ports", "1723,1724")
 	outward := pairs(t, listen(t, g.Outside[0]), at1723(g.Outside[0].Addr), g.Inside...)
 	servers := g.byPort(g.Inside...)
 	inward := append(pairs(t, servers[0].Listener, servers[0].public, g.Outside[1]),
@@ -97,8 +102,10 @@ func TestNotifiesOfAnyPAC(t *testing.T) {
 
 // TestMessagesOfACall sends, in both directions, whatever else speaks of a call, or
 // of none, and leaves it untouched.
-func TestMessagesOfACall(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+func TestMessagesOfACall(t *testing.T) { overDataPaths(t, testMessagesOfACall) }
+
+func testMessagesOfACall(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	var all [][2]*lab.Call
 	for i, p := range pairs(t, listen(t, g.Outside[0]), at1723(g.Outside[0].Addr), g.Inside...) {
 		a, b := placed(t, p.dialer, 7, p.accepted, pptp.CallID(900+i))
@@ -145,8 +152,10 @@ func TestMessagesOfACall(t *testing.T) {
 
 // TestRefusals has calls of both kinds refused, by servers outside and inside, with
 // Call ID 0 in the reply as most servers write it, and with others.
-func TestRefusals(t *testing.T) {
-	g := startGateway(t, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true})
+func TestRefusals(t *testing.T) { overDataPaths(t, testRefusals) }
+
+func testRefusals(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true})
 	outward := pairs(t, listen(t, g.Outside[0]), at1723(g.Outside[0].Addr), g.Inside...)
 	inward := pairs(t, listen(t, g.Inside[0]), at1723(lab.PublicOf(0)), g.Outside...)
 	for _, p := range append(outward, inward...) {
@@ -185,8 +194,10 @@ func refuse(t *testing.T, p pair, request, reply lab.Message) {
 
 // TestSecondRequest asks for a second call under an ID in use on the connection: it
 // takes the place of the first, and keeps its public form.
-func TestSecondRequest(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+func TestSecondRequest(t *testing.T) { overDataPaths(t, testSecondRequest) }
+
+func testSecondRequest(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	s := g.server(lab.Behaviour{NextID: lab.Counting(900)})
 	other := callOn(t, g.client(0), 7)
 	c := g.client(1)
@@ -212,8 +223,10 @@ const many = 300
 
 // TestManyCalls opens many calls on one connection, all at once, each under an ID
 // that another client has, and clears them one by one.
-func TestManyCalls(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+func TestManyCalls(t *testing.T) { overDataPaths(t, testManyCalls) }
+
+func testManyCalls(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(5000)})
 	for i := range 2 {
 		c := g.client(i)

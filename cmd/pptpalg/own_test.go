@@ -6,6 +6,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/daemon"
 )
 
 // PPTP of the gateway itself, beside that of the hosts behind it: nothing of it is
@@ -13,8 +14,10 @@ import (
 
 // TestOwnClient has the gateway's own client take IDs that inside clients then want
 // too, towards the same server.
-func TestOwnClient(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+func TestOwnClient(t *testing.T) { overDataPaths(t, testOwnClient) }
+
+func testOwnClient(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(900)})
 	own := clientOn(t, g.Gateway, s.Host.Addr)
 	ids := []pptp.CallID{7, 0, 0x0700, 255}
@@ -50,8 +53,10 @@ func TestOwnClient(t *testing.T) {
 
 // TestOwnClientComesSecond: the ID of the gateway's own call is in use by a client
 // behind it. It cannot be translated and passes; the client's call goes on.
-func TestOwnClientComesSecond(t *testing.T) {
-	g := startGateway(t, masquerade(1))
+func TestOwnClientComesSecond(t *testing.T) { overDataPaths(t, testOwnClientComesSecond) }
+
+func testOwnClientComesSecond(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(1))
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(900)})
 	inside := callOn(t, g.client(0), 7)
 	own := clientOn(t, g.Gateway, s.Host.Addr)
@@ -63,8 +68,10 @@ func TestOwnClientComesSecond(t *testing.T) {
 }
 
 // TestOwnServer has the gateway itself be the server of inside and outside clients.
-func TestOwnServer(t *testing.T) {
-	g := startGateway(t, lab.Options{Inside: 2, Outside: 2, Masquerade: true})
+func TestOwnServer(t *testing.T) { overDataPaths(t, testOwnServer) }
+
+func testOwnServer(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true})
 	s := serverOn(t, g.Gateway, lab.Behaviour{NextID: lab.Counting(900)})
 	var calls []*lab.Call
 	for _, h := range append(g.Inside, g.Outside...) {
@@ -79,8 +86,10 @@ func TestOwnServer(t *testing.T) {
 }
 
 // TestOwnRealClient is TestOwnClient with the programs that people run.
-func TestOwnRealClient(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+func TestOwnRealClient(t *testing.T) { overDataPaths(t, testOwnRealClient) }
+
+func testOwnRealClient(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	d, err := lab.StartPPTPD(g.Outside[0], lab.PPTPDOptions{})
 	must(t, err)
 	closeAfter(t, d)

@@ -7,6 +7,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/daemon"
 )
 
 // Who asks for a call and who answers it, who opens TCP, and on which side of the
@@ -72,8 +73,10 @@ func distinct(t *testing.T, translated func(p pair) *lab.Client, all []pair, cal
 func dialer(p pair) *lab.Client   { return p.dialer }
 func accepted(p pair) *lab.Client { return p.accepted }
 
-func TestClientsInside(t *testing.T) {
-	g := startGateway(t, masquerade(3))
+func TestClientsInside(t *testing.T) { overDataPaths(t, testClientsInside) }
+
+func testClientsInside(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(3))
 	l := listen(t, g.Outside[0])
 	tryRoles(t, dialer, pairs(t, l, at1723(g.Outside[0].Addr), g.Inside...)...)
 	g.wantCalls(12)
@@ -82,8 +85,13 @@ func TestClientsInside(t *testing.T) {
 
 // TestServersInside has two servers, each behind an address of its own of which
 // nothing but the control port is forwarded.
-func TestServersInside(t *testing.T) {
-	g := startGateway(t, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true})
+func TestServersInside(t *testing.T) { overDataPaths(t, testServersInside) }
+
+func testServersInside(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true})
+	if path == daemon.InDaemon {
+		g.publishSources()
+	}
 	var all []pair
 	for i, h := range g.Inside {
 		all = append(all, pairs(t, listen(t, h), at1723(lab.PublicOf(i)), g.Outside...)...)
@@ -95,8 +103,10 @@ func TestServersInside(t *testing.T) {
 
 // TestServersBehindOneAddress has two servers behind one address, told apart by the
 // port that the client dials.
-func TestServersBehindOneAddress(t *testing.T) {
-	g := startGateway(t, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true}, "--ports", "1723,1724")
+func TestServersBehindOneAddress(t *testing.T) { overDataPaths(t, testServersBehindOneAddress) }
+
+func testServersBehindOneAddress(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true}, "--ports", "1723,1724")
 	var all []pair
 	for _, server := range g.byPort(g.Inside...) {
 		all = append(all, pairs(t, server.Listener, server.public, g.Outside...)...)
@@ -108,8 +118,10 @@ func TestServersBehindOneAddress(t *testing.T) {
 
 // TestHairpin has inside clients dial the public address of inside servers: both
 // ends of a call are translated.
-func TestHairpin(t *testing.T) {
-	g := startGateway(t, lab.Options{Inside: 4, Outside: 1, Masquerade: true, DNAT: lab.DNATControl, Hairpin: true, Firewall: true}, "--ports", "1723,1724")
+func TestHairpin(t *testing.T) { overDataPaths(t, testHairpin) }
+
+func testHairpin(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, lab.Options{Inside: 4, Outside: 1, Masquerade: true, DNAT: lab.DNATControl, Hairpin: true, Firewall: true}, "--ports", "1723,1724")
 	servers := g.byPort(g.Inside[:2]...)
 	// Nobody uses one ID twice: to a client both servers have the same address, as
 	// both clients have to a server.
@@ -140,8 +152,10 @@ func (g *gateway) byPort(hosts ...*lab.Host) []portServer {
 	return servers
 }
 
-func TestUntranslated(t *testing.T) {
-	g := startGateway(t, lab.Options{Inside: 2, Outside: 1})
+func TestUntranslated(t *testing.T) { overDataPaths(t, testUntranslated) }
+
+func testUntranslated(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 1}, "--bypass", "none")
 	l := listen(t, g.Outside[0])
 	for i, p := range pairs(t, l, at1723(g.Outside[0].Addr), g.Inside...) {
 		a, b := placed(t, p.dialer, 7, p.accepted, pptp.CallID(100+i))

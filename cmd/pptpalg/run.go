@@ -30,8 +30,7 @@ var defaultPorts = []uint{1723}
 
 // options are the flags of run.
 type options struct {
-	queue    uint16
-	ports    []uint
+	ruleOptions
 	listen   string
 	rules    string
 	stateDir string
@@ -53,13 +52,12 @@ func runCommand(e env) *cobra.Command {
 queue, loads its firewall rules, edits control connections, and serves metrics.
 
 On SIGTERM or SIGINT it removes its rules and ends. Calls that are established
-stay up: their GRE is translated by the kernel.`,
+stay up where their GRE is translated by the kernel.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), e, o) },
 	}
 	f := cmd.Flags()
-	f.Uint16Var(&o.queue, "queue", defaultQueue, "NFQUEUE number to take packets from")
-	f.UintSliceVar(&o.ports, "ports", defaultPorts, "TCP ports to which PPTP clients connect, before any DNAT")
+	o.ruleOptions.add(f)
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9723", `address and port of the metrics, "" for none`)
 	f.StringVar(&o.rules, "rules", "load", `"load" the firewall rules and remove them in the end, or "none"`)
 	f.StringVar(&o.stateDir, "state-dir", stateDir(e), "directory of the journal and of the daemon's socket")
@@ -104,21 +102,25 @@ func run(ctx context.Context, e env, o options) (err error) {
 	ready := make(chan struct{})
 	group.Go(func() error {
 		return d.Run(ctx, func() {
-			log.Info("editing", "version", cfg.Version, "queue", o.queue, "ports", o.ports, "rules", o.rules, "metrics", srv.MetricsAddr(), "state_dir", o.stateDir)
+			log.Info("editing", "version", cfg.Version, "queue", o.queue, "ports", o.ports, "rules", o.rules, "datapath", d.DataPath(), "metrics", srv.MetricsAddr(), "state_dir", o.stateDir)
 			close(ready)
 		})
 	})
 	group.Go(func() error { return srv.Run(ctx) })
 	group.Go(func() error { return notify.Run(ctx, notify.Config{Ready: ready, Healthy: d.Healthy, Log: log}) })
 	err = group.Wait()
-	log.Info("ended; calls that live keep their GRE translations in the kernel", "calls", len(d.Calls()))
+	log.Info("ended", "calls", len(d.Calls()), "datapath", d.DataPath())
 	return err
 }
 
 // daemon checks the flags.
 func (o options) daemon() (daemon.Config, error) {
+	loaded, err := o.all()
+	if err != nil {
+		return daemon.Config{}, err
+	}
 	cfg := daemon.Config{
-		Queue: o.queue, StateDir: o.stateDir, Version: buildVersion(),
+		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, DataPath: o.dataPath, Data: loaded.Data, StateDir: o.stateDir, Version: buildVersion(),
 		Table: o.table, Connections: o.connections, Idle: o.idle, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
 	}
 	for flag, value := range map[string]int{
@@ -136,9 +138,7 @@ func (o options) daemon() (daemon.Config, error) {
 	default:
 		return daemon.Config{}, fmt.Errorf("read --rules: %q is neither load nor none", o.rules)
 	}
-	ports, err := portNumbers(o.ports)
-	cfg.Ports = ports
-	return cfg, err
+	return cfg, nil
 }
 
 func portNumbers(given []uint) ([]uint16, error) {

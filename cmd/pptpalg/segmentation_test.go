@@ -16,6 +16,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/daemon"
 )
 
 // The editor under a real TCP on both ends: the same dialogue, cut in every way.
@@ -99,8 +100,10 @@ func (g *gateway) hold(server netip.Addr, own pptp.CallID) *lab.Call {
 	return callOn(g.t, clientOn(g.t, g.Inside[0], server), own)
 }
 
-func TestOneBytePerSegment(t *testing.T) {
-	g := startGateway(t, lab.Options{Inside: 3, Outside: 2, Masquerade: true, Firewall: true})
+func TestOneBytePerSegment(t *testing.T) { overDataPaths(t, testOneBytePerSegment) }
+
+func testOneBytePerSegment(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, lab.Options{Inside: 3, Outside: 2, Masquerade: true, Firewall: true})
 	ways := []struct {
 		name  string
 		write lab.Write
@@ -138,8 +141,10 @@ func (g *gateway) segmentsRead() (n int) {
 
 // TestCutAtEveryOffset cuts every message of both ends at one offset, up to beyond
 // the last byte that the editor looks at.
-func TestCutAtEveryOffset(t *testing.T) {
-	g := startGateway(t, masquerade(3))
+func TestCutAtEveryOffset(t *testing.T) { overDataPaths(t, testCutAtEveryOffset) }
+
+func testCutAtEveryOffset(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(3))
 	var at atomic.Int64
 	cut := func(c *lab.Control, b []byte) error {
 		if n := int(at.Load()); n < len(b) {
@@ -163,8 +168,10 @@ func TestCutAtEveryOffset(t *testing.T) {
 }
 
 // TestCoalesced has a whole conversation leave the client in one segment.
-func TestCoalesced(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+func TestCoalesced(t *testing.T) { overDataPaths(t, testCoalesced) }
+
+func testCoalesced(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	s := talkingServer(t, g.Outside[0], nil)
 	held := g.hold(s.Host.Addr, 7)
 	c := g.client(1)
@@ -186,8 +193,10 @@ func TestCoalesced(t *testing.T) {
 }
 
 // TestUrgentData sends each message with its last byte urgent.
-func TestUrgentData(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+func TestUrgentData(t *testing.T) { overDataPaths(t, testUrgentData) }
+
+func testUrgentData(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	l := listen(t, g.Outside[0])
 	urgent := func(c *lab.Control, b []byte) error {
 		return onSocket(c, func(fd int) error { return unix.Send(fd, b, unix.MSG_OOB) })
@@ -225,7 +234,9 @@ func onSocket(c *lab.Control, f func(fd int) error) error {
 // TestBadNetwork has the kernels' TCP cope with a network that loses packets before
 // the gateway's queue and behind it, lets packets overtake each other, and doubles
 // packets: it sends again what was edited, merged and cut as it likes.
-func TestBadNetwork(t *testing.T) {
+func TestBadNetwork(t *testing.T) { overDataPaths(t, testBadNetwork) }
+
+func testBadNetwork(t *testing.T, path daemon.DataPath) {
 	tests := []struct {
 		name                      string
 		loses, reorders, doubles  bool
@@ -240,7 +251,7 @@ func TestBadNetwork(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			g := startGateway(t, masquerade(5))
+			g := startGateway(t, path, masquerade(5))
 			s := talkingServer(t, g.Outside[0], cutAtRandom)
 			held := g.hold(s.Host.Addr, 7)
 			g.hurry()

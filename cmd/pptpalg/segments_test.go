@@ -9,6 +9,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/daemon"
 )
 
 // The editor between two ends that speak no TCP: they send the single segments that
@@ -22,9 +23,9 @@ type segments struct {
 	ports  uint16
 }
 
-func startSegments(t *testing.T) *segments {
+func startSegments(t *testing.T, path daemon.DataPath) *segments {
 	t.Helper()
-	n := &segments{gateway: startGateway(t, masquerade(2)), ports: 40000}
+	n := &segments{gateway: startGateway(t, path, masquerade(2)), ports: 40000}
 	n.server = n.tcp(n.Outside[0])
 	w := n.connect(t, n.tcp(n.Inside[1]), n.Inside[1], nil)
 	w.deliver(clientEnd, lab.NewOutgoingCallRequest(7).Bytes())
@@ -172,8 +173,10 @@ var clientsHalf = slices.Concat(lab.NewOutgoingCallRequest(7).Bytes(),
 
 const secondID = 168 + 12
 
-func TestSegments(t *testing.T) {
-	n := startSegments(t)
+func TestSegments(t *testing.T) { overDataPaths(t, testSegments) }
+
+func testSegments(t *testing.T, path daemon.DataPath) {
+	n := startSegments(t, path)
 	end := n.tcp(n.Inside[0])
 	tests := []struct {
 		name    string

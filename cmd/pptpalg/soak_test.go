@@ -15,9 +15,11 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/daemon"
 )
 
-// soakTime is how long TestSoak runs: `make soak` gives it minutes.
+// soakTime is how long TestSoak runs, half of it over each data path: `make soak` gives
+// it minutes.
 var soakTime = flag.Duration("soak", 10*time.Second, "how long TestSoak runs")
 
 // healing is how long a call may be silent after somebody flushed conntrack, or while
@@ -28,18 +30,21 @@ const healing = 15 * time.Second
 // daemon is killed and restarted, conntrack is flushed, and segments are dropped and
 // cut anew. Whatever arrives, arrives at the right client; what should arrive does;
 // and in the end memory, goroutines and kernel entries are what they were.
-func TestSoak(t *testing.T) {
-	g := startGateway(t, masquerade(8))
+func TestSoak(t *testing.T) { overDataPaths(t, testSoak) }
+
+func testSoak(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(8))
 	g.server(lab.Behaviour{Refuse: true})
+	g.prepareLoss()
 	s := &soak{g: g, stop: make(chan struct{})}
-	s.round(t, *soakTime/2, s.violence)
+	s.round(t, *soakTime/4, s.violence)
 	// A connection that ended in the moment of a flush was made again, for five minutes.
 	g.conntrack("-D", "-p", "tcp")
 	g.wantCalls(0)
 
 	// The second half spares the daemon's life, so that what it loses shows.
 	before := g.footprint()
-	s.round(t, *soakTime/2, s.trouble)
+	s.round(t, *soakTime/4, s.trouble)
 	g.wantCalls(0)
 	g.wantEntriesOfCalls(0)
 	after := g.footprint()
@@ -134,12 +139,23 @@ func (s *soak) trouble() {
 	}
 }
 
-// lose has the gateway drop a share of control segments, before and behind the queue.
+// lossy are the chains in which the gateway loses segments: before and behind the queue.
+var lossy = map[string]string{"raw": "PREROUTING", "mangle": "FORWARD"}
+
+func (g *gateway) prepareLoss() {
+	g.t.Helper()
+	for table, chain := range lossy {
+		must(g.t, g.Gateway.IPTables(context.Background(), "-t", table, "-N", "LOSS"))
+		must(g.t, g.Gateway.IPTables(context.Background(), "-t", table, "-I", chain, "-p", "tcp", "-j", "LOSS"))
+	}
+}
+
+// lose has the gateway drop a share of control segments.
 func (g *gateway) lose(share string) {
 	g.t.Helper()
-	for _, chain := range [][]string{{"raw", "PREROUTING"}, {"mangle", "FORWARD"}} {
+	for table := range lossy {
 		for _, port := range []string{"--dport", "--sport"} {
-			must(g.t, g.Gateway.IPTables(context.Background(), "-t", chain[0], "-A", chain[1], "-p", "tcp", port, "1723",
+			must(g.t, g.Gateway.IPTables(context.Background(), "-t", table, "-A", "LOSS", "-p", "tcp", port, "1723",
 				"-m", "statistic", "--mode", "random", "--probability", share, "-j", "DROP"))
 		}
 	}
@@ -148,8 +164,9 @@ func (g *gateway) lose(share string) {
 // calm ends the loss of segments.
 func (g *gateway) calm() {
 	g.t.Helper()
-	must(g.t, g.Gateway.IPTables(context.Background(), "-t", "raw", "-F", "PREROUTING"))
-	must(g.t, g.Gateway.IPTables(context.Background(), "-t", "mangle", "-F", "FORWARD"))
+	for table := range lossy {
+		must(g.t, g.Gateway.IPTables(context.Background(), "-t", table, "-F", "LOSS"))
+	}
 }
 
 func (g *gateway) conntrack(args ...string) {

@@ -17,19 +17,24 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/daemon"
 )
 
 // What outlives the daemon, and what it knows when it is back.
 
-func TestRestartKnowsItsCalls(t *testing.T) {
-	g := startGateway(t, masquerade(3))
+func TestRestartKnowsItsCalls(t *testing.T) { overDataPaths(t, testRestartKnowsItsCalls) }
+
+func testRestartKnowsItsCalls(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(3))
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(100)})
 	clients := []*lab.Client{g.client(0), g.client(1)}
 	calls := []*lab.Call{callOn(t, clients[0], 7), callOn(t, clients[1], 7)}
 	exchange(t, calls...)
 	before := g.calls()
 	g.kill()
-	exchange(t, calls...)
+	if path == daemon.InKernel {
+		exchange(t, calls...)
+	}
 	g.start()
 	if diff := cmp.Diff(before, g.calls()); diff != "" {
 		t.Errorf("calls after the restart (-before +after):\n%s", diff)
@@ -59,8 +64,10 @@ func TestRestartKnowsItsCalls(t *testing.T) {
 }
 
 // TestEndedWhileDead: what ended while nobody watched is gone when the daemon is back.
-func TestEndedWhileDead(t *testing.T) {
-	g := startGateway(t, masquerade(3))
+func TestEndedWhileDead(t *testing.T) { overDataPaths(t, testEndedWhileDead) }
+
+func testEndedWhileDead(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(3))
 	g.server(lab.Behaviour{Refuse: true})
 	var clients []*lab.Client
 	for i := range g.Inside {
@@ -80,14 +87,20 @@ func TestEndedWhileDead(t *testing.T) {
 // TestKilledAtRandomInstants kills the daemon 200 times while clients come, call and
 // go. A call that has once carried a packet carries all that follow, and when all
 // clients have gone nothing is left of them.
-func TestKilledAtRandomInstants(t *testing.T) {
+func TestKilledAtRandomInstants(t *testing.T) { overDataPaths(t, testKilledAtRandomInstants) }
+
+func testKilledAtRandomInstants(t *testing.T, path daemon.DataPath) {
 	const kills = 200
-	g := startGateway(t, masquerade(6))
+	g := startGateway(t, path, masquerade(6))
 	g.server(lab.Behaviour{Refuse: true})
 	stop := make(chan struct{})
 	var workers sync.WaitGroup
 	var established atomic.Int64
 	failures := make(chan error, len(g.Inside))
+	carry := certain
+	if path == daemon.InDaemon {
+		carry = persistent
+	}
 	for _, h := range g.Inside {
 		workers.Go(func() {
 			for {
@@ -96,7 +109,7 @@ func TestKilledAtRandomInstants(t *testing.T) {
 					return
 				default:
 				}
-				if err := liveOneCall(h, g.Outside[0], &established); err != nil {
+				if err := liveOneCall(h, g.Outside[0], &established, carry); err != nil {
 					failures <- fmt.Errorf("%v: %w", h, err)
 					return
 				}
@@ -124,9 +137,17 @@ func TestKilledAtRandomInstants(t *testing.T) {
 	g.wantEntriesOfCalls(0)
 }
 
+// certain is a call that carries every packet, and persistent one whose packets are sent
+// again: those that come while no daemon translates are lost.
+func certain(c *lab.Call, packet []byte) error { return c.Exchange(packet, lab.Patience) }
+
+func persistent(c *lab.Call, packet []byte) error {
+	return lab.Poll(lab.Patience, func() bool { return c.Exchange(packet, silence) == nil })
+}
+
 // liveOneCall dials, calls, exchanges packets and leaves. Setting up may fail while
 // the daemon is dead; what is set up may not.
-func liveOneCall(h, server *lab.Host, established *atomic.Int64) error {
+func liveOneCall(h, server *lab.Host, established *atomic.Int64, carry func(*lab.Call, []byte) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
 	defer cancel()
 	c, err := lab.StartClient(ctx, h, server.Addr)
@@ -140,7 +161,7 @@ func liveOneCall(h, server *lab.Host, established *atomic.Int64) error {
 	}
 	established.Add(1)
 	for i := range 1 + rand.IntN(20) {
-		if err := call.Exchange(fmt.Appendf(nil, "packet %d", i), lab.Patience); err != nil {
+		if err := carry(call, fmt.Appendf(nil, "packet %d", i)); err != nil {
 			return fmt.Errorf("a call that was established is lost: %w", err)
 		}
 	}
@@ -157,6 +178,10 @@ func liveOneCall(h, server *lab.Host, established *atomic.Int64) error {
 // timeout of days. GRE that no call claims makes short-lived ones.
 func (g *gateway) wantEntriesOfCalls(n int) {
 	g.t.Helper()
+	if g.path == daemon.InDaemon {
+		g.wantFlows(n)
+		return
+	}
 	count := func() int {
 		made := 0
 		for line := range strings.Lines(g.entries()) {
@@ -173,8 +198,10 @@ func (g *gateway) wantEntriesOfCalls(n int) {
 
 // TestDeletedEntriesHeal: conntrack -D -p gre, which ends calls of the kernel's helper
 // for good.
-func TestDeletedEntriesHeal(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+func TestDeletedEntriesHeal(t *testing.T) { overDataPaths(t, testDeletedEntriesHeal) }
+
+func testDeletedEntriesHeal(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	g.server(lab.Behaviour{Refuse: true})
 	calls := []*lab.Call{callOn(t, g.client(0), 7), callOn(t, g.client(1), 7)}
 	exchange(t, calls...)
@@ -183,9 +210,13 @@ func TestDeletedEntriesHeal(t *testing.T) {
 	must(t, err)
 	_, err = g.Gateway.Run(t.Context(), "conntrack", foreign...)
 	must(t, err)
-	g.wantEntries(5)
+	repaired := "0"
+	if path == daemon.InKernel {
+		g.wantEntries(5)
+		repaired = "4"
+	}
 	exchange(t, calls...)
-	if n := g.metric(`pptpalg_reconcile_repairs_total{kind="gre_created"}`); n != "4" {
+	if n := g.metric(`pptpalg_reconcile_repairs_total{kind="gre_created"}`); n != repaired {
 		t.Errorf("repairs: %q", n)
 	}
 	g.wantCalls(2)
@@ -195,14 +226,20 @@ func TestDeletedEntriesHeal(t *testing.T) {
 }
 
 // TestFlushHeals: conntrack -F takes the control connections along.
-func TestFlushHeals(t *testing.T) {
-	g := startGateway(t, masquerade(2))
+func TestFlushHeals(t *testing.T) { overDataPaths(t, testFlushHeals) }
+
+func testFlushHeals(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
 	s := g.server(lab.Behaviour{Refuse: true})
 	clients := []*lab.Client{g.client(0), g.client(1)}
 	calls := []*lab.Call{callOn(t, clients[0], 7), callOn(t, clients[1], 7)}
 	exchange(t, calls...)
 	_, err := g.Gateway.Run(t.Context(), "conntrack", "-F")
 	must(t, err)
+	must(t, lab.Poll(lab.Patience, func() bool {
+		out, err := g.Gateway.Run(t.Context(), "conntrack", "-L", "-p", "tcp")
+		return err == nil && strings.Count(out.Stdout, "dport=1723 ") == len(clients)
+	}))
 	g.wantEntriesOfCalls(4)
 	exchange(t, calls...)
 	// The server speaks first on one connection, the client on the other.
@@ -217,13 +254,15 @@ func TestFlushHeals(t *testing.T) {
 }
 
 // TestGREStopsWithTheConnection: after FIN or RST nothing of the call is delivered.
-func TestGREStopsWithTheConnection(t *testing.T) {
+func TestGREStopsWithTheConnection(t *testing.T) { overDataPaths(t, testGREStopsWithTheConnection) }
+
+func testGREStopsWithTheConnection(t *testing.T, path daemon.DataPath) {
 	for name, end := range map[string]func(*lab.Client) error{
 		"FIN": func(c *lab.Client) error { return c.Control.Close() },
 		"RST": func(c *lab.Client) error { return c.Reset() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := startGateway(t, masquerade(1))
+			g := startGateway(t, path, masquerade(1))
 			s := g.server(lab.Behaviour{})
 			c := g.client(0)
 			call := callOn(t, c, 7)
@@ -244,7 +283,7 @@ func TestGREStopsWithTheConnection(t *testing.T) {
 
 // TestSecondDaemonOnOneStateDir is told so, and disturbs nothing.
 func TestSecondDaemonOnOneStateDir(t *testing.T) {
-	g := startGateway(t, masquerade(1))
+	g := startGateway(t, daemon.Auto, masquerade(1))
 	g.server(lab.Behaviour{})
 	call := callOn(t, g.client(0), 7)
 	cmd, err := g.Gateway.Command(t.Context(), os.Args[0], "run", "--state-dir", g.state, "--queue", "9", "--rules", "none", "--listen", "")
@@ -262,8 +301,10 @@ func TestSecondDaemonOnOneStateDir(t *testing.T) {
 }
 
 // TestFullTable: a request beyond a limit passes unedited, is counted and logged.
-func TestFullTable(t *testing.T) {
-	g := startGateway(t, masquerade(2), "--max-calls", "1")
+func TestFullTable(t *testing.T) { overDataPaths(t, testFullTable) }
+
+func testFullTable(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2), "--max-calls", "1")
 	s := g.server(lab.Behaviour{})
 	callOn(t, g.client(0), 7)
 	call := callOn(t, g.client(1), 7)
@@ -279,8 +320,10 @@ func TestFullTable(t *testing.T) {
 
 // TestIdleCallEnds: a client that is gone without a word. Its call ends when nothing
 // was heard of it for the set time; one that carries GRE stays.
-func TestIdleCallEnds(t *testing.T) {
-	g := buildGateway(t, masquerade(2))
+func TestIdleCallEnds(t *testing.T) { overDataPaths(t, testIdleCallEnds) }
+
+func testIdleCallEnds(t *testing.T, path daemon.DataPath) {
+	g := buildGateway(t, path, masquerade(2))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	g.start("--idle-timeout", "2s")
 	g.server(lab.Behaviour{Refuse: true})
@@ -303,8 +346,10 @@ func TestIdleCallEnds(t *testing.T) {
 
 // TestQueueOverflow: packets beyond the queue's length are dropped by the kernel, sent
 // again by TCP, counted and logged.
-func TestQueueOverflow(t *testing.T) {
-	g := startGateway(t, masquerade(6), "--queue-length", "1")
+func TestQueueOverflow(t *testing.T) { overDataPaths(t, testQueueOverflow) }
+
+func testQueueOverflow(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(6), "--queue-length", "1")
 	g.server(lab.Behaviour{})
 	var clients []*lab.Client
 	for i := range g.Inside {
@@ -315,7 +360,7 @@ func TestQueueOverflow(t *testing.T) {
 		must(t, c.Send(lab.NewEchoRequest(1)))
 	}
 	must(t, lab.Poll(lab.Patience, func() bool {
-		out, err := g.Gateway.Run(t.Context(), "cat", "/proc/net/netfilter/nfnetlink_queue")
+		out, err := g.Gateway.Run(t.Context(), "grep", "^ *1723 ", "/proc/net/netfilter/nfnetlink_queue")
 		f := strings.Fields(out.Stdout)
 		return err == nil && len(f) > 5 && f[5] != "0"
 	}))
@@ -325,7 +370,7 @@ func TestQueueOverflow(t *testing.T) {
 		must(t, err)
 	}
 	must(t, g.log.WaitFor("the kernel dropped packets: too many waited", lab.Patience))
-	if n := g.metric("pptpalg_queue_dropped_total"); n == "" || n == "0" {
+	if n := g.metric(`pptpalg_queue_dropped_total{queue="control"}`); n == "" || n == "0" {
 		t.Errorf("counted %q", n)
 	}
 }

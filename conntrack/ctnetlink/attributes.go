@@ -30,6 +30,9 @@ const (
 	ctaID         = 12 // CTA_ID, be32
 	ctaNATDst     = 13 // CTA_NAT_DST
 	ctaZone       = 18 // CTA_ZONE, be16
+	ctaMarkMask   = 21 // CTA_MARK_MASK, be32
+	ctaLabels     = 22 // CTA_LABELS, 128 bits in words of the machine
+	ctaLabelsMask = 23 // CTA_LABELS_MASK, likewise
 	ctaFilter     = 25 // CTA_FILTER, since Linux 5.8
 )
 

@@ -37,6 +37,14 @@ type Conn struct {
 	noFilter bool // the kernel has refused to filter a dump
 	zones    zones
 	searches budget
+	sequence uint32 // number of the next message
+
+	// Memory that is used again and again, and what is in it.
+	out   outbox  // messages of the datagram under way
+	errs  []error // what became of each
+	steps []step  // of the changes under way
+	order []int   // the change that each message is about
+	seen  entry   // the latest one of an answer
 }
 
 // Dial opens a connection to the conntrack table of the calling thread's network
@@ -99,23 +107,14 @@ func (c *Conn) Close() error {
 }
 
 // get returns the entry of which t is a tuple in the zone, or ErrNotFound.
-func (c *Conn) get(t tuple, zone uint16) (entry, error) {
-	var es []entry
-	err := c.exchange(getRequest(t, zone), func() func(entry) {
-		return func(e entry) { es = append(es, e) }
-	})
-	if err != nil {
-		return entry{}, err
-	}
-	if len(es) == 0 {
-		return entry{}, ErrNotFound
-	}
-	return es[len(es)-1], nil
+func (c *Conn) get(t tuple, zone uint16) (e entry, err error) {
+	err = c.exchange(getRequest(t, zone), nil, func(_ int, answer *entry) { e = *answer })
+	return e, err
 }
 
 // remove takes an entry out of the table. One that is gone is no error.
 func (c *Conn) remove(t tuple, zone uint16, id uint32) error {
-	err := c.exchange(deleteRequest(t, zone, id), nil)
+	err := c.exchange(deleteRequest(t, zone, id), nil, nil)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
@@ -124,17 +123,14 @@ func (c *Conn) remove(t tuple, zone uint16, id uint32) error {
 
 // list dumps the IPv4 entries of all zones that match the filter, and returns
 // what read makes of those for which it says true.
-func list[T any](c *Conn, f filter, read func(entry) (T, bool)) ([]T, error) {
+func list[T any](c *Conn, f filter, read func(*entry) (T, bool)) ([]T, error) {
 	var all []T
-	err := c.dump(f, func() func(entry) {
-		all = all[:0]
-		return func(e entry) {
-			if !f.match(e) {
-				return
-			}
-			if v, ok := read(e); ok {
-				all = push(all, v)
-			}
+	err := c.dump(f, func() { all = all[:0] }, func(_ int, e *entry) {
+		if !f.match(e) {
+			return
+		}
+		if v, ok := read(e); ok {
+			all = push(all, v)
 		}
 	})
 	if err != nil {
@@ -153,32 +149,32 @@ func push[T any](s []T, v T) []T {
 }
 
 // dump asks the kernel to filter, and if it cannot, for everything.
-func (c *Conn) dump(f filter, start func() func(entry)) error {
+func (c *Conn) dump(f filter, again func(), see func(int, *entry)) error {
 	if !c.noFilter {
-		err := c.exchange(dumpRequest(f, true), start)
+		err := c.exchange(dumpRequest(f, true), again, see)
 		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) {
 			return err
 		}
 		c.noFilter = true
 	}
-	return c.exchange(dumpRequest(f, false), start)
+	return c.exchange(dumpRequest(f, false), again, see)
 }
 
-// exchange sends a request and reads the answer. Each try begins with start,
-// which returns what is to see the entries of the answer: those of the try before
-// were in vain. A nil start has no use for entries. Requests may be repeated: a
-// create that had been carried out answers EEXIST, a delete ErrNotFound.
+// exchange sends a request and reads the answer. Each try begins with again: the
+// entries that see was shown before were in vain. Either may be nil, and see may
+// not keep the entry. Requests may be repeated: a create that had been carried out
+// answers EEXIST, a delete ErrNotFound.
 //
 // The caller holds mu, as for everything that leads here.
-func (c *Conn) exchange(r request, start func() func(entry)) error {
+func (c *Conn) exchange(r request, again func(), see func(int, *entry)) error {
+	c.out.reset()
+	c.out.add(r)
 	var err error
 	for range tries {
-		var see func(int, entry)
-		if start != nil {
-			s := start()
-			see = func(_ int, e entry) { s(e) }
+		if again != nil {
+			again()
 		}
-		err = c.try([]netlink.Message{r.message()}, see)[0]
+		err = c.send(see)[0]
 		if err == nil || !passing(err) {
 			return err
 		}
@@ -186,40 +182,41 @@ func (c *Conn) exchange(r request, start func() func(entry)) error {
 	return fmt.Errorf("give up after %d tries: %w", tries, err)
 }
 
-// try sends messages in one datagram, shows see each entry of the answers with
-// the index of its message, and returns what became of each message.
-//
-// Only the last message need ask for an acknowledgement: the kernel carries them
-// out in order, each to its end, and answers a failure unasked (netlink_rcv_skb
-// in af_netlink.c).
-func (c *Conn) try(ms []netlink.Message, see func(int, entry)) []error {
-	errs := make([]error, len(ms))
-	if err := c.converse(ms, answers{see: see, errs: errs}); err != nil {
-		for i := range errs {
-			errs[i] = err
+// send sends what is in the outbox, once, shows see each entry of the answers with
+// the index of its message, and returns what became of each message. The result is
+// valid until the next send.
+func (c *Conn) send(see func(int, *entry)) []error {
+	c.errs = slices.Grow(c.errs[:0], len(c.out.at))[:len(c.out.at)]
+	clear(c.errs)
+	if len(c.out.at) == 0 {
+		return nil
+	}
+	a := answers{see: see, errs: c.errs, first: c.sequence, bare: c.out.number(c.sequence)}
+	c.sequence += uint32(len(c.out.at))
+	if err := c.converse(a); err != nil {
+		for i := range c.errs {
+			c.errs[i] = err
 		}
 	}
-	return errs
+	return c.errs
 }
 
 // converse returns an error if the socket fails. The rest of the answer may still
 // be on it then, so it is replaced.
-func (c *Conn) converse(ms []netlink.Message, a answers) error {
+func (c *Conn) converse(a answers) error {
 	if c.closed {
 		return net.ErrClosed
 	}
-	sent, err := c.socket.SendMessages(ms)
-	if err != nil {
+	if err := c.socket.send(c.out.b); err != nil {
 		return c.redial(err)
 	}
-	a.first = sent[0].Header.Sequence
 	for !a.ended {
 		msgs, err := c.socket.receive()
 		if err != nil {
 			return c.redial(err)
 		}
 		for _, m := range msgs {
-			if !a.add(m) {
+			if !a.add(m, &c.seen) {
 				return c.redial(errStale)
 			}
 		}
@@ -229,14 +226,16 @@ func (c *Conn) converse(ms []netlink.Message, a answers) error {
 
 // answers is what has come of the kernel's answers to messages sent together.
 type answers struct {
-	see   func(int, entry) // nil: entries are of no interest
-	first uint32           // sequence number of the first message
-	errs  []error          // by message, the first of each; the answer is read to its end nevertheless
+	see   func(int, *entry) // nil: entries are of no interest
+	first uint32            // sequence number of the first message
+	errs  []error           // by message, the first of each; the answer is read to its end nevertheless
+	bare  bool              // an entry is the end of the last message's answer
 	ended bool
 }
 
-// add reports whether m answers one of the messages.
-func (a *answers) add(m netlink.Message) bool {
+// add reports whether m answers one of the messages. It decodes an entry into
+// memory that lasts, e.
+func (a *answers) add(m netlink.Message, e *entry) bool {
 	// Sequence numbers wrap around, and so does the difference of earlier ones.
 	i := m.Header.Sequence - a.first
 	if i >= uint32(len(a.errs)) {
@@ -245,18 +244,26 @@ func (a *answers) add(m netlink.Message) bool {
 	if m.Header.Flags&netlink.DumpInterrupted != 0 {
 		a.fail(i, errInterrupted)
 	}
-	if ends(m) {
+	last := i == uint32(len(a.errs))-1
+	switch {
+	case ends(m):
 		a.fail(i, found(errno(m)))
-		a.ended = i == uint32(len(a.errs))-1
-	}
-	if m.Header.Type == msgNew && a.see != nil {
-		e, err := decodeEntry(m.Data)
-		a.fail(i, err)
-		if err == nil {
-			a.see(int(i), e)
-		}
+		a.ended = last
+	case m.Header.Type == msgNew:
+		a.fail(i, a.show(int(i), m.Data, e))
+		a.ended = last && a.bare
 	}
 	return true
+}
+
+func (a *answers) show(i int, b []byte, e *entry) (err error) {
+	if a.see == nil {
+		return nil
+	}
+	if *e, err = decodeEntry(b); err == nil {
+		a.see(i, e)
+	}
+	return err
 }
 
 // fail notes an error, or nothing if it is nil.

@@ -1,6 +1,7 @@
 package ctnetlink
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net"
@@ -17,7 +18,6 @@ import (
 type fakeSocket struct {
 	answer func(netlink.Message) []datagram
 	queue  []datagram
-	seq    uint32
 	sends  []int // messages in each datagram sent
 	closed bool
 }
@@ -28,14 +28,16 @@ type datagram struct {
 	err  error
 }
 
-func (s *fakeSocket) SendMessages(ms []netlink.Message) ([]netlink.Message, error) {
-	s.sends = append(s.sends, len(ms))
-	for i := range ms {
-		s.seq++
-		ms[i].Header.Sequence = s.seq
-		s.queue = append(s.queue, s.answer(ms[i])...)
+func (s *fakeSocket) send(b []byte) error {
+	ms, err := split(nil, bytes.Clone(b))
+	if err != nil {
+		return err
 	}
-	return ms, nil
+	s.sends = append(s.sends, len(ms))
+	for _, m := range ms {
+		s.queue = append(s.queue, s.answer(m)...)
+	}
+	return nil
 }
 
 func (s *fakeSocket) receive() ([]netlink.Message, error) {
@@ -99,13 +101,17 @@ func end(req netlink.Message, typ netlink.HeaderType, code unix.Errno, flags net
 	}
 }
 
-// shows is an answer of entries, each in a datagram of its own, and its end.
+// shows is an answer of entries, each in a datagram of its own, and the end of a
+// dump. A question for one entry has it as its whole answer.
 func shows(t *testing.T, flags netlink.HeaderFlags, flows ...conntrack.Flow) func(netlink.Message) []datagram {
 	return func(req netlink.Message) (ds []datagram) {
 		for _, f := range flows {
 			m := netlink.Message{Data: encodeShown(flowEntry(f))}
 			m.Header = netlink.Header{Type: msgNew, Flags: netlink.Multi, Sequence: req.Header.Sequence}
 			ds = append(ds, datagram{msgs: []netlink.Message{m}})
+		}
+		if req.Header.Flags&netlink.Dump == 0 {
+			return ds
 		}
 		return append(ds, datagram{msgs: []netlink.Message{end(req, netlink.Done, 0, netlink.Multi|flags)}})
 	}

@@ -34,7 +34,8 @@ func (c *Conn) find(t conntrack.Tuple) (entry, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, zone := range c.zones.all() {
+	for i := -1; i < len(c.zones); i++ {
+		zone := c.zones.at(i)
 		e, err := c.get(tcp(t), zone)
 		if errors.Is(err, ErrNotFound) {
 			continue
@@ -53,7 +54,7 @@ func (c *Conn) find(t conntrack.Tuple) (entry, error) {
 // search looks for a TCP tuple in every zone.
 func (c *Conn) search(t conntrack.Tuple) (entry, error) {
 	for _, f := range byTuple(t) {
-		es, err := list(c, f, func(e entry) (entry, bool) { return e, true })
+		es, err := list(c, f, func(e *entry) (entry, bool) { return *e, true })
 		if err != nil {
 			return entry{}, err
 		}
@@ -72,7 +73,7 @@ func (c *Conn) Connections(ports []uint16) ([]conntrack.Connection, error) {
 	defer c.mu.Unlock()
 	var all []conntrack.Connection
 	for _, port := range unique(ports) {
-		found, err := list(c, byPort(port), func(e entry) (conntrack.Connection, bool) {
+		found, err := list(c, byPort(port), func(e *entry) (conntrack.Connection, bool) {
 			c.zones.remember(e.zone())
 			return e.connection(), true
 		})
@@ -124,13 +125,18 @@ const maxZones = 16
 // zones are the zones seen other than the default one, the latest first.
 type zones []uint16
 
-// all returns the zones to ask, the default one at their head.
-func (z zones) all() []uint16 { return append([]uint16{0}, z...) }
+// at returns a zone by its turn to be asked, from -1 on: the default one first.
+func (z zones) at(i int) uint16 {
+	if i < 0 {
+		return 0
+	}
+	return z[i]
+}
 
 // remember moves a zone to the head of the list. The one seen longest ago gives
 // way if the list is full.
 func (z *zones) remember(zone uint16) {
-	if zone == 0 {
+	if zone == 0 || len(*z) > 0 && (*z)[0] == zone {
 		return
 	}
 	rest := slices.DeleteFunc(*z, func(other uint16) bool { return other == zone })

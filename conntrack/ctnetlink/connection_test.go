@@ -214,8 +214,8 @@ func TestZonesRemember(t *testing.T) {
 	}
 	z.remember(10)
 	z.remember(0)
-	want := []uint16{0, 10, 19, 18, 17, 16, 15, 14, 13, 12, 11, 9, 8, 7, 6, 5, 4}
-	if diff := gocmp.Diff(want, z.all()); diff != "" {
+	want := zones{10, 19, 18, 17, 16, 15, 14, 13, 12, 11, 9, 8, 7, 6, 5, 4}
+	if diff := gocmp.Diff(want, z); diff != "" {
 		t.Errorf("zones (-want +got):\n%s", diff)
 	}
 }

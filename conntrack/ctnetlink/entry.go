@@ -35,7 +35,7 @@ type entry struct {
 
 // zone returns the entry's zone. Of zones that differ by direction it is the one
 // that is not the default.
-func (e entry) zone() uint16 {
+func (e *entry) zone() uint16 {
 	for _, z := range []uint16{e.both, e.orig.zone, e.reply.zone} {
 		if z != 0 {
 			return z
@@ -45,12 +45,12 @@ func (e entry) zone() uint16 {
 }
 
 // has reports whether t is one of the entry's tuples.
-func (e entry) has(proto uint8, t conntrack.Tuple) bool {
+func (e *entry) has(proto uint8, t conntrack.Tuple) bool {
 	return e.orig.proto == proto && (e.orig.Tuple == t || e.reply.Tuple == t)
 }
 
 // connection returns the entry as a TCP connection.
-func (e entry) connection() conntrack.Connection {
+func (e *entry) connection() conntrack.Connection {
 	return conntrack.Connection{
 		Original: e.orig.Tuple,
 		Reply:    e.reply.Tuple,
@@ -65,7 +65,7 @@ func (e entry) connection() conntrack.Connection {
 // flow returns the flow that the entry translates, and whether it is an entry as
 // Create makes it. One with the tuples of a flow may have been made without NAT:
 // the kernel then takes the tuples for the flow's packets and translates none.
-func (e entry) flow() (conntrack.Flow, bool) {
+func (e *entry) flow() (conntrack.Flow, bool) {
 	ours := e.orig.proto == unix.IPPROTO_GRE && e.status&statusFlow == statusFlow &&
 		e.orig.Src.Port() == 0 && e.reply.Dst.Port() == 0 && e.helper == "" &&
 		e.orig.zone == 0 && e.reply.zone == 0
@@ -90,7 +90,7 @@ func (e entry) flow() (conntrack.Flow, bool) {
 
 // translates reports whether the entry is f's. The mark does not count: others may
 // change it.
-func (e entry) translates(f conntrack.Flow) bool {
+func (e *entry) translates(f conntrack.Flow) bool {
 	there, ours := e.flow()
 	there.Mark = f.Mark
 	return ours && there == f
@@ -110,7 +110,7 @@ func natOf(f conntrack.Flow) (nat status) {
 // carries reports whether the entry's reply direction translates as f would: see
 // "One entry for two flows" in the package's documentation. In that direction the
 // original tuple's destination key would be the source key, which no packet has.
-func (e entry) carries(f conntrack.Flow) bool {
+func (e *entry) carries(f conntrack.Flow) bool {
 	if _, ours := e.flow(); !ours {
 		return false
 	}

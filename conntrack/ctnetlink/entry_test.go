@@ -112,7 +112,8 @@ func TestEntryFlowShape(t *testing.T) {
 		{"helper", func(e *entry) { e.helper = "pptp" }, false},
 		{"zone of one direction", func(e *entry) { e.orig.zone = 1 }, false},
 	} {
-		f, ours := decoded(tt.change).flow()
+		e := decoded(tt.change)
+		f, ours := e.flow()
 		want := conntrack.Flow{}
 		if tt.want {
 			want = toClient

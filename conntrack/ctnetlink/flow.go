@@ -24,32 +24,39 @@ const Timeout = 10 * 24 * 60 * 60
 // another: in the instant between the end of an entry and its successor, a packet
 // would pass untranslated and leave an entry of its own.
 func (c *Conn) Create(f conntrack.Flow) error {
-	if err := checkFlow(f); err != nil {
-		return fmt.Errorf("create GRE entry for %v: %w", f, err)
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.create(f); err != nil {
+	return c.create(f, nil)
+}
+
+// create is Create, to which a first attempt may have had an answer already.
+func (c *Conn) create(f conntrack.Flow, answer error) error {
+	err := checkFlow(f)
+	if err == nil {
+		err = c.insist(f, answer)
+	}
+	if err != nil {
 		return fmt.Errorf("create GRE entry for %v: %w", f, err)
 	}
 	return nil
 }
 
-// create tries more than once, because a packet may bring an entry in its way
-// back between the delete and the next try.
-func (c *Conn) create(f conntrack.Flow) error {
-	var err error
+// insist tries more than once, because a packet may bring an entry in its way
+// back between the delete and the next try. An answer that is nil is none yet.
+func (c *Conn) insist(f conntrack.Flow, answer error) error {
 	for range tries {
-		err = c.exchange(createRequest(flowEntry(f)), nil)
-		if !errors.Is(err, unix.EEXIST) {
+		if answer == nil {
+			answer = c.exchange(createRequest(flowEntry(f)), nil, nil)
+		}
+		if !errors.Is(answer, unix.EEXIST) {
+			return answer
+		}
+		if stands, err := c.clear(f); stands || err != nil {
 			return err
 		}
-		stands, clearErr := c.clear(f)
-		if stands || clearErr != nil {
-			return clearErr
-		}
+		answer = nil
 	}
-	return fmt.Errorf("clear its tuples %d times: %w", tries, err)
+	return fmt.Errorf("clear its tuples %d times: %w", tries, unix.EEXIST)
 }
 
 // clear deletes the entries that hold one of the tuples which f's is to have,
@@ -77,7 +84,7 @@ func (c *Conn) setMark(e entry, f conntrack.Flow) (stands bool, err error) {
 	if e.mark == f.Mark {
 		return true, nil
 	}
-	err = c.exchange(markRequest(e.orig, f.Zone, f.Mark), nil)
+	err = c.exchange(markRequest(e.orig, f.Zone, f.Mark), nil, nil)
 	if errors.Is(err, ErrNotFound) {
 		return false, nil
 	}
@@ -91,28 +98,31 @@ func (c *Conn) setMark(e entry, f conntrack.Flow) (stands bool, err error) {
 // error, nor is one in its place that translates otherwise, which is left alone.
 // The mark does not count: others may change it.
 func (c *Conn) Delete(f conntrack.Flow) error {
-	if err := checkFlow(f); err != nil {
-		return fmt.Errorf("delete GRE entry for %v: %w", f, err)
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.delete(f); err != nil {
+	return c.delete(f)
+}
+
+func (c *Conn) delete(f conntrack.Flow) error {
+	err := checkFlow(f)
+	if err == nil {
+		err = c.take(f)
+	}
+	if err != nil {
 		return fmt.Errorf("delete GRE entry for %v: %w", f, err)
 	}
 	return nil
 }
 
-// delete names the entry by its ID, so that none that comes between is hit.
-func (c *Conn) delete(f conntrack.Flow) error {
+// take asks for the entry before it deletes it, by its ID: the kernel compares
+// nothing else, and finds an entry by the tuple of either direction.
+func (c *Conn) take(f conntrack.Flow) error {
 	e, err := c.get(gre(enters(f)), f.Zone)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
-	if err != nil {
+	if err != nil || !e.translates(f) {
 		return err
-	}
-	if !e.translates(f) {
-		return nil
 	}
 	return c.remove(e.orig, f.Zone, e.id)
 }
@@ -123,7 +133,7 @@ func (c *Conn) delete(f conntrack.Flow) error {
 func (c *Conn) Flows() ([]conntrack.Flow, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	flows, err := list(c, byProto(unix.IPPROTO_GRE), entry.flow)
+	flows, err := list(c, byProto(unix.IPPROTO_GRE), (*entry).flow)
 	if err != nil {
 		return nil, fmt.Errorf("list GRE entries: %w", err)
 	}
@@ -138,7 +148,7 @@ func (c *Conn) Traffic() (map[conntrack.Flow]conntrack.Traffic, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	all, err := list(c, byProto(unix.IPPROTO_GRE), func(e entry) (counted, bool) {
+	all, err := list(c, byProto(unix.IPPROTO_GRE), func(e *entry) (counted, bool) {
 		f, ok := e.flow()
 		return counted{f, e.traffic}, ok
 	})

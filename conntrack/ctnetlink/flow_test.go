@@ -230,7 +230,7 @@ func TestCreateKeepsItsEntry(t *testing.T) {
 		return func(t *testing.T, _ *namespace, c *Conn) {
 			e := flowEntry(f)
 			e.timeout = old
-			if err := c.exchange(createRequest(e), nil); err != nil {
+			if err := c.exchange(createRequest(e), nil, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -256,8 +256,8 @@ func TestCreateKeepsItsEntry(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := newNamespace(t)
 			for name, create := range map[string]func(*Conn, conntrack.Flow) error{
-				"Create":    (*Conn).Create,
-				"CreateAll": func(c *Conn, f conntrack.Flow) error { return c.CreateAll([]conntrack.Flow{f})[f] },
+				"Create": (*Conn).Create,
+				"Apply":  func(c *Conn, f conntrack.Flow) error { return createAll(c, []conntrack.Flow{f})[f] },
 			} {
 				c := ns.dial(t)
 				tt.inWay(t, ns, c)

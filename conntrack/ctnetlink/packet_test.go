@@ -195,7 +195,7 @@ func TestPacketsWhileCreatedAgain(t *testing.T) {
 	n.gateway.run(t, "iptables -t nat -A POSTROUTING -o server -j MASQUERADE")
 	c := n.gateway.dial(t)
 	flows := []conntrack.Flow{toClient, toServer}
-	wantNone(t, c.CreateAll(flows))
+	wantNone(t, createAll(c, flows))
 	client, server := newGREHost(t, n.client), newGREHost(t, n.server)
 
 	done := make(chan struct{})
@@ -213,7 +213,7 @@ func TestPacketsWhileCreatedAgain(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			for f, err := range c.CreateAll(flows) {
+			for f, err := range createAll(c, flows) {
 				t.Errorf("%v: %v", f, err)
 			}
 		}

@@ -1,6 +1,7 @@
 package ctnetlink
 
 import (
+	"encoding/binary"
 	"net/netip"
 
 	"github.com/mdlayher/netlink"
@@ -16,56 +17,69 @@ type request struct {
 	attrs func(*encoder)
 }
 
-// messageSize is room for the data of the longest request, which revives a
-// connection with both translations in a zone.
-const messageSize = 268
+// outbox is the messages of one datagram yet to be sent, in memory that is used
+// again for the next.
+type outbox struct {
+	encoder
+	at []int // where in the buffer each message begins
+}
 
-// message encodes the request. Sequence and length are left to the socket.
-func (r request) message() netlink.Message {
-	ae := encoder{b: make([]byte, nfgenmsgLen, messageSize)}
-	ae.b[0], ae.b[1] = unix.AF_INET, unix.NFNETLINK_V0
-	r.attrs(&ae)
-	return netlink.Message{
-		Header: netlink.Header{Type: r.kind, Flags: netlink.Request | r.flags},
-		Data:   ae.b,
+func (o *outbox) reset() { o.b, o.at = o.b[:0], o.at[:0] }
+
+// add encodes a request. What sending it needs is left open: see number.
+func (o *outbox) add(r request) {
+	at := len(o.b)
+	o.at = append(o.at, at)
+	o.b = binary.NativeEndian.AppendUint32(o.b, 0)
+	o.b = binary.NativeEndian.AppendUint16(o.b, uint16(r.kind))
+	o.b = binary.NativeEndian.AppendUint16(o.b, uint16(netlink.Request|r.flags))
+	o.b = append(o.b, 0, 0, 0, 0, 0, 0, 0, 0)                // sequence; port: the socket's
+	o.b = append(o.b, unix.AF_INET, unix.NFNETLINK_V0, 0, 0) // struct nfgenmsg
+	r.attrs(&o.encoder)
+	binary.NativeEndian.PutUint32(o.b[at:], uint32(len(o.b)-at))
+}
+
+// number gives the messages the sequence numbers from first on. Only the last one
+// is to be acknowledged, and not even that if it asks for entries, which are the
+// answer: the kernel carries the messages out in order, each to its end, and
+// answers a failure unasked (netlink_rcv_skb in af_netlink.c).
+//
+// bare says that the last message's answer is an entry, with no end after it.
+func (o *outbox) number(first uint32) (bare bool) {
+	for i, at := range o.at {
+		binary.NativeEndian.PutUint32(o.b[at+8:], first+uint32(i))
 	}
+	last := o.b[o.at[len(o.at)-1]:]
+	kind, flags := netlink.HeaderType(binary.NativeEndian.Uint16(last[4:])), netlink.HeaderFlags(binary.NativeEndian.Uint16(last[6:]))
+	if kind != msgGet {
+		binary.NativeEndian.PutUint16(last[6:], uint16(flags|netlink.Acknowledge))
+	}
+	return kind == msgGet && flags&netlink.Dump == 0
 }
 
 // getRequest asks for the entry of which t is a tuple, of either direction. The
 // kernel looks in one zone.
 func getRequest(t tuple, zone uint16) request {
-	return request{
-		kind:  msgGet,
-		flags: netlink.Acknowledge,
-		attrs: func(ae *encoder) {
-			t.encode(ae, ctaTupleOrig)
-			encodeZone(ae, zone)
-		},
-	}
+	return request{kind: msgGet, attrs: func(ae *encoder) {
+		t.encode(ae, ctaTupleOrig)
+		encodeZone(ae, zone)
+	}}
 }
 
 // createRequest puts e into the table, and is refused with EEXIST if one of its
 // tuples is there.
 func createRequest(e entry) request {
-	return request{
-		kind:  msgNew,
-		flags: netlink.Create | netlink.Excl | netlink.Acknowledge,
-		attrs: e.encode,
-	}
+	return request{kind: msgNew, flags: netlink.Create | netlink.Excl, attrs: func(ae *encoder) { e.encode(ae) }}
 }
 
 // markRequest gives another mark to the entry of which t is a tuple. It creates
 // none: without one the answer is ENOENT.
 func markRequest(t tuple, zone uint16, mark uint32) request {
-	return request{
-		kind:  msgNew,
-		flags: netlink.Acknowledge,
-		attrs: func(ae *encoder) {
-			t.encode(ae, ctaTupleOrig)
-			ae.put32(ctaMark, mark)
-			encodeZone(ae, zone)
-		},
-	}
+	return request{kind: msgNew, attrs: func(ae *encoder) {
+		t.encode(ae, ctaTupleOrig)
+		ae.put32(ctaMark, mark)
+		encodeZone(ae, zone)
+	}}
 }
 
 // deleteRequest takes the entry of which t is a tuple out of the table; with an
@@ -73,17 +87,13 @@ func markRequest(t tuple, zone uint16, mark uint32) request {
 //
 // The tuple is never left out: a delete without one empties the whole table.
 func deleteRequest(t tuple, zone uint16, id uint32) request {
-	return request{
-		kind:  msgDelete,
-		flags: netlink.Acknowledge,
-		attrs: func(ae *encoder) {
-			t.encode(ae, ctaTupleOrig)
-			encodeZone(ae, zone)
-			if id != 0 {
-				ae.put32(ctaID, id)
-			}
-		},
-	}
+	return request{kind: msgDelete, attrs: func(ae *encoder) {
+		t.encode(ae, ctaTupleOrig)
+		encodeZone(ae, zone)
+		if id != 0 {
+			ae.put32(ctaID, id)
+		}
+	}}
 }
 
 // filter says which entries a dump is about. A kernel before 5.8 takes no notice
@@ -92,7 +102,7 @@ func deleteRequest(t tuple, zone uint16, id uint32) request {
 type filter struct {
 	orig, reply           tuple
 	origFlags, replyFlags filterFlags
-	match                 func(entry) bool
+	match                 func(*entry) bool
 }
 
 // byProto filters by protocol: f(tuple).
@@ -100,7 +110,7 @@ func byProto(proto uint8) filter {
 	return filter{
 		orig:      tuple{proto: proto},
 		origFlags: filterProto,
-		match:     func(e entry) bool { return e.orig.proto == proto },
+		match:     func(e *entry) bool { return e.orig.proto == proto },
 	}
 }
 
@@ -109,7 +119,7 @@ func byPort(port uint16) filter {
 	f := byProto(unix.IPPROTO_TCP)
 	f.orig.Dst = netip.AddrPortFrom(netip.Addr{}, port)
 	f.origFlags |= filterDstPort
-	f.match = func(e entry) bool {
+	f.match = func(e *entry) bool {
 		return e.orig.proto == unix.IPPROTO_TCP && e.orig.Dst.Port() == port
 	}
 	return f
@@ -119,7 +129,7 @@ func byPort(port uint16) filter {
 // the TCP entries whose original tuple is t, and those whose reply tuple is.
 func byTuple(t conntrack.Tuple) [2]filter {
 	tcp := tuple{Tuple: t, proto: unix.IPPROTO_TCP}
-	match := func(e entry) bool { return e.has(unix.IPPROTO_TCP, t) }
+	match := func(e *entry) bool { return e.has(unix.IPPROTO_TCP, t) }
 	return [2]filter{
 		{orig: tcp, origFlags: filterTuple, match: match},
 		{reply: tcp, replyFlags: filterTuple, match: match},
@@ -149,7 +159,7 @@ func (f filter) encode(ae *encoder) {
 	})
 }
 
-func (e entry) encode(ae *encoder) {
+func (e *entry) encode(ae *encoder) {
 	e.orig.encode(ae, ctaTupleOrig)
 	e.reply.encode(ae, ctaTupleReply)
 	ae.put32(ctaStatus, uint32(e.status))

@@ -122,7 +122,7 @@ var requestTests = []struct {
 		Src: netip.MustParseAddrPort("10.0.0.2:1024"), Dst: netip.MustParseAddrPort("192.0.2.2:1723"),
 	}), 0),
 	want: [][]byte{
-		{0x48, 0, 0, 0}, {0x01, 0x01}, {0x05, 0x00}, {0, 0, 0, 0}, {0, 0, 0, 0}, // IPCTNL_MSG_CT_GET; REQUEST ACK
+		{0x48, 0, 0, 0}, {0x01, 0x01}, {0x01, 0x00}, {0, 0, 0, 0}, {0, 0, 0, 0}, // IPCTNL_MSG_CT_GET; REQUEST
 		{2, 0, 0, 0},
 		{0x34, 0, 0x01, 0x80}, {0x14, 0, 0x01, 0x80},
 		{8, 0, 1, 0}, {10, 0, 0, 2}, {8, 0, 2, 0}, {192, 0, 2, 2},
@@ -170,17 +170,26 @@ func TestRequestBytes(t *testing.T) {
 	}
 	for _, tt := range requestTests {
 		t.Run(tt.name, func(t *testing.T) {
-			m := tt.req.message()
-			m.Header.Length = uint32(16 + len(m.Data))
-			got, err := m.MarshalBinary()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := gocmp.Diff(slices.Concat(tt.want...), got); diff != "" {
+			var o outbox
+			o.add(tt.req)
+			o.number(0)
+			if diff := gocmp.Diff(slices.Concat(tt.want...), o.b); diff != "" {
 				t.Errorf("bytes (-want +got):\n%s", diff)
 			}
 		})
 	}
+}
+
+// message returns a request that is sent alone.
+func (r request) message() netlink.Message {
+	var o outbox
+	o.add(r)
+	o.number(0)
+	ms, err := split(nil, o.b)
+	if err != nil {
+		panic(err)
+	}
+	return ms[0]
 }
 
 const ctaTupleMaster = 14 // CTA_TUPLE_MASTER

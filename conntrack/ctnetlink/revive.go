@@ -48,7 +48,7 @@ func (c *Conn) revive(conn conntrack.Connection) error {
 	}
 	var err error
 	for range tries {
-		err = c.exchange(createRequest(connectionEntry(conn)), nil)
+		err = c.exchange(createRequest(connectionEntry(conn)), nil, nil)
 		if !errors.Is(err, unix.EEXIST) {
 			return err
 		}

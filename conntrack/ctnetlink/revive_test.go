@@ -292,7 +292,7 @@ func TestReviveStanding(t *testing.T) {
 	}{
 		{"its own", func(*testing.T, connected) {}, nil},
 		{"its own with another mark", func(t *testing.T, s connected) {
-			if err := s.c.exchange(markRequest(tcp(s.conn.Original), 0, 5), nil); err != nil {
+			if err := s.c.exchange(markRequest(tcp(s.conn.Original), 0, 5), nil, nil); err != nil {
 				t.Fatal(err)
 			}
 		}, nil},

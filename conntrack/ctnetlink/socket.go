@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"syscall"
+	"os"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -12,9 +12,8 @@ import (
 
 // socket is a netlink socket, as far as Conn uses one.
 type socket interface {
-	// SendMessages sends messages in one datagram, and returns them with their
-	// sequence numbers, which follow each other.
-	SendMessages([]netlink.Message) ([]netlink.Message, error)
+	// send sends messages, which lie one after the other in b, in one datagram.
+	send(b []byte) error
 	// receive waits for a datagram and returns its messages, which are valid
 	// until the next call.
 	receive() ([]netlink.Message, error)
@@ -25,49 +24,50 @@ type socket interface {
 // (netlink_recvmsg in af_netlink.c).
 const bufferSize = 64 << 10
 
-// kernelSocket is the socket to the kernel. It receives by itself, because
-// netlink.Conn waits for NLMSG_DONE after each message marked NLM_F_MULTI, and
-// ctnetlink marks even the one entry of a GET so (ctnetlink_fill_info), which no
-// NLMSG_DONE follows.
+// kernelSocket is the socket to the kernel. It does without netlink.Conn, which
+// starts a goroutine for each send and allocates for each message: several times the
+// CPU time of all else. Nor does it need the runtime's poller, because the kernel
+// answers before it returns from the send.
 type kernelSocket struct {
-	*netlink.Conn
-	raw  syscall.RawConn
+	fd   int
 	buf  []byte
 	msgs []netlink.Message // of the latest datagram, in buf
 }
 
 func dialKernel() (socket, error) {
-	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
-		return nil, err
+		return nil, os.NewSyscallError("socket", err)
 	}
-	raw, err := nl.SyscallConn()
-	if err != nil {
-		nl.Close()
-		return nil, err
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("bind", err)
 	}
-	return &kernelSocket{Conn: nl, raw: raw, buf: make([]byte, bufferSize)}, nil
+	return &kernelSocket{fd: fd, buf: make([]byte, bufferSize)}, nil
+}
+
+// send needs no address: a netlink socket that is not connected sends to the
+// kernel (netlink_sendmsg).
+func (s *kernelSocket) send(b []byte) error {
+	if _, err := unix.Write(s.fd, b); err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	return nil
 }
 
 func (s *kernelSocket) receive() ([]netlink.Message, error) {
-	var n int
-	var err error
-	waitErr := s.raw.Read(func(fd uintptr) bool {
-		// MSG_TRUNC asks for the datagram's length, even if it does not fit.
-		n, _, err = unix.Recvfrom(int(fd), s.buf, unix.MSG_TRUNC)
-		return !errors.Is(err, unix.EAGAIN)
-	})
+	n, err := unix.Read(s.fd, s.buf)
 	switch {
-	case waitErr != nil:
-		return nil, fmt.Errorf("receive: %w", waitErr)
 	case err != nil:
 		return nil, fmt.Errorf("receive: %w", err)
-	case n > len(s.buf):
+	case n == len(s.buf): // perhaps not all of it
 		return nil, fmt.Errorf("receive: %w", errTruncated)
 	}
 	s.msgs, err = split(s.msgs[:0], s.buf[:n])
 	return s.msgs, err
 }
+
+func (s *kernelSocket) Close() error { return unix.Close(s.fd) }
 
 var errTruncated = errors.New("datagram cut short")
 
@@ -90,8 +90,8 @@ func split(msgs []netlink.Message, b []byte) ([]netlink.Message, error) {
 	return msgs, nil
 }
 
-// ends reports whether a message is the last of an answer. A request that is not
-// a dump asks for an acknowledgement, so each answer has such an end.
+// ends reports whether a message is the last of an answer, but for the entry that
+// is the whole answer to the question for one.
 func ends(m netlink.Message) bool {
 	return m.Header.Type == netlink.Error || m.Header.Type == netlink.Done
 }

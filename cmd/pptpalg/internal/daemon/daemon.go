@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pptpalg/alg"
-	"pptpalg/alg/nfqueue"
+	"pptpalg/alg/datapath"
 	"pptpalg/cmd/pptpalg/internal/journal"
 	"pptpalg/conntrack"
 	"pptpalg/conntrack/ctnetlink"
@@ -28,7 +28,10 @@ type Config struct {
 	Queue     uint16
 	Ports     []uint16 // TCP ports to which control connections are opened
 	LoadRules bool     // load the firewall rules, and remove them in the end
-	StateDir  string   // directory of the journal
+	DataPath  DataPath
+	Data      rules.Data   // the GRE queues, for InDaemon
+	Bypass    rules.Bypass // how the kernel is told of connections that are let alone
+	StateDir  string       // directory of the journal
 
 	Table       conntrack.Config
 	Connections int           // control connections on record at most
@@ -42,8 +45,8 @@ type Config struct {
 // ctnetlink.Conn is both.
 type kernel interface {
 	Connection(conntrack.Tuple) (conntrack.Connection, error)
-	Create(conntrack.Flow) error
-	Delete(conntrack.Flow) error
+	Apply(changes []conntrack.Change) (failed map[int]error)
+	Leave(conntrack.Tuple, uint16, ctnetlink.Bypass) error
 	Revive(conntrack.Connection) error
 	Close() error
 }
@@ -61,22 +64,25 @@ type Daemon struct {
 	limits   limits
 	kernel   kernel // for the packet loop
 	lister   lister // for sweeps: a socket of its own, so that no packet waits for a dump
-	queue    *nfqueue.Queue
+	queues   []*queue
+	path     path
+	gre      *datapath.Table // the flows of InDaemon; nil without
 	firewall rules.Firewall
 	metrics  *metrics
 	pulse    pulse
-	dropped  uint32 // packets that the kernel had dropped when it was last asked; owned by sweep
+	idle     map[uint64]idleness // of calls by their number, if Config.Idle is set; owned by sweep
+	inHand   []time.Time         // when the packets were taken up that wait for carryOut; owned by the packet loop
 
 	// mu guards what follows. The packet loop holds it for one packet; a comparison
 	// while it looks through the table, and for each chunk of entries that it makes
 	// or deletes.
 	mu      sync.Mutex
+	pending []conntrack.Change // of the data path, to be carried out before their packets are let go
 	table   *conntrack.Table
 	editor  *alg.Editor
 	journal *journal.Journal
 	lacking int                         // flows that the kernel lacked when it was last looked
 	doomed  map[conntrack.Flow]struct{} // of calls that are over, and perhaps still in the kernel
-	idle    map[uint64]idleness         // of calls by their number, if Config.Idle is set
 }
 
 // Open checks what the daemon needs and binds the queue. Packets that come before
@@ -92,14 +98,11 @@ func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Daemon, err
 	}
 	d := newDaemon(cfg, reg, log)
 	d.kernel, d.lister = packets, lists
-	d.queue, err = nfqueue.Open(nfqueue.Config{
-		Queue: cfg.Queue, MaxLen: uint32(cfg.QueueLen), ReadBuffer: cfg.QueueBuffer, Panicked: d.panicked, Overrun: d.overrun, Failed: d.queueFailed,
-	}, d.pulse.watched(d.packet))
-	if err != nil {
-		return nil, errors.Join(err, d.closeKernel())
+	if err := errors.Join(d.openControl(), d.openPath(packets)); err != nil {
+		return nil, errors.Join(err, d.closeQueues(), d.closeKernel())
 	}
 	if err := d.remember(); err != nil {
-		return nil, errors.Join(err, d.queue.Close(), d.closeKernel())
+		return nil, errors.Join(err, d.closeQueues(), d.closeKernel())
 	}
 	return d, nil
 }
@@ -116,7 +119,7 @@ func newDaemon(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Daemon 
 
 // Close gives up a daemon that was not run.
 func (d *Daemon) Close() error {
-	return errors.Join(d.queue.Close(), d.closeKernel(), d.journal.Close())
+	return errors.Join(d.closeQueues(), d.closeKernel(), d.journal.Close())
 }
 
 func (d *Daemon) closeKernel() error { return errors.Join(d.kernel.Close(), d.lister.Close()) }
@@ -127,6 +130,7 @@ func (d *Daemon) closeKernel() error { return errors.Join(d.kernel.Close(), d.li
 //
 // ready is called once, when everything works.
 func (d *Daemon) Run(ctx context.Context, ready func()) error {
+	d.clearKernel()
 	d.compare()
 	d.rewrite() // what the comparison has deleted need not be looked for again
 	if err := d.load(ctx); err != nil {
@@ -135,7 +139,9 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	ready()
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, working := errgroup.WithContext(working)
-	group.Go(func() error { return d.queue.Run(working) })
+	for _, q := range d.queues {
+		group.Go(func() error { return q.Run(working) })
+	}
 	group.Go(func() error { return d.sweep(working) })
 	group.Go(func() error {
 		defer stop()
@@ -152,13 +158,19 @@ func (d *Daemon) load(ctx context.Context) error {
 	if !d.cfg.LoadRules {
 		return nil
 	}
-	done, err := d.firewall.Load(ctx, rules.Config{Queue: d.cfg.Queue, Ports: d.cfg.Ports})
+	cfg := rules.Config{Queue: d.cfg.Queue, Ports: d.cfg.Ports, Bypass: d.cfg.Bypass}
+	if d.gre != nil {
+		cfg.Data = d.cfg.Data
+	}
+	done, err := d.firewall.Load(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	if done.Refused != nil {
-		d.log.Warn("iptables refused the rule that leaves pure acknowledgements alone; every segment is queued", "err", done.Refused)
+		d.log.Warn("rules are loaded without what iptables refused", "every_segment_is_queued", done.Config.AllSegments,
+			"bypass", done.Config.Bypass, "gre_mark", done.Config.Data.Mark, "err", done.Refused)
 	}
+	d.cfg.Bypass, d.cfg.Data.Mark = done.Config.Bypass, done.Config.Data.Mark
 	return nil
 }
 

@@ -68,19 +68,24 @@ func (k *fakeKernel) Traffic() (map[conntrack.Flow]conntrack.Traffic, error) {
 	return m, k.err
 }
 
-func (k *fakeKernel) Create(f conntrack.Flow) error {
-	k.done = append(k.done, "create")
-	if k.err == nil && !slices.Contains(k.flows, f) {
-		k.flows = append(k.flows, f)
+func (k *fakeKernel) Apply(changes []conntrack.Change) map[int]error {
+	failed := make(map[int]error)
+	for i, c := range changes {
+		k.done = append(k.done, c.Kind.String())
+		switch {
+		case k.err != nil:
+			failed[i] = k.err
+		case c.Kind == conntrack.Remove:
+			k.flows = slices.DeleteFunc(k.flows, func(f conntrack.Flow) bool { return f == c.Flow })
+		case !slices.Contains(k.flows, c.Flow):
+			k.flows = append(k.flows, c.Flow)
+		}
 	}
-	return k.err
+	return failed
 }
 
-func (k *fakeKernel) Delete(f conntrack.Flow) error {
-	k.done = append(k.done, "delete")
-	if k.err == nil {
-		k.flows = slices.DeleteFunc(k.flows, func(g conntrack.Flow) bool { return f == g })
-	}
+func (k *fakeKernel) Leave(t conntrack.Tuple, _ uint16, _ ctnetlink.Bypass) error {
+	k.done = append(k.done, "leave")
 	return k.err
 }
 
@@ -105,7 +110,7 @@ func newRig(t *testing.T, dir string) *rig {
 	k := new(fakeKernel)
 	cfg := Config{Ports: []uint16{1723}, StateDir: dir, Table: conntrack.DefaultConfig(), Connections: 10}
 	d := newDaemon(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	d.kernel, d.lister = k, k
+	d.kernel, d.lister, d.path = k, k, kernelPath{k, k}
 	if err := d.remember(); err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +144,8 @@ func (r *rig) sayAt(now time.Time, from conntrack.Side, typ pptp.Type, own, peer
 	if l.Result != 0 {
 		m[l.Result] = result
 	}
-	out := r.edit(nfqueue.Packet{Payload: segment(r.t, tuple, r.seq[from], m)}, now)
+	out := r.edit(&nfqueue.Packet{Payload: segment(r.t, tuple, r.seq[from], m)}, now)
+	r.settle()
 	r.seq[from] += uint32(len(m))
 	return out
 }
@@ -252,12 +258,12 @@ func TestConnectionGone(t *testing.T) {
 	r.call()
 	r.kernel.flows, r.kernel.gone, r.kernel.done = nil, true, nil
 	r.compare()
-	if !slices.Equal(r.kernel.done, []string{"revive", "create", "create"}) || len(r.Calls()) != 1 {
+	if !slices.Equal(r.kernel.done, []string{"revive", "install", "install"}) || len(r.Calls()) != 1 {
 		t.Errorf("after a flush: %v, %d calls", r.kernel.done, len(r.Calls()))
 	}
 	r.kernel.gone, r.kernel.done = true, nil
 	r.compare()
-	if !slices.Equal(r.kernel.done, []string{"delete", "delete"}) || len(r.Calls()) != 0 {
+	if !slices.Equal(r.kernel.done, []string{"remove", "remove"}) || len(r.Calls()) != 0 {
 		t.Errorf("after the end: %v, %d calls", r.kernel.done, len(r.Calls()))
 	}
 }
@@ -369,7 +375,8 @@ func TestIdleCalls(t *testing.T) {
 					r.sayAt(now, conntrack.Initiator, pptp.EchoRequest, 0, 0, 0)
 				}
 				traffic, _ := r.kernel.Traffic()
-				r.endIdle(traffic, now)
+				c := r.look(nil, now)
+				r.endIdle(c, r.records(c), traffic, now)
 			}
 			if len(r.Calls()) != tt.calls || len(r.kernel.flows) != 2*tt.calls {
 				t.Errorf("%d calls, the kernel has %v", len(r.Calls()), r.kernel.flows)
@@ -382,8 +389,8 @@ func TestIdleCalls(t *testing.T) {
 func TestPanic(t *testing.T) {
 	r := newRig(t, t.TempDir())
 	r.call()
-	table := r.table
-	r.table = nil // the next message that changes anything panics
+	opened := r.metrics.opened
+	r.metrics.opened = nil // the next message that opens a call panics
 	func() {
 		defer func() {
 			if recover() == nil {
@@ -392,7 +399,7 @@ func TestPanic(t *testing.T) {
 		}()
 		r.say(conntrack.Initiator, pptp.OutgoingCallRequest, 8, 0, 0)
 	}()
-	r.table = table
+	r.metrics.opened = opened
 	out := r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
 	if out.Verdict != alg.Accept || out.Reason != alg.Failed || len(r.Calls()) != 2 {
 		t.Errorf("afterwards: %v, %v, %d calls", out.Verdict, out.Reason, len(r.Calls()))
@@ -420,7 +427,7 @@ func BenchmarkCompare(b *testing.B) {
 	k := &crowdedKernel{traffic: make(map[conntrack.Flow]conntrack.Traffic)}
 	cfg := Config{StateDir: b.TempDir(), Table: conntrack.DefaultConfig(), Connections: calls}
 	d := newDaemon(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	d.kernel, d.lister = k, k
+	d.kernel, d.lister, d.path = k, k, kernelPath{k, k}
 	if err := d.remember(); err != nil {
 		b.Fatal(err)
 	}

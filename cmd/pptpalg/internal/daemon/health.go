@@ -37,7 +37,7 @@ func (d *Daemon) Healthy(now time.Time) error {
 
 // watched returns h with its times noted. A handler that panics is done, too.
 func (p *pulse) watched(h nfqueue.Handler) nfqueue.Handler {
-	return func(packet nfqueue.Packet) nfqueue.Verdict {
+	return func(packet *nfqueue.Packet) nfqueue.Verdict {
 		p.packet.begin(time.Now())
 		defer p.packet.end()
 		return h(packet)

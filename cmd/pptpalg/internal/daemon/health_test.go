@@ -57,7 +57,7 @@ func TestPanicIsNoHang(t *testing.T) {
 	d := new(Daemon)
 	func() {
 		defer func() { _ = recover() }()
-		d.pulse.watched(func(nfqueue.Packet) nfqueue.Verdict { panic("editor") })(nfqueue.Packet{})
+		d.pulse.watched(func(*nfqueue.Packet) nfqueue.Verdict { panic("editor") })(new(nfqueue.Packet))
 	}()
 	if err := d.Healthy(time.Now().Add(time.Hour)); err != nil {
 		t.Error(err)
@@ -65,8 +65,8 @@ func TestPanicIsNoHang(t *testing.T) {
 }
 
 func TestWatchingAllocatesNothing(t *testing.T) {
-	h := new(pulse).watched(func(nfqueue.Packet) nfqueue.Verdict { return nfqueue.Drop })
-	if n := testing.AllocsPerRun(100, func() { h(nfqueue.Packet{}) }); n != 0 {
+	h := new(pulse).watched(func(*nfqueue.Packet) nfqueue.Verdict { return nfqueue.Drop })
+	if n := testing.AllocsPerRun(100, func() { h(new(nfqueue.Packet)) }); n != 0 {
 		t.Errorf("%v allocations for a packet", n)
 	}
 }
@@ -105,10 +105,10 @@ func hang(t *testing.T, log *slog.Logger) {
 		}
 	}()
 	time.Sleep(12 * time.Second)
-	d.pulse.watched(func(nfqueue.Packet) nfqueue.Verdict {
+	d.pulse.watched(func(*nfqueue.Packet) nfqueue.Verdict {
 		time.Sleep(15 * time.Second)
 		return nfqueue.Accept
-	})(nfqueue.Packet{})
+	})(new(nfqueue.Packet))
 	time.Sleep(4 * time.Second)
 	cancel()
 }

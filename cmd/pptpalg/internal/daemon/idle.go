@@ -3,6 +3,7 @@ package daemon
 import (
 	"time"
 
+	"pptpalg/alg"
 	"pptpalg/conntrack"
 )
 
@@ -14,13 +15,13 @@ type idleness struct {
 
 // endIdle ends calls whose clients are gone without a word: no GRE and no control
 // message for the set time. Without accounting nothing is known of the GRE, and no
-// call is ended. The caller holds mu.
-func (d *Daemon) endIdle(have flows, now time.Time) {
+// call is ended.
+func (d *Daemon) endIdle(c *alg.Comparison, calls []conntrack.Record, have flows, now time.Time) {
 	if d.cfg.Idle == 0 {
 		return
 	}
 	seen := make(map[uint64]idleness, len(d.idle))
-	for _, r := range d.editor.Records() {
+	for _, r := range calls {
 		if packets, counted := counts(r, have); counted {
 			seen[r.Number] = d.idle[r.Number].after(packets, now)
 		} else {
@@ -34,7 +35,11 @@ func (d *Daemon) endIdle(have flows, now time.Time) {
 		s, counted := seen[r.Number]
 		return counted && now.Sub(s.since) >= d.cfg.Idle
 	}
-	d.apply(d.editor.EndIdle(now.Add(-d.cfg.Idle), silent, now), now)
+	d.sliced(func() bool {
+		changes, more := c.EndIdle(slice, now.Add(-d.cfg.Idle), silent, now)
+		d.note(changes)
+		return more
+	})
 }
 
 // after returns the idleness when so many packets are counted.

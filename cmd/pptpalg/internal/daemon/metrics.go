@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pptpalg/alg"
+	"pptpalg/alg/datapath"
 	"pptpalg/alg/pptp"
 	"pptpalg/conntrack"
 )
@@ -20,13 +21,16 @@ type metrics struct {
 	anomalies   *prometheus.CounterVec
 	verdict     prometheus.Histogram
 	errors      *prometheus.CounterVec
-	overruns    prometheus.Counter
+	overruns    *prometheus.CounterVec
 	queueErrors prometheus.Counter
 	panics      prometheus.Counter
 	repairs     *prometheus.CounterVec
 
 	journalErrors prometheus.Counter
-	dropped       prometheus.Counter
+	dropped       *prometheus.CounterVec
+
+	// packet are the series of packets, so that none is looked up for each packet.
+	packet map[ending]prometheus.Counter
 }
 
 // The operations that pptpalg_conntrack_errors_total tells apart.
@@ -35,6 +39,7 @@ const (
 	opList   = "list"
 	opCreate = "create"
 	opDelete = "delete"
+	opLeave  = "leave"
 )
 
 // The kinds that pptpalg_reconcile_repairs_total tells apart.
@@ -45,19 +50,20 @@ const (
 
 func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 	m := &metrics{
+		packet:      make(map[ending]prometheus.Counter),
 		opened:      counter("calls_opened_total", "Calls requested by a control message that was edited or read."),
 		closed:      counters("calls_closed_total", "Calls ended, by what ended them.", "reason"),
 		messages:    counters("control_messages_total", "PPTP control messages read, by RFC 2637 type.", "type"),
 		packets:     counters("packets_total", "Packets taken from the queue, by verdict and its reason.", "verdict", "reason"),
 		anomalies:   counters("anomalies_total", "Oddities in control streams, by kind; none of them stops a packet.", "kind"),
 		errors:      counters("conntrack_errors_total", "Requests to the kernel's conntrack that failed, by operation.", "operation"),
-		overruns:    counter("queue_overruns_total", "Times the kernel reported packets dropped because the queue's socket buffer was full."),
+		overruns:    counters("queue_overruns_total", "Times that packets were found to have been dropped because a queue's socket buffer was full.", "queue"),
 		queueErrors: counter("queue_errors_total", "Errors of the queue that were survived: failed receives and refused verdicts."),
 		panics:      counter("panics_total", "Packets accepted unedited because the editor failed on them."),
 		repairs:     counters("reconcile_repairs_total", "Conntrack entries made again because somebody had deleted them, by kind.", "kind"),
 
 		journalErrors: counter("journal_errors_total", "Writes to the journal that failed; calls of that time are not known after a restart."),
-		dropped:       counter("queue_dropped_total", "Packets that the kernel dropped because too many waited for a verdict; TCP sends them again. Counted where the daemon may read /proc/net/netfilter."),
+		dropped:       counters("queue_dropped_total", "Packets that the kernel dropped because too many waited for a verdict. Counted where the daemon may read /proc/net/netfilter.", "queue"),
 		verdict: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "verdict_seconds",
 			Help:    "Time from a packet's receipt to its verdict, kernel requests included.",
@@ -65,6 +71,9 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 		}),
 	}
 	m.fill()
+	for _, r := range datapath.Reasons() {
+		reg.MustRegister(d.grePackets(r))
+	}
 	reg.MustRegister(m.opened, m.closed, m.messages, m.packets, m.anomalies, m.errors, m.overruns, m.queueErrors, m.panics, m.verdict, m.repairs, m.journalErrors, m.dropped)
 	reg.MustRegister(
 		gauge("calls", "Calls requested, answered or established.", d.calls),
@@ -72,6 +81,7 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 		gauge("control_connections_untouched", "Control connections known and let alone: not translated, not PPTP, or edited by the kernel's helper.", d.untouched),
 		gauge("call_ids_resting", "Public Call IDs that were freed and may not be used again yet.", d.resting),
 		gauge("conntrack_entries_missing", "GRE entries that the kernel lacked at the last comparison; they are made again.", d.missing),
+		gauge("gre_flows", "GRE flows, two for an established call, that the daemon translates: 0 where the kernel does.", d.greFlows),
 		buildInfo(version),
 	)
 	return m
@@ -113,14 +123,18 @@ func (m *metrics) fill() {
 	for _, kind := range []string{repairCreated, repairRevived} {
 		m.repairs.WithLabelValues(kind)
 	}
-	for _, op := range []string{opGet, opList, opCreate, opDelete} {
+	for _, op := range []string{opGet, opList, opCreate, opDelete, opLeave} {
 		m.errors.WithLabelValues(op)
+	}
+	for _, queue := range []string{controlQueue, greQueue} {
+		m.overruns.WithLabelValues(queue)
+		m.dropped.WithLabelValues(queue)
 	}
 }
 
 // outcome counts what the editor said of a packet.
 func (m *metrics) outcome(out alg.Outcome) {
-	m.packets.WithLabelValues(out.Verdict.String(), out.Reason.String()).Inc()
+	m.series(ending{out.Verdict, out.Reason}).Inc()
 	for _, message := range out.Messages {
 		m.messages.WithLabelValues(message.Type.String()).Inc()
 	}
@@ -129,4 +143,45 @@ func (m *metrics) outcome(out alg.Outcome) {
 	}
 }
 
-func (m *metrics) took(since time.Time) { m.verdict.Observe(time.Since(since).Seconds()) }
+// ending is what a packet came to.
+type ending struct {
+	verdict alg.Verdict
+	reason  alg.Reason
+}
+
+func (m *metrics) series(e ending) prometheus.Counter {
+	c := m.packet[e]
+	if c == nil {
+		c = m.packets.WithLabelValues(e.verdict.String(), e.reason.String())
+		m.packet[e] = c
+	}
+	return c
+}
+
+// took notes how long packets that were taken up at times waited for their verdicts.
+func (m *metrics) took(times []time.Time, now time.Time) {
+	for _, t := range times {
+		m.verdict.Observe(now.Sub(t).Seconds())
+	}
+}
+
+// grePackets counts what the daemon made of GRE packets.
+func (d *Daemon) grePackets(r datapath.Reason) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: namespace, Name: "gre_packets_total",
+		Help:        "GRE packets that visited the daemon, by what became of them: none do where the kernel translates.",
+		ConstLabels: prometheus.Labels{"reason": r.String()},
+	}, func() float64 {
+		if d.gre == nil {
+			return 0
+		}
+		return float64(d.gre.Count(r))
+	})
+}
+
+func (d *Daemon) greFlows() float64 {
+	if d.gre == nil {
+		return 0
+	}
+	return float64(d.gre.Len())
+}

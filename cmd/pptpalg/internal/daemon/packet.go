@@ -18,16 +18,17 @@ var verdicts = map[alg.Verdict]nfqueue.Verdict{
 	alg.Drop:   nfqueue.Drop,
 }
 
-// packet is the packet loop's body: one packet in, one verdict out.
-func (d *Daemon) packet(p nfqueue.Packet) nfqueue.Verdict {
+// packet is the packet loop's body: one packet in, one verdict out. The verdict leaves
+// when carryOut has done what the edit asks for.
+func (d *Daemon) packet(p *nfqueue.Packet) nfqueue.Verdict {
 	now := time.Now()
+	d.inHand = append(d.inHand, now)
 	out := d.edit(p, now)
 	d.metrics.outcome(out)
-	d.metrics.took(now)
 	return verdicts[out.Verdict]
 }
 
-func (d *Daemon) edit(p nfqueue.Packet, now time.Time) alg.Outcome {
+func (d *Daemon) edit(p *nfqueue.Packet, now time.Time) alg.Outcome {
 	if p.Truncated {
 		return alg.Outcome{Reason: alg.Truncated}
 	}
@@ -42,9 +43,10 @@ func (d *Daemon) edit(p nfqueue.Packet, now time.Time) alg.Outcome {
 		return alg.Outcome{Reason: alg.Failed}
 	}
 	out := d.editor.Edit(seg, p.Hook == nfqueue.Output, now)
-	// Kernel first, packet second: the GRE that the receiver of this segment may
-	// send at once finds its entry.
-	d.apply(out.Changes, now)
+	d.note(out.Changes)
+	if out.Leave {
+		d.leave(seg)
+	}
 	d.tellLimits(out.Anomalies, seg)
 	return out
 }
@@ -81,20 +83,25 @@ func (d *Daemon) ask(seg packet.Segment, now time.Time) bool {
 	return true
 }
 
-// apply carries out what happened to the call table, in its order. The journal
-// comes first: an entry in the kernel that it does not know would be nobody's.
-//
-// An entry that cannot be created does not hold its packet back: the ID is edited
-// all the same, for unedited it could be another call's, and the next comparison
-// tries the entry again.
-func (d *Daemon) apply(changes []conntrack.Change, now time.Time) {
-	d.journalFailed(d.journal.Append(d.table.Keeps(), now))
+// leave has the kernel queue no more of a connection that is let alone. Where it
+// cannot, the connection goes on visiting the daemon.
+func (d *Daemon) leave(seg packet.Segment) {
+	c := d.editor.Connection(seg)
+	err := d.kernel.Leave(c.Original, c.Zone, ctnetlink.Bypass(d.cfg.Bypass))
+	if err != nil && !errors.Is(err, ctnetlink.ErrNoLabels) && !errors.Is(err, ctnetlink.ErrNotFound) {
+		d.conntrackFailed(opLeave, err)
+	}
+}
+
+// note takes in what happened to the call table. The caller holds mu.
+func (d *Daemon) note(changes []conntrack.Change) {
 	for _, c := range changes {
 		switch c.Kind {
 		case conntrack.Install:
-			d.install(c.Flow)
+			delete(d.doomed, c.Flow)
+			d.pending = append(d.pending, c)
 		case conntrack.Remove:
-			d.uninstall(c.Flow)
+			d.pending = append(d.pending, c)
 		case conntrack.Opened:
 			d.metrics.opened.Inc()
 		case conntrack.Closed:
@@ -103,17 +110,39 @@ func (d *Daemon) apply(changes []conntrack.Change, now time.Time) {
 	}
 }
 
-func (d *Daemon) install(f conntrack.Flow) {
-	if err := d.kernel.Create(f); err != nil {
-		d.conntrackFailed(opCreate, err)
-		return
-	}
-	delete(d.doomed, f)
+// settle is the end of the packet loop's turn: packets that came together have been
+// edited, and wait to be let go. Kernel first, packets second: the GRE that their
+// receivers may send at once finds its entries.
+func (d *Daemon) settle() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.carryOut(time.Now())
+	d.metrics.took(d.inHand, time.Now())
+	d.inHand = d.inHand[:0]
 }
 
-func (d *Daemon) uninstall(f conntrack.Flow) {
-	if err := d.kernel.Delete(f); err != nil {
-		d.doomed[f] = struct{}{}
+// carryOut does what was noted, in its order. The journal comes first: an entry in the
+// kernel that it does not know would be nobody's. The caller holds mu.
+//
+// An entry that cannot be created does not hold its packet back: the ID is edited
+// all the same, for unedited it could be another call's, and the next comparison
+// tries the entry again.
+func (d *Daemon) carryOut(now time.Time) {
+	d.journalFailed(d.journal.Append(d.table.Keeps(), now))
+	if len(d.pending) > 0 {
+		d.refused(d.pending, d.path.Apply(d.pending))
+		d.pending = d.pending[:0]
+	}
+}
+
+// refused takes note of changes that the data path could not make.
+func (d *Daemon) refused(changes []conntrack.Change, errs map[int]error) {
+	for i, err := range errs {
+		if changes[i].Kind == conntrack.Install {
+			d.conntrackFailed(opCreate, err)
+			continue
+		}
+		d.doomed[changes[i].Flow] = struct{}{}
 		d.conntrackFailed(opDelete, err)
 	}
 }

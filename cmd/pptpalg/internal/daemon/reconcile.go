@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"pptpalg/alg"
 	"pptpalg/cmd/pptpalg/internal/journal"
 	"pptpalg/conntrack"
 )
@@ -67,14 +68,40 @@ func (d *Daemon) sweep(ctx context.Context) error {
 		case <-pause.C:
 			began := time.Now()
 			d.compare()
-			d.countDropped()
+			for _, q := range d.queues {
+				d.countDropped(q)
+			}
 			pause.Reset(max(sweepInterval, sweepShare*time.Since(began)))
 		}
 	}
 }
 
-// flows are the GRE entries that the kernel has, unmarked.
-type flows map[conntrack.Flow]conntrack.Traffic
+// clearKernel deletes the entries of an earlier daemon that had the kernel translate,
+// if this one translates by itself.
+func (d *Daemon) clearKernel() {
+	if d.gre == nil {
+		return
+	}
+	kernel := kernelPath{d.kernel, d.lister}
+	have, err := kernel.list()
+	if err != nil {
+		d.conntrackFailed(opList, err)
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var left []conntrack.Change
+	for f := range have {
+		if _, doomed := d.doomed[f]; doomed || d.table.Has(f) {
+			left = append(left, conntrack.Change{Kind: conntrack.Remove, Flow: f})
+		}
+	}
+	d.refused(left, kernel.Apply(left))
+}
+
+// slice is how many connections are looked at while no packet is edited: so many take
+// some hundred microseconds.
+const slice = 1000
 
 // compare makes the table and the kernel's agree: connections that the kernel no
 // longer has are ended, entries that calls need are made again, and entries of calls
@@ -84,31 +111,61 @@ func (d *Daemon) compare() {
 	d.pulse.sweep.begin(asked)
 	defer d.pulse.sweep.end()
 	live, err := d.lister.Connections(d.cfg.Ports)
-	traffic, flowsErr := d.lister.Traffic()
+	have, flowsErr := d.path.list()
 	if err := errors.Join(err, flowsErr); err != nil {
 		d.conntrackFailed(opList, err)
 		return
 	}
-	have := make(flows, len(traffic))
-	for f, t := range traffic {
-		have[f.Unmarked()] = t
-	}
-	live = append(live, d.revive(live, have, asked)...)
-	d.repair(lacking(d.settle(live, have, asked), have))
+	c := d.look(live, asked)
+	d.revive(c, have, asked)
+	d.sweepAway(c)
+	calls := d.records(c)
+	d.endIdle(c, calls, have, time.Now())
+	d.repair(lacking(calls, have))
 	d.bury(have)
+	d.shrink()
+}
+
+// look begins a comparison with the connections that the kernel has.
+func (d *Daemon) look(live []conntrack.Connection, asked time.Time) *alg.Comparison {
+	d.mu.Lock()
+	c := d.editor.Compare(asked)
+	d.mu.Unlock()
+	for some := range slices.Chunk(live, slice) {
+		d.mu.Lock()
+		c.Found(some)
+		d.mu.Unlock()
+	}
+	return c
+}
+
+// sliced has a step of a comparison done slice by slice. Other packets get their turn
+// between two, and what a slice has changed is carried out with it.
+func (d *Daemon) sliced(step func() (more bool)) {
+	for more := true; more; {
+		more = d.locked(step)
+	}
+}
+
+func (d *Daemon) locked(step func() (more bool)) (more bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	more = step()
+	d.carryOut(time.Now())
+	return more
 }
 
 // revive makes the entries anew of control connections that were flushed from the
-// kernel's table (conntrack -F), and returns them. A connection counts as flushed if
-// its GRE entries are gone as well: they have a fixed timeout and go for no other
-// reason. Where they are left, the connection has ended, or lost its address.
-func (d *Daemon) revive(live []conntrack.Connection, have flows, asked time.Time) []conntrack.Connection {
-	d.mu.Lock()
-	lost := d.editor.Missing(live, asked)
-	d.mu.Unlock()
-	var revived []conntrack.Connection
+// kernel's table (conntrack -F).
+func (d *Daemon) revive(c *alg.Comparison, have flows, asked time.Time) {
+	var lost []alg.Lost
+	d.sliced(func() bool {
+		some, more := c.Missing(slice)
+		lost = append(lost, some...)
+		return more
+	})
 	for _, l := range lost {
-		if !flushed(l.Calls, have) {
+		if !d.path.flushed(l, have, asked) {
 			continue
 		}
 		if err := d.kernel.Revive(l.Connection); err != nil {
@@ -116,36 +173,37 @@ func (d *Daemon) revive(live []conntrack.Connection, have flows, asked time.Time
 			continue
 		}
 		d.metrics.repairs.WithLabelValues(repairRevived).Inc()
-		revived = append(revived, l.Connection)
+		d.mu.Lock()
+		c.Found([]conntrack.Connection{l.Connection})
+		d.mu.Unlock()
 	}
-	return revived
 }
 
-// flushed reports whether calls had entries and have none left.
-func flushed(calls []conntrack.Record, have flows) bool {
-	needed := 0
-	for _, c := range calls {
-		for _, f := range c.Flows() {
-			if _, there := have[f.Unmarked()]; there {
-				return false
-			}
-			needed++
-		}
-	}
-	return needed > 0
+// sweepAway ends what is over.
+func (d *Daemon) sweepAway(c *alg.Comparison) {
+	d.sliced(func() bool {
+		changes, more := c.Sweep(slice, time.Now())
+		d.note(changes)
+		return more
+	})
 }
 
-// settle ends what is over and returns a copy of what is left.
-func (d *Daemon) settle(live []conntrack.Connection, have flows, asked time.Time) []conntrack.Record {
+// records returns a copy of the calls that are left.
+func (d *Daemon) records(c *alg.Comparison) (records []conntrack.Record) {
+	d.sliced(func() (more bool) {
+		records, more = c.Records(slice, records)
+		return more
+	})
+	return records
+}
+
+// shrink has the journal forget what is over, if that is most of it.
+func (d *Daemon) shrink() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	now := time.Now()
-	d.apply(d.editor.Sweep(live, asked, now), now)
-	d.endIdle(have, now)
 	if d.journal.Overgrown() {
 		d.rewrite()
 	}
-	return d.editor.Records()
 }
 
 // lacking returns the flows that calls need and the kernel does not have. Where both
@@ -175,16 +233,13 @@ func carried(f conntrack.Flow, by []conntrack.Flow, have flows) bool {
 // by the kernel's adapter.
 func (d *Daemon) repair(missing []conntrack.Flow) {
 	d.setLacking(len(missing))
-	for some := range slices.Chunk(missing, chunk) {
-		d.mu.Lock()
-		for _, f := range some {
-			if d.table.Has(f) {
-				d.install(f)
-				d.metrics.repairs.WithLabelValues(repairCreated).Inc()
-			}
+	d.change(conntrack.Install, missing, func(f conntrack.Flow) bool {
+		needed := d.table.Has(f)
+		if needed {
+			d.metrics.repairs.WithLabelValues(repairCreated).Inc()
 		}
-		d.mu.Unlock()
-	}
+		return needed
+	})
 }
 
 func (d *Daemon) setLacking(n int) {
@@ -195,14 +250,20 @@ func (d *Daemon) setLacking(n int) {
 
 // bury deletes what the kernel still has of calls that are over.
 func (d *Daemon) bury(have flows) {
-	for left := range slices.Chunk(d.leftovers(have), chunk) {
-		d.mu.Lock()
-		for _, f := range left {
-			if !d.table.Has(f) {
-				d.uninstall(f)
+	d.change(conntrack.Remove, d.leftovers(have), func(f conntrack.Flow) bool { return !d.table.Has(f) })
+}
+
+// change has those of the flows that still want it installed or removed.
+func (d *Daemon) change(kind conntrack.ChangeKind, all []conntrack.Flow, wanted func(conntrack.Flow) bool) {
+	for some := range slices.Chunk(all, chunk) {
+		d.locked(func() bool {
+			for _, f := range some {
+				if wanted(f) {
+					d.pending = append(d.pending, conntrack.Change{Kind: kind, Flow: f})
+				}
 			}
-		}
-		d.mu.Unlock()
+			return false
+		})
 	}
 }
 

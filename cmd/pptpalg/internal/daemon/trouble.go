@@ -14,28 +14,28 @@ import (
 // What goes wrong beside the packet loop is counted each time, logged now and then,
 // and never stops it.
 
-func (d *Daemon) overrun() {
-	d.metrics.overruns.Inc()
+func (d *Daemon) overrun(queue string) {
+	d.metrics.overruns.WithLabelValues(queue).Inc()
 	d.limits.sometimes("overrun", func() {
-		d.log.Warn("the kernel dropped packets: the queue's socket buffer was full; TCP sends them again")
+		d.log.Warn("the kernel dropped packets: the queue's socket buffer was full (--queue-buffer)", "queue", queue)
 	})
 }
 
 // countDropped counts what the kernel dropped because too many packets waited, which
 // it tells nobody. Its table is root's to read: without that right the count stays 0.
-func (d *Daemon) countDropped() {
-	s, err := d.queue.Stats()
+func (d *Daemon) countDropped(q *queue) {
+	s, err := q.Stats()
 	if err != nil {
 		return
 	}
-	dropped := s.Full - d.dropped // both wrap at 2^32
-	d.dropped = s.Full
+	dropped := s.Full - q.dropped // both wrap at 2^32
+	q.dropped = s.Full
 	if dropped == 0 {
 		return
 	}
-	d.metrics.dropped.Add(float64(dropped))
+	d.metrics.dropped.WithLabelValues(q.name).Add(float64(dropped))
 	d.limits.sometimes("dropped", func() {
-		d.log.Warn("the kernel dropped packets: too many waited for a verdict; TCP sends them again", "packets", dropped)
+		d.log.Warn("the kernel dropped packets: too many waited for a verdict (--queue-length)", "queue", q.name, "packets", dropped)
 	})
 }
 

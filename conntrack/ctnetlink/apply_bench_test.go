@@ -92,8 +92,8 @@ func BenchmarkBulk(b *testing.B) {
 		name           string
 		create, delete func(*Conn, []conntrack.Flow) map[conntrack.Flow]error
 	}{
-		{"alone", alone((*Conn).Create), alone((*Conn).Delete)},
-		{"batches", (*Conn).CreateAll, (*Conn).DeleteAll},
+		{"alone", oneByOne((*Conn).Create), oneByOne((*Conn).Delete)},
+		{"batches", createAll, deleteAll},
 	} {
 		c := newNamespace(b).dial(b)
 		flows := manyFlows(crowd)
@@ -103,17 +103,17 @@ func BenchmarkBulk(b *testing.B) {
 			}
 		}
 		b.Run("create/"+bb.name, func(b *testing.B) {
-			reportCPU(b, func() { do(b, bb.create) }, func() { do(b, (*Conn).DeleteAll) })
+			reportCPU(b, func() { do(b, bb.create) }, func() { do(b, deleteAll) })
 		})
 		b.Run("create again/"+bb.name, func(b *testing.B) {
-			do(b, (*Conn).CreateAll)
+			do(b, createAll)
 			reportCPU(b, func() { do(b, bb.create) }, func() {})
-			do(b, (*Conn).DeleteAll)
+			do(b, deleteAll)
 		})
 		b.Run("delete/"+bb.name, func(b *testing.B) {
-			do(b, (*Conn).CreateAll)
-			reportCPU(b, func() { do(b, bb.delete) }, func() { do(b, (*Conn).CreateAll) })
-			do(b, (*Conn).DeleteAll)
+			do(b, createAll)
+			reportCPU(b, func() { do(b, bb.delete) }, func() { do(b, createAll) })
+			do(b, deleteAll)
 		})
 	}
 }
@@ -132,16 +132,16 @@ func BenchmarkBatchRatio(b *testing.B) {
 	}
 	var create, remove [2]float64 // alone, in batches
 	for b.Loop() {
-		create[0] += timed(alone((*Conn).Create))
-		remove[0] += timed(alone((*Conn).Delete))
-		create[1] += timed((*Conn).CreateAll)
-		remove[1] += timed((*Conn).DeleteAll)
+		create[0] += timed(oneByOne((*Conn).Create))
+		remove[0] += timed(oneByOne((*Conn).Delete))
+		create[1] += timed(createAll)
+		remove[1] += timed(deleteAll)
 	}
 	b.ReportMetric(create[0]/create[1], "create-ratio")
 	b.ReportMetric(remove[0]/remove[1], "delete-ratio")
 }
 
-func alone(op func(*Conn, conntrack.Flow) error) func(*Conn, []conntrack.Flow) map[conntrack.Flow]error {
+func oneByOne(op func(*Conn, conntrack.Flow) error) func(*Conn, []conntrack.Flow) map[conntrack.Flow]error {
 	return func(c *Conn, flows []conntrack.Flow) map[conntrack.Flow]error {
 		failed := make(map[conntrack.Flow]error)
 		for _, f := range flows {

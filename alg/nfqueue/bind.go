@@ -1,0 +1,135 @@
+package nfqueue
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	nfq "github.com/florianl/go-nfqueue/v2"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// What go-nfqueue's callbacks answer.
+const (
+	goOn = 0
+	end  = 1
+)
+
+// maxPacketLen asks for whole packets. The kernel lowers it to 65531.
+const maxPacketLen = 0xffff
+
+// allIDs, added to the ID of the last packet, lies after every waiting packet's:
+// the kernel compares modulo 2^32 (nfq_id_after).
+const allIDs = 1 << 30
+
+// bind has go-nfqueue bind and configure the queue, and takes over the goroutine in
+// which it would receive:
+//
+//	go-nfqueue   bind, configure ── Receive ─┐ fails                      ┌── unbind
+//	lane                              wake ──┘ receiveFailed: serve ─ end ┘
+//
+// Where firewall rules stand already, after a crash say, packets come while the
+// queue is set up. None comes cut: until the copy mode is set, in one step with the
+// copy length, the kernel drops them. From then on go-nfqueue, with one more
+// setting to go, would take a packet for the kernel's answer and fail, and later
+// receive it itself; so packets are kept from the socket until admit.
+func (l *lane) bind() (err error) {
+	l.nf, err = nfq.Open(&nfq.Config{
+		NfQueue:      l.cfg.Queue,
+		MaxQueueLen:  l.cfg.MaxLen,
+		MaxPacketLen: maxPacketLen,
+		Copymode:     nfq.NfQnlCopyPacket,
+		AfFamily:     unix.AF_INET,
+	})
+	if err != nil {
+		return fmt.Errorf("open netlink socket: %w", err)
+	}
+	l.conn, l.ruleAll = l.nf.Con, l.nf.SetVerdictBatch
+	if err := l.register(); err != nil {
+		return errors.Join(err, l.nf.Close())
+	}
+	l.wake()
+	<-l.taken
+	return nil
+}
+
+func (l *lane) register() error {
+	if err := l.setOptions(); err != nil {
+		return err
+	}
+	if err := l.conn.SetBPF(answersOnly); err != nil {
+		return fmt.Errorf("set socket filter: %w", err)
+	}
+	return l.nf.RegisterWithErrorFunc(context.Background(), received, l.receiveFailed)
+}
+
+// setOptions sizes the socket's buffer and says how it tells of trouble.
+//
+// NoENOBUFS: without it a socket whose buffer is full takes no more messages until
+// it has been read empty (NETLINK_S_CONGESTED in netlink_attachskb), which turns one
+// packet too many into a burst of lost ones. What is lost is read from the socket
+// instead. CapAcknowledge: a refused verdict comes back without its packet; a kernel
+// before 4.3 does not know it.
+func (l *lane) setOptions() (err error) {
+	if err := l.conn.SetReadBuffer(l.cfg.ReadBuffer); err != nil {
+		return fmt.Errorf("set receive buffer to %d bytes: %w", l.cfg.ReadBuffer, err)
+	}
+	if err := l.conn.SetOption(netlink.NoENOBUFS, true); err != nil {
+		return fmt.Errorf("set NETLINK_NO_ENOBUFS: %w", err)
+	}
+	_ = l.conn.SetOption(netlink.CapAcknowledge, true)
+	if l.raw, err = l.conn.SyscallConn(); err != nil {
+		return err
+	}
+	return l.raw.Control(func(fd uintptr) { l.fd = fd })
+}
+
+// received is go-nfqueue's callback for a message. The filter lets none come but an
+// answer, which says nothing.
+func received(nfq.Attribute) int { return goOn }
+
+// receiveFailed is go-nfqueue's callback for a receive that failed: woken by bind, or
+// for an error that serve will meet as well.
+func (l *lane) receiveFailed(error) int {
+	l.serve()
+	return end
+}
+
+// admit lets packets come, and drops those from before, for TCP to send again. The
+// drop comes last: a packet that no one was told of would hold its place, and its
+// sender's buffer, for good. A packet that slips in between is handled like any
+// other, and its verdict refused.
+func (l *lane) admit() error {
+	if err := l.conn.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("reset receive deadline: %w", err)
+	}
+	if err := l.conn.RemoveBPF(); err != nil {
+		return fmt.Errorf("remove socket filter: %w", err)
+	}
+	if err := l.ruleAll(allIDs, nfq.NfDrop); err != nil {
+		return fmt.Errorf("drop packets from before: %w", err)
+	}
+	return nil
+}
+
+// wake ends a receive that waits, and every later one, with a timeout. It fails only
+// on a closed socket, on which none waits.
+func (l *lane) wake() { _ = l.conn.SetReadDeadline(time.Unix(1, 0)) }
+
+// answersOnly is a socket filter that lets the kernel's answers pass (NLMSG_ERROR,
+// which with code 0 is success) and nothing else. It compares nlmsg_type, a 16-bit
+// field at offset 4 in the machine's byte order, which BPF loads as big endian.
+var answersOnly = []bpf.RawInstruction{
+	{Op: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 4},
+	{Op: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: answerType(), Jf: 1},
+	{Op: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
+	{Op: unix.BPF_RET | unix.BPF_K, K: 0},
+}
+
+func answerType() uint32 {
+	return uint32(binary.BigEndian.Uint16(native.AppendUint16(nil, unix.NLMSG_ERROR)))
+}
