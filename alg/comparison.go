@@ -65,7 +65,6 @@ func (c *Comparison) gone(d *dialogue) bool {
 // end was not seen.
 type Lost struct {
 	Connection conntrack.Connection
-	Heard      time.Time // when the last of its segments came
 	Calls      []conntrack.Record
 }
 
@@ -78,7 +77,7 @@ func (c *Comparison) Missing(most int) (lost []Lost, more bool) {
 			return
 		}
 		if calls := d.control.Records(nil); len(calls) > 0 {
-			lost = append(lost, Lost{d.control.Connection(), c.ed.start.Add(d.heard), calls})
+			lost = append(lost, Lost{d.control.Connection(), calls})
 		}
 	})
 	return lost, more

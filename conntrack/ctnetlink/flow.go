@@ -127,6 +127,20 @@ func (c *Conn) take(f conntrack.Flow) error {
 	return c.remove(e.orig, f.Zone, e.id)
 }
 
+// Has reports whether a flow's entry is in the table. The mark does not count.
+func (c *Conn) Has(f conntrack.Flow) (bool, error) {
+	if err := checkFlow(f); err != nil {
+		return false, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, err := c.get(gre(enters(f)), f.Zone)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return false, fmt.Errorf("get GRE entry for %v: %w", f, err)
+	}
+	return err == nil && e.translates(f), nil
+}
+
 // Flows returns every flow in the table, in all zones, in no order: each GRE
 // entry of the shape that Create makes, whoever made it. Other GRE entries are
 // not listed, nor is a flow that another one's entry carries.

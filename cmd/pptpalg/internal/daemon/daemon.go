@@ -46,8 +46,10 @@ type Config struct {
 type kernel interface {
 	Connection(conntrack.Tuple) (conntrack.Connection, error)
 	Apply(changes []conntrack.Change) (failed map[int]error)
+	Has(conntrack.Flow) (bool, error)
 	Leave(conntrack.Tuple, uint16, ctnetlink.Bypass) error
 	Revive(conntrack.Connection) error
+	Probe() error
 	Close() error
 }
 
@@ -98,7 +100,8 @@ func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Daemon, err
 	}
 	d := newDaemon(cfg, reg, log)
 	d.kernel, d.lister = packets, lists
-	if err := errors.Join(d.openControl(), d.openPath(packets)); err != nil {
+	d.choosePath()
+	if err := errors.Join(d.openControl(), d.openGRE()); err != nil {
 		return nil, errors.Join(err, d.closeQueues(), d.closeKernel())
 	}
 	if err := d.remember(); err != nil {
@@ -119,10 +122,12 @@ func newDaemon(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Daemon 
 
 // Close gives up a daemon that was not run.
 func (d *Daemon) Close() error {
-	return errors.Join(d.closeQueues(), d.closeKernel(), d.journal.Close())
+	return errors.Join(d.closeQueues(), d.closePath(), d.journal.Close())
 }
 
 func (d *Daemon) closeKernel() error { return errors.Join(d.kernel.Close(), d.lister.Close()) }
+
+func (d *Daemon) closePath() error { return errors.Join(d.path.close(), d.closeKernel()) }
 
 // Run edits until ctx is done. The rules are loaded after the queue was bound and
 // removed before it is let go, so that no segment is ever sent to a queue without
@@ -151,7 +156,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 		}
 		return d.unload()
 	})
-	return errors.Join(group.Wait(), d.closeKernel(), d.journal.Close())
+	return errors.Join(group.Wait(), d.closePath(), d.journal.Close())
 }
 
 func (d *Daemon) load(ctx context.Context) error {

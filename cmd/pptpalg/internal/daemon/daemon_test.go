@@ -84,6 +84,8 @@ func (k *fakeKernel) Apply(changes []conntrack.Change) map[int]error {
 	return failed
 }
 
+func (k *fakeKernel) Has(f conntrack.Flow) (bool, error) { return slices.Contains(k.flows, f), k.err }
+
 func (k *fakeKernel) Leave(t conntrack.Tuple, _ uint16, _ ctnetlink.Bypass) error {
 	k.done = append(k.done, "leave")
 	return k.err
@@ -94,6 +96,8 @@ func (k *fakeKernel) Revive(conntrack.Connection) error {
 	k.gone = k.err != nil
 	return k.err
 }
+
+func (k *fakeKernel) Probe() error { return k.err }
 
 func (k *fakeKernel) Close() error { return nil }
 
@@ -107,10 +111,16 @@ type rig struct {
 
 func newRig(t *testing.T, dir string) *rig {
 	t.Helper()
+	return newRigOver(t, dir, InKernel)
+}
+
+func newRigOver(t *testing.T, dir string, path DataPath) *rig {
+	t.Helper()
 	k := new(fakeKernel)
-	cfg := Config{Ports: []uint16{1723}, StateDir: dir, Table: conntrack.DefaultConfig(), Connections: 10}
+	cfg := Config{DataPath: path, Ports: []uint16{1723}, StateDir: dir, Table: conntrack.DefaultConfig(), Connections: 10}
 	d := newDaemon(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	d.kernel, d.lister, d.path = k, k, kernelPath{k, k}
+	d.kernel, d.lister = k, k
+	d.choosePath()
 	if err := d.remember(); err != nil {
 		t.Fatal(err)
 	}

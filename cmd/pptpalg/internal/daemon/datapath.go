@@ -2,13 +2,12 @@ package daemon
 
 import (
 	"fmt"
-	"time"
+	"net/netip"
 
 	"pptpalg/alg"
 	"pptpalg/alg/datapath"
 	"pptpalg/alg/nfqueue"
 	"pptpalg/conntrack"
-	"pptpalg/conntrack/ctnetlink"
 )
 
 // DataPath says where the GRE packets of calls are translated.
@@ -52,7 +51,9 @@ type path interface {
 	list() (flows, error)
 	// flushed reports whether a control connection is missing in the kernel's table
 	// because somebody emptied that, and not because it ended.
-	flushed(l alg.Lost, have flows, now time.Time) bool
+	flushed(l alg.Lost, have flows) bool
+	// close leaves the kernel's table as it should be without the daemon.
+	close() error
 }
 
 // kernelPath keeps the flows in the kernel's conntrack.
@@ -72,7 +73,7 @@ func (p kernelPath) list() (flows, error) {
 
 // flushed: the entries of calls have a fixed timeout and go for no other reason. Where
 // they are left, the connection has ended, or lost its address.
-func (kernelPath) flushed(l alg.Lost, have flows, _ time.Time) bool {
+func (kernelPath) flushed(l alg.Lost, have flows) bool {
 	needed := 0
 	for _, c := range l.Calls {
 		for _, f := range c.Flows() {
@@ -85,10 +86,20 @@ func (kernelPath) flushed(l alg.Lost, have flows, _ time.Time) bool {
 	return needed > 0
 }
 
-// daemonPath keeps the flows in the daemon.
-type daemonPath struct{ table *datapath.Table }
+// close leaves the entries: they are the calls.
+func (kernelPath) close() error { return nil }
 
-func (p daemonPath) Apply(changes []conntrack.Change) (failed map[int]error) {
+// daemonPath keeps the flows in the daemon.
+type daemonPath struct {
+	table  *datapath.Table
+	kernel kernel
+
+	// Owned by sweep.
+	watched bool // the canary has been looked for
+	mourns  int  // for how many comparisons the kernel's table counts as just emptied
+}
+
+func (p *daemonPath) Apply(changes []conntrack.Change) (failed map[int]error) {
 	for i, c := range changes {
 		switch c.Kind {
 		case conntrack.Install:
@@ -102,41 +113,77 @@ func (p daemonPath) Apply(changes []conntrack.Change) (failed map[int]error) {
 	return failed
 }
 
-func (p daemonPath) list() (flows, error) {
+func (p *daemonPath) list() (flows, error) {
 	have := make(flows, p.table.Len())
 	for f, t := range p.table.All() {
 		have[f.Unmarked()] = conntrack.Traffic{Packets: t.Packets, Bytes: t.Bytes, Counted: true}
 	}
-	return have, nil
+	return have, p.watchCanary()
 }
 
-// echoes is how long a control connection that lives is silent at most, and more: an
-// end that has heard nothing for 60 s sends an Echo-Request (RFC 2637 section 3.1.4).
-// An entry that was made anew and is not used is gone by then.
-const echoes = 5 * time.Minute
-
-// flushed: nothing in the kernel tells. A connection that has just spoken is not over.
-func (daemonPath) flushed(l alg.Lost, _ flows, now time.Time) bool {
-	return len(l.Calls) > 0 && now.Sub(l.Heard) < echoes
+// canary is an entry that translates nothing, between addresses that are for
+// documentation (RFC 5737). With a fixed timeout, it goes only when somebody empties the
+// kernel's table.
+var canary = conntrack.Flow{
+	Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddr("198.51.100.1"), Key: 0xffff,
+	NewSrc: netip.MustParseAddr("192.0.2.1"), NewDst: netip.MustParseAddr("198.51.100.1"), NewKey: 0xffff,
 }
 
-// openPath decides on the data path, and binds what it needs.
-func (d *Daemon) openPath(c *ctnetlink.Conn) error {
-	if d.chosenPath(c) == InKernel {
-		d.path = kernelPath{d.kernel, d.lister}
+// mourning is for how many comparisons a canary's death explains that connections are
+// missing: one may have listed them just before.
+const mourning = 2
+
+// watchCanary looks for the canary and, where it is gone, has another one made.
+func (p *daemonPath) watchCanary() error {
+	alive, err := p.kernel.Has(canary)
+	if err != nil || alive {
+		p.mourns, p.watched = max(0, p.mourns-1), true
+		return err
+	}
+	p.mourns = mourning
+	if !p.watched {
+		p.mourns = 1 // it died before the daemon looked at anything
+	}
+	p.watched = true
+	return p.kernel.Apply([]conntrack.Change{{Kind: conntrack.Install, Flow: canary}})[0]
+}
+
+// flushed: without entries of their own, the calls cannot tell.
+func (p *daemonPath) flushed(l alg.Lost, _ flows) bool { return len(l.Calls) > 0 && p.mourns > 0 }
+
+// close takes the canary away. Where calls live it stays, for the daemon that takes them
+// up.
+func (p *daemonPath) close() error {
+	if p.table.Len() > 0 {
 		return nil
 	}
+	return p.kernel.Apply([]conntrack.Change{{Kind: conntrack.Remove, Flow: canary}})[0]
+}
+
+// choosePath decides on the data path.
+func (d *Daemon) choosePath() {
+	if d.chosenPath() == InKernel {
+		d.path = kernelPath{d.kernel, d.lister}
+		return
+	}
 	d.gre = datapath.NewTable()
-	d.path = daemonPath{d.gre}
+	d.path = &daemonPath{table: d.gre, kernel: d.kernel}
+}
+
+// openGRE binds the GRE queues, if the daemon translates.
+func (d *Daemon) openGRE() error {
+	if d.gre == nil {
+		return nil
+	}
 	data := d.cfg.Data
 	return d.open(greQueue, nfqueue.Config{Queue: data.Queue, Queues: data.Queues}, d.grePacket)
 }
 
-func (d *Daemon) chosenPath(c *ctnetlink.Conn) DataPath {
+func (d *Daemon) chosenPath() DataPath {
 	if d.cfg.DataPath != Auto {
 		return d.cfg.DataPath
 	}
-	if err := c.Probe(); err != nil {
+	if err := d.kernel.Probe(); err != nil {
 		d.log.Warn("the kernel does not translate GRE as it should: every GRE packet visits the daemon", "err", err)
 		return InDaemon
 	}

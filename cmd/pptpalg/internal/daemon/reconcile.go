@@ -117,7 +117,7 @@ func (d *Daemon) compare() {
 		return
 	}
 	c := d.look(live, asked)
-	d.revive(c, have, asked)
+	d.revive(c, have)
 	d.sweepAway(c)
 	calls := d.records(c)
 	d.endIdle(c, calls, have, time.Now())
@@ -157,7 +157,7 @@ func (d *Daemon) locked(step func() (more bool)) (more bool) {
 
 // revive makes the entries anew of control connections that were flushed from the
 // kernel's table (conntrack -F).
-func (d *Daemon) revive(c *alg.Comparison, have flows, asked time.Time) {
+func (d *Daemon) revive(c *alg.Comparison, have flows) {
 	var lost []alg.Lost
 	d.sliced(func() bool {
 		some, more := c.Missing(slice)
@@ -165,7 +165,7 @@ func (d *Daemon) revive(c *alg.Comparison, have flows, asked time.Time) {
 		return more
 	})
 	for _, l := range lost {
-		if !d.path.flushed(l, have, asked) {
+		if !d.path.flushed(l, have) {
 			continue
 		}
 		if err := d.kernel.Revive(l.Connection); err != nil {

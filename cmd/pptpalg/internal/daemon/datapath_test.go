@@ -1,0 +1,142 @@
+package daemon
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pptpalg/alg/datapath"
+	"pptpalg/alg/gre"
+	"pptpalg/alg/nfqueue"
+	"pptpalg/alg/pptp"
+	"pptpalg/conntrack"
+)
+
+func TestChosenPath(t *testing.T) {
+	tests := []struct {
+		asked   DataPath
+		refuses bool
+		want    DataPath
+	}{
+		{Auto, false, InKernel},
+		{Auto, true, InDaemon},
+		{InKernel, true, InKernel},
+		{InDaemon, false, InDaemon},
+	}
+	for _, tt := range tests {
+		k := new(fakeKernel)
+		if tt.refuses {
+			k.err = errKernel
+		}
+		d := newDaemon(Config{DataPath: tt.asked, Table: conntrack.DefaultConfig()}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+		d.kernel, d.lister = k, k
+		d.choosePath()
+		if got := d.DataPath(); got != tt.want {
+			t.Errorf("%s, and the kernel refuses: %v: %s, want %s", tt.asked, tt.refuses, got, tt.want)
+		}
+	}
+}
+
+func TestDataPathText(t *testing.T) {
+	var p DataPath
+	if err := p.UnmarshalText([]byte("queue")); err != nil || p != InDaemon {
+		t.Errorf("queue: %s, %v", p, err)
+	}
+	if err := p.UnmarshalText([]byte("fast")); err == nil || p != InDaemon {
+		t.Errorf("fast: %s, %v", p, err)
+	}
+}
+
+// TestDaemonTranslates: flows stand in the daemon when the packets that announce them are
+// let go, and none in the kernel.
+func TestDaemonTranslates(t *testing.T) {
+	r := newRigOver(t, t.TempDir(), InDaemon)
+	r.cfg.Data.Mark = 0x40
+	r.call()
+	r.compare()
+	if r.gre.Len() != 2 || !slices.Equal(r.kernel.flows, []conntrack.Flow{canary}) {
+		t.Errorf("%d flows here, in the kernel %v", r.gre.Len(), r.kernel.flows)
+	}
+	client, server := connection.Original.Src.Addr(), connection.Original.Dst.Addr()
+	tests := []struct {
+		name    string
+		packet  nfqueue.Packet
+		verdict nfqueue.Verdict
+		mark    uint32
+	}{
+		{"to the client", nfqueue.Packet{Payload: datagram(t, server, connection.Reply.Dst.Addr(), 7)}, nfqueue.AcceptModified, 0x40},
+		{"to the server", nfqueue.Packet{Payload: datagram(t, client, server, 9)}, nfqueue.Accept, 0x40},
+		{"of no call", nfqueue.Packet{Payload: datagram(t, client, server, 10), Mark: 3}, nfqueue.Accept, 3},
+		{"cut", nfqueue.Packet{Payload: datagram(t, client, server, 9)[:20], Truncated: true}, nfqueue.Accept, 0},
+	}
+	for _, tt := range tests {
+		if v := r.grePacket(&tt.packet); v != tt.verdict || tt.packet.Mark != tt.mark {
+			t.Errorf("%s: %v with mark %#x, want %v with %#x", tt.name, v, tt.packet.Mark, tt.verdict, tt.mark)
+		}
+	}
+	if n := r.gre.Count(datapath.NoFlow); n != 1 {
+		t.Errorf("%d packets of no call are counted", n)
+	}
+	r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
+	if r.gre.Len() != 0 {
+		t.Errorf("%d flows of a call that is over", r.gre.Len())
+	}
+}
+
+// datagram is an IP packet of enhanced GRE.
+func datagram(t *testing.T, src, dst netip.Addr, id pptp.CallID) []byte {
+	t.Helper()
+	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolGRE, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
+	buf := gopacket.NewSerializeBuffer()
+	payload := gopacket.Payload(gre.Append(nil, gre.Fields{CallID: id, HasSeq: true, Payload: []byte("data")}))
+	err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// TestFlushOrEnd: a connection that is missing was flushed if the canary is gone as well.
+func TestFlushOrEnd(t *testing.T) {
+	for _, flushed := range []bool{true, false} {
+		r := newRigOver(t, t.TempDir(), InDaemon)
+		r.call()
+		r.compare()
+		r.compare()
+		r.kernel.gone = true
+		if flushed {
+			r.kernel.flows = nil
+		}
+		r.compare()
+		if revived := slices.Contains(r.kernel.done, "revive"); revived != flushed || (len(r.Calls()) == 1) != flushed {
+			t.Errorf("flushed: %v; revived: %v, %d calls", flushed, revived, len(r.Calls()))
+		}
+	}
+}
+
+// TestFromKernelToDaemon: entries that an earlier daemon had the kernel translate by are
+// taken away, and others' are not.
+func TestFromKernelToDaemon(t *testing.T) {
+	dir := t.TempDir()
+	before := newRig(t, dir)
+	before.call()
+	if err := before.journal.Close(); err != nil {
+		t.Fatal(err)
+	}
+	foreign := conntrack.Flow{Src: canary.Src, Dst: canary.Dst, Key: 5, NewSrc: canary.Src, NewDst: canary.Dst, NewKey: 5}
+	r := newRigOver(t, dir, InDaemon)
+	r.kernel.flows = append(slices.Clone(before.kernel.flows), foreign)
+	r.clearKernel()
+	r.compare()
+	if r.gre.Len() != 2 || !slices.Equal(r.kernel.flows, []conntrack.Flow{foreign, canary}) {
+		t.Errorf("%d flows here, in the kernel %v", r.gre.Len(), r.kernel.flows)
+	}
+	if err := r.path.close(); err != nil || len(r.kernel.flows) != 2 {
+		t.Errorf("closed with calls: %v, %v", err, r.kernel.flows)
+	}
+}
