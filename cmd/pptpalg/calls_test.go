@@ -313,7 +313,8 @@ func testStaleEntry(t *testing.T, path daemon.DataPath) {
 	closeAfter(t, early)
 	must(t, early.Send(lab.Packet{Dst: g.Outside[0].Addr, CallID: 100, Seq: new(uint32(1)), Payload: []byte("too early")}))
 	must(t, s.GRE.Send(lab.Packet{Dst: lab.GatewayPublic, CallID: 7, Seq: new(uint32(1)), Payload: []byte("too early")}))
-	must(t, lab.Poll(lab.Patience, func() bool { return strings.Count(g.entries(), "gre") == 2 }))
+	stale := func() bool { return strings.Count(g.entries(), "src=203.0.113.10 ") == 2 }
+	must(t, lab.Poll(lab.Patience, stale))
 	exchange(t, callOn(t, g.client(0), 7))
 }
 
