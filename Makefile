@@ -7,8 +7,9 @@
 #                 (one package at a time: their daemons and clients need the cores)
 #   make soak     clients, crashes, floods and flushes for SOAK
 #   make fuzz     each fuzz target for FUZZTIME
+#   make bench    ten minutes of figures beside the kernel's own helper; REPORT=FILE writes them there
 #
-# demo, test and check install the Debian packages that they need, and say so.
+# demo, test, check and bench install the Debian packages that they need, and say so.
 
 GO       ?= go
 FUZZTIME ?= 10m
@@ -20,8 +21,9 @@ AS_ROOT  := $(if $(SUDO),$(SUDO) -E env "PATH=$$PATH" "GOPATH=$$($(GO) env GOPAT
 RUN_PACKAGES  := iptables iproute2 conntrack pptp-linux pptpd
 TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps
 RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
+BENCH_PACKAGES := iptables iproute2
 
-.PHONY: all build demo test check lint race soak fuzz clean packages-demo packages-test packages-race
+.PHONY: all build demo test check lint race soak fuzz bench clean packages-demo packages-test packages-race packages-bench
 
 all: build
 
@@ -53,6 +55,10 @@ soak: packages-test
 fuzz:
 	./.ci/fuzz $(FUZZTIME)
 
+bench: packages-bench build
+	CGO_ENABLED=0 $(GO) build -o bin/bench ./cmd/bench
+	$(SUDO) bin/bench $(if $(REPORT),-o $(REPORT))
+
 clean:
 	rm -rf bin
 
@@ -64,3 +70,6 @@ packages-test:
 
 packages-race:
 	@./.ci/packages $(RACE_PACKAGES)
+
+packages-bench:
+	@./.ci/packages $(BENCH_PACKAGES)

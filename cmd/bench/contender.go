@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"pptpalg/alg/pptp"
+	"pptpalg/cmd/bench/internal/clock"
+	"pptpalg/cmd/bench/internal/farm"
+	"pptpalg/cmd/internal/lab"
+)
+
+// contender is one way for a gateway to treat PPTP.
+type contender struct {
+	name      string
+	nat       bool // the gateway masquerades
+	inbound   bool // packets of servers reach clients: with NAT, only an editor makes them
+	dialogues bool // calls become known by control messages
+	queued    bool // packets visit user space
+	floor     bool // the sink stands where packets enter the gateway
+	// start makes the gateway treat PPTP so. Calls can be set up when it returns.
+	start func(ctx context.Context, y *yard, calls []farm.Call) (worker, error)
+}
+
+// worker is what works for a contender in user space.
+type worker interface {
+	io.Closer
+	clocks() []clock.Process // whose time is the contender's
+}
+
+// nobody works where the kernel does it all.
+type nobody struct{}
+
+func (nobody) Close() error            { return nil }
+func (nobody) clocks() []clock.Process { return nil }
+
+const (
+	nameFloor   = "generator, cable and sink alone"
+	nameForward = "plain IP forwarding, no conntrack"
+	nameNAT     = "NAT without an editor"
+	nameHelper  = "kernel helper"
+	nameKernel  = "pptpalg, data path kernel"
+	nameQueue   = "pptpalg, data path queue"
+	nameGoQueue = "GRE through plain go-nfqueue"
+)
+
+// contenders lists them in the order of the tables.
+func contenders(p programs) []contender {
+	return []contender{
+		{name: nameFloor, inbound: true, floor: true, start: nothing},
+		{name: nameForward, inbound: true, start: noConntrack},
+		{name: nameNAT, nat: true, start: nothing},
+		{name: nameHelper, nat: true, inbound: true, dialogues: true, start: helper},
+		{name: nameKernel, nat: true, inbound: true, dialogues: true, start: p.daemon("kernel")},
+		{name: nameQueue, nat: true, inbound: true, dialogues: true, queued: true, start: p.daemon("queue")},
+		{name: nameGoQueue, nat: true, inbound: true, queued: true, start: p.goQueue},
+	}
+}
+
+// only returns the named contenders.
+func only(all []contender, names ...string) []contender {
+	var some []contender
+	for _, c := range all {
+		for _, name := range names {
+			if c.name == name {
+				some = append(some, c)
+			}
+		}
+	}
+	return some
+}
+
+func (c contender) options() lab.Options { return lab.Options{Masquerade: c.nat} }
+
+func nothing(context.Context, *yard, []farm.Call) (worker, error) { return nobody{}, nil }
+
+// noConntrack takes out the rules for which the kernel tracks connections.
+func noConntrack(ctx context.Context, y *yard, _ []farm.Call) (worker, error) {
+	for _, table := range []string{"nat", "filter"} {
+		if err := y.Gateway.IPTables(ctx, "-t", table, "-F"); err != nil {
+			return nil, err
+		}
+	}
+	return nobody{}, nil
+}
+
+func helper(ctx context.Context, y *yard, _ []farm.Call) (worker, error) {
+	return nobody{}, y.AttachKernelHelper(ctx)
+}
+
+// programs are the paths of what contenders run.
+type programs struct {
+	pptpalg string
+	self    string // this program
+}
+
+// daemon starts pptpalg. A freed Call ID rests for a second only, so that calls
+// can be set up by the thousand each second.
+func (p programs) daemon(path string) func(context.Context, *yard, []farm.Call) (worker, error) {
+	return func(_ context.Context, y *yard, _ []farm.Call) (worker, error) {
+		return startDaemon(y.Gateway, p.pptpalg, "--datapath", path, "--rest", "1s", "--max-requests", "1000000")
+	}
+}
+
+// invent makes up calls as dialogues would have made them, for contenders that
+// know of calls without them.
+func (c contender) invent(y *yard, n int) []farm.Call {
+	calls := make([]farm.Call, n)
+	for i := range calls {
+		call := farm.Call{
+			Client: y.clients[i%clientCount], Server: y.servers[i%serverCount],
+			Own: pptp.CallID(i/clientCount + 1), ServerID: pptp.CallID(i/serverCount + 1),
+		}
+		call.Public, call.PublicID = call.Client, call.Own
+		if c.nat {
+			call.Public = lab.GatewayPublic
+		}
+		if c.queued {
+			call.PublicID = pptp.CallID(i + 1)
+		}
+		calls[i] = call
+	}
+	return calls
+}
+
+// direction is a way through the gateway.
+type direction uint8
+
+const (
+	outward direction = iota // client to server
+	inward                   // server to client
+)
+
+func (d direction) String() string {
+	switch d {
+	case outward:
+		return "client → server"
+	case inward:
+		return "server → client"
+	}
+	return fmt.Sprintf("unknown(%d)", uint8(d))
+}
+
+func (c contender) directions() []direction {
+	if c.inbound {
+		return []direction{outward, inward}
+	}
+	return []direction{outward}
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	nfq "github.com/florianl/go-nfqueue/v2"
+
+	"pptpalg/alg/datapath"
+	"pptpalg/cmd/bench/internal/clock"
+	"pptpalg/cmd/bench/internal/farm"
+	"pptpalg/cmd/internal/lab"
+	"pptpalg/conntrack"
+	"pptpalg/rules"
+)
+
+// goQueueArg makes this program the contender that rewrites GRE in a callback of
+// go-nfqueue: a process of its own, so that its time can be told from the bench's.
+const goQueueArg = "rewrite-with-go-nfqueue"
+
+const (
+	goQueueNumber = 1730
+	goQueueMark   = rules.DefaultMark
+)
+
+// rewriter is that process.
+type rewriter struct{ process *lab.Process }
+
+func (r rewriter) clocks() []clock.Process { return []clock.Process{clock.Process(r.process.PID())} }
+func (r rewriter) Close() error            { return r.process.Kill() }
+
+// goQueue starts the process, tells it the flows, and loads the rules that the
+// daemon's own data path would have.
+func (p programs) goQueue(ctx context.Context, y *yard, calls []farm.Call) (worker, error) {
+	var flows bytes.Buffer
+	if err := gob.NewEncoder(&flows).Encode(flowsOf(calls)); err != nil {
+		return nil, fmt.Errorf("encode flows: %w", err)
+	}
+	cmd, err := y.Gateway.Command(context.Background(), p.self, goQueueArg)
+	if err != nil {
+		return nil, err
+	}
+	log := new(lab.Log)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = &flows, log, log
+	process, err := y.Gateway.Start(cmd)
+	if err != nil {
+		return nil, err
+	}
+	r := rewriter{process}
+	err = log.WaitFor("rewriting", readyTime)
+	if err == nil {
+		text := rules.Config{Queue: 1723, Ports: []uint16{lab.Port}, Data: rules.Data{Queue: goQueueNumber, Queues: 1, Mark: goQueueMark}}.Text()
+		err = y.Gateway.IPTablesRestore(ctx, text)
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+// flowsOf returns what has to be rewritten for calls, each in both directions.
+func flowsOf(calls []farm.Call) []conntrack.Flow {
+	var flows []conntrack.Flow
+	for _, c := range calls {
+		flows = append(flows,
+			conntrack.Flow{Src: c.Server, Dst: c.Public, Key: c.PublicID, NewSrc: c.Server, NewDst: c.Client, NewKey: c.Own},
+			conntrack.Flow{Src: c.Client, Dst: c.Server, Key: c.ServerID, NewSrc: c.Public, NewDst: c.Server, NewKey: c.ServerID})
+	}
+	return flows
+}
+
+// rewriteWithGoNFQueue is what that process does until it is killed: what the
+// library's README shows, with the daemon's own table and rewriting.
+func rewriteWithGoNFQueue(flows io.Reader, out io.Writer) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	table, err := readFlows(flows)
+	if err != nil {
+		return err
+	}
+	q, err := nfq.Open(&nfq.Config{
+		NfQueue: goQueueNumber, MaxPacketLen: 0xffff, MaxQueueLen: 4096, Copymode: nfq.NfQnlCopyPacket, WriteTimeout: 50 * time.Millisecond,
+	})
+	if err != nil {
+		return fmt.Errorf("open queue: %w", err)
+	}
+	defer q.Close()
+	if err := q.Con.SetReadBuffer(8 << 20); err != nil {
+		return fmt.Errorf("size socket buffer: %w", err)
+	}
+	callback := func(a nfq.Attribute) int {
+		verdict := []nfq.VerdictOption{nfq.WithMark(goQueueMark)}
+		if table.Rewrite(*a.Payload).Verdict == datapath.Edited {
+			verdict = append(verdict, nfq.WithAlteredPacket(*a.Payload))
+		}
+		if err := q.SetVerdictWithOption(*a.PacketID, nfq.NfAccept, verdict...); err != nil {
+			fmt.Fprintln(out, err)
+		}
+		return 0
+	}
+	if err := q.RegisterWithErrorFunc(ctx, callback, func(error) int { return 0 }); err != nil {
+		return fmt.Errorf("register callback: %w", err)
+	}
+	fmt.Fprintln(out, "rewriting")
+	<-ctx.Done()
+	return nil
+}
+
+func readFlows(r io.Reader) (*datapath.Table, error) {
+	var flows []conntrack.Flow
+	if err := gob.NewDecoder(r).Decode(&flows); err != nil {
+		return nil, fmt.Errorf("read flows: %w", err)
+	}
+	table := datapath.NewTable()
+	for _, f := range flows {
+		if err := table.Install(f); err != nil {
+			return nil, err
+		}
+	}
+	return table, nil
+}
