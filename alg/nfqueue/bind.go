@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	nfq "github.com/florianl/go-nfqueue/v2"
@@ -26,11 +27,11 @@ const maxPacketLen = 0xffff
 // the kernel compares modulo 2^32 (nfq_id_after).
 const allIDs = 1 << 30
 
-// bind has go-nfqueue bind and configure the queue, and takes over the goroutine in
-// which it would receive:
+// bind has go-nfqueue bind and configure the queue, and takes over its socket, and the
+// goroutine in which it would receive:
 //
-//	go-nfqueue   bind, configure ── Receive ─┐ fails                      ┌── unbind
-//	lane                              wake ──┘ receiveFailed: serve ─ end ┘
+//	go-nfqueue   bind, configure ── Receive ─┐ fails
+//	lane                          deadline ──┘ receiveFailed: serve ── end ── close, which unbinds
 //
 // Where firewall rules stand already, after a crash say, packets come while the
 // queue is set up. None comes cut: until the copy mode is set, in one step with the
@@ -48,11 +49,11 @@ func (l *lane) bind() (err error) {
 	if err != nil {
 		return fmt.Errorf("open netlink socket: %w", err)
 	}
-	l.conn, l.ruleAll = l.nf.Con, l.nf.SetVerdictBatch
+	l.conn = l.nf.Con
 	if err := l.register(); err != nil {
-		return errors.Join(err, l.nf.Close())
+		return errors.Join(err, l.nf.Close(), l.closeSocket())
 	}
-	l.wake()
+	_ = l.conn.SetReadDeadline(time.Unix(1, 0)) // fails only on a closed socket, on which no receive waits
 	<-l.taken
 	return nil
 }
@@ -82,10 +83,25 @@ func (l *lane) setOptions() (err error) {
 		return fmt.Errorf("set NETLINK_NO_ENOBUFS: %w", err)
 	}
 	_ = l.conn.SetOption(netlink.CapAcknowledge, true)
-	if l.raw, err = l.conn.SyscallConn(); err != nil {
+	return l.copySocket()
+}
+
+// copySocket gives the lane a descriptor of its own for go-nfqueue's socket.
+func (l *lane) copySocket() error {
+	raw, err := l.conn.SyscallConn()
+	if err != nil {
 		return err
 	}
-	return l.raw.Control(func(fd uintptr) { l.fd = fd })
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		var copied int
+		copied, failed = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+		l.fd = uintptr(copied)
+	})
+	if failed != nil {
+		failed = fmt.Errorf("copy socket: %w", failed)
+	}
+	return errors.Join(err, failed)
 }
 
 // received is go-nfqueue's callback for a message. The filter lets none come but an
@@ -104,21 +120,54 @@ func (l *lane) receiveFailed(error) int {
 // sender's buffer, for good. A packet that slips in between is handled like any
 // other, and its verdict refused.
 func (l *lane) admit() error {
-	if err := l.conn.SetReadDeadline(time.Time{}); err != nil {
-		return fmt.Errorf("reset receive deadline: %w", err)
-	}
 	if err := l.conn.RemoveBPF(); err != nil {
 		return fmt.Errorf("remove socket filter: %w", err)
 	}
-	if err := l.ruleAll(allIDs, nfq.NfDrop); err != nil {
+	if err := l.ruleAll(allIDs, nfDrop); err != nil {
 		return fmt.Errorf("drop packets from before: %w", err)
+	}
+	return l.leavePoller()
+}
+
+// leavePoller takes the socket away from Go's poller, which go-nfqueue had put it into.
+// The poller would be woken for each packet that comes while none is waited for, and
+// then wake a thread to see that there is nothing to do: half of what a packet costs
+// where they come one by one.
+func (l *lane) leavePoller() error {
+	if err := l.conn.Close(); err != nil {
+		return fmt.Errorf("take over socket: %w", err)
+	}
+	if err := unix.SetNonblock(int(l.fd), false); err != nil {
+		return fmt.Errorf("set socket to blocking: %w", err)
 	}
 	return nil
 }
 
-// wake ends a receive that waits, and every later one, with a timeout. It fails only
-// on a closed socket, on which none waits.
-func (l *lane) wake() { _ = l.conn.SetReadDeadline(time.Unix(1, 0)) }
+// wake ends a receive that waits, by a message that means nothing and wants an answer.
+// The answer ends the next receive if none waits now. Where it finds no room in the
+// socket's buffer, a receive has more to do than to wait.
+func (l *lane) wake() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return
+	}
+	b := make([]byte, unix.NLMSG_HDRLEN)
+	native.PutUint32(b, uint32(len(b)))
+	native.PutUint16(b[atType:], unix.NLMSG_NOOP)
+	native.PutUint16(b[atFlags:], unix.NLM_F_REQUEST|unix.NLM_F_ACK)
+	if _, err := unix.Write(int(l.fd), b); err != nil {
+		l.cfg.Failed(fmt.Errorf("wake receive: %w", err))
+	}
+}
+
+// closeSocket also unbinds the queue (nfqnl_rcv_nl_event).
+func (l *lane) closeSocket() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	return os.NewSyscallError("close", unix.Close(int(l.fd)))
+}
 
 // answersOnly is a socket filter that lets the kernel's answers pass (NLMSG_ERROR,
 // which with code 0 is success) and nothing else. It compares nlmsg_type, a 16-bit

@@ -673,12 +673,32 @@ func TestReopenUnderTraffic(t *testing.T) {
 func TestDeadSocketEndsRun(t *testing.T) {
 	top := newTopology(t)
 	q := openIn(t, top.gateway, Config{Queues: 3}, acceptAny)
-	if err := q.lanes[1].conn.Close(); err != nil {
-		t.Fatalf("close socket: %v", err)
-	}
-	if err := q.Run(t.Context()); err == nil {
+	result := make(chan error, 1)
+	go func() { result <- q.Run(t.Context()) }()
+	replaceSocket(t, q.lanes[1])
+	if err := <-result; err == nil {
 		t.Error("Run returned no error")
 	}
+}
+
+// replaceSocket puts a file that is no socket in the place of a lane's.
+func replaceSocket(t *testing.T, l *lane) {
+	t.Helper()
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatalf("open /dev/null: %v", err)
+	}
+	defer unix.Close(null)
+	before, err := unix.Dup(int(l.fd))
+	if err != nil {
+		t.Fatalf("copy socket: %v", err)
+	}
+	defer unix.Close(before)
+	if err := unix.Dup3(null, int(l.fd), unix.O_CLOEXEC); err != nil {
+		t.Fatalf("replace socket: %v", err)
+	}
+	wake := &lane{fd: uintptr(before), cfg: Config{}.withListeners()} // a receive may wait on it
+	wake.wake()
 }
 
 func TestStatsOfAClosedQueue(t *testing.T) {

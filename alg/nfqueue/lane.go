@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
-	"syscall"
+	"sync"
 
 	nfq "github.com/florianl/go-nfqueue/v2"
 	"github.com/mdlayher/netlink"
@@ -28,19 +28,19 @@ type lane struct {
 	course  *course
 	stop    func() // the Queue's
 
-	nf      *nfq.Nfqueue
-	conn    *netlink.Conn // nf's
-	raw     syscall.RawConn
-	fd      uintptr                            // conn's, which nobody closes while the lane serves
-	ruleAll func(id uint32, verdict int) error // rules on all packets up to id
-	taken   chan struct{}                      // closed when serve begins
-	done    chan struct{}                      // closed when it ends
+	nf    *nfq.Nfqueue
+	conn  *netlink.Conn // nf's
+	fd    uintptr       // a copy of conn's, which nobody closes while the lane serves
+	taken chan struct{} // closed when serve begins
+	done  chan struct{} // closed when it ends
+
+	mu     sync.Mutex // guards closed
+	closed bool       // fd
 
 	// From here on the serving goroutine's.
 	in   *inbox
 	out  *outbox
 	send func(parts []unix.Iovec) error
-	take func(fd uintptr) bool // receives into n and err; made once, for it would be allocated
 	n    int
 	err  error
 	q    queued // in hand; kept here, for it would be allocated
@@ -69,7 +69,6 @@ func newLane(cfg Config, h Handler, c *course, stop func()) *lane {
 	l.trouble.cfg = &l.cfg
 	l.out = newOutbox(cfg.Queue, cfg.Batch, l.dispatch)
 	l.send = func(parts []unix.Iovec) error { return send(l.fd, parts) }
-	l.take = l.receive
 	return l
 }
 
@@ -85,49 +84,73 @@ func (l *lane) serve() {
 
 func (l *lane) run() {
 	for l.fatal == nil && !l.course.stopped() {
-		switch err := l.raw.Read(l.take); {
-		case errors.Is(err, os.ErrDeadlineExceeded): // woken
-		case err != nil:
-			l.fatal = l.trouble.socket(err)
-		default:
-			l.turn()
-		}
+		l.await()
+		l.turn()
 	}
 	l.drain()
 }
 
+// await receives what there is, or waits for it. Before it waits it lets other threads
+// run once: on a busy machine they have sent more by then, and to be woken for each
+// packet costs more than the packet.
+func (l *lane) await() {
+	if l.receive(atOnce) {
+		return
+	}
+	unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	if l.receive(atOnce) {
+		return
+	}
+	l.lookForLost(l.fd)
+	l.receive(forOne)
+}
+
 // drain decides on what waits when the queue is stopped.
 func (l *lane) drain() {
-	for l.fatal == nil && !l.course.over() && l.take(l.fd) {
+	for l.fatal == nil && !l.course.over() && l.receive(atOnce) {
 		l.turn()
 	}
 }
 
-// finish accepts what still waits, because it came too late or the socket is dead. The
-// stop also wakes the lane, so that go-nfqueue does not wait for the answer when it
-// unbinds the queue: packets may stand before it.
+// finish accepts what still waits, because it came too late or the socket is dead.
 func (l *lane) finish() {
-	if err := l.ruleAll(l.last+allIDs, nfq.NfAccept); err != nil {
+	if err := l.ruleAll(l.last+allIDs, nfAccept); err != nil {
 		l.cfg.Failed(fmt.Errorf("accept what waits: %w", err))
 	}
 	l.stop()
 }
 
+// ruleAll gives all packets up to an ID a verdict.
+func (l *lane) ruleAll(id, verdict uint32) error {
+	b := make([]byte, headLen)
+	r := ruling{verdict: verdict, id: id}
+	part := unix.Iovec{Base: &b[0]}
+	part.SetLen(r.write(b, typeBatch, l.cfg.Queue))
+	return l.send([]unix.Iovec{part})
+}
+
 // close waits for the goroutine to end, and returns why if it was not stopped.
 func (l *lane) close() error {
 	<-l.done
-	return errors.Join(l.fatal, l.nf.Close())
+	err := l.closeSocket()
+	if e := l.nf.Close(); !errors.Is(e, os.ErrClosed) { // it is, if the lane came as far as to take it over
+		err = errors.Join(err, e)
+	}
+	return errors.Join(l.fatal, err)
 }
 
 // receive takes messages into the slots and reports whether there were any, or an
 // error.
-func (l *lane) receive(fd uintptr) bool {
-	l.n, l.err = l.in.receive(fd)
+func (l *lane) receive(how uintptr) bool {
+	l.n, l.err = l.in.receive(l.fd, how)
+	if l.err == unix.EAGAIN {
+		return false
+	}
 	if l.turns++; l.err != nil || l.turns == lookAfter {
 		l.turns = 0
-		l.lookForLost(fd)
+		l.lookForLost(l.fd)
 	}
-	return l.err != unix.EAGAIN
+	return true
 }
 
 // lookForLost tells of packets that the kernel dropped for want of room.

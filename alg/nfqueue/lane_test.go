@@ -39,7 +39,7 @@ type kernelSide struct {
 // sent is a verdict on all packets up to ID.
 type sent struct {
 	ID      uint32
-	Verdict int
+	Verdict uint32
 }
 
 // lane returns one that sends to k, and that Run was called for.
@@ -50,10 +50,6 @@ func (k *kernelSide) lane(cfg Config, h Handler) *lane {
 	l := newLane(cfg.withDefaults(), h, newCourse(), func() {})
 	close(l.course.running)
 	l.send = k.send
-	l.ruleAll = func(id uint32, verdict int) error {
-		k.rest = append(k.rest, sent{id, verdict})
-		return nil
-	}
 	k.fates = make(map[uint32]fate)
 	return l
 }
@@ -89,6 +85,10 @@ func (k *kernelSide) verdict(m []byte) {
 	k.t.Helper()
 	f := fate{Verdict: binary.BigEndian.Uint32(m[atVerdict:])}
 	id := binary.BigEndian.Uint32(m[atID:])
+	if messageType(m) == typeBatch && id >= allIDs {
+		k.rest = append(k.rest, sent{id, f.Verdict})
+		return
+	}
 	for at := headLen; at < len(m); at = align(at + int(native.Uint16(m[at:]))) {
 		data := m[at+attrLen : at+int(native.Uint16(m[at:]))]
 		switch native.Uint16(m[at+2:]) {
@@ -271,7 +271,7 @@ func TestLaneAtOnceAndWithoutAllocating(t *testing.T) {
 					t.Fatalf("write: %v", err)
 				}
 			}
-			if !l.take(l.fd) {
+			if !l.receive(atOnce) {
 				t.Fatal("nothing was received")
 			}
 			l.turn()
@@ -435,7 +435,7 @@ func TestLaneDies(t *testing.T) {
 	l := k.lane(Config{}, acceptAny)
 	l.stop = func() { stopped++ }
 	l.last, l.fatal = 9, errNotBound
-	l.raw = nil // not to be used any more
+	l.fd = ^uintptr(0) // not to be used any more
 	if l.receiveFailed(os.ErrDeadlineExceeded) != end {
 		t.Error("go-nfqueue is to receive once more")
 	}

@@ -55,11 +55,17 @@ func (in *inbox) message(i int) (slot, message []byte, cut bool) {
 	return slot, slot[slotRoom:][:h.n], h.hdr.Flags&unix.MSG_TRUNC != 0
 }
 
-// receive takes what waits, without waiting: EAGAIN is nothing.
-func (in *inbox) receive(fd uintptr) (int, error) {
+// How receive waits.
+const (
+	atOnce = unix.MSG_DONTWAIT   // not at all: EAGAIN is nothing
+	forOne = unix.MSG_WAITFORONE // for the first message
+)
+
+// receive takes what waits.
+func (in *inbox) receive(fd, how uintptr) (int, error) {
 	for {
 		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd,
-			uintptr(unsafe.Pointer(&in.headers[0])), uintptr(len(in.headers)), unix.MSG_DONTWAIT, 0, 0)
+			uintptr(unsafe.Pointer(&in.headers[0])), uintptr(len(in.headers)), how, 0, 0)
 		runtime.KeepAlive(in)
 		if errno == unix.EINTR {
 			continue
