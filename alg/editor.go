@@ -19,6 +19,10 @@ type Editor struct {
 	most    int // connections on record
 	table   *conntrack.Table
 	senders map[key]sender
+	last    struct { // that was found; its dialogue is nil for none
+		key    key
+		sender sender
+	}
 	all     []*dialogue
 	start   time.Time // the first time it was told: times on record are since then
 	passes  uint32    // comparisons that were begun
@@ -58,7 +62,7 @@ func (e *Editor) Asks(seg packet.Segment) bool {
 	if seg.Flags().Has(packet.SYN) && !greets {
 		return false
 	}
-	s, known := e.senders[segmentKey(seg)]
+	s, known := e.find(seg)
 	if !known || s.dialogue.over {
 		return greets || len(seg.Payload()) > 0
 	}
@@ -91,6 +95,7 @@ func (e *Editor) Open(c conntrack.Connection, now time.Time) bool {
 
 func (e *Editor) add(d *dialogue, c conntrack.Connection) {
 	d.index = int32(len(e.all))
+	e.last.sender.dialogue = nil
 	e.all = append(e.all, d)
 	e.senders[keyOf(c.Original.Src, c.Original.Dst)] = sender{d, conntrack.Initiator}
 	e.senders[keyOf(c.Reply.Src, c.Reply.Dst)] = sender{d, conntrack.Responder}
@@ -99,6 +104,7 @@ func (e *Editor) add(d *dialogue, c conntrack.Connection) {
 // remove forgets a connection. Another one's sender stays: where NAT gives one public
 // port to two connections, the later one has it.
 func (e *Editor) remove(d *dialogue) {
+	e.last.sender.dialogue = nil
 	c := d.control.Connection()
 	for _, t := range []conntrack.Tuple{c.Original, c.Reply} {
 		if k := keyOf(t.Src, t.Dst); e.senders[k].dialogue == d {
@@ -174,7 +180,7 @@ func (e *Editor) Edit(seg packet.Segment, local bool, now time.Time) Outcome {
 func (e *Editor) take(local bool) {
 	t := &e.turn
 	e.out = Outcome{Messages: e.out.Messages[:0], Anomalies: e.out.Anomalies[:0]}
-	s, known := e.senders[segmentKey(t.seg)]
+	s, known := e.find(t.seg)
 	if !known {
 		e.out.Reason = NoConnection
 		return
@@ -293,6 +299,16 @@ func (e *Editor) Connections() map[Reason]int {
 		}
 	}
 	return count
+}
+
+// find returns who sends a segment. Asks and Edit look for the same one after the other,
+// so the last one found is remembered.
+func (e *Editor) find(seg packet.Segment) (sender, bool) {
+	k := segmentKey(seg)
+	if e.last.sender.dialogue == nil || e.last.key != k {
+		e.last.key, e.last.sender = k, e.senders[k]
+	}
+	return e.last.sender, e.last.sender.dialogue != nil
 }
 
 func segmentKey(seg packet.Segment) key {

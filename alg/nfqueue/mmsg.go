@@ -61,10 +61,15 @@ const (
 	forOne = unix.MSG_WAITFORONE // for the first message
 )
 
-// receive takes what waits.
+// receive takes what waits. A receive that does not wait is over in microseconds, so Go's
+// scheduler is not told of it: it would give the thread's place away, and take it back.
 func (in *inbox) receive(fd, how uintptr) (int, error) {
+	call := unix.Syscall6
+	if how == atOnce {
+		call = unix.RawSyscall6
+	}
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd,
+		n, _, errno := call(unix.SYS_RECVMMSG, fd,
 			uintptr(unsafe.Pointer(&in.headers[0])), uintptr(len(in.headers)), how, 0, 0)
 		runtime.KeepAlive(in)
 		if errno == unix.EINTR {
@@ -78,10 +83,11 @@ func (in *inbox) receive(fd, how uintptr) (int, error) {
 }
 
 // send sends the parts as one datagram to the kernel, which is who a netlink socket
-// that is not connected writes to.
+// that is not connected writes to. The kernel lets the packets go, some microseconds for
+// each, and never waits: as for receive, the scheduler is not told.
 func send(fd uintptr, parts []unix.Iovec) error {
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&parts[0])), uintptr(len(parts)))
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&parts[0])), uintptr(len(parts)))
 		runtime.KeepAlive(parts)
 		if errno == unix.EINTR {
 			continue

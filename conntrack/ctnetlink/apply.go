@@ -15,18 +15,30 @@ import (
 // the changes of the batch go one by one.
 const batch = 64
 
-// Apply carries out changes in their order: an Install as Create does, a Remove as
-// Delete does. Other kinds are skipped. It returns the errors of those that failed,
+// Apply carries out changes in their order: an Install as Create does, a Remove at once,
+// whatever has the flow's original tuple. So it is for a Remove that follows
+// from the end of its flow, when no other flow can have got the tuple, and nobody else's
+// entry has a right to it. Other kinds are skipped. It returns the errors of those that failed,
 // by their index in changes; nil if none did. A failure does not hold up the rest.
 //
-// Changes that do not get in each other's way share their datagrams: two of them,
-// or only one where nothing is to be removed. Other requests get their turn
+// Changes that do not get in each other's way share a datagram. ApplyLate takes two where
+// something is to be removed. Other requests get their turn
 // between one batch and the next, so that this may go on for long on a Conn that
 // others use.
 func (c *Conn) Apply(changes []conntrack.Change) (failed map[int]error) {
+	return c.applyAll(changes, false)
+}
+
+// ApplyLate is Apply for flows that ended some time ago: an entry that is not a flow's
+// own is left alone, as by Delete.
+func (c *Conn) ApplyLate(changes []conntrack.Change) (failed map[int]error) {
+	return c.applyAll(changes, true)
+}
+
+func (c *Conn) applyAll(changes []conntrack.Change, late bool) (failed map[int]error) {
 	for at := 0; at < len(changes); {
 		n := together(changes[at:])
-		failed = c.apply(changes[at:at+n], at, failed)
+		failed = c.apply(changes[at:at+n], late, at, failed)
 		at += n
 	}
 	return failed
@@ -79,10 +91,10 @@ const (
 
 // apply carries out changes that can go together, of which the first one has an
 // index, and adds to failed.
-func (c *Conn) apply(changes []conntrack.Change, first int, failed map[int]error) map[int]error {
+func (c *Conn) apply(changes []conntrack.Change, late bool, first int, failed map[int]error) map[int]error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.plan(changes)
+	c.plan(changes, late)
 	c.identify(changes)
 	c.sendSteps(changes)
 	for i := range changes {
@@ -99,8 +111,9 @@ func (c *Conn) apply(changes []conntrack.Change, first int, failed map[int]error
 }
 
 // plan sets out the first step of each change. A flow that cannot be encoded goes
-// alone to get its error.
-func (c *Conn) plan(changes []conntrack.Change) {
+// alone to get its error. A flow to Call ID 0 may be carried by another one's entry, which
+// a delete would hit: it is asked for.
+func (c *Conn) plan(changes []conntrack.Change, late bool) {
 	c.steps = c.steps[:0]
 	for i := range changes {
 		var s step
@@ -108,10 +121,10 @@ func (c *Conn) plan(changes []conntrack.Change) {
 		case !touches(&changes[i]):
 		case checkFlow(changes[i].Flow) != nil:
 			s.do = alone
-		case changes[i].Kind == conntrack.Install:
-			s.do = send
-		default:
+		case changes[i].Kind == conntrack.Remove && (late || changes[i].Flow.Key == 0):
 			s.do = ask
+		default:
+			s.do = send
 		}
 		c.steps = append(c.steps, s)
 	}

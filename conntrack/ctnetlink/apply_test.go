@@ -216,7 +216,7 @@ func TestApplyLetsOthersIn(t *testing.T) {
 	}
 }
 
-// Apply leaves what Create and Delete leave that are called one by one, whatever
+// ApplyLate leaves what Create and Delete leave that are called one by one, whatever
 // the changes have to do with each other.
 func TestApplyInOrder(t *testing.T) {
 	ns, model := newNamespace(t), newNamespace(t)
@@ -227,7 +227,7 @@ func TestApplyInOrder(t *testing.T) {
 		for i := range all {
 			all[i] = conntrack.Change{Kind: conntrack.ChangeKind(random.IntN(3)), Flow: entangled(random)}
 		}
-		if failed := c.Apply(all); failed != nil {
+		if failed := c.ApplyLate(all); failed != nil {
 			t.Fatalf("round %d: %v", round, failed)
 		}
 		for _, change := range all {
@@ -259,9 +259,26 @@ func entangled(random *rand.Rand) conntrack.Flow {
 	return f
 }
 
+// Apply takes whatever has the tuple of a flow that has just ended, and of a flow to Call
+// ID 0 the entry that is its own alone.
+func TestApplyAtOnce(t *testing.T) {
+	c := newNamespace(t).dial(t)
+	carries, carried := flow("192.0.2.2 > 192.0.2.1 1 => 192.0.2.2 > 10.0.0.2 0"), flow("10.0.0.2 > 192.0.2.2 0 => 192.0.2.1 > 192.0.2.2 0")
+	moved := toClient
+	moved.NewDst = netip.MustParseAddr("10.0.0.9")
+	for _, f := range []conntrack.Flow{toClient, toServer, carries} {
+		mustCreate(t, c, f)
+	}
+	if failed := c.Apply(changes(conntrack.Remove, moved, toServer, carried)); failed != nil {
+		t.Error(failed)
+	}
+	wantFlows(t, c, carries)
+}
+
 // The datagrams that a call's beginning and end take, and several calls' at once.
 func TestApplySends(t *testing.T) {
 	many := manyFlows(6)
+	toZero := flow("192.0.2.2 > 192.0.2.1 0 => 192.0.2.2 > 10.0.0.2 7")
 	installs, removes := changes(conntrack.Install, many...), changes(conntrack.Remove, many...)
 	shown := func(n int) (s []func(netlink.Message) []datagram) {
 		for _, f := range many[:n] {
@@ -277,20 +294,29 @@ func TestApplySends(t *testing.T) {
 		changes []conntrack.Change
 		scripts []func(netlink.Message) []datagram
 		sends   []int
+		atOnce  bool
 	}{
-		{"nothing", nil, nil, nil},
-		{"others' business", []conntrack.Change{{Kind: conntrack.Opened}, {Kind: conntrack.Kept}}, nil, nil},
-		{"one create", installs[:1], quiets(1), []int{1}},
-		{"a call begins", installs[:2], quiets(2), []int{2}},
-		{"a call ends", removes[:2], append(shown(2), quiets(2)...), []int{2, 2}},
-		{"of two gone, one", removes[:2], append(append(shown(1), says(unix.ENOENT)), quiets(1)...), []int{2, 1}},
-		{"both gone", removes[:2], []func(netlink.Message) []datagram{says(unix.ENOENT), says(unix.ENOENT)}, []int{2}},
-		{"one call ends, two begin", slices.Concat(removes[:2], installs[2:6]), append(shown(2), quiets(6)...), []int{2, 6}},
-		{"a call begins and ends", slices.Concat(installs[:2], removes[:2]), append(append(quiets(2), shown(2)...), quiets(2)...), []int{2, 2, 2}},
+		{"nothing", nil, nil, nil, false},
+		{"others' business", []conntrack.Change{{Kind: conntrack.Opened}, {Kind: conntrack.Kept}}, nil, nil, false},
+		{"one create", installs[:1], quiets(1), []int{1}, false},
+		{"a call begins", installs[:2], quiets(2), []int{2}, false},
+		{"a call ends", removes[:2], append(shown(2), quiets(2)...), []int{2, 2}, false},
+		{"of two gone, one", removes[:2], append(append(shown(1), says(unix.ENOENT)), quiets(1)...), []int{2, 1}, false},
+		{"both gone", removes[:2], []func(netlink.Message) []datagram{says(unix.ENOENT), says(unix.ENOENT)}, []int{2}, false},
+		{"one call ends, two begin", slices.Concat(removes[:2], installs[2:6]), append(shown(2), quiets(6)...), []int{2, 6}, false},
+		{"a call begins and ends", slices.Concat(installs[:2], removes[:2]), append(append(quiets(2), shown(2)...), quiets(2)...), []int{2, 2, 2}, false},
+		{"a call ends, at once", removes[2:4], quiets(2), []int{2}, true},
+		{"one of two is gone, at once", removes[2:4], append(quiets(1), says(unix.ENOENT)), []int{2}, true},
+		{"one call ends and another begins, at once", slices.Concat(removes[2:4], installs[4:6]), quiets(4), []int{4}, true},
+		{"to Call ID 0, at once", changes(conntrack.Remove, toZero), append([]func(netlink.Message) []datagram{shows(t, 0, toZero)}, quiets(1)...), []int{1, 1}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, k := openFake(t, tt.scripts...)
-			if failed := c.Apply(tt.changes); failed != nil {
+			apply := c.ApplyLate
+			if tt.atOnce {
+				apply = c.Apply
+			}
+			if failed := apply(tt.changes); failed != nil {
 				t.Error(failed)
 			}
 			if diff := gocmp.Diff(append([]int{1}, tt.sends...), k.sends()); diff != "" { // the probe first
@@ -331,7 +357,7 @@ func deleteAll(c *Conn, flows []conntrack.Flow) map[conntrack.Flow]error {
 // applyAll applies one kind of change to flows and returns the errors by flow.
 func applyAll(c *Conn, kind conntrack.ChangeKind, flows []conntrack.Flow) map[conntrack.Flow]error {
 	failed := make(map[conntrack.Flow]error)
-	for i, err := range c.Apply(changes(kind, flows...)) {
+	for i, err := range c.ApplyLate(changes(kind, flows...)) {
 		failed[flows[i]] = err
 	}
 	return failed

@@ -32,13 +32,15 @@
 //
 // # What is never touched
 //
-// Delete, and Remove of Apply, take out an entry that is of the shape above and
+// Delete, and Remove of ApplyLate, take out an entry that is of the shape above and
 // translates as the flow does, whoever made it, and no other. The kernel's delete
 // compares nothing but an ID (ctnetlink_del_conntrack), and finds an entry by the
 // tuple of either direction, so each delete is preceded by a question for that ID.
 // Without it, what could be hit is the entry of the call that has got the Call ID
 // next, or one that somebody else made in the place of one that was flushed.
-// Create takes out whatever has one of the two tuples that its entry needs.
+// Create takes out whatever has one of the two tuples that its entry needs, and Remove of
+// Apply whatever has the original one: they are for the time in which the tuples are
+// the flow's.
 //
 // # Many at once
 //

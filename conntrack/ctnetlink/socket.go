@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
+	"unsafe"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -47,10 +49,13 @@ func dialKernel() (socket, error) {
 }
 
 // send needs no address: a netlink socket that is not connected sends to the
-// kernel (netlink_sendmsg).
+// kernel (netlink_sendmsg), which has carried the requests out when the call returns. It
+// does not wait for anything, so Go's scheduler is not told of it.
 func (s *kernelSocket) send(b []byte) error {
-	if _, err := unix.Write(s.fd, b); err != nil {
-		return fmt.Errorf("send: %w", err)
+	_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	runtime.KeepAlive(b)
+	if errno != 0 {
+		return fmt.Errorf("send: %w", errno)
 	}
 	return nil
 }

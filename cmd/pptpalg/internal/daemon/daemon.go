@@ -46,6 +46,7 @@ type Config struct {
 type kernel interface {
 	Connection(conntrack.Tuple) (conntrack.Connection, error)
 	Apply(changes []conntrack.Change) (failed map[int]error)
+	ApplyLate(changes []conntrack.Change) (failed map[int]error)
 	Has(conntrack.Flow) (bool, error)
 	Leave(conntrack.Tuple, uint16, ctnetlink.Bypass) error
 	Revive(conntrack.Connection) error
@@ -73,7 +74,7 @@ type Daemon struct {
 	metrics  *metrics
 	pulse    pulse
 	idle     map[uint64]idleness // of calls by their number, if Config.Idle is set; owned by sweep
-	inHand   []time.Time         // when the packets were taken up that wait for carryOut; owned by the packet loop
+	turn     turn                // of the packet loop, which owns it
 
 	// mu guards what follows. The packet loop holds it for one packet; a comparison
 	// while it looks through the table, and for each chunk of entries that it makes

@@ -84,6 +84,8 @@ func (k *fakeKernel) Apply(changes []conntrack.Change) map[int]error {
 	return failed
 }
 
+func (k *fakeKernel) ApplyLate(changes []conntrack.Change) map[int]error { return k.Apply(changes) }
+
 func (k *fakeKernel) Has(f conntrack.Flow) (bool, error) { return slices.Contains(k.flows, f), k.err }
 
 func (k *fakeKernel) Leave(t conntrack.Tuple, _ uint16, _ ctnetlink.Bypass) error {
@@ -155,6 +157,7 @@ func (r *rig) sayAt(now time.Time, from conntrack.Side, typ pptp.Type, own, peer
 		m[l.Result] = result
 	}
 	out := r.edit(&nfqueue.Packet{Payload: segment(r.t, tuple, r.seq[from], m)}, now)
+	r.turn.began = now
 	r.settle()
 	r.seq[from] += uint32(len(m))
 	return out

@@ -48,6 +48,8 @@ type path interface {
 	// Apply carries out changes of kind Install and Remove, in their order, and returns
 	// the errors of those that failed, by their index.
 	Apply(changes []conntrack.Change) (failed map[int]error)
+	// ApplyLate is for the flows of calls that ended some time ago, or under another daemon.
+	ApplyLate(changes []conntrack.Change) (failed map[int]error)
 	list() (flows, error)
 	// flushed reports whether a control connection is missing in the kernel's table
 	// because somebody emptied that, and not because it ended.
@@ -111,6 +113,11 @@ func (p *daemonPath) Apply(changes []conntrack.Change) (failed map[int]error) {
 		}
 	}
 	return failed
+}
+
+// ApplyLate is Apply: the table removes none but the very flow.
+func (p *daemonPath) ApplyLate(changes []conntrack.Change) (failed map[int]error) {
+	return p.Apply(changes)
 }
 
 func (p *daemonPath) list() (flows, error) {

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
-
-	"pptpalg/alg/nfqueue"
 )
 
 const (
@@ -33,15 +31,6 @@ func (d *Daemon) Healthy(now time.Time) error {
 		return fmt.Errorf("the comparison with conntrack is stuck since %v", age.Round(time.Second))
 	}
 	return nil
-}
-
-// watched returns h with its times noted. A handler that panics is done, too.
-func (p *pulse) watched(h nfqueue.Handler) nfqueue.Handler {
-	return func(packet *nfqueue.Packet) nfqueue.Verdict {
-		p.packet.begin(time.Now())
-		defer p.packet.end()
-		return h(packet)
-	}
 }
 
 // task is a piece of work that one goroutine does and others watch.

@@ -29,8 +29,10 @@ type metrics struct {
 	journalErrors prometheus.Counter
 	dropped       *prometheus.CounterVec
 
-	// packet are the series of packets, so that none is looked up for each packet.
-	packet map[ending]prometheus.Counter
+	// Series of the above, so that none is looked up by its text for each packet.
+	packet  map[ending]prometheus.Counter
+	message map[pptp.Type]prometheus.Counter
+	cause   map[conntrack.Cause]prometheus.Counter
 }
 
 // The operations that pptpalg_conntrack_errors_total tells apart.
@@ -51,6 +53,8 @@ const (
 func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 	m := &metrics{
 		packet:      make(map[ending]prometheus.Counter),
+		message:     make(map[pptp.Type]prometheus.Counter),
+		cause:       make(map[conntrack.Cause]prometheus.Counter),
 		opened:      counter("calls_opened_total", "Calls requested by a control message that was edited or read."),
 		closed:      counters("calls_closed_total", "Calls ended, by what ended them.", "reason"),
 		messages:    counters("control_messages_total", "PPTP control messages read, by RFC 2637 type.", "type"),
@@ -112,10 +116,10 @@ func buildInfo(version string) prometheus.Collector {
 // counted yet is 0 and not absent.
 func (m *metrics) fill() {
 	for _, c := range conntrack.Causes() {
-		m.closed.WithLabelValues(c.String())
+		m.cause[c] = m.closed.WithLabelValues(c.String())
 	}
 	for _, t := range pptp.Types() {
-		m.messages.WithLabelValues(t.String())
+		m.message[t] = m.messages.WithLabelValues(t.String())
 	}
 	for _, a := range alg.Anomalies() {
 		m.anomalies.WithLabelValues(a.String())
@@ -136,7 +140,7 @@ func (m *metrics) fill() {
 func (m *metrics) outcome(out alg.Outcome) {
 	m.series(ending{out.Verdict, out.Reason}).Inc()
 	for _, message := range out.Messages {
-		m.messages.WithLabelValues(message.Type.String()).Inc()
+		m.message[message.Type].Inc()
 	}
 	for _, a := range out.Anomalies {
 		m.anomalies.WithLabelValues(a.String()).Inc()
@@ -158,10 +162,10 @@ func (m *metrics) series(e ending) prometheus.Counter {
 	return c
 }
 
-// took notes how long packets that were taken up at times waited for their verdicts.
-func (m *metrics) took(times []time.Time, now time.Time) {
-	for _, t := range times {
-		m.verdict.Observe(now.Sub(t).Seconds())
+// took notes how long packets waited for their verdicts.
+func (m *metrics) took(d time.Duration, packets int) {
+	for range packets {
+		m.verdict.Observe(d.Seconds())
 	}
 }
 

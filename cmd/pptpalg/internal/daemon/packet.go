@@ -21,11 +21,20 @@ var verdicts = map[alg.Verdict]nfqueue.Verdict{
 // packet is the packet loop's body: one packet in, one verdict out. The verdict leaves
 // when carryOut has done what the edit asks for.
 func (d *Daemon) packet(p *nfqueue.Packet) nfqueue.Verdict {
-	now := time.Now()
-	d.inHand = append(d.inHand, now)
-	out := d.edit(p, now)
+	if d.turn.packets == 0 {
+		d.turn.began = time.Now()
+		d.pulse.packet.begin(d.turn.began)
+	}
+	d.turn.packets++
+	out := d.edit(p, d.turn.began)
 	d.metrics.outcome(out)
 	return verdicts[out.Verdict]
+}
+
+// turn is the packets that came together and wait for settle.
+type turn struct {
+	began   time.Time // when the first of them was taken up
+	packets int
 }
 
 func (d *Daemon) edit(p *nfqueue.Packet, now time.Time) alg.Outcome {
@@ -105,7 +114,7 @@ func (d *Daemon) note(changes []conntrack.Change) {
 		case conntrack.Opened:
 			d.metrics.opened.Inc()
 		case conntrack.Closed:
-			d.metrics.closed.WithLabelValues(c.Cause.String()).Inc()
+			d.metrics.cause[c.Cause].Inc()
 		}
 	}
 }
@@ -114,11 +123,16 @@ func (d *Daemon) note(changes []conntrack.Change) {
 // edited, and wait to be let go. Kernel first, packets second: the GRE that their
 // receivers may send at once finds its entries.
 func (d *Daemon) settle() {
+	defer d.endTurn()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.carryOut(time.Now())
-	d.metrics.took(d.inHand, time.Now())
-	d.inHand = d.inHand[:0]
+	d.carryOut(d.turn.began)
+}
+
+func (d *Daemon) endTurn() {
+	d.metrics.took(time.Since(d.turn.began), d.turn.packets)
+	d.turn.packets = 0
+	d.pulse.packet.end()
 }
 
 // carryOut does what was noted, in its order. The journal comes first: an entry in the

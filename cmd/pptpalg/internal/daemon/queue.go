@@ -20,7 +20,7 @@ type queue struct {
 }
 
 func (d *Daemon) openControl() error {
-	return d.open(controlQueue, nfqueue.Config{Queue: d.cfg.Queue, Settle: d.settle}, d.pulse.watched(d.packet))
+	return d.open(controlQueue, nfqueue.Config{Queue: d.cfg.Queue, Settle: d.settle}, d.packet)
 }
 
 func (d *Daemon) open(name string, cfg nfqueue.Config, h nfqueue.Handler) error {

@@ -18,7 +18,7 @@ const sweepInterval = 2 * time.Second
 
 // sweepShare bounds the time that comparing takes: it rests for so many times as
 // long as it worked.
-const sweepShare = 20
+const sweepShare = 50
 
 // chunk is how many entries are made or deleted while no packet is edited.
 const chunk = 64
@@ -96,7 +96,7 @@ func (d *Daemon) clearKernel() {
 			left = append(left, conntrack.Change{Kind: conntrack.Remove, Flow: f})
 		}
 	}
-	d.refused(left, kernel.Apply(left))
+	d.refused(left, kernel.ApplyLate(left))
 }
 
 // slice is how many connections are looked at while no packet is edited: so many take
@@ -233,7 +233,7 @@ func carried(f conntrack.Flow, by []conntrack.Flow, have flows) bool {
 // by the kernel's adapter.
 func (d *Daemon) repair(missing []conntrack.Flow) {
 	d.setLacking(len(missing))
-	d.change(conntrack.Install, missing, func(f conntrack.Flow) bool {
+	d.change(conntrack.Install, d.path.Apply, missing, func(f conntrack.Flow) bool {
 		needed := d.table.Has(f)
 		if needed {
 			d.metrics.repairs.WithLabelValues(repairCreated).Inc()
@@ -250,18 +250,21 @@ func (d *Daemon) setLacking(n int) {
 
 // bury deletes what the kernel still has of calls that are over.
 func (d *Daemon) bury(have flows) {
-	d.change(conntrack.Remove, d.leftovers(have), func(f conntrack.Flow) bool { return !d.table.Has(f) })
+	d.change(conntrack.Remove, d.path.ApplyLate, d.leftovers(have), func(f conntrack.Flow) bool { return !d.table.Has(f) })
 }
 
-// change has those of the flows that still want it installed or removed.
-func (d *Daemon) change(kind conntrack.ChangeKind, all []conntrack.Flow, wanted func(conntrack.Flow) bool) {
+// change has those of the flows installed or removed for which that is still wanted.
+func (d *Daemon) change(kind conntrack.ChangeKind, apply func([]conntrack.Change) map[int]error, all []conntrack.Flow, wanted func(conntrack.Flow) bool) {
 	for some := range slices.Chunk(all, chunk) {
 		d.locked(func() bool {
+			var changes []conntrack.Change
 			for _, f := range some {
 				if wanted(f) {
-					d.pending = append(d.pending, conntrack.Change{Kind: kind, Flow: f})
+					changes = append(changes, conntrack.Change{Kind: kind, Flow: f})
 				}
 			}
+			d.carryOut(time.Now()) // what was noted before comes first
+			d.refused(changes, apply(changes))
 			return false
 		})
 	}
