@@ -13,6 +13,7 @@ import (
 type space struct {
 	pages map[byte]*page
 	taken int
+	crowd *crowd // of the table's spaces
 }
 
 type page struct {
@@ -22,7 +23,7 @@ type page struct {
 
 const pageSize = 256
 
-func newSpace() *space { return &space{pages: make(map[byte]*page, 1)} }
+func newSpace(c *crowd) *space { return &space{pages: make(map[byte]*page, 1), crowd: c} }
 
 // room returns how many IDs of a page are neither in use nor resting. ID 0 is
 // never given out, so the first page has one less.
@@ -57,6 +58,7 @@ func (s *space) take(id pptp.CallID) {
 	p.bits[id.Low()/64] |= 1 << (id.Low() % 64)
 	p.taken++
 	s.taken++
+	s.crowd.moved(s.taken-1, s.taken)
 }
 
 func (s *space) release(id pptp.CallID) {
@@ -66,6 +68,7 @@ func (s *space) release(id pptp.CallID) {
 	p := s.pages[id.High()]
 	p.bits[id.Low()/64] &^= 1 << (id.Low() % 64)
 	s.taken--
+	s.crowd.moved(s.taken+1, s.taken)
 	if p.taken--; p.taken == 0 {
 		delete(s.pages, id.High())
 	}

@@ -15,6 +15,7 @@ type Table struct {
 	cfg    Config
 	now    time.Time // of the last Tick
 	spaces map[spaceKey]*space
+	crowd  crowd // of spaces
 
 	// Where a GRE packet would arrive and how it would leave: each pair
 	// belongs to one leg at most, as in the kernel's table.
@@ -62,6 +63,14 @@ func New(cfg Config) *Table {
 		leaving:  make(map[legKey]*leg),
 		clients:  make(map[[4]byte]*client),
 	}
+}
+
+// SetConfig changes all of the configuration but Random. Calls beyond a lower limit live
+// on, IDs that rest do so for as long as they were to, and what is lower counts for new
+// ones.
+func (t *Table) SetConfig(cfg Config) {
+	cfg.Random = t.cfg.Random
+	t.cfg = cfg
 }
 
 // Tick lets time pass, for the limits on rates.
@@ -151,7 +160,7 @@ func (t *Table) free(k spaceKey, id pptp.CallID) {
 func (t *Table) space(k spaceKey) *space {
 	s := t.spaces[k]
 	if s == nil {
-		s = newSpace()
+		s = newSpace(&t.crowd)
 		t.spaces[k] = s
 	}
 	return s

@@ -366,3 +366,19 @@ func TestAdoptInACrowdedPage(t *testing.T) {
 		t.Errorf("it is %+v", v[0].PNS)
 	}
 }
+
+// TestSetConfig: a lower limit is for new calls; those that there are live on.
+func TestSetConfig(t *testing.T) {
+	tab := New(testConfig(time.Minute))
+	c := tab.Open(masqueraded(inside(1), 1024))
+	dial(t, c, 7, 100)
+	cfg := testConfig(time.Minute)
+	cfg.Calls, cfg.Random = 1, true
+	tab.SetConfig(cfg)
+	if tab.cfg.Random {
+		t.Error("IDs are drawn at random from now on")
+	}
+	if _, ok := c.Translate(Initiator, Requests, 8, nil); ok || tab.Calls() != 1 {
+		t.Errorf("the second call is taken: %v; %d calls", ok, tab.Calls())
+	}
+}

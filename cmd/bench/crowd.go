@@ -77,7 +77,7 @@ func (c crowdRun) memory(ctx context.Context, r *report) (err error) {
 	if err != nil {
 		return err
 	}
-	pass, err := crowd.pass(3 * c.watch)
+	pass, err := crowd.pass(10 * c.watch)
 	if err != nil {
 		return err
 	}
@@ -136,6 +136,7 @@ func (c crowd) weigh(watch time.Duration) (weight, error) {
 const (
 	passStep  = 20 * time.Millisecond
 	passPause = 15 // steps without work that end a pass
+	passes    = 3  // to look at
 	passLeast = time.Millisecond
 )
 
@@ -149,7 +150,7 @@ func (c crowd) pass(watch time.Duration) (time.Duration, error) {
 	}
 	var bursts []float64
 	burst, quiet := time.Duration(0), 0
-	for from := time.Now(); time.Since(from) < watch; time.Sleep(passStep) {
+	for from := time.Now(); len(bursts) < passes && time.Since(from) < watch; time.Sleep(passStep) {
 		used, err := process.Used()
 		if err != nil {
 			return 0, err

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"pptpalg/cmd/pptpalg/internal/config"
 )
 
 // version is set by the linker (-X main.version); without it the module's build
@@ -21,8 +24,8 @@ type env struct {
 	lookup         func(key string) (string, bool) // environment variables
 }
 
-// execute runs the command line and returns the exit code: 0, or 1 with the reason
-// on standard error.
+// execute runs the command line and returns the exit code: 0, or another (see exitCode)
+// with the reason on standard error.
 func execute(ctx context.Context, e env) int {
 	root := &cobra.Command{
 		Use:   "pptpalg",
@@ -33,15 +36,24 @@ any number of clients and servers behind one public address are told apart.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(runCommand(e), callsCommand(e), replayCommand(), rulesCommand(), versionCommand())
+	root.AddCommand(runCommand(e), callsCommand(e), configCommand(e), checkConfigCommand(), checkCommand(e), replayCommand(), rulesCommand(), versionCommand())
 	root.SetArgs(e.args)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
 	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(e.stderr, "pptpalg:", err)
-		return 1
+		fmt.Fprintln(e.stderr, reason(err))
+		return exitCode(err)
 	}
 	return 0
+}
+
+// reason is an error as it is shown. Faults of a file begin with its name, for those
+// who go on from there.
+func reason(err error) string {
+	if faults := (config.Errors)(nil); errors.As(err, &faults) {
+		return faults.Error()
+	}
+	return "pptpalg: " + err.Error()
 }
 
 func versionCommand() *cobra.Command {

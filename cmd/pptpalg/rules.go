@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"pptpalg/cmd/pptpalg/internal/config"
 	"pptpalg/cmd/pptpalg/internal/daemon"
 	"pptpalg/conntrack/ctnetlink"
 	"pptpalg/rules"
@@ -30,13 +32,35 @@ func (o *ruleOptions) add(f *pflag.FlagSet) {
 	f.StringVar(&o.bypass, "bypass", rules.Bypass{Labelled: true, Label: rules.DefaultBypassLabel}.String(), `how the kernel is told not to queue a connection any more that is let alone: "label:N" (conntrack label 0 to 127), "mark:BITS" (of the conntrack mark), or "none"`)
 	f.TextVar(&o.dataPath, "datapath", o.dataPath, `who translates GRE: "kernel" by conntrack entries, "queue" for the daemon, "auto" for the kernel if it can`)
 	f.Uint16Var(&o.data.Queue, "gre-queue", 0, "first NFQUEUE number of GRE, for --datapath queue, as the flags that begin alike; 0 is the one after --queue")
-	f.IntVar(&o.data.Queues, "gre-queues", runtime.NumCPU(), "number of GRE queues, each with a thread")
+	f.IntVar(&o.data.Queues, "gre-queues", 0, "number of GRE queues, each with a thread; 0 is one for each processor")
 	f.BoolVar(&o.data.ByCPU, "gre-by-cpu", false, "choose a packet's queue by the processor that it arrives at, instead of by its addresses")
 	f.Uint32Var(&o.data.Mark, "gre-mark", rules.DefaultMark, "bit of the packet mark by which a call's packets are told, to be accepted in FORWARD; 0 if the firewall lets GRE pass anyway")
 	f.Uint8Var(&o.data.Label, "gre-label", rules.DefaultLabel, "conntrack label, 0 to 127, that they get for it")
+	o.check(f)
 }
 
-// all checks the flags, and returns them with those of --datapath queue.
+// check has the flags refuse what no queue, port or label can be.
+func (o *ruleOptions) check(f *pflag.FlagSet) {
+	config.Want(f, "ports", "ports from 1 to 65535, as 1723 or [1723, 1724]")
+	config.Check(f, "ports", func() error {
+		_, err := parsePorts(o.ports)
+		return err
+	})
+	config.Check(f, "bypass", func() error {
+		_, err := rules.ParseBypass(o.bypass)
+		return err
+	})
+	config.Want(f, "gre-label", "a whole number from 0 to 127")
+	config.Check(f, "gre-label", func() error {
+		if o.data.Label > 127 {
+			return errors.New("not a label")
+		}
+		return nil
+	})
+	atLeast(f, "gre-queues", &o.data.Queues, 0)
+}
+
+// all returns what the flags say, those of --datapath queue too, if they go together.
 func (o *ruleOptions) all() (rules.Config, error) {
 	ports, err := portNumbers(o.ports)
 	if err != nil {
@@ -46,14 +70,36 @@ func (o *ruleOptions) all() (rules.Config, error) {
 	if err != nil {
 		return rules.Config{}, fmt.Errorf("read --bypass: %w", err)
 	}
-	if o.data.Queues < 1 {
-		return rules.Config{}, fmt.Errorf("read --gre-queues: %d is less than 1", o.data.Queues)
-	}
 	cfg := rules.Config{Queue: o.queue, Ports: ports, Bypass: bypass, Data: o.data}
 	if cfg.Data.Queue == 0 {
 		cfg.Data.Queue = o.queue + 1
 	}
+	if cfg.Data.Queues == 0 {
+		cfg.Data.Queues = runtime.NumCPU()
+	}
 	return cfg, cfg.Validate()
+}
+
+func portNumbers(given []uint) ([]uint16, error) {
+	ports, err := parsePorts(given)
+	if err != nil {
+		return nil, fmt.Errorf("read --ports: %w", err)
+	}
+	return ports, nil
+}
+
+func parsePorts(given []uint) ([]uint16, error) {
+	ports := make([]uint16, len(given))
+	for i, p := range given {
+		if p > 65535 {
+			return nil, fmt.Errorf("%d is not a TCP port", p)
+		}
+		ports[i] = uint16(p)
+	}
+	if err := (rules.Config{Ports: ports}).Validate(); err != nil {
+		return nil, err
+	}
+	return ports, nil
 }
 
 // config returns what is to be loaded, or printed.
@@ -94,7 +140,7 @@ firewall is managed by something else.`,
 }
 
 func rulesPrintCommand() *cobra.Command {
-	var o ruleOptions
+	s := newSettings("")
 	cmd := &cobra.Command{
 		Use:   "print",
 		Short: "Print the rules as input for iptables-restore --noflush",
@@ -102,7 +148,10 @@ func rulesPrintCommand() *cobra.Command {
 are printed if it is given: the kernel is not asked what it can do.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := o.config()
+			if err := s.read(cmd); err != nil {
+				return err
+			}
+			cfg, err := s.config()
 			if err != nil {
 				return err
 			}
@@ -110,21 +159,24 @@ are printed if it is given: the kernel is not asked what it can do.`,
 			return err
 		},
 	}
-	o.add(cmd.Flags())
+	s.addTo(cmd, s.ruleFlags)
 	return cmd
 }
 
 func rulesLoadCommand() *cobra.Command {
-	var o ruleOptions
+	s := newSettings("")
 	cmd := &cobra.Command{
 		Use:   "load",
 		Short: "Load the rules, in place of those that are loaded",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := o.decide(); err != nil {
+			if err := s.read(cmd); err != nil {
 				return err
 			}
-			cfg, err := o.config()
+			if err := s.decide(); err != nil {
+				return err
+			}
+			cfg, err := s.config()
 			if err != nil {
 				return err
 			}
@@ -135,7 +187,7 @@ func rulesLoadCommand() *cobra.Command {
 			return err
 		},
 	}
-	o.add(cmd.Flags())
+	s.addTo(cmd, s.ruleFlags)
 	return cmd
 }
 

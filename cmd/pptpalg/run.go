@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,10 +20,10 @@ import (
 	"pptpalg/alg"
 	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/config"
 	"pptpalg/cmd/pptpalg/internal/daemon"
 	"pptpalg/cmd/pptpalg/internal/notify"
 	"pptpalg/conntrack"
-	"pptpalg/rules"
 )
 
 // defaultQueue is the queue's number: the port that every PPTP administrator knows.
@@ -44,26 +48,60 @@ type options struct {
 }
 
 func runCommand(e env) *cobra.Command {
-	var o options
+	s := newSettings(stateDir(e))
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Edit PPTP on this gateway until SIGTERM or SIGINT",
 		Long: `Edit PPTP on this gateway. Without any flag it does the whole job: it binds the
 queue, loads its firewall rules, edits control connections, and serves metrics.
 
+Each flag is also a key of the configuration file: see "pptpalg config". SIGHUP has
+the file read again; what then differs and needs a restart is logged.
+
 On SIGTERM or SIGINT it removes its rules and ends. Calls that are established
 stay up where their GRE is translated by the kernel.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), e, o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.read(cmd); err != nil {
+				return err
+			}
+			return run(cmd.Context(), e, s)
+		},
 	}
-	f := cmd.Flags()
-	o.ruleOptions.add(f)
+	s.addTo(cmd, s.flags)
+	return cmd
+}
+
+// add makes the flags of run that are not the rules'.
+func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9723", `address and port of the metrics, "" for none`)
 	f.StringVar(&o.rules, "rules", "load", `"load" the firewall rules and remove them in the end, or "none"`)
-	f.StringVar(&o.stateDir, "state-dir", stateDir(e), "directory of the journal and of the daemon's socket")
+	f.StringVar(&o.stateDir, "state-dir", stateDir, "directory of the journal and of the daemon's socket")
 	o.limitFlags(f)
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least level to log: debug, info, warn, error")
-	return cmd
+	config.Check(f, "listen", o.checkListen)
+	config.Want(f, "listen", `ADDRESS:PORT, or "" for none`)
+	config.Check(f, "rules", o.checkRules)
+	config.Want(f, "log-level", "debug, info, warn or error")
+}
+
+func (o *options) checkListen() error {
+	if o.listen == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(o.listen)
+	if err != nil {
+		return err
+	}
+	_, err = net.LookupPort("tcp", port)
+	return err
+}
+
+func (o *options) checkRules() error {
+	if o.rules != "load" && o.rules != "none" {
+		return fmt.Errorf("%q is neither load nor none", o.rules)
+	}
+	return nil
 }
 
 // limitFlags are the flags for sites whose traffic, or whose enemies, are out of the
@@ -80,14 +118,49 @@ func (o *options) limitFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.idle, "idle-timeout", 0, "end calls without GRE and control messages for so long, 0 for never; needs net.netfilter.nf_conntrack_acct=1")
 	f.IntVar(&o.queueLen, "queue-length", nfqueue.DefaultMaxLen, "packets that wait for their verdict at most; the kernel drops those beyond")
 	f.IntVar(&o.queueBuffer, "queue-buffer", nfqueue.DefaultReadBuffer, "receive buffer of the queue's socket in bytes")
+	for name, value := range map[string]*int{
+		"max-calls": &o.table.Calls, "max-calls-per-client": &o.table.CallsPerClient, "max-calls-per-space": &o.table.CallsPerSpace,
+		"max-requests": &o.table.Requests, "max-connections": &o.connections, "queue-length": &o.queueLen, "queue-buffer": &o.queueBuffer,
+	} {
+		atLeast(f, name, value, 1)
+	}
+	notNegative(f, "rest", &o.table.Rest)
+	notNegative(f, "idle-timeout", &o.idle)
 }
 
-func run(ctx context.Context, e env, o options) (err error) {
-	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: o.logLevel}))
+// atLeast has a flag refuse what is less than least.
+func atLeast(f *pflag.FlagSet, name string, value *int, least int) {
+	config.Want(f, name, fmt.Sprintf("a whole number, %d or more", least))
+	config.Check(f, name, func() error {
+		if *value < least {
+			return fmt.Errorf("less than %d", least)
+		}
+		return nil
+	})
+}
+
+// notNegative has a flag refuse what is less than nothing.
+func notNegative(f *pflag.FlagSet, name string, value *time.Duration) {
+	config.Check(f, name, func() error {
+		if *value < 0 {
+			return errors.New("less than 0")
+		}
+		return nil
+	})
+}
+
+func run(ctx context.Context, e env, s *settings) (err error) {
+	o := s.options
+	level := new(slog.LevelVar)
+	level.Set(o.logLevel)
+	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
 	cfg, err := o.daemon()
 	if err != nil {
 		return err
 	}
+	hangups := make(chan os.Signal, 1) // another one while it reads would say no more
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d, err := daemon.Open(cfg, registry, log)
@@ -107,50 +180,23 @@ func run(ctx context.Context, e env, o options) (err error) {
 		})
 	})
 	group.Go(func() error { return srv.Run(ctx) })
+	group.Go(func() error {
+		return (&reloader{running: s, level: level, table: d.Reload, log: log}).Run(ctx, hangups)
+	})
 	group.Go(func() error { return notify.Run(ctx, notify.Config{Ready: ready, Healthy: d.Healthy, Log: log}) })
 	err = group.Wait()
 	log.Info("ended", "calls", len(d.Calls()), "datapath", d.DataPath())
 	return err
 }
 
-// daemon checks the flags.
-func (o options) daemon() (daemon.Config, error) {
+// daemon returns the daemon's configuration, if the options go together.
+func (o *options) daemon() (daemon.Config, error) {
 	loaded, err := o.all()
 	if err != nil {
 		return daemon.Config{}, err
 	}
-	cfg := daemon.Config{
-		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, DataPath: o.dataPath, Data: loaded.Data, StateDir: o.stateDir, Version: buildVersion(),
-		Table: o.table, Connections: o.connections, Idle: o.idle, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
-	}
-	for flag, value := range map[string]int{
-		"max-calls": o.table.Calls, "max-calls-per-client": o.table.CallsPerClient, "max-calls-per-space": o.table.CallsPerSpace,
-		"max-requests": o.table.Requests, "max-connections": o.connections, "queue-length": o.queueLen, "queue-buffer": o.queueBuffer,
-	} {
-		if value < 1 {
-			return daemon.Config{}, fmt.Errorf("read --%s: %d is less than 1", flag, value)
-		}
-	}
-	switch o.rules {
-	case "load":
-		cfg.LoadRules = true
-	case "none":
-	default:
-		return daemon.Config{}, fmt.Errorf("read --rules: %q is neither load nor none", o.rules)
-	}
-	return cfg, nil
-}
-
-func portNumbers(given []uint) ([]uint16, error) {
-	ports := make([]uint16, len(given))
-	for i, p := range given {
-		if p > 65535 {
-			return nil, fmt.Errorf("read --ports: %d is not a TCP port", p)
-		}
-		ports[i] = uint16(p)
-	}
-	if err := (rules.Config{Ports: ports}).Validate(); err != nil {
-		return nil, fmt.Errorf("read --ports: %w", err)
-	}
-	return ports, nil
+	return daemon.Config{
+		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, LoadRules: o.rules == "load", DataPath: o.dataPath, Data: loaded.Data,
+		StateDir: o.stateDir, Version: buildVersion(), Table: o.table, Connections: o.connections, Idle: o.idle, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
+	}, nil
 }

@@ -189,6 +189,16 @@ func (d *Daemon) unload() error {
 	return d.firewall.Unload(ctx)
 }
 
+// Reload takes over cfg.Table, but for Random, and cfg.Idle. No call is lost for it. The
+// rest of cfg needs a new daemon.
+func (d *Daemon) Reload(cfg Config) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.table.SetConfig(cfg.Table)
+	d.cfg.Table, d.cfg.Idle = cfg.Table, cfg.Idle
+	return nil
+}
+
 // Calls returns a copy of the call table, the oldest call first.
 func (d *Daemon) Calls() []conntrack.View {
 	d.mu.Lock()

@@ -17,7 +17,8 @@ type idleness struct {
 // message for the set time. Without accounting nothing is known of the GRE, and no
 // call is ended.
 func (d *Daemon) endIdle(c *alg.Comparison, calls []conntrack.Record, have flows, now time.Time) {
-	if d.cfg.Idle == 0 {
+	timeout := d.idleTimeout()
+	if timeout == 0 {
 		return
 	}
 	seen := make(map[uint64]idleness, len(d.idle))
@@ -33,13 +34,19 @@ func (d *Daemon) endIdle(c *alg.Comparison, calls []conntrack.Record, have flows
 	d.idle = seen
 	silent := func(r conntrack.Record) bool {
 		s, counted := seen[r.Number]
-		return counted && now.Sub(s.since) >= d.cfg.Idle
+		return counted && now.Sub(s.since) >= timeout
 	}
 	d.sliced(func() bool {
-		changes, more := c.EndIdle(slice, now.Add(-d.cfg.Idle), silent, now)
+		changes, more := c.EndIdle(slice, now.Add(-timeout), silent, now)
 		d.note(changes)
 		return more
 	})
+}
+
+func (d *Daemon) idleTimeout() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cfg.Idle
 }
 
 // after returns the idleness when so many packets are counted.

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"pptpalg/cmd/pptpalg/internal/config"
+	"pptpalg/cmd/pptpalg/internal/daemon"
+)
+
+// configFile is read where it is there and no other file is given.
+const configFile = "/etc/pptpalg/pptpalg.yaml"
+
+// settings are the options of run, and where they come from: a flag wins over the file,
+// the file over the default.
+type settings struct {
+	options
+	stateDefault string
+	flags        *pflag.FlagSet // one for each option; Changed if the command line has it
+	ruleFlags    *pflag.FlagSet // those of them that the rules need
+	file         string         // the configuration file; "" for none
+	fileGiven    bool           // so that it must be there
+}
+
+// newSettings returns the defaults.
+func newSettings(stateDir string) *settings {
+	s := &settings{stateDefault: stateDir, file: configFile}
+	s.ruleFlags = pflag.NewFlagSet("rules", pflag.ContinueOnError)
+	s.flags = pflag.NewFlagSet("run", pflag.ContinueOnError)
+	s.ruleFlags.SortFlags, s.flags.SortFlags = false, false
+	s.ruleOptions.add(s.ruleFlags)
+	s.flags.AddFlagSet(s.ruleFlags)
+	s.options.add(s.flags, stateDir)
+	return s
+}
+
+// addTo gives a command flags of s, and --config.
+func (s *settings) addTo(cmd *cobra.Command, flags *pflag.FlagSet) {
+	cmd.Flags().AddFlagSet(flags)
+	cmd.Flags().StringVar(&s.file, "config", configFile, `configuration file, "" for none; the default one need not be there`)
+}
+
+// read sets what the command line has left to the configuration file. The whole file
+// must be good, the keys too that a flag wins over.
+func (s *settings) read(cmd *cobra.Command) error {
+	s.fileGiven = cmd.Flags().Changed("config")
+	values, err := s.values()
+	if err != nil {
+		return err
+	}
+	return config.Apply(s.flags, values)
+}
+
+func (s *settings) values() ([]config.Value, error) {
+	if s.file == "" {
+		return nil, nil
+	}
+	alone := newSettings(s.stateDefault)
+	values, err := config.Read(s.file, alone.keys())
+	if errors.Is(err, fs.ErrNotExist) && !s.fileGiven {
+		return nil, nil
+	}
+	return values, err
+}
+
+func (s *settings) keys() config.Table {
+	return config.Table{Flags: s.flags, Check: func() error {
+		_, err := s.daemon()
+		return err
+	}}
+}
+
+// again returns what the settings would be if the program were started now, with the
+// same command line.
+func (s *settings) again() (*settings, error) {
+	next := newSettings(s.stateDefault)
+	next.file, next.fileGiven = s.file, s.fileGiven
+	values, err := next.values()
+	if err != nil {
+		return nil, err
+	}
+	var given []config.Value
+	s.flags.VisitAll(func(f *pflag.Flag) {
+		if f.Changed {
+			given = append(given, config.Value{Key: f.Name, Text: config.Text(f)})
+			next.flags.Lookup(f.Name).Changed = true
+		}
+	})
+	if err := config.Apply(next.flags, values); err != nil {
+		return nil, err
+	}
+	for _, v := range given {
+		if err := next.flags.Lookup(v.Key).Value.Set(v.Text); err != nil {
+			return nil, err
+		}
+	}
+	_, err = next.daemon()
+	return next, err
+}
+
+// The options that may change while calls are up. Those of the call table do if the
+// daemon takes them.
+var (
+	liveOptions  = []string{"log-level"}
+	tableOptions = []string{"max-calls", "max-calls-per-client", "max-calls-per-space", "max-requests", "rest", "idle-timeout"}
+)
+
+// reloader applies a changed configuration file at a signal.
+type reloader struct {
+	running *settings
+	level   *slog.LevelVar
+	// table has the daemon take tableOptions from a configuration in which nothing
+	// else differs from the running one. Nil if it cannot.
+	table func(daemon.Config) error
+	log   *slog.Logger
+}
+
+// Run reloads at each signal until ctx is done.
+func (r *reloader) Run(ctx context.Context, signals <-chan os.Signal) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-signals:
+			r.reload()
+		}
+	}
+}
+
+// reload applies what it can. Where anything is wrong, nothing changes.
+func (r *reloader) reload() {
+	next, err := r.running.again()
+	if err != nil {
+		r.refuse(err)
+		return
+	}
+	applied, pending, err := r.merge(next)
+	if err == nil {
+		err = r.apply(next, applied)
+	}
+	if err != nil {
+		r.refuse(err)
+		return
+	}
+	r.running = next
+	r.log.Info("configuration reloaded", "applied", applied)
+	if len(pending) > 0 {
+		r.log.Warn("configuration needs a restart", "keys", pending)
+	}
+}
+
+// merge names what differs in next, and puts back there what cannot be applied.
+func (r *reloader) merge(next *settings) (applied, pending []string, err error) {
+	next.flags.VisitAll(func(f *pflag.Flag) {
+		running := config.Text(r.running.flags.Lookup(f.Name))
+		switch {
+		case config.Text(f) == running:
+		case r.live(f.Name):
+			applied = append(applied, f.Name)
+		default:
+			pending = append(pending, f.Name)
+			err = errors.Join(err, config.Replace(f, running))
+		}
+	})
+	return applied, pending, err
+}
+
+func (r *reloader) live(key string) bool {
+	return slices.Contains(liveOptions, key) || r.table != nil && slices.Contains(tableOptions, key)
+}
+
+func (r *reloader) apply(next *settings, applied []string) error {
+	cfg, err := next.daemon()
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(applied, func(key string) bool { return slices.Contains(tableOptions, key) }) {
+		if err := r.table(cfg); err != nil {
+			return err
+		}
+	}
+	r.level.Set(next.logLevel)
+	return nil
+}
+
+// refuse logs why nothing changes, a line for each fault of the file.
+func (r *reloader) refuse(err error) {
+	var faults config.Errors
+	if !errors.As(err, &faults) {
+		r.log.Error("configuration not reloaded", "err", err)
+		return
+	}
+	for _, fault := range faults {
+		r.log.Error("configuration not reloaded", "err", fault)
+	}
+}
+
+func configCommand(e env) *cobra.Command {
+	var file string
+	var blank bool
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Print every configuration key with its default",
+		Long: `Print every key of the configuration file with its help and its default value, or
+with the value that it has by --config FILE. What is printed is a configuration file.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s := newSettings(stateDir(e))
+			if file != "" {
+				if _, err := config.Read(file, s.keys()); err != nil {
+					return err
+				}
+			}
+			return printConfig(cmd.OutOrStdout(), s.flags, blank)
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "", "print the values that this file gives")
+	cmd.Flags().BoolVar(&blank, "default", false, "print a file to be filled in, all keys commented out")
+	cmd.MarkFlagsMutuallyExclusive("config", "default")
+	return cmd
+}
+
+const configHead = `# Configuration of pptpalg, read by "pptpalg run" and "pptpalg rules". Each key is also a
+# flag of "pptpalg run", which wins over this file. "pptpalg check-config" checks it.
+`
+
+func printConfig(w io.Writer, flags *pflag.FlagSet, blank bool) error {
+	if _, err := io.WriteString(w, configHead); err != nil {
+		return fmt.Errorf("print configuration: %w", err)
+	}
+	return config.Write(w, flags, blank)
+}
+
+func checkConfigCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check-config [FILE]",
+		Short: "Check a configuration file",
+		Long: `Check a configuration file and say "ok", or what is wrong with it: a line for each
+error, with the file's name and the line. Without FILE, ` + configFile + `
+is checked, if it is there.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s := newSettings("")
+			if s.fileGiven = len(args) > 0; s.fileGiven {
+				s.file = args[0]
+			}
+			if _, err := s.values(); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "ok")
+			return err
+		},
+	}
+}

@@ -1,0 +1,362 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+
+	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/config"
+	"pptpalg/cmd/pptpalg/internal/daemon"
+)
+
+// configured writes a configuration file.
+func configured(t *testing.T, text string) (name string) {
+	t.Helper()
+	name = filepath.Join(t.TempDir(), "pptpalg.yaml")
+	reconfigure(t, name, text)
+	return name
+}
+
+func reconfigure(t *testing.T, name, text string) {
+	t.Helper()
+	must(t, os.WriteFile(name, []byte(text), 0o644))
+}
+
+// TestEveryFlagIsAKey: whatever run can be told, the file can say, and the operator's
+// page tells of.
+func TestEveryFlagIsAKey(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	must(t, err)
+	_, printed, _ := pptpalg(t, "config")
+	keys := newSettings("").flags
+	runCommand(env{lookup: func(string) (string, bool) { return "", false }}).Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Name == "config" {
+			return
+		}
+		if keys.Lookup(f.Name) == nil || !strings.Contains(printed, "\n"+f.Name+": ") {
+			t.Errorf("--%s is no key", f.Name)
+		}
+		if f.Usage == "" || !strings.Contains(string(readme), "`--"+f.Name) {
+			t.Errorf("--%s is not documented", f.Name)
+		}
+	})
+	for _, key := range append(append([]string{}, liveOptions...), tableOptions...) {
+		if keys.Lookup(key) == nil {
+			t.Errorf("%s, which a reload applies, is no key", key)
+		}
+	}
+}
+
+// TestFlagsOfTheRules: both commands have those that run has for the same.
+func TestFlagsOfTheRules(t *testing.T) {
+	want := []string{"queue", "ports", "bypass", "datapath", "gre-queue", "gre-queues", "gre-by-cpu", "gre-mark", "gre-label", "config"}
+	for _, cmd := range rulesCommand().Commands() {
+		var got []string
+		cmd.Flags().SortFlags = false
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { got = append(got, f.Name) })
+		if diff := cmp.Diff(want, got); diff != "" && cmd.Name() != "unload" {
+			t.Errorf("rules %s: %s", cmd.Name(), diff)
+		}
+	}
+}
+
+func TestConfigIsReadBack(t *testing.T) {
+	changed := configured(t, "queue: 9\nports: [1723, 1724]\nrest: 30s\nlisten: \"\"\nlog-level: debug\n")
+	for _, args := range [][]string{{}, {"--default"}, {"--config", changed}} {
+		code, printed, stderr := pptpalg(t, append([]string{"config"}, args...)...)
+		if code != 0 || stderr != "" {
+			t.Fatalf("config %q: exit %d: %s", args, code, stderr)
+		}
+		again := configured(t, printed)
+		if code, stdout, stderr := pptpalg(t, "check-config", again); code != 0 || stdout != "ok\n" {
+			t.Errorf("check-config of config %q: exit %d: %s", args, code, stderr)
+		}
+		if len(args) == 1 {
+			continue
+		}
+		if _, twice, _ := pptpalg(t, "config", "--config", again); twice != printed {
+			t.Errorf("config %q, read back: %s", args, cmp.Diff(printed, twice))
+		}
+	}
+}
+
+func TestBlankConfigSaysNothing(t *testing.T) {
+	_, printed, _ := pptpalg(t, "config", "--default")
+	for line := range strings.Lines(printed) {
+		if line != "\n" && !strings.HasPrefix(line, "#") {
+			t.Errorf("a line that is no comment: %s", line)
+		}
+	}
+	if !strings.Contains(printed, "\n#queue: 1723\n") || !strings.Contains(printed, "\n#gre-queues: 0\n") {
+		t.Errorf("defaults are missing, or this machine's:\n%s", printed)
+	}
+}
+
+func TestCheckConfig(t *testing.T) {
+	tests := []struct {
+		name string
+		file string
+		want []string // without the file's name; none for "ok"
+	}{
+		{"empty", "", nil},
+		{"good", "queue: 9\nports: [1723, 1724]\nbypass: mark:0x20\ndatapath: queue\nidle-timeout: 1h\nlisten: \"\"\n", nil},
+		{"listening on a name's port", "listen: localhost:http\n", nil},
+		{"the last queues", "datapath: queue\ngre-queue: 65535\ngre-queues: 1\n", nil},
+		{"queue numbers that change places", "gre-queue: 1723\nqueue: 1700\ngre-queues: 2\n", nil},
+		{"not even known", "max_calls: 5\n", []string{`1: unknown key "max_calls"; did you mean "max-calls"?`}},
+		{"the file itself is no key", "config: x\n", []string{`1: unknown key "config"; "pptpalg config" lists the keys`}},
+		{"wrong choice", "rules: maybe\n", []string{`1: rules: "maybe" is wrong: "maybe" is neither load nor none`}},
+		{"wrong path", "datapath: fast\n", []string{`1: datapath: "fast" is wrong: "fast" is none of auto, kernel and queue`}},
+		{"wrong bypass", "bypass: label:200\n", []string{`1: bypass: "label:200" is wrong: parse bypass "label:200": give a label from 0 to 127`}},
+		{"wrong port", "ports: [70000]\n", []string{`1: ports: "70000" is wrong: 70000 is not a TCP port; give ports from 1 to 65535, as 1723 or [1723, 1724]`}},
+		{"port twice", "ports: [5, 5]\n", []string{`1: ports: "5,5" is wrong: validate ports: 5 given twice; give ports from 1 to 65535, as 1723 or [1723, 1724]`}},
+		{"wrong label", "gre-label: 128\n", []string{`1: gre-label: "128" is wrong: not a label; give a whole number from 0 to 127`}},
+		{"no calls", "max-calls: 0\n", []string{`1: max-calls: "0" is wrong: less than 1; give a whole number, 1 or more`}},
+		{"negative time", "rest: -1s\n", []string{`1: rest: "-1s" is wrong: less than 0; give a number with its unit, as 300ms, 90s, 2m or 1h30m`}},
+		{"wrong level", "log-level: loud\n", []string{`1: log-level: "loud" is wrong: slog: level string "loud": unknown name; give debug, info, warn or error`}},
+		{"no port to listen on", "listen: 127.0.0.1\n", []string{`1: listen: "127.0.0.1" is wrong: address 127.0.0.1: missing port in address; give ADDRESS:PORT, or "" for none`}},
+		{"one queue for two", "queue: 9\ngre-queues: 1\ngre-queue: 9\n", []string{"3: validate data queues: 9 is the queue of control connections"}},
+		{"more than one fault", "queue: x\n\nbypass: never\n", []string{
+			`1: queue: "x" is wrong: invalid syntax; give a whole number from 0 to 65535`,
+			`3: bypass: "never" is wrong: parse bypass "never": give none, label:NUMBER or mark:BITS`,
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			name := configured(t, tt.file)
+			code, stdout, stderr := pptpalg(t, "check-config", name)
+			wantCode, wantOut, wantErr := 0, "ok\n", ""
+			if tt.want != nil {
+				wantCode, wantOut, wantErr = 1, "", name+":"+strings.Join(tt.want, "\n"+name+":")+"\n"
+			}
+			if code != wantCode || stdout != wantOut {
+				t.Errorf("exit %d: %q", code, stdout)
+			}
+			if diff := cmp.Diff(wantErr, stderr); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestConfigFileIsRefused(t *testing.T) {
+	wrong := configured(t, "rest: 1\n")
+	missing := filepath.Join(t.TempDir(), "none")
+	for _, args := range [][]string{{"run"}, {"rules", "print"}, {"rules", "load"}, {"config"}, {"check-config"}} {
+		flag := []string{"--config"}
+		if args[0] == "check-config" {
+			flag = nil
+		}
+		code, _, stderr := pptpalg(t, append(append(args, flag...), wrong)...)
+		if code != 1 || !strings.HasPrefix(stderr, wrong+`:1: rest: "1" is wrong`) {
+			t.Errorf("%q with a wrong file: exit %d: %s", args, code, stderr)
+		}
+		code, _, stderr = pptpalg(t, append(append(args, flag...), missing)...)
+		if code != 1 || !strings.HasPrefix(stderr, "pptpalg: open "+missing) {
+			t.Errorf("%q without the file: exit %d: %s", args, code, stderr)
+		}
+	}
+}
+
+// TestRulesFromTheFile: the rules are those of the daemon that reads the same file.
+func TestRulesFromTheFile(t *testing.T) {
+	file := configured(t, "queue: 9\nports: [5, 6]\nbypass: none\ndatapath: queue\ngre-queues: 1\ngre-mark: 0x80\nmax-calls: 3\n")
+	_, fromFile, stderr := pptpalg(t, "rules", "print", "--config", file)
+	_, fromFlags, _ := pptpalg(t, "rules", "print", "--config", "", "--queue", "9", "--ports", "5,6", "--bypass", "none", "--datapath", "queue", "--gre-queues", "1", "--gre-mark", "128")
+	if diff := cmp.Diff(fromFlags, fromFile); diff != "" || fromFile == "" {
+		t.Errorf("%s%s", stderr, diff)
+	}
+	_, both, _ := pptpalg(t, "rules", "print", "--config", file, "--queue", "77")
+	if !strings.Contains(both, "--queue-num 77") || !strings.Contains(both, "--ctorigdstport 6 ") {
+		t.Errorf("a flag beside the file:\n%s", both)
+	}
+}
+
+// ran returns the settings of a command line of run that reads a file.
+func ran(t *testing.T, args ...string) *settings {
+	t.Helper()
+	s := newSettings("/state")
+	cmd := runCommand(env{lookup: os.LookupEnv})
+	cmd.ResetFlags()
+	s.addTo(cmd, s.flags)
+	must(t, cmd.ParseFlags(args))
+	must(t, s.read(cmd))
+	return s
+}
+
+func TestFlagsWinOverTheFile(t *testing.T) {
+	file := configured(t, "queue: 9\nports: [5, 6]\nmax-calls: 3\n")
+	s := ran(t, "--config", file, "--ports", "7", "--ports", "8", "--max-calls", "4")
+	cfg, err := s.daemon()
+	must(t, err)
+	if cfg.Queue != 9 || !cmp.Equal(cfg.Ports, []uint16{7, 8}) || cfg.Table.Calls != 4 || cfg.Table.CallsPerClient != 16384 {
+		t.Errorf("%+v", cfg)
+	}
+	again, err := s.again()
+	must(t, err)
+	if diff := cmp.Diff(texts(s), texts(again)); diff != "" {
+		t.Errorf("read again: %s", diff)
+	}
+}
+
+func texts(s *settings) map[string]string {
+	found := make(map[string]string)
+	s.flags.VisitAll(func(f *pflag.Flag) { found[f.Name] = config.Text(f) })
+	return found
+}
+
+// reloading is a reloader whose daemon keeps what it is told.
+type reloading struct {
+	*reloader
+	file string
+	log  bytes.Buffer
+	told []daemon.Config
+}
+
+func newReloading(t *testing.T, text string, args ...string) *reloading {
+	r := &reloading{file: configured(t, text)}
+	s := ran(t, append(args, "--config", r.file)...)
+	level := new(slog.LevelVar)
+	level.Set(s.logLevel)
+	r.reloader = &reloader{running: s, level: level, log: slog.New(slog.NewTextHandler(&r.log, nil))}
+	r.table = func(cfg daemon.Config) error {
+		r.told = append(r.told, cfg)
+		return nil
+	}
+	return r
+}
+
+// change reloads a changed file and returns what is logged, a line for each.
+func (r *reloading) change(t *testing.T, text string) string {
+	t.Helper()
+	reconfigure(t, r.file, text)
+	r.log.Reset()
+	r.reload()
+	var lines strings.Builder
+	for line := range strings.Lines(r.log.String()) {
+		_, line, _ = strings.Cut(line, " ") // the time
+		lines.WriteString(strings.ReplaceAll(line, r.file, "FILE"))
+	}
+	return lines.String()
+}
+
+func TestReload(t *testing.T) {
+	const broken = "level=ERROR msg=\"configuration not reloaded\" err="
+	tests := []struct {
+		name string
+		args []string
+		from string
+		to   string
+		log  string
+		told int
+	}{
+		{"nothing", nil, "queue: 9\n", "queue: 9\n", "level=INFO msg=\"configuration reloaded\" applied=[]\n", 0},
+		{"other words for the same", nil, "rest: 2m\nports: 5\n", "rest: 120s\nports: [5]\n", "level=INFO msg=\"configuration reloaded\" applied=[]\n", 0},
+		{"the level", nil, "", "log-level: debug\n", "level=INFO msg=\"configuration reloaded\" applied=[log-level]\n", 0},
+		{"limits", nil, "", "max-calls: 5\nidle-timeout: 1h\nrest: 1s\n", "level=INFO msg=\"configuration reloaded\" applied=\"[rest max-calls idle-timeout]\"\n", 1},
+		{"a key that is gone", nil, "max-calls: 5\n", "", "level=INFO msg=\"configuration reloaded\" applied=[max-calls]\n", 1},
+		{"what needs a restart", nil, "ports: [5, 6]\n", "queue: 9\nports: [5, 7]\nrandom-ids: true\nmax-calls: 5\n", "level=INFO msg=\"configuration reloaded\" applied=[max-calls]\nlevel=WARN msg=\"configuration needs a restart\" keys=\"[queue ports random-ids]\"\n", 1},
+		{"a flag wins", []string{"--max-calls", "7", "--ports", "5,6"}, "", "max-calls: 5\nports: 3\n", "level=INFO msg=\"configuration reloaded\" applied=[]\n", 0},
+		{"broken", nil, "", "max-calls: few\nlog-level: debug\nqeue: 1\n", broken + `"FILE:1: max-calls: \"few\" is wrong: invalid syntax; give a whole number, 1 or more"` + "\n" + broken + `"FILE:3: unknown key \"qeue\"; did you mean \"queue\"?"` + "\n", 0},
+		{"broken with the flags", []string{"--queue", "9", "--gre-queues", "1"}, "", "gre-queue: 9\nlog-level: debug\n", broken + "\"validate data queues: 9 is the queue of control connections\"\n", 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newReloading(t, tt.from, tt.args...)
+			before := texts(r.running)
+			if diff := cmp.Diff(tt.log, r.change(t, tt.to)); diff != "" {
+				t.Error(diff)
+			}
+			if len(r.told) != tt.told {
+				t.Errorf("the daemon is told %+v", r.told)
+			}
+			if strings.HasPrefix(tt.log, "level=ERROR") && !cmp.Equal(before, texts(r.running)) {
+				t.Errorf("something changed: %s", cmp.Diff(before, texts(r.running)))
+			}
+		})
+	}
+}
+
+// TestReloadChangesNothingElse: what waits for a restart is not told to the daemon, is
+// named until it is taken back, and does not keep the rest from being applied.
+func TestReloadChangesNothingElse(t *testing.T) {
+	r := newReloading(t, "queue: 9\n")
+	r.change(t, "queue: 10\nmax-calls: 5\nlog-level: warn\nstate-dir: /other\n")
+	if len(r.told) != 1 || r.level.Level() != slog.LevelWarn {
+		t.Fatalf("level %v, told %+v", r.level, r.told)
+	}
+	want, err := ran(t, "--config", configured(t, "queue: 9\nmax-calls: 5\nlog-level: warn\n")).daemon()
+	must(t, err)
+	if diff := cmp.Diff(want, r.told[0]); diff != "" {
+		t.Error(diff)
+	}
+	if log := r.change(t, "queue: 10\nmax-calls: 5\n"); log != "level=INFO msg=\"configuration reloaded\" applied=[log-level]\nlevel=WARN msg=\"configuration needs a restart\" keys=[queue]\n" {
+		t.Errorf("at the second reload:\n%s", log)
+	}
+	if log := r.change(t, "queue: 9\nmax-calls: 5\n"); log != "level=INFO msg=\"configuration reloaded\" applied=[]\n" {
+		t.Errorf("when it is taken back:\n%s", log)
+	}
+}
+
+func TestReloadRefusedByTheDaemon(t *testing.T) {
+	r := newReloading(t, "")
+	r.table = func(daemon.Config) error { return errors.New("not now") }
+	if log := r.change(t, "max-calls: 5\nlog-level: debug\n"); log != "level=ERROR msg=\"configuration not reloaded\" err=\"not now\"\n" {
+		t.Error(log)
+	}
+	if r.level.Level() != slog.LevelInfo || r.running.flags.Lookup("max-calls").Value.String() == "5" {
+		t.Error("half of it was applied")
+	}
+}
+
+func TestReloadWithoutTheDaemon(t *testing.T) {
+	r := newReloading(t, "")
+	r.table = nil
+	if log := r.change(t, "max-calls: 5\n"); !strings.HasSuffix(log, "level=WARN msg=\"configuration needs a restart\" keys=[max-calls]\n") {
+		t.Error(log)
+	}
+}
+
+func TestReloadOfAFileThatIsGone(t *testing.T) {
+	r := newReloading(t, "max-calls: 5\n")
+	must(t, os.Remove(r.file))
+	r.reload()
+	if !strings.Contains(r.log.String(), "configuration not reloaded") || r.running.table.Calls != 5 {
+		t.Error(r.log.String())
+	}
+}
+
+// TestHangup: SIGHUP applies the file to a running daemon, whose calls go on.
+func TestHangup(t *testing.T) {
+	file := configured(t, "")
+	g := startGateway(t, daemon.InKernel, masquerade(2), "--config", file)
+	g.server(lab.Behaviour{Refuse: true})
+	calls := []*lab.Call{callOn(t, g.client(0), 7), callOn(t, g.client(1), 7)}
+	exchange(t, calls...)
+	for i, step := range []struct {
+		file, log string
+		times     int // that it has been logged then
+	}{
+		{"log-level: debug\nlisten: 127.0.0.1:1\n", "keys=[listen]", 1},
+		{"log-level: loud\n", file + ":1: log-level", 1},
+		{"log-level: info\n", "applied=[log-level]", 2},
+	} {
+		reconfigure(t, file, step.file)
+		must(t, g.daemon.Signal(syscall.SIGHUP))
+		if err := lab.Poll(lab.Patience, func() bool { return strings.Count(g.log.String(), step.log) == step.times }); err != nil {
+			t.Fatalf("step %d: %v: %s", i, err, g.log)
+		}
+		exchange(t, calls...)
+	}
+	g.wantCalls(2)
+	g.stop()
+}
