@@ -5,25 +5,32 @@
 #   make test     all tests, as root
 #   make check    format, vet, staticcheck, import arrows, tidy go.mod, race tests
 #                 (one package at a time: their daemons and clients need the cores)
+#   make test-vm  real PPP calls, with MPPE, on Debian's kernel in an emulated machine
 #   make soak     clients, crashes, floods and flushes for SOAK
 #   make fuzz     each fuzz target for FUZZTIME
+#   make deb      bin/pptpalg_VERSION_ARCH.deb; make rpm the same for RPM (ARCH=arm64 for another machine)
+#   make man      bin/man, the manual pages
 #   make bench    ten minutes of figures beside the kernel's own helper; REPORT=FILE writes them there
 #
-# demo, test, check and bench install the Debian packages that they need, and say so.
+# demo, test, test-vm, check and bench install the Debian packages that they need, and say so.
 
 GO       ?= go
 FUZZTIME ?= 10m
 SOAK     ?= 5m
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+ARCH     ?= $(shell $(GO) env GOARCH)
+# The time of every file in the packages.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 AS_ROOT  := $(if $(SUDO),$(SUDO) -E env "PATH=$$PATH" "GOPATH=$$($(GO) env GOPATH)" "GOCACHE=$$($(GO) env GOCACHE)")
 
 RUN_PACKAGES  := iptables iproute2 conntrack pptp-linux pptpd
-TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables
+TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm
 RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
 BENCH_PACKAGES := iptables iproute2
+VM_PACKAGES    := $(RUN_PACKAGES) nftables ppp iputils-ping kmod qemu-system-x86
 
-.PHONY: all build demo test check lint race soak fuzz bench clean packages-demo packages-test packages-race packages-bench
+.PHONY: all build demo test test-vm check lint race soak fuzz bench deb rpm man clean packages-demo packages-test packages-race packages-bench packages-vm
 
 all: build
 
@@ -36,6 +43,11 @@ demo: packages-demo build
 
 test: packages-test
 	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -p 1 -count=1 ./...
+	$(GO) -C deploy/prometheus test -count=1 .
+
+test-vm: packages-vm build
+	CGO_ENABLED=0 $(GO) build -o bin/vmtest ./cmd/vmtest
+	$(AS_ROOT) bin/vmtest bin/pptpalg
 
 check: lint race
 
@@ -44,10 +56,13 @@ lint:
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	$(GO) mod tidy -diff
+	$(GO) -C deploy/prometheus mod tidy -diff
+	$(GO) -C deploy/prometheus vet .
+	$(GO) -C deploy/package mod tidy -diff
 	./.ci/arrows
 
 race: packages-race
-	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -p 1 -count=1 ./...
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -short -p 1 -count=1 $$($(GO) list ./... | grep -v -e '^pptpalg/cmd/package$$' -e '^pptpalg/cmd/bench')
 
 soak: packages-test
 	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -run '^TestSoak$$' -timeout 2h ./cmd/pptpalg -soak $(SOAK) -v
@@ -58,6 +73,13 @@ fuzz:
 bench: packages-bench build
 	CGO_ENABLED=0 $(GO) build -o bin/bench ./cmd/bench
 	$(SUDO) bin/bench $(if $(REPORT),-o $(REPORT))
+
+deb rpm:
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(GO) run ./cmd/package -version '$(VERSION)' -arch $(ARCH) -o bin $@
+
+man: build
+	mkdir -p bin/man
+	bin/pptpalg man bin/man
 
 clean:
 	rm -rf bin
@@ -73,3 +95,6 @@ packages-race:
 
 packages-bench:
 	@./.ci/packages $(BENCH_PACKAGES)
+
+packages-vm:
+	@./.ci/packages $(VM_PACKAGES)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -14,13 +15,22 @@ import (
 )
 
 func callsCommand(e env) *cobra.Command {
-	var asJSON bool
+	var asJSON, watch bool
 	var dir string
+	w := watcher{out: e.stdout, sort: "age"}
 	cmd := &cobra.Command{
 		Use:   "calls",
 		Short: "Print the running daemon's call table",
-		Args:  cobra.NoArgs,
+		Long: `Print the running daemon's call table: once, or again and again with --watch, which
+also shows each call's rate each way. Packets are counted where
+net.netfilter.nf_conntrack_acct was 1 when the call was set up, or where the daemon
+translates (--datapath queue).`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if watch {
+				w.calls = admin.Client{StateDir: dir}.Calls
+				return w.Run(cmd.Context())
+			}
 			calls, err := admin.Client{StateDir: dir}.Calls(cmd.Context())
 			if err != nil {
 				return err
@@ -32,6 +42,11 @@ func callsCommand(e env) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show a live table; where standard output is no terminal, one table after the other")
+	cmd.Flags().DurationVar(&w.interval, "interval", time.Second, "time between two tables of --watch")
+	cmd.Flags().Var(&w.sort, "sort", "order of --watch: "+strings.Join(orders(), ", "))
+	cmd.Flags().StringVar(&w.filter, "filter", "", "show with --watch only calls whose line has this text")
+	cmd.MarkFlagsMutuallyExclusive("watch", "json")
 	cmd.Flags().StringVar(&dir, "state-dir", stateDir(e), "directory of the daemon's socket")
 	return cmd
 }

@@ -36,7 +36,7 @@ any number of clients and servers behind one public address are told apart.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(runCommand(e), callsCommand(e), configCommand(e), checkConfigCommand(), checkCommand(e), replayCommand(), rulesCommand(), versionCommand())
+	root.AddCommand(runCommand(e), callsCommand(e), explainCommand(e), eventsCommand(e), configCommand(e), checkConfigCommand(), checkCommand(e), replayCommand(), rulesCommand(), manCommand(e), versionCommand())
 	root.SetArgs(e.args)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)

@@ -41,10 +41,24 @@ func masquerade(inside int) lab.Options {
 	return lab.Options{Inside: inside, Outside: 1, Masquerade: true, Firewall: true}
 }
 
-// overDataPaths runs a test over both data paths: what calls carry, and what becomes
-// of them, is the same.
+// overDataPaths runs a test over both data paths, at the same time: what calls carry, and
+// what becomes of them, is the same.
 func overDataPaths(t *testing.T, test func(*testing.T, daemon.DataPath)) {
-	for _, path := range []daemon.DataPath{daemon.InKernel, daemon.InDaemon} {
+	overDataPathsInTurn(t, func(t *testing.T, path daemon.DataPath) {
+		t.Parallel()
+		test(t, path)
+	})
+}
+
+// overDataPathsInTurn is for tests that need the machine for themselves. With -short it is
+// only the path with more goroutines: that is for the race detector, beside a run of
+// both without it.
+func overDataPathsInTurn(t *testing.T, test func(*testing.T, daemon.DataPath)) {
+	paths := []daemon.DataPath{daemon.InDaemon, daemon.InKernel}
+	if testing.Short() {
+		paths = paths[:1]
+	}
+	for _, path := range paths {
 		t.Run(string(path), func(t *testing.T) { test(t, path) })
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
@@ -55,12 +56,15 @@ func (u unit) one(t *testing.T, key string) string {
 	return u[key][0]
 }
 
-// command returns the arguments of a command line, and whether it has all rights of
-// root. Variables are replaced as systemd.service(5) says: ${V} within a word, $V
-// by any number of words.
+// command returns the arguments of the first command of a key, and whether it has all
+// rights of root. Variables are replaced as systemd.service(5) says: ${V} within a
+// word, $V by any number of words.
 func (u unit) command(t *testing.T, key string, variables map[string]string) (args []string, root bool) {
 	t.Helper()
-	line, root := strings.CutPrefix(u.one(t, key), "+")
+	if len(u[key]) == 0 {
+		t.Fatalf("%s does not set %s", unitFile, key)
+	}
+	line, root := strings.CutPrefix(u[key][0], "+")
 	words := strings.Fields(line)
 	if program := u.one(t, "ExecPaths"); words[0] != program {
 		t.Errorf("%s runs %s, ExecPaths allows %s", key, words[0], program)
@@ -89,7 +93,7 @@ func (u unit) variables(t *testing.T) map[string]string {
 // TestUnitAndCommandLineAgree has the program's own parser read the unit's commands.
 func TestUnitAndCommandLineAgree(t *testing.T) {
 	u := readUnit(t)
-	custom := map[string]string{"QUEUE": "9", "PORTS": "1723,1724", "DATAPATH": "queue", "RULES": "--gre-queues 2", "OPTIONS": "--listen 127.0.0.1:1 --log-level debug"}
+	custom := map[string]string{"RULES": "--queue 9 --ports 1723,1724 --datapath=queue", "OPTIONS": "--listen 127.0.0.1:1 --log-level debug"}
 	tests := []struct {
 		key     string
 		set     map[string]string
@@ -101,8 +105,9 @@ func TestUnitAndCommandLineAgree(t *testing.T) {
 		{"ExecStartPost", u.variables(t), "pptpalg rules load", true, map[string]string{"queue": "1723", "ports": "[1723]", "datapath": "auto"}},
 		{"ExecStop", u.variables(t), "pptpalg rules unload", true, nil},
 		{"ExecStopPost", u.variables(t), "pptpalg rules unload", true, nil},
-		{"ExecStart", custom, "pptpalg run", false, map[string]string{"queue": "9", "ports": "[1723,1724]", "datapath": "queue", "gre-queues": "2", "listen": "127.0.0.1:1", "log-level": "DEBUG"}},
-		{"ExecStartPost", custom, "pptpalg rules load", true, map[string]string{"queue": "9", "ports": "[1723,1724]", "datapath": "queue", "gre-queues": "2"}},
+		{"ExecReload", u.variables(t), "pptpalg check-config", false, nil},
+		{"ExecStart", custom, "pptpalg run", false, map[string]string{"rules": "none", "queue": "9", "ports": "[1723,1724]", "datapath": "queue", "listen": "127.0.0.1:1", "log-level": "DEBUG"}},
+		{"ExecStartPost", custom, "pptpalg rules load", true, map[string]string{"queue": "9", "ports": "[1723,1724]", "datapath": "queue"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.key, func(t *testing.T) {
@@ -123,12 +128,34 @@ func TestUnitAndCommandLineAgree(t *testing.T) {
 	}
 }
 
+// TestUnitLeavesTheFileItsSay: a flag wins over the configuration file, so the unit
+// has none but the one that is about the unit itself.
+func TestUnitLeavesTheFileItsSay(t *testing.T) {
+	u := readUnit(t)
+	for key, want := range map[string][]string{"ExecStart": {"rules"}, "ExecStartPost": nil} {
+		args, _ := u.command(t, key, u.variables(t))
+		var got []string
+		parsed(t, args).Flags().Visit(func(f *pflag.Flag) { got = append(got, f.Name) })
+		if !slices.Equal(got, want) {
+			t.Errorf("%s has flags %q, want %q", key, got, want)
+		}
+	}
+}
+
+// TestUnitReload: the signal comes after the check.
+func TestUnitReload(t *testing.T) {
+	got := readUnit(t)["ExecReload"]
+	if len(got) != 2 || got[1] != "+/bin/kill -HUP $MAINPID" {
+		t.Errorf("ExecReload is %q", got)
+	}
+}
+
 // parsed returns the command that a command line names, with its flags set, and
 // does not run it.
 func parsed(t *testing.T, args []string) *cobra.Command {
 	t.Helper()
 	root := &cobra.Command{Use: "pptpalg"}
-	root.AddCommand(runCommand(env{lookup: os.LookupEnv}), rulesCommand())
+	root.AddCommand(runCommand(env{lookup: os.LookupEnv}), rulesCommand(), checkConfigCommand())
 	cmd, rest, err := root.Find(args)
 	must(t, err)
 	must(t, cmd.ParseFlags(rest))
@@ -169,7 +196,7 @@ func endQuickly(t *testing.T) {
 // variables are the unit's, and what /etc/default/pptpalg would add.
 func (m *managed) variables() map[string]string {
 	set := m.unit.variables(m.t)
-	set["DATAPATH"] = string(m.path)
+	set["RULES"] = "--datapath=" + string(m.path)
 	return set
 }
 
@@ -291,7 +318,7 @@ func (m *managed) rules() string {
 }
 
 // TestUnit has the main job done with the rights that the unit gives, and no others.
-func TestUnit(t *testing.T) { overDataPaths(t, testUnit) }
+func TestUnit(t *testing.T) { overDataPathsInTurn(t, testUnit) }
 
 func testUnit(t *testing.T, path daemon.DataPath) {
 	m := manageGateway(t, path, masquerade(2))

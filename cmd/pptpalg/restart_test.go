@@ -34,7 +34,7 @@ const (
 // third client sets up calls all the time; those that it sets up while nobody edits
 // carry nothing, and the test tells how many did. Packets that visit the daemon are
 // lost while there is none; the calls go on after it.
-func TestRestart(t *testing.T) { overDataPaths(t, testRestart) }
+func TestRestart(t *testing.T) { overDataPathsInTurn(t, testRestart) }
 
 func testRestart(t *testing.T, path daemon.DataPath) {
 	t.Run("by hand", func(t *testing.T) {

@@ -35,10 +35,12 @@ var defaultPorts = []uint{1723}
 // options are the flags of run.
 type options struct {
 	ruleOptions
-	listen   string
-	rules    string
-	stateDir string
-	logLevel slog.Level
+	listen    string
+	webConfig string
+	rules     string
+	eventLog  string
+	stateDir  string
+	logLevel  slog.Level
 
 	table       conntrack.Config
 	connections int
@@ -75,8 +77,10 @@ stay up where their GRE is translated by the kernel.`,
 // add makes the flags of run that are not the rules'.
 func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9723", `address and port of the metrics, "" for none`)
+	f.StringVar(&o.webConfig, "web-config", "", `file that says which TLS certificate and passwords --listen has (Prometheus's web configuration), "" for none`)
 	f.StringVar(&o.rules, "rules", "load", `"load" the firewall rules and remove them in the end, or "none"`)
 	f.StringVar(&o.stateDir, "state-dir", stateDir, "directory of the journal and of the daemon's socket")
+	f.StringVar(&o.eventLog, "event-log", "", `file to which a line of JSON is added for each call opened, translated and closed; "-" for standard output, "" for none`)
 	o.limitFlags(f)
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least level to log: debug, info, warn, error")
 	config.Check(f, "listen", o.checkListen)
@@ -167,7 +171,11 @@ func run(ctx context.Context, e env, s *settings) (err error) {
 	if err != nil {
 		return err
 	}
-	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, Healthy: d.Healthy}, registry, d.Calls)
+	logEvents, err := openEventLog(o.eventLog, d.Events(), log)
+	if err != nil {
+		return errors.Join(err, d.Close())
+	}
+	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log, Healthy: d.Healthy, Explain: d.Explain, Events: d.Events(), Traffic: d.Traffic, Ready: d.Ready}, registry, d.Calls)
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
@@ -180,6 +188,7 @@ func run(ctx context.Context, e env, s *settings) (err error) {
 		})
 	})
 	group.Go(func() error { return srv.Run(ctx) })
+	group.Go(func() error { return logEvents(ctx) })
 	group.Go(func() error {
 		return (&reloader{running: s, level: level, table: d.Reload, log: log}).Run(ctx, hangups)
 	})

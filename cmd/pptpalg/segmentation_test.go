@@ -234,7 +234,7 @@ func onSocket(c *lab.Control, f func(fd int) error) error {
 // TestBadNetwork has the kernels' TCP cope with a network that loses packets before
 // the gateway's queue and behind it, lets packets overtake each other, and doubles
 // packets: it sends again what was edited, merged and cut as it likes.
-func TestBadNetwork(t *testing.T) { overDataPaths(t, testBadNetwork) }
+func TestBadNetwork(t *testing.T) { overDataPathsInTurn(t, testBadNetwork) }
 
 func testBadNetwork(t *testing.T, path daemon.DataPath) {
 	tests := []struct {

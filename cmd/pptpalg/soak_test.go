@@ -30,7 +30,7 @@ const healing = 15 * time.Second
 // daemon is killed and restarted, conntrack is flushed, and segments are dropped and
 // cut anew. Whatever arrives, arrives at the right client; what should arrive does;
 // and in the end memory, goroutines and kernel entries are what they were.
-func TestSoak(t *testing.T) { overDataPaths(t, testSoak) }
+func TestSoak(t *testing.T) { overDataPathsInTurn(t, testSoak) }
 
 func testSoak(t *testing.T, path daemon.DataPath) {
 	g := startGateway(t, path, masquerade(8))

@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/daemon"
 )
 
@@ -36,7 +38,8 @@ func testRestartKnowsItsCalls(t *testing.T, path daemon.DataPath) {
 		exchange(t, calls...)
 	}
 	g.start()
-	if diff := cmp.Diff(before, g.calls()); diff != "" {
+	uncounted := cmpopts.IgnoreFields(admin.Call{}, "ToPNS", "ToPAC") // what the daemon itself counts begins anew
+	if diff := cmp.Diff(before, g.calls(), uncounted); diff != "" {
 		t.Errorf("calls after the restart (-before +after):\n%s", diff)
 	}
 	exchange(t, calls...)
@@ -87,7 +90,7 @@ func testEndedWhileDead(t *testing.T, path daemon.DataPath) {
 // TestKilledAtRandomInstants kills the daemon 200 times while clients come, call and
 // go. A call that has once carried a packet carries all that follow, and when all
 // clients have gone nothing is left of them.
-func TestKilledAtRandomInstants(t *testing.T) { overDataPaths(t, testKilledAtRandomInstants) }
+func TestKilledAtRandomInstants(t *testing.T) { overDataPathsInTurn(t, testKilledAtRandomInstants) }
 
 func testKilledAtRandomInstants(t *testing.T, path daemon.DataPath) {
 	const kills = 200
@@ -346,7 +349,7 @@ func testIdleCallEnds(t *testing.T, path daemon.DataPath) {
 
 // TestQueueOverflow: packets beyond the queue's length are dropped by the kernel, sent
 // again by TCP, counted and logged.
-func TestQueueOverflow(t *testing.T) { overDataPaths(t, testQueueOverflow) }
+func TestQueueOverflow(t *testing.T) { overDataPathsInTurn(t, testQueueOverflow) }
 
 func testQueueOverflow(t *testing.T, path daemon.DataPath) {
 	g := startGateway(t, path, masquerade(6), "--queue-length", "1")

@@ -9,11 +9,21 @@ import (
 
 // Call is a call as it is shown to people and programs.
 type Call struct {
+	Number  uint64    `json:"number"` // calls are numbered as the daemon sees them, over its restarts too
 	PNS     Party     `json:"pns"`
 	PAC     Party     `json:"pac"`
 	State   string    `json:"state"` // requested, answered, established
 	Since   time.Time `json:"since"` // of the call's request
 	Control Control   `json:"control"`
+	ToPNS   *Traffic  `json:"to_pns"` // GRE that went to an end; null where nobody counts it
+	ToPAC   *Traffic  `json:"to_pac"`
+}
+
+// Traffic is GRE that went one way, bytes with IP headers. The kernel counts from when its
+// entry was made last.
+type Traffic struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
 }
 
 // Party is one end of a call. The public forms are what the other end sees. The
@@ -32,12 +42,26 @@ type Control struct {
 	Dst string `json:"dst"`
 }
 
-func newCall(v conntrack.View) Call {
-	return Call{
-		PNS: newParty(v.PNS), PAC: newParty(v.PAC),
+func newCall(v conntrack.View, carried map[conntrack.Flow]conntrack.Traffic) Call {
+	c := Call{
+		Number: v.Number,
+		PNS:    newParty(v.PNS), PAC: newParty(v.PAC),
 		State: v.State.String(), Since: v.Since.UTC(),
 		Control: Control{Src: v.Control.Src.String(), Dst: v.Control.Dst.String()},
 	}
+	for _, f := range v.Flows {
+		t := carried[f.Unmarked()]
+		if !t.Counted {
+			continue
+		}
+		// Either end may be the other's neighbour: the Call ID tells, where addresses do not.
+		if f.NewDst == v.PNS.Address && v.PNS.Known && f.NewKey == v.PNS.Own && c.ToPNS == nil {
+			c.ToPNS = &Traffic{t.Packets, t.Bytes}
+		} else {
+			c.ToPAC = &Traffic{t.Packets, t.Bytes}
+		}
+	}
+	return c
 }
 
 func newParty(p conntrack.Party) Party {

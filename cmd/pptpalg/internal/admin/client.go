@@ -1,10 +1,12 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -20,31 +22,43 @@ type Client struct {
 // Calls returns the daemon's call table, the oldest call first. The error says so
 // if no daemon runs.
 func (c Client) Calls(ctx context.Context) ([]Call, error) {
-	path := filepath.Join(c.StateDir, socketName)
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}}
-	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://pptpalg/calls", nil)
+	body, err := c.get(ctx, "/calls")
 	if err != nil {
-		return nil, fmt.Errorf("make request: %w", err)
+		return nil, err
 	}
-	resp, err := (&http.Client{Transport: transport}).Do(req)
-	if err != nil {
-		return nil, explain(path, err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask daemon for its calls: it answered %s", resp.Status)
-	}
+	defer body.Close()
 	var calls []Call
-	if err := json.NewDecoder(resp.Body).Decode(&calls); err != nil {
+	if err := json.NewDecoder(body).Decode(&calls); err != nil {
 		return nil, fmt.Errorf("read the daemon's calls: %w", err)
 	}
 	return calls, nil
 }
 
-func explain(path string, err error) error {
+// get asks for something on the socket. The caller must close the answer.
+func (c Client) get(ctx context.Context, what string) (io.ReadCloser, error) {
+	path := filepath.Join(c.StateDir, socketName)
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		},
+		DisableKeepAlives: true, // the connection goes with the answer
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://pptpalg"+what, nil)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return nil, unreachable(path, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
+	}
+	why, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // as much as there is
+	return nil, errors.Join(fmt.Errorf("ask daemon: it answered %s: %s", resp.Status, bytes.TrimSpace(why)), resp.Body.Close())
+}
+
+func unreachable(path string, err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("no daemon is running: nobody answers at %s: start it with \"pptpalg run\", or name its --state-dir", path)

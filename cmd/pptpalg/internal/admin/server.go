@@ -5,16 +5,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/exporter-toolkit/web"
 	"golang.org/x/sync/errgroup"
 
+	"pptpalg/cmd/pptpalg/internal/events"
+	"pptpalg/cmd/pptpalg/internal/explain"
 	"pptpalg/conntrack"
 )
 
@@ -32,9 +37,27 @@ type Config struct {
 	Listen   string // TCP address of the metrics, "" for none
 	StateDir string // directory of the unix socket; it is made if it is missing
 
+	// WebConfig is a web configuration file of Prometheus's exporter-toolkit: TLS and
+	// basic authentication for all that is served on Listen. It is read again for each
+	// connection. "" is for neither.
+	WebConfig string
+	// Log takes what goes wrong with single connections over WebConfig. Nil is for silence.
+	Log *slog.Logger
+
 	// Healthy says what keeps the daemon from its work, nil if nothing does. It must
 	// be safe to call from any goroutine. Nil means that nothing ever does.
 	Healthy func(now time.Time) error
+
+	// Ready says why the daemon does not do its work yet, or any more, nil if it does.
+	// The rest is as for Healthy.
+	Ready func(now time.Time) error
+
+	// Explain, and what else is told on the unix socket alone, must be safe to call from
+	// any goroutine. What is nil is not told.
+	Explain func(ctx context.Context, client netip.Addr) (explain.Report, error)
+	Events  *events.Store
+	// Traffic returns what flows have carried, by their Unmarked form.
+	Traffic func() (map[conntrack.Flow]conntrack.Traffic, error)
 }
 
 // Server answers for a daemon.
@@ -42,16 +65,28 @@ type Server struct {
 	metrics, control net.Listener
 	gatherer         prometheus.Gatherer
 	calls            func() []conntrack.View
-	healthy          func(now time.Time) error
+	healthy, ready   func(now time.Time) error
+	webConfig        string
+	log              *slog.Logger
+	explain          func(context.Context, netip.Addr) (explain.Report, error)
+	events           *events.Store
+	traffic          func() (map[conntrack.Flow]conntrack.Traffic, error)
 }
 
 // Listen opens the listeners, so that a port or a socket that is taken is found
 // before the daemon touches a packet. calls must be safe to call from any
 // goroutine. The caller must call Run or Close.
 func Listen(cfg Config, g prometheus.Gatherer, calls func() []conntrack.View) (*Server, error) {
-	s := &Server{gatherer: g, calls: calls, healthy: cfg.Healthy}
+	s := &Server{gatherer: g, calls: calls, healthy: cfg.Healthy, ready: cfg.Ready, webConfig: cfg.WebConfig, log: cfg.Log}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.explain, s.events, s.traffic = cfg.Explain, cfg.Events, cfg.Traffic
 	var err error
 	if cfg.Listen != "" {
+		if err := web.Validate(cfg.WebConfig); err != nil {
+			return nil, fmt.Errorf("read web configuration %s: %w: mend the file, or leave --web-config away", cfg.WebConfig, err)
+		}
 		if s.metrics, err = net.Listen("tcp", cfg.Listen); err != nil {
 			return nil, fmt.Errorf("listen for metrics: %w: choose another address with --listen", err)
 		}
@@ -110,37 +145,60 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.metrics != nil {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{}))
-		mux.HandleFunc("GET /-/healthy", s.serveHealth)
-		group.Go(func() error { return serve(ctx, s.metrics, mux) })
+		mux.HandleFunc("GET /-/healthy", probe("healthy", s.healthy))
+		mux.HandleFunc("GET /-/ready", probe("ready", s.ready))
+		group.Go(func() error { return serve(ctx, s.metrics, mux, s.answer) })
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /calls", s.serveCalls)
-	group.Go(func() error { return serve(ctx, s.control, mux) })
+	if s.explain != nil {
+		mux.HandleFunc("GET /explain", s.serveExplain)
+	}
+	if s.events != nil {
+		mux.HandleFunc("GET /events", s.serveEvents(ctx))
+	}
+	group.Go(func() error { return serve(ctx, s.control, mux, (*http.Server).Serve) })
 	return group.Wait()
 }
 
-func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
-	if s.healthy != nil {
-		if err := s.healthy(time.Now()); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
+// probe answers what well is, or why it is not so. A nil ask means that it is.
+func probe(well string, ask func(time.Time) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if ask != nil {
+			if err := ask(time.Now()); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
 		}
+		fmt.Fprintln(w, well)
 	}
-	fmt.Fprintln(w, "healthy")
+}
+
+// answer serves on the listener of the metrics, as the web configuration says.
+func (s *Server) answer(srv *http.Server, l net.Listener) error {
+	if s.webConfig == "" {
+		return srv.Serve(l)
+	}
+	srv.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug) // a handshake of a stranger
+	return web.Serve(l, srv, &web.FlagConfig{WebConfigFile: &s.webConfig}, s.log)
 }
 
 func (s *Server) serveCalls(w http.ResponseWriter, _ *http.Request) {
 	views := s.calls()
+	var carried map[conntrack.Flow]conntrack.Traffic
+	if s.traffic != nil && len(views) > 0 {
+		carried, _ = s.traffic() // without it the calls are shown uncounted
+	}
 	calls := make([]Call, len(views))
 	for i, v := range views {
-		calls[i] = newCall(v)
+		calls[i] = newCall(v, carried)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	// A reader that went away is the only way for this to fail.
 	_ = json.NewEncoder(w).Encode(calls)
 }
 
-func serve(ctx context.Context, l net.Listener, h http.Handler) error {
+func serve(ctx context.Context, l net.Listener, h http.Handler, answer func(*http.Server, net.Listener) error) error {
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: headerTime}
 	stopped := make(chan error, 1)
 	go func() {
@@ -149,7 +207,7 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 		defer cancel()
 		stopped <- errors.Join(srv.Shutdown(stopping), srv.Close())
 	}()
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := answer(srv, l); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve on %v: %w", l.Addr(), err)
 	}
 	err := <-stopped

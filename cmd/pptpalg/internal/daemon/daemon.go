@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -74,7 +75,9 @@ type Daemon struct {
 	metrics  *metrics
 	pulse    pulse
 	idle     map[uint64]idleness // of calls by their number, if Config.Idle is set; owned by sweep
+	tally    tally               // of what calls have carried; owned by sweep
 	turn     turn                // of the packet loop, which owns it
+	ready    atomic.Bool         // the daemon edits
 
 	// mu guards what follows. The packet loop holds it for one packet; a comparison
 	// while it looks through the table, and for each chunk of entries that it makes
@@ -84,6 +87,7 @@ type Daemon struct {
 	table   *conntrack.Table
 	editor  *alg.Editor
 	journal *journal.Journal
+	sight   sight
 	lacking int                         // flows that the kernel lacked when it was last looked
 	doomed  map[conntrack.Flow]struct{} // of calls that are over, and perhaps still in the kernel
 }
@@ -115,7 +119,7 @@ func newDaemon(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Daemon 
 	table := conntrack.New(cfg.Table)
 	d := &Daemon{
 		cfg: cfg, log: log, table: table, editor: alg.NewEditor(table, cfg.Connections),
-		doomed: make(map[conntrack.Flow]struct{}),
+		doomed: make(map[conntrack.Flow]struct{}), sight: newSight(),
 	}
 	d.metrics = newMetrics(reg, d, cfg.Version)
 	return d
@@ -142,6 +146,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	if err := d.load(ctx); err != nil {
 		return errors.Join(err, d.Close())
 	}
+	d.ready.Store(true)
 	ready()
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, working := errgroup.WithContext(working)
@@ -155,6 +160,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 		case <-ctx.Done():
 		case <-working.Done():
 		}
+		d.ready.Store(false)
 		return d.unload()
 	})
 	return errors.Join(group.Wait(), d.closePath(), d.journal.Close())

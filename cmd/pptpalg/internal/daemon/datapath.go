@@ -51,6 +51,9 @@ type path interface {
 	// ApplyLate is for the flows of calls that ended some time ago, or under another daemon.
 	ApplyLate(changes []conntrack.Change) (failed map[int]error)
 	list() (flows, error)
+	// carried returns what flows had carried that Apply has removed since it was called
+	// last, if the data path tells: the kernel does not.
+	carried() flows
 	// flushed reports whether a control connection is missing in the kernel's table
 	// because somebody emptied that, and not because it ended.
 	flushed(l alg.Lost, have flows) bool
@@ -72,6 +75,8 @@ func (p kernelPath) list() (flows, error) {
 	}
 	return have, err
 }
+
+func (kernelPath) carried() flows { return nil }
 
 // flushed: the entries of calls have a fixed timeout and go for no other reason. Where
 // they are left, the connection has ended, or lost its address.
@@ -96,6 +101,8 @@ type daemonPath struct {
 	table  *datapath.Table
 	kernel kernel
 
+	removed flows // that carried returns next; guarded by Daemon.mu, as Apply is
+
 	// Owned by sweep.
 	watched bool // the canary has been looked for
 	mourns  int  // for how many comparisons the kernel's table counts as just emptied
@@ -109,10 +116,25 @@ func (p *daemonPath) Apply(changes []conntrack.Change) (failed map[int]error) {
 				failed = map[int]error{i: err} // not IPv4: the others are neither
 			}
 		case conntrack.Remove:
-			p.table.Remove(c.Flow)
+			if t, there := p.table.Remove(c.Flow); there {
+				p.keep(c.Flow, t)
+			}
 		}
 	}
 	return failed
+}
+
+func (p *daemonPath) keep(f conntrack.Flow, t datapath.Traffic) {
+	if p.removed == nil {
+		p.removed = make(flows)
+	}
+	p.removed[f.Unmarked()] = conntrack.Traffic{Packets: t.Packets, Bytes: t.Bytes, Counted: true}
+}
+
+func (p *daemonPath) carried() flows {
+	removed := p.removed
+	p.removed = nil
+	return removed
 }
 
 // ApplyLate is Apply: the table removes none but the very flow.
@@ -121,11 +143,15 @@ func (p *daemonPath) ApplyLate(changes []conntrack.Change) (failed map[int]error
 }
 
 func (p *daemonPath) list() (flows, error) {
-	have := make(flows, p.table.Len())
-	for f, t := range p.table.All() {
+	return flowsOf(p.table), p.watchCanary()
+}
+
+func flowsOf(table *datapath.Table) flows {
+	have := make(flows, table.Len())
+	for f, t := range table.All() {
 		have[f.Unmarked()] = conntrack.Traffic{Packets: t.Packets, Bytes: t.Bytes, Counted: true}
 	}
-	return have, p.watchCanary()
+	return have
 }
 
 // canary is an entry that translates nothing, between addresses that are for

@@ -28,6 +28,11 @@ type metrics struct {
 
 	journalErrors prometheus.Counter
 	dropped       *prometheus.CounterVec
+	unread        *prometheus.CounterVec
+	refused       prometheus.Counter
+
+	grePackets, greBytes prometheus.Counter // that calls have carried
+	counted              prometheus.Gauge   // calls of which that is known
 
 	// Series of the above, so that none is looked up by its text for each packet.
 	packet  map[ending]prometheus.Counter
@@ -68,6 +73,14 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 
 		journalErrors: counter("journal_errors_total", "Writes to the journal that failed; calls of that time are not known after a restart."),
 		dropped:       counters("queue_dropped_total", "Packets that the kernel dropped because too many waited for a verdict. Counted where the daemon may read /proc/net/netfilter.", "queue"),
+		unread:        counters("queue_user_dropped_total", "Packets that the kernel dropped because a queue's socket buffer was full. Counted where the daemon may read /proc/net/netfilter.", "queue"),
+		refused:       counter("control_connections_refused_total", "Segments let go unedited because too many control connections were on record (--max-connections)."),
+		grePackets:    counter("calls_gre_packets_total", "GRE packets that calls have carried, both ways, as of the last comparison: those of pptpalg_calls_counted."),
+		greBytes:      counter("calls_gre_bytes_total", "Bytes of GRE that calls have carried, both ways, IP headers included, as of the last comparison: those of pptpalg_calls_counted."),
+		counted: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "calls_counted",
+			Help: "Calls whose GRE is counted: by the kernel if net.netfilter.nf_conntrack_acct was 1 when they were set up.",
+		}),
 		verdict: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "verdict_seconds",
 			Help:    "Time from a packet's receipt to its verdict, kernel requests included.",
@@ -79,6 +92,8 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 		reg.MustRegister(d.grePackets(r))
 	}
 	reg.MustRegister(m.opened, m.closed, m.messages, m.packets, m.anomalies, m.errors, m.overruns, m.queueErrors, m.panics, m.verdict, m.repairs, m.journalErrors, m.dropped)
+	reg.MustRegister(m.unread, m.refused, m.grePackets, m.greBytes, m.counted)
+	d.registerGauges(reg)
 	reg.MustRegister(
 		gauge("calls", "Calls requested, answered or established.", d.calls),
 		gauge("control_connections", "Control connections that are being edited.", d.edited),
@@ -133,7 +148,17 @@ func (m *metrics) fill() {
 	for _, queue := range []string{controlQueue, greQueue} {
 		m.overruns.WithLabelValues(queue)
 		m.dropped.WithLabelValues(queue)
+		m.unread.WithLabelValues(queue)
 	}
+	for _, e := range troubled {
+		m.series(e)
+	}
+}
+
+// troubled are endings that operators watch for.
+var troubled = []ending{
+	{alg.Accept, alg.Truncated}, {alg.Accept, alg.Malformed}, {alg.Accept, alg.Failed},
+	{alg.Accept, alg.Again}, {alg.Edited, alg.Again}, {alg.Drop, alg.Gap}, {alg.Accept, alg.Helped},
 }
 
 // outcome counts what the editor said of a packet.

@@ -53,6 +53,7 @@ func (d *Daemon) edit(p *nfqueue.Packet, now time.Time) alg.Outcome {
 	}
 	out := d.editor.Edit(seg, p.Hook == nfqueue.Output, now)
 	d.note(out.Changes)
+	d.see(seg, &out, now)
 	if out.Leave {
 		d.leave(seg)
 	}
@@ -86,7 +87,10 @@ func (d *Daemon) ask(seg packet.Segment, now time.Time) bool {
 				"helper", c.Helper, "connection", c.Original)
 		})
 	}
-	if !d.editor.Open(c, now) {
+	taken := d.editor.Open(c, now)
+	d.sight.seeOpened(&c, taken, now)
+	if !taken {
+		d.metrics.refused.Inc()
 		d.limits.sometimes("connections", func() { d.log.Warn("too many control connections: this one is not edited", "connection", c.Original) })
 	}
 	return true
@@ -115,6 +119,7 @@ func (d *Daemon) note(changes []conntrack.Change) {
 			d.metrics.opened.Inc()
 		case conntrack.Closed:
 			d.metrics.cause[c.Cause].Inc()
+			d.sight.ended[c.Call] = c.Cause
 		}
 	}
 }
@@ -142,11 +147,13 @@ func (d *Daemon) endTurn() {
 // all the same, for unedited it could be another call's, and the next comparison
 // tries the entry again.
 func (d *Daemon) carryOut(now time.Time) {
-	d.journalFailed(d.journal.Append(d.table.Keeps(), now))
+	keeps := d.table.Keeps()
+	d.journalFailed(d.journal.Append(keeps, now))
 	if len(d.pending) > 0 {
 		d.refused(d.pending, d.path.Apply(d.pending))
 		d.pending = d.pending[:0]
 	}
+	d.sight.tell(keeps, d.path.carried(), now)
 }
 
 // refused takes note of changes that the data path could not make.

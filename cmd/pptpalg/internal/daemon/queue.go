@@ -16,7 +16,7 @@ const (
 type queue struct {
 	*nfqueue.Queue
 	name    string
-	dropped uint32 // packets that the kernel had dropped when it was last asked; owned by sweep
+	counted nfqueue.Stats // the kernel's count when it was last asked; owned by sweep
 }
 
 func (d *Daemon) openControl() error {

@@ -37,6 +37,7 @@ func (d *Daemon) remember() error {
 	d.journal = j
 	now := time.Now()
 	refused := d.editor.Restore(contents.Calls, now)
+	d.sight.know(d.editor.Records())
 	for _, r := range contents.Resting {
 		d.table.Rest(r)
 	}
@@ -120,6 +121,8 @@ func (d *Daemon) compare() {
 	d.revive(c, have)
 	d.sweepAway(c)
 	calls := d.records(c)
+	d.measure(calls, have)
+	d.countTraffic(calls, have)
 	d.endIdle(c, calls, have, time.Now())
 	d.repair(lacking(calls, have))
 	d.bury(have)

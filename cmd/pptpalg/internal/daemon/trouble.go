@@ -21,15 +21,16 @@ func (d *Daemon) overrun(queue string) {
 	})
 }
 
-// countDropped counts what the kernel dropped because too many packets waited, which
-// it tells nobody. Its table is root's to read: without that right the count stays 0.
+// countDropped counts what the kernel dropped: because too many packets waited, which it
+// tells nobody, and because the socket's buffer was full, which it tells without a number. Its table is root's to read: without that right the count stays 0.
 func (d *Daemon) countDropped(q *queue) {
 	s, err := q.Stats()
 	if err != nil {
 		return
 	}
-	dropped := s.Full - q.dropped // both wrap at 2^32
-	q.dropped = s.Full
+	dropped, unread := s.Full-q.counted.Full, s.Overrun-q.counted.Overrun // all wrap at 2^32
+	q.counted = s
+	d.metrics.unread.WithLabelValues(q.name).Add(float64(unread))
 	if dropped == 0 {
 		return
 	}

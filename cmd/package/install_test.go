@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pptpalg/cmd/internal/lab"
+)
+
+// TestLifeOfAPackage installs the .deb on a clean Debian, sets up a call, upgrades
+// under it, removes and purges.
+func TestLifeOfAPackage(t *testing.T) {
+	r := newRoot(t)
+	first, second := r.put(packed(t, "1.0.0", "deb")), r.put(packed(t, "1.0.1", "deb"))
+	before := r.files()
+
+	r.mustRun("dpkg", "-i", first)
+	r.wantFiles()
+	r.wantRunning("1.0.0")
+	r.wantReload()
+	call := r.dial()
+	carries(t, call)
+
+	during := r.whileCarrying(call, func() { r.mustRun("dpkg", "-i", second) })
+	t.Logf("%d packets each way went through the upgrade, none was lost", during)
+	r.wantRunning("1.0.1")
+	r.wantCall()
+	if !strings.Contains(r.read("/etc/pptpalg/pptpalg.yaml"), "\nlog-level: debug\n") {
+		t.Error("the upgrade has changed the configuration")
+	}
+
+	r.mustRun("dpkg", "-r", "pptpalg")
+	r.wantStopped()
+	carries(t, call)
+	if r.read("/etc/pptpalg/pptpalg.yaml") == "" || r.read("/usr/sbin/pptpalg") != "" {
+		t.Error("remove is to leave the configuration, and nothing else")
+	}
+
+	r.mustRun("dpkg", "-P", "pptpalg")
+	r.wantNothingLeft(before)
+}
+
+// TestDisabledStaysDisabled: an upgrade does not start what the administrator has
+// switched off.
+func TestDisabledStaysDisabled(t *testing.T) {
+	r := newRoot(t)
+	r.mustRun("dpkg", "-i", r.put(packed(t, "1.0.0", "deb")))
+	r.mustRun("systemctl", "stop", "pptpalg.service")
+	r.mustRun("systemctl", "disable", "pptpalg.service")
+	r.mustRun("dpkg", "-i", r.put(packed(t, "1.0.1", "deb")))
+	r.wantStopped()
+}
+
+// wantFiles looks at what is installed, and whose it is.
+func (r *root) wantFiles() {
+	r.t.Helper()
+	for name, mode := range map[string]os.FileMode{
+		"/usr/sbin/pptpalg":                                 0o755,
+		"/usr/lib/systemd/system/pptpalg.service":           0o644,
+		"/usr/lib/sysusers.d/pptpalg.conf":                  0o644,
+		"/etc/pptpalg/pptpalg.yaml":                         0o644,
+		"/etc/default/pptpalg":                              0o644,
+		"/usr/share/man/man8/pptpalg.8.gz":                  0o644,
+		"/usr/share/man/man8/pptpalg-rules-load.8.gz":       0o644,
+		"/usr/share/man/man5/pptpalg.yaml.5.gz":             0o644,
+		"/usr/share/bash-completion/completions/pptpalg":    0o644,
+		"/usr/share/zsh/vendor-completions/_pptpalg":        0o644,
+		"/usr/share/fish/vendor_completions.d/pptpalg.fish": 0o644,
+		"/usr/share/pptpalg/grafana":                        0o755,
+		"/usr/share/pptpalg/grafana/pptpalg.json":           0o644,
+		"/usr/share/pptpalg/prometheus/pptpalg.rules.yml":   0o644,
+		"/usr/share/doc/pptpalg/README.md":                  0o644,
+		"/usr/share/doc/pptpalg/LICENSE":                    0o644,
+		"/usr/share/doc/pptpalg/copyright":                  0o644,
+	} {
+		got := strings.TrimSpace(r.mustRun("stat", "-L", "-c", "%U:%G %a", name))
+		if want := fmt.Sprintf("root:root %o", mode); got != want {
+			r.t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	if unit := r.read("/usr/lib/systemd/system/pptpalg.service"); strings.Contains(unit, "/usr/local") {
+		r.t.Errorf("the unit is for another place:\n%s", unit)
+	}
+	if out := r.mustRun("systemd-analyze", "verify", "/usr/lib/systemd/system/pptpalg.service"); out != "" {
+		r.t.Errorf("systemd says of the unit: %s", out)
+	}
+	if out := r.mustRun("id", "pptpalg"); !strings.Contains(out, "(pptpalg)") {
+		r.t.Error(out)
+	}
+	if out := r.mustRun("pptpalg", "check-config"); out != "ok\n" {
+		r.t.Error(out)
+	}
+}
+
+// wantRunning wants a daemon of this version and its rules.
+func (r *root) wantRunning(version string) {
+	r.t.Helper()
+	if out := r.mustRun("pptpalg", "version"); !strings.HasPrefix(out, "pptpalg "+version+" ") {
+		r.t.Errorf("installed is %s", out)
+	}
+	r.mustRun("systemctl", "is-active", "pptpalg.service")
+	if log := r.read("/run/stand-in/log"); !strings.Contains(log, "version="+version) || !strings.Contains(log, "datapath=kernel") {
+		r.t.Errorf("the daemon: %s", log)
+	}
+	if rules := r.mustRun("iptables", "-t", "mangle", "-S"); !strings.Contains(rules, "--queue-num 1723 --queue-bypass") {
+		r.t.Errorf("rules while it runs:\n%s", rules)
+	}
+}
+
+// wantReload reloads a good configuration, and a wrong one.
+func (r *root) wantReload() {
+	r.t.Helper()
+	r.configure("log-level: debug\n")
+	r.mustRun("systemctl", "reload", "pptpalg.service")
+	if err := lab.Poll(lab.Patience, func() bool { return strings.Contains(r.read("/run/stand-in/log"), "applied=[log-level]") }); err != nil {
+		r.t.Errorf("reload: %v: %s", err, r.read("/run/stand-in/log"))
+	}
+	good := r.configure("log-levle: debug\n")
+	if out, err := r.run("systemctl", "reload", "pptpalg.service"); err == nil || !strings.Contains(out, `did you mean "log-level"?`) {
+		r.t.Errorf("reload of a wrong file: %v: %s", err, out)
+	}
+	must(r.t, os.WriteFile(r.path("/etc/pptpalg/pptpalg.yaml"), []byte(good), 0o644))
+}
+
+// configure adds to the configuration and returns what it was.
+func (r *root) configure(text string) (before string) {
+	r.t.Helper()
+	before = r.read("/etc/pptpalg/pptpalg.yaml")
+	must(r.t, os.WriteFile(r.path("/etc/pptpalg/pptpalg.yaml"), []byte(before+text), 0o644))
+	return before
+}
+
+// dial sets up a call from inside to outside.
+func (r *root) dial() *lab.Call {
+	r.t.Helper()
+	server, err := lab.StartServer(r.Outside[0], lab.Behaviour{})
+	must(r.t, err)
+	r.t.Cleanup(func() { must(r.t, server.Close()) })
+	ctx, cancel := context.WithTimeout(r.t.Context(), lab.Patience)
+	defer cancel()
+	client, err := lab.StartClient(ctx, r.Inside[0], r.Outside[0].Addr)
+	must(r.t, err)
+	r.t.Cleanup(func() { _ = client.Close() }) // the server may be gone
+	call, err := client.Call(7)
+	must(r.t, err)
+	return call
+}
+
+// carries has a packet go each way.
+func carries(t *testing.T, call *lab.Call) {
+	t.Helper()
+	must(t, call.Exchange([]byte("a packet"), lab.Patience))
+}
+
+// whileCarrying has a call carry a packet each way a few hundred times a second while f
+// runs, and returns how many. None may be lost.
+func (r *root) whileCarrying(call *lab.Call, f func()) (packets int) {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(r.t.Context())
+	defer cancel()
+	result := make(chan error, 1)
+	go func() {
+		tick := time.NewTicker(3 * time.Millisecond)
+		defer tick.Stop()
+		var err error
+		for ; ctx.Err() == nil && err == nil; packets++ {
+			err = call.Exchange(fmt.Appendf(nil, "packet %d", packets), lab.Patience)
+			<-tick.C
+		}
+		result <- err
+	}()
+	f()
+	cancel()
+	must(r.t, <-result)
+	return packets
+}
+
+// wantCall wants the daemon to know one call.
+func (r *root) wantCall() {
+	r.t.Helper()
+	if out := r.mustRun("pptpalg", "calls"); !strings.Contains(out, "10.77.0.10/7") {
+		r.t.Errorf("calls:\n%s", out)
+	}
+}
+
+func (r *root) wantStopped() {
+	r.t.Helper()
+	if out, err := r.run("systemctl", "is-active", "pptpalg.service"); err == nil {
+		r.t.Errorf("it runs: %s", out)
+	}
+	if rules := r.mustRun("iptables", "-t", "mangle", "-S"); strings.Contains(rules, "PPTPALG") {
+		r.t.Errorf("rules after its end:\n%s", rules)
+	}
+}
+
+// wantNothingLeft compares with what was there before the package. The user stays.
+func (r *root) wantNothingLeft(before map[string]bool) {
+	r.t.Helper()
+	ofUsers := []string{"/etc/.pwd.lock", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/gshadow", "/etc/shadow"}
+	after := r.files()
+	for name := range after {
+		if !before[name] && !slices.Contains(ofUsers, name) {
+			r.t.Errorf("%s is left", name)
+		}
+	}
+	for name := range before {
+		if !after[name] {
+			r.t.Errorf("%s is gone", name)
+		}
+	}
+	if out := r.mustRun("id", "pptpalg"); !strings.Contains(out, "(pptpalg)") {
+		r.t.Error(out)
+	}
+	if out, err := r.run("dpkg", "-s", "pptpalg"); err == nil {
+		r.t.Errorf("dpkg knows it: %s", out)
+	}
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// packing is one build of the packages.
+type packing struct {
+	root    string // of the repository
+	stage   string // a directory of its own for what is generated
+	arch    string // GOARCH
+	version string
+	at      time.Time // the time of every file in the packages
+}
+
+// The unit is written for a binary that was put there by hand.
+const (
+	unitProgram      = "/usr/local/sbin/pptpalg"
+	installedProgram = "/usr/sbin/pptpalg"
+)
+
+// generate puts into the stage what nfpm.yaml takes from there.
+func (p *packing) generate(ctx context.Context) error {
+	if err := p.programs(ctx); err != nil {
+		return err
+	}
+	for name, args := range map[string][]string{
+		"pptpalg.yaml":    {"config", "--default"},
+		"completion.bash": {"completion", "bash"},
+		"completion.zsh":  {"completion", "zsh"},
+		"completion.fish": {"completion", "fish"},
+	} {
+		text, err := p.ask(ctx, args...)
+		if err == nil {
+			err = os.WriteFile(p.staged(name), text, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return errors.Join(p.manual(ctx), p.unit(), p.share())
+}
+
+func (p *packing) staged(name string) string { return filepath.Join(p.stage, name) }
+
+// programs builds the one to be packed, one that runs here and is asked if that cannot
+// be, and nfpm.
+func (p *packing) programs(ctx context.Context) error {
+	built := map[string]string{p.staged("pptpalg"): p.arch, p.here(): runtime.GOARCH}
+	for name, arch := range built {
+		err := goBuild(ctx, p.root, name, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch},
+			"-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+p.version, "./cmd/pptpalg")
+		if err != nil {
+			return err
+		}
+	}
+	return goBuild(ctx, filepath.Join(p.root, "deploy/package"), p.staged("nfpm"), nil, "github.com/goreleaser/nfpm/v2/cmd/nfpm")
+}
+
+// here is the program that runs on this machine.
+func (p *packing) here() string {
+	if p.arch == runtime.GOARCH {
+		return p.staged("pptpalg")
+	}
+	return p.staged("here")
+}
+
+func goBuild(ctx context.Context, dir, out string, env []string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-o", out}, args...)...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
+	_, err := output(cmd)
+	return err
+}
+
+// ask runs the program. The defaults that it says are not to be this process's.
+func (p *packing) ask(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, p.here(), args...)
+	cmd.Env = []string{}
+	return output(cmd)
+}
+
+// output runs a command; the error of one that fails has what it wrote. nfpm writes its
+// errors to stdout.
+func output(cmd *exec.Cmd) ([]byte, error) {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("run %s: %w: %s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(stderr.String()+stdout.String()))
+	}
+	return stdout.Bytes(), nil
+}
+
+// manual writes the pages, each compressed and in its section's directory.
+func (p *packing) manual(ctx context.Context) error {
+	plain := p.staged("man")
+	for _, dir := range []string{plain, p.staged("man5"), p.staged("man8")} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return fmt.Errorf("make stage: %w", err)
+		}
+	}
+	if _, err := p.ask(ctx, "man", plain); err != nil {
+		return err
+	}
+	pages, err := filepath.Glob(filepath.Join(plain, "*.[58]"))
+	if err != nil {
+		return err
+	}
+	for _, page := range pages {
+		dir := "man" + strings.TrimPrefix(filepath.Ext(page), ".")
+		if err := compress(page, p.staged(filepath.Join(dir, filepath.Base(page)+".gz"))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compress writes a file without its name and time: the same text, the same bytes.
+func compress(from, to string) error {
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return fmt.Errorf("compress: %w", err)
+	}
+	var b bytes.Buffer
+	w, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	if err != nil {
+		return fmt.Errorf("compress %s: %w", from, err)
+	}
+	_, err = io.Copy(w, bytes.NewReader(text))
+	if err := errors.Join(err, w.Close()); err != nil {
+		return fmt.Errorf("compress %s: %w", from, err)
+	}
+	return os.WriteFile(to, b.Bytes(), 0o644)
+}
+
+// unit writes the systemd unit for the place where the package puts the program.
+func (p *packing) unit() error {
+	text, err := os.ReadFile(filepath.Join(p.root, "deploy/pptpalg.service"))
+	if err != nil {
+		return fmt.Errorf("read unit: %w", err)
+	}
+	unit := strings.ReplaceAll(string(text), unitProgram, installedProgram)
+	return os.WriteFile(p.staged("pptpalg.service"), []byte(unit), 0o644)
+}
+
+// share copies what is for Grafana and Prometheus.
+func (p *packing) share() error {
+	for _, dir := range []string{"grafana", "prometheus"} {
+		var files []string
+		for _, pattern := range []string{"*.json", "*.yml", "*.yaml", "*.md"} {
+			names, err := filepath.Glob(filepath.Join(p.root, "deploy", dir, pattern))
+			if err != nil {
+				return err
+			}
+			files = append(files, names...)
+		}
+		if err := p.shareFiles(dir, files); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *packing) shareFiles(dir string, files []string) error {
+	to := p.staged(filepath.Join("share", dir))
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return fmt.Errorf("make stage: %w", err)
+	}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(to, filepath.Base(name)), text, 0o644)
+		}
+		if err != nil {
+			return fmt.Errorf("copy %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// pack has nfpm write a package into a directory, and returns the package's name.
+func (p *packing) pack(ctx context.Context, format, out string) (string, error) {
+	name := filepath.Join(out, p.fileName(format))
+	target, err := filepath.Abs(name)
+	if err != nil {
+		return "", err
+	}
+	if err := errors.Join(os.MkdirAll(out, 0o755), p.settle()); err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, p.staged("nfpm"), "package", "--config", "deploy/package/nfpm.yaml", "--packager", format, "--target", target)
+	cmd.Dir = p.root
+	cmd.Env = append(os.Environ(), "STAGE="+p.stage, "ARCH="+p.arch, "VERSION="+p.version, fmt.Sprintf("SOURCE_DATE_EPOCH=%d", p.at.Unix()))
+	_, err = output(cmd)
+	return name, err
+}
+
+// fileName is as dpkg-deb and rpmbuild have it.
+func (p *packing) fileName(format string) string {
+	if format == "deb" {
+		return fmt.Sprintf("pptpalg_%s_%s.deb", p.version, p.arch)
+	}
+	arch, ok := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[p.arch]
+	if !ok {
+		arch = p.arch
+	}
+	return fmt.Sprintf("pptpalg-%s-1.%s.%s", p.version, arch, format)
+}
+
+// settle gives all that is staged the packages' time, and modes that this process's umask
+// has no part in: for a tree, nfpm takes those of the files.
+func (p *packing) settle() error {
+	return filepath.WalkDir(p.stage, func(name string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		mode := os.FileMode(0o644)
+		if info.Mode()&0o100 != 0 {
+			mode = 0o755
+		}
+		return errors.Join(os.Chmod(name, mode), os.Chtimes(name, p.at, p.at))
+	})
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/events"
+)
+
+// openEventLog returns what writes the event log until its context is done. SIGHUP has it
+// open the file anew. A path of "" is for none.
+func openEventLog(path string, store *events.Store, log *slog.Logger) (func(context.Context) error, error) {
+	if path == "" {
+		return func(context.Context) error { return nil }, nil
+	}
+	l, err := events.OpenLog(path, store, log)
+	if err != nil {
+		return nil, fmt.Errorf("%w: choose another file with --event-log", err)
+	}
+	return func(ctx context.Context) error {
+		hangups := make(chan os.Signal, 1)
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
+		return l.Run(ctx, hangups)
+	}, nil
+}
+
+func eventsCommand(e env) *cobra.Command {
+	var asJSON, follow bool
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "events",
+		Short: "Print which calls were opened, translated and closed",
+		Long: `Print a line for each call that was opened, translated and closed: the addresses and
+Call IDs that its ends have, those that the others saw, when, and for a call that
+ended why, after how long, and what it carried each way (packets/bytes).
+
+The running daemon keeps the last events of each client. A log of all of them is
+written by "pptpalg run --event-log FILE".`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			lines := json.NewEncoder(cmd.OutOrStdout())
+			return admin.Client{StateDir: dir}.Events(cmd.Context(), follow, func(r events.Record) error {
+				if asJSON {
+					return lines.Encode(r)
+				}
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), r)
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, an object on each line")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with events to come")
+	cmd.Flags().StringVar(&dir, "state-dir", stateDir(e), "directory of the daemon's socket")
+	return cmd
+}

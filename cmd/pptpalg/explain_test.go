@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/explain"
+)
+
+// setup is a network in which calls do not work, for one reason.
+type setup struct {
+	name    string
+	options lab.Options // none stands for masquerade(1)
+	args    []string
+	breaks  func(g *gateway) // breaks it, and has the client try
+	want    string           // the first cause's code
+	text    string           // that the cause or its advice has
+}
+
+var setups = []setup{
+	{name: "TCP 1723 blocked before conntrack", want: "never_seen", text: "table raw", breaks: func(g *gateway) {
+		g.block(g.Gateway, "-t", "raw", "-I", "PREROUTING", "-p", "tcp", "--dport", "1723")
+		g.tryDial()
+	}},
+	{name: "server does not answer", want: "server_no_answer", text: "203.0.113.10:1723", breaks: func(g *gateway) {
+		g.block(g.Outside[0], "-A", "INPUT", "-p", "tcp", "--dport", "1723")
+		g.tryDial()
+	}},
+	{name: "nothing listens", want: "server_refused_tcp", text: "203.0.113.10:1723", breaks: func(g *gateway) { g.tryDial() }},
+	{name: "no masquerading", options: lab.Options{Inside: 1, Outside: 1}, want: "untranslated", text: "masquerading", breaks: func(g *gateway) {
+		g.server(lab.Behaviour{})
+		callOn(g.t, g.client(0), 7)
+	}},
+	{name: "kernel's helper attached", want: "kernel_helper", text: "--helper pptp", breaks: func(g *gateway) {
+		must(g.t, g.AttachKernelHelper(g.t.Context()))
+		g.server(lab.Behaviour{})
+		callOn(g.t, g.client(0), 7)
+	}},
+	{name: "proxy answers", want: "not_pptp", text: "203.0.113.10 does not speak PPTP", breaks: func(g *gateway) {
+		g.proxy()
+		g.tryDial()
+	}},
+	{name: "server refuses the control connection", want: "server_refused", text: "4 (requester is not authorized)", breaks: func(g *gateway) {
+		g.server(lab.Behaviour{Message: func(s *lab.Session, m lab.Message) bool {
+			return m.Type == lab.StartRequest && s.Send(lab.NewStartReply(4)) == nil
+		}})
+		g.tryDial()
+	}},
+	{name: "server refuses the call", want: "call_refused", text: "2 (general error), error 4 (no resource", breaks: func(g *gateway) {
+		g.server(lab.Behaviour{Message: refuseCall})
+		if _, err := g.client(0).Call(7); err == nil {
+			g.t.Error("the call is granted")
+		}
+	}},
+	{name: "too many calls of the client", args: []string{"--max-calls-per-client", "1"}, want: "limit_client", text: "--max-calls-per-client", breaks: func(g *gateway) {
+		g.server(lab.Behaviour{})
+		c := g.client(0)
+		callOn(g.t, c, 7)
+		callOn(g.t, c, 8)
+	}},
+	{name: "client hangs up", want: "call_ended", text: "by the client 10.77.0.10", breaks: func(g *gateway) {
+		g.server(lab.Behaviour{})
+		call := callOn(g.t, g.client(0), 7)
+		exchange(g.t, call)
+		must(g.t, call.Clear())
+	}},
+	{name: "PPTP service hangs", want: "call_unanswered", text: "Outgoing-Call-Request", breaks: func(g *gateway) {
+		g.server(lab.Behaviour{Silent: []lab.Type{lab.OutgoingCallRequest}})
+		must(g.t, g.client(0).Send(lab.NewOutgoingCallRequest(7)))
+	}},
+	{name: "rules flushed", want: "rules_missing", text: "not loaded", breaks: func(g *gateway) {
+		must(g.t, g.Gateway.IPTables(g.t.Context(), "-t", "mangle", "-F"))
+		g.server(lab.Behaviour{})
+		callOn(g.t, g.client(0), 7)
+	}},
+	{name: "rules skipped", want: "not_queued", text: "no packet of it has come", breaks: func(g *gateway) {
+		must(g.t, g.Gateway.IPTables(g.t.Context(), "-t", "mangle", "-I", "PREROUTING", "-p", "tcp", "-j", "ACCEPT"))
+		g.server(lab.Behaviour{})
+		callOn(g.t, g.client(0), 7)
+	}},
+	{name: "server inside refuses the call", options: lab.Options{Inside: 1, Outside: 1, Masquerade: true, DNAT: lab.DNATControl, Firewall: true},
+		want: "call_refused", text: "by the client 10.77.0.10", breaks: func(g *gateway) {
+			serverOn(g.t, g.Inside[0], lab.Behaviour{Message: refuseCall})
+			if _, err := clientOn(g.t, g.Outside[0], lab.PublicOf(0)).Call(7); err == nil {
+				g.t.Error("the call is granted")
+			}
+		}},
+}
+
+// greSetups are those in which nothing but GRE fails.
+var greSetups = []setup{
+	{name: "GRE of the server blocked upstream", want: "no_gre_from_server", text: "3 GRE packets of the client", breaks: func(g *gateway) {
+		g.server(lab.Behaviour{})
+		call := callOn(g.t, g.client(0), 7)
+		g.block(g.Outside[0], "-A", "OUTPUT", "-p", "gre")
+		for range 3 {
+			must(g.t, call.Send([]byte("nobody answers")))
+		}
+	}},
+	{name: "GRE of the client blocked", want: "no_gre_from_client", text: "2 GRE packets came", breaks: func(g *gateway) {
+		s := g.server(lab.Behaviour{})
+		call := callOn(g.t, g.client(0), 7)
+		g.block(g.Gateway, "-t", "raw", "-I", "PREROUTING", "-i", "lan", "-p", "gre")
+		must(g.t, call.Send([]byte("blocked")))
+		for range 2 {
+			must(g.t, s.Send(0, []byte("hello")))
+		}
+	}},
+	{name: "no GRE at all", want: "no_gre", text: "from either end", breaks: func(g *gateway) {
+		g.server(lab.Behaviour{})
+		callOn(g.t, g.client(0), 7)
+	}},
+	{name: "all is well", want: "working", text: "MPPE", breaks: func(g *gateway) {
+		g.server(lab.Behaviour{})
+		exchange(g.t, callOn(g.t, g.client(0), 7))
+	}},
+}
+
+// TestExplain breaks networks, and has each named.
+func TestExplain(t *testing.T) {
+	for _, s := range setups {
+		t.Run(s.name, func(t *testing.T) { s.test(t, daemon.Auto) })
+	}
+}
+
+func TestExplainGRE(t *testing.T) {
+	overDataPaths(t, func(t *testing.T, path daemon.DataPath) {
+		for _, s := range greSetups {
+			t.Run(s.name, func(t *testing.T) { s.test(t, path) })
+		}
+	})
+}
+
+func (s setup) test(t *testing.T, path daemon.DataPath) {
+	t.Parallel()
+	if s.options == (lab.Options{}) {
+		s.options = masquerade(1)
+	}
+	g := buildGateway(t, path, s.options)
+	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
+	g.start(s.args...)
+	s.breaks(g)
+	var report explain.Report
+	named := func() bool {
+		code, stdout, stderr := pptpalg(t, "explain", "10.77.0.10", "--json", "--state-dir", g.state)
+		if code != 0 {
+			t.Fatalf("exit %d: %s", code, stderr)
+		}
+		report = explain.Report{}
+		decode(t, stdout, &report)
+		first := report.Causes[0]
+		return first.Code == s.want && strings.Contains(first.Text+first.Advice, s.text)
+	}
+	if err := lab.Poll(lab.Patience, named); err != nil {
+		t.Errorf("the causes are %+v, want %s first, with %q", report.Causes, s.want, s.text)
+	}
+	_, stdout, _ := pptpalg(t, "explain", "10.77.0.10", "--state-dir", g.state)
+	t.Log(stdout)
+	if !strings.HasPrefix(stdout, "1. "+report.Causes[0].Text) {
+		t.Errorf("as text: %s", stdout)
+	}
+}
+
+// block has a host drop packets.
+func (g *gateway) block(h *lab.Host, match ...string) {
+	g.t.Helper()
+	must(g.t, h.IPTables(g.t.Context(), append(match, "-j", "DROP")...))
+}
+
+// tryDial has the client dial in vain.
+func (g *gateway) tryDial() {
+	g.t.Helper()
+	ctx, cancel := context.WithTimeout(g.t.Context(), silence)
+	defer cancel()
+	if c, err := lab.StartClient(ctx, g.Inside[0], g.Outside[0].Addr); err == nil {
+		g.t.Errorf("dialled: %v", c.Close())
+	}
+}
+
+// proxy listens where the PPTP server should, and speaks HTTP.
+func (g *gateway) proxy() {
+	g.t.Helper()
+	l, err := g.Outside[0].Listen(at1723(g.Outside[0].Addr))
+	must(g.t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("HTTP/1.0 400 Bad Request\r\n\r\n"))
+			_ = c.Close()
+		}
+	}()
+	g.t.Cleanup(func() {
+		_ = l.Close()
+		<-done
+	})
+}
+
+// refuseCall refuses outgoing calls with a General Error Code.
+func refuseCall(s *lab.Session, m lab.Message) bool {
+	if m.Type != lab.OutgoingCallRequest {
+		return false
+	}
+	reply := lab.NewOutgoingCallReply(0, m.CallID, 2).Bytes()
+	reply[17] = 4 // No-Resource
+	return s.SendRaw(reply) == nil
+}
+
+func TestExplainWrong(t *testing.T) {
+	code, _, stderr := pptpalg(t, "explain", "somebody")
+	if code != 1 || !strings.Contains(stderr, "give the inside address") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}

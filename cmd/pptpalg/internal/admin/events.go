@@ -1,0 +1,105 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"pptpalg/cmd/pptpalg/internal/events"
+)
+
+// followBuffer is how many events wait at most for a client that follows.
+const followBuffer = 1024
+
+// serveEvents answers with the events that are kept, a Record on each line; where the
+// client follows, also with those to come, until ctx is done.
+func (s *Server) serveEvents(ctx context.Context) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(r.Context(), cancel)()
+		var sub *events.Subscription
+		if r.FormValue("follow") != "" {
+			sub = s.events.Subscribe(followBuffer, events.Logged...)
+			defer sub.Close()
+		}
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		out := stream{json.NewEncoder(w), http.NewResponseController(w)}
+		told, err := out.kept(s.events.Kept(events.Logged...))
+		if err == nil && sub != nil {
+			_ = out.follow(ctx, sub, told) // the client went away, or the server ends
+		}
+	}
+}
+
+// stream is an answer that grows.
+type stream struct {
+	*json.Encoder
+	control *http.ResponseController
+}
+
+// kept writes the events that there are, and returns the number of each: those that came
+// since the client subscribed will come again.
+func (s stream) kept(all []events.Event) (told map[uint64]bool, err error) {
+	told = make(map[uint64]bool, len(all))
+	for _, e := range all {
+		told[e.Seq] = true
+		if err := s.Encode(events.NewRecord(e)); err != nil {
+			return nil, err
+		}
+	}
+	return told, s.control.Flush()
+}
+
+func (s stream) follow(ctx context.Context, sub *events.Subscription, told map[uint64]bool) error {
+	for {
+		e, lost, err := sub.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if lost > 0 {
+			err = s.Encode(events.NewLost(lost, time.Now()))
+		}
+		if !told[e.Seq] {
+			err = errors.Join(err, s.Encode(events.NewRecord(e)))
+		}
+		if sub.Idle() {
+			told = nil // all that came before it was asked for has come
+			err = errors.Join(err, s.control.Flush())
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// Events has show called with each line of the translation log that the daemon keeps, the
+// oldest first; with follow also with those to come, until ctx is done or the daemon
+// ends.
+func (c Client) Events(ctx context.Context, follow bool, show func(events.Record) error) error {
+	what := "/events"
+	if follow {
+		what += "?follow=1"
+	}
+	body, err := c.get(ctx, what)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	for lines := json.NewDecoder(body); ; {
+		var r events.Record
+		switch err := lines.Decode(&r); {
+		case errors.Is(err, io.EOF), ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("read the daemon's events: %w", err)
+		}
+		if err := show(r); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,86 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"pptpalg/alg/datapath"
+	"pptpalg/cmd/pptpalg/internal/explain"
+	"pptpalg/conntrack"
+)
+
+// recent is for how long a refused connection explains that nothing comes of a client.
+const recent = 5 * time.Minute
+
+// Explain tells what is known of an inside address, and why its calls do not work. It
+// may be called from any goroutine, and asks the kernel: no packet waits for it.
+func (d *Daemon) Explain(ctx context.Context, client netip.Addr) (explain.Report, error) {
+	f := explain.Facts{Client: client, Events: d.sight.store.Of(client), InDaemon: d.gre != nil, Rules: d.rulesThere(ctx), Now: time.Now()}
+	f.Refusals = d.refusalsSince(f.Now.Add(-recent))
+	if d.gre != nil {
+		f.Unmatched = d.gre.Count(datapath.NoFlow)
+	}
+	live, err := d.lister.Connections(d.cfg.Ports)
+	if err != nil {
+		return explain.Report{}, err
+	}
+	f.Connections = slices.DeleteFunc(live, func(c conntrack.Connection) bool { return !of(&c, client) })
+	have, err := d.carrying()
+	if err != nil {
+		return explain.Report{}, err
+	}
+	for _, v := range d.Calls() {
+		if v.PNS.Address == client || v.PAC.Address == client {
+			f.Calls = append(f.Calls, explainCall(v, client, have))
+		}
+	}
+	return explain.New(f), nil
+}
+
+// of reports whether an end of a connection has the address.
+func of(c *conntrack.Connection, a netip.Addr) bool {
+	return c.Original.Src.Addr() == a || c.Reply.Src.Addr() == a
+}
+
+func explainCall(v conntrack.View, client netip.Addr, have flows) explain.Call {
+	c := explain.Call{View: v}
+	for _, f := range v.Flows {
+		t, there := have[f.Unmarked()]
+		way := explain.Way{Present: there || carried(f, v.Flows, have), Traffic: t}
+		if f.NewDst == client {
+			c.ToClient = way
+		} else {
+			c.ToPeer = way
+		}
+	}
+	return c
+}
+
+// rulesThere looks whether the rules that the daemon has loaded are still there. Those
+// of others it does not know.
+func (d *Daemon) rulesThere(ctx context.Context) explain.Rules {
+	if !d.cfg.LoadRules {
+		return explain.RulesUnknown
+	}
+	loaded, err := d.firewall.Loaded(ctx)
+	switch {
+	case err != nil:
+		return explain.RulesUnknown
+	case loaded:
+		return explain.RulesLoaded
+	}
+	return explain.RulesMissing
+}
+
+// carrying returns what every flow in the data path has carried.
+func (d *Daemon) carrying() (flows, error) {
+	if d.gre != nil {
+		return flowsOf(d.gre), nil
+	}
+	return kernelPath{d.kernel, d.lister}.list()
+}
+
+// Traffic returns what has travelled in the flows of calls, by Unmarked flows.
+func (d *Daemon) Traffic() (map[conntrack.Flow]conntrack.Traffic, error) { return d.carrying() }

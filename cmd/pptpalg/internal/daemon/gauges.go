@@ -1,0 +1,88 @@
+package daemon
+
+import (
+	"errors"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// registerGauges has what the daemon and the kernel are in read when it is scraped.
+func (d *Daemon) registerGauges(reg prometheus.Registerer) {
+	reg.MustRegister(
+		gauge("ready", "Whether the daemon edits: 1 once it has compared its calls with the kernel's and loaded the rules that it is to load, 0 else.", yes(d.Ready)),
+		gauge("healthy", "Whether packets get their verdicts and comparisons end: 0 if one of them is stuck.", yes(d.Healthy)),
+		gauge("call_id_space_used_ratio", "Public Call IDs in use or resting in the fullest space, which is that of one public address towards one peer: 1 is all that may be.", d.spaceUsed),
+		gauge("conntrack_table_entries", "Entries in the conntrack table of the daemon's network namespace. NaN if the kernel does not tell.", kernelNumber("nf_conntrack_count")),
+		gauge("conntrack_table_limit", "Entries that the conntrack table holds at most. NaN if the kernel does not tell.", kernelNumber("nf_conntrack_max")),
+	)
+	for _, name := range []string{controlQueue, greQueue} {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "queue_waiting",
+			Help:        "Packets that wait for a verdict. NaN where the daemon may not read /proc/net/netfilter.",
+			ConstLabels: prometheus.Labels{"queue": name},
+		}, func() float64 { return d.waiting(name) }))
+	}
+}
+
+// Ready returns nil from when the daemon edits, with the rules loaded that it is to load,
+// until it begins to stop, while it is healthy; else the error says why not. It may be
+// called from any goroutine and waits for nothing.
+func (d *Daemon) Ready(now time.Time) error {
+	if !d.ready.Load() {
+		return errNotReady
+	}
+	return d.Healthy(now)
+}
+
+var errNotReady = errors.New("the daemon does not edit: it is starting or stopping")
+
+func yes(ask func(time.Time) error) func() float64 {
+	return func() float64 {
+		if ask(time.Now()) != nil {
+			return 0
+		}
+		return 1
+	}
+}
+
+func (d *Daemon) spaceUsed() float64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	taken, limit := d.table.FullestSpace()
+	return float64(taken) / float64(limit)
+}
+
+// waiting is the depth of a queue: 0 of one that is not bound.
+func (d *Daemon) waiting(name string) float64 {
+	for _, q := range d.queues {
+		if q.name != name {
+			continue
+		}
+		s, err := q.Stats()
+		if err != nil {
+			return math.NaN()
+		}
+		return float64(s.Waiting)
+	}
+	return 0
+}
+
+// kernelNumber reads a setting of netfilter's, of the reading thread's network namespace.
+func kernelNumber(name string) func() float64 {
+	return func() float64 {
+		b, err := os.ReadFile("/proc/sys/net/netfilter/" + name)
+		if err != nil {
+			return math.NaN()
+		}
+		n, err := strconv.ParseFloat(strings.TrimSpace(string(b)), 64)
+		if err != nil {
+			return math.NaN()
+		}
+		return n
+	}
+}

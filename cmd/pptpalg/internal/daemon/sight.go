@@ -1,0 +1,243 @@
+package daemon
+
+import (
+	"slices"
+	"time"
+
+	"pptpalg/alg"
+	"pptpalg/alg/packet"
+	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/events"
+	"pptpalg/cmd/pptpalg/internal/explain"
+	"pptpalg/conntrack"
+)
+
+// sight turns what passes into events. Daemon.mu guards it.
+type sight struct {
+	store *events.Store
+	calls map[uint64]seen            // that have not been forgotten, by number
+	ended map[uint64]conntrack.Cause // calls that ended since tell was called last
+
+	// Connections that servers refused. With the RST the kernel forgets them, so that
+	// whose they were cannot be told.
+	refusals [8]explain.Refusal
+	refused  int // how many there were
+}
+
+// seen is what was last known of a call: when it ends, the table has forgotten it.
+type seen struct {
+	legs    [2]conntrack.LegRecord
+	stage   events.Kind          // the last event that was added
+	traffic [2]conntrack.Traffic // to each side, as last counted
+}
+
+func newSight() sight {
+	return sight{
+		store: events.NewStore(events.DefaultClients, events.DefaultPerClient),
+		calls: make(map[uint64]seen), ended: make(map[uint64]conntrack.Cause),
+	}
+}
+
+// Events is where the daemon's events are: those that it kept, and those to come.
+func (d *Daemon) Events() *events.Store { return d.sight.store }
+
+// seeOpened takes note of a connection that was seen first. taken is false if too many
+// are on record.
+func (s *sight) seeOpened(c *conntrack.Connection, taken bool, now time.Time) {
+	e := events.Event{Time: now, Kind: events.ConnectionOpened, Ends: events.EndsOf(c)}
+	switch {
+	case !taken:
+		e.Reason = alg.NoConnection
+	case c.Helper != "":
+		e.Reason = alg.Helped
+	case !c.Translated():
+		e.Reason = alg.Untranslated
+	}
+	s.store.Add(&e)
+}
+
+// seeRefused takes note of an RST from a server on a connection that nobody knows.
+func (d *Daemon) seeRefused(seg packet.Segment, now time.Time) {
+	if !seg.Flags().Has(packet.RST) || !slices.Contains(d.cfg.Ports, seg.Src().Port()) {
+		return
+	}
+	s := &d.sight
+	s.refusals[s.refused%len(s.refusals)] = explain.Refusal{Time: now, Server: seg.Src(), To: seg.Dst()}
+	s.refused++
+}
+
+// refusalsSince returns the refusals since a time, the latest first.
+func (d *Daemon) refusalsSince(t time.Time) []explain.Refusal {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var found []explain.Refusal
+	for _, r := range d.sight.refusals {
+		if r.Time.After(t) {
+			found = append(found, r)
+		}
+	}
+	slices.SortFunc(found, func(a, b explain.Refusal) int { return b.Time.Compare(a.Time) })
+	return found
+}
+
+// see takes note of what was read in a segment. The caller holds mu.
+func (d *Daemon) see(seg packet.Segment, out *alg.Outcome, now time.Time) {
+	if out.Reason == alg.NoConnection {
+		d.seeRefused(seg, now)
+	}
+	if len(out.Messages) == 0 && len(out.Anomalies) == 0 {
+		return
+	}
+	c := d.editor.Connection(seg)
+	e := events.Event{Time: now, Ends: events.EndsOf(&c)}
+	if c.Original.Src != seg.Src() || c.Original.Dst != seg.Dst() {
+		e.From = conntrack.Responder
+	}
+	e.Kind = events.MessageRead
+	rest := pptp.Message(seg.Payload())
+	for _, m := range out.Messages {
+		if m.Type == pptp.EchoRequest || m.Type == pptp.EchoReply {
+			continue // they come all day, and would push out all else
+		}
+		e.Message = m
+		e.Error, rest = generalError(rest, m.Type)
+		d.sight.store.Add(&e)
+	}
+	e.Kind, e.Message, e.Error = events.AnomalySeen, alg.Message{}, 0
+	for _, a := range out.Anomalies {
+		e.Anomaly = a
+		d.sight.store.Add(&e)
+	}
+}
+
+// generalError returns the General Error Code of the first message of a type in a
+// payload, and what lies behind that message. Where the segment does not begin with a
+// message, or does not hold it whole, the code is not known: 0.
+func generalError(payload pptp.Message, t pptp.Type) (code byte, rest pptp.Message) {
+	for payload.Classify() == pptp.Known && len(payload) >= payload.Length() {
+		m := payload[:payload.Length()]
+		payload = payload[len(m):]
+		if m.Type() != t {
+			continue
+		}
+		if l, _ := t.Layout(); l.Result != 0 {
+			code = m[l.Result+1]
+		}
+		return code, payload
+	}
+	return 0, nil
+}
+
+// know takes up calls that were there before the daemon, and are no news.
+func (s *sight) know(calls []conntrack.Record) {
+	for _, r := range calls {
+		was := seen{legs: r.Legs, stage: stageOf(r)}
+		if r.State == conntrack.Clearing {
+			was.stage = events.CallClosed
+		}
+		s.calls[r.Number] = was
+	}
+}
+
+// stageOf returns the last event of a call that lives.
+func stageOf(r conntrack.Record) events.Kind {
+	switch {
+	case r.State == conntrack.Established:
+		return events.CallEstablished
+	case r.Legs[0].Known && r.Legs[1].Known:
+		return events.CallTranslated
+	}
+	return events.CallRequested
+}
+
+// tell makes events of what became of calls. removed is what their flows have carried
+// that are gone from the data path, where that tells.
+func (s *sight) tell(keeps []conntrack.Keep, removed flows, now time.Time) {
+	for i := range keeps {
+		s.tellCall(&keeps[i], removed, now)
+	}
+	clear(s.ended)
+}
+
+func (s *sight) tellCall(k *conntrack.Keep, removed flows, now time.Time) {
+	r := &k.Record
+	was, known := s.calls[r.Number]
+	e := events.Event{Time: now, Ends: events.EndsOf(&r.Connection)}
+	for side, l := range r.Legs {
+		if l.Known {
+			was.legs[side] = l
+		}
+	}
+	e.Call = events.Call{Number: r.Number, PNS: r.PNS, Legs: was.legs, Since: r.Since}
+	if !known {
+		was.stage = events.CallRequested
+		e.Kind = events.CallRequested
+		s.store.Add(&e)
+	}
+	over := k.Gone || r.State == conntrack.Clearing
+	for !over && was.stage < stageOf(*r) {
+		was.stage++
+		e.Kind = was.stage
+		s.store.Add(&e)
+	}
+	if over && was.stage != events.CallClosed {
+		was.stage = events.CallClosed
+		was.count(r, removed)
+		e.Kind, e.Call.Cause, e.Call.Traffic = events.CallClosed, s.ended[r.Number], was.traffic
+		s.store.Add(&e)
+	}
+	if k.Gone {
+		delete(s.calls, r.Number)
+		return
+	}
+	s.calls[r.Number] = was
+}
+
+// count takes over what the flows of a call have carried, as far as it is known.
+func (c *seen) count(r *conntrack.Record, have flows) {
+	if len(have) == 0 {
+		return
+	}
+	whole := *r
+	whole.Legs = c.legs
+	flows := whole.AllFlows()
+	for side, l := range whole.Legs {
+		if !l.Known || len(flows) == 0 {
+			continue
+		}
+		if t, there := have[flows[0].Unmarked()]; there && t.Counted {
+			c.traffic[side] = t
+		}
+		flows = flows[1:]
+	}
+}
+
+// measure takes note of what calls have carried, for the time of their end: then the
+// kernel's entries go, and their counts with them.
+func (d *Daemon) measure(calls []conntrack.Record, have flows) {
+	if !have.counted() {
+		return
+	}
+	for len(calls) > 0 {
+		some := calls[:min(len(calls), slice)]
+		calls = calls[len(some):]
+		d.mu.Lock()
+		for i := range some {
+			if was, known := d.sight.calls[some[i].Number]; known {
+				was.count(&some[i], have)
+				d.sight.calls[some[i].Number] = was
+			}
+		}
+		d.mu.Unlock()
+	}
+}
+
+// counted reports whether any flow's packets are counted.
+func (f flows) counted() bool {
+	for _, t := range f {
+		if t.Counted {
+			return true
+		}
+	}
+	return false
+}

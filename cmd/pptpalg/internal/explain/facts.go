@@ -1,0 +1,76 @@
+package explain
+
+import (
+	"net/netip"
+	"time"
+
+	"pptpalg/cmd/pptpalg/internal/events"
+	"pptpalg/conntrack"
+)
+
+// Facts are what is known of one client.
+type Facts struct {
+	Client netip.Addr // inside: who dials, or a server that is dialled
+	Now    time.Time
+
+	Events      []events.Event         // of the client, the oldest first
+	Connections []conntrack.Connection // of the client, that the kernel's conntrack has, in no order
+	Calls       []Call                 // of the client, that live, the oldest first
+	Refusals    []Refusal              // of late, of all clients, the latest first
+	Rules       Rules
+	InDaemon    bool   // GRE visits the daemon, which counts it
+	Unmatched   uint64 // GRE packets of all clients that visited the daemon and were no call's
+}
+
+// Rules says whether the firewall rules are there that bring control connections to
+// the daemon.
+type Rules uint8
+
+// What may be known of the rules.
+const (
+	RulesUnknown Rules = iota
+	RulesLoaded
+	RulesMissing
+)
+
+// Call is a call that lives, with its GRE both ways.
+type Call struct {
+	conntrack.View
+	ToClient, ToPeer Way // the peer is the end that is not Facts.Client
+}
+
+// Refusal is a TCP connection that a server refused.
+type Refusal struct {
+	Time   time.Time
+	Server netip.AddrPort
+	To     netip.AddrPort // as the server sees the client
+}
+
+// Way is the GRE that travels to one end of a call.
+type Way struct {
+	Present bool // the data path has its flow
+	Traffic conntrack.Traffic
+}
+
+// none reports whether it is known that nothing came.
+func (w Way) none() bool { return w.Present && w.Traffic.Counted && w.Traffic.Packets == 0 }
+
+// last are the events of the client's latest control connection.
+func (f *Facts) last() []events.Event {
+	n := len(f.Events)
+	if n == 0 {
+		return nil
+	}
+	ends := f.Events[n-1].Ends
+	var found []events.Event
+	for _, e := range f.Events {
+		if e.Ends != ends {
+			continue
+		}
+		if e.Kind == events.ConnectionOpened {
+			found = found[:0] // an earlier connection had the same ports
+		}
+		found = append(found, e)
+	}
+	return found
+}

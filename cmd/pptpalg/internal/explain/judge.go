@@ -1,0 +1,359 @@
+package explain
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"pptpalg/alg"
+	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/events"
+	"pptpalg/conntrack"
+)
+
+// Cause is one thing that explains what is seen.
+type Cause struct {
+	Code   string `json:"code"`   // a word for programs
+	Text   string `json:"text"`   // a sentence
+	Advice string `json:"advice"` // what to look at, or do
+}
+
+// patience is how long an answer may take that is not yet missed.
+const patience = 3 * time.Second
+
+// Judge returns the causes, the most likely one first: at least one.
+func Judge(f Facts) []Cause {
+	j := judge{Facts: &f, seen: f.last()}
+	for _, look := range []func(*judge){
+		(*judge).unanswered, (*judge).unseen, (*judge).letAlone, (*judge).limits, (*judge).refused,
+		(*judge).traffic, (*judge).ended, (*judge).silent, (*judge).oddities, (*judge).gone, (*judge).rules,
+	} {
+		look(&j)
+	}
+	if len(j.causes) == 0 {
+		j.add("no_call", "the control connection works, but no call was asked for on it", "look at the client's log")
+	}
+	return j.causes
+}
+
+// judge is a judgement under way.
+type judge struct {
+	*Facts
+	seen   []events.Event // of the latest control connection
+	causes []Cause
+}
+
+func (j *judge) add(code, text, advice string) {
+	if !j.has(code) {
+		j.causes = append(j.causes, Cause{code, text, advice})
+	}
+}
+
+func (j *judge) has(code string) bool {
+	return slices.ContainsFunc(j.causes, func(c Cause) bool { return c.Code == code })
+}
+
+// unanswered looks for TCP that does not come to be.
+func (j *judge) unanswered() {
+	if len(j.Calls) > 0 {
+		return
+	}
+	for _, c := range j.Connections {
+		switch {
+		case c.Opening:
+			j.add("server_no_answer", fmt.Sprintf("%v does not answer: its SYN came and was sent on, and nothing came back", c.Original.Dst),
+				"see that the server is up, and that nothing between the gateway and it blocks TCP port "+fmt.Sprint(c.Original.Dst.Port()))
+		case c.Closing && len(j.seen) == 0:
+			j.rules() // without them nothing would have been seen of any message
+			j.add("closed_early", fmt.Sprintf("TCP to %v was closed before any message", c.Original.Dst),
+				"see what listens there, and whether it lets the client in")
+		}
+	}
+}
+
+// unseen explains why the daemon has seen nothing.
+func (j *judge) unseen() {
+	if len(j.seen) > 0 || len(j.Calls) > 0 || len(j.causes) > 0 {
+		return
+	}
+	for _, c := range j.Connections {
+		switch {
+		case c.Helper != "":
+			j.helper(c.Helper)
+		case !c.Translated():
+			j.untranslated()
+		case j.Rules == RulesMissing:
+			j.rules()
+		default:
+			j.add("not_queued", fmt.Sprintf("the kernel has the control connection %v, and no packet of it has come to the daemon", c.Original),
+				`load the firewall rules: restart the daemon, or see "pptpalg rules print"; see that no rule accepts the packets in table mangle before them, and that no flow offload skips them`)
+		}
+	}
+	if len(j.Connections) > 0 {
+		return
+	}
+	j.rules()
+	for _, r := range j.Refusals {
+		whose := ", perhaps this client's"
+		if r.To.Addr() == j.Client {
+			whose = ""
+		}
+		j.add("server_refused_tcp", fmt.Sprintf("%v refused a TCP connection at %s%s", r.Server, r.Time.UTC().Format(time.RFC3339), whose),
+			"see that a PPTP server listens there, and that no firewall rejects the connection")
+	}
+	j.add("never_seen", fmt.Sprintf("no control connection of %v has come through this gateway", j.Client),
+		"see that the client dials, that its route leads here, and that no firewall, here in table raw or FORWARD or on the way, blocks TCP port 1723")
+}
+
+func (j *judge) helper(name string) {
+	j.add("kernel_helper", "the kernel's own helper edits the control connection, so the daemon lets it alone",
+		fmt.Sprintf("remove the rule (-j CT --helper %s) or the sysctl (net.netfilter.nf_conntrack_helper) that attaches it", orPPTP(name)))
+}
+
+func orPPTP(name string) string {
+	if name == "" {
+		return "pptp"
+	}
+	return name
+}
+
+func (j *judge) untranslated() {
+	j.add("untranslated", "the control connection passes without NAT, so there is nothing to edit",
+		"if the client is to be hidden, add masquerading or SNAT for it; if not, see that the way back leads through this gateway, and that GRE (IP protocol 47) is let pass both ways")
+}
+
+// letAlone explains why a connection that came is not edited.
+func (j *judge) letAlone() {
+	for _, e := range j.seen {
+		switch {
+		case e.Kind == events.ConnectionOpened && e.Reason == alg.Helped:
+			j.helper("")
+		case e.Kind == events.ConnectionOpened && e.Reason == alg.Untranslated && !j.read():
+			j.untranslated()
+		case e.Kind == events.ConnectionOpened && e.Reason == alg.NoConnection:
+			j.add("too_many_connections", "too many control connections are on record: this one is not edited", "raise --max-connections")
+		case e.Kind == events.AnomalySeen && e.Anomaly == alg.NotPPTPFound:
+			j.add("not_pptp", fmt.Sprintf("%s does not speak PPTP on the connection to %v", j.who(e), e.Ends[conntrack.Responder].Public),
+				"see what listens there: another service, or a proxy on the way that takes the port")
+		}
+	}
+}
+
+// read reports whether messages of the connection were read.
+func (j *judge) read() bool {
+	return slices.ContainsFunc(j.seen, func(e events.Event) bool { return e.Kind == events.MessageRead })
+}
+
+// limitWords are what was hit, and the flag that moves it.
+var limitWords = map[alg.Anomaly][2]string{
+	alg.NoPublicID:  {"no public Call ID is free towards this server", "end calls, shorten --rest, or give the clients more public addresses"},
+	alg.IDTaken:     {"the gateway's own PPTP program chose a Call ID that is in use", "have it dial again"},
+	alg.LimitCalls:  {"too many calls are up", "raise --max-calls"},
+	alg.LimitClient: {"this client has too many calls", "raise --max-calls-per-client"},
+	alg.LimitSpace:  {"too many Call IDs of this public address are in use or resting towards this server", "raise --max-calls-per-space or shorten --rest"},
+	alg.LimitRate:   {"this client asks for calls too fast", "raise --max-requests, or see why it dials so often"},
+}
+
+func (j *judge) limits() {
+	for _, e := range j.seen {
+		if e.Kind != events.AnomalySeen {
+			continue
+		}
+		if words, ok := limitWords[e.Anomaly]; ok {
+			j.add(e.Anomaly.String(), "a call request passed unedited: "+words[0], words[1])
+		}
+	}
+}
+
+// refused looks for answers that deny.
+func (j *judge) refused() {
+	if len(j.established()) > 0 {
+		return
+	}
+	call, found := j.lastOf(j.seen, []pptp.Type{pptp.OutgoingCallReply, pptp.IncomingCallReply})
+	if found && call.Message.Result != pptp.ResultOK {
+		j.add("call_refused", "the call was refused by "+j.who(call)+": "+answer(call), "ask whoever runs that end: its log tells why")
+	}
+	start, found := j.lastOf(j.seen, []pptp.Type{pptp.StartControlConnectionReply})
+	if found && start.Message.Result != pptp.ResultOK {
+		j.add("server_refused", "the control connection was refused by "+j.who(start)+": "+answer(start), "ask whoever runs that end: its log tells why")
+	}
+}
+
+// answer shows a reply's codes in words.
+func answer(e events.Event) string {
+	text := fmt.Sprintf("%v with result %s", e.Message.Type, events.ResultWords(e.Message.Type, e.Message.Result))
+	if words := events.ErrorWords(e.Error); words != "" {
+		text += ", error " + words
+	}
+	return text
+}
+
+func (j *judge) established() []Call {
+	var up []Call
+	for _, c := range j.Calls {
+		if c.State == conntrack.Established {
+			up = append(up, c)
+		}
+	}
+	return up
+}
+
+const greAdvice = `IP protocol 47 is not TCP or UDP: a "port forward" does not carry it`
+
+// traffic looks at the GRE of the latest call that is up.
+func (j *judge) traffic() {
+	up := j.established()
+	if len(up) == 0 {
+		return
+	}
+	c, before := up[len(up)-1], len(j.causes)
+	in, out := c.ToClient, c.ToPeer
+	switch {
+	case in.Present && out.Present && (!in.Traffic.Counted || !out.Traffic.Counted):
+		j.add("not_counted", "the call is up and both its GRE flows are translated; what they carry is not counted",
+			"sysctl -w net.netfilter.nf_conntrack_acct=1, dial again, and ask again")
+	case in.none() && out.none():
+		j.add("no_gre", "the call is up, and no GRE came from either end",
+			"see that the client's own firewall and the network before this gateway let GRE pass, then the same for the server: "+greAdvice)
+	case in.none() && out.Traffic.Packets > 0:
+		j.add("no_gre_from_server", fmt.Sprintf("the call is up and %d GRE packets of the client were translated, but none came from the other end: GRE is blocked beyond this gateway, or by its rules after conntrack on the client's way out", out.Traffic.Packets),
+			"have the provider and whoever runs the server let GRE pass; see that FORWARD accepts it here: "+greAdvice)
+	case out.none() && in.Traffic.Packets > 0:
+		j.add("no_gre_from_client", fmt.Sprintf("the call is up and %d GRE packets came for the client, but none from it: GRE is blocked on its side, or by a rule before conntrack", in.Traffic.Packets),
+			"see the client's own firewall, the network before this gateway, and rules in table raw here: "+greAdvice)
+	}
+	if j.InDaemon && j.Unmatched > 0 && in.Traffic.Packets == 0 {
+		j.add("gre_without_flow", fmt.Sprintf("GRE came that belongs to no call (%d packets, of all clients)", j.Unmatched),
+			"the other end sends under a Call ID or from an address that it did not give: see its log")
+	}
+	if !in.Present || !out.Present {
+		j.add("flow_missing", "the data path lacks a flow of the call: it is made again within seconds, unless the kernel refuses it",
+			"see pptpalg_conntrack_errors_total and the daemon's log, and what else empties the conntrack table")
+	}
+	if len(j.causes) > before {
+		return
+	}
+	j.add("working", "the call is up and the gateway does its part", "if it carries nothing, look at PPP: authentication, MPPE and MTU on both ends")
+}
+
+// endings are the causes of a call's end, in words, and the messages that tell by whom.
+var endings = map[conntrack.Cause]struct {
+	words string
+	by    []pptp.Type
+}{
+	conntrack.Cleared:      {"was asked to end (Call-Clear-Request)", []pptp.Type{pptp.CallClearRequest}},
+	conntrack.Disconnected: {"was ended (Call-Disconnect-Notify)", []pptp.Type{pptp.CallDisconnectNotify}},
+	conntrack.Refused:      {"was refused", []pptp.Type{pptp.OutgoingCallReply, pptp.IncomingCallReply}},
+	conntrack.Stopped:      {"ended with its control connection (Stop-Control-Connection)", []pptp.Type{pptp.StopControlConnectionRequest, pptp.StopControlConnectionReply}},
+	conntrack.Finished:     {"ended because TCP was closed", nil},
+	conntrack.Reset:        {"ended because TCP was reset", nil},
+	conntrack.Expired:      {"ended because the kernel no longer has its control connection: a time-out, or its address went away", nil},
+	conntrack.Replaced:     {"gave way to another call of the same end with the same Call ID", nil},
+	conntrack.Idle:         {"ended because nothing came for the set time (--idle-timeout)", nil},
+}
+
+// ended tells of the last call that ended, if none is up.
+func (j *judge) ended() {
+	if len(j.Calls) > 0 {
+		return
+	}
+	for i, e := range slices.Backward(j.seen) {
+		if e.Kind != events.CallClosed {
+			continue
+		}
+		if e.Call.Cause == conntrack.Refused && j.has("call_refused") {
+			return
+		}
+		how := endings[e.Call.Cause]
+		text := "the last call " + how.words
+		if by, found := j.lastOf(j.seen[:i], how.by); found {
+			text += ", by " + j.who(by)
+			if words := events.ResultWords(by.Message.Type, by.Message.Result); words != "" {
+				text += ": " + answer(by)
+			}
+		}
+		j.add("call_ended", fmt.Sprintf("%s, at %s after %v", text, e.Time.UTC().Format(time.RFC3339), e.Time.Sub(e.Call.Since).Round(time.Second)),
+			"if it was not meant to end, look at the log of who ended it")
+		return
+	}
+}
+
+func (j *judge) lastOf(seen []events.Event, types []pptp.Type) (events.Event, bool) {
+	for _, e := range slices.Backward(seen) {
+		if e.Kind == events.MessageRead && slices.Contains(types, e.Message.Type) {
+			return e, true
+		}
+	}
+	return events.Event{}, false
+}
+
+// who names the sender of a message.
+func (j *judge) who(e events.Event) string {
+	a := e.Ends[e.From].Address.Addr()
+	if a == j.Client {
+		return fmt.Sprintf("the client %v", a)
+	}
+	return fmt.Sprintf("the other end %v", a)
+}
+
+// silent looks for messages that nobody answered.
+func (j *judge) silent() {
+	if len(j.established()) > 0 {
+		return
+	}
+	for _, ask := range []struct {
+		request, reply pptp.Type
+		code           string
+	}{
+		{pptp.StartControlConnectionRequest, pptp.StartControlConnectionReply, "start_unanswered"},
+		{pptp.OutgoingCallRequest, pptp.OutgoingCallReply, "call_unanswered"},
+		{pptp.IncomingCallRequest, pptp.IncomingCallReply, "call_unanswered"},
+	} {
+		asked, found := j.lastOf(j.seen, []pptp.Type{ask.request})
+		if !found || j.Now.Sub(asked.Time) < patience {
+			continue
+		}
+		if reply, answered := j.lastOf(j.seen, []pptp.Type{ask.reply}); !answered || reply.Time.Before(asked.Time) {
+			j.add(ask.code, fmt.Sprintf("the %v at %s was not answered", ask.request, asked.Time.UTC().Format(time.RFC3339)),
+				"see the log of the other end: TCP works, but its PPTP service does not answer")
+		}
+	}
+}
+
+// oddities names what else was strange.
+func (j *judge) oddities() {
+	for _, e := range j.seen {
+		if e.Kind != events.AnomalySeen {
+			continue
+		}
+		switch e.Anomaly {
+		case alg.BadMessage, alg.Resynced:
+			j.add("bad_messages", "messages were not understood, and passed unread: "+j.who(e)+" sends them", "see what that end is")
+		case alg.EarlyRequest:
+			j.add("early_request", "a call was asked for before the Start exchange was over, and was not edited", "see what the client is")
+		}
+	}
+}
+
+// recently is for how long after its last packet a client that is gone is not missed.
+const recently = 2 * time.Minute
+
+// gone looks for a client that has come before, and does not now.
+func (j *judge) gone() {
+	if len(j.seen) == 0 || len(j.Calls) > 0 || len(j.Connections) > 0 {
+		return
+	}
+	if last := j.seen[len(j.seen)-1].Time; j.Now.Sub(last) >= recently {
+		j.add("nothing_since", fmt.Sprintf("no control connection is there now, and nothing was seen since %s", last.UTC().Format(time.RFC3339)),
+			"if the client dials now, nothing of it comes so far: look at its route, and at what blocks TCP port 1723 on the way and in table raw or FORWARD here")
+	}
+}
+
+// rules looks at the way to the daemon.
+func (j *judge) rules() {
+	if j.Rules == RulesMissing {
+		j.add("rules_missing", "the firewall rules that bring control connections to the daemon are not loaded",
+			`restart the daemon, or load your own: see "pptpalg rules print"`)
+	}
+}

@@ -1,0 +1,188 @@
+package explain
+
+import (
+	"bytes"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"pptpalg/alg"
+	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/events"
+	"pptpalg/conntrack"
+)
+
+var (
+	now    = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	client = netip.MustParseAddr("10.0.0.10")
+	link   = conntrack.Connection{
+		Original: conntrack.Tuple{Src: netip.MustParseAddrPort("10.0.0.10:4000"), Dst: netip.MustParseAddrPort("203.0.113.9:1723")},
+		Reply:    conntrack.Tuple{Src: netip.MustParseAddrPort("203.0.113.9:1723"), Dst: netip.MustParseAddrPort("198.51.100.1:4000")},
+	}
+)
+
+// event is one of the connection, a minute ago.
+func event(k events.Kind, change func(e *events.Event)) events.Event {
+	e := events.Event{Time: now.Add(-time.Minute), Kind: k, Ends: events.EndsOf(&link)}
+	if change != nil {
+		change(&e)
+	}
+	return e
+}
+
+func opened(r alg.Reason) events.Event {
+	return event(events.ConnectionOpened, func(e *events.Event) { e.Reason = r })
+}
+
+func said(from conntrack.Side, t pptp.Type, result byte) events.Event {
+	return event(events.MessageRead, func(e *events.Event) { e.From, e.Message = from, alg.Message{Type: t, Result: result} })
+}
+
+func odd(a alg.Anomaly) events.Event {
+	return event(events.AnomalySeen, func(e *events.Event) { e.Anomaly = a })
+}
+
+func closed(c conntrack.Cause) events.Event {
+	return event(events.CallClosed, func(e *events.Event) {
+		e.Call = events.Call{Number: 1, Since: e.Time.Add(-10 * time.Second), Cause: c}
+	})
+}
+
+func old(e events.Event) events.Event {
+	e.Time = e.Time.Add(-time.Hour)
+	return e
+}
+
+const us, them = conntrack.Initiator, conntrack.Responder
+
+// call is up, with its GRE both ways.
+func call(toClient, toPeer Way) []Call {
+	return []Call{{View: conntrack.View{Number: 1, State: conntrack.Established, Since: now}, ToClient: toClient, ToPeer: toPeer}}
+}
+
+func way(packets uint64) Way {
+	return Way{Present: true, Traffic: conntrack.Traffic{Packets: packets, Counted: true}}
+}
+
+func TestJudge(t *testing.T) {
+	opening, over, plain, helped := link, link, link, link
+	opening.Opening, over.Closing, helped.Helper = true, true, "pptp"
+	plain.Reply = plain.Original.Reversed()
+	granted := []events.Event{
+		opened(alg.Read), said(us, pptp.StartControlConnectionRequest, 0), said(them, pptp.StartControlConnectionReply, 1),
+		said(us, pptp.OutgoingCallRequest, 0), said(them, pptp.OutgoingCallReply, 1),
+	}
+	tests := []struct {
+		name  string
+		facts Facts
+		want  string // codes
+		text  string // of the first cause
+	}{
+		{"nothing at all", Facts{}, "never_seen", "10.0.0.10"},
+		{"nothing, and no rules", Facts{Rules: RulesMissing}, "rules_missing never_seen", "not loaded"},
+		{"somebody refused", Facts{Refusals: []Refusal{{now, link.Original.Dst, link.Reply.Dst}}}, "server_refused_tcp never_seen", "perhaps this client's"},
+		{"it was refused", Facts{Refusals: []Refusal{{now, link.Original.Dst, link.Original.Src}}}, "server_refused_tcp never_seen", "03:04:05Z"},
+		{"SYN sent", Facts{Connections: []conntrack.Connection{opening}}, "server_no_answer", "203.0.113.9:1723"},
+		{"SYN sent again, after a call", Facts{Connections: []conntrack.Connection{opening}, Events: append(granted, closed(conntrack.Reset))},
+			"server_no_answer call_ended", ""},
+		{"closed early", Facts{Connections: []conntrack.Connection{over}}, "closed_early", ""},
+		{"unseen", Facts{Connections: []conntrack.Connection{link}}, "not_queued", ""},
+		{"unseen, and no rules", Facts{Connections: []conntrack.Connection{link}, Rules: RulesMissing}, "rules_missing", ""},
+		{"unseen, with a helper", Facts{Connections: []conntrack.Connection{helped}}, "kernel_helper", "helper"},
+		{"unseen, without NAT", Facts{Connections: []conntrack.Connection{plain}}, "untranslated", ""},
+		{"helper", Facts{Events: []events.Event{opened(alg.Helped)}}, "kernel_helper", ""},
+		{"too many connections", Facts{Events: []events.Event{opened(alg.NoConnection)}}, "too_many_connections", ""},
+		{"not PPTP", Facts{Events: []events.Event{opened(alg.Read), odd(alg.NotPPTPFound)}}, "not_pptp", "the client 10.0.0.10 does not"},
+		{"the gateway's own", Facts{Events: append([]events.Event{opened(alg.Untranslated)}, granted[1:3]...)}, "no_call", ""},
+		{"rate", Facts{Events: append(granted[:3:3], odd(alg.LimitRate), said(us, pptp.OutgoingCallRequest, 0))}, "limit_rate call_unanswered", "too fast"},
+		{"Start refused", Facts{Events: append(granted[:2:2], said(them, pptp.StartControlConnectionReply, 5))}, "server_refused", "5 (protocol version not supported)"},
+		{"Start not answered", Facts{Events: granted[:2]}, "start_unanswered", ""},
+		{"call not answered", Facts{Events: granted[:4]}, "call_unanswered", "at 2026-01-02T03:03:05Z"},
+		{"call refused", Facts{Events: append(granted[:4:4], said(them, pptp.OutgoingCallReply, 4), closed(conntrack.Refused))},
+			"call_refused", "the other end 203.0.113.9: Outgoing-Call-Reply with result 4 (busy)"},
+		{"refused, then granted", Facts{Events: append(granted[:4:4], said(them, pptp.OutgoingCallReply, 4), said(them, pptp.OutgoingCallReply, 1)), Calls: call(way(1), way(1))},
+			"working", ""},
+		{"ended by the server", Facts{Events: append(granted[:5:5], said(them, pptp.CallDisconnectNotify, 3), closed(conntrack.Disconnected))},
+			"call_ended", "by the other end 203.0.113.9: Call-Disconnect-Notify with result 3 (admin shutdown), at 2026-01-02T03:03:05Z after 10s"},
+		{"expired", Facts{Events: append(granted[:5:5], closed(conntrack.Expired))}, "call_ended", "time-out"},
+		{"no call", Facts{Events: granted[:3]}, "no_call", ""},
+		{"not counted", Facts{Events: granted, Calls: call(Way{Present: true}, Way{Present: true})}, "not_counted", ""},
+		{"no GRE", Facts{Events: granted, Calls: call(way(0), way(0))}, "no_gre", ""},
+		{"none from the server", Facts{Events: granted, Calls: call(way(0), way(4))}, "no_gre_from_server", "4 GRE packets"},
+		{"none from the client", Facts{Events: granted, Calls: call(way(5), way(0))}, "no_gre_from_client", "5 GRE packets"},
+		{"GRE without a flow", Facts{Events: granted, Calls: call(way(0), way(4)), InDaemon: true, Unmatched: 9}, "no_gre_from_server gre_without_flow", ""},
+		{"flow missing", Facts{Events: granted, Calls: call(Way{}, way(4))}, "flow_missing", ""},
+		{"call of an earlier daemon", Facts{Calls: call(way(1), way(1))}, "working", ""},
+		{"ended long ago", Facts{Events: []events.Event{opened(alg.Read), old(closed(conntrack.Reset))}}, "call_ended nothing_since", "TCP was reset"},
+		{"strange messages", Facts{Events: append(granted[:3:3], odd(alg.BadMessage), odd(alg.EarlyRequest))}, "bad_messages early_request", "the client 10.0.0.10 sends"},
+		{"rules gone meanwhile", Facts{Events: granted, Calls: call(way(1), way(1)), Rules: RulesMissing}, "working rules_missing", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.facts.Client, tt.facts.Now = client, now
+			causes := Judge(tt.facts)
+			var codes []string
+			for _, c := range causes {
+				codes = append(codes, c.Code)
+				if c.Text == "" || c.Advice == "" {
+					t.Errorf("%s: %+v", c.Code, c)
+				}
+			}
+			if diff := cmp.Diff(tt.want, strings.Join(codes, " ")); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+			if !strings.Contains(causes[0].Text, tt.text) {
+				t.Errorf("%q, want %q in it", causes[0].Text, tt.text)
+			}
+		})
+	}
+}
+
+// TestLast: what is judged is the latest connection, not an earlier one of the same ports.
+func TestLast(t *testing.T) {
+	other := event(events.ConnectionOpened, nil)
+	other.Ends[us].Address = netip.MustParseAddrPort("10.0.0.10:5")
+	f := Facts{Events: []events.Event{opened(alg.Read), odd(alg.LimitRate), other, opened(alg.Read), odd(alg.BadMessage)}}
+	if got := f.last(); len(got) != 2 || got[1].Anomaly != alg.BadMessage {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestEveryCauseHasWords(t *testing.T) {
+	for _, c := range conntrack.Causes() {
+		if endings[c].words == "" {
+			t.Errorf("%v has none", c)
+		}
+	}
+	for _, a := range alg.Anomalies() {
+		if _, ok := limitWords[a]; a >= alg.NoPublicID && !ok {
+			t.Errorf("%v has none", a)
+		}
+	}
+}
+
+func TestText(t *testing.T) {
+	r := New(Facts{
+		Client: client, Now: now, Rules: RulesLoaded, Calls: call(way(0), way(4)),
+		Events: []events.Event{opened(alg.Read), event(events.MessageRead, func(e *events.Event) {
+			e.From, e.Error = them, 4
+			e.Message = alg.Message{Type: pptp.OutgoingCallReply, Result: 2, Own: alg.Translation{From: 9, To: 9}, Peer: alg.Translation{From: 8, To: 7}}
+		})},
+	})
+	var b bytes.Buffer
+	if err := r.Text(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"control connection 10.0.0.10:4000 > 203.0.113.9:1723, NAT: source, from outside 198.51.100.1:4000\n",
+		"  2026-01-02T03:03:05Z  203.0.113.9  Outgoing-Call-Reply  9  8 → 7  2 (general error), error 4 (no resource",
+		"  GRE to the client: translated, 0 packets, 0 bytes\n  GRE to the other end: translated, 4 packets, 0 bytes\n",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%q is not in\n%s", want, b.String())
+		}
+	}
+}

@@ -1,0 +1,162 @@
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"pptpalg/alg"
+	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/events"
+	"pptpalg/conntrack"
+)
+
+// Report is what is told about a client: the causes, and what they were seen from.
+type Report struct {
+	Client   netip.Addr `json:"client"`
+	Causes   []Cause    `json:"causes"`  // the most likely one first
+	Control  *Control   `json:"control"` // the latest control connection; null if none was seen
+	Messages []Message  `json:"messages"`
+	Calls    []CallLine `json:"calls"` // that live
+	Ended    []Ended    `json:"ended"` // calls of the latest control connection that ended, the oldest first
+	DataPath string     `json:"datapath"`
+	Rules    string     `json:"rules"` // loaded, missing, unknown
+}
+
+// Control is a control connection as who opened it sees it, and as it is translated.
+type Control struct {
+	Src       netip.AddrPort `json:"src"`
+	Dst       netip.AddrPort `json:"dst"`
+	PublicSrc netip.AddrPort `json:"public_src"` // as the other end sees it
+	RealDst   netip.AddrPort `json:"real_dst"`   // who answers
+	NAT       string         `json:"nat"`        // "source", "destination", "source and destination" or "none"
+	Edited    bool           `json:"edited"`
+	Reason    string         `json:"reason"` // why it is let alone
+}
+
+// Message is a control message that was read.
+type Message struct {
+	Time   time.Time  `json:"time"`
+	From   netip.Addr `json:"from"`
+	Type   string     `json:"type"`
+	CallID *ID        `json:"call_id"`      // null where the type has none
+	Peer   *ID        `json:"peer_call_id"` // null where the type has none
+	Result string     `json:"result"`       // code and words; "" where the type has none
+	Error  string     `json:"error"`        // General Error Code and words; "" for none
+}
+
+// ID is a Call ID as it came, and as it went on.
+type ID struct {
+	From pptp.CallID `json:"from"`
+	To   pptp.CallID `json:"to"`
+}
+
+// CallLine is a call that lives.
+type CallLine struct {
+	Number   uint64    `json:"number"`
+	State    string    `json:"state"`
+	Since    time.Time `json:"since"`
+	ToClient GRE       `json:"to_client"`
+	ToPeer   GRE       `json:"to_peer"`
+}
+
+// GRE is what travels to one end of a call.
+type GRE struct {
+	Translated bool    `json:"translated"` // the data path has the flow
+	Packets    *uint64 `json:"packets"`    // null where nobody counts
+	Bytes      *uint64 `json:"bytes"`
+}
+
+// Ended is a call that has ended.
+type Ended struct {
+	Number  uint64    `json:"number"`
+	Time    time.Time `json:"time"`
+	Seconds float64   `json:"seconds"` // since it was asked for
+	Cause   string    `json:"cause"`   // see conntrack.Cause
+}
+
+// New judges, and tells.
+func New(f Facts) Report {
+	r := Report{Client: f.Client, Causes: Judge(f), DataPath: "kernel", Rules: f.Rules.String(),
+		Messages: []Message{}, Calls: []CallLine{}, Ended: []Ended{}}
+	if f.InDaemon {
+		r.DataPath = "queue"
+	}
+	for _, e := range f.last() {
+		r.take(e)
+	}
+	if r.Control == nil && len(f.Connections) > 0 {
+		c := f.Connections[len(f.Connections)-1]
+		r.Control = newControl(events.EndsOf(&c))
+		r.Control.Reason = "not seen by the daemon"
+	}
+	for _, c := range f.Calls {
+		r.Calls = append(r.Calls, CallLine{c.Number, c.State.String(), c.Since.UTC(), newGRE(c.ToClient), newGRE(c.ToPeer)})
+	}
+	return r
+}
+
+func (r *Report) take(e events.Event) {
+	if r.Control == nil {
+		r.Control = newControl(e.Ends)
+		r.Control.Edited = true
+	}
+	switch {
+	case e.Kind == events.ConnectionOpened && e.Reason != alg.Read:
+		r.Control.Edited, r.Control.Reason = false, e.Reason.String()
+	case e.Kind == events.AnomalySeen && e.Anomaly == alg.NotPPTPFound:
+		r.Control.Edited, r.Control.Reason = false, alg.NotPPTP.String()
+	case e.Kind == events.MessageRead:
+		r.Control.Edited, r.Control.Reason = true, ""
+		r.Messages = append(r.Messages, newMessage(e))
+	case e.Kind == events.CallClosed:
+		r.Ended = append(r.Ended, Ended{e.Call.Number, e.Time.UTC(), e.Time.Sub(e.Call.Since).Seconds(), e.Call.Cause.String()})
+	}
+}
+
+func newControl(ends [2]events.End) *Control {
+	from, to := ends[conntrack.Initiator], ends[conntrack.Responder]
+	c := &Control{Src: from.Address, Dst: to.Public, PublicSrc: from.Public, RealDst: to.Address}
+	c.NAT = map[[2]bool]string{
+		{true, false}: "source", {false, true}: "destination", {true, true}: "source and destination",
+	}[[2]bool{from.Translated(), to.Translated()}]
+	if c.NAT == "" {
+		c.NAT = "none"
+	}
+	return c
+}
+
+func newMessage(e events.Event) Message {
+	m := Message{
+		Time: e.Time.UTC(), From: e.Ends[e.From].Address.Addr(), Type: e.Message.Type.String(),
+		Result: events.ResultWords(e.Message.Type, e.Message.Result), Error: events.ErrorWords(e.Error),
+	}
+	l, _ := e.Message.Type.Layout()
+	if l.Own != 0 {
+		m.CallID = &ID{e.Message.Own.From, e.Message.Own.To}
+	}
+	if l.Peer != 0 {
+		m.Peer = &ID{e.Message.Peer.From, e.Message.Peer.To}
+	}
+	return m
+}
+
+func newGRE(w Way) GRE {
+	g := GRE{Translated: w.Present}
+	if w.Traffic.Counted {
+		g.Packets, g.Bytes = &w.Traffic.Packets, &w.Traffic.Bytes
+	}
+	return g
+}
+
+func (r Rules) String() string {
+	switch r {
+	case RulesUnknown:
+		return "unknown"
+	case RulesLoaded:
+		return "loaded"
+	case RulesMissing:
+		return "missing"
+	}
+	return fmt.Sprintf("unknown(%d)", uint8(r))
+}
