@@ -127,14 +127,14 @@ func TestAddAllocatesNothing(t *testing.T) {
 
 func TestWords(t *testing.T) {
 	for got, want := range map[string]string{
-		ResultWords(pptp.OutgoingCallReply, 4):            "4 (busy)",
-		ResultWords(pptp.StartControlConnectionReply, 99): "99 (unknown)",
-		ResultWords(pptp.SetLinkInfo, 1):                  "",
-		ErrorWords(0):                                     "",
-		ErrorWords(4):                                     "4 (no resource: not enough to handle this now)",
-		ErrorWords(77):                                    "77 (unknown)",
-		CallClosed.String():                               "call_closed",
-		Kind(99).String():                                 "unknown(99)",
+		pptp.OutgoingCallReply.ResultWords(4):            "4 (busy)",
+		pptp.StartControlConnectionReply.ResultWords(99): "99 (unknown)",
+		pptp.SetLinkInfo.ResultWords(1):                  "",
+		pptp.ErrorWords(0):                               "",
+		pptp.ErrorWords(4):                               "4 (no resource: not enough to handle this now)",
+		pptp.ErrorWords(77):                              "77 (unknown)",
+		CallClosed.String():                              "call_closed",
+		Kind(99).String():                                "unknown(99)",
 	} {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -182,8 +182,8 @@ func (j *judge) refused() {
 
 // answer shows a reply's codes in words.
 func answer(e events.Event) string {
-	text := fmt.Sprintf("%v with result %s", e.Message.Type, events.ResultWords(e.Message.Type, e.Message.Result))
-	if words := events.ErrorWords(e.Error); words != "" {
+	text := fmt.Sprintf("%v with result %s", e.Message.Type, e.Message.Type.ResultWords(e.Message.Result))
+	if words := pptp.ErrorWords(e.Error); words != "" {
 		text += ", error " + words
 	}
 	return text
@@ -269,7 +269,7 @@ func (j *judge) ended() {
 		text := "the last call " + how.words
 		if by, found := j.lastOf(j.seen[:i], how.by); found {
 			text += ", by " + j.who(by)
-			if words := events.ResultWords(by.Message.Type, by.Message.Result); words != "" {
+			if words := by.Message.Type.ResultWords(by.Message.Result); words != "" {
 				text += ": " + answer(by)
 			}
 		}

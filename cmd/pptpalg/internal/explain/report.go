@@ -129,7 +129,7 @@ func newControl(ends [2]events.End) *Control {
 func newMessage(e events.Event) Message {
 	m := Message{
 		Time: e.Time.UTC(), From: e.Ends[e.From].Address.Addr(), Type: e.Message.Type.String(),
-		Result: events.ResultWords(e.Message.Type, e.Message.Result), Error: events.ErrorWords(e.Error),
+		Result: e.Message.Type.ResultWords(e.Message.Result), Error: pptp.ErrorWords(e.Error),
 	}
 	l, _ := e.Message.Type.Layout()
 	if l.Own != 0 {

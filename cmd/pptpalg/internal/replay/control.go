@@ -216,7 +216,7 @@ func (e Event) message(m alg.Message) Event {
 		e.Peer = &ID{m.Peer.From, m.Peer.To}
 	}
 	if l.Result != 0 {
-		e.Result = &Result{m.Result, results[m.Type][m.Result]}
+		e.Result = &Result{m.Result, m.Type.Result(m.Result)}
 	}
 	return e
 }

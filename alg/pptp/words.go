@@ -1,25 +1,21 @@
-package events
+package pptp
 
-import (
-	"fmt"
-
-	"pptpalg/alg/pptp"
-)
+import "fmt"
 
 // results are the result codes' words, from RFC 2637 sections 2.2, 2.4, 2.6, 2.8, 2.10
 // and 2.13.
-var results = map[pptp.Type]map[byte]string{
-	pptp.StartControlConnectionReply: {
+var results = map[Type]map[byte]string{
+	StartControlConnectionReply: {
 		1: "successful channel establishment", 2: "general error", 3: "command channel already exists",
 		4: "requester is not authorized", 5: "protocol version not supported",
 	},
-	pptp.StopControlConnectionReply: {1: "OK", 2: "general error"},
-	pptp.EchoReply:                  {1: "OK", 2: "general error"},
-	pptp.OutgoingCallReply: {
+	StopControlConnectionReply: {1: "OK", 2: "general error"},
+	EchoReply:                  {1: "OK", 2: "general error"},
+	OutgoingCallReply: {
 		1: "connected", 2: "general error", 3: "no carrier", 4: "busy", 5: "no dial tone", 6: "time-out", 7: "do not accept",
 	},
-	pptp.IncomingCallReply:    {1: "connect", 2: "general error", 3: "do not accept"},
-	pptp.CallDisconnectNotify: {1: "lost carrier", 2: "general error", 3: "admin shutdown", 4: "request"},
+	IncomingCallReply:    {1: "connect", 2: "general error", 3: "do not accept"},
+	CallDisconnectNotify: {1: "lost carrier", 2: "general error", 3: "admin shutdown", 4: "request"},
 }
 
 // general are the General Error Codes' words (RFC 2637 section 2.16).
@@ -29,14 +25,17 @@ var general = [...]string{
 	"PAC error: a vendor's own error",
 }
 
+// Result returns a result code in words, "" for one that is not known.
+func (t Type) Result(code byte) string { return results[t][code] }
+
 // ResultWords returns a result code in words, with its number. A type of message that has
 // none gives "".
-func ResultWords(t pptp.Type, code byte) string {
+func (t Type) ResultWords(code byte) string {
 	if l, ok := t.Layout(); !ok || l.Result == 0 {
 		return ""
 	}
-	words, ok := results[t][code]
-	if !ok {
+	words := t.Result(code)
+	if words == "" {
 		words = "unknown"
 	}
 	return fmt.Sprintf("%d (%s)", code, words)
