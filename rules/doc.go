@@ -47,6 +47,9 @@
 // "ip rule add ipproto tcp dport 1723 ..." instead. Forwarded packets are routed
 // after PREROUTING, marks work for them with either backend.
 //
+// NFT is the same as a native nftables table, printed for those who manage their ruleset
+// themselves; Firewall does not load it.
+//
 // The rules are those of one iptables backend. After a change of the system's
 // iptables between legacy and nft, unload with the old one (Firewall.Command):
 // each backend neither shows nor removes the rules of the other.

@@ -139,27 +139,43 @@ firewall is managed by something else.`,
 	return cmd
 }
 
+// ruleFormats are the forms in which rules are printed.
+var ruleFormats = map[string]func(rules.Config) string{
+	"iptables": rules.Config.Text,
+	"nft":      rules.Config.NFT,
+}
+
 func rulesPrintCommand() *cobra.Command {
 	s := newSettings("")
+	var format string
 	cmd := &cobra.Command{
 		Use:   "print",
-		Short: "Print the rules as input for iptables-restore --noflush",
-		Long: `Print the rules as input for iptables-restore --noflush. Those of --datapath queue
-are printed if it is given: the kernel is not asked what it can do.`,
+		Short: "Print the rules as input for iptables-restore --noflush, or nft -f",
+		Long: `Print the rules as input for iptables-restore --noflush, or, with --format nft, for
+nft -f. Those of --datapath queue are printed if it is given: the kernel is not
+asked what it can do.
+
+The nft form is a table of its own, "ip pptpalg", for those who manage their
+ruleset themselves. It goes with "pptpalg run --rules none".`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
 				return err
 			}
+			text, known := ruleFormats[format]
+			if !known {
+				return fmt.Errorf("read --format: %q is neither iptables nor nft", format)
+			}
 			cfg, err := s.config()
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprint(cmd.OutOrStdout(), cfg.Text())
+			_, err = fmt.Fprint(cmd.OutOrStdout(), text(cfg))
 			return err
 		},
 	}
 	s.addTo(cmd, s.ruleFlags)
+	cmd.Flags().StringVar(&format, "format", "iptables", `who is to load the rules: "iptables" or "nft"`)
 	return cmd
 }
 

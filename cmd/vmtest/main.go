@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// verdict begins the line that tells the result, on the console of the virtual machine too.
+const verdict = "VM-TEST: "
+
+// asGuest is the argument that makes the program the third actor.
+const asGuest = "guest"
+
+func main() {
+	switch {
+	case os.Getpid() == 1:
+		boot()
+	case len(os.Args) > 1 && os.Args[1] == asGuest:
+		os.Exit(report(guest()))
+	default:
+		os.Exit(report(onMachine()))
+	}
+}
+
+// report prints the result and returns the exit code.
+func report(err error) int {
+	if err != nil {
+		fmt.Printf("%sFAIL %v\n", verdict, err)
+		return 1
+	}
+	fmt.Println(verdict + "PASS")
+	return 0
+}
+
+// onMachine reads the command line and runs the virtual machine.
+func onMachine() error {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	dir := flag.String("cache", filepath.Join(cache, "pptpalg"), "directory in which the kernel is kept, about 60 MB")
+	within := flag.Duration("timeout", 170*time.Second, "how long the virtual machine may run")
+	accel := flag.String("accel", "tcg", "qemu's accelerator: tcg, or kvm where it works")
+	flag.Parse()
+	if flag.NArg() != 1 {
+		return errors.New("usage: vmtest [flags] PATH-OF-PPTPALG")
+	}
+	runtime.LockOSThread() // qemu dies with the thread that started it: see machine.run
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	k, err := findKernel(ctx, *dir)
+	if err != nil {
+		return err
+	}
+	return machine{kernel: k, program: flag.Arg(0), accel: *accel}.run(ctx, *within)
+}

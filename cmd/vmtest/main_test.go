@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// What the console says is shown, but for the result, which the exit code tells.
+func TestFollow(t *testing.T) {
+	rows := []struct{ name, console, shown, err string }{
+		{"passed", "guest: one\r\nVM-TEST: PASS\r\n", "guest: one\n", ""},
+		{"failed", "VM-TEST: FAIL wait for it\r\nthe rest\r\n", "the rest\n", "wait for it"},
+		{"panic", "[1.0] Kernel panic\r\n", "[1.0] Kernel panic\n", "the virtual machine ended without a result"},
+		{"nothing", "", "", "the virtual machine ended without a result"},
+		{"result inside a line", "x VM-TEST: PASS\n", "x VM-TEST: PASS\n", "the virtual machine ended without a result"},
+	}
+	for _, row := range rows {
+		var shown strings.Builder
+		got := ""
+		if err := follow(strings.NewReader(row.console), &shown); err != nil {
+			got = err.Error()
+		}
+		if got != row.err || shown.String() != row.shown {
+			t.Errorf("%s: error %q, shown %q", row.name, got, shown.String())
+		}
+	}
+}
+
+func TestDependsOnKernel(t *testing.T) {
+	const text = "Package: linux-image-amd64\nDepends: linux-image-6.1.0-56-amd64 (= 6.1.192-2)\nSize: 1\n"
+	want := []string{"6.1.0-56-amd64", "6.1.192-2"}
+	if got := dependsOnKernel.FindStringSubmatch(text); got == nil || !cmp.Equal(got[1:], want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestIsEncrypted(t *testing.T) {
+	rows := []struct {
+		name   string
+		packet string
+		want   bool
+	}{
+		{"MPPE", "\xff\x03\x00\xfd\x90\x00", true},
+		{"MPPE, compressed protocol", "\xff\x03\xfd\x90\x00", true},
+		{"MPPE, all compressed", "\xfd\x90\x00", true},
+		{"IP", "\xff\x03\x00\x21\x45", false},
+		{"CCP", "\xff\x03\x80\xfd\x01", false},
+		{"LCP", "\xff\x03\xc0\x21\x09", false},
+		{"nothing", "", false},
+	}
+	for _, row := range rows {
+		if got := isEncrypted([]byte(row.packet)); got != row.want {
+			t.Errorf("%s: got %v", row.name, got)
+		}
+	}
+}
+
+// The fields of a header, eight digits each, are inode, mode, owner, group, links, time,
+// size, four numbers of devices, length of the name with its zero, and checksum.
+func TestArchive(t *testing.T) {
+	const none = "00000000"
+	const device = none + none + none + none
+	want := "070701" + "00000001" + "000041ed" + none + none + "00000001" + none + none + device + "00000004" + none + "dir\x00" + "\x00\x00" +
+		"070701" + "00000002" + "000081ed" + none + none + "00000001" + none + "00000005" + device + "00000008" + none + "dir/odd\x00" + "\x00\x00" +
+		"12345" + "\x00\x00\x00" +
+		"070701" + "00000003" + none + none + none + "00000001" + none + none + device + "0000000b" + none + "TRAILER!!!\x00" + "\x00\x00\x00"
+	var b bytes.Buffer
+	a := &archive{w: &b}
+	a.add("dir", modeDir, nil)
+	a.add("dir/odd", modeFile, []byte("12345"))
+	if err := a.finish(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("archive (-want +got):\n%s", diff)
+	}
+}
+
+type brokenDisk struct{}
+
+func (brokenDisk) Write([]byte) (int, error) { return 0, errors.New("no space") }
+
+func TestArchiveFails(t *testing.T) {
+	err := writeInitramfs(brokenDisk{}, "/nonexistent", nil)
+	if err == nil || err.Error() != "write initramfs: no space" {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"pptpalg/cmd/internal/lab"
+)
+
+// network is a lab in which calls are made.
+type network struct {
+	*lab.Network
+	trial
+	state   string
+	daemon  *lab.Process
+	log     *lab.Log
+	server  *server
+	closers []io.Closer // closed in reverse order
+}
+
+// run builds a network and makes calls in it. An error carries what the programs said.
+func (tr trial) run() (err error) {
+	n := &network{trial: tr, log: new(lab.Log)}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%w\nthe daemon said: %s", err, n.log)
+		}
+		err = errors.Join(err, n.close())
+	}()
+	for _, step := range []func() error{n.build, n.startDaemon, n.leftAlone, n.calls} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// build makes the network and starts the server.
+func (n *network) build() error {
+	l, err := lab.New(lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
+	if err != nil {
+		return err
+	}
+	n.Network = l
+	n.closers = append(n.closers, l)
+	if n.state, err = os.MkdirTemp("", "vmtest-"); err != nil {
+		return fmt.Errorf("make state directory: %w", err)
+	}
+	if n.server, err = startServer(n.Outside[0], n.state); err != nil {
+		return err
+	}
+	n.closers = append(n.closers, n.server)
+	return nil
+}
+
+// startDaemon has the rules loaded, by the daemon or beforehand, and starts it.
+func (n *network) startDaemon() error {
+	args := []string{"run", "--config", "", "--state-dir", n.state, "--datapath", n.dataPath}
+	if n.rules == "nft" {
+		if err := n.loadNFT(); err != nil {
+			return err
+		}
+		args = append(args, "--rules", "none")
+	}
+	cmd, err := n.Gateway.Command(context.Background(), program, args...)
+	if err != nil {
+		return err
+	}
+	cmd.Stderr = n.log
+	if n.daemon, err = n.Gateway.Start(cmd); err != nil {
+		return err
+	}
+	if err := poll(func() bool { return strings.Contains(n.log.String(), "editing") }); err != nil {
+		return fmt.Errorf("wait for the daemon: %w", err)
+	}
+	return nil
+}
+
+// loadNFT does what the printed rules say: it loads them, and has the firewall's own
+// forward chain accept the calls' GRE.
+func (n *network) loadNFT() error {
+	ctx := context.Background()
+	printed, err := n.Gateway.Run(ctx, program, "rules", "print", "--config", "", "--format", "nft", "--datapath", n.dataPath)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(n.state, "pptpalg.nft")
+	if err := os.WriteFile(file, []byte(printed.Stdout), 0o644); err != nil {
+		return err
+	}
+	for range 2 { // the second load replaces the first
+		if _, err := n.Gateway.Run(ctx, "nft", "-f", file); err != nil {
+			return err
+		}
+	}
+	for line := range strings.Lines(printed.Stdout) {
+		if rule, ok := strings.CutPrefix(line, "#\t"); ok {
+			if _, err := n.Gateway.Run(ctx, "nft", "insert rule ip filter FORWARD "+rule); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// calls has two clients call at once, ping through both tunnels at once, and hang up one
+// after the other.
+func (n *network) calls() error {
+	var clients []*client
+	for i, h := range n.Inside {
+		c, err := startClient(h, n.Outside[0].Addr, users[i], n.state)
+		if err != nil {
+			return err
+		}
+		n.closers = append(n.closers, c)
+		clients = append(clients, c)
+	}
+	for _, c := range clients {
+		if err := c.up(); err != nil {
+			return fmt.Errorf("%w\nthe server's pppd said: %s", err, n.server.said())
+		}
+	}
+	if err := pingAll(clients...); err != nil {
+		return err
+	}
+	if err := n.check(clients); err != nil {
+		return err
+	}
+	for i, c := range clients {
+		if err := c.hangUp(); err != nil {
+			return err
+		}
+		if err := n.wantCalls(len(clients) - i - 1); err != nil {
+			return err
+		}
+		if err := pingAll(clients[i+1:]...); err != nil {
+			return fmt.Errorf("after %s hung up: %w", c.user, err)
+		}
+	}
+	return nil
+}
+
+// pingAll pings through the tunnels of clients at the same time.
+func pingAll(clients ...*client) error {
+	results := make(chan error)
+	for _, c := range clients {
+		go func() { results <- c.ping() }()
+	}
+	var errs []error
+	for range clients {
+		errs = append(errs, <-results)
+	}
+	return errors.Join(errs...)
+}
+
+// check looks whether the two calls were what they are to be: two for the daemon, both
+// with the Call ID wanted, and both encrypted, for both ends and on the wire.
+func (n *network) check(clients []*client) error {
+	if err := n.wantCalls(len(clients)); err != nil {
+		return err
+	}
+	if ends := strings.Count(n.server.said(), mppeUp); ends < len(clients) {
+		return fmt.Errorf("look for MPPE: the server's pppd has it on %d calls: %s", ends, n.server.said())
+	}
+	for _, c := range clients {
+		if !strings.Contains(c.log.String(), mppeUp) {
+			return fmt.Errorf("look for MPPE: the pppd of %s has none: %s", c.user, c.log)
+		}
+		encrypted, err := c.wire()
+		if err != nil {
+			return err
+		}
+		fmt.Printf("guest: data path %s, rules of %s: %s has %v, Call ID %v, MPPE: %d pings, %d encrypted packets\n",
+			n.dataPath, n.rules, c.user, c.addr, callID, pings, encrypted)
+	}
+	return nil
+}
+
+// wantCalls waits until the daemon has so many calls.
+func (n *network) wantCalls(want int) error {
+	var got string
+	err := poll(func() bool {
+		got = n.metric("pptpalg_calls")
+		return got == strconv.Itoa(want)
+	})
+	if err != nil {
+		return fmt.Errorf("wait for %d calls, have %s: %w", want, got, err)
+	}
+	return nil
+}
+
+// metric returns the value of one of the daemon's metrics, or why there is none.
+func (n *network) metric(name string) string {
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return n.Gateway.Dial(ctx, netip.AddrPort{}, netip.MustParseAddrPort(metricsAddr))
+	}}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Get("http://" + metricsAddr + "/metrics")
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			return value
+		}
+	}
+	return "none"
+}
+
+// close takes everything down, the daemon first.
+func (n *network) close() error {
+	var errs []error
+	if n.daemon != nil {
+		errs = append(errs, n.daemon.Signal(syscall.SIGTERM), n.daemon.Wait(patience))
+	}
+	for _, c := range slices.Backward(n.closers) {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// metricsAddr is where the daemon serves its metrics, inside the gateway.
+const metricsAddr = "127.0.0.1:9723"
+
+// Addresses inside the tunnels.
+var (
+	serverInside = netip.MustParseAddr("192.168.99.1")
+	clientPool   = "192.168.99.10-19"
+)
