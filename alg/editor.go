@@ -192,7 +192,9 @@ func (e *Editor) take(local bool) {
 	e.table.Tick(t.now)
 	t.heard = t.at
 	e.edit(t)
-	e.out.Leave = t.leaves()
+	if e.out.Leave = t.leaves(); e.out.Leave {
+		e.out.Reason = t.pass // the last that is heard of it
+	}
 	e.out.Changes = e.table.Changes()
 }
 
