@@ -245,6 +245,7 @@ func (s *soak) live(h *lab.Host) error {
 		return nil
 	case errors.Is(err, errSilent) && s.g.path == daemon.InDaemon:
 		s.lost.Add(1)
+		s.g.t.Logf("%v\n%s", err, s.state(h)) // while the connection lives
 		return nil
 	case err != nil:
 		return err
