@@ -124,26 +124,11 @@ func (c *Comparison) Records(most int, records []conntrack.Record) (_ []conntrac
 	return records, more
 }
 
-// Missing is Comparison.Missing in one slice. live is what conntrack had at a time not
-// before asked.
-func (e *Editor) Missing(live []conntrack.Connection, asked time.Time) []Lost {
-	c := e.Compare(asked)
-	c.Found(live)
-	lost, _ := c.Missing(len(e.all))
-	return lost
-}
-
-// Sweep is Comparison.Sweep in one slice. The arguments are as for Missing.
+// Sweep is Comparison.Sweep in one slice. live is what conntrack had at a time
+// not before asked.
 func (e *Editor) Sweep(live []conntrack.Connection, asked, now time.Time) []conntrack.Change {
 	c := e.Compare(asked)
 	c.Found(live)
 	changes, _ := c.Sweep(len(e.all), now)
-	return changes
-}
-
-// EndIdle is Comparison.EndIdle in one slice.
-func (e *Editor) EndIdle(since time.Time, silent func(conntrack.Record) bool, now time.Time) []conntrack.Change {
-	c := Comparison{ed: e, idle: len(e.all)}
-	changes, _ := c.EndIdle(len(e.all), since, silent, now)
 	return changes
 }

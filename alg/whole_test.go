@@ -1,0 +1,25 @@
+package alg
+
+import (
+	"time"
+
+	"pptpalg/conntrack"
+)
+
+// Steps of a Comparison in one slice, as Sweep is.
+
+// Missing is Comparison.Missing in one slice. live is what conntrack had at a time not
+// before asked.
+func (e *Editor) Missing(live []conntrack.Connection, asked time.Time) []Lost {
+	c := e.Compare(asked)
+	c.Found(live)
+	lost, _ := c.Missing(len(e.all))
+	return lost
+}
+
+// EndIdle is Comparison.EndIdle in one slice.
+func (e *Editor) EndIdle(since time.Time, silent func(conntrack.Record) bool, now time.Time) []conntrack.Change {
+	c := Comparison{ed: e, idle: len(e.all)}
+	changes, _ := c.EndIdle(len(e.all), since, silent, now)
+	return changes
+}
