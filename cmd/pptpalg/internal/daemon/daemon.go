@@ -74,10 +74,11 @@ type Daemon struct {
 	firewall rules.Firewall
 	metrics  *metrics
 	pulse    pulse
-	idle     map[uint64]idleness // of calls by their number, if Config.Idle is set; owned by sweep
-	tally    tally               // of what calls have carried; owned by sweep
-	turn     turn                // of the packet loop, which owns it
-	ready    atomic.Bool         // the daemon edits
+	idle     map[uint64]idleness          // of calls by their number, if Config.Idle is set; owned by sweep
+	tally    tally                        // of what calls have carried; owned by sweep
+	absent   map[conntrack.Tuple]struct{} // control connections that the last comparison missed first; owned by sweep
+	turn     turn                         // of the packet loop, which owns it
+	ready    atomic.Bool                  // the daemon edits
 
 	// mu guards what follows. The packet loop holds it for one packet; a comparison
 	// while it looks through the table, and for each chunk of entries that it makes

@@ -276,6 +276,7 @@ func TestConnectionGone(t *testing.T) {
 	}
 	r.kernel.gone, r.kernel.done = true, nil
 	r.compare()
+	r.compare()
 	if !slices.Equal(r.kernel.done, []string{"remove", "remove"}) || len(r.Calls()) != 0 {
 		t.Errorf("after the end: %v, %d calls", r.kernel.done, len(r.Calls()))
 	}

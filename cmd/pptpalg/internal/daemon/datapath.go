@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"fmt"
-	"net/netip"
 
 	"pptpalg/alg"
 	"pptpalg/alg/datapath"
@@ -51,6 +50,8 @@ type path interface {
 	// ApplyLate is for the flows of calls that ended some time ago, or under another daemon.
 	ApplyLate(changes []conntrack.Change) (failed map[int]error)
 	list() (flows, error)
+	// watch begins a comparison, before the connections are listed.
+	watch() error
 	// carried returns what flows had carried that Apply has removed since it was called
 	// last, if the data path tells: the kernel does not.
 	carried() flows
@@ -75,6 +76,8 @@ func (p kernelPath) list() (flows, error) {
 	}
 	return have, err
 }
+
+func (kernelPath) watch() error { return nil }
 
 func (kernelPath) carried() flows { return nil }
 
@@ -105,7 +108,7 @@ type daemonPath struct {
 
 	// Owned by sweep.
 	watched bool // the canary has been looked for
-	mourns  int  // for how many comparisons the kernel's table counts as just emptied
+	mourns  int  // for how many comparisons, this one too, the kernel's table counts as just emptied
 }
 
 func (p *daemonPath) Apply(changes []conntrack.Change) (failed map[int]error) {
@@ -143,7 +146,7 @@ func (p *daemonPath) ApplyLate(changes []conntrack.Change) (failed map[int]error
 }
 
 func (p *daemonPath) list() (flows, error) {
-	return flowsOf(p.table), p.watchCanary()
+	return flowsOf(p.table), nil
 }
 
 func flowsOf(table *datapath.Table) flows {
@@ -152,45 +155,6 @@ func flowsOf(table *datapath.Table) flows {
 		have[f.Unmarked()] = conntrack.Traffic{Packets: t.Packets, Bytes: t.Bytes, Counted: true}
 	}
 	return have
-}
-
-// canary is an entry that translates nothing, between addresses that are for
-// documentation (RFC 5737). With a fixed timeout, it goes only when somebody empties the
-// kernel's table.
-var canary = conntrack.Flow{
-	Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddr("198.51.100.1"), Key: 0xffff,
-	NewSrc: netip.MustParseAddr("192.0.2.1"), NewDst: netip.MustParseAddr("198.51.100.1"), NewKey: 0xffff,
-}
-
-// mourning is for how many comparisons a canary's death explains that connections are
-// missing: one may have listed them just before.
-const mourning = 2
-
-// watchCanary looks for the canary and, where it is gone, has another one made.
-func (p *daemonPath) watchCanary() error {
-	alive, err := p.kernel.Has(canary)
-	if err != nil || alive {
-		p.mourns, p.watched = max(0, p.mourns-1), true
-		return err
-	}
-	p.mourns = mourning
-	if !p.watched {
-		p.mourns = 1 // it died before the daemon looked at anything
-	}
-	p.watched = true
-	return p.kernel.Apply([]conntrack.Change{{Kind: conntrack.Install, Flow: canary}})[0]
-}
-
-// flushed: without entries of their own, the calls cannot tell.
-func (p *daemonPath) flushed(l alg.Lost, _ flows) bool { return len(l.Calls) > 0 && p.mourns > 0 }
-
-// close takes the canary away. Where calls live it stays, for the daemon that takes them
-// up.
-func (p *daemonPath) close() error {
-	if p.table.Len() > 0 {
-		return nil
-	}
-	return p.kernel.Apply([]conntrack.Change{{Kind: conntrack.Remove, Flow: canary}})[0]
 }
 
 // choosePath decides on the data path.

@@ -58,7 +58,7 @@ func TestDaemonTranslates(t *testing.T) {
 	r := newRigOver(t, t.TempDir(), InDaemon)
 	r.cfg.Data.Mark = 0x40
 	r.call()
-	r.compare()
+	r.settleDown()
 	if r.gre.Len() != 2 || !slices.Equal(r.kernel.flows, []conntrack.Flow{canary}) {
 		t.Errorf("%d flows here, in the kernel %v", r.gre.Len(), r.kernel.flows)
 	}
@@ -101,21 +101,80 @@ func datagram(t *testing.T, src, dst netip.Addr, id pptp.CallID) []byte {
 	return buf.Bytes()
 }
 
+// settleDown compares until no flush is suspected any more.
+func (r *rig) settleDown() {
+	for range mourning + 1 {
+		r.compare()
+	}
+}
+
 // TestFlushOrEnd: a connection that is missing was flushed if the canary is gone as well.
 func TestFlushOrEnd(t *testing.T) {
 	for _, flushed := range []bool{true, false} {
 		r := newRigOver(t, t.TempDir(), InDaemon)
 		r.call()
-		r.compare()
-		r.compare()
+		r.settleDown()
 		r.kernel.gone = true
 		if flushed {
 			r.kernel.flows = nil
 		}
 		r.compare()
+		r.compare()
 		if revived := slices.Contains(r.kernel.done, "revive"); revived != flushed || (len(r.Calls()) == 1) != flushed {
 			t.Errorf("flushed: %v; revived: %v, %d calls", flushed, revived, len(r.Calls()))
 		}
+	}
+}
+
+// TestFlushUnderWay: a flush that takes the connection before a comparison, and what tells
+// that it is one after it, is a flush all the same; and so is one the other way round.
+func TestFlushUnderWay(t *testing.T) {
+	for _, path := range []DataPath{InKernel, InDaemon} {
+		for _, first := range []string{"connection", "the rest"} {
+			r := newRigOver(t, t.TempDir(), path)
+			r.call()
+			r.settleDown()
+			if first == "connection" {
+				r.kernel.gone = true
+			} else {
+				r.kernel.flows = nil
+			}
+			r.compare()
+			if first == "connection" {
+				r.kernel.flows = nil
+			} else {
+				r.kernel.gone = true
+				if path == InKernel {
+					r.kernel.flows = nil // made again meanwhile
+				}
+			}
+			r.compare()
+			if !slices.Contains(r.kernel.done, "revive") || len(r.Calls()) != 1 {
+				t.Errorf("%s, the %s first: %v, %d calls", path, first, r.kernel.done, len(r.Calls()))
+			}
+		}
+	}
+}
+
+// TestCrashAfterAFlush: a daemon that comes after one which had found the canary dead
+// still knows of the flush.
+func TestCrashAfterAFlush(t *testing.T) {
+	dir := t.TempDir()
+	before := newRigOver(t, dir, InDaemon)
+	before.call()
+	before.settleDown()
+	before.kernel.flows = nil
+	if err := before.path.watch(); err != nil {
+		t.Fatal(err)
+	}
+	if err := before.journal.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r := newRigOver(t, dir, InDaemon)
+	r.kernel.flows, r.kernel.gone = before.kernel.flows, true
+	r.compare()
+	if !slices.Contains(r.kernel.done, "revive") || len(r.Calls()) != 1 {
+		t.Errorf("%v, %d calls", r.kernel.done, len(r.Calls()))
 	}
 }
 
@@ -132,7 +191,7 @@ func TestFromKernelToDaemon(t *testing.T) {
 	r := newRigOver(t, dir, InDaemon)
 	r.kernel.flows = append(slices.Clone(before.kernel.flows), foreign)
 	r.clearKernel()
-	r.compare()
+	r.settleDown()
 	if r.gre.Len() != 2 || !slices.Equal(r.kernel.flows, []conntrack.Flow{foreign, canary}) {
 		t.Errorf("%d flows here, in the kernel %v", r.gre.Len(), r.kernel.flows)
 	}

@@ -111,9 +111,10 @@ func (d *Daemon) compare() {
 	asked := time.Now()
 	d.pulse.sweep.begin(asked)
 	defer d.pulse.sweep.end()
+	watchErr := d.path.watch()
 	live, err := d.lister.Connections(d.cfg.Ports)
 	have, flowsErr := d.path.list()
-	if err := errors.Join(err, flowsErr); err != nil {
+	if err := errors.Join(watchErr, err, flowsErr); err != nil {
 		d.conntrackFailed(opList, err)
 		return
 	}
@@ -159,7 +160,9 @@ func (d *Daemon) locked(step func() (more bool)) (more bool) {
 }
 
 // revive makes the entries anew of control connections that were flushed from the
-// kernel's table (conntrack -F).
+// kernel's table (conntrack -F). While a flush is under way it may have taken a
+// connection, and not yet what tells a flush from an end: so one that is missing
+// for the first time is given another comparison.
 func (d *Daemon) revive(c *alg.Comparison, have flows) {
 	var lost []alg.Lost
 	d.sliced(func() bool {
@@ -167,15 +170,22 @@ func (d *Daemon) revive(c *alg.Comparison, have flows) {
 		lost = append(lost, some...)
 		return more
 	})
+	before := d.absent
+	d.absent = make(map[conntrack.Tuple]struct{})
 	for _, l := range lost {
-		if !d.path.flushed(l, have) {
+		_, again := before[l.Connection.Original]
+		switch {
+		case d.path.flushed(l, have):
+			if err := d.kernel.Revive(l.Connection); err != nil {
+				d.conntrackFailed(opCreate, err)
+				continue
+			}
+			d.metrics.repairs.WithLabelValues(repairRevived).Inc()
+		case again:
 			continue
+		default:
+			d.absent[l.Connection.Original] = struct{}{}
 		}
-		if err := d.kernel.Revive(l.Connection); err != nil {
-			d.conntrackFailed(opCreate, err)
-			continue
-		}
-		d.metrics.repairs.WithLabelValues(repairRevived).Inc()
 		d.mu.Lock()
 		c.Found([]conntrack.Connection{l.Connection})
 		d.mu.Unlock()

@@ -93,6 +93,7 @@ func TestEventsAfterARestart(t *testing.T) {
 	next.wantStory()
 	next.kernel.gone = true
 	next.compare()
+	next.compare()
 	next.wantStory("call_closed expired")
 	if legs := next.Events().Kept()[0].Call.Legs; !legs[0].Known || legs[1].Own != 9 {
 		t.Errorf("its ends were %+v", legs)
