@@ -10,8 +10,8 @@ import (
 // conntrack has. Each of its steps goes through them a slice at a time, so that a packet
 // that comes meanwhile need not wait for long:
 //
-//	Compare ─► Found, for all that conntrack has ─► Missing ─► Found, for what was revived
-//	        ─► Sweep ─► EndIdle ─► Records
+//	Compare ─► Standing ─► Found, for all of them that conntrack has ─► Missing
+//	        ─► Found, for what was revived ─► Sweep ─► EndIdle ─► Records
 //
 // Between two slices the editor may be used in every way but one: a Comparison is over
 // when the next one begins, as Editor.Missing and Editor.Sweep do. Connections that are
@@ -22,14 +22,26 @@ type Comparison struct {
 	pass  uint32
 
 	// How many connections each step has still ahead.
-	missing, sweep, idle, records int
+	standing, missing, sweep, idle, records int
 }
 
 // Compare begins a comparison with what conntrack had at a time not before asked.
 func (e *Editor) Compare(asked time.Time) *Comparison {
 	e.passes++
 	n := len(e.all)
-	return &Comparison{ed: e, asked: e.since(asked), pass: e.passes, missing: n, sweep: n, idle: n, records: n}
+	return &Comparison{ed: e, asked: e.since(asked), pass: e.passes, standing: n, missing: n, sweep: n, idle: n, records: n}
+}
+
+// Standing appends the connections that live to known, and their calls to records. It
+// is for those who ask conntrack for these; who has a list of all it has can go without.
+func (c *Comparison) Standing(most int, known []conntrack.Connection, records []conntrack.Record) (_ []conntrack.Connection, _ []conntrack.Record, more bool) {
+	more = c.walk(&c.standing, most, func(d *dialogue) {
+		if !d.over {
+			known = append(known, d.control.Connection())
+			records = d.control.Records(records)
+		}
+	})
+	return known, records, more
 }
 
 // Found takes note of connections that conntrack has, some of them or all.

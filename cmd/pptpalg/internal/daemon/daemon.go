@@ -58,6 +58,8 @@ type kernel interface {
 type lister interface {
 	Traffic() (map[conntrack.Flow]conntrack.Traffic, error)
 	Connections(ports []uint16) ([]conntrack.Connection, error)
+	StandingTraffic([]conntrack.Flow) (map[conntrack.Flow]conntrack.Traffic, error)
+	StandingConnections([]conntrack.Connection) ([]conntrack.Connection, error)
 	Close() error
 }
 
@@ -76,6 +78,7 @@ type Daemon struct {
 	pulse    pulse
 	idle     map[uint64]idleness          // of calls by their number, if Config.Idle is set; owned by sweep
 	tally    tally                        // of what calls have carried; owned by sweep
+	compared int                          // how often; owned by sweep
 	absent   map[conntrack.Tuple]struct{} // control connections that the last comparison missed first; owned by sweep
 	turn     turn                         // of the packet loop, which owns it
 	ready    atomic.Bool                  // the daemon edits

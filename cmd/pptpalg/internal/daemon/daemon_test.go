@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -38,6 +39,7 @@ type fakeKernel struct {
 	gone  bool  // the connection is no longer there
 	flows []conntrack.Flow
 	done  []string
+	lists int // of all connections
 
 	counts  bool // packets are counted
 	packets uint64
@@ -54,6 +56,7 @@ func (k *fakeKernel) Connection(t conntrack.Tuple) (conntrack.Connection, error)
 }
 
 func (k *fakeKernel) Connections([]uint16) ([]conntrack.Connection, error) {
+	k.lists++
 	if k.gone {
 		return nil, k.err
 	}
@@ -66,6 +69,21 @@ func (k *fakeKernel) Traffic() (map[conntrack.Flow]conntrack.Traffic, error) {
 		m[f] = conntrack.Traffic{Packets: k.packets, Counted: k.counts}
 	}
 	return m, k.err
+}
+
+func (k *fakeKernel) StandingConnections(known []conntrack.Connection) ([]conntrack.Connection, error) {
+	if k.gone || !slices.ContainsFunc(known, connection.Same) {
+		return nil, k.err
+	}
+	return []conntrack.Connection{connection}, k.err
+}
+
+func (k *fakeKernel) StandingTraffic(known []conntrack.Flow) (map[conntrack.Flow]conntrack.Traffic, error) {
+	m, err := k.Traffic()
+	maps.DeleteFunc(m, func(f conntrack.Flow, _ conntrack.Traffic) bool {
+		return !slices.ContainsFunc(known, func(g conntrack.Flow) bool { return g.Unmarked() == f.Unmarked() })
+	})
+	return m, err
 }
 
 func (k *fakeKernel) Apply(changes []conntrack.Change) map[int]error {
@@ -265,6 +283,24 @@ func TestEntriesDeletedByOthers(t *testing.T) {
 	}
 }
 
+// TestFewAreAskedFor: where little is on record, the kernel is not made to walk through
+// all of its table each time, and repairs are made all the same.
+func TestFewAreAskedFor(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.call()
+	for range 2 * listEvery {
+		lost := r.kernel.flows[0]
+		r.kernel.flows = slices.Clone(r.kernel.flows[1:])
+		r.compare()
+		if !slices.Contains(r.kernel.flows, lost) {
+			t.Fatalf("not made again: %v", lost)
+		}
+	}
+	if r.kernel.lists != 2 {
+		t.Errorf("%d comparisons list all of %d", r.kernel.lists, 2*listEvery)
+	}
+}
+
 // TestConnectionGone tells a flush of the whole table from an end.
 func TestConnectionGone(t *testing.T) {
 	r := newRig(t, t.TempDir())
@@ -389,7 +425,7 @@ func TestIdleCalls(t *testing.T) {
 					r.sayAt(now, conntrack.Initiator, pptp.EchoRequest, 0, 0, 0)
 				}
 				traffic, _ := r.kernel.Traffic()
-				c := r.look(nil, now)
+				c := r.editor.Compare(now)
 				r.endIdle(c, r.records(c), traffic, now)
 			}
 			if len(r.Calls()) != tt.calls || len(r.kernel.flows) != 2*tt.calls {

@@ -50,6 +50,8 @@ type path interface {
 	// ApplyLate is for the flows of calls that ended some time ago, or under another daemon.
 	ApplyLate(changes []conntrack.Change) (failed map[int]error)
 	list() (flows, error)
+	// standing is list without flows of which it is not told.
+	standing(known []conntrack.Flow) (flows, error)
 	// watch begins a comparison, before the connections are listed.
 	watch() error
 	// carried returns what flows had carried that Apply has removed since it was called
@@ -68,8 +70,13 @@ type kernelPath struct {
 	lister lister
 }
 
-func (p kernelPath) list() (flows, error) {
-	traffic, err := p.lister.Traffic()
+func (p kernelPath) list() (flows, error) { return unmarked(p.lister.Traffic()) }
+
+func (p kernelPath) standing(known []conntrack.Flow) (flows, error) {
+	return unmarked(p.lister.StandingTraffic(known))
+}
+
+func unmarked(traffic map[conntrack.Flow]conntrack.Traffic, err error) (flows, error) {
 	have := make(flows, len(traffic))
 	for f, t := range traffic {
 		have[f.Unmarked()] = t
@@ -148,6 +155,8 @@ func (p *daemonPath) ApplyLate(changes []conntrack.Change) (failed map[int]error
 func (p *daemonPath) list() (flows, error) {
 	return flowsOf(p.table), nil
 }
+
+func (p *daemonPath) standing([]conntrack.Flow) (flows, error) { return p.list() }
 
 func flowsOf(table *datapath.Table) flows {
 	have := make(flows, table.Len())

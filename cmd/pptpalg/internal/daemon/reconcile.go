@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -111,14 +112,11 @@ func (d *Daemon) compare() {
 	asked := time.Now()
 	d.pulse.sweep.begin(asked)
 	defer d.pulse.sweep.end()
-	watchErr := d.path.watch()
-	live, err := d.lister.Connections(d.cfg.Ports)
-	have, flowsErr := d.path.list()
-	if err := errors.Join(watchErr, err, flowsErr); err != nil {
+	c, have, err := d.find(asked)
+	if err != nil {
 		d.conntrackFailed(opList, err)
 		return
 	}
-	c := d.look(live, asked)
 	d.revive(c, have)
 	d.sweepAway(c)
 	calls := d.records(c)
@@ -130,17 +128,65 @@ func (d *Daemon) compare() {
 	d.shrink()
 }
 
-// look begins a comparison with the connections that the kernel has.
-func (d *Daemon) look(live []conntrack.Connection, asked time.Time) *alg.Comparison {
+// askMost is how many entries are asked for one by one at most: beyond that, a list of
+// all that the kernel has costs less.
+const askMost = 2000
+
+// listEvery is how many comparisons go from one that lists all to the next. They meet
+// what is not on record.
+const listEvery = 15
+
+// find begins a comparison with what the kernel has.
+func (d *Daemon) find(asked time.Time) (*alg.Comparison, flows, error) {
 	d.mu.Lock()
 	c := d.editor.Compare(asked)
 	d.mu.Unlock()
+	if err := d.path.watch(); err != nil {
+		return nil, nil, err
+	}
+	live, have, err := d.inKernel(c)
 	for some := range slices.Chunk(live, slice) {
 		d.mu.Lock()
 		c.Found(some)
 		d.mu.Unlock()
 	}
-	return c
+	return c, have, err
+}
+
+// inKernel returns the control connections that the kernel has, and the flows that the
+// data path has: all of them, or those on record.
+func (d *Daemon) inKernel(c *alg.Comparison) (live []conntrack.Connection, have flows, err error) {
+	d.compared++
+	connections, known, few := d.onRecord(c)
+	if !few || d.compared%listEvery == 1 {
+		live, err = d.lister.Connections(d.cfg.Ports)
+		have, flowsErr := d.path.list()
+		return live, have, errors.Join(err, flowsErr)
+	}
+	live, err = d.lister.StandingConnections(connections)
+	have, flowsErr := d.path.standing(known)
+	return live, have, errors.Join(err, flowsErr)
+}
+
+// onRecord returns the connections that live, and the flows of calls and those to be
+// deleted, if they are few.
+func (d *Daemon) onRecord(c *alg.Comparison) (connections []conntrack.Connection, known []conntrack.Flow, few bool) {
+	var calls []conntrack.Record
+	for more := true; more; {
+		d.mu.Lock()
+		connections, calls, more = c.Standing(slice, connections, calls)
+		d.mu.Unlock()
+		if len(connections)+2*len(calls) > askMost {
+			return nil, nil, false
+		}
+	}
+	for _, call := range calls {
+		known = append(known, call.Flows()...)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	known = slices.AppendSeq(known, maps.Keys(d.doomed))
+	return connections, known, len(connections)+len(known) <= askMost
 }
 
 // sliced has a step of a comparison done slice by slice. Other packets get their turn
