@@ -222,8 +222,8 @@ func TestKernelConcurrentLoads(t *testing.T) {
 		for round := range 3 {
 			loadAtOnce(t, ns, command)
 			list := ns.list(t, command)
-			if got := len(chainIn(list)); got != 1 {
-				t.Fatalf("round %d: %d rules, want 1:\n%s", round, got, list)
+			if got, want := len(chainIn(list)), len(onePort.rules()); got != want {
+				t.Fatalf("round %d: %d rules, want %d:\n%s", round, got, want, list)
 			}
 			if diff := cmp.Diff(jumps, jumpsIn(list)); diff != "" {
 				t.Fatalf("round %d: jumps (-want +got):\n%s", round, diff)

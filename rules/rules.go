@@ -11,12 +11,16 @@ import (
 // to it, wherever it stands, is ours; nothing else is.
 const Chain = "PPTPALG"
 
-// jumps are the rules that lead to Chain. The loopback interface is left out of
-// PREROUTING because what arrives there has passed OUTPUT.
+// jumps are the rules that lead to Chain. They look at the protocol alone: every packet of
+// the gateway passes the first.
 var jumps = []string{
-	"-A PREROUTING ! -i lo -p tcp -j " + Chain,
+	"-A PREROUTING -p tcp -j " + Chain,
 	"-A OUTPUT -p tcp -j " + Chain,
 }
+
+// fromLoopback is the first rule in Chain: what arrives over the loopback interface has
+// passed OUTPUT.
+const fromLoopback = "-A " + Chain + " -i lo -j RETURN"
 
 // Config says which control connections go to which queue.
 type Config struct {
@@ -81,13 +85,13 @@ func (c Config) Text() string {
 	return text
 }
 
-// rules returns the content of Chain, a rule per port.
+// rules returns the content of Chain: but for the first, a rule per port.
 func (c Config) rules() []string {
 	segments := `-m comment --comment "every segment"`
 	if !c.AllSegments {
 		segments = `-m bpf --bytecode "` + bytecode() + `" -m comment --comment "data, SYN+ACK, FIN, RST"`
 	}
-	var lines []string
+	lines := []string{fromLoopback}
 	for _, port := range c.Ports {
 		lines = append(lines, fmt.Sprintf(
 			"-A %s -p tcp -m conntrack --ctproto tcp --ctorigdstport %d %s%s -j NFQUEUE --queue-num %d --queue-bypass",
@@ -120,12 +124,12 @@ func UnloadText(current string) string {
 }
 
 // LoadedIn reports whether control connections reach a queue of ours in current
-// (as for LoadText): Chain has a rule, and both PREROUTING and OUTPUT jump to it.
+// (as for LoadText): Chain has a rule that queues, and both PREROUTING and OUTPUT jump to it.
 func LoadedIn(current string) bool {
 	from := map[string]bool{}
 	for _, r := range parse(current) {
 		if r.appendsTo(Chain) {
-			from[Chain] = true
+			from[Chain] = from[Chain] || slices.Contains(r.words, "NFQUEUE")
 		} else if r.jumpsToChain() {
 			from[r.words[1]] = true
 		}

@@ -67,7 +67,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("with another queue: exit code %d", code)
 	}
 
-	must(t, g.Gateway.IPTables(t.Context(), "-t", "mangle", "-D", "PREROUTING", "!", "-i", "lo", "-p", "tcp", "-j", "PPTPALG"))
+	must(t, g.Gateway.IPTables(t.Context(), "-t", "mangle", "-D", "PREROUTING", "-p", "tcp", "-j", "PPTPALG"))
 	code, found = g.check()
 	wantFinding(t, found["daemon"], preflight.Problem, "no rule sends it control connections")
 	if code != 1 {
