@@ -280,17 +280,6 @@ func (e *Editor) Connection(seg packet.Segment) conntrack.Connection {
 	return e.senders[segmentKey(seg)].dialogue.control.Connection()
 }
 
-// Calls returns a copy of the call table, in no order.
-func (e *Editor) Calls() []conntrack.View {
-	views := make([]conntrack.View, 0, e.table.Calls())
-	for _, d := range e.all {
-		if !d.over {
-			views = d.control.Calls(views)
-		}
-	}
-	return views
-}
-
 // Connections counts the control connections that live, by why they are let
 // alone: Read for those that are edited.
 func (e *Editor) Connections() map[Reason]int {

@@ -27,3 +27,25 @@ func (e *Editor) Missed(t conntrack.Tuple, next packet.Seq) {
 		s.dialogue.halves[s.side].stream.Skip(next)
 	}
 }
+
+// Listing is one walk through the calls, a slice of connections at a time, so that a packet
+// that comes meanwhile need not wait for long. Between two slices the editor may be used
+// in every way. Calls on connections that are opened meanwhile are left out. A call may
+// come twice where a connection is forgotten meanwhile.
+type Listing struct{ steps Comparison }
+
+// List begins a walk through the calls.
+func (e *Editor) List() *Listing {
+	return &Listing{Comparison{ed: e, records: len(e.all)}}
+}
+
+// Next appends the calls of at most so many connections to views, and reports whether
+// there are more.
+func (l *Listing) Next(most int, views []conntrack.View) (_ []conntrack.View, more bool) {
+	more = l.steps.walk(&l.steps.records, most, func(d *dialogue) {
+		if !d.over {
+			views = d.control.Calls(views)
+		}
+	})
+	return views, more
+}

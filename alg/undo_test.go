@@ -118,7 +118,7 @@ func TestReadAll(t *testing.T) {
 	if len(r.ed.CallsOf(tuple(insideAddr, 1, serverAddr, 1723))) != 0 || len(r.ed.CallsOf(tuple(serverAddr, 1723, insideAddr, 2))) != 1 {
 		t.Error("the calls are on other connections")
 	}
-	if views := r.ed.Calls(); len(views) != 1 || views[0].Number != 2 || views[0].PAC.Own != 10 || len(views[0].Flows) != 0 {
+	if views, _ := r.ed.List().Next(10, nil); len(views) != 1 || views[0].Number != 2 || views[0].PAC.Own != 10 || len(views[0].Flows) != 0 {
 		t.Errorf("calls %+v, want the second, which took the first one's ID", views)
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/config"
 	"pptpalg/cmd/pptpalg/internal/daemon"
 	"pptpalg/cmd/pptpalg/internal/notify"
+	"pptpalg/cmd/pptpalg/internal/status"
 	"pptpalg/conntrack"
 )
 
@@ -37,6 +38,7 @@ type options struct {
 	ruleOptions
 	listen    string
 	webConfig string
+	page      admin.Show
 	rules     string
 	eventLog  string
 	stateDir  string
@@ -76,8 +78,9 @@ stay up where their GRE is translated by the kernel.`,
 
 // add makes the flags of run that are not the rules'.
 func (o *options) add(f *pflag.FlagSet, stateDir string) {
-	f.StringVar(&o.listen, "listen", "127.0.0.1:9723", `address and port of the metrics, "" for none`)
+	f.StringVar(&o.listen, "listen", "127.0.0.1:9723", `address and port of the metrics and the status page, "" for none`)
 	f.StringVar(&o.webConfig, "web-config", "", `file that says which TLS certificate and passwords --listen has (Prometheus's web configuration), "" for none`)
+	f.TextVar(&o.page, "status-page", admin.ShowAuto, `where --listen shows the status page, which tells addresses and Call IDs: "auto" on loopback alone, "on" on any address, "off" nowhere`)
 	f.StringVar(&o.rules, "rules", "load", `"load" the firewall rules and remove them in the end, or "none"`)
 	f.StringVar(&o.stateDir, "state-dir", stateDir, "directory of the journal and of the daemon's socket")
 	f.StringVar(&o.eventLog, "event-log", "", `file to which a line of JSON is added for each call opened, translated and closed; "-" for standard output, "" for none`)
@@ -85,6 +88,7 @@ func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least level to log: debug, info, warn, error")
 	config.Check(f, "listen", o.checkListen)
 	config.Want(f, "listen", `ADDRESS:PORT, or "" for none`)
+	config.Want(f, "status-page", "auto, on or off")
 	config.Check(f, "rules", o.checkRules)
 	config.Want(f, "log-level", "debug, info, warn or error")
 }
@@ -175,7 +179,10 @@ func run(ctx context.Context, e env, s *settings) (err error) {
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
-	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log, Healthy: d.Healthy, Explain: d.Explain, Events: d.Events(), Traffic: d.Traffic, Ready: d.Ready}, registry, d.Calls)
+	page := status.New(status.Config{
+		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry,
+	})
+	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log, Healthy: d.Healthy, Explain: d.Explain, Events: d.Events(), Traffic: d.Traffic, Ready: d.Ready, Page: page, Show: o.page}, registry, d.Calls)
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}

@@ -284,19 +284,9 @@ func short(n uint64) string {
 // since returns the rates between two samples, none if there is no earlier one, or
 // counting began anew.
 func (s sample) since(before sample) rates {
-	seconds := s.at.Sub(before.at).Seconds()
-	if before.at.IsZero() || seconds <= 0 {
+	if before.at.IsZero() {
 		return rates{}
 	}
-	return rates{per(seconds, before.pns, s.pns), per(seconds, before.pac, s.pac)}
-}
-
-func per(seconds float64, before, now *admin.Traffic) *admin.Traffic {
-	if before == nil || now == nil || now.Packets < before.Packets || now.Bytes < before.Bytes {
-		return nil
-	}
-	return &admin.Traffic{
-		Packets: uint64(float64(now.Packets-before.Packets)/seconds + 0.5),
-		Bytes:   uint64(float64(now.Bytes-before.Bytes)/seconds + 0.5),
-	}
+	apart := s.at.Sub(before.at)
+	return rates{admin.PerSecond(before.pns, s.pns, apart), admin.PerSecond(before.pac, s.pac, apart)}
 }

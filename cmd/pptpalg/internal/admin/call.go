@@ -42,26 +42,46 @@ type Control struct {
 	Dst string `json:"dst"`
 }
 
-func newCall(v conntrack.View, carried map[conntrack.Flow]conntrack.Traffic) Call {
-	c := Call{
+// NewCall returns a call as it is shown, with what its flows have carried.
+func NewCall(v *conntrack.View, toPNS, toPAC *Traffic) Call {
+	return Call{
 		Number: v.Number,
 		PNS:    newParty(v.PNS), PAC: newParty(v.PAC),
 		State: v.State.String(), Since: v.Since.UTC(),
 		Control: Control{Src: v.Control.Src.String(), Dst: v.Control.Dst.String()},
+		ToPNS:   toPNS, ToPAC: toPAC,
 	}
+}
+
+// Carried returns what has travelled to each end of a call, by what flows have carried in
+// their Unmarked form: nil where nobody counts it.
+func Carried(v *conntrack.View, by map[conntrack.Flow]conntrack.Traffic) (toPNS, toPAC *Traffic) {
 	for _, f := range v.Flows {
-		t := carried[f.Unmarked()]
+		t := by[f.Unmarked()]
 		if !t.Counted {
 			continue
 		}
 		// Either end may be the other's neighbour: the Call ID tells, where addresses do not.
-		if f.NewDst == v.PNS.Address && v.PNS.Known && f.NewKey == v.PNS.Own && c.ToPNS == nil {
-			c.ToPNS = &Traffic{t.Packets, t.Bytes}
+		if f.NewDst == v.PNS.Address && v.PNS.Known && f.NewKey == v.PNS.Own && toPNS == nil {
+			toPNS = &Traffic{t.Packets, t.Bytes}
 		} else {
-			c.ToPAC = &Traffic{t.Packets, t.Bytes}
+			toPAC = &Traffic{t.Packets, t.Bytes}
 		}
 	}
-	return c
+	return toPNS, toPAC
+}
+
+// PerSecond returns the rate between two counts of a way that were taken so far apart. It
+// is nil if one of them is not known, or counting began anew between them.
+func PerSecond(before, now *Traffic, apart time.Duration) *Traffic {
+	seconds := apart.Seconds()
+	if before == nil || now == nil || seconds <= 0 || now.Packets < before.Packets || now.Bytes < before.Bytes {
+		return nil
+	}
+	return &Traffic{
+		Packets: uint64(float64(now.Packets-before.Packets)/seconds + 0.5),
+		Bytes:   uint64(float64(now.Bytes-before.Bytes)/seconds + 0.5),
+	}
 }
 
 func newParty(p conntrack.Party) Party {

@@ -58,6 +58,11 @@ type Config struct {
 	Events  *events.Store
 	// Traffic returns what flows have carried, by their Unmarked form.
 	Traffic func() (map[conntrack.Flow]conntrack.Traffic, error)
+
+	// Page answers on Listen for what is not the metrics' or the probes', as Show says.
+	// Nil is for no page.
+	Page http.Handler
+	Show Show
 }
 
 // Server answers for a daemon.
@@ -71,6 +76,8 @@ type Server struct {
 	explain          func(context.Context, netip.Addr) (explain.Report, error)
 	events           *events.Store
 	traffic          func() (map[conntrack.Flow]conntrack.Traffic, error)
+	page             http.Handler
+	show             Show
 }
 
 // Listen opens the listeners, so that a port or a socket that is taken is found
@@ -82,6 +89,7 @@ func Listen(cfg Config, g prometheus.Gatherer, calls func() []conntrack.View) (*
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.explain, s.events, s.traffic = cfg.Explain, cfg.Events, cfg.Traffic
+	s.page, s.show = cfg.Page, cfg.Show
 	var err error
 	if cfg.Listen != "" {
 		if err := web.Validate(cfg.WebConfig); err != nil {
@@ -147,6 +155,7 @@ func (s *Server) Run(ctx context.Context) error {
 		mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{}))
 		mux.HandleFunc("GET /-/healthy", probe("healthy", s.healthy))
 		mux.HandleFunc("GET /-/ready", probe("ready", s.ready))
+		s.addPage(mux)
 		group.Go(func() error { return serve(ctx, s.metrics, mux, s.answer) })
 	}
 	mux := http.NewServeMux()
@@ -190,8 +199,9 @@ func (s *Server) serveCalls(w http.ResponseWriter, _ *http.Request) {
 		carried, _ = s.traffic() // without it the calls are shown uncounted
 	}
 	calls := make([]Call, len(views))
-	for i, v := range views {
-		calls[i] = newCall(v, carried)
+	for i := range views {
+		toPNS, toPAC := Carried(&views[i], carried)
+		calls[i] = NewCall(&views[i], toPNS, toPAC)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	// A reader that went away is the only way for this to fail.

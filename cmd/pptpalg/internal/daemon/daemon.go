@@ -209,14 +209,26 @@ func (d *Daemon) Reload(cfg Config) error {
 	return nil
 }
 
-// Calls returns a copy of the call table, the oldest call first.
+// Calls returns a copy of the call table, the oldest call first. It may be called from any
+// goroutine: packets wait for a slice of the table at most.
 func (d *Daemon) Calls() []conntrack.View {
-	d.mu.Lock()
-	views := d.editor.Calls()
-	d.mu.Unlock()
+	views := d.views()
 	slices.SortFunc(views, func(a, b conntrack.View) int {
-		return cmp.Or(a.Since.Compare(b.Since), a.PNS.Address.Compare(b.PNS.Address), cmp.Compare(a.PNS.Own, b.PNS.Own))
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Number, b.Number))
 	})
+	return slices.CompactFunc(views, func(a, b conntrack.View) bool { return a.Number == b.Number })
+}
+
+func (d *Daemon) views() []conntrack.View {
+	d.mu.Lock()
+	list := d.editor.List()
+	views := make([]conntrack.View, 0, d.table.Calls())
+	d.mu.Unlock()
+	for more := true; more; {
+		d.mu.Lock()
+		views, more = list.Next(slice, views)
+		d.mu.Unlock()
+	}
 	return views
 }
 

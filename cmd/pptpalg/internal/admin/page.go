@@ -1,0 +1,87 @@
+package admin
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// Show says where the status page is shown. It tells addresses and Call IDs, which the
+// metrics do not.
+type Show string
+
+// Where the page is shown.
+const (
+	ShowAuto Show = "auto" // where nobody but the gateway's own users can ask: on loopback
+	ShowOn   Show = "on"   // on any listener
+	ShowOff  Show = "off"
+)
+
+// MarshalText and UnmarshalText are for flags.
+func (s Show) MarshalText() ([]byte, error) { return []byte(s), nil }
+
+func (s *Show) UnmarshalText(b []byte) error {
+	switch read := Show(b); read {
+	case ShowAuto, ShowOn, ShowOff:
+		*s = read
+		return nil
+	}
+	return fmt.Errorf("%q is none of %s, %s and %s", b, ShowAuto, ShowOn, ShowOff)
+}
+
+// addPage has the listener of the metrics show the page, or say why it does not.
+func (s *Server) addPage(mux *http.ServeMux) {
+	switch {
+	case s.page == nil:
+	case s.show == ShowOn, s.show == ShowAuto && s.onLoopback():
+		mux.HandleFunc("GET /", s.servePage)
+	default:
+		mux.HandleFunc("GET /{$}", hidePage)
+		mux.HandleFunc("GET /api/", hidePage)
+	}
+}
+
+// onLoopback asks the address that is bound: a name, or none, is not what counts.
+func (s *Server) onLoopback() bool {
+	a, ok := s.metrics.Addr().(*net.TCPAddr)
+	return ok && a.IP.IsLoopback()
+}
+
+func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
+	if !s.named(r) {
+		http.Error(w, fmt.Sprintf("the status page is not shown as %q: ask for it by address, as localhost, or over TLS; a proxy must send such a Host", r.Host), http.StatusMisdirectedRequest)
+		return
+	}
+	s.page.ServeHTTP(w, r)
+}
+
+// named reports whether a request names the listener in a way that no stranger could have
+// arranged. A page on the web may point a name of its own at this listener (DNS
+// rebinding), and the browser would let it read what is answered; but it cannot do so with an
+// address, nor with localhost (RFC 6761 section 6.3), nor has it a certificate for
+// its name here.
+func (s *Server) named(r *http.Request) bool {
+	if r.TLS != nil {
+		return true
+	}
+	host := hostname(r.Host)
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && (addr.Unmap().IsLoopback() || !s.onLoopback())
+}
+
+// hostname is a Host header without its port, and without brackets.
+func hostname(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	return strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
+}
+
+func hidePage(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "the status page is not shown here: it tells addresses and Call IDs, and has to be asked for by --status-page on where others than the gateway's own users can reach it", http.StatusNotFound)
+}

@@ -1,0 +1,254 @@
+package status
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"image"
+	"image/color"
+	"image/draw"
+	"image/png"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pptpalg/cmd/internal/browser"
+	"pptpalg/conntrack"
+)
+
+var screenshots = flag.String("screenshots", "", "directory for screenshots of the page")
+
+// needBrowser starts one.
+func needBrowser(t *testing.T) *browser.Browser {
+	t.Helper()
+	if _, err := exec.LookPath(browser.Program); err != nil {
+		if os.Getenv("PPTPALG_NO_SKIP") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	b, err := browser.Start(t.TempDir(), (*exec.Cmd).Start)
+	must(t, err)
+	t.Cleanup(func() { must(t, b.Close()) })
+	return b
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// shoot keeps a screenshot, if they are wanted, in as many colours as are seen.
+func shoot(t *testing.T, tab *browser.Tab, name string) {
+	t.Helper()
+	if *screenshots == "" {
+		return
+	}
+	shot, err := tab.Screenshot()
+	must(t, err)
+	img, err := png.Decode(bytes.NewReader(shot))
+	must(t, err)
+	few := image.NewPaletted(img.Bounds(), commonest(img))
+	draw.Draw(few, few.Bounds(), img, image.Point{}, draw.Src)
+	f, err := os.Create(filepath.Join(*screenshots, name+".png"))
+	must(t, err)
+	must(t, (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(f, few))
+	must(t, f.Close())
+}
+
+// commonest returns the colours that an image has most of.
+func commonest(img image.Image) color.Palette {
+	count := make(map[color.Color]int)
+	for y := range img.Bounds().Dy() {
+		for x := range img.Bounds().Dx() {
+			count[img.At(x, y)]++
+		}
+	}
+	all := slices.SortedFunc(maps.Keys(count), func(a, b color.Color) int { return cmp.Compare(count[b], count[a]) })
+	return all[:min(256, len(all))]
+}
+
+const shown = `document.body.innerText`
+
+// fits is true where nothing is wider than the window.
+const fits = `document.documentElement.scrollWidth <= window.innerWidth &&
+	[...document.querySelectorAll("body *")].every((e) => e.closest("thead") || e.getBoundingClientRect().right <= window.innerWidth + 1)`
+
+// apart is true where no cell of a call lies over another.
+const apart = `[...document.querySelectorAll("#rows tr")].every((row) => {
+	const cells = [...row.cells].map((c) => c.getBoundingClientRect());
+	return cells.every((a, i) => cells.every((b, j) => i >= j || a.right <= b.left + 1 || b.right <= a.left + 1 || a.bottom <= b.top + 1 || b.bottom <= a.top + 1));
+})`
+
+// office is a gateway on an ordinary day.
+func office() *fake {
+	f := newFake()
+	for i, p := range []person{
+		{"10.20.1.14", "203.0.113.50", 0, 256, 11, conntrack.Established, 26*time.Hour + 17*time.Minute},
+		{"10.20.1.15", "203.0.113.50", 0, 257, 12, conntrack.Established, 9*time.Hour + 3*time.Minute},
+		{"10.20.1.22", "203.0.113.50", 7, 7, 19, conntrack.Established, 7*time.Hour + 41*time.Minute},
+		{"10.20.3.101", "192.0.2.17", 49152, 49152, 4096, conntrack.Established, 5*time.Hour + 12*time.Minute},
+		{"10.20.3.118", "192.0.2.17", 49152, 49407, 4353, conntrack.Established, 3*time.Hour + 55*time.Minute},
+		{"10.20.3.7", "203.0.113.50", 16384, 16384, 23, conntrack.Established, 96 * time.Minute},
+		{"10.20.1.40", "203.0.113.50", 7, 255, 24, conntrack.Established, 41*time.Minute + 9*time.Second},
+		{"10.20.4.12", "192.0.2.17", 32801, 32801, 4401, conntrack.Established, 12*time.Minute + 30*time.Second},
+		{"10.20.4.13", "192.0.2.17", 32801, 32770, 4402, conntrack.Answered, 3 * time.Second},
+		{"10.20.4.90", "203.0.113.50", 512, 512, 0, conntrack.Requested, time.Second},
+	} {
+		f.add(p)
+		if p.state == conntrack.Established {
+			f.carry(i, uint64(p.age/time.Second)*9100, uint64(p.age/time.Second)*1300)
+		}
+	}
+	return f
+}
+
+// busy has its calls carry something for the next look.
+func (f *fake) busy() {
+	for i, n := range []uint64{310_000, 2_400, 46_000, 1_270_000, 88_000, 900, 18_500, 640_000} {
+		f.carry(i, n, n/7+450)
+	}
+}
+
+func (f *fake) officeMetrics() prometheus.Gatherer {
+	reg := prometheus.NewRegistry()
+	for name, value := range map[string]float64{
+		"process_start_time_seconds": float64(time.Now().Add(-31 * time.Hour).Unix()), "pptpalg_call_id_space_used_ratio": 0.0213,
+		"pptpalg_call_ids_resting": 4, "pptpalg_control_connections": 10, "pptpalg_control_connections_untouched": 2, "pptpalg_calls_opened_total": 184,
+	} {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name})
+		g.Set(value)
+		reg.MustRegister(g)
+	}
+	closed := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pptpalg_calls_closed_total"}, []string{"reason"})
+	closed.WithLabelValues("refused").Add(3)
+	closed.WithLabelValues("cleared").Add(171)
+	reg.MustRegister(closed)
+	return reg
+}
+
+// TestInBrowser looks at the page as its readers do.
+func TestInBrowser(t *testing.T) {
+	b := needBrowser(t)
+	t.Run("office", func(t *testing.T) { testOffice(t, b) })
+	t.Run("trouble", func(t *testing.T) { testTrouble(t, b) })
+	t.Run("crowd", func(t *testing.T) { testCrowd(t, b) })
+}
+
+// testOffice looks on a desk, on a phone, in the dark, and when the daemon has gone.
+func testOffice(t *testing.T, b *browser.Browser) {
+	f := office()
+	cfg := f.config()
+	cfg.Gatherer = f.officeMetrics()
+	s := serve(t, cfg)
+	tab, err := b.Open(s.URL+"/", 1280, 860)
+	must(t, err)
+	must(t, tab.Await(`document.querySelectorAll("#rows tr").length === 10 && document.getElementById("health").textContent === "Working"`, shown))
+	f.busy()
+	must(t, tab.Await(`/^[1-9].*B.s$/.test(document.getElementById("rate").textContent)`, shown))
+	shoot(t, tab, "desktop")
+
+	var text string
+	must(t, tab.Eval(`document.querySelector("#rows tr").innerText`, &text))
+	if !strings.Contains(text, "10.20.4.90") || !strings.Contains(text, "requested") {
+		t.Errorf("the newest call is %q", text)
+	}
+	for _, want := range []struct{ client, sorted string }{{"10.20.1.14", "ascending"}, {"10.20.4.90", "descending"}} {
+		must(t, tab.Eval(`document.querySelector("th[data-sort=client] button").click()`, nil))
+		must(t, tab.Await(`document.querySelector("#rows td").textContent === "`+want.client+`" && document.querySelector("th[data-sort=client]").ariaSort === "`+want.sorted+`"`, shown))
+	}
+	must(t, tab.Eval(`document.getElementById("filter").value = "192.0.2.0/24 established"; document.getElementById("filter").dispatchEvent(new Event("input"))`, nil))
+	must(t, tab.Await(`document.querySelectorAll("#rows tr").length === 3 && document.getElementById("count").textContent === "3 of 10 calls match"`, shown))
+	must(t, tab.Eval(`document.getElementById("filter").value = ""; document.getElementById("filter").dispatchEvent(new Event("input"))`, nil))
+	must(t, tab.Await(`document.querySelectorAll("#rows tr").length === 10`, shown))
+
+	must(t, tab.Prefer("dark"))
+	shoot(t, tab, "dark")
+	wantFit(t, tab, 1280, 860)
+	for _, width := range []int{360, 600, 840, 1024, 1200} {
+		wantFit(t, tab, width, 780)
+		if width == 360 {
+			must(t, tab.Resize(360, 1300)) // to see some cards
+			shoot(t, tab, "phone-dark")
+			must(t, tab.Prefer("light"))
+			shoot(t, tab, "phone")
+		}
+		shoot(t, tab, fmt.Sprint("at-", width))
+	}
+	if c := tab.Complaints(); len(c) > 0 {
+		t.Errorf("the browser complains: %q", c)
+	}
+	for _, url := range tab.Requests() {
+		if !strings.HasPrefix(url, s.URL+"/") {
+			t.Errorf("the page asks for %s", url)
+		}
+	}
+
+	s.CloseClientConnections()
+	s.Close()
+	must(t, tab.Await(`document.body.classList.contains("stale") && !document.getElementById("gone").hidden && document.title.startsWith("No answer")`, shown))
+	wantFit(t, tab, 360, 780)
+	must(t, tab.Resize(1280, 860))
+	shoot(t, tab, "gone")
+}
+
+func wantFit(t *testing.T, tab *browser.Tab, width, height int) {
+	t.Helper()
+	must(t, tab.Resize(width, height))
+	for what, want := range map[string]string{"something is wider than the window": fits, "cells lie over each other": apart} {
+		var ok bool
+		must(t, tab.Eval(want, &ok))
+		if !ok {
+			shoot(t, tab, "not-fitting")
+			t.Errorf("at %d pixels %s", width, what)
+		}
+	}
+}
+
+// testTrouble: what is wrong is said, however long it is, and text stays text.
+func testTrouble(t *testing.T, b *browser.Browser) {
+	f := newFake()
+	f.stuck = errors.New(`the packet loop is stuck: <img src=x onerror="document.title='hacked'">` + strings.Repeat("x", 200))
+	f.add(person{"10.20.30.40", "203.0.113.250", 65535, 65534, 65533, conntrack.Established, 200 * 24 * time.Hour})
+	f.carry(0, 123_456_789_012, 98_765_432_101)
+	cfg := f.config()
+	cfg.Version = "v1.2.3-45-g0123456789abcdef-dirty"
+	tab, err := b.Open(serve(t, cfg).URL+"/#sort=-rate&filter=%3Cb%3E", 360, 780)
+	must(t, err)
+	must(t, tab.Await(`document.getElementById("health").textContent === "Stuck" && document.getElementById("problems").innerText.includes("<img")`, shown))
+	must(t, tab.Await(`document.getElementById("empty").innerText === "No call matches the filter."`, shown))
+	must(t, tab.Eval(`document.getElementById("filter").value = "/65534"; document.getElementById("filter").dispatchEvent(new Event("input"))`, nil))
+	must(t, tab.Await(`document.querySelectorAll("#rows tr").length === 1`, shown))
+	wantFit(t, tab, 360, 780)
+	shoot(t, tab, "trouble")
+	wantFit(t, tab, 320, 600)
+	var title string
+	must(t, tab.Eval(`document.title`, &title))
+	if c := tab.Complaints(); len(c) > 0 || title == "hacked" {
+		t.Errorf("title %q, the browser complains: %q", title, c)
+	}
+}
+
+// testCrowd: of 50,000 calls a page is shown, and one can turn it.
+func testCrowd(t *testing.T, b *browser.Browser) {
+	f := newFake()
+	f.crowd(50_000)
+	tab, err := b.Open(serve(t, f.config()).URL+"/", 1280, 860)
+	must(t, err)
+	must(t, tab.Await(`document.querySelectorAll("#rows tr").length === 100 && document.getElementById("page").textContent === "Page 1 of 500"`, shown))
+	must(t, tab.Eval(`document.getElementById("next").click()`, nil))
+	must(t, tab.Await(`document.getElementById("count").textContent === "50,000 calls, 101 to 200 shown"`, shown))
+	must(t, tab.Eval(`document.getElementById("filter").value = "10.64.1.7 "; document.getElementById("filter").dispatchEvent(new Event("input"))`, nil))
+	must(t, tab.Await(`document.querySelector("#rows td").textContent.startsWith("10.64.1.7")`, shown))
+}

@@ -1,0 +1,111 @@
+package status
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// figures are the daemon's metrics, so that the page never says other than they do. A
+// series with labels counts under the metric's name, and under "name/value" for
+// the value of each label.
+type figures map[string]float64
+
+func read(g prometheus.Gatherer) figures {
+	families, _ := g.Gather() // what fails is missing
+	f := make(figures)
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			v := m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			f[family.GetName()] += v
+			for _, l := range m.GetLabel() {
+				f[family.GetName()+"/"+l.GetValue()] += v
+			}
+		}
+	}
+	return f
+}
+
+// sum adds up figures. What is NaN, the daemon does not know.
+func (f figures) sum(names ...string) (sum float64) {
+	for _, name := range names {
+		if v := f["pptpalg_"+name]; !math.IsNaN(v) {
+			sum += v
+		}
+	}
+	return sum
+}
+
+func (f figures) count(names ...string) uint64 { return uint64(f.sum(names...)) }
+
+// started is when the daemon was started, zero if it is not known.
+func (f figures) started() time.Time {
+	seconds := f["process_start_time_seconds"]
+	if seconds == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(seconds * 1000)).UTC()
+}
+
+// Note is something that the daemon has counted since it was started, and that should not
+// be: what it is, and what to do about it.
+type Note struct {
+	Count uint64 `json:"count"`
+	Text  string `json:"text"`
+}
+
+// unedited are requests that passed as they came, for want of a public ID or for a limit.
+var unedited = []string{
+	"anomalies_total/no_public_id", "anomalies_total/limit_calls", "anomalies_total/limit_client",
+	"anomalies_total/limit_space", "anomalies_total/limit_rate",
+}
+
+// noted are the counters that make a Note. The alerts of deploy/prometheus say more of each.
+var noted = []struct {
+	text  string
+	names []string
+}{
+	{"call requests passed unedited because of a limit; the log names the clients (--max-…)", unedited},
+	{"packets were dropped by the kernel before the daemon saw them (--queue-length, --queue-buffer)", []string{"queue_dropped_total", "queue_user_dropped_total"}},
+	{"times the queue's socket buffer was full (--queue-buffer)", []string{"queue_overruns_total"}},
+	{"packets of connections that the kernel's own PPTP helper edits were let alone (pptpalg check)", []string{"packets_total/kernel_helper"}},
+	{"requests to the kernel's conntrack failed; the log has its errors", []string{"conntrack_errors_total"}},
+	{"conntrack entries of calls were deleted by somebody else, and made again", []string{"reconcile_repairs_total"}},
+	{"segments passed unedited because of too many control connections (--max-connections)", []string{"control_connections_refused_total"}},
+	{"receives or verdicts of the queue failed; the log has the kernel's errors", []string{"queue_errors_total"}},
+	{"writes to the journal failed; a restart would not know those calls", []string{"journal_errors_total"}},
+	{"packets passed unedited because the editor failed on them; please report the stack in the log", []string{"panics_total"}},
+}
+
+func (f figures) notes() []Note {
+	notes := []Note{}
+	for _, n := range noted {
+		if count := f.count(n.names...); count > 0 {
+			notes = append(notes, Note{count, n.text})
+		}
+	}
+	return notes
+}
+
+// The shares from which on something is nearly full, as for the alerts.
+const (
+	spaceFull = 0.8
+	tableFull = 0.9
+)
+
+// problems says what is wrong now, beside the daemon's own health.
+func (f figures) problems() (all []string) {
+	if missing := f.count("conntrack_entries_missing"); missing > 0 {
+		all = append(all, fmt.Sprintf("%d GRE entries of calls are missing in the kernel; they are made again every two seconds", missing))
+	}
+	if used := f.sum("call_id_space_used_ratio"); used > spaceFull {
+		all = append(all, fmt.Sprintf("%.0f %% of the Call IDs of one public address are taken towards one server: spread the clients over more public addresses", used*100))
+	}
+	entries, limit := f.sum("conntrack_table_entries"), f.sum("conntrack_table_limit")
+	if limit > 0 && entries/limit > tableFull {
+		all = append(all, fmt.Sprintf("the kernel's conntrack table is %.0f %% full: raise net.netfilter.nf_conntrack_max", entries/limit*100))
+	}
+	return all
+}

@@ -1,0 +1,127 @@
+package status
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pptpalg/conntrack"
+)
+
+// Config is what the page is made of. Its functions must be safe to call from any goroutine.
+type Config struct {
+	Version  string
+	DataPath string
+
+	// Healthy and Ready say why the daemon does not do its work, nil if it does. They must
+	// not wait.
+	Healthy, Ready func(now time.Time) error
+
+	// Calls returns all calls, Traffic what flows have carried, by their Unmarked form.
+	Calls    func() []conntrack.View
+	Traffic  func() (map[conntrack.Flow]conntrack.Traffic, error)
+	Gatherer prometheus.Gatherer // of the daemon's metrics
+}
+
+// Page answers for what the package owns. It trusts whoever asks.
+type Page struct {
+	cfg    Config
+	mux    *http.ServeMux
+	now    func() time.Time
+	last   atomic.Pointer[snapshot]
+	taking chan struct{} // has an element while a snapshot is being taken
+	forget *time.Timer   // drops the last snapshot when nobody looks any more
+}
+
+//go:embed page
+var files embed.FS
+
+// assets are the files of the page, by their path.
+var assets = map[string]struct{ file, kind string }{
+	"/{$}":        {"index.html", "text/html; charset=utf-8"},
+	"/status.css": {"status.css", "text/css; charset=utf-8"},
+	"/status.js":  {"status.js", "text/javascript; charset=utf-8"},
+	"/icon.svg":   {"icon.svg", "image/svg+xml"},
+}
+
+// New returns a page.
+func New(cfg Config) *Page {
+	p := &Page{cfg: cfg, mux: http.NewServeMux(), now: time.Now, taking: make(chan struct{}, 1)}
+	p.forget = time.AfterFunc(rateSpan, func() { p.last.Store(nil) })
+	for path, a := range assets {
+		body, err := files.ReadFile("page/" + a.file)
+		if err != nil {
+			panic(err) // it is not in the program
+		}
+		p.mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", a.kind)
+			_, _ = w.Write(body) // the client went away
+		})
+	}
+	p.mux.HandleFunc("GET /api/status", p.serveStatus)
+	p.mux.HandleFunc("GET /api/calls", p.serveCalls)
+	return p
+}
+
+// policy lets the page load its own files and nothing else, from nowhere else. Text becomes
+// markup nowhere (trusted types).
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+
+func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	for name, value := range map[string]string{
+		"Content-Security-Policy":      policy,
+		"X-Content-Type-Options":       "nosniff",
+		"Cache-Control":                "no-store",
+		"Referrer-Policy":              "no-referrer",
+		"Cross-Origin-Resource-Policy": "same-origin",
+		"Cross-Origin-Opener-Policy":   "same-origin",
+	} {
+		w.Header().Set(name, value)
+	}
+	p.mux.ServeHTTP(w, r)
+}
+
+// patience is how long health is withheld for want of calls.
+const patience = time.Second
+
+func (p *Page) serveStatus(w http.ResponseWriter, r *http.Request) {
+	st := Status{Version: p.cfg.Version, DataPath: p.cfg.DataPath, Now: p.now().UTC()}
+	p.problems(&st)
+	ctx, cancel := context.WithTimeout(r.Context(), patience)
+	defer cancel()
+	if s := p.latest(ctx); s != nil {
+		st.Sums = s.sums()
+		st.Problems = append(st.Problems, s.figures.problems()...)
+	}
+	answer(w, st)
+}
+
+func (p *Page) serveCalls(w http.ResponseWriter, r *http.Request) {
+	q, err := parseQuery(r.URL.Query())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	s := p.latest(r.Context())
+	if s == nil {
+		return // the client went away
+	}
+	found, matching := s.find(q)
+	l := List{Now: p.now().UTC(), AsOf: s.at.UTC(), All: len(s.rows), Matching: matching, Offset: q.offset, Calls: make([]Call, len(found))}
+	for i, r := range found {
+		l.Calls[i] = r.call()
+	}
+	answer(w, l)
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	// A reader that went away is the only way for this to fail.
+	_ = json.NewEncoder(w).Encode(v)
+}

@@ -1,0 +1,151 @@
+package status
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/conntrack"
+)
+
+const (
+	// fresh is how old a snapshot may be to be shown to another viewer.
+	fresh = time.Second
+	// share is which part of the time taking snapshots may take, for all viewers together.
+	share = 10
+	// rateSpan is over how long a time a rate still says something of now.
+	rateSpan = time.Minute
+)
+
+// snapshot is all calls at a time. It does not change, but for the orders.
+type snapshot struct {
+	at      time.Time
+	until   time.Time // when another one may be taken
+	rows    []row
+	states  map[conntrack.State]int
+	counted int            // rows whose packets are counted
+	rate    *admin.Traffic // of all rows that have one, both ways; nil if there is none
+	figures figures
+
+	mu     sync.Mutex // guards orders
+	orders map[string][]int32
+}
+
+// row is a call, with what is sorted and added up.
+type row struct {
+	*conntrack.View
+	client, server     *conntrack.Party // client is who opened the control connection
+	toClient, toServer way
+}
+
+// way is what travelled to one end; nil where it is not known.
+type way struct{ carried, rate *admin.Traffic }
+
+// bytes is the rate, 0 where it is not known.
+func (w way) bytes() uint64 {
+	if w.rate == nil {
+		return 0
+	}
+	return w.rate.Bytes
+}
+
+// take looks at all calls. before, for the rates, may be nil.
+func (p *Page) take(before *snapshot) *snapshot {
+	began := p.now()
+	views := p.cfg.Calls()
+	var carried map[conntrack.Flow]conntrack.Traffic
+	if len(views) > 0 {
+		carried, _ = p.cfg.Traffic() // without it the calls are shown uncounted
+	}
+	s := &snapshot{at: p.now(), states: make(map[conntrack.State]int), orders: make(map[string][]int32)}
+	s.fill(views, carried)
+	if before != nil && s.at.Sub(before.at) <= rateSpan {
+		s.measure(before)
+	}
+	s.figures = read(p.cfg.Gatherer)
+	ended := p.now()
+	s.until = ended.Add(max(fresh, (share-1)*ended.Sub(began)))
+	return s
+}
+
+func (s *snapshot) fill(views []conntrack.View, carried map[conntrack.Flow]conntrack.Traffic) {
+	slices.SortFunc(views, func(a, b conntrack.View) int { return cmp.Compare(a.Number, b.Number) })
+	s.rows = make([]row, len(views))
+	for i := range views {
+		v := &views[i]
+		r := row{View: v, client: &v.PNS, server: &v.PAC}
+		r.toClient.carried, r.toServer.carried = admin.Carried(v, carried)
+		if v.Control.Src.Addr() != v.PNS.Address {
+			r.client, r.server = r.server, r.client
+			r.toClient, r.toServer = r.toServer, r.toClient
+		}
+		if r.toClient.carried != nil || r.toServer.carried != nil {
+			s.counted++
+		}
+		s.states[v.State]++
+		s.rows[i] = r
+	}
+}
+
+// measure finds the rates since an earlier snapshot. Both have their rows by number.
+func (s *snapshot) measure(before *snapshot) {
+	apart := s.at.Sub(before.at)
+	old := before.rows
+	for i := range s.rows {
+		r := &s.rows[i]
+		for len(old) > 0 && old[0].Number < r.Number {
+			old = old[1:]
+		}
+		if len(old) > 0 && old[0].Number == r.Number {
+			r.toClient.rate = admin.PerSecond(old[0].toClient.carried, r.toClient.carried, apart)
+			r.toServer.rate = admin.PerSecond(old[0].toServer.carried, r.toServer.carried, apart)
+		}
+		s.add(r.toClient.rate)
+		s.add(r.toServer.rate)
+	}
+}
+
+func (s *snapshot) add(rate *admin.Traffic) {
+	if rate == nil {
+		return
+	}
+	if s.rate == nil {
+		s.rate = new(admin.Traffic)
+	}
+	s.rate.Packets += rate.Packets
+	s.rate.Bytes += rate.Bytes
+}
+
+// latest returns a snapshot that is fresh. Where one is being taken, that before it is
+// returned: one viewer at most waits for the daemon. Without one before, it is awaited until
+// ctx is done; then it is nil.
+func (p *Page) latest(ctx context.Context) *snapshot {
+	last := p.last.Load()
+	switch {
+	case last == nil:
+		select {
+		case p.taking <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+	case p.now().Before(last.until):
+		return last
+	default:
+		select {
+		case p.taking <- struct{}{}:
+		default:
+			return last
+		}
+	}
+	defer func() { <-p.taking }()
+	last = p.last.Load()
+	if last == nil || !p.now().Before(last.until) { // nobody took one meanwhile
+		last = p.take(last)
+		p.last.Store(last)
+		p.forget.Reset(rateSpan)
+	}
+	return last
+}

@@ -1,0 +1,99 @@
+package status
+
+import (
+	"time"
+
+	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/conntrack"
+)
+
+// Status is the answer of /api/status.
+type Status struct {
+	Version  string    `json:"version"`
+	DataPath string    `json:"data_path"` // kernel or queue
+	Now      time.Time `json:"now"`       // of the daemon's clock
+	Ready    bool      `json:"ready"`     // the daemon edits
+	Healthy  bool      `json:"healthy"`   // packets get their verdicts, comparisons end
+	Problems []string  `json:"problems"`  // what is wrong now, in words, the worst first
+	Sums     *Sums     `json:"sums"`      // null while the daemon does not tell its calls
+}
+
+// Sums are over all calls. What is counted, is counted since the daemon was started.
+type Sums struct {
+	AsOf           time.Time      `json:"as_of"`
+	Started        time.Time      `json:"started"`
+	Calls          Count          `json:"calls"`
+	Rate           *admin.Traffic `json:"rate"`                     // GRE per second, both ways; null where it is not known
+	CallIDSpace    float64        `json:"call_id_space_used_ratio"` // of the fullest space, 0 to 1
+	CallIDsResting uint64         `json:"call_ids_resting"`
+	Connections    uint64         `json:"control_connections"`           // that are edited
+	Untouched      uint64         `json:"control_connections_untouched"` // that are let alone: not translated, not PPTP, or the kernel helper's
+	Opened         uint64         `json:"calls_opened_total"`
+	Refused        uint64         `json:"calls_refused_total"`     // by their servers
+	Unedited       uint64         `json:"requests_unedited_total"` // for want of a public Call ID, or for a limit
+	Notes          []Note         `json:"notes"`
+}
+
+// Count is how many calls there are, and in which state.
+type Count struct {
+	All         int `json:"all"`
+	Requested   int `json:"requested"`
+	Answered    int `json:"answered"`
+	Established int `json:"established"`
+	Clearing    int `json:"clearing"`
+	Counted     int `json:"counted"` // whose GRE is counted
+}
+
+// List is the answer of /api/calls.
+type List struct {
+	Now      time.Time `json:"now"`
+	AsOf     time.Time `json:"as_of"`
+	All      int       `json:"all"`      // calls there are
+	Matching int       `json:"matching"` // calls that match the filter
+	Offset   int       `json:"offset"`
+	Calls    []Call    `json:"calls"`
+}
+
+// Call is a call as "pptpalg calls --json" prints it, with what a table needs beside.
+type Call struct {
+	admin.Call
+	Client    string         `json:"client"`      // the end that opened the control connection: "pns" or "pac"
+	ToPNSRate *admin.Traffic `json:"to_pns_rate"` // per second; null where it is not known
+	ToPACRate *admin.Traffic `json:"to_pac_rate"`
+}
+
+func (s *snapshot) sums() *Sums {
+	f := s.figures
+	return &Sums{
+		AsOf: s.at, Started: f.started(), Rate: s.rate,
+		Calls: Count{
+			All: len(s.rows), Requested: s.states[conntrack.Requested], Answered: s.states[conntrack.Answered],
+			Established: s.states[conntrack.Established], Clearing: s.states[conntrack.Clearing], Counted: s.counted,
+		},
+		CallIDSpace: f.sum("call_id_space_used_ratio"), CallIDsResting: f.count("call_ids_resting"),
+		Connections: f.count("control_connections"), Untouched: f.count("control_connections_untouched"),
+		Opened: f.count("calls_opened_total"), Refused: f.count("calls_closed_total/refused"),
+		Unedited: f.count(unedited...), Notes: f.notes(),
+	}
+}
+
+// problems says what is wrong, from what does not wait for the daemon.
+func (p *Page) problems(st *Status) {
+	st.Problems = []string{}
+	st.Ready, st.Healthy = true, true
+	if err := p.cfg.Healthy(st.Now); err != nil {
+		st.Ready, st.Healthy = false, false
+		st.Problems = append(st.Problems, err.Error())
+	} else if err := p.cfg.Ready(st.Now); err != nil {
+		st.Ready = false
+		st.Problems = append(st.Problems, err.Error())
+	}
+}
+
+func (r *row) call() Call {
+	toPNS, toPAC, client := r.toClient, r.toServer, "pns"
+	if r.client != &r.PNS {
+		toPNS, toPAC, client = toPAC, toPNS, "pac"
+	}
+	return Call{Call: admin.NewCall(r.View, toPNS.carried, toPAC.carried), Client: client, ToPNSRate: toPNS.rate, ToPACRate: toPAC.rate}
+}
