@@ -58,12 +58,14 @@ func (c *Comparison) Found(live []conntrack.Connection) {
 
 // walk has a step visit at most so many of the connections ahead of it, and reports whether
 // there are more. It goes from the last to the first: the place of one that is removed
-// is taken by one behind it, which has been visited, or is newer than the comparison.
+// is taken by one behind it, which has been visited, and is again, or is newer than the
+// comparison.
 func (c *Comparison) walk(ahead *int, most int, visit func(*dialogue)) (more bool) {
-	*ahead = min(*ahead, len(c.ed.all))
 	for ; *ahead > 0 && most > 0; most-- {
-		*ahead--
-		visit(c.ed.all[*ahead])
+		*ahead = min(*ahead, len(c.ed.all)) - 1
+		if *ahead >= 0 {
+			visit(c.ed.all[*ahead])
+		}
 	}
 	return *ahead > 0
 }
@@ -104,11 +106,9 @@ func (c *Comparison) Sweep(most int, now time.Time) (changes []conntrack.Change,
 		if d.opened < c.asked && !(d.found == c.pass && d.alive) {
 			c.ed.end(d, conntrack.Expired, now)
 		}
-		if d.over && at-d.ended >= linger {
-			c.ed.remove(d)
-		}
 	})
 	if !more {
+		c.ed.forgetBefore(at - linger)
 		c.ed.table.Expire(now)
 	}
 	return c.ed.table.Changes(), more

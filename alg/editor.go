@@ -14,6 +14,10 @@ import (
 // segments may be sent again.
 const linger = 2 * time.Minute
 
+// mostEnded is how many such records there are at most. Where connections end so fast that
+// they go sooner, within seconds, they would only be in the way of those that live.
+const mostEnded = 4096
+
 // Editor edits control connections. It is not safe for concurrent use.
 type Editor struct {
 	most    int // connections on record
@@ -24,8 +28,9 @@ type Editor struct {
 		sender sender
 	}
 	all     []*dialogue
-	start   time.Time // the first time it was told: times on record are since then
-	passes  uint32    // comparisons that were begun
+	ended   []*dialogue // the first to end first; some may have been removed
+	start   time.Time   // the first time it was told: times on record are since then
+	passes  uint32      // comparisons that were begun
 	out     Outcome
 	readAll bool // see ReadAll
 	turn    turn // that is being taken
@@ -81,7 +86,7 @@ func (e *Editor) Open(c conntrack.Connection, now time.Time) bool {
 		e.end(s.dialogue, conntrack.Expired, now)
 		e.remove(s.dialogue)
 	}
-	if len(e.all) >= e.most {
+	if len(e.all) >= e.most && !e.forget() {
 		return false
 	}
 	d := newDialogue(c, e.since(now))
@@ -116,6 +121,39 @@ func (e *Editor) remove(d *dialogue) {
 	e.all[d.index].index = d.index
 	e.all[last] = nil
 	e.all = e.all[:last]
+	d.index = removed
+}
+
+// removed is the index of a dialogue that is not in Editor.all.
+const removed = -1
+
+// forget removes the connection that ended first, and reports false if none has ended.
+func (e *Editor) forget() bool {
+	for len(e.ended) > 0 {
+		if e.forgetFirst() {
+			return true
+		}
+	}
+	return false
+}
+
+// forgetBefore removes the connections that ended before a time.
+func (e *Editor) forgetBefore(at time.Duration) {
+	for len(e.ended) > 0 && e.ended[0].ended <= at {
+		e.forgetFirst()
+	}
+}
+
+// forgetFirst takes the first one off ended, and reports whether it was still on record.
+func (e *Editor) forgetFirst() bool {
+	d := e.ended[0]
+	e.ended[0] = nil
+	e.ended = e.ended[1:]
+	if d.index == removed {
+		return false
+	}
+	e.remove(d)
+	return true
 }
 
 // since returns a time as it is on record.
@@ -273,6 +311,10 @@ func (e *Editor) end(d *dialogue, cause conntrack.Cause, now time.Time) {
 	}
 	d.control.Close(cause, now)
 	d.over, d.ended = true, e.since(now)
+	e.ended = append(e.ended, d)
+	if len(e.ended) > mostEnded {
+		e.forget()
+	}
 }
 
 // Connection returns the connection of a segment that was just edited.

@@ -133,6 +133,46 @@ func TestConnectionLimit(t *testing.T) {
 	}
 }
 
+// TestEndedGiveWay: connections that are over are on record as long as nobody needs the
+// room, and the first to end goes first.
+func TestEndedGiveWay(t *testing.T) {
+	r := newRig(t)
+	r.ed = NewEditor(r.table, 3)
+	reset := func(w *wire) { w.segment(server, packet.RST, w.seq[1], nil) }
+	first, second := r.masqueraded(insideHost(1)).handshake(), r.masqueraded(insideHost(2)).handshake()
+	stays := r.masqueraded(insideHost(3)).handshake()
+	reset(second)
+	reset(first)
+	fourth := r.masqueraded(insideHost(4)).handshake()
+	fourth.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0))
+	if fourth.last.Reason != Read {
+		t.Errorf("in the place of one that is over: %v", fourth.last.Reason)
+	}
+	for w, want := range map[*wire]Reason{first: Over, second: NoConnection, stays: Read} {
+		w.say(client, message(pptp.EchoRequest, 0, 0, 0))
+		if w.last.Reason != want {
+			t.Errorf("%v: %v, want %v", w.conn.Original.Src, w.last.Reason, want)
+		}
+	}
+}
+
+// TestFewLinger: however fast connections come and go, few of those that are over are kept.
+func TestFewLinger(t *testing.T) {
+	r := newRig(t)
+	for range mostEnded + 100 {
+		w := r.masqueraded(insideAddr).handshake()
+		w.segment(server, packet.RST, w.seq[1], nil)
+	}
+	if n := len(r.ed.all); n != mostEnded || len(r.ed.senders) != 2*mostEnded {
+		t.Errorf("%d connections and %d senders on record", n, len(r.ed.senders))
+	}
+	r.now = r.now.Add(linger)
+	r.ed.Sweep(nil, r.now, r.now)
+	if len(r.ed.all)+len(r.ed.ended)+len(r.ed.senders) != 0 {
+		t.Errorf("later %d connections and %d senders on record", len(r.ed.all), len(r.ed.senders))
+	}
+}
+
 // TestRestored: an editor that takes up what another one kept goes on with it.
 func TestRestored(t *testing.T) {
 	r := newRig(t)

@@ -19,7 +19,7 @@ type Stats struct {
 
 var errNotBound = errors.New("no such queue is bound")
 
-// Stats reads the kernel's count. It needs root (the file's mode is 0440), and fails
+// Stats reads the kernel's count. It needs root or the file's group (its mode is 0440), and fails
 // once the queues are closed.
 func (q *Queue) Stats() (Stats, error) {
 	var sum Stats
