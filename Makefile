@@ -6,13 +6,14 @@
 #   make check    format, vet, staticcheck, import arrows, tidy go.mod, race tests
 #                 (one package at a time: their daemons and clients need the cores)
 #   make test-vm  real PPP calls, with MPPE, on Debian's kernel in an emulated machine
+#   make test-fresh  a new Debian under systemd: install, call, break, explain, upgrade, restart, purge
 #   make soak     clients, crashes, floods and flushes for SOAK
 #   make fuzz     each fuzz target for FUZZTIME
 #   make deb      bin/pptpalg_VERSION_ARCH.deb; make rpm the same for RPM (ARCH=arm64 for another machine)
 #   make man      bin/man, the manual pages
 #   make bench    ten minutes of figures beside the kernel's own helper; REPORT=FILE writes them there
 #
-# demo, test, test-vm, check and bench install the Debian packages that they need, and say so.
+# demo, test, test-vm, test-fresh, check and bench install the Debian packages that they need, and say so.
 
 GO       ?= go
 FUZZTIME ?= 10m
@@ -29,8 +30,9 @@ TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium
 RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
 BENCH_PACKAGES := iptables iproute2
 VM_PACKAGES    := $(RUN_PACKAGES) nftables ppp iputils-ping kmod qemu-system-x86
+FRESH_PACKAGES := mmdebstrap kmod qemu-system-x86
 
-.PHONY: all build demo test test-vm check lint race soak fuzz bench deb rpm man clean packages-demo packages-test packages-race packages-bench packages-vm
+.PHONY: all build demo test test-vm test-fresh check lint race soak fuzz bench deb rpm man clean packages-demo packages-test packages-race packages-bench packages-vm packages-fresh
 
 all: build
 
@@ -48,6 +50,13 @@ test: packages-test
 test-vm: packages-vm build
 	CGO_ENABLED=0 $(GO) build -o bin/vmtest ./cmd/vmtest
 	$(AS_ROOT) bin/vmtest bin/pptpalg
+
+# The two versions differ in nothing but their number.
+test-fresh: packages-fresh
+	CGO_ENABLED=0 $(GO) build -o bin/vmtest ./cmd/vmtest
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(GO) run ./cmd/package -version v1.0.0 -arch amd64 -o bin/fresh deb
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(GO) run ./cmd/package -version v2.0.0 -arch amd64 -o bin/fresh deb
+	$(AS_ROOT) bin/vmtest -timeout 15m -fresh bin/fresh/pptpalg_1.0.0_amd64.deb bin/fresh/pptpalg_2.0.0_amd64.deb
 
 check: lint race
 
@@ -98,3 +107,6 @@ packages-bench:
 
 packages-vm:
 	@./.ci/packages $(VM_PACKAGES)
+
+packages-fresh:
+	@./.ci/packages $(FRESH_PACKAGES)

@@ -50,16 +50,22 @@ func (r Record) Flows() []Flow {
 // AllFlows returns what the kernel was ever asked to translate for the call as it
 // is recorded.
 func (r Record) AllFlows() []Flow {
-	if !r.Connection.Translated() {
-		return nil
-	}
 	var flows []Flow
-	for s, l := range r.Legs {
-		if l.Known {
-			flows = append(flows, r.Connection.flow(Side(s), l.Own, l.Public))
+	for s := range r.Legs {
+		if f, ok := r.FlowTo(Side(s)); ok {
+			flows = append(flows, f)
 		}
 	}
 	return flows
+}
+
+// FlowTo returns the one of AllFlows that travels to an end, false if there is none.
+func (r *Record) FlowTo(s Side) (Flow, bool) {
+	l := r.Legs[s]
+	if !l.Known || !r.Connection.Translated() {
+		return Flow{}, false
+	}
+	return r.Connection.flow(s, l.Own, l.Public), true
 }
 
 // Resume puts a kept call back on its connection. It reports false, and changes

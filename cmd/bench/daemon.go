@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -57,7 +59,7 @@ func startDaemon(h *lab.Host, program string, args ...string) (*daemon, error) {
 }
 
 func (d *daemon) start() error {
-	cmd, err := d.host.Command(context.Background(), d.program, d.args...)
+	cmd, err := prioritized(d.host, d.program, d.args...)
 	if err != nil {
 		return err
 	}
@@ -67,6 +69,12 @@ func (d *daemon) start() error {
 		return err
 	}
 	return d.waitReady()
+}
+
+// prioritized is a command with the priority that the daemon's unit gives it
+// (deploy/pptpalg.service).
+func prioritized(h *lab.Host, program string, args ...string) (*exec.Cmd, error) {
+	return h.Command(context.Background(), "nice", slices.Concat([]string{"-n", "-10", program}, args)...)
 }
 
 // waitReady waits until it edits, or has ended.

@@ -44,7 +44,7 @@ func (p programs) goQueue(ctx context.Context, y *yard, calls []farm.Call) (work
 	if err := gob.NewEncoder(&flows).Encode(flowsOf(calls)); err != nil {
 		return nil, fmt.Errorf("encode flows: %w", err)
 	}
-	cmd, err := y.Gateway.Command(context.Background(), p.self, goQueueArg)
+	cmd, err := prioritized(y.Gateway, p.self, goQueueArg)
 	if err != nil {
 		return nil, err
 	}

@@ -60,39 +60,58 @@ func TestDisabledStaysDisabled(t *testing.T) {
 func (r *root) wantFiles() {
 	r.t.Helper()
 	for name, mode := range map[string]os.FileMode{
-		"/usr/sbin/pptpalg":                                 0o755,
-		"/usr/lib/systemd/system/pptpalg.service":           0o644,
-		"/usr/lib/sysusers.d/pptpalg.conf":                  0o644,
-		"/etc/pptpalg/pptpalg.yaml":                         0o644,
-		"/etc/default/pptpalg":                              0o644,
-		"/usr/share/man/man8/pptpalg.8.gz":                  0o644,
-		"/usr/share/man/man8/pptpalg-rules-load.8.gz":       0o644,
-		"/usr/share/man/man5/pptpalg.yaml.5.gz":             0o644,
-		"/usr/share/bash-completion/completions/pptpalg":    0o644,
-		"/usr/share/zsh/vendor-completions/_pptpalg":        0o644,
-		"/usr/share/fish/vendor_completions.d/pptpalg.fish": 0o644,
-		"/usr/share/pptpalg/grafana":                        0o755,
-		"/usr/share/pptpalg/grafana/pptpalg.json":           0o644,
-		"/usr/share/pptpalg/prometheus/pptpalg.rules.yml":   0o644,
-		"/usr/share/doc/pptpalg/README.md":                  0o644,
-		"/usr/share/doc/pptpalg/LICENSE":                    0o644,
-		"/usr/share/doc/pptpalg/copyright":                  0o644,
+		"/usr/sbin/pptpalg":                                                    0o755,
+		"/usr/lib/systemd/system/pptpalg.service":                              0o644,
+		"/usr/lib/systemd/system/pptpalg-rules.service":                        0o644,
+		"/usr/lib/systemd/system/nftables.service.wants/pptpalg-rules.service": 0o644, // a link
+		"/usr/lib/sysusers.d/pptpalg.conf":                                     0o644,
+		"/etc/pptpalg/pptpalg.yaml":                                            0o644,
+		"/etc/default/pptpalg":                                                 0o644,
+		"/usr/share/man/man8/pptpalg.8.gz":                                     0o644,
+		"/usr/share/man/man8/pptpalg-rules-load.8.gz":                          0o644,
+		"/usr/share/man/man5/pptpalg.yaml.5.gz":                                0o644,
+		"/usr/share/bash-completion/completions/pptpalg":                       0o644,
+		"/usr/share/zsh/vendor-completions/_pptpalg":                           0o644,
+		"/usr/share/fish/vendor_completions.d/pptpalg.fish":                    0o644,
+		"/usr/share/pptpalg/grafana":                                           0o755,
+		"/usr/share/pptpalg/grafana/pptpalg.json":                              0o644,
+		"/usr/share/pptpalg/prometheus/pptpalg.rules.yml":                      0o644,
+		"/usr/share/doc/pptpalg/README.md":                                     0o644,
+		"/usr/share/doc/pptpalg/LICENSE":                                       0o644,
+		"/usr/share/doc/pptpalg/copyright":                                     0o644,
 	} {
 		got := strings.TrimSpace(r.mustRun("stat", "-L", "-c", "%U:%G %a", name))
 		if want := fmt.Sprintf("root:root %o", mode); got != want {
 			r.t.Errorf("%s is %s, want %s", name, got, want)
 		}
 	}
-	if unit := r.read("/usr/lib/systemd/system/pptpalg.service"); strings.Contains(unit, "/usr/local") {
-		r.t.Errorf("the unit is for another place:\n%s", unit)
-	}
-	if out := r.mustRun("systemd-analyze", "verify", "/usr/lib/systemd/system/pptpalg.service"); out != "" {
-		r.t.Errorf("systemd says of the unit: %s", out)
+	for _, unit := range []string{"/usr/lib/systemd/system/pptpalg.service", "/usr/lib/systemd/system/pptpalg-rules.service"} {
+		if text := r.read(unit); strings.Contains(text, "/usr/local") {
+			r.t.Errorf("the unit is for another place:\n%s", text)
+		}
+		if out := r.mustRun("systemd-analyze", "verify", unit); out != "" {
+			r.t.Errorf("systemd says of %s: %s", unit, out)
+		}
 	}
 	if out := r.mustRun("id", "pptpalg"); !strings.Contains(out, "(pptpalg)") {
 		r.t.Error(out)
 	}
 	if out := r.mustRun("pptpalg", "check-config"); out != "ok\n" {
+		r.t.Error(out)
+	}
+	r.wantNoKeys()
+}
+
+// wantNoKeys wants a conffile that no version has reason to change: dpkg would ask whoever
+// has changed it too. All keys are in a file beside it, which is as good a configuration.
+func (r *root) wantNoKeys() {
+	r.t.Helper()
+	for line := range strings.Lines(r.read("/etc/pptpalg/pptpalg.yaml")) {
+		if !strings.HasPrefix(line, "#") {
+			r.t.Errorf("the conffile has %q", line)
+		}
+	}
+	if out := r.mustRun("pptpalg", "check-config", "/usr/share/pptpalg/pptpalg.yaml"); out != "ok\n" {
 		r.t.Error(out)
 	}
 }
@@ -106,6 +125,9 @@ func (r *root) wantRunning(version string) {
 	r.mustRun("systemctl", "is-active", "pptpalg.service")
 	if log := r.read("/run/stand-in/log"); !strings.Contains(log, "version="+version) || !strings.Contains(log, "datapath=kernel") {
 		r.t.Errorf("the daemon: %s", log)
+	}
+	if group := r.mustRun("stat", "-c", "%G", "/proc/net/netfilter/nfnetlink_queue"); group != "pptpalg\n" {
+		r.t.Errorf("what waits in queues may be read by group %s", group)
 	}
 	if rules := r.mustRun("iptables", "-t", "mangle", "-S"); !strings.Contains(rules, "--queue-num 1723 --queue-bypass") {
 		r.t.Errorf("rules while it runs:\n%s", rules)

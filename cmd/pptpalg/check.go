@@ -28,15 +28,19 @@ func exitCode(err error) int {
 
 func checkCommand(e env) *cobra.Command {
 	var asJSON bool
-	var ports []uint
-	cfg := preflight.Config{}
+	s := newSettings(stateDir(e))
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Look at what may keep PPTP from working on this gateway",
-		Long: `Look at what may keep PPTP from working on this gateway: rights, kernel, settings,
-firewall, and the daemon. A line for each, and below it the command that mends what
-is wrong. Nothing is changed, and no packet of others is touched: GRE is tried with
-packets of its own in network namespaces that end with the command.
+		Long: `Look at what may keep PPTP from working on this gateway: configuration, rights,
+kernel, settings, firewall, and the daemon. A line for each, and below it the command
+that mends what is wrong. Nothing is changed, and no packet of others is touched: GRE
+is tried with packets of its own, and rules are loaded, in network namespaces that end
+with the command.
+
+What is judged is the daemon as "pptpalg run" would start it: by the configuration
+file, and by flags, which win over it. Flags of a daemon that runs already count as
+if they were given.
 
 Results: ok; warning, for what may be meant so or cannot be decided; problem; and
 unchecked, for what could not be read, as without root.
@@ -44,8 +48,10 @@ unchecked, for what could not be read, as without root.
 Exit code: 0 if all is ok or a warning, 1 if there is a problem (or the command
 line is wrong), 2 if there is none but something could not be checked.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if cfg.Ports, err = portNumbers(ports); err != nil {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s.fileGiven = cmd.Flags().Changed("config")
+			cfg, err := s.setup(cmd.Context())
+			if err != nil {
 				return err
 			}
 			found := preflight.Run(cmd.Context(), cfg)
@@ -59,11 +65,8 @@ line is wrong), 2 if there is none but something could not be checked.`,
 			return verdict(found)
 		},
 	}
-	f := cmd.Flags()
-	f.BoolVar(&asJSON, "json", false, `print JSON: an array of {check, result, found, remedy}`)
-	f.Uint16Var(&cfg.Queue, "queue", defaultQueue, "NFQUEUE number of control connections, as for run")
-	f.UintSliceVar(&ports, "ports", defaultPorts, "TCP ports to which PPTP clients connect, as for run")
-	f.StringVar(&cfg.StateDir, "state-dir", stateDir(e), "directory of the daemon's socket")
+	s.addTo(cmd, s.flags)
+	cmd.Flags().BoolVar(&asJSON, "json", false, `print JSON: an array of {check, result, found, remedy}`)
 	return cmd
 }
 

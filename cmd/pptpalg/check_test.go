@@ -3,10 +3,14 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/config"
 	"pptpalg/cmd/pptpalg/internal/daemon"
 	"pptpalg/cmd/pptpalg/internal/preflight"
 )
@@ -36,6 +40,34 @@ func byName(t *testing.T, stdout string) map[string]finding {
 		found[f.Check] = f
 	}
 	return found
+}
+
+// programs has the commands that remedies are made of: this program, and stand-ins for what
+// is not here. It returns a file that has a line for each restart.
+func programs(t *testing.T) (restarts string) {
+	t.Helper()
+	dir := t.TempDir()
+	restarts = filepath.Join(dir, "restarts")
+	for name, text := range map[string]string{
+		"pptpalg":   asProgram + "=1 exec " + os.Args[0] + ` "$@"`,
+		"systemctl": `echo "$@" >> ` + restarts,
+		"sudo":      `exec "$@"`,
+	} {
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755))
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	return restarts
+}
+
+// mend carries out a remedy on the gateway.
+func (g *gateway) mend(f finding) {
+	g.t.Helper()
+	if f.Result == preflight.OK.String() {
+		g.t.Fatalf("nothing is found: %+v", f)
+	}
+	if _, err := g.Gateway.Run(g.t.Context(), "sh", "-ec", f.Remedy); err != nil {
+		g.t.Fatalf("%+v: %v", f, err)
+	}
 }
 
 func wantFinding(t *testing.T, f finding, result preflight.Result, text string) {
@@ -105,6 +137,7 @@ func TestCheckFindsWhatBreaksCalls(t *testing.T) {
 		{"GRE dropped", "firewall-gre", "-t filter -I FORWARD -p gre -j DROP"},
 		{"GRE dropped on one side", "firewall-gre", "-t filter -I FORWARD -i wan -p gre -j DROP"},
 		{"GRE not tracked", "tracking", "-t raw -I PREROUTING -p gre -j CT --notrack"},
+		{"GRE in another zone", "tracking", "-t raw -I PREROUTING -p gre -j CT --zone 7"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -116,15 +149,277 @@ func TestCheckFindsWhatBreaksCalls(t *testing.T) {
 				t.Fatal("the call carries nevertheless")
 			}
 			_, found := g.check()
-			f := found[tt.check]
-			if f.Result == preflight.OK.String() {
-				t.Fatalf("%+v", f)
-			}
-			_, err := g.Gateway.Run(t.Context(), "sh", "-c", f.Remedy)
-			must(t, err)
+			g.mend(found[tt.check])
 			must(t, call.Exchange([]byte("y"), lab.Patience))
 		})
 	}
+}
+
+// TestCheckTwoWANs: the mark of the second way is given back to TCP alone, and a provider
+// drops what comes with the address of another one.
+func TestCheckTwoWANs(t *testing.T) {
+	w := startWANs(t, daemon.InKernel, "")
+	must(t, w.Outside[0].IPTables(t.Context(), "-A", "INPUT", "-i", "eth0", "-s", secondWAN.String(), "-j", "DROP"))
+	_, found := w.check()
+	wantFinding(t, found["multi-wan"], preflight.OK, "")
+	must(t, w.Gateway.IPTables(t.Context(), "-t", "mangle", "-D", "PREROUTING", "-j", "CONNMARK", "--restore-mark"))
+	must(t, w.Gateway.IPTables(t.Context(), "-t", "mangle", "-I", "PREROUTING", "-p", "tcp", "-j", "CONNMARK", "--restore-mark"))
+	second := w.call()[1]
+	if second[0].Exchange([]byte("x"), silence) == nil {
+		t.Fatal("the call carries nevertheless")
+	}
+	_, found = w.check()
+	wantFinding(t, found["multi-wan"], preflight.Problem, "--restore-mark")
+	w.mend(found["multi-wan"])
+	// Not a packet of this one came by: those that did had the connection's mark taken
+	// away, by --save-mark.
+	must(t, second[1].Exchange([]byte("y"), lab.Patience))
+	_, found = w.check()
+	wantFinding(t, found["multi-wan"], preflight.OK, "")
+}
+
+// TestCheckZones has control connections in a zone, and GRE in none. The rule is there
+// before the connection.
+func TestCheckZones(t *testing.T) {
+	g := startGateway(t, daemon.InKernel, masquerade(1))
+	must(t, g.Gateway.IPTables(t.Context(), "-t", "raw", "-A", "PREROUTING", "-p", "tcp", "-j", "CT", "--zone", "5"))
+	call := callOn(t, clientOn(t, g.Inside[0], g.server(lab.Behaviour{}).Host.Addr), 5)
+	if call.Exchange([]byte("x"), silence) == nil {
+		t.Fatal("the call carries nevertheless")
+	}
+	for range 2 { // a direction at a time
+		_, found := g.check()
+		wantFinding(t, found["tracking"], preflight.Problem, "in zone 5 and GRE")
+		g.mend(found["tracking"])
+	}
+	must(t, call.Exchange([]byte("y"), lab.Patience))
+	_, found := g.check()
+	wantFinding(t, found["tracking"], preflight.OK, "")
+}
+
+// TestCheckReadsTheFile: what is judged is what run would do with the same file and the
+// same flags.
+func TestCheckReadsTheFile(t *testing.T) {
+	g := buildGateway(t, daemon.InKernel, masquerade(1))
+	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
+	must(t, g.Gateway.IPTables(t.Context(), "-I", "FORWARD", "-p", "tcp", "--dport", "1800", "-j", "DROP"))
+	must(t, g.Gateway.IPTables(t.Context(), "-I", "FORWARD", "-p", "gre", "-m", "conntrack", "--ctstate", "NEW", "-j", "DROP"))
+	file := configured(t, `queue: 1900
+ports: [1723, 1800]
+datapath: queue
+gre-mark: 0
+gre-queue: 1950
+gre-queues: 2
+rules: none
+listen: 192.0.2.77:9723
+event-log: /nonexistent/events.json
+`)
+	_, found := g.check("--config", file)
+	for name, want := range map[string]string{
+		"configuration": file, "queue-owner": "queue 1900, 1950-1951 is free", "firewall-control": "drops TCP to port 1800",
+		"firewall-gre": "drops GRE", "listener": "192.0.2.77:9723", "event-log": "/nonexistent",
+	} {
+		if f := found[name]; !strings.Contains(f.Found, want) {
+			t.Errorf("%+v, want …%s…", f, want)
+		}
+	}
+	_, found = g.check("--config", file, "--ports", "1723", "--datapath", "kernel", "--queue=7", "--listen=", "--event-log=-")
+	for name, f := range found {
+		if f.Result != preflight.OK.String() && name != "daemon" {
+			t.Errorf("with flags: %+v", f)
+		}
+	}
+	wantFinding(t, found["queue-owner"], preflight.OK, "queue 7 is free")
+	_, found = g.check("--config", "")
+	wantFinding(t, found["configuration"], preflight.OK, "no configuration file")
+	code, _, stderr := pptpalg(t, "check", "--config", file, "--gre-queue", "1900")
+	if code != 1 || !strings.Contains(stderr, "1900 is the queue of control connections") {
+		t.Errorf("flags that do not go together: exit code %d, %s", code, stderr)
+	}
+}
+
+// TestCheckBadFile: the daemon would not start with it. The remedy makes it a good one.
+func TestCheckBadFile(t *testing.T) {
+	programs(t)
+	tests := []struct {
+		name, text string
+		want       string // behind the file's name
+	}{
+		{"unknown key", "queue: 9\nprots: [1723]\n", `:2: unknown key "prots"; did you mean "ports"?`},
+		{"wrong value", "# mine\n\nqueue: many\n", ":3: queue: "},
+		{"two faults", "queue: many\nlisten: nowhere\nrest: 1m\n", ":1: queue: "},
+		{"a list over lines", "ports:\n  - 1723\n  - 99999\nrest: 1m\n", ":2: ports: "},
+		{"a list over lines, in brackets", "ports: [1723,\n  99999\n]\nrest: 1m\n", ":1: ports: "},
+		{"not YAML", "queue: 9\n  : {\nrest: 1m\n", ":2: not YAML"},
+		{"what does not go together", "queue: 9\ngre-queue: 9\n", ":2: "},
+		{"a list", "- 1\n- 2\n", ":1: not a list of keys"},
+		{"too long", strings.Repeat("# nothing\n", 2000), "more than"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			g := buildGateway(t, daemon.InKernel, masquerade(1))
+			file := filepath.Join(t.TempDir(), "an operator's.yaml")
+			reconfigure(t, file, tt.text)
+			g.wantMendedFile(file, tt.want)
+		})
+	}
+	t.Run("no file", func(t *testing.T) {
+		g := buildGateway(t, daemon.InKernel, masquerade(1))
+		g.wantMendedFile(filepath.Join(t.TempDir(), "etc", "none.yaml"), "no such file")
+	})
+	t.Run("a directory", func(t *testing.T) {
+		g := buildGateway(t, daemon.InKernel, masquerade(1))
+		g.wantMendedFile(t.TempDir(), "is a directory")
+	})
+}
+
+func (g *gateway) wantMendedFile(file, want string) {
+	g.t.Helper()
+	code, found := g.check("--config", file)
+	wantFinding(g.t, found["configuration"], preflight.Problem, want)
+	if strings.HasPrefix(want, ":") {
+		wantFinding(g.t, found["configuration"], preflight.Problem, file+want)
+	}
+	if code != 1 {
+		g.t.Errorf("exit code %d", code)
+	}
+	g.mend(found["configuration"])
+	if code, found = g.check("--config", file); code != 0 {
+		g.t.Errorf("once mended: exit code %d, %+v", code, found["configuration"])
+	}
+}
+
+// TestCheckJudgesTheRest: what is right in a file that is wrong counts, and the file is to
+// be mended before anything is changed in it.
+func TestCheckJudgesTheRest(t *testing.T) {
+	g := buildGateway(t, daemon.InKernel, masquerade(1))
+	must(t, g.Gateway.IPTables(t.Context(), "-I", "FORWARD", "-p", "tcp", "--dport", "1800", "-j", "DROP"))
+	file := configured(t, "ports: [1723, 1800]\nlisten: 192.0.2.77:9723\nrest: 1m\nqueu: 5\n")
+	_, found := g.check("--config", file)
+	wantFinding(t, found["firewall-control"], preflight.Problem, "TCP to port 1800")
+	wantFinding(t, found["listener"], preflight.Problem, "192.0.2.77")
+	if found["listener"].Remedy != found["configuration"].Remedy {
+		t.Errorf("%+v", found["listener"])
+	}
+}
+
+// TestSetCommand has values set in files of all manners.
+func TestSetCommand(t *testing.T) {
+	tests := []struct{ name, text, key, value, want string }{
+		{"not there", "# mine\nrest: 1m\n", "ports", "1723,1724", "1723,1724"},
+		{"no end of line", "rest: 1m", "queue", "9", "9"},
+		{"there", "queue: 8 # eight\nrest: 1m\n", "queue", "9", "9"},
+		{"quoted key", "\"queue\" : 8\nrest: 1m\n", "queue", "9", "9"},
+		{"a list over lines", "ports:\n  - 1\n\n  - 2\n# then\nrest: 1m\n", "ports", "3,4", "3,4"},
+		{"a list with comments", "ports:\n- 1\n# and\n- 2\n# then\nrest: 1m\n", "ports", "3,4", "3,4"},
+		{"a list without indentation", "ports:\n- 1\n- 2\nrest: 1m\n", "ports", "3", "3"},
+		{"a list in brackets", "ports: [1,\n2\n]\nrest: 1m\n", "ports", "3", "3"},
+		{"a name that begins alike", "gre-queue: 5\nqueue-length: 7\nrest: 1m\n", "queue", "9", "9"},
+		{"text", "rest: 1m\n", "listen", "", ""},
+		{"an address", "rest: 1m\n", "listen", "127.0.0.1:9724", "127.0.0.1:9724"},
+		{"a word", "datapath: kernel\nrest: 1m\n", "datapath", "queue", "queue"},
+		{"a comment with the key", "# queue: 5\nrest: 1m\n", "queue", "9", "9"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			file := configured(t, tt.text)
+			before := &judged{settings: newSettings("")}
+			before.file = file
+			sh(t, before.setCommand(tt.key, tt.value))
+			s := newSettings("")
+			_, err := config.Read(file, s.keys())
+			must(t, err)
+			if got := config.Text(s.flags.Lookup(tt.key)); got != tt.want || s.table.Rest != time.Minute {
+				t.Errorf("%q, want %q; rest %v", got, tt.want, s.table.Rest)
+			}
+		})
+	}
+	t.Run("no file yet", func(t *testing.T) {
+		s := &judged{settings: newSettings("")}
+		s.file = filepath.Join(t.TempDir(), "etc", "pptpalg.yaml")
+		sh(t, s.setCommand("queue", "9"))
+		_, err := config.Read(s.file, s.keys())
+		must(t, err)
+		if s.queue != 9 {
+			t.Errorf("queue %d", s.queue)
+		}
+	})
+	t.Run("a flag wins", func(t *testing.T) {
+		s := &judged{settings: newSettings("")}
+		must(t, s.flags.Parse([]string{"--queue", "5"}))
+		if got, want := s.setCommand("queue", "9"), "pptpalg run --queue 9"; got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	})
+}
+
+func sh(t *testing.T, script string) {
+	t.Helper()
+	if out, err := exec.Command("sh", "-ec", script).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", script, err, out)
+	}
+}
+
+// TestCheckTakesTheDaemonsFlags: they are in the unit, and not in the file.
+func TestCheckTakesTheDaemonsFlags(t *testing.T) {
+	restarts := programs(t)
+	g := buildGateway(t, daemon.InDaemon, masquerade(1))
+	file := configured(t, "max-calls: 50\nqueue: 5\n")
+	g.start("--config", file, "--queue", "1800", "--ports=1723,1724", "--gre-queues", "2", "--listen", "")
+	code, found := g.check()
+	for _, f := range found {
+		if f.Result != preflight.OK.String() && f.Check != "accounting" {
+			t.Errorf("%+v", f)
+		}
+	}
+	wantFinding(t, found["configuration"], preflight.OK, file)
+	wantFinding(t, found["queue-owner"], preflight.OK, "queue 1800, 1801-1802 is the running daemon's")
+	wantFinding(t, found["firewall-control"], preflight.OK, "1723, 1724")
+	if code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+
+	// What loads its rules again takes its flags, too.
+	must(t, g.Gateway.IPTables(t.Context(), "-t", "raw", "-F"))
+	_, found = g.check()
+	wantFinding(t, found["daemon"], preflight.Problem, "no rule sends it any")
+	g.mend(found["daemon"])
+	_, found = g.check()
+	wantFinding(t, found["daemon"], preflight.OK, "")
+	must(t, g.Gateway.IPTables(t.Context(), "-t", "mangle", "-F"))
+	_, found = g.check()
+	wantFinding(t, found["daemon"], preflight.Problem, "no rule sends it control connections")
+	g.mend(found["daemon"])
+	_, found = g.check()
+	wantFinding(t, found["daemon"], preflight.OK, "")
+
+	_, found = g.check("--queue", "7")
+	wantFinding(t, found["queue-owner"], preflight.Problem, "nobody has queue 7, 8-9")
+	g.mend(found["queue-owner"])
+	if text, err := os.ReadFile(restarts); err != nil || string(text) != "restart pptpalg\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
+// TestCheckForwardedPort: a port is forwarded to a server inside, and its calls are not
+// edited until the daemon knows it.
+func TestCheckForwardedPort(t *testing.T) {
+	restarts := programs(t)
+	g := buildGateway(t, daemon.InKernel, masquerade(1))
+	file := configured(t, "max-calls: 50\n")
+	g.start("--config", file)
+	must(t, g.Gateway.IPTables(t.Context(), "-t", "nat", "-A", "PREROUTING", "-i", "wan", "-p", "tcp", "--dport", "1724", "-j", "DNAT", "--to-destination", g.Inside[0].Addr.String()+":1723"))
+	_, found := g.check()
+	wantFinding(t, found["ports"], preflight.Problem, "TCP port 1724 is forwarded to 10.77.0.10:1723")
+	g.mend(found["ports"])
+	if _, err := os.ReadFile(restarts); err != nil {
+		t.Error(err) // it runs, and has to hear of it
+	}
+	g.stop()
+	g.start("--config", file)
+	_, found = g.check()
+	wantFinding(t, found["ports"], preflight.OK, "1723, 1724")
+	wantFinding(t, found["daemon"], preflight.OK, "")
 }
 
 // TestCheckWithoutRights has a process without any capability check: what it cannot read it
@@ -144,11 +439,17 @@ func TestCheckWithoutRights(t *testing.T) {
 	}
 	found := byName(t, string(stdout))
 	wantFinding(t, found["rights"], preflight.Problem, "CAP_NET_ADMIN is missing")
-	wantFinding(t, found["nfqueue"], preflight.Problem, "operation not permitted")
-	wantFinding(t, found["conntrack"], preflight.Problem, "operation not permitted")
+	wantFinding(t, found["nfqueue"], preflight.Unchecked, "operation not permitted")
+	wantFinding(t, found["conntrack"], preflight.Unchecked, "operation not permitted")
+	wantFinding(t, found["rules"], preflight.Unchecked, "")
 	wantFinding(t, found["gre-translation"], preflight.Unchecked, "operation not permitted")
 	wantFinding(t, found["firewall-gre"], preflight.Unchecked, "iptables-save")
 	wantFinding(t, found["ip-forward"], preflight.OK, "")
+
+	programs(t)
+	out, err := g.Gateway.Run(t.Context(), "sh", "-c", found["rights"].Remedy+" --json")
+	must(t, err)
+	wantFinding(t, byName(t, out.Stdout)["rights"], preflight.OK, "")
 }
 
 // TestExitCode has each of the codes that the help tells of.

@@ -21,7 +21,7 @@ type setup struct {
 }
 
 var setups = []setup{
-	{name: "TCP 1723 blocked before conntrack", want: "never_seen", text: "table raw", breaks: func(g *gateway) {
+	{name: "TCP 1723 blocked before conntrack", want: "firewall-control", text: "iptables raw", breaks: func(g *gateway) {
 		g.block(g.Gateway, "-t", "raw", "-I", "PREROUTING", "-p", "tcp", "--dport", "1723")
 		g.tryDial()
 	}},
@@ -76,7 +76,7 @@ var setups = []setup{
 		g.server(lab.Behaviour{})
 		callOn(g.t, g.client(0), 7)
 	}},
-	{name: "rules skipped", want: "not_queued", text: "no packet of it has come", breaks: func(g *gateway) {
+	{name: "rules skipped", want: "rules_missing", text: "-p tcp -j ACCEPT keeps control connections from its rules", breaks: func(g *gateway) {
 		must(g.t, g.Gateway.IPTables(g.t.Context(), "-t", "mangle", "-I", "PREROUTING", "-p", "tcp", "-j", "ACCEPT"))
 		g.server(lab.Behaviour{})
 		callOn(g.t, g.client(0), 7)
@@ -103,7 +103,8 @@ var greSetups = []setup{
 	{name: "GRE of the client blocked", want: "no_gre_from_client", text: "2 GRE packets came", breaks: func(g *gateway) {
 		s := g.server(lab.Behaviour{})
 		call := callOn(g.t, g.client(0), 7)
-		g.block(g.Gateway, "-t", "raw", "-I", "PREROUTING", "-i", "lan", "-p", "gre")
+		_, err := g.Inside[0].Run(g.t.Context(), "nft", "table netdev own { chain out { type filter hook egress device eth0 priority 0; ip protocol gre drop; }; }")
+		must(g.t, err)
 		must(g.t, call.Send([]byte("blocked")))
 		for range 2 {
 			must(g.t, s.Send(0, []byte("hello")))
@@ -145,7 +146,7 @@ func (s setup) test(t *testing.T, path daemon.DataPath) {
 	s.breaks(g)
 	var report explain.Report
 	named := func() bool {
-		code, stdout, stderr := pptpalg(t, "explain", "10.77.0.10", "--json", "--state-dir", g.state)
+		code, stdout, stderr := g.explain("--json")
 		if code != 0 {
 			t.Fatalf("exit %d: %s", code, stderr)
 		}
@@ -157,11 +158,21 @@ func (s setup) test(t *testing.T, path daemon.DataPath) {
 	if err := lab.Poll(lab.Patience, named); err != nil {
 		t.Errorf("the causes are %+v, want %s first, with %q", report.Causes, s.want, s.text)
 	}
-	_, stdout, _ := pptpalg(t, "explain", "10.77.0.10", "--state-dir", g.state)
+	_, stdout, _ := g.explain()
 	t.Log(stdout)
 	if !strings.HasPrefix(stdout, "1. "+report.Causes[0].Text) {
 		t.Errorf("as text: %s", stdout)
 	}
+}
+
+// explain runs pptpalg explain on the gateway.
+func (g *gateway) explain(args ...string) (code int, stdout, stderr string) {
+	g.t.Helper()
+	must(g.t, g.Gateway.Do(func() error {
+		code, stdout, stderr = pptpalg(g.t, append([]string{"explain", "10.77.0.10", "--state-dir", g.state}, args...)...)
+		return nil
+	}))
+	return code, stdout, stderr
 }
 
 // block has a host drop packets.

@@ -7,11 +7,16 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/monitor"
 )
 
 // TestMonitoring reads what the daemon takes from the kernel when it is scraped, with a
@@ -46,6 +51,83 @@ func testMonitoring(t *testing.T, path daemon.DataPath) {
 		if err := lab.Poll(lab.Patience, within); err != nil {
 			t.Errorf("%s is %q, want %v to %v", tt.series, g.metric(tt.series), tt.least, tt.most)
 		}
+	}
+}
+
+// TestMonitoringTheKernelHelper: what the alert looks at is there from the start, and
+// grows when the kernel's own helper edits a connection.
+func TestMonitoringTheKernelHelper(t *testing.T) {
+	g := buildGateway(t, daemon.Auto, masquerade(1))
+	must(t, g.AttachKernelHelper(t.Context()))
+	g.start()
+	g.server(lab.Behaviour{})
+	grown := regexp.MustCompile(`^increase\((\w+)\{(\w+="\w+")\}\[\w+\]\) > 0$`).FindStringSubmatch(alertExpr(t, "PptpalgKernelHelper"))
+	if grown == nil {
+		t.Fatal("the alert is of another shape")
+	}
+	count := func() (sum float64, series int) {
+		for line := range strings.Lines(g.metrics()) {
+			selected, value, _ := strings.Cut(line, "} ")
+			if name, labels, _ := strings.Cut(selected, "{"); name == grown[1] && slices.Contains(strings.Split(labels, ","), grown[2]) {
+				v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+				must(t, err)
+				sum, series = sum+v, series+1
+			}
+		}
+		return sum, series
+	}
+	if sum, series := count(); sum != 0 || series == 0 {
+		t.Errorf("before: %v in %d series", sum, series)
+	}
+	exchange(t, callOn(t, g.client(0), 7))
+	if err := lab.Poll(lab.Patience, func() bool { sum, _ := count(); return sum > 0 }); err != nil {
+		t.Errorf("the alert does not fire: %v", err)
+	}
+}
+
+// alertExpr returns an alert's expression.
+func alertExpr(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile("../../deploy/prometheus/pptpalg.rules.yml")
+	must(t, err)
+	all, err := monitor.ReadAlerts(b)
+	must(t, err)
+	i := slices.IndexFunc(all, func(a monitor.Alert) bool { return a.Name == name })
+	if i < 0 {
+		t.Fatalf("there is no alert %s", name)
+	}
+	return all[i].Expr
+}
+
+// listed is within which time the daemon lists all that the kernel has.
+const listed = 40 * time.Second
+
+// TestUnmatchedGRE has a server send under a Call ID that nobody has.
+func TestUnmatchedGRE(t *testing.T) { overDataPaths(t, testUnmatchedGRE) }
+
+func testUnmatchedGRE(t *testing.T, path daemon.DataPath) {
+	g := buildGateway(t, path, masquerade(1))
+	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
+	g.start()
+	s := g.server(lab.Behaviour{Answer: func(lab.CallRecord, []byte) []byte { return nil }})
+	call := callOn(t, g.client(0), 7)
+	must(t, call.Send([]byte("nobody answers rightly")))
+	const packets = 5
+	for range packets {
+		must(t, s.GRE.Send(lab.Packet{Dst: lab.GatewayPublic, CallID: 4711, Payload: []byte("to nobody")}))
+	}
+	flows := map[daemon.DataPath]string{daemon.InKernel: "1", daemon.InDaemon: "0"}[path]
+	counted := func() bool {
+		n, err := strconv.Atoi(g.metric(`pptpalg_gre_packets_total{reason="no_flow"}`))
+		return err == nil && n >= packets && g.metric("pptpalg_gre_unmatched_flows") == flows
+	}
+	if err := lab.Poll(listed, counted); err != nil {
+		t.Errorf("%s packets of %s flows, want %d of %s", g.metric(`pptpalg_gre_packets_total{reason="no_flow"}`), g.metric("pptpalg_gre_unmatched_flows"), packets, flows)
+	}
+	_, stdout, _ := g.explain()
+	want := map[daemon.DataPath]string{daemon.InKernel: "1. GRE comes from 203.0.113.10 to 203.0.113.1 for Call ID 4711, which no call has (", daemon.InDaemon: "GRE came that belongs to no call ("}[path]
+	if !strings.Contains(stdout, want) {
+		t.Errorf("it explains: %s", stdout)
 	}
 }
 

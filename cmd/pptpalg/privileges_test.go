@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -282,6 +283,23 @@ func (m *managed) start(environment ...string) {
 	m.run(m.prepare(rights(daemonID, daemonID, capabilities), args), environment...)
 	must(m.t, lab.Poll(lab.Patience, func() bool { return m.manager.count("READY=1") > ready }))
 	m.unitCommand("ExecStartPost")
+	m.letRead()
+}
+
+// letRead runs the unit's command by which the daemon's group may read what the kernel
+// counts of queues.
+func (m *managed) letRead() {
+	m.t.Helper()
+	commands := m.unit["ExecStartPost"]
+	line, root := strings.CutPrefix(commands[len(commands)-1], "+-")
+	words := strings.Fields(line)
+	if !root || len(commands) != 2 || len(words) != 3 || words[1] != m.unit.one(m.t, "Group") {
+		m.t.Fatalf("ExecStartPost is %q", commands)
+	}
+	words[1] = daemonID
+	cmd, err := m.Gateway.Command(context.Background(), words[0], words[1:]...)
+	must(m.t, err)
+	m.mustRun(line, cmd)
 }
 
 // run starts the daemon.
@@ -334,6 +352,7 @@ func testUnit(t *testing.T, path daemon.DataPath) {
 		t.Errorf("the server sees %+v", seen)
 	}
 	m.wantEntries(4)
+	m.wantDepths(true)
 	m.stop()
 	if strings.Contains(m.rules(), "PPTPALG") {
 		t.Errorf("rules after its end:\n%s", m.rules())
@@ -346,6 +365,15 @@ func testUnit(t *testing.T, path daemon.DataPath) {
 	exchange(t, append(calls, callOn(t, m.client(0), 9))...)
 	if strings.Contains(m.log.String(), "level=ERROR") {
 		t.Errorf("the daemon says: %s", m.log)
+	}
+}
+
+// wantDepths wants the metrics to tell what waits in the control queue, or not to.
+func (m *managed) wantDepths(known bool) {
+	m.t.Helper()
+	got := m.metric(`pptpalg_queue_waiting{queue="control"}`)
+	if _, err := strconv.ParseUint(got, 10, 64); (err == nil) != known {
+		m.t.Errorf("%q packets wait, want a number: %v", got, known)
 	}
 }
 
@@ -390,6 +418,7 @@ func TestRulesOfADaemonWithoutRoot(t *testing.T) {
 	must(t, lab.Need("iptables-nft"))
 	m.run(m.prepare(rights(daemonID, daemonID, "CAP_NET_ADMIN"), []string{"run"}))
 	must(t, lab.Poll(lab.Patience, func() bool { return m.manager.count("READY=1") == 1 }))
+	m.wantDepths(false) // as nobody has let it read them
 	if !strings.Contains(m.rules(), "PPTPALG") {
 		t.Errorf("rules while it runs:\n%s", m.rules())
 	}

@@ -17,14 +17,17 @@ const program = home + "/pptpalg"
 // that others use as well.
 const patience = 30 * time.Second
 
-// trial is one way to run the daemon.
-type trial struct{ dataPath, rules string }
+// trial is one way to run the daemon, and what makes the calls.
+type trial struct {
+	dataPath, rules string
+	callers         []caller // one for each inside host
+}
 
 var trials = []trial{
-	{"kernel", "iptables"},
-	{"queue", "iptables"},
-	{"kernel", "nft"},
-	{"queue", "nft"},
+	{"kernel", "iptables", []caller{pptpLinux, pptpLinux}},
+	{"queue", "iptables", []caller{pptpLinux, pptpKernel}},
+	{"kernel", "nft", []caller{pptpKernel, pptpLinux}},
+	{"queue", "nft", []caller{pptpLinux, pptpLinux}},
 }
 
 // guest makes calls in every trial.
@@ -53,7 +56,7 @@ func ready() error {
 		return fmt.Errorf("ask for kernel: %w", err)
 	}
 	fmt.Printf("guest: Linux %s\n", unix.ByteSliceToString(u.Release[:]))
-	for _, module := range []string{"ppp_async", "ppp_mppe"} {
+	for _, module := range []string{"ppp_async", "ppp_mppe", "pptp"} {
 		if out, err := exec.Command(home+"/modprobe", module).CombinedOutput(); err != nil {
 			return fmt.Errorf("load %s: %w: %s", module, err, out)
 		}

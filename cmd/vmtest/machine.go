@@ -19,6 +19,7 @@ type machine struct {
 	kernel  kernel
 	program string // pptpalg
 	accel   string // qemu's: tcg emulates and works everywhere; a kvm inside a virtual machine may hang
+	root    string // a directory to be its root, under systemd; "" for that of this machine, read-only
 }
 
 // Tags of the file systems that the machine shares, read-only.
@@ -76,17 +77,21 @@ func (m machine) initramfs(ctx context.Context, path string) error {
 
 // arguments returns those of qemu.
 func (m machine) arguments(initramfs string) []string {
-	share := func(path, tag string) []string {
-		return []string{"-virtfs", fmt.Sprintf("local,path=%s,mount_tag=%s,security_model=none,readonly=on,multidevs=remap", path, tag)}
+	share := func(path, tag, readonly string) []string {
+		return []string{"-virtfs", fmt.Sprintf("local,path=%s,mount_tag=%s,security_model=none,readonly=%s,multidevs=remap", path, tag, readonly)}
+	}
+	root, readonly, more := "/", "on", ""
+	if m.root != "" {
+		root, readonly, more = m.root, "off", " systemd.show_status=no "+asFresh+"=1"
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
 		"-accel", m.accel, "-cpu", "max", "-smp", "2", "-m", "1024",
 		"-kernel", m.kernel.image(), "-initrd", initramfs,
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off",
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off" + more,
 	}
-	args = append(args, share("/", rootTag)...)
-	return append(args, share(m.kernel.dir, kernelTag)...)
+	args = append(args, share(root, rootTag, readonly)...)
+	return append(args, share(m.kernel.dir, kernelTag, "on")...)
 }
 
 // follow copies the console line by line, but for the result, which it returns.

@@ -25,6 +25,11 @@ func main() {
 		boot()
 	case len(os.Args) > 1 && os.Args[1] == asGuest:
 		os.Exit(report(guest()))
+	case len(os.Args) > 2 && os.Args[1] == asCaller:
+		if err := call(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	default:
 		os.Exit(report(onMachine()))
 	}
@@ -47,11 +52,12 @@ func onMachine() error {
 		cache = os.TempDir()
 	}
 	dir := flag.String("cache", filepath.Join(cache, "pptpalg"), "directory in which the kernel is kept, about 60 MB")
-	within := flag.Duration("timeout", 170*time.Second, "how long the virtual machine may run")
+	within := flag.Duration("timeout", 5*time.Minute, "how long the virtual machine may run")
 	accel := flag.String("accel", "tcg", "qemu's accelerator: tcg, or kvm where it works")
+	onFresh := flag.Bool("fresh", false, "have a machine of its own install, use and remove two packages, OLD.deb and NEW.deb")
 	flag.Parse()
-	if flag.NArg() != 1 {
-		return errors.New("usage: vmtest [flags] PATH-OF-PPTPALG")
+	if flag.NArg() != map[bool]int{false: 1, true: 2}[*onFresh] {
+		return errors.New("usage: vmtest [flags] PATH-OF-PPTPALG, or vmtest -fresh [flags] OLD.deb NEW.deb")
 	}
 	runtime.LockOSThread() // qemu dies with the thread that started it: see machine.run
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -59,6 +65,9 @@ func onMachine() error {
 	k, err := findKernel(ctx, *dir)
 	if err != nil {
 		return err
+	}
+	if *onFresh {
+		return fresh{kernel: k, packages: [2]string(flag.Args()), accel: *accel, cache: *dir}.run(ctx, *within)
 	}
 	return machine{kernel: k, program: flag.Arg(0), accel: *accel}.run(ctx, *within)
 }

@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/netlink"
 )
 
 // What the console says is shown, but for the result, which the exit code tells.
@@ -36,6 +39,42 @@ func TestDependsOnKernel(t *testing.T) {
 	if got := dependsOnKernel.FindStringSubmatch(text); got == nil || !cmp.Equal(got[1:], want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
+}
+
+// A SYN+ACK's entry, with the port translated, and what is none.
+func TestReadAttached(t *testing.T) {
+	const nested = netlink.Nested
+	tuple := func(typ uint16, src, dst string, srcPort, dstPort uint16) netlink.Attribute {
+		ip := []netlink.Attribute{
+			{Type: 1, Data: netip.MustParseAddr(src).AsSlice()},
+			{Type: 2, Data: netip.MustParseAddr(dst).AsSlice()},
+		}
+		proto := []netlink.Attribute{
+			{Type: 1, Data: []byte{6}},
+			{Type: 2, Data: binary.BigEndian.AppendUint16(nil, srcPort)},
+			{Type: 3, Data: binary.BigEndian.AppendUint16(nil, dstPort)},
+		}
+		return netlink.Attribute{Type: typ | nested, Data: marshal(t, netlink.Attribute{Type: 1 | nested, Data: marshal(t, ip...)}, netlink.Attribute{Type: 2 | nested, Data: marshal(t, proto...)})}
+	}
+	ct := marshal(t, tuple(1, "10.77.0.11", "203.0.113.11", 4242, 1723), tuple(2, "203.0.113.11", "203.0.113.1", 1723, 59570), netlink.Attribute{Type: 22, Data: label})
+	got := readAttached(ct)
+	if got.client.String() != "10.77.0.11" || got.public.String() != "203.0.113.1:59570" || !bytes.Equal(got.label, label) {
+		t.Errorf("got %v", got)
+	}
+	for _, none := range [][]byte{nil, {1}, ct[:4], ct[:60]} {
+		if got := readAttached(none); got.public.IsValid() || got.label != nil {
+			t.Errorf("%x: got %v", none, got)
+		}
+	}
+}
+
+func marshal(t *testing.T, attrs ...netlink.Attribute) []byte {
+	t.Helper()
+	b, err := netlink.MarshalAttributes(attrs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func TestIsEncrypted(t *testing.T) {

@@ -39,7 +39,7 @@ func (tr trial) run() (err error) {
 		}
 		err = errors.Join(err, n.close())
 	}()
-	for _, step := range []func() error{n.build, n.startDaemon, n.leftAlone, n.calls} {
+	for _, step := range []func() error{n.build, n.startDaemon, n.attribute, n.leftAlone, n.calls} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -55,6 +55,9 @@ func (n *network) build() error {
 	}
 	n.Network = l
 	n.closers = append(n.closers, l)
+	if err := n.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"); err != nil {
+		return err
+	}
 	if n.state, err = os.MkdirTemp("", "vmtest-"); err != nil {
 		return fmt.Errorf("make state directory: %w", err)
 	}
@@ -120,8 +123,8 @@ func (n *network) loadNFT() error {
 func (n *network) calls() error {
 	var clients []*client
 	for i, h := range n.Inside {
-		c, err := startClient(h, n.Outside[0].Addr, users[i], n.state)
-		if err != nil {
+		c := &client{user: users[i], caller: n.callers[i], host: h}
+		if err := errors.Join(c.hide(), c.start(n.Outside[0].Addr, n.state)); err != nil {
 			return err
 		}
 		n.closers = append(n.closers, c)
@@ -135,7 +138,7 @@ func (n *network) calls() error {
 	if err := pingAll(clients...); err != nil {
 		return err
 	}
-	if err := n.check(clients); err != nil {
+	if err := errors.Join(n.check(clients), n.judge(clients)); err != nil {
 		return err
 	}
 	for i, c := range clients {
@@ -182,8 +185,35 @@ func (n *network) check(clients []*client) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("guest: data path %s, rules of %s: %s has %v, Call ID %v, MPPE: %d pings, %d encrypted packets\n",
-			n.dataPath, n.rules, c.user, c.addr, callID, pings, encrypted)
+		fmt.Printf("guest: data path %s, rules of %s: %s has %v by %s, Call ID %v, MPPE: %d pings, %d encrypted packets\n",
+			n.dataPath, n.rules, c.user, c.addr, c.caller, callID, pings, encrypted)
+	}
+	return nil
+}
+
+// judge wants "pptpalg explain" to find that calls work, which it does where GRE is
+// counted both ways, and "pptpalg check" to find no problem. Rules of nft it does not take
+// for the daemon's.
+func (n *network) judge(clients []*client) error {
+	for _, c := range clients {
+		if err := n.says("(working)", "explain", c.host.Addr.String()); err != nil {
+			return err
+		}
+	}
+	if n.rules == "nft" {
+		return nil
+	}
+	return n.says("the daemon runs, and its rules are loaded", "check")
+}
+
+// says runs one of pptpalg's commands, which is to succeed and to say something.
+func (n *network) says(want string, args ...string) error {
+	out, err := n.Gateway.Run(context.Background(), program, append(args, "--state-dir", n.state)...)
+	if err == nil && !strings.Contains(out.Stdout, want) {
+		err = fmt.Errorf("look for %q", want)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: pptpalg %s said:\n%s", err, args[0], out.Stdout)
 	}
 	return nil
 }

@@ -118,15 +118,35 @@ func (s *server) said() string {
 
 func (s *server) Close() error { return s.Kill() }
 
-// client is pppd with pptp at the other end of its terminal, and a look at the GRE that
-// reaches its host.
+// client is pppd with a caller at the other end of its terminal, and a look at the GRE
+// that reaches its host.
 type client struct {
 	*lab.Process
-	user string
-	host *lab.Host
-	log  *lab.Log
-	gre  *lab.GRE
-	addr netip.Addr // inside the tunnel; invalid until it is up
+	user   string
+	caller caller
+	host   *lab.Host
+	log    *lab.Log
+	gre    *lab.GRE
+	addr   netip.Addr // inside the tunnel; invalid until it is up
+}
+
+// caller is what makes a client's call.
+type caller string
+
+const (
+	pptpLinux  caller = "pptp"    // Debian's pptp-linux, with the GRE in its own hands
+	pptpKernel caller = "pptp.ko" // the kernel's module: see call
+)
+
+// command has pppd start the caller. The kernel's clients share nothing that they should
+// not.
+func (c *client) command(serverAddr netip.Addr, random, options string) []string {
+	args := []string{"file", options, "name", c.user, "pty"}
+	if c.caller == pptpKernel {
+		return append(append([]string{"pppd"}, args...), fmt.Sprintf("%s/vmtest %s %v", home, asCaller, serverAddr))
+	}
+	args = append(args, fmt.Sprintf("pptp %v --nolaunchpppd --nohostroute", serverAddr))
+	return append([]string{"sh", "-c", private, "sh", random}, args...)
 }
 
 // private gives pppd and pptp a /run of their own, where clients of one server share a
@@ -139,29 +159,30 @@ shift
 exec pppd "$@"
 `
 
-func startClient(h *lab.Host, serverAddr netip.Addr, user, dir string) (*client, error) {
+// start has the client call a server; its files go into a directory.
+func (c *client) start(serverAddr netip.Addr, dir string) error {
 	random, options := filepath.Join(dir, "random"), filepath.Join(dir, "client-options")
 	err := errors.Join(
 		os.WriteFile(random, binary.NativeEndian.AppendUint16(nil, uint16(callID)), 0o644),
 		os.WriteFile(options, []byte(mschap+"noauth\nnodetach\nnodefaultroute\n"), 0o644))
 	if err != nil {
-		return nil, fmt.Errorf("configure pppd: %w", err)
+		return fmt.Errorf("configure pppd: %w", err)
 	}
-	c := &client{user: user, host: h, log: new(lab.Log)}
-	cmd, err := h.Command(context.Background(), "sh", "-c", private, "sh", random, "file", options, "name", user,
-		"pty", fmt.Sprintf("pptp %v --nolaunchpppd --nohostroute", serverAddr))
+	words := c.command(serverAddr, random, options)
+	cmd, err := c.host.Command(context.Background(), words[0], words[1:]...)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	c.log = new(lab.Log)
 	cmd.SysProcAttr.Unshareflags = unix.CLONE_NEWNS
 	cmd.Stdout, cmd.Stderr = c.log, c.log
-	if c.gre, err = lab.OpenGRE(h, h.Addr); err != nil {
-		return nil, err
+	if c.gre, err = lab.OpenGRE(c.host, c.host.Addr); err != nil {
+		return err
 	}
-	if c.Process, err = h.Start(cmd); err != nil {
-		return nil, errors.Join(err, c.gre.Close())
+	if c.Process, err = c.host.Start(cmd); err != nil {
+		return errors.Join(err, c.gre.Close())
 	}
-	return c, nil
+	return nil
 }
 
 // localAddress is what pppd logs when IP is up.

@@ -8,9 +8,9 @@ import (
 	"pptpalg/conntrack"
 )
 
-// batch is how many requests are sent in one datagram. Each may be answered by an
-// entry or an error in a buffer of its own, and these must fit into the receive
-// buffer: some 200 do into the one that a socket has unasked, 208 KiB
+// batch is how many changes are sent in one datagram. Each of their requests, two for a
+// delete that counts, may be answered by an entry or an error in a buffer of its own,
+// and these must fit into the receive buffer: some 200 do into the one that a socket has unasked, 208 KiB
 // (net.core.rmem_default). Where they do not, the kernel says so (ENOBUFS), and
 // the changes of the batch go one by one.
 const batch = 64
@@ -26,19 +26,34 @@ const batch = 64
 // between one batch and the next, so that this may go on for long on a Conn that
 // others use.
 func (c *Conn) Apply(changes []conntrack.Change) (failed map[int]error) {
-	return c.applyAll(changes, false)
+	return c.applyAll(changes, manner{})
+}
+
+// ApplyCounting is Apply that shows counted what the flows of Removes have carried,
+// where their entries count (net.netfilter.nf_conntrack_acct). The question for an
+// entry goes in one datagram with its delete, right before it: only what comes in the
+// microsecond between the two is missed. A flow of which nothing is shown was not
+// there, or nobody counted. counted may not use the Conn.
+func (c *Conn) ApplyCounting(changes []conntrack.Change, counted func(conntrack.Flow, conntrack.Traffic)) (failed map[int]error) {
+	return c.applyAll(changes, manner{counted: counted})
 }
 
 // ApplyLate is Apply for flows that ended some time ago: an entry that is not a flow's
 // own is left alone, as by Delete.
 func (c *Conn) ApplyLate(changes []conntrack.Change) (failed map[int]error) {
-	return c.applyAll(changes, true)
+	return c.applyAll(changes, manner{late: true})
 }
 
-func (c *Conn) applyAll(changes []conntrack.Change, late bool) (failed map[int]error) {
+// manner is how changes are applied.
+type manner struct {
+	late    bool                                    // as by ApplyLate
+	counted func(conntrack.Flow, conntrack.Traffic) // as by ApplyCounting; nil for nobody
+}
+
+func (c *Conn) applyAll(changes []conntrack.Change, how manner) (failed map[int]error) {
 	for at := 0; at < len(changes); {
 		n := together(changes[at:])
-		failed = c.apply(changes[at:at+n], late, at, failed)
+		failed = c.apply(changes[at:at+n], how, at, failed)
 		at += n
 	}
 	return failed
@@ -91,12 +106,12 @@ const (
 
 // apply carries out changes that can go together, of which the first one has an
 // index, and adds to failed.
-func (c *Conn) apply(changes []conntrack.Change, late bool, first int, failed map[int]error) map[int]error {
+func (c *Conn) apply(changes []conntrack.Change, how manner, first int, failed map[int]error) map[int]error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.plan(changes, late)
+	c.plan(changes, how.late)
 	c.identify(changes)
-	c.sendSteps(changes)
+	c.sendSteps(changes, how.counted)
 	for i := range changes {
 		err := c.rest(&changes[i], c.steps[i])
 		if err == nil {
@@ -146,31 +161,41 @@ func (c *Conn) identify(changes []conntrack.Change) {
 	c.settle(errs)
 }
 
-// sendSteps puts entries in and takes entries out.
-func (c *Conn) sendSteps(changes []conntrack.Change) {
+// sendSteps puts entries in and takes entries out, and asks before for what these
+// have counted if somebody wants to know.
+func (c *Conn) sendSteps(changes []conntrack.Change, counted func(conntrack.Flow, conntrack.Traffic)) {
 	c.write(send, func(i int) {
 		f := &changes[i].Flow
 		if changes[i].Kind == conntrack.Install {
 			c.out.add(createRequest(flowEntry(*f)))
-		} else {
-			c.out.add(deleteRequest(gre(enters(*f)), f.Zone, c.steps[i].id))
+			return
+		}
+		if counted != nil {
+			c.out.add(getRequest(gre(enters(*f)), f.Zone))
+			c.order = append(c.order, i)
+		}
+		c.out.add(deleteRequest(gre(enters(*f)), f.Zone, c.steps[i].id))
+	})
+	errs := c.send(func(k int, e *entry) {
+		if f := changes[c.order[k]].Flow; counted != nil && e.translates(f) {
+			e.showCounts(f, counted)
 		}
 	})
-	errs := c.send(nil)
 	for _, i := range c.order {
 		c.steps[i].do = nothing
 	}
 	c.settle(errs)
 }
 
-// write fills the outbox with the requests of those changes whose step is d.
+// write fills the outbox with the requests of those changes whose step is d. The last
+// one that add adds for a change is entered in the order here, those before it by add.
 func (c *Conn) write(d deed, add func(i int)) {
 	c.out.reset()
 	c.order = c.order[:0]
 	for i := range c.steps {
 		if c.steps[i].do == d {
-			c.order = append(c.order, i)
 			add(i)
+			c.order = append(c.order, i)
 		}
 	}
 }

@@ -95,6 +95,7 @@ const (
 type status uint32
 
 const (
+	statusExpected     status = 1 << 0  // IPS_EXPECTED: a helper has foreseen it
 	statusSeenReply    status = 1 << 1  // IPS_SEEN_REPLY: no NAT rule is asked about its packets
 	statusAssured      status = 1 << 2  // IPS_ASSURED: not dropped early when the table is full
 	statusConfirmed    status = 1 << 3  // IPS_CONFIRMED: in the table; without it a create is refused (EBUSY)

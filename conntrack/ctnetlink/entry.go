@@ -30,7 +30,7 @@ type entry struct {
 	id             uint32 // tells an entry from a later one with its tuples, unless that lies in the same memory (nf_ct_get_id)
 	helper         string
 	tcp            tcpState
-	traffic        conntrack.Traffic // both directions
+	counts         [2]conntrack.Traffic // of the original and the reply direction
 }
 
 // zone returns the entry's zone. Of zones that differ by direction it is the one
@@ -88,6 +88,16 @@ func (e *entry) flow() (conntrack.Flow, bool) {
 	return f, true
 }
 
+// stray returns the entry as one that the kernel made of a GRE packet that no entry
+// was for, and whether it is. One of a helper's has a master, and one of somebody
+// else's making a fixed timeout.
+func (e *entry) stray() (Stray, bool) {
+	if e.orig.proto != unix.IPPROTO_GRE || e.orig.Src.Port() != 0 || e.status&(statusExpected|statusFixedTimeout) != 0 || e.helper != "" {
+		return Stray{}, false
+	}
+	return Stray{e.orig.Src.Addr(), e.orig.Dst.Addr(), pptp.CallID(e.orig.Dst.Port()), e.zone(), e.id, e.counts[0]}, true
+}
+
 // translates reports whether the entry is f's. The mark does not count: others may
 // change it.
 func (e *entry) translates(f conntrack.Flow) bool {
@@ -116,6 +126,22 @@ func (e *entry) carries(f conntrack.Flow) bool {
 	}
 	out := leaves(f)
 	return e.reply.Tuple == enters(f) && e.orig.Src == out.Dst && e.orig.Dst.Addr() == out.Src.Addr()
+}
+
+// backward returns the flow that f's entry carries in its reply direction, if it can
+// carry one: a packet has no source key, so that only one of key 0 comes back that way.
+func backward(f conntrack.Flow) (conntrack.Flow, bool) {
+	return conntrack.Flow{Src: f.NewDst, Dst: f.NewSrc, NewSrc: f.Dst, NewDst: f.Src, Zone: f.Zone, Mark: f.Mark}, f.NewKey == 0
+}
+
+// showCounts shows what f's entry has counted, of f and of the flow that it carries.
+func (e *entry) showCounts(f conntrack.Flow, to func(conntrack.Flow, conntrack.Traffic)) {
+	if t := e.counts[0]; t.Counted {
+		to(f, t)
+	}
+	if back, ok := backward(f); ok && e.counts[1].Counted {
+		to(back, e.counts[1])
+	}
 }
 
 // enters returns the original tuple of a flow's entry.
@@ -207,9 +233,10 @@ func (e *entry) decodeAttr(typ uint16, v []byte) error {
 		return read32(v, &e.id)
 	case ctaZone:
 		return read16(v, &e.both)
-	case ctaCountOrig, ctaCountReply:
-		e.traffic.Counted = true
-		return walk(v, e.decodeCount)
+	case ctaCountOrig:
+		return decodeCounts(&e.counts[0], v)
+	case ctaCountReply:
+		return decodeCounts(&e.counts[1], v)
 	case ctaHelp:
 		return walk(v, e.decodeHelp)
 	case ctaProtoInfo:
@@ -218,15 +245,17 @@ func (e *entry) decodeAttr(typ uint16, v []byte) error {
 	return nil
 }
 
-// decodeCount adds up the two directions: one entry may carry two flows.
-func (e *entry) decodeCount(typ uint16, v []byte) error {
-	switch typ {
-	case ctaCountPackets:
-		return add64(v, &e.traffic.Packets)
-	case ctaCountBytes:
-		return add64(v, &e.traffic.Bytes)
-	}
-	return nil
+func decodeCounts(t *conntrack.Traffic, v []byte) error {
+	t.Counted = true
+	return walk(v, func(typ uint16, v []byte) error {
+		switch typ {
+		case ctaCountPackets:
+			return read64(v, &t.Packets)
+		case ctaCountBytes:
+			return read64(v, &t.Bytes)
+		}
+		return nil
+	})
 }
 
 func (e *entry) decodeHelp(typ uint16, v []byte) error {

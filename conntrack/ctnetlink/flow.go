@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pptpalg/alg/pptp"
 	"pptpalg/conntrack"
 )
 
@@ -154,26 +155,43 @@ func (c *Conn) Flows() ([]conntrack.Flow, error) {
 	return flows, nil
 }
 
-// Traffic returns what Flows lists, with what each entry has counted.
-func (c *Conn) Traffic() (map[conntrack.Flow]conntrack.Traffic, error) {
-	type counted struct {
-		flow    conntrack.Flow
-		traffic conntrack.Traffic
-	}
+// Stray is a GRE entry that the kernel made of a packet which none of the others was
+// for. It lasts for half a minute after its last packet
+// (net.netfilter.nf_conntrack_gre_timeout), and is made only of packets that the firewall
+// lets pass.
+type Stray struct {
+	Src, Dst netip.Addr
+	Key      pptp.CallID // 0 also where the packets are no enhanced GRE
+	Zone     uint16
+	ID       uint32 // tells it from a later one of the same packets
+	Traffic  conntrack.Traffic
+}
+
+// Traffic has into hold what Flows lists, unmarked, with what each has carried; where
+// entries count, also a flow that another one's entry carries. Of strays it returns those
+// that are wanted, none if wanted is nil; it may ask about one more than once. With an
+// error, what is in the map is part of it at most.
+func (c *Conn) Traffic(into map[conntrack.Flow]conntrack.Traffic, wanted func(*Stray) bool) (strays []Stray, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	all, err := list(c, byProto(unix.IPPROTO_GRE), func(e *entry) (counted, bool) {
-		f, ok := e.flow()
-		return counted{f, e.traffic}, ok
+	carried := func(f conntrack.Flow, t conntrack.Traffic) { into[f] = t }
+	again := func() {
+		clear(into)
+		strays = nil
+	}
+	err = c.dump(byProto(unix.IPPROTO_GRE), again, func(_ int, e *entry) {
+		if f, ok := e.flow(); ok {
+			f = f.Unmarked()
+			into[f] = e.counts[0]
+			e.showCounts(f, carried)
+		} else if s, ok := e.stray(); ok && wanted != nil && wanted(&s) {
+			strays = append(strays, s)
+		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list GRE entries: %w", err)
 	}
-	m := make(map[conntrack.Flow]conntrack.Traffic, len(all))
-	for _, c := range all {
-		m[c.flow] = c.traffic
-	}
-	return m, nil
+	return strays, nil
 }
 
 // checkFlow is the guard before flowEntry, which gives a meaning of its own to

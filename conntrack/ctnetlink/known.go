@@ -25,20 +25,21 @@ func (c *Conn) StandingConnections(known []conntrack.Connection) (standing []con
 	return standing, nil
 }
 
-// StandingTraffic returns the entries of the flows that the table has, and what they have
-// counted. As in Traffic, a flow that another one's entry carries is not there.
-func (c *Conn) StandingTraffic(flows []conntrack.Flow) (map[conntrack.Flow]conntrack.Traffic, error) {
-	standing := make(map[conntrack.Flow]conntrack.Traffic, len(flows))
+// StandingTraffic adds to into what the table has of the flows, as Traffic does.
+func (c *Conn) StandingTraffic(into map[conntrack.Flow]conntrack.Traffic, flows []conntrack.Flow) error {
+	carried := func(f conntrack.Flow, t conntrack.Traffic) { into[f] = t }
 	question := func(i int) request { return getRequest(gre(enters(flows[i])), flows[i].Zone) }
 	err := c.ask(len(flows), question, func(e *entry) {
 		if f, ok := e.flow(); ok {
-			standing[f] = e.traffic
+			f = f.Unmarked()
+			into[f] = e.counts[0]
+			e.showCounts(f, carried)
 		}
 	})
 	if err != nil {
-		return nil, fmt.Errorf("ask for %d GRE entries: %w", len(flows), err)
+		return fmt.Errorf("ask for %d GRE entries: %w", len(flows), err)
 	}
-	return standing, nil
+	return nil
 }
 
 // ask asks n questions for one entry each, a batch in a datagram, and shows see the entries

@@ -28,18 +28,19 @@ func TestStandingTraffic(t *testing.T) {
 	}
 	other := asked[1]
 	other.NewKey += 1000 // another flow has its tuple
-	got, err := c.StandingTraffic(append(slices.Clone(asked), other))
-	if err != nil {
+	got, want := make(map[conntrack.Flow]conntrack.Traffic), make(map[conntrack.Flow]conntrack.Traffic)
+	if err := c.StandingTraffic(got, append(slices.Clone(asked), other)); err != nil {
 		t.Fatal(err)
 	}
-	want, err := c.Traffic()
+	_, err := c.Traffic(want, nil)
 	if err != nil || len(want) < batch {
 		t.Fatalf("%d entries, %v", len(want), err)
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("%d flows stand, a dump has %d", len(got), len(want))
 	}
-	if got, err := c.StandingTraffic(nil); err != nil || len(got) != 0 {
+	clear(got)
+	if err := c.StandingTraffic(got, nil); err != nil || len(got) != 0 {
 		t.Errorf("asked for nothing: %v, %v", got, err)
 	}
 }
@@ -76,7 +77,8 @@ func TestStandingOneByOne(t *testing.T) {
 	if err := unix.SetsockoptInt(c.socket.(*kernelSocket).fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
 		t.Fatal(err)
 	}
-	got, err := c.StandingTraffic(flows)
+	got := make(map[conntrack.Flow]conntrack.Traffic)
+	err := c.StandingTraffic(got, flows)
 	if err != nil || len(got) != batch {
 		t.Errorf("%d of %d flows, %v", len(got), batch, err)
 	}

@@ -128,11 +128,10 @@ func readPort(v []byte, to *netip.AddrPort) error {
 	return nil
 }
 
-// add64 adds a 64-bit number in network order.
-func add64(v []byte, to *uint64) error {
+func read64(v []byte, to *uint64) error {
 	if len(v) != 8 {
 		return errSize
 	}
-	*to += binary.BigEndian.Uint64(v)
+	*to = binary.BigEndian.Uint64(v)
 	return nil
 }

@@ -250,7 +250,8 @@ func TestTraffic(t *testing.T) {
 			for range 3 {
 				pass(t, server, client, [2]packet{{"", publicAddr, 777, 2}, {serverAddr, clientAddr, 7, 2}})
 			}
-			got, err := c.Traffic()
+			got := make(map[conntrack.Flow]conntrack.Traffic)
+			_, err := c.Traffic(got, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

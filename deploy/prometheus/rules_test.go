@@ -110,6 +110,17 @@ var firing = []struct {
 		fires: series{`pptpalg_packets_total{verdict="accept",reason="kernel_helper"} 0 1`},
 		quiet: []series{{`pptpalg_packets_total{verdict="accept",reason="kernel_helper"} 1x9`}, {`pptpalg_packets_total{verdict="accept",reason="read"} 0+1x9`}},
 	},
+	{
+		alert: "PptpalgUnmatchedGRE", times: 2,
+		fires: series{
+			`pptpalg_gre_unmatched_flows{job="kernel"} 1x30`, `pptpalg_gre_packets_total{job="kernel",reason="no_flow"} 0+10x30`,
+			`pptpalg_gre_unmatched_flows{job="queue"} 0x30`, `pptpalg_gre_packets_total{job="queue",reason="no_flow"} 0+10x30`,
+		},
+		quiet: []series{
+			{`pptpalg_gre_unmatched_flows 0 1x9 0x20`, `pptpalg_gre_packets_total{reason="no_flow"} 0 900x30`}, // the end of a call
+			{`pptpalg_gre_unmatched_flows 0x30`, `pptpalg_gre_packets_total{reason="rewritten"} 0+99x30`},
+		},
+	},
 	{alert: "PptpalgJournalErrors", fires: series{`pptpalg_journal_errors_total 0 1`}, quiet: []series{{`pptpalg_journal_errors_total 1x9`}}},
 	{
 		alert: "PptpalgConntrackTableNearlyFull",

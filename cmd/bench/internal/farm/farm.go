@@ -17,8 +17,9 @@ import (
 	"pptpalg/cmd/internal/lab"
 )
 
-// workers is how many clients are in their dialogues at a time.
-const workers = 48
+// workers is how many clients are in their dialogues at a time: enough for the processors
+// to be what limits every contender, not the waiting for an answer.
+const workers = 200
 
 // firstPort is the TCP port from which the held calls' connections begin. Each has
 // a port of its own, which NAT then keeps.

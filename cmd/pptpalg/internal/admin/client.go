@@ -61,7 +61,7 @@ func (c Client) get(ctx context.Context, what string) (io.ReadCloser, error) {
 func unreachable(path string, err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no daemon is running: nobody answers at %s: start it with \"pptpalg run\", or name its --state-dir", path)
+		return fmt.Errorf("no daemon is running: nobody answers at %s: start it with \"systemctl start pptpalg\" or \"pptpalg run\", or name its --state-dir", path)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("ask daemon at %s: %w: run as root or as a member of the daemon's group", path, os.ErrPermission)
 	}

@@ -40,6 +40,8 @@ func (p *daemonPath) watch() error {
 	known := p.watched
 	p.watched = true
 	switch {
+	case !alive && !known && !p.heir:
+		return p.change(conntrack.Install, canary) // nobody has kept one
 	case !alive:
 		p.mourns = mourning
 		return p.change(conntrack.Install, mourner, canary)
@@ -83,8 +85,5 @@ func (p *daemonPath) close() error {
 	if p.table.Len() > 0 {
 		return nil
 	}
-	if p.mourns > 0 {
-		return p.change(conntrack.Remove, canary, mourner)
-	}
-	return p.change(conntrack.Remove, canary)
+	return p.change(conntrack.Remove, canary, mourner)
 }

@@ -47,6 +47,7 @@ type Config struct {
 type kernel interface {
 	Connection(conntrack.Tuple) (conntrack.Connection, error)
 	Apply(changes []conntrack.Change) (failed map[int]error)
+	ApplyCounting(changes []conntrack.Change, counted func(conntrack.Flow, conntrack.Traffic)) (failed map[int]error)
 	ApplyLate(changes []conntrack.Change) (failed map[int]error)
 	Has(conntrack.Flow) (bool, error)
 	Leave(conntrack.Tuple, uint16, ctnetlink.Bypass) error
@@ -56,9 +57,9 @@ type kernel interface {
 }
 
 type lister interface {
-	Traffic() (map[conntrack.Flow]conntrack.Traffic, error)
+	Traffic(into map[conntrack.Flow]conntrack.Traffic, wanted func(*ctnetlink.Stray) bool) ([]ctnetlink.Stray, error)
 	Connections(ports []uint16) ([]conntrack.Connection, error)
-	StandingTraffic([]conntrack.Flow) (map[conntrack.Flow]conntrack.Traffic, error)
+	StandingTraffic(into map[conntrack.Flow]conntrack.Traffic, known []conntrack.Flow) error
 	StandingConnections([]conntrack.Connection) ([]conntrack.Connection, error)
 	Close() error
 }
@@ -76,8 +77,8 @@ type Daemon struct {
 	firewall rules.Firewall
 	metrics  *metrics
 	pulse    pulse
-	idle     map[uint64]idleness          // of calls by their number, if Config.Idle is set; owned by sweep
-	tally    tally                        // of what calls have carried; owned by sweep
+	sweeper  sweeper                      // owned by sweep
+	strays   strayWatch                   // owned by sweep
 	compared int                          // how often; owned by sweep
 	absent   map[conntrack.Tuple]struct{} // control connections that the last comparison missed first; owned by sweep
 	turn     turn                         // of the packet loop, which owns it
@@ -123,7 +124,7 @@ func newDaemon(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Daemon 
 	table := conntrack.New(cfg.Table)
 	d := &Daemon{
 		cfg: cfg, log: log, table: table, editor: alg.NewEditor(table, cfg.Connections),
-		doomed: make(map[conntrack.Flow]struct{}), sight: newSight(),
+		doomed: make(map[conntrack.Flow]struct{}), sight: newSight(), sweeper: sweeper{have: make(flows)},
 	}
 	d.metrics = newMetrics(reg, d, cfg.Version)
 	return d

@@ -43,6 +43,7 @@ type fakeKernel struct {
 
 	counts  bool // packets are counted
 	packets uint64
+	strays  []ctnetlink.Stray
 }
 
 func (k *fakeKernel) Connection(t conntrack.Tuple) (conntrack.Connection, error) {
@@ -63,12 +64,25 @@ func (k *fakeKernel) Connections([]uint16) ([]conntrack.Connection, error) {
 	return []conntrack.Connection{connection}, k.err
 }
 
-func (k *fakeKernel) Traffic() (map[conntrack.Flow]conntrack.Traffic, error) {
-	m := make(map[conntrack.Flow]conntrack.Traffic)
+func (k *fakeKernel) Traffic(into map[conntrack.Flow]conntrack.Traffic, _ func(*ctnetlink.Stray) bool) ([]ctnetlink.Stray, error) {
+	clear(into)
 	for _, f := range k.flows {
-		m[f] = conntrack.Traffic{Packets: k.packets, Counted: k.counts}
+		into[f.Unmarked()] = k.traffic()
 	}
-	return m, k.err
+	return k.strays, k.err
+}
+
+func (k *fakeKernel) traffic() conntrack.Traffic {
+	return conntrack.Traffic{Packets: k.packets, Counted: k.counts}
+}
+
+func (k *fakeKernel) ApplyCounting(changes []conntrack.Change, counted func(conntrack.Flow, conntrack.Traffic)) map[int]error {
+	for _, c := range changes {
+		if c.Kind == conntrack.Remove && k.counts && slices.Contains(k.flows, c.Flow) {
+			counted(c.Flow.Unmarked(), k.traffic())
+		}
+	}
+	return k.Apply(changes)
 }
 
 func (k *fakeKernel) StandingConnections(known []conntrack.Connection) ([]conntrack.Connection, error) {
@@ -78,12 +92,12 @@ func (k *fakeKernel) StandingConnections(known []conntrack.Connection) ([]conntr
 	return []conntrack.Connection{connection}, k.err
 }
 
-func (k *fakeKernel) StandingTraffic(known []conntrack.Flow) (map[conntrack.Flow]conntrack.Traffic, error) {
-	m, err := k.Traffic()
-	maps.DeleteFunc(m, func(f conntrack.Flow, _ conntrack.Traffic) bool {
-		return !slices.ContainsFunc(known, func(g conntrack.Flow) bool { return g.Unmarked() == f.Unmarked() })
+func (k *fakeKernel) StandingTraffic(into map[conntrack.Flow]conntrack.Traffic, known []conntrack.Flow) error {
+	_, err := k.Traffic(into, nil)
+	maps.DeleteFunc(into, func(f conntrack.Flow, _ conntrack.Traffic) bool {
+		return !slices.ContainsFunc(known, func(g conntrack.Flow) bool { return g.Unmarked() == f })
 	})
-	return m, err
+	return err
 }
 
 func (k *fakeKernel) Apply(changes []conntrack.Change) map[int]error {
@@ -424,9 +438,13 @@ func TestIdleCalls(t *testing.T) {
 				if tt.speaks {
 					r.sayAt(now, conntrack.Initiator, pptp.EchoRequest, 0, 0, 0)
 				}
-				traffic, _ := r.kernel.Traffic()
+				have := make(flows)
+				if _, err := r.kernel.Traffic(have, nil); err != nil {
+					t.Fatal(err)
+				}
 				c := r.editor.Compare(now)
-				r.endIdle(c, r.records(c), traffic, now)
+				tally := r.tallyUp(r.records(c), have, now)
+				r.endIdle(c, &tally, now)
 			}
 			if len(r.Calls()) != tt.calls || len(r.kernel.flows) != 2*tt.calls {
 				t.Errorf("%d calls, the kernel has %v", len(r.Calls()), r.kernel.flows)
@@ -477,7 +495,7 @@ func BenchmarkCompare(b *testing.B) {
 	k := &crowdedKernel{traffic: make(map[conntrack.Flow]conntrack.Traffic)}
 	cfg := Config{StateDir: b.TempDir(), Table: conntrack.DefaultConfig(), Connections: calls}
 	d := newDaemon(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	d.kernel, d.lister, d.path = k, k, kernelPath{k, k}
+	d.kernel, d.lister, d.path = k, k, newKernelPath(k, k)
 	if err := d.remember(); err != nil {
 		b.Fatal(err)
 	}
@@ -514,8 +532,9 @@ func (k *crowdedKernel) Connections([]uint16) ([]conntrack.Connection, error) {
 	return slices.Clone(k.live), nil
 }
 
-func (k *crowdedKernel) Traffic() (map[conntrack.Flow]conntrack.Traffic, error) {
-	return k.traffic, nil
+func (k *crowdedKernel) Traffic(into map[conntrack.Flow]conntrack.Traffic, _ func(*ctnetlink.Stray) bool) ([]ctnetlink.Stray, error) {
+	maps.Copy(into, k.traffic)
+	return nil, nil
 }
 
 func crowdedRecord(i int) conntrack.Record {

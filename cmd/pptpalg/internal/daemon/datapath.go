@@ -7,6 +7,7 @@ import (
 	"pptpalg/alg/datapath"
 	"pptpalg/alg/nfqueue"
 	"pptpalg/conntrack"
+	"pptpalg/conntrack/ctnetlink"
 )
 
 // DataPath says where the GRE packets of calls are translated.
@@ -49,13 +50,15 @@ type path interface {
 	Apply(changes []conntrack.Change) (failed map[int]error)
 	// ApplyLate is for the flows of calls that ended some time ago, or under another daemon.
 	ApplyLate(changes []conntrack.Change) (failed map[int]error)
-	list() (flows, error)
+	// list has what the data path translates by in have, and returns GRE that it does not
+	// translate, as far as it is wanted and the data path knows of it.
+	list(have flows, wanted func(*ctnetlink.Stray) bool) ([]ctnetlink.Stray, error)
 	// standing is list without flows of which it is not told.
-	standing(known []conntrack.Flow) (flows, error)
+	standing(have flows, known []conntrack.Flow) error
 	// watch begins a comparison, before the connections are listed.
 	watch() error
 	// carried returns what flows had carried that Apply has removed since it was called
-	// last, if the data path tells: the kernel does not.
+	// last, as far as that was counted. It is valid until Apply is called.
 	carried() flows
 	// flushed reports whether a control connection is missing in the kernel's table
 	// because somebody emptied that, and not because it ended.
@@ -64,54 +67,14 @@ type path interface {
 	close() error
 }
 
-// kernelPath keeps the flows in the kernel's conntrack.
-type kernelPath struct {
-	kernel
-	lister lister
-}
-
-func (p kernelPath) list() (flows, error) { return unmarked(p.lister.Traffic()) }
-
-func (p kernelPath) standing(known []conntrack.Flow) (flows, error) {
-	return unmarked(p.lister.StandingTraffic(known))
-}
-
-func unmarked(traffic map[conntrack.Flow]conntrack.Traffic, err error) (flows, error) {
-	have := make(flows, len(traffic))
-	for f, t := range traffic {
-		have[f.Unmarked()] = t
-	}
-	return have, err
-}
-
-func (kernelPath) watch() error { return nil }
-
-func (kernelPath) carried() flows { return nil }
-
-// flushed: the entries of calls have a fixed timeout and go for no other reason. Where
-// they are left, the connection has ended, or lost its address.
-func (kernelPath) flushed(l alg.Lost, have flows) bool {
-	needed := 0
-	for _, c := range l.Calls {
-		for _, f := range c.Flows() {
-			if _, there := have[f.Unmarked()]; there {
-				return false
-			}
-			needed++
-		}
-	}
-	return needed > 0
-}
-
-// close leaves the entries: they are the calls.
-func (kernelPath) close() error { return nil }
-
 // daemonPath keeps the flows in the daemon.
 type daemonPath struct {
 	table  *datapath.Table
 	kernel kernel
 
 	removed flows // that carried returns next; guarded by Daemon.mu, as Apply is
+
+	heir bool // calls of an earlier daemon were taken up
 
 	// Owned by sweep.
 	watched bool // the canary has been looked for
@@ -152,24 +115,29 @@ func (p *daemonPath) ApplyLate(changes []conntrack.Change) (failed map[int]error
 	return p.Apply(changes)
 }
 
-func (p *daemonPath) list() (flows, error) {
-	return flowsOf(p.table), nil
+// list: the daemon counts what is no flow's as it comes.
+func (p *daemonPath) list(have flows, _ func(*ctnetlink.Stray) bool) ([]ctnetlink.Stray, error) {
+	have.take(p.table)
+	return nil, nil
 }
 
-func (p *daemonPath) standing([]conntrack.Flow) (flows, error) { return p.list() }
+func (p *daemonPath) standing(have flows, _ []conntrack.Flow) error {
+	have.take(p.table)
+	return nil
+}
 
-func flowsOf(table *datapath.Table) flows {
-	have := make(flows, table.Len())
-	for f, t := range table.All() {
-		have[f.Unmarked()] = conntrack.Traffic{Packets: t.Packets, Bytes: t.Bytes, Counted: true}
+// take fills in what is in a table.
+func (f flows) take(table *datapath.Table) {
+	clear(f)
+	for flow, t := range table.All() {
+		f[flow.Unmarked()] = conntrack.Traffic{Packets: t.Packets, Bytes: t.Bytes, Counted: true}
 	}
-	return have
 }
 
 // choosePath decides on the data path.
 func (d *Daemon) choosePath() {
 	if d.chosenPath() == InKernel {
-		d.path = kernelPath{d.kernel, d.lister}
+		d.path = newKernelPath(d.kernel, d.lister)
 		return
 	}
 	d.gre = datapath.NewTable()

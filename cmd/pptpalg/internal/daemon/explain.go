@@ -9,6 +9,7 @@ import (
 	"pptpalg/alg/datapath"
 	"pptpalg/cmd/pptpalg/internal/explain"
 	"pptpalg/conntrack"
+	"pptpalg/conntrack/ctnetlink"
 )
 
 // recent is for how long a refused connection explains that nothing comes of a client.
@@ -26,10 +27,15 @@ func (d *Daemon) Explain(ctx context.Context, client netip.Addr) (explain.Report
 	if err != nil {
 		return explain.Report{}, err
 	}
-	f.Connections = slices.DeleteFunc(live, func(c conntrack.Connection) bool { return !of(&c, client) })
-	have, err := d.carrying()
+	have := make(flows)
+	strays, err := d.carrying(have)
 	if err != nil {
 		return explain.Report{}, err
+	}
+	strays = concern(strays, live, nil)
+	f.Connections = slices.DeleteFunc(live, func(c conntrack.Connection) bool { return !of(&c, client) })
+	for _, s := range concern(strays, f.Connections, nil) {
+		f.Strays = append(f.Strays, explain.Stray{From: s.Src, To: s.Dst, CallID: s.Key, Traffic: s.Traffic})
 	}
 	for _, v := range d.Calls() {
 		if v.PNS.Address == client || v.PAC.Address == client {
@@ -58,6 +64,14 @@ func explainCall(v conntrack.View, client netip.Addr, have flows) explain.Call {
 	return c
 }
 
+// carried reports whether the entry of another one of a call's flows carries f.
+func carried(f conntrack.Flow, by []conntrack.Flow, have flows) bool {
+	return slices.ContainsFunc(by, func(g conntrack.Flow) bool {
+		_, there := have.at(g)
+		return there && g.Carries(f)
+	})
+}
+
 // rulesThere looks whether the rules that the daemon has loaded are still there. Those
 // of others it does not know.
 func (d *Daemon) rulesThere(ctx context.Context) explain.Rules {
@@ -74,13 +88,19 @@ func (d *Daemon) rulesThere(ctx context.Context) explain.Rules {
 	return explain.RulesMissing
 }
 
-// carrying returns what every flow in the data path has carried.
-func (d *Daemon) carrying() (flows, error) {
+// carrying has what every flow in the data path has carried in have, and returns strays
+// where the kernel has them.
+func (d *Daemon) carrying(have flows) ([]ctnetlink.Stray, error) {
 	if d.gre != nil {
-		return flowsOf(d.gre), nil
+		have.take(d.gre)
+		return nil, nil
 	}
-	return kernelPath{d.kernel, d.lister}.list()
+	return d.lister.Traffic(have, firstStrays())
 }
 
 // Traffic returns what has travelled in the flows of calls, by Unmarked flows.
-func (d *Daemon) Traffic() (map[conntrack.Flow]conntrack.Traffic, error) { return d.carrying() }
+func (d *Daemon) Traffic() (map[conntrack.Flow]conntrack.Traffic, error) {
+	have := make(flows)
+	_, err := d.carrying(have)
+	return have, err
+}

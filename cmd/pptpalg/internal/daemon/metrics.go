@@ -33,6 +33,7 @@ type metrics struct {
 
 	grePackets, greBytes prometheus.Counter // that calls have carried
 	counted              prometheus.Gauge   // calls of which that is known
+	strays               prometheus.Gauge   // flows of GRE that is no call's
 
 	// Series of the above, so that none is looked up by its text for each packet.
 	packet  map[ending]prometheus.Counter
@@ -77,10 +78,8 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 		refused:       counter("control_connections_refused_total", "Segments let go unedited because too many control connections were on record (--max-connections)."),
 		grePackets:    counter("calls_gre_packets_total", "GRE packets that calls have carried, both ways, as of the last comparison: those of pptpalg_calls_counted."),
 		greBytes:      counter("calls_gre_bytes_total", "Bytes of GRE that calls have carried, both ways, IP headers included, as of the last comparison: those of pptpalg_calls_counted."),
-		counted: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: namespace, Name: "calls_counted",
-			Help: "Calls whose GRE is counted: by the kernel if net.netfilter.nf_conntrack_acct was 1 when they were set up.",
-		}),
+		counted:       counted("calls_counted", "Calls whose GRE is counted: by the kernel if net.netfilter.nf_conntrack_acct was 1 when they were set up."),
+		strays:        counted("gre_unmatched_flows", "GRE flows that belong to no call, towards public addresses of calls or between the ends of their control connections, as the kernel had them when all its entries were listed last, half a minute ago at most: 0 where the daemon translates."),
 		verdict: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "verdict_seconds",
 			Help:    "Time from a packet's receipt to its verdict, kernel requests included.",
@@ -92,7 +91,7 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 		reg.MustRegister(d.grePackets(r))
 	}
 	reg.MustRegister(m.opened, m.closed, m.messages, m.packets, m.anomalies, m.errors, m.overruns, m.queueErrors, m.panics, m.verdict, m.repairs, m.journalErrors, m.dropped)
-	reg.MustRegister(m.unread, m.refused, m.grePackets, m.greBytes, m.counted)
+	reg.MustRegister(m.unread, m.refused, m.grePackets, m.greBytes, m.counted, m.strays)
 	d.registerGauges(reg)
 	reg.MustRegister(
 		gauge("calls", "Calls requested, answered or established.", d.calls),
@@ -114,6 +113,11 @@ func counter(name, help string) prometheus.Counter {
 
 func counters(name, help string, labels ...string) *prometheus.CounterVec {
 	return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
+}
+
+// counted is a gauge that comparisons set.
+func counted(name, help string) prometheus.Gauge {
+	return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
 }
 
 func gauge(name, help string, read func() float64) prometheus.Collector {
@@ -194,17 +198,21 @@ func (m *metrics) took(d time.Duration, packets int) {
 	}
 }
 
-// grePackets counts what the daemon made of GRE packets.
+// grePackets counts what the daemon made of GRE packets, or what the kernel could not
+// translate.
 func (d *Daemon) grePackets(r datapath.Reason) prometheus.Collector {
 	return prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Namespace: namespace, Name: "gre_packets_total",
-		Help:        "GRE packets that visited the daemon, by what became of them: none do where the kernel translates.",
+		Help:        "GRE packets that visited the daemon, by what became of them. Where the kernel translates none do, and no_flow counts what comes in pptpalg_gre_unmatched_flows.",
 		ConstLabels: prometheus.Labels{"reason": r.String()},
 	}, func() float64 {
-		if d.gre == nil {
-			return 0
+		switch {
+		case d.gre != nil:
+			return float64(d.gre.Count(r))
+		case r == datapath.NoFlow:
+			return float64(d.strays.packets.Load())
 		}
-		return float64(d.gre.Count(r))
+		return 0
 	})
 }
 

@@ -19,8 +19,12 @@ type queue struct {
 	counted nfqueue.Stats // the kernel's count when it was last asked; owned by sweep
 }
 
+// controlBatch is how many control packets are taken at a time. What must be in place
+// before they are let go costs least for many at once, and where one comes it goes alone.
+const controlBatch = 128
+
 func (d *Daemon) openControl() error {
-	return d.open(controlQueue, nfqueue.Config{Queue: d.cfg.Queue, Settle: d.settle}, d.packet)
+	return d.open(controlQueue, nfqueue.Config{Queue: d.cfg.Queue, Settle: d.settle, Batch: controlBatch}, d.packet)
 }
 
 func (d *Daemon) open(name string, cfg nfqueue.Config, h nfqueue.Handler) error {

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"maps"
 	"slices"
@@ -11,15 +10,6 @@ import (
 	"pptpalg/cmd/pptpalg/internal/journal"
 	"pptpalg/conntrack"
 )
-
-// sweepInterval is how often the call table is compared with the kernel's: within
-// this time, and that of the comparison, what others did to the kernel's table
-// is mended.
-const sweepInterval = 2 * time.Second
-
-// sweepShare bounds the time that comparing takes: it rests for so many times as
-// long as it worked.
-const sweepShare = 50
 
 // chunk is how many entries are made or deleted while no packet is edited.
 const chunk = 64
@@ -38,7 +28,10 @@ func (d *Daemon) remember() error {
 	d.journal = j
 	now := time.Now()
 	refused := d.editor.Restore(contents.Calls, now)
-	d.sight.know(d.editor.Records())
+	if p, ok := d.path.(*daemonPath); ok {
+		p.heir = d.table.Calls() > 0
+	}
+	d.sight.know(d.editor.Records(), d.gre != nil)
 	for _, r := range contents.Resting {
 		d.table.Rest(r)
 	}
@@ -59,46 +52,32 @@ func (d *Daemon) rewrite() {
 	d.journalFailed(d.journal.Rewrite(d.editor.Records(), d.table.Resting()))
 }
 
-// sweep keeps the table in step with the kernel's until ctx is done.
-func (d *Daemon) sweep(ctx context.Context) error {
-	pause := time.NewTimer(sweepInterval)
-	defer pause.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-pause.C:
-			began := time.Now()
-			d.compare()
-			for _, q := range d.queues {
-				d.countDropped(q)
-			}
-			pause.Reset(max(sweepInterval, sweepShare*time.Since(began)))
-		}
-	}
-}
-
 // clearKernel deletes the entries of an earlier daemon that had the kernel translate,
 // if this one translates by itself.
 func (d *Daemon) clearKernel() {
 	if d.gre == nil {
 		return
 	}
-	kernel := kernelPath{d.kernel, d.lister}
-	have, err := kernel.list()
-	if err != nil {
+	have := make(flows)
+	if _, err := d.lister.Traffic(have, nil); err != nil {
 		d.conntrackFailed(opList, err)
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var left []conntrack.Change
-	for f := range have {
-		if _, doomed := d.doomed[f]; doomed || d.table.Has(f) {
-			left = append(left, conntrack.Change{Kind: conntrack.Remove, Flow: f})
+	remove := func(f conntrack.Flow) { left = append(left, conntrack.Change{Kind: conntrack.Remove, Flow: f}) }
+	for f := range d.doomed {
+		if _, there := have.at(f); there {
+			remove(f)
 		}
 	}
-	d.refused(left, kernel.ApplyLate(left))
+	for f := range have {
+		if d.table.Has(f) {
+			remove(f)
+		}
+	}
+	d.refused(left, d.kernel.ApplyLate(left))
 }
 
 // slice is how many connections are looked at while no packet is edited: so many take
@@ -112,7 +91,8 @@ func (d *Daemon) compare() {
 	asked := time.Now()
 	d.pulse.sweep.begin(asked)
 	defer d.pulse.sweep.end()
-	c, have, err := d.find(asked)
+	have := d.sweeper.have
+	c, err := d.find(asked, have)
 	if err != nil {
 		d.conntrackFailed(opList, err)
 		return
@@ -120,11 +100,13 @@ func (d *Daemon) compare() {
 	d.revive(c, have)
 	d.sweepAway(c)
 	calls := d.records(c)
-	d.measure(calls, have)
-	d.countTraffic(calls, have)
-	d.endIdle(c, calls, have, time.Now())
-	d.repair(lacking(calls, have))
+	now := time.Now()
+	t := d.tallyUp(calls, have, now)
+	d.show(&t)
+	d.endIdle(c, &t, now)
+	d.repair(t.missing)
 	d.bury(have)
+	d.sweeper.sample(calls)
 	d.shrink()
 }
 
@@ -133,39 +115,42 @@ func (d *Daemon) compare() {
 const askMost = 2000
 
 // listEvery is how many comparisons go from one that lists all to the next. They meet
-// what is not on record.
-const listEvery = 15
+// what is not on record: strays last for thirty seconds, and are seen once at least.
+const listEvery = 14
 
-// find begins a comparison with what the kernel has.
-func (d *Daemon) find(asked time.Time) (*alg.Comparison, flows, error) {
+// find begins a comparison with what the kernel has. It has the flows in have.
+func (d *Daemon) find(asked time.Time, have flows) (*alg.Comparison, error) {
 	d.mu.Lock()
 	c := d.editor.Compare(asked)
 	d.mu.Unlock()
 	if err := d.path.watch(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	live, have, err := d.inKernel(c)
+	live, err := d.inKernel(c, have)
 	for some := range slices.Chunk(live, slice) {
 		d.mu.Lock()
 		c.Found(some)
 		d.mu.Unlock()
 	}
-	return c, have, err
+	return c, err
 }
 
-// inKernel returns the control connections that the kernel has, and the flows that the
-// data path has: all of them, or those on record.
-func (d *Daemon) inKernel(c *alg.Comparison) (live []conntrack.Connection, have flows, err error) {
+// inKernel returns the control connections that the kernel has, and has the flows of the
+// data path in have: all of them, or those on record.
+func (d *Daemon) inKernel(c *alg.Comparison, have flows) (live []conntrack.Connection, err error) {
 	d.compared++
 	connections, known, few := d.onRecord(c)
-	if !few || d.compared%listEvery == 1 {
-		live, err = d.lister.Connections(d.cfg.Ports)
-		have, flowsErr := d.path.list()
-		return live, have, errors.Join(err, flowsErr)
+	if few && d.compared%listEvery != 1 {
+		live, err = d.lister.StandingConnections(connections)
+		return live, errors.Join(err, d.path.standing(have, known))
 	}
-	live, err = d.lister.StandingConnections(connections)
-	have, flowsErr := d.path.standing(known)
-	return live, have, errors.Join(err, flowsErr)
+	live, err = d.lister.Connections(d.cfg.Ports)
+	strays, flowsErr := d.path.list(have, firstStrays())
+	if err := errors.Join(err, flowsErr); err != nil {
+		return nil, err
+	}
+	d.metrics.strays.Set(float64(d.strays.take(strays, live, time.Now())))
+	return live, nil
 }
 
 // onRecord returns the connections that live, and the flows of calls and those to be
@@ -232,6 +217,7 @@ func (d *Daemon) revive(c *alg.Comparison, have flows) {
 		default:
 			d.absent[l.Connection.Original] = struct{}{}
 		}
+		d.sweeper.repaired = true
 		d.mu.Lock()
 		c.Found([]conntrack.Connection{l.Connection})
 		d.mu.Unlock()
@@ -247,12 +233,14 @@ func (d *Daemon) sweepAway(c *alg.Comparison) {
 	})
 }
 
-// records returns a copy of the calls that are left.
-func (d *Daemon) records(c *alg.Comparison) (records []conntrack.Record) {
+// records returns a copy of the calls that are left, until it is called again.
+func (d *Daemon) records(c *alg.Comparison) []conntrack.Record {
+	records := d.sweeper.records[:0]
 	d.sliced(func() (more bool) {
 		records, more = c.Records(slice, records)
 		return more
 	})
+	d.sweeper.records = records
 	return records
 }
 
@@ -265,33 +253,12 @@ func (d *Daemon) shrink() {
 	}
 }
 
-// lacking returns the flows that calls need and the kernel does not have. Where both
-// Call IDs of a call are 0, one entry carries both flows.
-func lacking(calls []conntrack.Record, have flows) []conntrack.Flow {
-	var missing []conntrack.Flow
-	for _, c := range calls {
-		needed := c.Flows()
-		for _, f := range needed {
-			if _, there := have[f.Unmarked()]; !there && !carried(f, needed, have) {
-				missing = append(missing, f)
-			}
-		}
-	}
-	return missing
-}
-
-func carried(f conntrack.Flow, by []conntrack.Flow, have flows) bool {
-	return slices.ContainsFunc(by, func(g conntrack.Flow) bool {
-		_, there := have[g.Unmarked()]
-		return there && g.Carries(f)
-	})
-}
-
 // repair creates flows unless their calls have ended meanwhile, a chunk at a time so
 // that no packet waits for long. One that a packet has just created is left as it is
 // by the kernel's adapter.
 func (d *Daemon) repair(missing []conntrack.Flow) {
 	d.setLacking(len(missing))
+	d.sweeper.repaired = d.sweeper.repaired || len(missing) > 0
 	d.change(conntrack.Install, d.path.Apply, missing, func(f conntrack.Flow) bool {
 		needed := d.table.Has(f)
 		if needed {

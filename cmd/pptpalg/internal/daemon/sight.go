@@ -15,8 +15,10 @@ import (
 // sight turns what passes into events. Daemon.mu guards it.
 type sight struct {
 	store *events.Store
-	calls map[uint64]seen            // that have not been forgotten, by number
+	calls map[uint64]*seen           // that have not been forgotten, by number
 	ended map[uint64]conntrack.Cause // calls that ended since tell was called last
+	spare []*seen                    // of calls that were forgotten, for the next ones; mostSpare at most
+	last  volume                     // what calls have carried between a comparison and their end, until the next one
 
 	// Connections that servers refused. With the RST the kernel forgets them, so that
 	// whose they were cannot be told.
@@ -26,15 +28,17 @@ type sight struct {
 
 // seen is what was last known of a call: when it ends, the table has forgotten it.
 type seen struct {
-	legs    [2]conntrack.LegRecord
-	stage   events.Kind          // the last event that was added
-	traffic [2]conntrack.Traffic // to each side, as last counted
+	legs  [2]conntrack.LegRecord
+	stage events.Kind // the last event that was added
+	ways  [2]odometer // to each side
+	begun bool        // what the metrics tell of it begins with this daemon, or has begun
+	moved time.Time   // when packets were last seen to be counted; zero if nobody counts
 }
 
 func newSight() sight {
 	return sight{
 		store: events.NewStore(events.DefaultClients, events.DefaultPerClient),
-		calls: make(map[uint64]seen), ended: make(map[uint64]conntrack.Cause),
+		calls: make(map[uint64]*seen), ended: make(map[uint64]conntrack.Cause),
 	}
 }
 
@@ -128,10 +132,11 @@ func generalError(payload pptp.Message, t pptp.Type) (code byte, rest pptp.Messa
 	return 0, nil
 }
 
-// know takes up calls that were there before the daemon, and are no news.
-func (s *sight) know(calls []conntrack.Record) {
+// know takes up calls that were there before the daemon, and are no news. afresh says
+// that what they carried then was counted by somebody who is gone.
+func (s *sight) know(calls []conntrack.Record, afresh bool) {
 	for _, r := range calls {
-		was := seen{legs: r.Legs, stage: stageOf(r)}
+		was := &seen{legs: r.Legs, stage: stageOf(r), ways: [2]odometer{{broken: afresh}, {broken: afresh}}}
 		if r.State == conntrack.Clearing {
 			was.stage = events.CallClosed
 		}
@@ -162,6 +167,9 @@ func (s *sight) tell(keeps []conntrack.Keep, removed flows, now time.Time) {
 func (s *sight) tellCall(k *conntrack.Keep, removed flows, now time.Time) {
 	r := &k.Record
 	was, known := s.calls[r.Number]
+	if !known {
+		was = s.take()
+	}
 	e := events.Event{Time: now, Ends: events.EndsOf(&r.Connection)}
 	for side, l := range r.Legs {
 		if l.Known {
@@ -182,62 +190,59 @@ func (s *sight) tellCall(k *conntrack.Keep, removed flows, now time.Time) {
 	}
 	if over && was.stage != events.CallClosed {
 		was.stage = events.CallClosed
-		was.count(r, removed)
-		e.Kind, e.Call.Cause, e.Call.Traffic = events.CallClosed, s.ended[r.Number], was.traffic
+		s.last.add(was.finish(r, removed, &e.Call))
+		e.Kind, e.Call.Cause = events.CallClosed, s.ended[r.Number]
 		s.store.Add(&e)
 	}
 	if k.Gone {
 		delete(s.calls, r.Number)
+		s.keep(was)
 		return
 	}
 	s.calls[r.Number] = was
 }
 
-// count takes over what the flows of a call have carried, as far as it is known.
-func (c *seen) count(r *conntrack.Record, have flows) {
-	if len(have) == 0 {
-		return
+// mostSpare is how many calls' memory waits for other calls.
+const mostSpare = 64
+
+// take returns what is known of a call that is new.
+func (s *sight) take() *seen {
+	n := len(s.spare)
+	if n == 0 {
+		return &seen{begun: true}
 	}
+	c := s.spare[n-1]
+	s.spare = s.spare[:n-1]
+	*c = seen{begun: true}
+	return c
+}
+
+func (s *sight) keep(c *seen) {
+	if len(s.spare) < mostSpare {
+		s.spare = append(s.spare, c)
+	}
+}
+
+// finish tells what the flows of a call have carried that is over, as far as it is known,
+// and returns what that is beyond what the metrics tell.
+func (c *seen) finish(r *conntrack.Record, removed flows, told *events.Call) (grown volume) {
 	whole := *r
 	whole.Legs = c.legs
-	flows := whole.AllFlows()
-	for side, l := range whole.Legs {
-		if !l.Known || len(flows) == 0 {
+	exact := true
+	for side := range c.ways {
+		f, flows := whole.FlowTo(conntrack.Side(side))
+		if !flows {
 			continue
 		}
-		if t, there := have[flows[0].Unmarked()]; there && t.Counted {
-			c.traffic[side] = t
-		}
-		flows = flows[1:]
+		way := &c.ways[side]
+		t, there := removed.at(f)
+		grown.add(way.read(t))
+		exact = exact && there && t.Counted && !way.broken
+		told.Traffic[side] = way.total()
 	}
-}
-
-// measure takes note of what calls have carried, for the time of their end: then the
-// kernel's entries go, and their counts with them.
-func (d *Daemon) measure(calls []conntrack.Record, have flows) {
-	if !have.counted() {
-		return
+	told.Approximate = !exact && (told.Traffic[0].Counted || told.Traffic[1].Counted)
+	if !c.begun {
+		return volume{}
 	}
-	for len(calls) > 0 {
-		some := calls[:min(len(calls), slice)]
-		calls = calls[len(some):]
-		d.mu.Lock()
-		for i := range some {
-			if was, known := d.sight.calls[some[i].Number]; known {
-				was.count(&some[i], have)
-				d.sight.calls[some[i].Number] = was
-			}
-		}
-		d.mu.Unlock()
-	}
-}
-
-// counted reports whether any flow's packets are counted.
-func (f flows) counted() bool {
-	for _, t := range f {
-		if t.Counted {
-			return true
-		}
-	}
-	return false
+	return grown
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
 
 	"pptpalg/alg"
@@ -114,6 +115,143 @@ func TestExactCounts(t *testing.T) {
 	want := [2]conntrack.Traffic{{Packets: 1, Bytes: 36, Counted: true}, {Counted: true}}
 	if got != want {
 		t.Errorf("it carried %+v, want %+v", got, want)
+	}
+}
+
+// TestCountsOfTheKernel: what a call's entries had counted when they went is in its last
+// event, and where that cannot be known, the event says so.
+func TestCountsOfTheKernel(t *testing.T) {
+	counts := func(packets uint64) conntrack.Traffic { return conntrack.Traffic{Packets: packets, Counted: true} }
+	tests := []struct {
+		name  string
+		step  func(r *rig) // before the call is cleared
+		want  [2]conntrack.Traffic
+		rough bool
+		told  float64 // by the metrics, once compared
+	}{
+		{"at once", func(r *rig) { r.kernel.packets = 3 }, [2]conntrack.Traffic{counts(3), counts(3)}, false, 6},
+		{"since the last comparison", func(r *rig) {
+			r.kernel.packets = 3
+			r.compare()
+			r.kernel.packets = 5
+		}, [2]conntrack.Traffic{counts(5), counts(5)}, false, 10},
+		{"flushed, and made again", func(r *rig) {
+			r.kernel.packets = 3
+			r.compare()
+			r.kernel.flows = nil
+			r.compare()
+			r.counting() // which the sysctl tells
+			r.kernel.packets = 2
+		}, [2]conntrack.Traffic{counts(5), counts(5)}, true, 10},
+		{"flushed, and closed before that was seen", func(r *rig) {
+			r.kernel.packets = 3
+			r.compare()
+			r.kernel.flows = nil
+		}, [2]conntrack.Traffic{counts(3), counts(3)}, true, 6},
+		{"one entry is gone", func(r *rig) {
+			r.kernel.packets = 3
+			r.compare()
+			r.kernel.flows = r.kernel.flows[:1]
+		}, [2]conntrack.Traffic{counts(3), counts(3)}, true, 6},
+		{"the entry cannot be asked", func(r *rig) {
+			r.kernel.packets = 3
+			r.compare()
+			r.kernel.err = errKernel
+			r.kernel.flows = nil
+		}, [2]conntrack.Traffic{counts(3), counts(3)}, true, 6},
+		{"nobody counts", func(r *rig) { r.kernel.counts = false }, [2]conntrack.Traffic{}, false, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, t.TempDir())
+			r.kernel.counts = true
+			r.counting()
+			r.call()
+			tt.step(r)
+			r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
+			got := r.Events().Kept(events.CallClosed)[0].Call
+			if got.Traffic != tt.want || got.Approximate != tt.rough {
+				t.Errorf("it carried %+v, approximately: %v; want %+v, %v", got.Traffic, got.Approximate, tt.want, tt.rough)
+			}
+			r.kernel.err = nil
+			r.compare()
+			if told := testutil.ToFloat64(r.metrics.grePackets); told != tt.told {
+				t.Errorf("the metrics tell of %v packets, want %v", told, tt.told)
+			}
+		})
+	}
+}
+
+// counting has the daemon know that entries count.
+func (r *rig) counting() { r.path.(*kernelPath).counts.Store(true) }
+
+// TestCountsOfCallsThatComparisonsEnd: their entries are there until then, and are asked.
+func TestCountsOfCallsThatComparisonsEnd(t *testing.T) {
+	tests := []struct {
+		name  string
+		cause conntrack.Cause
+		step  func(r *rig)
+	}{
+		{"its connection is gone", conntrack.Expired, func(r *rig) { r.kernel.gone = true }},
+		{"it is idle", conntrack.Idle, func(r *rig) { r.cfg.Idle = 1 }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, t.TempDir())
+			r.kernel.counts, r.kernel.packets = true, 3
+			r.call()
+			r.compare()
+			tt.step(r)
+			for range 2 {
+				r.compare()
+			}
+			closed := r.Events().Kept(events.CallClosed)
+			if len(closed) != 1 {
+				t.Fatalf("closed: %+v", closed)
+			}
+			if c := closed[0].Call; c.Cause != tt.cause || c.Traffic[0].Packets != 3 || c.Traffic[1].Packets != 3 || c.Approximate {
+				t.Errorf("it closed as %+v", c)
+			}
+		})
+	}
+}
+
+// TestCountsOfManyCalls: what one turn removed is not told in the next.
+func TestCountsOfManyCalls(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.kernel.counts = true
+	r.counting()
+	for i := range uint64(3) {
+		r.kernel.packets = i
+		r.call()
+		r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
+		r.say(conntrack.Responder, pptp.CallDisconnectNotify, 9, 0, 4)
+		closed := r.Events().Kept(events.CallClosed)
+		if len(closed) != int(i)+1 || closed[i].Call.Traffic[0].Packets != i || closed[i].Call.Approximate {
+			t.Fatalf("call %d closed as %+v", i, closed)
+		}
+		if removed := r.path.carried(); len(removed) != 0 {
+			t.Errorf("told twice: %v", removed)
+		}
+	}
+}
+
+// TestCountsAfterARestart: the kernel's entries have counted on; the daemon's flows have not.
+func TestCountsAfterARestart(t *testing.T) {
+	for path, rough := range map[DataPath]bool{InKernel: false, InDaemon: true} {
+		dir := t.TempDir()
+		before := newRigOver(t, dir, path)
+		before.call()
+		if err := before.journal.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r := newRigOver(t, dir, path)
+		r.kernel.flows, r.kernel.counts, r.kernel.packets = before.kernel.flows, true, 4
+		r.compare()
+		r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
+		if got := r.Events().Kept(events.CallClosed)[0].Call; got.Approximate != rough || !got.Traffic[0].Counted {
+			t.Errorf("%s: %+v, approximately: %v", path, got.Traffic, got.Approximate)
+		}
 	}
 }
 

@@ -1,62 +1,174 @@
 package daemon
 
-import "pptpalg/conntrack"
+import (
+	"slices"
+	"time"
 
-// tally adds up what the GRE entries of calls have counted. The sum does not fall when
-// calls end, nor when entries are made again. It is owned by sweep.
-type tally struct {
-	seen map[uint64]volume // of calls by their number, at the last comparison; nil before the first
-}
+	"pptpalg/cmd/pptpalg/internal/events"
+	"pptpalg/conntrack"
+)
 
-// volume is what the entries of a call have counted, both ways.
+// volume is packets and their bytes, IP headers included.
 type volume struct{ packets, bytes uint64 }
 
-// add takes in the entries that a comparison has found, and returns how much they have
-// counted since the last one, and of how many calls they count. The first one only
-// begins: what a call had carried by then, an earlier daemon has told.
-//
-// What a call carries after the last comparison before its end is not told.
-func (t *tally) add(calls []conntrack.Record, have flows) (grown volume, counted int) {
-	first := t.seen == nil
-	seen := make(map[uint64]volume, len(t.seen))
-	if have.counted() {
-		for _, r := range calls {
-			if v, ok := have.of(r); ok {
-				seen[r.Number] = v
-				grown.grow(t.seen[r.Number], v)
+func (v *volume) add(w volume) {
+	v.packets += w.packets
+	v.bytes += w.bytes
+}
+
+// odometer adds up what has travelled to one end of a call. An entry that is made again
+// counts from 0 again.
+type odometer struct {
+	now    conntrack.Traffic // of the entry that is there, as it was last read
+	former volume            // of those before
+	broken bool              // of which one may have counted more than was read
+}
+
+// read takes in what the entry has counted, and returns by how much that is more.
+func (o *odometer) read(t conntrack.Traffic) volume {
+	if !t.Counted {
+		return volume{}
+	}
+	if t.Packets < o.now.Packets || t.Bytes < o.now.Bytes {
+		o.lose()
+	}
+	grown := volume{t.Packets - o.now.Packets, t.Bytes - o.now.Bytes}
+	o.now = t
+	return grown
+}
+
+// lose takes note that the entry is gone, and nobody has read it.
+func (o *odometer) lose() {
+	if o.now.Counted {
+		o.former.add(volume{o.now.Packets, o.now.Bytes})
+		o.now, o.broken = conntrack.Traffic{}, true
+	}
+}
+
+// total is what all entries have counted, as far as that was read.
+func (o *odometer) total() conntrack.Traffic {
+	return conntrack.Traffic{
+		Packets: o.former.packets + o.now.Packets, Bytes: o.former.bytes + o.now.Bytes,
+		Counted: o.now.Counted || o.former != volume{},
+	}
+}
+
+// tally is what a comparison makes of the entries that it has found.
+type tally struct {
+	missing []conntrack.Flow // that calls need and the data path lacks
+	grown   volume           // what calls have carried since the last comparison
+	counted int              // calls whose packets are counted
+	other   int              // calls whose packets are not
+}
+
+// glance is what the data path has of a call's two flows, by conntrack.Side.
+type glance struct {
+	traffic        [2]conntrack.Traffic
+	there, lacking [2]bool
+}
+
+// tallyUp looks up the flows of all calls, each once. It holds mu only to take in what it
+// has found.
+func (d *Daemon) tallyUp(calls []conntrack.Record, have flows, now time.Time) (t tally) {
+	for some := range slices.Chunk(calls, slice) {
+		found := d.sweeper.glances[:0]
+		for i := range some {
+			found = append(found, t.look(&some[i], have))
+		}
+		d.sweeper.glances = found
+		d.mu.Lock()
+		for i := range some {
+			was := d.sight.calls[some[i].Number]
+			if was != nil && was.stage != events.CallClosed { // its end may have been told meanwhile, with later counts
+				t.enter(was, &found[i], now)
 			}
 		}
+		d.mu.Unlock()
 	}
-	if t.seen = seen; first {
-		grown = volume{}
-	}
-	return grown, len(seen)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	t.grown.add(d.sight.last)
+	d.sight.last = volume{}
+	return t
 }
 
-// grow adds what lies between two counts of a call. A lower count is one of fewer
-// entries: one of the two is gone, and is made again.
-func (v *volume) grow(before, now volume) {
-	if now.packets >= before.packets && now.bytes >= before.bytes {
-		v.packets += now.packets - before.packets
-		v.bytes += now.bytes - before.bytes
+// look finds a call's flows. Where both its Call IDs are 0, one entry carries both. A call
+// that is being cleared needs none.
+func (t *tally) look(r *conntrack.Record, have flows) (g glance) {
+	if r.State == conntrack.Clearing {
+		return g
 	}
+	for side := range g.there {
+		f, needed := r.FlowTo(conntrack.Side(side))
+		if !needed {
+			continue
+		}
+		g.traffic[side], g.there[side] = have.at(f)
+		if !g.there[side] && !have.carries(f, r, conntrack.Side(side).Other()) {
+			g.lacking[side] = true
+			t.missing = append(t.missing, f)
+		}
+	}
+	return g
 }
 
-// of returns what the entries of a call have counted, false if none counts.
-func (f flows) of(r conntrack.Record) (v volume, counted bool) {
-	for _, flow := range r.Flows() {
-		t := f[flow.Unmarked()]
-		v.packets += t.Packets
-		v.bytes += t.Bytes
-		counted = counted || t.Counted
-	}
-	return v, counted
+func (f flows) at(flow conntrack.Flow) (conntrack.Traffic, bool) {
+	t, there := f[flow.Unmarked()]
+	return t, there
 }
 
-// countTraffic is a comparison's step.
-func (d *Daemon) countTraffic(calls []conntrack.Record, have flows) {
-	grown, counted := d.tally.add(calls, have)
-	d.metrics.grePackets.Add(float64(grown.packets))
-	d.metrics.greBytes.Add(float64(grown.bytes))
-	d.metrics.counted.Set(float64(counted))
+// carries reports whether the entry of a call's flow to an end carries f as well.
+func (f flows) carries(flow conntrack.Flow, r *conntrack.Record, to conntrack.Side) bool {
+	g, ok := r.FlowTo(to)
+	if !ok || !g.Carries(flow) {
+		return false
+	}
+	_, there := f.at(g)
+	return there
+}
+
+// enter takes in what was found of a call. Of one that an earlier daemon had, the first
+// count only begins: that one has told of it.
+func (t *tally) enter(was *seen, g *glance, now time.Time) {
+	var grown volume
+	counted := false
+	for side := range was.ways {
+		way := &was.ways[side]
+		if g.lacking[side] {
+			way.lose()
+			way.broken = way.broken || !was.begun
+		}
+		grown.add(way.read(g.traffic[side]))
+		counted = counted || g.traffic[side].Counted
+	}
+	if !counted {
+		was.moved = time.Time{}
+		t.other++
+		return
+	}
+	t.counted++
+	if was.moved.IsZero() || grown != (volume{}) {
+		was.moved = now
+	}
+	if was.begun {
+		t.grown.add(grown)
+	}
+	was.begun = true
+}
+
+// counted reports whether any flow's packets are counted.
+func (f flows) counted() bool {
+	for _, t := range f {
+		if t.Counted {
+			return true
+		}
+	}
+	return false
+}
+
+// show has the metrics tell.
+func (d *Daemon) show(t *tally) {
+	d.metrics.grePackets.Add(float64(t.grown.packets))
+	d.metrics.greBytes.Add(float64(t.grown.bytes))
+	d.metrics.counted.Set(float64(t.counted))
 }

@@ -62,6 +62,24 @@ func TestTallyAfterRestart(t *testing.T) {
 	}
 }
 
+// TestTallyOfACallThatEndsMeanwhile: what was listed before its end is no news after it.
+func TestTallyOfACallThatEndsMeanwhile(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.kernel.counts, r.kernel.packets = true, 10
+	r.counting()
+	r.call()
+	have := make(flows)
+	if _, err := r.path.list(have, nil); err != nil {
+		t.Fatal(err)
+	}
+	calls := r.records(r.editor.Compare(time.Now()))
+	r.kernel.packets = 12
+	r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
+	if tally := r.tallyUp(calls, have, time.Now()); tally.grown.packets != 24 || tally.counted != 0 {
+		t.Errorf("grown by %+v, %d calls are counted; want 24 packets, none", tally.grown, tally.counted)
+	}
+}
+
 // TestTallyOverTheDaemon counts what the daemon translates, with its bytes.
 func TestTallyOverTheDaemon(t *testing.T) {
 	r := newRigOver(t, t.TempDir(), InDaemon)

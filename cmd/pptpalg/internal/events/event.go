@@ -74,6 +74,10 @@ type Call struct {
 	Since   time.Time              // of the request
 	Cause   conntrack.Cause        // of CallClosed
 	Traffic [2]conntrack.Traffic   // of CallClosed: the GRE that went to each Side, as far as it was counted
+
+	// Of CallClosed: Traffic may be less than what went, because somebody deleted an entry
+	// that counted, or an earlier daemon counted by itself.
+	Approximate bool
 }
 
 // inside calls keep with each address under which an operator looks for the event:

@@ -41,14 +41,18 @@ type CallRecord struct {
 }
 
 // Closing is what a Record says of a call that ended. Counts are null where nobody
-// counted; the kernel's are as of two seconds before the end at most, or longer in a
-// large table: see the daemon's comparison.
+// counted, and else as of the end: unless they are Approximate, nothing is missing that
+// the gateway translated.
 type Closing struct {
 	Opened   time.Time `json:"opened"` // when it was asked for, UTC
 	Seconds  float64   `json:"seconds"`
 	Reason   string    `json:"reason"` // see conntrack.Cause
 	ToClient *Count    `json:"to_client"`
 	ToServer *Count    `json:"to_server"`
+
+	// Approximate: the counts may be too low. Somebody deleted an entry that counted before
+	// it was read, or an earlier daemon translated, and counted, by itself.
+	Approximate bool `json:"approximate,omitempty"`
 }
 
 // Count is the GRE that went one way, bytes with IP headers.
@@ -77,6 +81,7 @@ func NewRecord(e Event) Record {
 		c.Closing = &Closing{
 			Opened: stamp(e.Call.Since), Seconds: e.Time.Sub(e.Call.Since).Round(time.Millisecond).Seconds(), Reason: e.Call.Cause.String(),
 			ToClient: count(e.Call.Traffic[conntrack.Initiator]), ToServer: count(e.Call.Traffic[conntrack.Responder]),
+			Approximate: e.Call.Approximate,
 		}
 	}
 	return Record{Time: stamp(e.Time), Event: names[e.Kind], CallRecord: c}
@@ -108,6 +113,9 @@ func (r Record) String() string {
 	}
 	if c := r.Closing; c != nil {
 		fmt.Fprintf(&b, " reason=%s seconds=%.3f to_client=%v to_server=%v", c.Reason, c.Seconds, c.ToClient, c.ToServer)
+		if c.Approximate {
+			b.WriteString(" approximate")
+		}
 	}
 	return b.String()
 }

@@ -2,8 +2,10 @@ package explain
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
+	"pptpalg/alg/pptp"
 	"pptpalg/cmd/pptpalg/internal/events"
 	"pptpalg/conntrack"
 )
@@ -18,8 +20,16 @@ type Facts struct {
 	Calls       []Call                 // of the client, that live, the oldest first
 	Refusals    []Refusal              // of late, of all clients, the latest first
 	Rules       Rules
-	InDaemon    bool   // GRE visits the daemon, which counts it
-	Unmatched   uint64 // GRE packets of all clients that visited the daemon and were no call's
+	InDaemon    bool    // GRE visits the daemon, which counts it
+	Unmatched   uint64  // GRE packets of all clients that visited the daemon and were no call's
+	Strays      []Stray // GRE between the ends of Connections that the kernel has now and that is no call's
+}
+
+// Stray is GRE for a Call ID that no call has.
+type Stray struct {
+	From, To netip.Addr // as it comes: To is a public address where NAT hides the end
+	CallID   pptp.CallID
+	Traffic  conntrack.Traffic
 }
 
 // Rules says whether the firewall rules are there that bring control connections to
@@ -54,6 +64,17 @@ type Way struct {
 
 // none reports whether it is known that nothing came.
 func (w Way) none() bool { return w.Present && w.Traffic.Counted && w.Traffic.Packets == 0 }
+
+// known reports whether something was seen of a connection.
+func (f *Facts) known(c *conntrack.Connection) bool {
+	ends := events.EndsOf(c)
+	return slices.ContainsFunc(f.Events, func(e events.Event) bool { return e.Ends == ends })
+}
+
+// open reports whether the kernel has a connection with these ends that TCP has not ended.
+func (f *Facts) open(ends [2]events.End) bool {
+	return slices.ContainsFunc(f.Connections, func(c conntrack.Connection) bool { return !c.Closing && events.EndsOf(&c) == ends })
+}
 
 // last are the events of the client's latest control connection.
 func (f *Facts) last() []events.Event {

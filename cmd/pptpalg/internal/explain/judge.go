@@ -60,6 +60,10 @@ func (j *judge) unanswered() {
 	}
 	for _, c := range j.Connections {
 		switch {
+		case c.Opening && !c.Translated() && c.Original.Src.Addr().IsPrivate() && !c.Original.Dst.Addr().IsPrivate():
+			j.add("untranslated", fmt.Sprintf("the SYN of %v went on to %v under its inside address, and nothing came back: no rule translates it on the way that it takes", c.Original.Src, c.Original.Dst),
+				"add masquerading or SNAT for the interface that \"ip route get "+c.Original.Dst.Addr().String()+"\" names")
+			fallthrough
 		case c.Opening:
 			j.add("server_no_answer", fmt.Sprintf("%v does not answer: its SYN came and was sent on, and nothing came back", c.Original.Dst),
 				"see that the server is up, and that nothing between the gateway and it blocks TCP port "+fmt.Sprint(c.Original.Dst.Port()))
@@ -71,13 +75,14 @@ func (j *judge) unanswered() {
 	}
 }
 
-// unseen explains why the daemon has seen nothing.
+// unseen explains why the daemon has seen nothing, or nothing of a connection that is there.
 func (j *judge) unseen() {
-	if len(j.seen) > 0 || len(j.Calls) > 0 || len(j.causes) > 0 {
+	if len(j.Calls) > 0 || len(j.causes) > 0 {
 		return
 	}
 	for _, c := range j.Connections {
 		switch {
+		case c.Opening, c.Closing, j.known(&c):
 		case c.Helper != "":
 			j.helper(c.Helper)
 		case !c.Translated():
@@ -89,7 +94,7 @@ func (j *judge) unseen() {
 				`load the firewall rules: restart the daemon, or see "pptpalg rules print"; see that no rule accepts the packets in table mangle before them, and that no flow offload skips them`)
 		}
 	}
-	if len(j.Connections) > 0 {
+	if len(j.Connections) > 0 || len(j.seen) > 0 {
 		return
 	}
 	j.rules()
@@ -209,6 +214,9 @@ func (j *judge) traffic() {
 	}
 	c, before := up[len(up)-1], len(j.causes)
 	in, out := c.ToClient, c.ToPeer
+	if in.Traffic.Packets == 0 || out.Traffic.Packets == 0 {
+		j.strays()
+	}
 	switch {
 	case in.Present && out.Present && (!in.Traffic.Counted || !out.Traffic.Counted):
 		j.add("not_counted", "the call is up and both its GRE flows are translated; what they carry is not counted",
@@ -234,7 +242,21 @@ func (j *judge) traffic() {
 	if len(j.causes) > before {
 		return
 	}
-	j.add("working", "the call is up and the gateway does its part", "if it carries nothing, look at PPP: authentication, MPPE and MTU on both ends")
+	j.add("working", "the call is up, and GRE comes from both ends and is translated",
+		`if the tunnel carries nothing, see that FORWARD lets GRE pass (as root, "pptpalg check" knows), then look at PPP: authentication, MPPE and MTU on both ends`)
+}
+
+// strays names GRE for Call IDs that nobody has, between the ends of the client's control
+// connections. Where several clients share a public address, it may be another one's.
+func (j *judge) strays() {
+	for _, s := range j.Strays {
+		packets := ""
+		if s.Traffic.Counted {
+			packets = fmt.Sprintf(" (%d packets)", s.Traffic.Packets)
+		}
+		j.add("gre_without_flow", fmt.Sprintf("GRE comes from %v to %v for Call ID %v, which no call has%s", s.From, s.To, s.CallID, packets),
+			fmt.Sprintf("%v sends under a Call ID that it was not given, or for a call that is over: see its log", s.From))
+	}
 }
 
 // endings are the causes of a call's end, in words, and the messages that tell by whom.

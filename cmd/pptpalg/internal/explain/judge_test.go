@@ -71,6 +71,13 @@ func TestJudge(t *testing.T) {
 	opening, over, plain, helped := link, link, link, link
 	opening.Opening, over.Closing, helped.Helper = true, true, "pptp"
 	plain.Reply = plain.Original.Reversed()
+	unhidden, routed, next := plain, plain, link
+	unhidden.Opening, routed.Opening = true, true
+	routed.Original.Dst = netip.MustParseAddrPort("10.9.9.9:1723")
+	routed.Reply = routed.Original.Reversed()
+	next.Original.Src, next.Reply.Dst = netip.MustParseAddrPort("10.0.0.10:4001"), netip.MustParseAddrPort("198.51.100.1:4001")
+	nextOver := next
+	nextOver.Closing = true
 	granted := []events.Event{
 		opened(alg.Read), said(us, pptp.StartControlConnectionRequest, 0), said(them, pptp.StartControlConnectionReply, 1),
 		said(us, pptp.OutgoingCallRequest, 0), said(them, pptp.OutgoingCallReply, 1),
@@ -86,6 +93,10 @@ func TestJudge(t *testing.T) {
 		{"somebody refused", Facts{Refusals: []Refusal{{now, link.Original.Dst, link.Reply.Dst}}}, "server_refused_tcp never_seen", "perhaps this client's"},
 		{"it was refused", Facts{Refusals: []Refusal{{now, link.Original.Dst, link.Original.Src}}}, "server_refused_tcp never_seen", "03:04:05Z"},
 		{"SYN sent", Facts{Connections: []conntrack.Connection{opening}}, "server_no_answer", "203.0.113.9:1723"},
+		{"SYN sent, without NAT", Facts{Connections: []conntrack.Connection{unhidden}}, "untranslated server_no_answer", "inside address"},
+		{"SYN sent, routed", Facts{Connections: []conntrack.Connection{routed}}, "server_no_answer", ""},
+		{"unseen, after a call", Facts{Connections: []conntrack.Connection{next}, Events: append(granted, closed(conntrack.Reset))}, "not_queued call_ended", "10.0.0.10:4001"},
+		{"the same, over", Facts{Connections: []conntrack.Connection{nextOver}, Events: append(granted, closed(conntrack.Reset))}, "call_ended", ""},
 		{"SYN sent again, after a call", Facts{Connections: []conntrack.Connection{opening}, Events: append(granted, closed(conntrack.Reset))},
 			"server_no_answer call_ended", ""},
 		{"closed early", Facts{Connections: []conntrack.Connection{over}}, "closed_early", ""},
@@ -114,6 +125,9 @@ func TestJudge(t *testing.T) {
 		{"none from the server", Facts{Events: granted, Calls: call(way(0), way(4))}, "no_gre_from_server", "4 GRE packets"},
 		{"none from the client", Facts{Events: granted, Calls: call(way(5), way(0))}, "no_gre_from_client", "5 GRE packets"},
 		{"GRE without a flow", Facts{Events: granted, Calls: call(way(0), way(4)), InDaemon: true, Unmatched: 9}, "no_gre_from_server gre_without_flow", ""},
+		{"GRE without a flow, of the kernel's", Facts{Events: granted, Calls: call(way(0), way(4)), Strays: []Stray{{From: link.Original.Dst.Addr(), To: link.Reply.Dst.Addr(), CallID: 9, Traffic: way(3).Traffic}}},
+			"gre_without_flow no_gre_from_server", "for Call ID 9, which no call has (3 packets)"},
+		{"GRE without a flow beside a call that works", Facts{Events: granted, Calls: call(way(1), way(4)), Strays: []Stray{{}}}, "working", ""},
 		{"flow missing", Facts{Events: granted, Calls: call(Way{}, way(4))}, "flow_missing", ""},
 		{"call of an earlier daemon", Facts{Calls: call(way(1), way(1))}, "working", ""},
 		{"ended long ago", Facts{Events: []events.Event{opened(alg.Read), old(closed(conntrack.Reset))}}, "call_ended nothing_since", "TCP was reset"},
@@ -166,7 +180,7 @@ func TestEveryCauseHasWords(t *testing.T) {
 
 func TestText(t *testing.T) {
 	r := New(Facts{
-		Client: client, Now: now, Rules: RulesLoaded, Calls: call(way(0), way(4)),
+		Client: client, Now: now, Rules: RulesLoaded, Calls: call(way(0), way(4)), Connections: []conntrack.Connection{link},
 		Events: []events.Event{opened(alg.Read), event(events.MessageRead, func(e *events.Event) {
 			e.From, e.Error = them, 4
 			e.Message = alg.Message{Type: pptp.OutgoingCallReply, Result: 2, Own: alg.Translation{From: 9, To: 9}, Peer: alg.Translation{From: 8, To: 7}}

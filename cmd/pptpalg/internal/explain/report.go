@@ -32,6 +32,8 @@ type Control struct {
 	NAT       string         `json:"nat"`        // "source", "destination", "source and destination" or "none"
 	Edited    bool           `json:"edited"`
 	Reason    string         `json:"reason"` // why it is let alone
+	Over      bool           `json:"over"`   // the kernel has it no more, or TCP has ended
+	Last      *time.Time     `json:"last"`   // when something of it was last seen; null if nothing was
 }
 
 // Message is a control message that was read.
@@ -84,11 +86,13 @@ func New(f Facts) Report {
 	}
 	for _, e := range f.last() {
 		r.take(e)
+		r.Control.Over = !f.open(e.Ends)
 	}
 	if r.Control == nil && len(f.Connections) > 0 {
 		c := f.Connections[len(f.Connections)-1]
 		r.Control = newControl(events.EndsOf(&c))
 		r.Control.Reason = "not seen by the daemon"
+		r.Control.Over = c.Closing
 	}
 	for _, c := range f.Calls {
 		r.Calls = append(r.Calls, CallLine{c.Number, c.State.String(), c.Since.UTC(), newGRE(c.ToClient), newGRE(c.ToPeer)})
@@ -101,6 +105,8 @@ func (r *Report) take(e events.Event) {
 		r.Control = newControl(e.Ends)
 		r.Control.Edited = true
 	}
+	last := e.Time.UTC()
+	r.Control.Last = &last
 	switch {
 	case e.Kind == events.ConnectionOpened && e.Reason != alg.Read:
 		r.Control.Edited, r.Control.Reason = false, e.Reason.String()

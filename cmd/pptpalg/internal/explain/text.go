@@ -45,6 +45,12 @@ func (r *Report) control(b *bytes.Buffer) {
 	if !c.Edited {
 		fmt.Fprintf(b, "; let alone: %s", c.Reason)
 	}
+	if c.Over {
+		b.WriteString("; over")
+	}
+	if c.Over && c.Last != nil {
+		fmt.Fprintf(b, ", last seen at %s", c.Last.Format(time.RFC3339))
+	}
 	fmt.Fprintln(b)
 }
 

@@ -104,6 +104,8 @@ var mustAlert = map[string]string{
 	"pptpalg_control_connections_refused_total": "warning",
 	"pptpalg_verdict_seconds_bucket":            "warning",
 	"pptpalg_packets_total":                     "warning",
+	"pptpalg_gre_packets_total":                 "warning",
+	"pptpalg_gre_unmatched_flows":               "warning",
 }
 
 func TestAlerts(t *testing.T) {

@@ -1,12 +1,36 @@
 package preflight
 
-import "context"
+import (
+	"context"
+
+	"pptpalg/rules"
+)
 
 // Config says what the daemon is, or will be, run with.
 type Config struct {
-	Queue    uint16   // NFQUEUE number of control connections
-	Ports    []uint16 // TCP ports of control connections, one at least
-	StateDir string   // directory of the daemon's socket
+	// Rules has the queues and ports. Its Data is for a daemon that translates GRE,
+	// whether this one will or not.
+	Rules     rules.Config
+	DataPath  string // who translates GRE: kernel, queue, or auto
+	LoadRules bool   // whether the daemon loads the rules, or somebody else does
+	Listen    string // address of the metrics, "" for none
+	WebConfig string // file with their TLS and passwords, "" for none
+	EventLog  string // file, "-" for standard output, "" for none
+	StateDir  string // directory of the daemon's socket
+
+	File File
+	// Set returns the command that has the daemon run with another value for a key of
+	// the configuration. It must not be nil.
+	Set func(key, value string) string
+	// Load is the command that loads the daemon's rules.
+	Load string
+}
+
+// File is the configuration file.
+type File struct {
+	Name string // "" where there is none
+	Err  error  // what is wrong with it: then the rest of the configuration is without it
+	Mend string // the command that makes it a good one
 }
 
 // Run carries out all checks, one after the other, in the network namespace of the
@@ -46,14 +70,17 @@ func of[T any](name string, read func(*reader) (T, error), judge func(T) Finding
 
 // checks are all checks: first what others need to be carried out.
 var checks = []check{
+	of("configuration", (*reader).config, judgeConfig),
 	of("rights", (*reader).rights, judgeRights),
 	of("iptables", (*reader).iptables, judgeIPTables),
+	of("rules", (*reader).loading, judgeLoading),
 	of("nfqueue", (*reader).bindable, judgeBindable),
 	of("queue-owner", (*reader).queueOwner, judgeQueueOwner),
 	of("conntrack", (*reader).conntrack, judgeConntrack),
 	of("gre-translation", (*reader).translation, judgeTranslation),
 	of("ip-forward", (*reader).forwarding, judgeForwarding),
 	of("nat", (*reader).firewall, judgeNAT),
+	of("ports", (*reader).firewall, judgePorts),
 	of("firewall-control", (*reader).firewall, judgeControl),
 	of("firewall-gre", (*reader).firewall, judgeGRE),
 	of("tracking", (*reader).firewall, judgeTracking),
@@ -61,8 +88,11 @@ var checks = []check{
 	of("helper-sysctl", (*reader).helperSetting, judgeHelperSetting),
 	of("proxy", (*reader).firewall, judgeProxy),
 	of("flow-offload", (*reader).firewall, judgeOffload),
+	of("multi-wan", (*reader).firewall, judgeMarks),
 	of("rp-filter", (*reader).reversePath, judgeReversePath),
 	of("conntrack-table", (*reader).table, judgeTable),
 	of("accounting", (*reader).accounting, judgeAccounting),
+	of("listener", (*reader).listener, judgeListener),
+	of("event-log", (*reader).eventLog, judgeEventLog),
 	of("daemon", (*reader).daemon, judgeDaemon),
 }

@@ -44,7 +44,9 @@ type Finding struct {
 	Check  string `json:"check"`
 	Result Result `json:"result"`
 	Found  string `json:"found"`
-	Remedy string `json:"remedy"` // a command, or what to do; "" where nothing is to be done
+	Remedy string `json:"remedy"` // a command, for a warning perhaps what to do; "" where nothing is to be done
+
+	form string // Found before it was filled in: one for each thing that can be wrong
 }
 
 func ok(format string, args ...any) Finding {
@@ -52,11 +54,11 @@ func ok(format string, args ...any) Finding {
 }
 
 func warning(remedy, format string, args ...any) Finding {
-	return Finding{Result: Warning, Remedy: remedy, Found: fmt.Sprintf(format, args...)}
+	return Finding{Result: Warning, Remedy: remedy, Found: fmt.Sprintf(format, args...), form: format}
 }
 
 func problem(remedy, format string, args ...any) Finding {
-	return Finding{Result: Problem, Remedy: remedy, Found: fmt.Sprintf(format, args...)}
+	return Finding{Result: Problem, Remedy: remedy, Found: fmt.Sprintf(format, args...), form: format}
 }
 
 func unchecked(err error) Finding {
@@ -69,9 +71,9 @@ var denied = regexp.MustCompile(`(?i)must be root|permission denied|operation no
 func remedyOf(err error) string {
 	switch {
 	case denied.MatchString(err.Error()):
-		return "run as root"
+		return "sudo pptpalg check"
 	case errors.Is(err, exec.ErrNotFound):
-		return "apt-get install iptables iproute2"
+		return "apt-get install -y iptables iproute2"
 	}
 	return "mend what is said here, and check again"
 }

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,27 +11,223 @@ import (
 
 // firewall is what judges of rules look at.
 type firewall struct {
-	rules ruleset
-	ports []uint16 // of control connections
+	rules   ruleset
+	network network
+	ways    []way // one at least
+	ports   []uint16
+	gre     greRules
+	bound   map[uint16]bool // queues that programs have; nil: not known
+	set     func(key, value string) string
 }
 
-// opening returns the first packet of a control connection to each port.
-func (f firewall) opening() []packet { return f.control("new") }
+// greRules is how a call's GRE comes to be accepted.
+type greRules struct {
+	queued bool // it visits the daemon
+	load   bool // by rules that the daemon, or "pptpalg rules load", loads
+	data   rules.Data
+}
 
-func (f firewall) control(state string) []packet {
-	packets := make([]packet, len(f.ports))
-	for i, p := range f.ports {
-		packets[i] = packet{proto: "tcp", dst: p, state: state}
+// accepts says whether a rule of the daemon's will stand first in the chain, that accepts
+// the GRE of calls.
+func (g greRules) accepts(c chain, p packet) bool {
+	return p.proto == "gre" && g.queued && g.load && g.data.Mark != 0 &&
+		c.hook == "forward" && c.name == "FORWARD" && c.table == "iptables filter"
+}
+
+// passing returns the rule by which a firewall accepts a call's GRE. Chains that packets
+// meet without conntrack have no state to ask for.
+func (g greRules) passing(c chain) statement {
+	switch {
+	case c.hook == "ingress" || c.hook == "egress" || c.hook == "prerouting" && c.prio <= conntrackPriority || g.queued && g.data.Mark == 0:
+		return statement{"-p gre -j ACCEPT", "ip protocol gre accept"}
+	case g.queued:
+		return statement{fmt.Sprintf("-p gre -m connlabel --label %d -j ACCEPT", g.data.Label), g.data.NFTForwardRule()}
 	}
-	return packets
+	return statement{"-p gre -m conntrack --ctstate ESTABLISHED -j ACCEPT", "ip protocol gre ct state established accept"}
 }
 
-// data is a call's GRE as rules see it: the entries that translate it say that both
-// directions were seen.
-var data = packet{proto: "gre", state: "established"}
+// role is a way of being called: by clients inside, or by clients outside that a DNAT
+// rule sends to a server inside.
+type role struct {
+	way
+	port, inner uint16
+	served      bool
+	host        []span // the networks of the clients inside, or the server; nil: not known
+}
 
-// forwarded are the hooks that a forwarded packet passes.
-var forwarded = []string{"prerouting", "forward", "postrouting"}
+// opening returns the packet that opens a control connection.
+func (r role) opening() packet {
+	p := packet{proto: "tcp", state: "new", service: r.port, inner: r.inner, dnat: when(r.served)}
+	if r.served {
+		p.in, p.out, p.to = r.outside, r.inside, r.host
+	} else {
+		p.in, p.out, p.from = r.inside, r.outside, r.host
+	}
+	return p
+}
+
+// answer returns a packet the other way.
+func (r role) answer() packet {
+	p := r.opening()
+	p.reply, p.state = true, "established"
+	p.in, p.out, p.from, p.to = p.out, p.in, p.to, p.from
+	return p
+}
+
+// packets returns those of a call, out and in. The entries that translate them say that
+// both directions were seen; where the daemon translates, conntrack has never seen them,
+// and rules give them a label.
+func (g greRules) packets(r role) []packet {
+	p := packet{proto: "gre", state: "established"}
+	if g.queued {
+		p.state = "new"
+	}
+	if g.queued && g.data.Mark != 0 {
+		p.label = fmt.Sprint(g.data.Label)
+	}
+	out, in := p, p
+	out.in, out.out, out.from = r.inside, r.outside, r.host
+	in.in, in.out, in.to, in.dnat = r.outside, r.inside, r.host, when(!g.queued)
+	return []packet{out, in}
+}
+
+// clients returns the roles of clients inside.
+func (f firewall) clients(port uint16) []role {
+	var all []role
+	for _, w := range f.ways {
+		all = append(all, role{way: w, port: port, inner: port, host: f.network.of(w.inside)})
+	}
+	return all
+}
+
+// servers returns the roles of clients outside whose connections DNAT sends inside.
+func (f firewall) servers(port uint16) []role { return f.served(port, f.outsides()) }
+
+// neighbours returns those of clients in another network inside.
+func (f firewall) neighbours(port uint16) []role {
+	var inside []string
+	for _, w := range f.ways {
+		inside = append(inside, w.inside)
+	}
+	return slices.DeleteFunc(f.served(port, unique(inside)), func(r role) bool { return r.inside == r.outside })
+}
+
+// served returns the roles of clients that come by one of the interfaces.
+func (f firewall) served(port uint16, from []string) []role {
+	var all []role
+	for _, outside := range from {
+		arriving := packet{proto: "tcp", state: "new", service: port, inner: port, in: outside}
+		for _, e := range f.rules.meets(arriving, "prerouting", dnat, netmap) {
+			r := role{way: way{outside: outside}, port: port, inner: cmp.Or(e.to.port, port), served: true}
+			host, known := spanOf(e.to.addr)
+			if known && f.network.own(host) {
+				continue // it is not forwarded
+			}
+			if known {
+				r.host, r.inside = []span{host}, f.network.towards(host)
+			}
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+func (f firewall) outsides() []string {
+	var all []string
+	for _, w := range f.ways {
+		all = append(all, w.outside)
+	}
+	return unique(all)
+}
+
+// passage is how a packet fares.
+type passage uint8
+
+const (
+	open    passage = iota
+	doubted         // a rule that is about such packets may drop it
+	unsure          // it is dropped, if not a rule that cannot be decided accepts it
+	closed
+)
+
+// fate is what becomes of a packet, and by which rule or policy.
+type fate struct {
+	passage
+	event
+	packet packet
+}
+
+// worse returns the fate that is worse, the first of two alike.
+func worse(a, b fate) fate {
+	if b.passage > a.passage {
+		return b
+	}
+	return a
+}
+
+// hooked are the hooks that a forwarded packet passes.
+var hooked = []string{"ingress", "prerouting", "forward", "postrouting", "egress"}
+
+// meet sends a packet through all chains that may drop it.
+func (f firewall) meet(p packet) fate {
+	var worst fate
+	for _, hook := range hooked {
+		for _, c := range f.rules.base(hook, "") {
+			if c.kind == "nat" && p.state != "new" {
+				continue // its connection was translated when it began
+			}
+			worst = worse(worst, f.within(c, p))
+			worst.packet = p
+		}
+	}
+	return worst
+}
+
+// within sends a packet through one chain. What the daemon's own rules will accept needs
+// no other rule. An accept where it comes from the right place is a way through; a drop
+// where it comes from a wrong one counts if it is about such packets.
+func (f firewall) within(c chain, p packet) fate {
+	worst, sure := fate{}, true
+	if f.gre.accepts(c, p) {
+		return worst
+	}
+	for _, e := range c.walk(p) {
+		switch {
+		case f.lets(e):
+			if e.level >= side {
+				return worst
+			}
+			sure = false
+		case !f.drops(e):
+		case e.level == yes && sure:
+			return fate{passage: closed, event: e}
+		case e.level == yes:
+			return fate{passage: unsure, event: e}
+		case e.about(p):
+			worst = worse(worst, fate{passage: doubted, event: e})
+		}
+	}
+	return worst
+}
+
+// lets says whether the event lets the packet go on: what a program gets is for the
+// program to say.
+func (f firewall) lets(e event) bool {
+	return e.action == accept || e.action == queue && !f.drops(e)
+}
+
+func (f firewall) drops(e event) bool {
+	return e.action == drop || e.action == reject || e.action == queue && f.loses(e)
+}
+
+// loses says whether a rule queues for a program that is not there, and has no way around
+// it. Our own program is still to come.
+func (f firewall) loses(e event) bool {
+	if f.bound == nil || f.bound[port(e.arg, 0)] || e.chain.name == rules.DataChain {
+		return false
+	}
+	return slices.Contains(e.words, "--queue-num") && !slices.Contains(e.words, "--queue-bypass")
+}
 
 // worst returns the finding with the highest result, the first of several; otherwise
 // fine.
@@ -44,179 +241,42 @@ func worst(fine Finding, all ...Finding) Finding {
 	return w
 }
 
-// filters calls judge with what a packet meets in each chain that may drop it.
-func (f firewall) filters(p packet, judge func(c chain, events []event) Finding) []Finding {
-	var all []Finding
-	for _, hook := range forwarded {
-		for _, c := range f.rules.base(hook, "filter") {
-			all = append(all, judge(c, f.rules.walk(c, p)))
-		}
-	}
-	return all
-}
-
-// judgeControl looks for what drops the packet that opens a control connection, or the
-// answers to it.
-func judgeControl(f firewall) Finding {
-	var all []Finding
-	for _, number := range f.ports {
-		there := packet{proto: "tcp", dst: number, state: "new"}
-		all = append(all, f.filters(there, func(c chain, events []event) Finding {
-			return judgeOneWay(fmt.Sprintf("TCP to port %d", number), c, events,
-				c.at(fmt.Sprintf("-p tcp --dport %d -j ACCEPT", number), fmt.Sprintf("tcp dport %d accept", number)))
-		})...)
-		back := packet{proto: "tcp", src: number, state: "established"}
-		all = append(all, f.filters(back, func(c chain, events []event) Finding {
-			return judgeOneWay(fmt.Sprintf("TCP from port %d", number), c, events,
-				c.at("-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT", "ct state established,related accept"))
-		})...)
-	}
-	return worst(ok("control connections to TCP port %s may pass, both ways", list(f.ports)), all...)
-}
-
-// judgeOneWay takes a rule that accepts one side for a way through. One that drops
-// one side counts only if it is about the port.
-func judgeOneWay(what string, c chain, events []event, mend string) Finding {
-	for _, e := range events {
-		switch {
-		case e.action == accept && e.level >= side:
-			return ok("")
-		case !drops(e):
-		case e.level == yes && hasAccept(events):
-			return warning(mend, "%s: %s is dropped, but for packets that cannot be told here", e.where(), what)
-		case e.level == yes:
-			return problem(mend, "%s drops %s", e.where(), what)
-		case e.specific:
-			return warning(e.chain.without(e.rule), "%s may drop %s: look whether it is meant for the clients", e.where(), what)
-		}
-	}
-	return ok("")
-}
-
-// judgeGRE looks for what drops the packets of a call.
-func judgeGRE(f firewall) Finding {
-	return worst(ok("GRE of established calls may pass"), f.filters(data, judgeCall)...)
-}
-
-// judgeCall wants both directions to be accepted: by one certain rule, or by two that
-// are for a side each.
-func judgeCall(c chain, events []event) Finding {
-	mend := c.at("-p gre -m conntrack --ctstate ESTABLISHED -j ACCEPT", "ip protocol gre ct state established accept")
-	accepts := 0
-	for _, e := range events {
-		switch {
-		case e.action == accept && e.chain.name == rules.DataChain:
-			return ok("") // those of calls that the daemon translates
-		case e.action == accept && e.level < yes:
-			accepts++
-		case !drops(e) || accepts > 1:
-		case e.level == yes && accepts == 1:
-			return warning(mend, "%s drops GRE but for one rule's: look whether both directions of a call pass", e.where())
-		case e.level == yes:
-			return problem(mend, "%s drops GRE", e.where())
-		case e.specific || e.level == side:
-			return warning(mend, "%s may drop GRE: look whether it is meant for calls", e.where())
-		}
-	}
-	return ok("")
-}
-
-func drops(e event) bool { return e.action == drop || e.action == reject }
-
-func hasAccept(events []event) bool {
-	return slices.ContainsFunc(events, func(e event) bool { return e.action == accept })
-}
-
 // where names the rule, or the policy, for people.
 func (e event) where() string { return e.chain.line(e.rule) }
 
-// judgeNAT wants some translation: without any there is nothing to edit, and without a
-// rule in a nat table the kernel does not translate by the entries of calls either.
-func judgeNAT(f firewall) Finding {
-	if c, r, found := f.rules.has(masquerade, snat); found {
-		return ok("sources are translated by %s", c.line(r))
+// only limits a statement to the interfaces of a packet, as far as rules of the chain
+// may ask for them.
+func (c chain) only(s statement, p packet) statement {
+	switch c.hook {
+	case "prerouting":
+		return s.from(p.in, "")
+	case "forward":
+		return s.from(p.in, p.out)
+	case "postrouting":
+		return s.from("", p.out)
 	}
-	if c, r, found := f.rules.has(dnat); found {
-		return ok("destinations are translated by %s", c.line(r))
-	}
-	return problem("iptables -t nat -A POSTROUTING -o WAN -j MASQUERADE, with the outside interface for WAN",
-		"no rule translates addresses: clients behind this gateway have no public one")
+	return s
 }
 
-// judgeHelper looks for the kernel's own editor: a connection that has it is let alone
-// by the daemon.
-func judgeHelper(f firewall) Finding {
-	for _, e := range f.met([]string{helper}) {
-		if e.arg == "pptp" {
-			return problem(e.chain.without(e.rule), "the kernel's PPTP helper is attached by %s: its connections are not edited here", e.where())
-		}
+// mend returns a command that lets pass what an event drops. Where the chain is one that
+// our own rules are in, an accept at its beginning would keep packets from them.
+func (e event) mend(s statement) string {
+	program, table := e.base.program()
+	switch {
+	case program == "nft" || table != "mangle" && table != "raw":
+		return e.base.at(s)
+	case e.text == "":
+		return e.base.opened()
 	}
-	return ok("no rule attaches the kernel's PPTP helper")
+	return e.chain.without(e.rule)
 }
 
-// judgeTracking looks for what keeps conntrack from connections and calls.
-func judgeTracking(f firewall) Finding {
-	events := f.met([]string{notrack})
-	events = append(events, f.rules.meets(packet{proto: "gre", state: "new"}, []string{"prerouting"}, []string{notrack})...)
-	for _, e := range events {
-		if e.level >= side {
-			return problem(e.chain.without(e.rule), "conntrack is kept from PPTP by %s: nothing of it is translated", e.where())
-		}
-		if e.specific {
-			return warning(e.chain.without(e.rule), "conntrack may be kept from PPTP by %s", e.where())
-		}
-	}
-	return ok("conntrack sees control connections and calls")
-}
+func list(ports []uint16) string { return joined(ports, ", ") }
 
-// judgeProxy looks for who takes control connections for itself.
-func judgeProxy(f firewall) Finding {
-	var all []Finding
-	for _, e := range f.met([]string{redirect, tproxy, dnat}) {
-		mend := e.chain.without(e.rule)
-		switch {
-		case e.action == dnat && e.level == yes:
-			all = append(all, warning(mend, "%s sends clients' own connections to its address too: limit it to the outside interface or address", e.where()))
-		case e.action == dnat:
-		case e.level >= side:
-			all = append(all, problem(mend, "a transparent proxy takes control connections by %s", e.where()))
-		default:
-			all = append(all, warning(mend, "a transparent proxy may take control connections by %s", e.where()))
-		}
+func joined(ports []uint16, by string) string {
+	words := make([]string, len(ports))
+	for i, p := range ports {
+		words[i] = fmt.Sprint(p)
 	}
-	return worst(ok("no rule takes control connections to the gateway itself"), all...)
-}
-
-// judgeOffload looks for flow offload of control connections: their packets skip the
-// rules, and so the queue, once established.
-func judgeOffload(f firewall) Finding {
-	var all []Finding
-	for _, p := range f.control("established") {
-		mend := fmt.Sprintf("put before it a rule that accepts TCP port %d in both directions", p.dst)
-		for _, e := range f.rules.meets(p, []string{"forward"}, []string{offload}) {
-			if e.level >= side {
-				all = append(all, problem(mend, "control connections are offloaded, and skip the queue, by %s", e.where()))
-			} else {
-				all = append(all, warning(mend, "control connections may be offloaded, and skip the queue, by %s", e.where()))
-			}
-		}
-	}
-	return worst(ok("control connections are not offloaded"), all...)
-}
-
-// met returns what the opening packets meet at PREROUTING.
-func (f firewall) met(actions []string) []event {
-	var all []event
-	for _, p := range f.opening() {
-		all = append(all, f.rules.meets(p, []string{"prerouting"}, actions)...)
-	}
-	return all
-}
-
-func list(ports []uint16) string {
-	var words []string
-	for _, p := range ports {
-		words = append(words, fmt.Sprint(p))
-	}
-	return strings.Join(words, ", ")
+	return strings.Join(words, by)
 }

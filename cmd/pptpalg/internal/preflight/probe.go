@@ -62,7 +62,7 @@ func tryTranslation(ctx context.Context, rules string) (err error) {
 		}
 		places = append(places, p)
 	}
-	t := trial{ctx: ctx, client: places[0], gateway: places[1], server: places[2]}
+	t := trial{ctx: ctx, sends: trialSends, client: places[0], gateway: places[1], server: places[2]}
 	if err := t.build(rules); err != nil {
 		return fmt.Errorf("%w: %w", errNoTrial, err)
 	}
@@ -74,6 +74,7 @@ func tryTranslation(ctx context.Context, rules string) (err error) {
 
 type trial struct {
 	ctx                     context.Context
+	sends                   int // how often a packet is sent at most
 	client, gateway, server *place
 }
 
@@ -125,10 +126,10 @@ func (t trial) run() error {
 		return err
 	}
 	defer unix.Close(server)
-	if err := pass(client, server, parcel{trialServer, trialPeer}, parcel{trialPublic, trialPeer}); err != nil {
+	if err := t.pass(client, server, parcel{trialServer, trialPeer}, parcel{trialPublic, trialPeer}); err != nil {
 		return fmt.Errorf("send GRE to the server: %w", err)
 	}
-	if err := pass(server, client, parcel{trialPublic, trialTaken}, parcel{trialServer, trialOwn}); err != nil {
+	if err := t.pass(server, client, parcel{trialPublic, trialTaken}, parcel{trialServer, trialOwn}); err != nil {
 		return fmt.Errorf("send GRE to the client: %w", err)
 	}
 	return nil
@@ -144,8 +145,8 @@ type parcel struct {
 // pass sends a packet from one socket and wants it at the other. It is sent again and
 // again: a link that has just come up drops packets, for up to a second, until the kernel
 // has taken notice of it (linkwatch_fire_event).
-func pass(from, to int, sent, want parcel) error {
-	for range trialSends {
+func (t trial) pass(from, to int, sent, want parcel) error {
+	for range t.sends {
 		if err := unix.Sendto(from, sent.gre(), 0, &unix.SockaddrInet4{Addr: sent.peer.As4()}); err != nil {
 			return err
 		}
@@ -158,7 +159,7 @@ func pass(from, to int, sent, want parcel) error {
 		}
 		return err
 	}
-	return fmt.Errorf("nothing arrived within %v", trialSends*trialWait)
+	return fmt.Errorf("%w within %v", errNothing, time.Duration(t.sends)*trialWait)
 }
 
 func receive(socket int) (parcel, error) {

@@ -5,14 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/prometheus/exporter-toolkit/web"
 
 	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/pptpalg/internal/admin"
@@ -28,14 +32,35 @@ type reader struct {
 
 	// What several checks look at is read once.
 	firewallOnce func() (firewall, error)
+	networkOnce  func() (network, error)
+	askedOnce    func() tracked
 	answers      func() error // nil: a daemon answers
 }
 
 func newReader(ctx context.Context, cfg Config) *reader {
 	r := &reader{ctx: ctx, cfg: cfg}
 	r.firewallOnce = sync.OnceValues(r.readFirewall)
+	r.networkOnce = sync.OnceValues(r.readNetwork)
+	r.askedOnce = sync.OnceValue(r.askConntrack)
 	r.answers = sync.OnceValue(r.askDaemon)
 	return r
+}
+
+// running reports whether a daemon answers.
+func (r *reader) running() bool { return r.answers() == nil }
+
+// queued reports whether the daemon will translate GRE: it decides by the same probe.
+func (r *reader) queued() bool {
+	return r.cfg.DataPath == "queue" || r.cfg.DataPath == "auto" && r.askedOnce().probe != nil
+}
+
+// config passes on what others have found. A file that may not be read is not a wrong
+// one.
+func (r *reader) config() (File, error) {
+	if f := r.cfg.File; !errors.Is(f.Err, os.ErrPermission) {
+		return f, nil
+	}
+	return File{}, r.cfg.File.Err
 }
 
 func (r *reader) rights() (capabilities, error) {
@@ -55,12 +80,12 @@ func (r *reader) rights() (capabilities, error) {
 func (r *reader) iptables() (backend, error) {
 	version, err := r.command("iptables", "-V")
 	if errors.Is(err, exec.ErrNotFound) {
-		return backend{}, nil
+		return backend{spared: !r.cfg.LoadRules}, nil
 	}
 	if err != nil {
 		return backend{}, err
 	}
-	return backend{version: oneLine(version), legacy: legacyTables()}, nil
+	return backend{version: oneLine(version), legacy: legacyTables(), spared: !r.cfg.LoadRules}, nil
 }
 
 // legacyTables lists the tables that iptables-legacy has made.
@@ -83,6 +108,9 @@ func (r *reader) bindable() (binding, error) {
 		number--
 	}
 	q, err := nfqueue.Open(nfqueue.Config{Queue: number}, func(*nfqueue.Packet) nfqueue.Verdict { return nfqueue.Accept })
+	if errors.Is(err, os.ErrPermission) {
+		return binding{}, err
+	}
 	if err != nil {
 		return binding{err}, nil
 	}
@@ -108,29 +136,76 @@ func queueOwners() (map[uint16]bool, error) {
 	return taken, nil
 }
 
-// queueOwner asks for a queue that is taken, for the refusal tells whose it is.
+// queueOwner asks for queues that are taken, for the refusal tells whose they are.
 func (r *reader) queueOwner() (owned, error) {
-	o := owned{queue: r.cfg.Queue, running: r.answers() == nil}
+	o := owned{numbers: []uint16{r.cfg.Rules.Queue}, running: r.running(), set: r.cfg.Set}
+	data := r.cfg.Rules.Data
+	if r.queued() {
+		for i := range data.Queues {
+			o.numbers = append(o.numbers, data.Queue+uint16(i))
+		}
+	}
 	taken, err := queueOwners()
-	if err != nil || !taken[r.cfg.Queue] {
+	if err != nil {
 		return o, err
 	}
-	q, err := nfqueue.Open(nfqueue.Config{Queue: r.cfg.Queue}, func(*nfqueue.Packet) nfqueue.Verdict { return nfqueue.Accept })
+	for i, number := range o.numbers {
+		if o.taken == nil && taken[number] {
+			o.taken, err = ask(number)
+			if o.taken != nil && i > 0 {
+				o.taken.key = "gre-queue"
+			}
+		}
+	}
+	o.free = free(taken, o.numbers)
+	return o, err
+}
+
+// ask tells who has a queue, nil if nobody has it any more.
+func ask(number uint16) (*takenBy, error) {
+	q, err := nfqueue.Open(nfqueue.Config{Queue: number}, func(*nfqueue.Packet) nfqueue.Verdict { return nfqueue.Accept })
 	if err == nil {
-		return o, q.Close() // it was just given up
+		return nil, q.Close()
 	}
-	if !errors.As(err, &o.taken) {
-		return o, err
+	var by *nfqueue.TakenError
+	if !errors.As(err, &by) {
+		return nil, err
 	}
-	return o, nil
+	return &takenBy{queue: number, pid: by.PID, command: by.Command, key: "queue"}, nil
+}
+
+// free returns a number behind which as many queues as numbers are not taken.
+func free(taken map[uint16]bool, numbers []uint16) uint16 {
+	first := slices.Max(numbers) + 1
+	for i := uint16(0); i < uint16(len(numbers)); i++ {
+		if taken[first+i] {
+			first, i = first+i+1, 0
+		}
+	}
+	return first
 }
 
 func (r *reader) conntrack() (tracked, error) {
+	t := r.askedOnce()
+	if errors.Is(t.dial, os.ErrPermission) {
+		return t, t.dial
+	}
+	if errors.Is(t.probe, os.ErrPermission) {
+		return t, t.probe
+	}
+	return t, nil
+}
+
+func (r *reader) askConntrack() tracked {
+	t := tracked{path: r.cfg.DataPath, set: r.cfg.Set}
 	c, err := ctnetlink.Dial()
 	if err != nil {
-		return tracked{dial: err}, nil
+		t.dial = err
+	} else {
+		t.probe = errors.Join(c.Probe(), c.Close())
 	}
-	return tracked{probe: c.Probe()}, c.Close()
+	t.queued = t.path == "queue" || t.path == "auto" && t.probe != nil
+	return t
 }
 
 func (r *reader) translation() (tried, error) {
@@ -138,10 +213,76 @@ func (r *reader) translation() (tried, error) {
 	if errors.Is(err, errNoTrial) {
 		return tried{}, err
 	}
-	return tried{err}, nil
+	return tried{err: err, queued: r.queued(), set: r.cfg.Set}, nil
 }
 
-func (r *reader) forwarding() (setting, error) { return readSetting("net/ipv4/ip_forward") }
+// loading loads the daemon's rules in a namespace that ends with it. Where the daemon
+// does not load them, somebody else does, with iptables if there is any.
+func (r *reader) loading() (loading, error) {
+	b, err := r.iptables()
+	if err != nil || b.version == "" && b.spared {
+		return loading{spared: true}, err
+	}
+	f, err := r.firewall()
+	if err != nil {
+		return loading{}, err
+	}
+	if _, native := f.rules.table("nft ip " + rules.NFTTable); native && b.spared {
+		return loading{spared: true}, nil
+	}
+	cfg := r.cfg.Rules
+	tables := []string{"mangle"}
+	if !r.queued() {
+		cfg.Data = rules.Data{}
+	} else {
+		tables = append(tables, "raw", "filter")
+	}
+	for _, name := range tables {
+		if _, err := r.command("iptables", "-w", "5", "-t", name, "-S"); err != nil && incompatible.MatchString(err.Error()) {
+			return loading{table: name}, nil
+		}
+	}
+	return r.tryLoading(cfg)
+}
+
+// incompatible is what iptables says to a table with rules of nft's own.
+var incompatible = regexp.MustCompile(`incompatible`)
+
+func (r *reader) tryLoading(cfg rules.Config) (l loading, err error) {
+	p, err := newPlace()
+	if err != nil {
+		return loading{}, fmt.Errorf("make network namespace: %w", err)
+	}
+	defer p.close()
+	_ = p.do(func() error {
+		done, err := new(rules.Firewall).Load(r.ctx, cfg)
+		l = loading{failed: err, refused: done.Refused}
+		return nil
+	})
+	return l, nil
+}
+
+func (r *reader) forwarding() (forwards, error) {
+	f := forwards{by: map[string]setting{}}
+	var err error
+	if f.all, err = readSetting("net/ipv4/ip_forward"); err != nil {
+		return f, err
+	}
+	w, err := r.firewall()
+	if err != nil {
+		f.ways = []way{{}} // without the rules it is not known which interfaces count
+		return f, nil
+	}
+	f.ways = w.ways
+	for _, w := range f.ways {
+		for _, dev := range []string{w.inside, w.outside} {
+			if s, err := readSetting("net/ipv4/conf/" + dev + "/forwarding"); dev != "" && err == nil && s != "" {
+				f.by[dev] = s
+			}
+		}
+	}
+	return f, nil
+}
 
 func (r *reader) accounting() (setting, error) {
 	s, err := readSetting("net/netfilter/nf_conntrack_acct")
@@ -195,12 +336,8 @@ func (r *reader) reversePath() (reversePath, error) {
 	if err != nil {
 		return reversePath{}, err
 	}
-	routes, err := r.command("ip", "-4", "route", "show", "table", "all")
-	if err != nil {
-		return reversePath{}, err
-	}
-	policies, err := r.command("ip", "-4", "rule", "show")
-	return reversePath{strict: strict, defaults: defaultRoutes(routes), rules: extraRules(policies)}, err
+	n, err := r.network()
+	return reversePath{strict: strict, defaults: n.defaults(), rules: len(n.rules)}, err
 }
 
 // strictInterfaces lists those whose filter is strict: the higher of its own setting
@@ -227,59 +364,70 @@ func strictInterfaces() ([]string, error) {
 	return strict, nil
 }
 
-// defaultRoutes counts ways out: a route with several has a line for each.
-func defaultRoutes(text string) int {
-	n, within := 0, false
-	for line := range strings.Lines(text) {
-		words := strings.Fields(line)
-		switch {
-		case len(words) == 0:
-		case words[0] == "default":
-			within = len(words) == 1 || words[1] == "proto" || words[1] == "table"
-			if !within {
-				n++
-			}
-		case words[0] == "nexthop" && within:
-			n++
-		default:
-			within = false
-		}
-	}
-	return n
-}
+func (r *reader) network() (network, error) { return r.networkOnce() }
 
-// extraRules counts routing rules beyond those for tables local, main and default.
-func extraRules(text string) int {
-	n := 0
-	for line := range strings.Lines(text) {
-		priority, _, found := strings.Cut(line, ":")
-		if found && priority != "0" && priority != "32766" && priority != "32767" {
-			n++
-		}
+func (r *reader) readNetwork() (network, error) {
+	routes, err := r.command("ip", "-json", "-4", "route", "show", "table", "all")
+	if err != nil {
+		return network{}, err
 	}
-	return n
+	policies, err := r.command("ip", "-json", "-4", "rule", "show")
+	if err != nil {
+		return network{}, err
+	}
+	var n network
+	if err := n.readRoutes(routes); err != nil {
+		return network{}, err
+	}
+	n.rules, err = readRules(policies)
+	return n, err
 }
 
 func (r *reader) firewall() (firewall, error) { return r.firewallOnce() }
 
 // readFirewall reads the rules of iptables, of its other backend where it has some, and of
-// nft where that is installed.
+// nft where that is installed; and between which interfaces calls pass.
 func (r *reader) readFirewall() (firewall, error) {
-	b, err := r.iptables()
+	all, err := r.readRules()
 	if err != nil {
 		return firewall{}, err
 	}
-	f := firewall{ports: r.cfg.Ports}
+	n, err := r.network()
+	if err != nil {
+		return firewall{}, err
+	}
+	bound, err := queueOwners()
+	if err != nil {
+		return firewall{}, err
+	}
+	return firewall{
+		rules: all.link(), network: n, ways: n.ways(all.translating(n)), ports: r.cfg.Rules.Ports, set: r.cfg.Set, bound: bound,
+		gre: greRules{queued: r.queued(), load: r.cfg.LoadRules, data: r.cfg.Rules.Data},
+	}, nil
+}
+
+func (r *reader) readRules() (ruleset, error) {
+	b, err := r.iptables()
+	if err != nil {
+		return nil, err
+	}
+	var listed ruleset
 	for _, program := range b.programs() {
 		text, err := r.command(program + "-save")
 		if err != nil {
-			return firewall{}, err
+			return nil, err
 		}
-		f.rules = append(f.rules, parseIPTables(program, text)...)
+		listed = append(listed, parseIPTables(program, text)...)
 	}
 	native, err := r.readNFT(b)
-	f.rules = append(f.rules, native...)
-	return f, err
+	switch {
+	case err != nil:
+		return nil, err
+	case native == nil || !b.nft():
+		return append(listed, native...), nil
+	}
+	legacy := slices.DeleteFunc(slices.Clone(listed), func(c chain) bool { return strings.HasPrefix(c.table, "iptables ") })
+	return append(merge(listed, native), legacy...), nil
 }
 
 // programs are those whose rules are in force.
@@ -293,13 +441,17 @@ func (b backend) programs() []string {
 	return []string{"iptables"}
 }
 
-// readNFT reads the rules that are nft's own: none where it is not installed, or the
-// kernel has no nf_tables, and iptables has told its own.
+// readNFT reads nft's ruleset: none where it is not installed, or the kernel has no
+// nf_tables, and iptables has told its own.
 func (r *reader) readNFT(b backend) (ruleset, error) {
 	text, err := r.command("nft", "-j", "list", "ruleset")
 	switch {
 	case err == nil:
-		return parseNFT(text, b.nft())
+		asleep, err := r.dormant(text)
+		if err != nil {
+			return nil, err
+		}
+		return parseNFT(text, asleep)
 	case b.version != "" && errors.Is(err, exec.ErrNotFound):
 		return nil, nil
 	case b.version != "" && !b.nft() && unsupported.MatchString(err.Error()):
@@ -308,20 +460,102 @@ func (r *reader) readNFT(b backend) (ruleset, error) {
 	return nil, err
 }
 
+// dormant lists the tables that are not in force. That a table has flags is all that
+// the JSON of some versions tells.
+func (r *reader) dormant(text string) ([]string, error) {
+	if !flagged.MatchString(text) {
+		return nil, nil
+	}
+	plain, err := r.command("nft", "-t", "list", "ruleset")
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, found := range sleeping.FindAllStringSubmatch(plain, -1) {
+		all = append(all, found[1])
+	}
+	return all, nil
+}
+
+var (
+	flagged  = regexp.MustCompile(`\{"table": \{[^}]*"flags"`)
+	sleeping = regexp.MustCompile(`(?m)^table (\S+ \S+) \{[^\n]*\n\s*flags [^\n]*dormant`)
+)
+
 // unsupported is what nft says to a kernel without nf_tables.
 var unsupported = regexp.MustCompile(`(?i)not supported`)
 
 // daemon reads whether it runs, and whether control connections come to it.
 func (r *reader) daemon() (state, error) {
-	loaded, err := new(rules.Firewall).Loaded(r.ctx)
+	f, err := r.firewall()
 	if err != nil {
 		return state{}, err
 	}
-	s := state{running: true, rules: loaded}
-	if err := r.answers(); err != nil {
+	s := state{running: true, queued: f.queueing(r.cfg.Rules.Queue, r.cfg.Rules.Data), load: r.cfg.Load}
+	err = r.answers()
+	if errors.Is(err, os.ErrPermission) {
+		return state{}, err
+	}
+	if err != nil {
 		s.running, s.why = false, err.Error()
 	}
 	return s, nil
+}
+
+// listener opens that of the metrics for an instant, if no daemon has it.
+func (r *reader) listener() (listening, error) {
+	l := listening{addr: r.cfg.Listen, running: r.running(), set: r.cfg.Set}
+	if l.addr == "" {
+		return l, nil
+	}
+	l.web = web.Validate(r.cfg.WebConfig)
+	if errors.Is(l.web, os.ErrPermission) {
+		return l, l.web
+	}
+	if l.running {
+		return l, nil
+	}
+	if l.err = r.listen(l.addr); errors.Is(l.err, os.ErrPermission) {
+		return l, l.err
+	}
+	if l.err != nil && errors.Is(r.answers(), os.ErrPermission) {
+		return l, r.answers() // it may be the daemon's
+	}
+	if l.err != nil {
+		l.free = r.freeListener()
+	}
+	return l, nil
+}
+
+func (r *reader) listen(addr string) error {
+	l, err := new(net.ListenConfig).Listen(r.ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+// freeListener returns an address of this host that nobody listens on.
+func (r *reader) freeListener() string {
+	const first, last = 9723, 9800
+	for number := first; number <= last; number++ {
+		if addr := fmt.Sprintf("127.0.0.1:%d", number); r.listen(addr) == nil {
+			return addr
+		}
+	}
+	return ""
+}
+
+func (r *reader) eventLog() (logged, error) {
+	l := logged{file: r.cfg.EventLog}
+	if l.file == "" || l.file == "-" {
+		return l, nil
+	}
+	_, l.err = os.Stat(filepath.Dir(l.file))
+	if errors.Is(l.err, os.ErrPermission) {
+		return l, l.err
+	}
+	return l, nil
 }
 
 func (r *reader) askDaemon() error {

@@ -6,8 +6,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"pptpalg/alg/nfqueue"
 )
 
 // capabilities is a set of CAP_ numbers, as /proc/PID/status has it.
@@ -16,7 +14,7 @@ type capabilities uint64
 func (c capabilities) has(number int) bool { return c>>number&1 == 1 }
 
 func judgeRights(c capabilities) Finding {
-	const remedy = "run as root, or with AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW"
+	const remedy = "sudo pptpalg check"
 	switch {
 	case !c.has(unix.CAP_NET_ADMIN):
 		return problem(remedy, "CAP_NET_ADMIN is missing: no queue, no conntrack, no firewall rules")
@@ -26,83 +24,61 @@ func judgeRights(c capabilities) Finding {
 	return ok("CAP_NET_ADMIN and CAP_NET_RAW")
 }
 
-// backend is what is known of iptables.
-type backend struct {
-	version string // "iptables v1.8.9 (nf_tables)", "" where it is not installed
-	legacy  string // the tables that iptables-legacy has filled, separated by spaces
-}
-
-func (b backend) nft() bool { return strings.Contains(b.version, "nf_tables") }
-
-func judgeIPTables(b backend) Finding {
-	switch {
-	case b.version == "":
-		return problem("apt-get install iptables", "iptables is not installed: the daemon cannot load its rules")
-	case b.nft() && b.legacy != "":
-		return warning("iptables-legacy-save, then move its rules to iptables",
-			"%s, but iptables-legacy has rules too (%s): both sets are in force", b.version, b.legacy)
-	}
-	return ok("%s", b.version)
-}
-
 // binding is what came of binding a queue that nobody has.
 type binding struct{ err error }
 
 func judgeBindable(b binding) Finding {
 	if b.err != nil {
-		return problem("run as root; if it is the kernel, modprobe nfnetlink_queue", "no queue can be bound: %s", oneLine(b.err.Error()))
+		return problem("modprobe nfnetlink_queue", "no queue can be bound: %s", oneLine(b.err.Error()))
 	}
 	return ok("queues can be bound")
 }
 
-// owned is who has the daemon's queue.
-type owned struct {
-	queue   uint16
-	taken   *nfqueue.TakenError // nil: nobody
-	running bool                // a daemon answers at the state directory
-}
-
-func judgeQueueOwner(o owned) Finding {
-	switch {
-	case o.taken == nil && o.running:
-		return problem("pptpalg check --queue N, with the N of pptpalg run", "the daemon runs, but nobody has queue %d", o.queue)
-	case o.taken == nil:
-		return ok("queue %d is free", o.queue)
-	case o.running:
-		return ok("queue %d is the running daemon's", o.queue)
-	}
-	who := "another program"
-	if o.taken.PID != 0 {
-		who = fmt.Sprintf("%s (process %d)", o.taken.Command, o.taken.PID)
-	}
-	return problem("stop that program, or choose another number: pptpalg run --queue N", "queue %d is taken by %s, and no daemon answers", o.queue, who)
-}
-
 // tracked is what came of asking conntrack over netlink.
 type tracked struct {
-	dial  error // opening the interface
-	probe error // putting in the two entries of a call, and reading them back
+	dial   error // opening the interface
+	probe  error // putting in the two entries of a call, and reading them back
+	path   string
+	queued bool // the daemon will translate
+	set    func(key, value string) string
 }
 
 func judgeConntrack(t tracked) Finding {
 	switch {
 	case t.dial != nil:
-		return problem("run as root; if it is the kernel, modprobe nf_conntrack_netlink", "conntrack cannot be asked: %s", oneLine(t.dial.Error()))
+		return problem("modprobe nf_conntrack_netlink", "conntrack cannot be asked: %s", oneLine(t.dial.Error()))
+	case t.probe != nil && t.queued && t.path != "auto":
+		return ok("conntrack can be asked; the daemon translates")
+	case t.probe != nil && t.queued:
+		return warning(t.set("datapath", "queue"), "conntrack does not take a call's entries, so that every GRE packet will visit the daemon: %s", oneLine(t.probe.Error()))
 	case t.probe != nil:
-		return warning("pptpalg run --datapath queue", "conntrack does not take a call's entries: %s", oneLine(t.probe.Error()))
+		return problem(t.set("datapath", "queue"), "conntrack does not take a call's entries: %s", oneLine(t.probe.Error()))
 	}
 	return ok("conntrack takes the two entries of a call")
 }
 
-// errNoTrial says that the packets of a call could not be tried.
-var errNoTrial = errors.New("try packets in network namespaces of their own")
+// What trials of a call's packets end with, beside failure: it could not be carried out;
+// and nothing arrived, which a busy machine can be the reason of.
+var (
+	errNoTrial = errors.New("try packets in network namespaces of their own")
+	errNothing = errors.New("nothing arrived")
+)
 
 // tried is what came of a call's packets in namespaces of their own.
-type tried struct{ err error }
+type tried struct {
+	err    error
+	queued bool // the daemon will translate
+	set    func(key, value string) string
+}
 
 func judgeTranslation(t tried) Finding {
-	if t.err != nil {
-		return warning("pptpalg run --datapath queue", "the kernel does not translate GRE by conntrack entries: %s", oneLine(t.err.Error()))
+	switch {
+	case t.err != nil && t.queued:
+		return ok("the kernel does not, and need not: the daemon translates")
+	case errors.Is(t.err, errNothing):
+		return warning(t.set("datapath", "queue"), "the kernel seems not to translate GRE by conntrack entries: %s", oneLine(t.err.Error()))
+	case t.err != nil:
+		return problem(t.set("datapath", "queue"), "the kernel does not translate GRE by conntrack entries: %s", oneLine(t.err.Error()))
 	}
 	return ok("the kernel translates address and Call ID of GRE packets, both ways")
 }
@@ -110,11 +86,46 @@ func judgeTranslation(t tried) Finding {
 // setting is the content of a sysctl, "" where the kernel has none of that name.
 type setting string
 
-func judgeForwarding(s setting) Finding {
-	if s != "1" {
-		return problem("sysctl -w net.ipv4.ip_forward=1", "this is no gateway: net.ipv4.ip_forward is %s", s)
+// forwards is whether packets go on from where they arrive: the setting of the interface
+// decides, and writing the one for all sets it for each.
+type forwards struct {
+	all  setting
+	ways []way
+	by   map[string]setting // interface
+}
+
+func judgeForwarding(f forwards) Finding {
+	var closed []string
+	for _, w := range f.ways {
+		shut := f.shut(w)
+		if len(shut) == 0 {
+			return ok("packets are forwarded%s", between(w.inside, w.outside))
+		}
+		closed = append(closed, shut...)
 	}
-	return ok("net.ipv4.ip_forward is 1")
+	if f.all != "1" {
+		return problem("sysctl -w net.ipv4.ip_forward=1", "this is no gateway: net.ipv4.ip_forward is %s", f.all)
+	}
+	words := []string{"sysctl", "-w"}
+	for _, dev := range unique(closed) {
+		words = append(words, "net/ipv4/conf/"+dev+"/forwarding=1")
+	}
+	return problem(shell(words...), "what arrives by %s is not forwarded: its own setting says so", strings.Join(unique(closed), ", "))
+}
+
+// shut lists the interfaces of a way from where nothing goes on.
+func (f forwards) shut(w way) []string {
+	var all []string
+	for _, dev := range []string{w.inside, w.outside} {
+		s, known := f.by[dev]
+		if !known {
+			s = f.all
+		}
+		if s != "1" {
+			all = append(all, dev)
+		}
+	}
+	return all
 }
 
 func judgeAccounting(s setting) Finding {
@@ -188,23 +199,4 @@ func judgeTable(t table) Finding {
 		return warning(remedy, "%d of %d entries in use", t.count, t.max)
 	}
 	return ok("%d of %d entries in use", t.count, t.max)
-}
-
-// state is the daemon's.
-type state struct {
-	running bool
-	why     string // not
-	rules   bool   // that queue control connections are loaded
-}
-
-func judgeDaemon(s state) Finding {
-	switch {
-	case s.running && s.rules:
-		return ok("the daemon runs, and its rules are loaded")
-	case s.running:
-		return problem("pptpalg rules load, or pptpalg run without --rules none", "the daemon runs, but no rule sends it control connections")
-	case s.rules:
-		return warning("systemctl start pptpalg", "rules are loaded, but control connections pass unedited: %s", s.why)
-	}
-	return warning("systemctl start pptpalg", "%s", s.why)
 }

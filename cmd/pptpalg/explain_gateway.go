@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/explain"
+	"pptpalg/cmd/pptpalg/internal/preflight"
+)
+
+// weigh has the gateway looked at, as "pptpalg check" does, and adds to the report what
+// explains more than the daemon could see. It does nothing where the daemon has another
+// network than the caller. The unit's daemon may not look by itself.
+func weigh(ctx context.Context, s *settings, report *explain.Report) {
+	if !sameNetwork(ctx, s.stateDir) {
+		return
+	}
+	cfg, err := s.setup(ctx)
+	if err != nil {
+		return // the daemon runs by flags that are no good any more
+	}
+	var problems []explain.Problem
+	for _, f := range preflight.Run(ctx, cfg) {
+		switch {
+		case f.Result == preflight.Problem:
+			problems = append(problems, explain.Problem{Check: f.Check, Found: f.Found, Remedy: f.Remedy})
+			if f.Check == "daemon" { // it runs, as it has answered: its rules are missing
+				report.Rules = explain.RulesMissing.String()
+			}
+		case f.Result == preflight.OK && f.Check == "daemon":
+			report.Rules = explain.RulesLoaded.String()
+		}
+	}
+	report.Weigh(problems)
+}
+
+// sameNetwork reports whether the daemon is known to be in the network namespace of the
+// calling thread. Only root may know.
+func sameNetwork(ctx context.Context, stateDir string) bool {
+	pid, err := admin.Client{StateDir: stateDir}.PID(ctx)
+	if err != nil {
+		return false
+	}
+	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return false
+	}
+	ours, err := os.Stat("/proc/thread-self/ns/net")
+	return err == nil && os.SameFile(theirs, ours)
+}
+
+// some returns flags of run, for other commands to have.
+func (s *settings) some(names ...string) *pflag.FlagSet {
+	flags := pflag.NewFlagSet("some", pflag.ContinueOnError)
+	for _, name := range names {
+		flags.AddFlag(s.flags.Lookup(name))
+	}
+	return flags
+}

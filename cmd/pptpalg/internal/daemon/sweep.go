@@ -1,0 +1,114 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"pptpalg/conntrack"
+)
+
+// sweepInterval is how often the call table is compared with the kernel's, or, where
+// that takes long, some entries are looked at as a sample: within this time, and that
+// of a comparison, it is mended that somebody emptied the kernel's table.
+const sweepInterval = 2 * time.Second
+
+// The bounds of the time that comparing takes: it rests for so many times as long as it
+// worked. Who had to mend something comes back sooner.
+const (
+	quietShare  = 100
+	repairShare = 50
+)
+
+// samples is how many entries are looked at between comparisons.
+const samples = 8
+
+// sweeper is what comparisons keep from one to the next.
+type sweeper struct {
+	repaired bool             // the last one found something to mend
+	watched  []conntrack.Flow // the sample
+
+	// Memory that is used again.
+	have    flows
+	records []conntrack.Record
+	glances []glance
+}
+
+// sweep keeps the table in step with the kernel's until ctx is done.
+func (d *Daemon) sweep(ctx context.Context) error {
+	pause := time.NewTimer(sweepInterval)
+	defer pause.Stop()
+	var due time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-pause.C:
+			if !time.Now().Before(due) || !d.intact() {
+				due = d.sweepOnce()
+			}
+			pause.Reset(min(sweepInterval, time.Until(due)))
+		}
+	}
+}
+
+// sweepOnce compares, and returns when the next comparison is due.
+func (d *Daemon) sweepOnce() (due time.Time) {
+	began := time.Now()
+	d.sweeper.repaired = false
+	d.compare()
+	for _, q := range d.queues {
+		d.countDropped(q)
+	}
+	now := time.Now()
+	return now.Add(d.sweeper.rest(now.Sub(began)))
+}
+
+// rest is how long to wait after a comparison that took so long.
+func (s *sweeper) rest(worked time.Duration) time.Duration {
+	if s.repaired {
+		return max(sweepInterval, repairShare*worked)
+	}
+	return max(sweepInterval, quietShare*worked)
+}
+
+// sample chooses what is looked at until the next comparison: flows of calls from all over
+// the table. One to Call ID 0 may have no entry of its own.
+func (s *sweeper) sample(calls []conntrack.Record) {
+	s.watched = s.watched[:0]
+	for i := range samples {
+		if i >= len(calls) {
+			return
+		}
+		for _, f := range calls[i*len(calls)/min(samples, len(calls))].Flows() {
+			if f.Key != 0 {
+				s.watched = append(s.watched, f)
+				break
+			}
+		}
+	}
+}
+
+// intact reports whether the entries of the sample are there that are still needed.
+func (d *Daemon) intact() bool {
+	if d.gre != nil {
+		return d.present(canary)
+	}
+	for _, f := range d.sweeper.watched {
+		if d.needs(f) && !d.present(f) && d.needs(f) {
+			return false
+		}
+	}
+	return true
+}
+
+// present reports whether the kernel has an entry, as far as it tells.
+func (d *Daemon) present(f conntrack.Flow) bool {
+	there, err := d.kernel.Has(f)
+	return there || err != nil
+}
+
+func (d *Daemon) needs(f conntrack.Flow) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.table.Has(f)
+}

@@ -1,0 +1,85 @@
+package explain
+
+import (
+	"cmp"
+	"slices"
+)
+
+// stage is how far packets of the client come, by what the daemon saw and the kernel
+// has.
+type stage uint8
+
+const (
+	absent     stage = iota // no connection is there now
+	unanswered              // TCP's handshake does not end
+	unseen                  // a connection that the daemon never saw
+	misled                  // who answers does not speak PPTP
+	carrying                // a call is up
+	reached                 // the control connection works
+)
+
+// blocking are what "pptpalg check" can find wrong that keeps packets from coming any
+// further, by stage: names of checks, the likeliest first. What else it finds explains
+// nothing there.
+var blocking = map[stage][]string{
+	absent:     {"ip-forward", "nat", "firewall-control", "conntrack-table", "proxy", "tracking", "daemon", "kernel-helper", "flow-offload"},
+	unanswered: {"conntrack-table", "nat", "firewall-control", "proxy"},
+	unseen:     {"conntrack-table", "tracking", "daemon", "proxy", "flow-offload"},
+	misled:     {"proxy"},
+	carrying:   {"firewall-gre", "tracking"},
+}
+
+// codes are those of causes that the daemon may find too. Others are the check's name.
+var codes = map[string]string{"daemon": "rules_missing", "kernel-helper": "kernel_helper"}
+
+// Problem is a problem of the gateway that "pptpalg check" has found.
+type Problem struct{ Check, Found, Remedy string }
+
+// Weigh puts problems of the gateway before the causes, where they explain why nothing
+// comes, or comes through: they are there now, and what the daemon saw may be of an
+// earlier time. The daemon itself may not look at them: see deploy/README.md.
+func (r *Report) Weigh(problems []Problem) {
+	at := r.stage()
+	all := append(causesOf(problems, blocking[at]), r.Causes...)
+	if at == carrying { // by what the kernel has already: the next call will not be
+		all = append(all, causesOf(problems, []string{"daemon"})...)
+	}
+	r.Causes = nil
+	for _, c := range all {
+		if !r.has(c.Code) {
+			r.Causes = append(r.Causes, c)
+		}
+	}
+}
+
+// causesOf makes causes of the problems that some checks have found.
+func causesOf(problems []Problem, checks []string) (causes []Cause) {
+	for _, check := range checks {
+		i := slices.IndexFunc(problems, func(p Problem) bool { return p.Check == check })
+		if i >= 0 {
+			causes = append(causes, Cause{cmp.Or(codes[check], check), problems[i].Found, problems[i].Remedy})
+		}
+	}
+	return causes
+}
+
+func (r *Report) has(code string) bool {
+	return slices.ContainsFunc(r.Causes, func(c Cause) bool { return c.Code == code })
+}
+
+func (r *Report) stage() stage {
+	up := func(c CallLine) bool { return c.State == "established" }
+	switch {
+	case slices.ContainsFunc(r.Calls, up):
+		return carrying
+	case r.has("server_no_answer"):
+		return unanswered
+	case r.has("not_queued"):
+		return unseen
+	case r.has("not_pptp"), r.has("closed_early"):
+		return misled
+	case r.Control == nil, r.Control.Over:
+		return absent
+	}
+	return reached
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/config"
+	"pptpalg/cmd/pptpalg/internal/preflight"
+)
+
+// judged are the settings of the daemon that check judges.
+type judged struct {
+	*settings
+	running bool   // a daemon does, though perhaps by other ones
+	mend    string // the command that makes the file a good one; "" if it is one
+}
+
+// setup returns what a daemon would be run with that was started now, with the flags that
+// were given and those of the one that runs.
+func (s *settings) setup(ctx context.Context) (preflight.Config, error) {
+	j := &judged{settings: s.given()}
+	if args := runningFlags(ctx, s.runningDir()); args != nil {
+		j.running = true
+		j.adopt(args)
+	}
+	file, values := j.judgedFile()
+	if err := config.Apply(j.flags, values); err != nil {
+		return preflight.Config{}, err
+	}
+	loaded, err := j.all()
+	if err != nil {
+		return preflight.Config{}, err
+	}
+	return preflight.Config{
+		Rules: loaded, DataPath: string(j.dataPath), LoadRules: j.rules == "load",
+		Listen: j.listen, WebConfig: j.webConfig, EventLog: j.eventLog, StateDir: j.stateDir,
+		File: file, Set: j.setCommand, Load: j.loadCommand(),
+	}, nil
+}
+
+// given returns settings that have what the command line of s has, and no more.
+func (s *settings) given() *settings {
+	next := newSettings(s.stateDefault)
+	next.file, next.fileGiven = s.file, s.fileGiven
+	s.flags.VisitAll(func(f *pflag.Flag) {
+		if f.Changed {
+			next.take(f)
+		}
+	})
+	return next
+}
+
+// take sets a flag as another set of flags has it, as if it were given.
+func (s *settings) take(f *pflag.Flag) {
+	own := s.flags.Lookup(f.Name)
+	own.Changed = config.Replace(own, config.Text(f)) == nil // it was good there
+}
+
+// judgedFile reads the configuration file, and says what is wrong with it. What is right
+// counts.
+func (s *judged) judgedFile() (preflight.File, []config.Value) {
+	values, err := s.values()
+	file := preflight.File{Name: s.file, Err: err}
+	if _, missing := os.Stat(s.file); missing != nil && err == nil {
+		file.Name = "" // the default one need not be there
+	}
+	if err != nil {
+		file.Mend, values = s.mendFile(err)
+		s.mend = file.Mend
+	}
+	return file, values
+}
+
+// runningDir is the directory where the daemon's socket is, if it runs.
+func (s *settings) runningDir() string {
+	if next, err := s.again(); err == nil {
+		return next.stateDir
+	}
+	return s.stateDir
+}
+
+// runningFlags returns the flags of the daemon that answers in a state directory, nil if
+// none does.
+func runningFlags(ctx context.Context, dir string) []string {
+	pid, err := admin.Client{StateDir: dir}.PID(ctx)
+	if err != nil {
+		return nil
+	}
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return nil
+	}
+	words := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
+	if i := slices.Index(words, "run"); i >= 0 {
+		return words[i+1:]
+	}
+	return nil
+}
+
+// adopt takes the flags of a command line for given, but for those that s was given.
+// A flag that s does not know is of another version, and left out.
+func (s *judged) adopt(args []string) {
+	other := newSettings(s.stateDefault)
+	flags := pflag.NewFlagSet("run", pflag.ContinueOnError)
+	flags.ParseErrorsAllowlist.UnknownFlags = true
+	flags.AddFlagSet(other.flags)
+	flags.StringVar(&other.file, "config", configFile, "")
+	if flags.Parse(args) != nil {
+		return
+	}
+	flags.Visit(func(f *pflag.Flag) {
+		own := s.flags.Lookup(f.Name)
+		switch {
+		case f.Name == "config" && !s.fileGiven:
+			s.file, s.fileGiven = other.file, true
+		case own != nil && !own.Changed:
+			s.take(f)
+		}
+	})
+}

@@ -1,0 +1,259 @@
+#!/bin/sh
+# What somebody new does with the package, on a gateway of Debian's with systemd. Each
+# step says what it expects; the first that is wrong ends the machine with what it saw.
+#
+#   c1 10.0.0.10 ─┐
+#                 ├─ lan0 (this machine) wan0 198.51.100.1 ── isp ── server 203.0.113.10
+#   c2 10.0.0.11 ─┘
+set -u
+server=203.0.113.10
+inner=192.168.99.1
+
+end() { # RESULT: tells it, and stops the machine
+	echo "VM-TEST: $1"
+	sync
+	systemctl "$2" 2>/dev/null # without logind it grumbles, and does it
+	exit
+}
+
+fail() {
+	echo "$*"
+	pptpalg explain 10.0.0.10
+	pptpalg check
+	tail -n 5 /tmp/*.log
+	journalctl -u pptpalg -n 20 -o cat --no-pager
+	end "FAIL $1" poweroff
+}
+
+step() { echo "fresh: $(cut -d' ' -f1 /proc/uptime) $*"; }
+
+# want TEXT COMMAND...: what the command prints has the text, whatever its exit code
+want() {
+	text=$1
+	shift
+	said=$("$@" 2>&1)
+	case $said in *"$text"*) return ;; esac
+	fail "\"$*\" does not say \"$text\":" "$said"
+}
+
+# await COMMAND...: it succeeds before long
+await() {
+	for _ in $(seq 60); do
+		"$@" >/dev/null 2>&1 && return
+		sleep 0.5
+	done
+	fail "\"$*\" has not come true"
+}
+
+# first CODE: explain names this cause first
+named() { pptpalg explain 10.0.0.10 | head -n 1 | grep -q "($1)"; }
+first() { await named "$1"; }
+
+loaded() { iptables -t mangle -S PREROUTING | grep -q PPTPALG; }
+
+network() {
+	modprobe -a bridge veth ppp_async ppp_mppe || fail "modprobe"
+	for n in c1 c2 isp server; do ip netns add $n && ip -n $n link set lo up; done
+	ip link add lan0 type bridge
+	for i in 1 2; do
+		ip link add p$i type veth peer name eth0 netns c$i && ip link set p$i master lan0 up
+		ip -n c$i addr add 10.0.0.$((9 + i))/24 dev eth0
+		ip -n c$i link set eth0 up && ip -n c$i route add default via 10.0.0.1
+	done
+	ip addr add 10.0.0.1/24 dev lan0 && ip link set lan0 up
+	ip link add wan0 type veth peer name w0 netns isp && ip link set wan0 up && ip addr add 198.51.100.1/24 dev wan0
+	ip -n isp link add s0 type veth peer name eth0 netns server
+	ip -n isp addr add 198.51.100.254/24 dev w0 && ip -n isp addr add 203.0.113.1/24 dev s0
+	ip -n isp link set w0 up && ip -n isp link set s0 up
+	ip -n server addr add $server/24 dev eth0 && ip -n server link set eth0 up && ip -n server route add default via 203.0.113.1
+	ip netns exec isp sysctl -qw net.ipv4.ip_forward=1
+	ip route add default via 198.51.100.254
+}
+
+ppp='refuse-eap
+refuse-pap
+refuse-chap
+refuse-mschap
+require-mppe-128
+nobsdcomp
+nodeflate'
+
+peers() {
+	printf 'user * sesame *\n' >/etc/ppp/chap-secrets
+	printf '%s\nname pptpd\nauth\nrequire-mschap-v2\nlogfile /tmp/server.log\n' "$ppp" >/tmp/server.ppp
+	printf '%s\nnoauth\nnodetach\nnodefaultroute\nname user\n' "$ppp" >/tmp/client.ppp
+	printf 'option /tmp/server.ppp\npidfile /tmp/pptpd.pid\nlocalip %s\nremoteip 192.168.99.10-19\n' $inner >/tmp/pptpd.conf
+	printf '\007\000' >/tmp/random # of which pptp makes its Call ID
+	ip netns exec server pptpd -f -c /tmp/pptpd.conf >/tmp/pptpd.log 2>&1 &
+	await ip netns exec server sh -c 'grep -q ":06BB .* 0A " /proc/net/tcp'
+}
+
+dial() { # CLIENT
+	ip netns exec $1 unshare -m sh -c 'mount -t tmpfs tmpfs /run && mount --bind /tmp/random /dev/random && exec pppd "$@"' sh \
+		file /tmp/client.ppp pty "pptp $server --nolaunchpppd --nohostroute" >/tmp/$1.log 2>&1 &
+}
+
+pings() { ip netns exec $1 ping -q -c 1 -W 5 $inner; }
+
+hangup() {
+	pkill -x pppd
+	await sh -c '! pgrep -x "pppd|pptp"'
+}
+
+settings() { # as deploy/README.md and docs/INTEGRATION.md say
+	printf 'net.ipv4.ip_forward=1\nnet.netfilter.nf_conntrack_acct=1\n' >/etc/sysctl.d/pptpalg.conf
+	echo nf_conntrack >/etc/modules-load.d/pptpalg.conf
+	systemctl restart systemd-modules-load systemd-sysctl
+	cat >/etc/nftables.conf <<-'END'
+		flush ruleset
+		table ip gateway {
+			chain forward {
+				type filter hook forward priority filter; policy drop;
+				ct state established,related accept
+				iifname "lan0" oifname "wan0" meta l4proto tcp ct state new accept
+			}
+			chain postrouting {
+				type nat hook postrouting priority srcnat;
+				oifname "wan0" masquerade
+			}
+		}
+	END
+	systemctl enable -q --now nftables
+}
+
+broken() { # each way is named, and mended as it says
+	step "GRE dropped in FORWARD"
+	iptables -I FORWARD -p gre -j DROP
+	first firewall-gre
+	sh -c "$(pptpalg explain 10.0.0.10 | sed -n '2s/^ *→ //p')" || fail "the remedy fails"
+	await pings c1
+	iptables -F FORWARD
+	hangup
+
+	step "GRE dropped upstream"
+	ip netns exec isp iptables -I FORWARD -i s0 -p gre -j DROP
+	dial c1
+	first no_gre_from_server
+	hangup
+	ip netns exec isp iptables -F FORWARD
+
+	step "port 1723 dropped"
+	iptables -I FORWARD -p tcp --dport 1723 -j DROP
+	dial c1
+	first firewall-control
+	hangup
+	iptables -F FORWARD
+
+	step "kernel's helper"
+	iptables -t raw -A PREROUTING -p tcp --dport 1723 -j CT --helper pptp
+	dial c1
+	first kernel_helper
+	hangup
+	iptables -t raw -F
+
+	step "ruleset flushed, and loaded again by systemd"
+	nft flush ruleset
+	dial c1
+	first nat
+	hangup
+	systemctl restart nftables
+	await loaded
+	systemctl reload nftables
+	await loaded
+
+	step "rules flushed"
+	iptables -t mangle -F
+	dial c1
+	first rules_missing
+	pptpalg rules load
+	want "the daemon runs, and its rules are loaded" pptpalg check
+	hangup
+}
+
+configuration() {
+	step "configuration with a fault"
+	cp /etc/pptpalg/pptpalg.yaml /tmp/good
+	echo 'log-levle: debug' >>/etc/pptpalg/pptpalg.yaml
+	want 'did you mean "log-level"?' pptpalg check-config
+	want 'the daemon does not start with its configuration' pptpalg check
+	systemctl reload pptpalg 2>/dev/null && fail "a wrong file is reloaded"
+	cp /tmp/good /etc/pptpalg/pptpalg.yaml
+	echo 'log-level: debug' >>/etc/pptpalg/pptpalg.yaml
+	systemctl reload pptpalg || fail "a good file is refused"
+	await sh -c 'journalctl -u pptpalg -o cat | grep -q "applied=\[log-level\]"'
+}
+
+crash() {
+	step "daemon killed, then stopped"
+	systemctl kill -s KILL pptpalg
+	await sh -c '[ "$(systemctl show -p NRestarts --value pptpalg)" = 1 ]'
+	await pptpalg calls
+	systemctl kill -s STOP pptpalg
+	await sh -c '[ "$(systemctl show -p NRestarts --value pptpalg)" = 2 ]'
+	await pptpalg calls
+	want 10.0.0.11/7 pptpalg calls
+	pings c2 >/dev/null || fail "a call has not outlived its daemon"
+}
+
+content() { # check finds everything in order
+	said=$(pptpalg check 2>&1) || fail "check finds problems"
+	echo "$said" | grep -v "^ok" && fail "check warns"
+}
+
+newcomer() {
+	step "install"
+	apt-get -qq install /old.deb >/tmp/apt.log 2>&1 || fail "apt-get install"
+	want active systemctl is-active pptpalg
+	want ip_forward=1 pptpalg check
+	network
+	settings
+	await loaded # nftables.conf begins with "flush ruleset"
+	content
+
+	step "two calls with the same Call ID"
+	peers
+	dial c1
+	dial c2
+	await pings c1
+	await pings c2
+	want 198.51.100.1/255 pptpalg calls
+	first working
+
+	step "upgrade under calls, with changed settings"
+	echo 'rest: 1s' >>/etc/pptpalg/pptpalg.yaml
+	ip netns exec c1 ping -q -i 0.2 $inner >/tmp/ping.log &
+	dpkg -i /new.deb >/tmp/dpkg.log 2>&1 </dev/null || fail "dpkg -i"
+	pkill -INT -x ping
+	await grep -q ' 0% packet loss' /tmp/ping.log
+	want 2.0.0 pptpalg version
+	want 10.0.0.11/7 pptpalg calls
+
+	crash
+	configuration
+	broken
+	end PASS reboot
+}
+
+old_hand() {
+	step "after a restart of the machine"
+	want active systemctl is-active pptpalg
+	network
+	content
+	peers
+	dial c1
+	await pings c1
+
+	step "remove and purge"
+	apt-get -qq remove pptpalg >/tmp/apt.log 2>&1 || fail "apt-get remove"
+	iptables -t mangle -S | grep -q PPTPALG && fail "its rules stay"
+	await pings c1
+	apt-get -qq purge pptpalg >/tmp/apt.log 2>&1 || fail "apt-get purge"
+	ls -d /etc/pptpalg /etc/default/pptpalg /run/pptpalg /etc/systemd/system/multi-user.target.wants/pptpalg.service 2>/dev/null && fail "this is left"
+	end PASS poweroff
+}
+
+if [ -e /restarted ]; then
+	old_hand
+fi
+touch /restarted
+newcomer
