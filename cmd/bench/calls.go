@@ -125,7 +125,7 @@ func verdicts(stands []*stand, result callResult) error {
 		if err != nil {
 			return err
 		}
-		if n := m["pptpalg_connections_refused_total"]; n > 0 {
+		if n := m["pptpalg_control_connections_refused_total"]; n > 0 {
 			return fmt.Errorf("%s: %v connections were not edited, for there were too many", s.name, n)
 		}
 		result.verdicts[s.name] = newHistogram(m, "pptpalg_verdict_seconds")

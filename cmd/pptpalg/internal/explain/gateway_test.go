@@ -58,6 +58,19 @@ func TestWeigh(t *testing.T) {
 	}
 }
 
+// TestEarlierDaemons: of a connection that was taken up after a restart nothing is told, and
+// it is edited all the same.
+func TestEarlierDaemons(t *testing.T) {
+	f := Facts{Client: client, Now: now, Connections: []conntrack.Connection{link}}
+	if r := New(f); r.Control.Edited || r.Control.Reason == "" {
+		t.Errorf("without calls: %+v", r.Control)
+	}
+	f.Calls = call(way(1), way(1))
+	if r := New(f); !r.Control.Edited || r.Control.Reason != "" {
+		t.Errorf("with a call: %+v", r.Control)
+	}
+}
+
 // A connection that is over is shown as such, with when it was last seen.
 func TestOver(t *testing.T) {
 	var b strings.Builder

@@ -91,8 +91,10 @@ func New(f Facts) Report {
 	if r.Control == nil && len(f.Connections) > 0 {
 		c := f.Connections[len(f.Connections)-1]
 		r.Control = newControl(events.EndsOf(&c))
-		r.Control.Reason = "not seen by the daemon"
 		r.Control.Over = c.Closing
+		if r.Control.Edited = len(f.Calls) > 0; !r.Control.Edited { // calls without a word are an earlier daemon's
+			r.Control.Reason = "not seen by the daemon"
+		}
 	}
 	for _, c := range f.Calls {
 		r.Calls = append(r.Calls, CallLine{c.Number, c.State.String(), c.Since.UTC(), newGRE(c.ToClient), newGRE(c.ToPeer)})
