@@ -21,7 +21,7 @@ type queue struct {
 
 // controlBatch is how many control packets are taken at a time. What must be in place
 // before they are let go costs least for many at once, and where one comes it goes alone.
-const controlBatch = 128
+const controlBatch = 64
 
 func (d *Daemon) openControl() error {
 	return d.open(controlQueue, nfqueue.Config{Queue: d.cfg.Queue, Settle: d.settle, Batch: controlBatch}, d.packet)

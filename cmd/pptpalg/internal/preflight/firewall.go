@@ -18,6 +18,7 @@ type firewall struct {
 	gre     greRules
 	bound   map[uint16]bool // queues that programs have; nil: not known
 	set     func(key, value string) string
+	reload  string // the command that loads the daemon's rules
 }
 
 // greRules is how a call's GRE comes to be accepted.

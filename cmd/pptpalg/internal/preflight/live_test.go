@@ -24,7 +24,7 @@ import (
 // scripts stand for what would change the daemon's configuration, and load its rules.
 var scripts = map[string]string{
 	"set-key":    "#!/bin/sh\necho \"$1 $2\" >> $SETTINGS\n",
-	"load-rules": "#!/bin/sh\niptables -t mangle -F\niptables -t mangle -X\niptables-restore --noflush < $RULES\n",
+	"load-rules": "#!/bin/sh\niptables-save -t mangle | grep -v PPTPALG | iptables-restore\niptables-restore --noflush < $RULES\n",
 }
 
 // config is that of a daemon that does not run, but for change and what remedies have set.
@@ -231,6 +231,7 @@ const (
 	nftNAT     = "nft add table ip n; nft 'add chain ip n pre { type nat hook prerouting priority -100; }'; nft 'add chain ip n post { type nat hook postrouting priority 100; }'; "
 	published  = "iptables -A FORWARD -i wan -m conntrack --ctstate DNAT -j ACCEPT; "
 	secondWAN  = "ip link add wan2 type bridge; ip addr add 192.0.2.1/24 dev wan2; ip link set wan2 up; ip route add default via 192.0.2.2 table 102; ip rule add fwmark 2 lookup 102; iptables -t nat -A POSTROUTING -o wan2 -j MASQUERADE; iptables -A FORWARD -i lan -o wan2 -j ACCEPT; "
+	unreadable = "nft add table ip mangle; nft 'add chain ip mangle PREROUTING { type filter hook prerouting priority -150; }'; nft add rule ip mangle PREROUTING iifname lan meta mark set 5; "
 	ownRules   = "iptables -t mangle -N PPTPALG; iptables -t mangle -A PPTPALG -p tcp -m conntrack --ctorigdstport 1723 -j NFQUEUE --queue-num 1723 --queue-bypass; for c in PREROUTING OUTPUT; do iptables -t mangle -A $c -p tcp -j PPTPALG; done; "
 )
 
@@ -353,6 +354,9 @@ func TestFindings(t *testing.T) {
 		{"mark restored in a chain", secondWAN + "iptables -t mangle -N ways; iptables -t mangle -A PREROUTING -p tcp -j ways; iptables -t mangle -A ways -j CONNMARK --restore-mark", "multi-wan", Problem, "-A ways", false, nil},
 		{"mark restored for TCP by nft", secondWAN + "nft add table ip m; nft 'add chain ip m p { type filter hook prerouting priority -150; }'; nft add rule ip m p meta l4proto tcp meta mark set ct mark", "multi-wan", Problem, "nft ip m p", false, nil},
 		{"mark restored for all", secondWAN + "iptables -t mangle -A PREROUTING -j CONNMARK --restore-mark; iptables -t mangle -A PREROUTING -i lan -p tcp -m mark --mark 0 -j MARK --set-mark 2; iptables -t mangle -A PREROUTING -p tcp -j CONNMARK --save-mark", "multi-wan", OK, "", false, nil},
+		{"mark restored behind our rules", secondWAN + ownRules + "iptables -t mangle -A PREROUTING -j CONNMARK --restore-mark", "multi-wan", Problem, "behind the daemon's rules", false, nil},
+		{"mark set behind our rules", secondWAN + ownRules + "iptables -t mangle -A PREROUTING -i lan -s 10.0.0.5 -j MARK --set-mark 2", "multi-wan", Warning, "may leave by another way", true, nil},
+		{"mark restored before our rules", secondWAN + "iptables -t mangle -A PREROUTING -j CONNMARK --restore-mark; " + ownRules + "iptables -t mangle -A PREROUTING -i lan -j MARK --set-mark 2", "multi-wan", OK, "", false, nil},
 		{"mark of TCP alone", secondWAN + "iptables -t mangle -A PREROUTING -i lan -p tcp -j MARK --set-mark 2", "multi-wan", Warning, "marks packets", true, nil},
 		{"mark of the web", secondWAN + "iptables -t mangle -A PREROUTING -i lan -p tcp --dport 80 -j MARK --set-mark 2", "multi-wan", OK, "", false, nil},
 		{"mark of a proxy", "ip rule add fwmark 1 lookup 100; ip route add local default dev lo table 100; iptables -t mangle -A PREROUTING -p tcp -j CONNMARK --restore-mark", "multi-wan", OK, "", false, nil},
@@ -368,6 +372,9 @@ func TestFindings(t *testing.T) {
 		{"both backends", "iptables-legacy -t nat -A POSTROUTING -j MASQUERADE", "iptables", Warning, "iptables-legacy has rules too (nat)", false, nil},
 		{"legacy drops GRE", "iptables-legacy -A FORWARD -p gre -j DROP", "firewall-gre", Problem, "iptables-legacy filter", false, nil},
 		{"nft's rules in table mangle", "nft add table ip mangle; nft 'add chain ip mangle PREROUTING { type filter hook prerouting priority -150; }'; nft add rule ip mangle PREROUTING tcp dport 22 ct state new meta mark set 1", "rules", Problem, "iptables refuses table mangle", false, nil},
+
+		{"a rule in table mangle that iptables cannot read", unreadable, "rules", Problem, "iptables refuses table mangle", false, nil},
+		{"beside a rule that iptables cannot read", unreadable + "iptables -I FORWARD -p gre -j DROP", "firewall-gre", Problem, "iptables filter: -A FORWARD -p gre -j DROP", false, nil},
 
 		{"rules without a daemon", ownRules, "daemon", Warning, "pass unedited", false, nil},
 		{"no metrics", "true", "listener", OK, "no metrics", false, nil},

@@ -179,7 +179,8 @@ func (f firewall) kept(c chain) string {
 }
 
 // judgeMarks wants the call to leave by the way of its control connection, where routing
-// rules go by marks or by protocol. A call's entries have its control connection's mark.
+// rules go by marks or by protocol. A call's entries have its control connection's mark,
+// which has to keep it where its packets are queued.
 func judgeMarks(f firewall) Finding {
 	var all []Finding
 	for _, r := range f.network.rules {
@@ -190,6 +191,7 @@ func judgeMarks(f firewall) Finding {
 	}
 	if f.network.marked() {
 		all = append(all, f.judgeRestoring()...)
+		all = append(all, f.judgeSkipped()...)
 	}
 	return worst(ok("nothing routes GRE otherwise than TCP"), all...)
 }
@@ -223,6 +225,58 @@ func judgeMarking(e event) Finding {
 		return problem(mend, "%s gives packets their connection's mark, for routing, but not calls' GRE: it leaves by another way than its control connection", e.where())
 	}
 	return warning(mend, "%s marks packets, for routing, but not calls' GRE: it may leave by another way than its control connection", e.where())
+}
+
+// judgeSkipped looks for marks that control connections are to get behind our rules: what
+// is queued there goes on from the daemon to the next base chain.
+func (f firewall) judgeSkipped() []Finding {
+	var all []Finding
+	for _, number := range f.ports {
+		for _, r := range f.clients(number) {
+			control := r.opening()
+			control.state = "established"
+			if e, found := f.skipped(control); found {
+				all = append(all, f.judgeSkip(e))
+			}
+		}
+	}
+	return all
+}
+
+// skipped returns the first rule behind ours that marks a packet, where none before does.
+func (f firewall) skipped(p packet) (event, bool) {
+	for _, c := range f.rules.base("prerouting", "filter") {
+		i := slices.IndexFunc(c.rules, toOurs)
+		before, behind := c, c
+		if i >= 0 {
+			before.rules, behind.rules = c.rules[:i], c.rules[i+1:]
+		}
+		if _, found := before.marks(p); found {
+			return event{}, false
+		}
+		if i >= 0 {
+			return behind.marks(p)
+		}
+	}
+	return event{}, false
+}
+
+// marks returns the first rule that marks a packet, as far as it is one for such packets:
+// marks of something else are many.
+func (c chain) marks(p packet) (event, bool) {
+	events := c.walk(p)
+	i := slices.IndexFunc(events, func(e event) bool { return e.action == restore || e.action == mark && e.level >= side })
+	if i < 0 {
+		return event{}, false
+	}
+	return events[i], true
+}
+
+func (f firewall) judgeSkip(e event) Finding {
+	if e.action == restore && e.level >= side {
+		return problem(f.reload, "%s comes behind the daemon's rules, and what these queue does not meet it: control connections lose their mark, and leave by another way", e.where())
+	}
+	return warning(f.reload, "%s comes behind the daemon's rules, and what these queue does not meet it: control connections may leave by another way", e.where())
 }
 
 // ofTCP are options that a rule for GRE cannot have, and how many values they have.

@@ -84,8 +84,10 @@ func (c chain) ours() bool { return c.name == rules.Chain || c.home == "nft ip "
 
 // leads says whether a base chain has a jump to our chain of iptables.
 func (f firewall) leads(c chain) bool {
-	return slices.ContainsFunc(c.rules, func(r rule) bool { return r.action == jump && r.arg == rules.Chain })
+	return slices.ContainsFunc(c.rules, toOurs)
 }
+
+func toOurs(r rule) bool { return r.action == jump && r.arg == rules.Chain }
 
 // queuesGRE says whether rules send GRE to a queue of the daemon's.
 func (f firewall) queuesGRE(data rules.Data) bool {

@@ -246,7 +246,7 @@ func (r *reader) loading() (loading, error) {
 }
 
 // incompatible is what iptables says to a table with rules of nft's own.
-var incompatible = regexp.MustCompile(`incompatible`)
+var incompatible = regexp.MustCompile(`incompatible|Parsing nftables rule failed`)
 
 func (r *reader) tryLoading(cfg rules.Config) (l loading, err error) {
 	p, err := newPlace()
@@ -401,7 +401,7 @@ func (r *reader) readFirewall() (firewall, error) {
 		return firewall{}, err
 	}
 	return firewall{
-		rules: all.link(), network: n, ways: n.ways(all.translating(n)), ports: r.cfg.Rules.Ports, set: r.cfg.Set, bound: bound,
+		rules: all.link(), network: n, ways: n.ways(all.translating(n)), ports: r.cfg.Rules.Ports, set: r.cfg.Set, reload: r.cfg.Load, bound: bound,
 		gre: greRules{queued: r.queued(), load: r.cfg.LoadRules, data: r.cfg.Rules.Data},
 	}, nil
 }
@@ -413,7 +413,7 @@ func (r *reader) readRules() (ruleset, error) {
 	}
 	var listed ruleset
 	for _, program := range b.programs() {
-		text, err := r.command(program + "-save")
+		text, err := r.save(program)
 		if err != nil {
 			return nil, err
 		}
@@ -428,6 +428,25 @@ func (r *reader) readRules() (ruleset, error) {
 	}
 	legacy := slices.DeleteFunc(slices.Clone(listed), func(c chain) bool { return strings.HasPrefix(c.table, "iptables ") })
 	return append(merge(listed, native), legacy...), nil
+}
+
+// save returns the rules of iptables. A table of which it cannot read a rule is left out,
+// for nft to tell.
+func (r *reader) save(program string) (string, error) {
+	text, err := r.command(program + "-save")
+	if err == nil || !incompatible.MatchString(err.Error()) {
+		return text, err
+	}
+	if _, missing := find("nft"); missing != nil {
+		return "", err
+	}
+	var all strings.Builder
+	for _, name := range xtables {
+		if text, err := r.command(program+"-save", "-t", name); err == nil {
+			all.WriteString(text)
+		}
+	}
+	return all.String(), nil
 }
 
 // programs are those whose rules are in force.
