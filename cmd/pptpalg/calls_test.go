@@ -27,6 +27,21 @@ func readAll(t *testing.T, resp *http.Response) string {
 
 // The main job: clients with one Call ID behind one public address.
 
+// TestServerGivesItsIDAgain: a Call ID of the server that one client's call has had serves
+// another client's next.
+func TestServerGivesItsIDAgain(t *testing.T) { overDataPaths(t, testServerGivesItsIDAgain) }
+
+func testServerGivesItsIDAgain(t *testing.T, path daemon.DataPath) {
+	g := startGateway(t, path, masquerade(2))
+	g.server(lab.Behaviour{NextID: lab.Fixed(901)})
+	for i := range 4 {
+		call := callOn(t, g.client(i%2), 7)
+		exchange(t, call)
+		must(t, call.Clear())
+		g.wantCalls(0)
+	}
+}
+
 func TestTwoClientsWithOneCallID(t *testing.T) { overDataPaths(t, testTwoClientsWithOneCallID) }
 
 func testTwoClientsWithOneCallID(t *testing.T, path daemon.DataPath) {

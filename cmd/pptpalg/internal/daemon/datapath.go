@@ -72,7 +72,9 @@ type daemonPath struct {
 	table  *datapath.Table
 	kernel kernel
 
-	removed flows // that carried returns next; guarded by Daemon.mu, as Apply is
+	// Guarded by Daemon.mu, as Apply is.
+	removed flows              // that carried returns next
+	ways    []conntrack.Change // of Apply, in memory that is used again
 
 	heir bool // calls of an earlier daemon were taken up
 
@@ -82,6 +84,7 @@ type daemonPath struct {
 }
 
 func (p *daemonPath) Apply(changes []conntrack.Change) (failed map[int]error) {
+	p.clearWay(changes)
 	for i, c := range changes {
 		switch c.Kind {
 		case conntrack.Install:
@@ -95,6 +98,30 @@ func (p *daemonPath) Apply(changes []conntrack.Change) (failed map[int]error) {
 		}
 	}
 	return failed
+}
+
+// clearWay deletes what the kernel's conntrack has made of the packets of flows that end: for
+// half a minute it would keep other clients from what the gateway's rules have translated
+// these to, such as a Call ID that a server gives to the next call. Nobody misses an entry
+// that is gone: a packet makes another one.
+func (p *daemonPath) clearWay(changes []conntrack.Change) {
+	p.ways = p.ways[:0]
+	for _, c := range changes {
+		if c.Kind == conntrack.Remove {
+			p.ways = append(p.ways, conntrack.Change{Kind: conntrack.Remove, Flow: behind(c.Flow)})
+		}
+	}
+	if len(p.ways) > 0 {
+		p.kernel.Apply(p.ways)
+	}
+}
+
+// behind is the way of a flow's packets once the daemon has translated them: as conntrack
+// sees them.
+func behind(f conntrack.Flow) conntrack.Flow {
+	f.Dst, f.Key = f.NewDst, f.NewKey
+	f.NewSrc = f.Src
+	return f
 }
 
 func (p *daemonPath) keep(f conntrack.Flow, t datapath.Traffic) {
