@@ -91,6 +91,7 @@ func (d *Daemon) compare() {
 	asked := time.Now()
 	d.pulse.sweep.begin(asked)
 	defer d.pulse.sweep.end()
+	defer d.sweeper.release()
 	have := d.sweeper.have
 	c, err := d.find(asked, have)
 	if err != nil {

@@ -27,7 +27,7 @@ type sweeper struct {
 	repaired bool             // the last one found something to mend
 	watched  []conntrack.Flow // the sample
 
-	// Memory that is used again.
+	// Memory that is used again, as far as release leaves it.
 	have    flows
 	records []conntrack.Record
 	glances []glance
@@ -61,6 +61,14 @@ func (d *Daemon) sweepOnce() (due time.Time) {
 	}
 	now := time.Now()
 	return now.Add(d.sweeper.rest(now.Sub(began)))
+}
+
+// release gives up memory that is large. It would lie about for longer than comparing takes,
+// and is a third of what a call costs.
+func (s *sweeper) release() {
+	if len(s.have) > askMost {
+		s.have, s.records = make(flows), nil
+	}
 }
 
 // rest is how long to wait after a comparison that took so long.
