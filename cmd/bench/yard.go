@@ -85,19 +85,25 @@ func address(p netip.Prefix, last int) netip.Addr {
 
 // cable gives the gateway's ports the bridges' names and addresses, and everybody a
 // neighbour table that never ends.
+//
+// Ports are renamed while they are up, as kernels allow since 6.2. One that goes down takes
+// masqueraded connections with it, and not at once: the kernel looks for them in a work
+// queue (nf_nat_masquerade_schedule), which has seconds to do with a namespace that has just
+// gone, and so finds those that have begun since.
 func (y *yard) cable(ctx context.Context) error {
-	ports := fmt.Sprintf(`link del lan
-link del wan
-link set port-%s down
-link set port-%s down
-link set port-%s name lan
-link set port-%s name wan
-link set lan up
-link set wan up
-addr add %v/24 dev lan
-addr add %v/24 dev wan
-`, y.client().Name, y.server().Name, y.client().Name, y.server().Name, lab.GatewayInside, lab.GatewayPublic)
-	if err := y.Gateway.IPBatch(ctx, ports); err != nil {
+	if err := y.Gateway.IPBatch(ctx, "link del lan\nlink del wan\n"); err != nil {
+		return err
+	}
+	lan, wan := "port-"+y.client().Name, "port-"+y.server().Name
+	names := fmt.Sprintf("link set %s name lan\nlink set %s name wan\n", lan, wan)
+	if y.Gateway.IPBatch(ctx, names) != nil {
+		down := fmt.Sprintf("link set %s down\nlink set %s down\n", lan, wan)
+		if err := y.Gateway.IPBatch(ctx, down+names+"link set lan up\nlink set wan up\n"); err != nil {
+			return err
+		}
+	}
+	addresses := fmt.Sprintf("addr add %v/24 dev lan\naddr add %v/24 dev wan\n", lab.GatewayInside, lab.GatewayPublic)
+	if err := y.Gateway.IPBatch(ctx, addresses); err != nil {
 		return err
 	}
 	for _, at := range []struct {
