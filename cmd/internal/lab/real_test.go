@@ -67,10 +67,7 @@ func TestRealClientAndServer(t *testing.T) {
 		}
 	}
 	must(t, p.HangUp(4*Patience))
-	must(t, Poll(Patience, func() bool { // the server noticed
-		_, err := os.Stat(fmt.Sprintf("/proc/%d", hello.PID))
-		return errors.Is(err, os.ErrNotExist)
-	}))
+	awaitEnd(t, hello.PID)
 }
 
 func TestClientAndRealServer(t *testing.T) {
@@ -92,13 +89,37 @@ func TestClientAndRealServer(t *testing.T) {
 			t.Errorf("got %q, %v", packet, err)
 		}
 		if i == 0 { // poptop violates the RFC: no notify, TCP is closed
+			controller := parent(t, hello.PID)
 			must(t, a.Clear())
 			if before, err := c.ExpectEnd(Patience); err != nil || before != nil {
 				t.Errorf("got %v, %v", before, err)
 			}
+			awaitEnd(t, controller)
 		}
 	}
 	t.Logf("pptpd's Call IDs: %v", ids)
+}
+
+// parent returns the process that has started another one.
+func parent(t *testing.T, pid int) (ppid int) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	must(t, err)
+	_, line, _ := strings.Cut(string(status), "\nPPid:")
+	_, err = fmt.Sscan(line, &ppid)
+	must(t, err)
+	return ppid
+}
+
+// awaitEnd waits until a process of pptpd's is gone, and pptpd knows. It waits for a new
+// client's first word in a select, and takes the signal that one of its processes has ended
+// for the end of its patience: that client is dropped.
+func awaitEnd(t *testing.T, pid int) {
+	t.Helper()
+	must(t, Poll(Patience, func() bool {
+		_, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
+		return errors.Is(err, os.ErrNotExist)
+	}))
 }
 
 func TestRealClientAndServerInGo(t *testing.T) {
