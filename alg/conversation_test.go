@@ -99,7 +99,7 @@ func (w *world) crowd(c conntrack.Connection, s conntrack.Side) {
 			w.table.Rest(conntrack.Resting{
 				Public: c.Endpoint(s).Public, Peer: c.Endpoint(s.Other()).Address,
 				ID: high<<8 | low, Until: w.now.Add(conntrack.DefaultConfig().Rest),
-			})
+			}, w.now)
 		}
 	}
 }

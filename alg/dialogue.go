@@ -11,7 +11,10 @@ import (
 // dialogue is the record of one control connection.
 type dialogue struct {
 	control *conntrack.Control
-	halves  [2]half       // by the side that sends
+	halves  [2]half           // by the side that sends
+	links   [rolls]neighbours // where it stands in the rolls
+	origin  *origin
+	late    []ending      // that wait to be believed
 	opened  time.Duration // times are since Editor.start
 	heard   time.Duration // when the last of its packets came
 	ended   time.Duration // when over
@@ -19,6 +22,8 @@ type dialogue struct {
 	index   int32         // in Editor.all
 	found   uint32        // the last Comparison that found its tuple in conntrack
 	alive   bool          // and found it as it is here, and not closing
+	watched bool          // it was seen from its first byte on
+	started bool          // the Start exchange was seen, or passed unseen
 	over    bool          // the connection has ended
 	left    bool          // Leave was said
 	pass    Reason        // why it is let alone; Read for one that is edited
@@ -53,16 +58,28 @@ func (d *dialogue) outdated(c conntrack.Connection) bool {
 }
 
 // greet takes note of a SYN/ACK: with it both streams are known from their first
-// byte. It does nothing if either has begun.
-func (d *dialogue) greet(from conntrack.Side, seg packet.Segment) {
-	if d.halves[0].stream.Joined() || d.halves[1].stream.Joined() {
+// byte. early is the data of the SYN, which has passed. It does nothing if either has
+// begun, or if conntrack has not seen the handshake under way: anybody can send a SYN/ACK.
+func (d *dialogue) greet(from conntrack.Side, seg packet.Segment, early []byte) {
+	if d.begun() || !d.control.Connection().Opening {
 		return
 	}
+	d.watched = true
 	d.halves[from].stream.Start(seg.Seq())
 	d.halves[from.Other()].stream.Start(seg.Ack().Add(-1))
 	for s := range d.halves {
 		d.halves[s].reader.begin(conntrack.Side(s))
 	}
+	if h := &d.halves[from.Other()]; len(early) > 0 {
+		h.spoke = true
+		if !h.reader.skim(early) && d.pass == Read {
+			d.pass = NotPPTP
+		}
+	}
+}
+
+func (d *dialogue) begun() bool {
+	return d.halves[0].stream.Joined() || d.halves[1].stream.Joined()
 }
 
 // own takes note that an end is the gateway itself. Nothing of it is translated,
@@ -77,11 +94,11 @@ func (d *dialogue) own(s conntrack.Side) {
 	}
 }
 
-// finish takes note of a FIN, which has a sequence number of its own. One that is sent
-// again changes nothing.
-func (h *half) finish(seg packet.Segment) {
-	h.fin = true
-	if seg.Seq().Add(len(seg.Payload())) == h.stream.Next() {
+// finish takes note of a FIN whose place in the stream is known to be the end of what was
+// sent. It has a sequence number of its own. One that is sent again changes nothing.
+func (h *half) finish(end packet.Seq) {
+	if h.stream.Placed() && end == h.stream.Next() && !h.fin {
+		h.fin = true
 		h.stream.Advance(1)
 	}
 }

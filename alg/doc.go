@@ -19,7 +19,7 @@
 // It is said once in the life of a connection, and again if a second later segments
 // still come that are no FIN: then the kernel was not told, or has lost its entry and with
 // it what it was told. It is never said of a connection that is read, nor of one that
-// Forsake gave up: the calls of that one end with its FIN or RST. A connection that is left
+// Forsake gave up: the calls of that one end when conntrack sees its end. A connection that is left
 // stays on record until a Comparison finds it gone, or a SYN/ACK shows that another one
 // has its tuple.
 //

@@ -27,13 +27,17 @@ type Editor struct {
 		key    key
 		sender sender
 	}
-	all     []*dialogue
-	ended   []*dialogue // the first to end first; some may have been removed
-	start   time.Time   // the first time it was told: times on record are since then
-	passes  uint32      // comparisons that were begun
-	out     Outcome
-	readAll bool // see ReadAll
-	turn    turn // that is being taken
+	all      []*dialogue
+	everyone roll                   // of those that live
+	origins  map[netip.Addr]*origin // the same, by who opened them
+	ended    []*dialogue            // the first to end first; some may have been removed
+	evicted  uint64
+	hails    hails
+	start    time.Time // the first time it was told: times on record are since then
+	passes   uint32    // comparisons that were begun
+	out      Outcome
+	readAll  bool // see ReadAll
+	turn     turn // that is being taken
 }
 
 // key is a packet's addresses and ports, as packet.Segment.Ends has them.
@@ -53,9 +57,10 @@ type sender struct {
 const DefaultConnections = 131072
 
 // NewEditor returns an editor that keeps its calls in a table, and at most so many
-// connections on record. One beyond passes unedited.
+// connections on record. One beyond takes the place of one without calls, or passes
+// unedited.
 func NewEditor(t *conntrack.Table, most int) *Editor {
-	return &Editor{table: t, most: most, senders: make(map[key]sender)}
+	return &Editor{table: t, most: most, senders: make(map[key]sender), origins: make(map[netip.Addr]*origin)}
 }
 
 // Asks reports whether the editor needs to know from the kernel's conntrack how
@@ -86,7 +91,7 @@ func (e *Editor) Open(c conntrack.Connection, now time.Time) bool {
 		e.end(s.dialogue, conntrack.Expired, now)
 		e.remove(s.dialogue)
 	}
-	if len(e.all) >= e.most && !e.forget() {
+	if !e.makeRoom(c.Original.Src.Addr(), now) {
 		return false
 	}
 	d := newDialogue(c, e.since(now))
@@ -104,6 +109,7 @@ func (e *Editor) add(d *dialogue, c conntrack.Connection) {
 	e.all = append(e.all, d)
 	e.senders[keyOf(c.Original.Src, c.Original.Dst)] = sender{d, conntrack.Initiator}
 	e.senders[keyOf(c.Reply.Src, c.Reply.Dst)] = sender{d, conntrack.Responder}
+	e.enroll(d)
 }
 
 // remove forgets a connection. Another one's sender stays: where NAT gives one public
@@ -169,6 +175,7 @@ func (e *Editor) since(now time.Time) time.Duration {
 // read on from the next message that begins.
 func (e *Editor) Restore(records []conntrack.Record, now time.Time) (refused int) {
 	for _, r := range records {
+		r.Connection.Opening = false // nothing was seen of its beginning
 		k := keyOf(r.Connection.Original.Src, r.Connection.Original.Dst)
 		if _, known := e.senders[k]; !known && !e.Open(r.Connection, now) {
 			refused++
@@ -182,6 +189,7 @@ func (e *Editor) Restore(records []conntrack.Record, now time.Time) (refused int
 		if !d.control.Resume(r, now) {
 			refused++
 		}
+		e.rank(d)
 	}
 	return refused
 }
@@ -218,6 +226,10 @@ func (e *Editor) Edit(seg packet.Segment, local bool, now time.Time) Outcome {
 func (e *Editor) take(local bool) {
 	t := &e.turn
 	e.out = Outcome{Messages: e.out.Messages[:0], Anomalies: e.out.Anomalies[:0]}
+	if t.seg.Flags().Has(packet.SYN) && !t.seg.Flags().Has(packet.ACK) {
+		e.hail(t.seg)
+		return
+	}
 	s, known := e.find(t.seg)
 	if !known {
 		e.out.Reason = NoConnection
@@ -230,10 +242,20 @@ func (e *Editor) take(local bool) {
 	e.table.Tick(t.now)
 	t.heard = t.at
 	e.edit(t)
+	e.rank(t.dialogue)
 	if e.out.Leave = t.leaves(); e.out.Leave {
 		e.out.Reason = t.pass // the last that is heard of it
 	}
 	e.out.Changes = e.table.Changes()
+}
+
+// hail lets a SYN pass. Its data, if it has any, is read when it was accepted.
+func (e *Editor) hail(seg packet.Segment) {
+	e.out.Reason = NoData
+	if len(seg.Payload()) > 0 {
+		e.out.Reason = Read
+		e.hails.add(seg)
+	}
 }
 
 func (e *Editor) edit(t *turn) {
@@ -241,9 +263,12 @@ func (e *Editor) edit(t *turn) {
 	here, there := &t.halves[t.sender], &t.halves[t.sender.Other()]
 	switch {
 	case flags.Has(packet.SYN | packet.ACK):
-		t.greet(t.sender, t.seg)
-		t.out.Reason = NoData
-		return
+		initiator := t.control.Connection().Original
+		t.greet(t.sender, t.seg, e.hails.accepted(keyOf(initiator.Src, initiator.Dst), t.seg.Ack()))
+		if len(t.seg.Payload()) == 0 {
+			t.out.Reason = NoData
+			return
+		}
 	case flags.Has(packet.RST):
 		t.out.Reason = NoData
 		e.reset(t)
@@ -251,6 +276,7 @@ func (e *Editor) edit(t *turn) {
 	}
 	if flags.Has(packet.ACK) {
 		there.stream.Acked(t.seg.Ack())
+		t.believe(t.sender.Other())
 	}
 	switch {
 	case t.pass != Read:
@@ -261,8 +287,8 @@ func (e *Editor) edit(t *turn) {
 	if !flags.Has(packet.FIN) {
 		return
 	}
-	here.finish(t.seg)
-	if there.fin {
+	here.finish(t.first().Add(len(t.seg.Payload())))
+	if here.fin && there.fin {
 		e.end(t.dialogue, conntrack.Finished, t.now)
 	}
 }
@@ -271,19 +297,23 @@ func (e *Editor) edit(t *turn) {
 // false for a segment that is dropped, or is not known to belong to the stream.
 func (e *Editor) place(t *turn, h *half) bool {
 	n := len(t.seg.Payload())
-	p, old := h.stream.Place(t.seg.Seq(), n, t.now)
+	p, old := h.stream.Place(t.first(), n, t.now)
 	switch p {
 	case stream.Ahead:
 		t.out.Verdict, t.out.Reason = Drop, Gap
 		return false
 	case stream.Blind:
 		t.out.Reason = Unread
+		if n == 0 {
+			t.out.Reason = NoData
+		}
 		return false
 	case stream.Forgotten:
 		t.out.Verdict, t.out.Reason = Drop, TooOld
 		return false
 	case stream.Joins:
 		h.reader.lose()
+		t.doubt(t.sender)
 	}
 	t.out.Reason = t.reason(n, old)
 	if old > 0 {
@@ -298,9 +328,10 @@ func (e *Editor) place(t *turn, h *half) bool {
 }
 
 // reset ends the connection if the RST is what its receiver will believe (RFC 5961
-// section 3). Any other is for the kernel's conntrack to judge; Sweep follows it.
+// section 3). Any other, and one of a stream of which nothing is known for certain, is for
+// the kernel's conntrack to judge; Sweep follows it.
 func (e *Editor) reset(t *turn) {
-	if s := &t.halves[t.sender].stream; !s.Joined() || t.seg.Seq() == s.Next() {
+	if s := &t.halves[t.sender].stream; s.Placed() && t.seg.Seq() == s.Next() {
 		e.end(t.dialogue, conntrack.Reset, t.now)
 	}
 }
@@ -310,6 +341,7 @@ func (e *Editor) end(d *dialogue, cause conntrack.Cause, now time.Time) {
 		return
 	}
 	d.control.Close(cause, now)
+	e.strike(d)
 	d.over, d.ended = true, e.since(now)
 	e.ended = append(e.ended, d)
 	if len(e.ended) > mostEnded {

@@ -121,15 +121,57 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestConnectionLimit: where too many connections are on record, the next one takes the
+// place of one that has not finished the Start exchange, else of one without calls, the
+// oldest first. One with calls stays.
 func TestConnectionLimit(t *testing.T) {
 	r := newRig(t)
-	r.ed = NewEditor(r.table, 2)
-	r.masqueraded(netip.MustParseAddr("10.0.0.1")).handshake()
-	r.masqueraded(netip.MustParseAddr("10.0.0.2")).handshake()
-	w := r.masqueraded(netip.MustParseAddr("10.0.0.3"))
+	r.ed = NewEditor(r.table, 4)
+	busy, idle := r.masqueraded(insideHost(1)).handshake(), r.masqueraded(insideHost(2)).handshake()
+	busy.outgoing(7, 9)
+	silent, lastSilent := r.masqueraded(insideHost(3)), r.masqueraded(insideHost(4))
+	silent.synAck()
+	lastSilent.synAck()
+	for i, gone := range []*wire{silent, lastSilent, idle} {
+		w := r.masqueraded(insideHost(5 + i)).handshake()
+		w.outgoing(7, pptp.CallID(10+i))
+		gone.conn.Opening = false
+		if _, known := r.ed.senders[keyOf(gone.conn.Original.Src, gone.conn.Original.Dst)]; known || r.ed.Evicted() != uint64(i+1) {
+			t.Errorf("connection %d: its victim is on record; %d were evicted", i, r.ed.Evicted())
+		}
+	}
+	w := r.masqueraded(insideHost(9))
 	w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0))
 	if w.last.Reason != NoConnection || w.last.Verdict != Accept {
-		t.Errorf("the third connection: %v, %v", w.last.Verdict, w.last.Reason)
+		t.Errorf("where all have calls: %v, %v", w.last.Verdict, w.last.Reason)
+	}
+	if id, _ := ids(busy.say(client, message(pptp.CallClearRequest, 7, 0, 0))); id != 7 || r.table.Calls() != 3 {
+		t.Errorf("the first call is cleared as %v, %d calls are left", id, r.table.Calls())
+	}
+}
+
+// TestOneClientsConnections: a client has at most half of the connections on record,
+// with calls or without, and what it opens beyond takes the place of its own.
+func TestOneClientsConnections(t *testing.T) {
+	r := newRig(t)
+	r.ed = NewEditor(r.table, 8)
+	other := r.masqueraded(insideHost(2))
+	other.synAck()
+	for i := range 4 {
+		r.masqueraded(insideAddr).handshake().outgoing(pptp.CallID(i), pptp.CallID(9+i))
+	}
+	if w := r.masqueraded(insideAddr); r.ed.Open(w.conn, r.now) {
+		t.Error("a fifth connection is taken, although four of its client's have calls")
+	}
+	for i := range 20 {
+		r.masqueraded(insideHost(3)).handshake()
+		if n := len(r.ed.all); n > 8 {
+			t.Fatalf("%d connections with the %dth", n, i)
+		}
+	}
+	other.say(client, message(pptp.StartControlConnectionRequest, 0, 0, 0))
+	if other.last.Reason != NoConnection && r.ed.origins[insideHost(3)].live > 4 {
+		t.Errorf("one client has %d of 8", r.ed.origins[insideHost(3)].live)
 	}
 }
 
@@ -198,8 +240,11 @@ func TestRestored(t *testing.T) {
 	if p := other.outgoing(7, 10); p == public || p == 7 {
 		t.Errorf("a new call is given %v, which a restored one has", p)
 	}
-	if id, _ := ids(w.say(client, message(pptp.CallClearRequest, 7, 0, 0))); id != public || r.table.Calls() != 2 {
-		t.Errorf("Call-Clear-Request after the restart says %v, %d calls", id, r.table.Calls())
+	if id, _ := ids(w.say(client, message(pptp.CallClearRequest, 7, 0, 0))); id != public || r.table.Calls() != 3 {
+		t.Errorf("Call-Clear-Request after the restart says %v, and before it is acknowledged there are %d calls", id, r.table.Calls())
+	}
+	if w.say(server, message(pptp.EchoRequest, 0, 0, 0)); r.table.Calls() != 2 {
+		t.Errorf("after it was acknowledged there are %d calls", r.table.Calls())
 	}
 }
 

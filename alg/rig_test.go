@@ -70,6 +70,7 @@ func (r *rig) forwarded(client, server netip.Addr) *wire {
 }
 
 func (r *rig) connect(c conntrack.Connection) *wire {
+	c.Opening = true
 	r.ed.Open(c, r.now)
 	isn := packet.Seq(0xfffffff0) // sequence numbers wrap in every test
 	return &wire{rig: r, conn: c, seq: [2]packet.Seq{isn, isn.Add(7)}}

@@ -1,6 +1,7 @@
 package alg
 
 import (
+	"slices"
 	"time"
 
 	"pptpalg/alg/packet"
@@ -21,29 +22,25 @@ type turn struct {
 
 // role says what a type of message means to the call table: what its own Call ID
 // field is, and what becomes of the call. act reports whether it found the call;
-// nil means that finding the ID was all.
+// nil means that finding the ID was all. ends is for what ends calls.
 type role struct {
-	own conntrack.Field
-	act func(t *turn, m pptp.Message, l pptp.Layout) bool
+	own  conntrack.Field
+	act  func(t *turn, m pptp.Message, l pptp.Layout) bool
+	ends func(t *turn, e ending)
 }
 
 // roles is indexed by message type. Types that carry no Call ID and end no call
 // have none.
 var roles = [pptp.SetLinkInfo + 1]role{
-	pptp.StopControlConnectionRequest: {act: stop},
-	pptp.StopControlConnectionReply:   {act: stop},
+	pptp.StopControlConnectionRequest: {ends: stop},
+	pptp.StopControlConnectionReply:   {ends: stop},
 	pptp.OutgoingCallRequest:          {own: conntrack.Requests, act: requestAsPNS},
 	pptp.OutgoingCallReply:            {own: conntrack.Assigns, act: replyAsPAC},
 	pptp.IncomingCallRequest:          {own: conntrack.Requests, act: requestAsPAC},
 	pptp.IncomingCallReply:            {own: conntrack.Assigns, act: replyAsPNS},
 	pptp.IncomingCallConnected:        {act: connected},
-	pptp.CallClearRequest:             {own: conntrack.Owns, act: clearCall},
-	pptp.CallDisconnectNotify:         {own: conntrack.Notifies, act: disconnect},
-}
-
-func stop(t *turn, _ pptp.Message, _ pptp.Layout) bool {
-	t.control.Stop(t.now)
-	return true
+	pptp.CallClearRequest:             {own: conntrack.Owns, ends: clearCall},
+	pptp.CallDisconnectNotify:         {own: conntrack.Notifies, ends: disconnect},
 }
 
 func requestAsPNS(t *turn, m pptp.Message, l pptp.Layout) bool {
@@ -66,7 +63,7 @@ func (t *turn) reply(m pptp.Message, l pptp.Layout, pns conntrack.Side, next con
 	code, _ := m.Result()
 	return t.control.Reply(t.sender, conntrack.Reply{
 		PNS: pns, Own: m.CallID(l.Own), Peer: m.CallID(l.Peer),
-		Granted: code == pptp.ResultOK, Next: next,
+		Granted: code == pptp.ResultOK, Next: next, Adopt: t.adopts(),
 	}, t.now)
 }
 
@@ -74,12 +71,67 @@ func connected(t *turn, m pptp.Message, l pptp.Layout) bool {
 	return t.control.Connected(t.sender, m.CallID(l.Peer))
 }
 
-func clearCall(t *turn, m pptp.Message, l pptp.Layout) bool {
-	return t.control.Clear(t.sender, m.CallID(l.Own), t.now)
+// adoption is for how long after its record began a connection may be granted calls whose
+// requests passed unseen.
+const adoption = time.Minute
+
+// adopts reports whether requests of calls may have passed before the connection was watched.
+func (t *turn) adopts() bool { return !t.watched && t.at-t.opened < adoption }
+
+// ending is a message that ends calls.
+type ending struct {
+	kind  pptp.Type
+	from  conntrack.Side
+	id    Translation // its own ID: what the sender wrote, and what the receiver is shown
+	until packet.Seq  // of the stream, behind the bytes that were read
 }
 
-func disconnect(t *turn, m pptp.Message, l pptp.Layout) bool {
-	return t.control.Disconnect(t.sender, m.CallID(l.Own), t.now)
+func stop(t *turn, _ ending) { t.control.Stop(t.now) }
+
+func clearCall(t *turn, e ending) { t.control.Clear(e.from, e.id.From, t.now) }
+
+func disconnect(t *turn, e ending) { t.control.Disconnect(e.from, e.id.From, e.id.To, t.now) }
+
+// mostLate is how many endings of a connection wait. One beyond ends nothing: its call
+// ends with the connection.
+const mostLate = 8
+
+// finish carries an ending out. On a stream of which it is not certain that its receiver
+// takes these bytes, that waits until they are acknowledged: whoever can guess a window
+// could have sent them.
+func (t *turn) finish(e ending) {
+	if t.halves[e.from].stream.Placed() {
+		roles[e.kind].ends(t, e)
+	} else if len(t.late) < mostLate {
+		t.late = append(t.late, e)
+	}
+}
+
+// believe carries out the endings that the receiver of a direction has acknowledged.
+func (t *turn) believe(from conntrack.Side) {
+	s := &t.halves[from].stream
+	if len(t.late) == 0 || !s.Placed() {
+		return
+	}
+	for _, e := range t.late {
+		if e.from == from && !e.until.After(s.Acknowledged()) {
+			roles[e.kind].ends(t, e)
+		}
+	}
+	t.doubt(from)
+}
+
+// doubt forgets the endings of a direction that wait.
+func (d *dialogue) doubt(from conntrack.Side) {
+	d.late = slices.DeleteFunc(d.late, func(e ending) bool { return e.from == from })
+}
+
+// first returns the sequence number of the payload's first byte.
+func (t *turn) first() packet.Seq {
+	if t.seg.Flags().Has(packet.SYN) {
+		return t.seg.Seq().Add(1)
+	}
+	return t.seg.Seq()
 }
 
 // read reads the payload from an offset on, and edits it.
@@ -123,7 +175,7 @@ func (t *turn) fields(r *reader, at int) {
 	m := r.message()
 	l, _ := m.Type().Layout()
 	act := roles[m.Type()]
-	if act.own == conntrack.Requests && l.Own != 0 && t.early() {
+	if (act.own == conntrack.Requests || act.own == conntrack.Assigns) && l.Own != 0 && t.early() {
 		t.out.Anomalies = append(t.out.Anomalies, EarlyRequest)
 		r.next()
 		return
@@ -138,7 +190,10 @@ func (t *turn) fields(r *reader, at int) {
 	if !r.whole() {
 		return
 	}
-	if act.act != nil {
+	switch {
+	case act.ends != nil:
+		t.finish(ending{m.Type(), t.sender, t.told(r.own), t.first().Add(at)})
+	case act.act != nil:
 		// A request that is not taken has its own anomaly.
 		known = act.act(t, m, l) || act.own == conntrack.Requests
 	}
@@ -150,9 +205,9 @@ func (t *turn) fields(r *reader, at int) {
 	r.next()
 }
 
-// early reports whether the other end has not answered the Start-Control-Connection-
-// Request yet. No client asks for a call then; a page that lured a browser to
-// this port, and got that far, would (NAT slipstreaming).
+// early reports whether the other end has not said its part of the Start exchange yet. No
+// client asks for a call then, and no server grants one; a page that lured a browser to
+// this port, and got that far, would ask (NAT slipstreaming).
 func (t *turn) early() bool { return t.halves[t.sender.Other()].reader.first != 0 }
 
 // callID translates the ID at an offset of the prefix as far as it is read and not
@@ -199,13 +254,13 @@ func (t *turn) set(at int, b byte) {
 		return
 	}
 	t.seg.SetByte(at, b)
-	t.halves[t.sender].stream.Record(t.seg.Seq().Add(at), b)
+	t.halves[t.sender].stream.Record(t.first().Add(at), b)
 	t.out.Verdict = Edited
 }
 
 // replay gives the bytes that were seen before what they got then.
 func (t *turn) replay(n int) {
-	t.halves[t.sender].stream.Replay(t.seg.Seq(), n, func(at int, b byte) {
+	t.halves[t.sender].stream.Replay(t.first(), n, func(at int, b byte) {
 		t.seg.SetByte(at, b)
 		t.out.Verdict = Edited
 	})

@@ -43,3 +43,11 @@ func (t *turn) translate(f conntrack.Field, id pptp.CallID, sent *byte) (pptp.Ca
 func (r *reader) rewrite(field int, id pptp.CallID) {
 	binary.BigEndian.PutUint16(r.prefix[field:], uint16(id))
 }
+
+// told returns an ID as its sender wrote it and as its receiver is shown it.
+func (t *turn) told(id Translation) Translation {
+	if t.undo {
+		return Translation{From: id.To, To: id.From}
+	}
+	return id
+}

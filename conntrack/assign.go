@@ -19,8 +19,8 @@ func (c *Control) Assign(s Side, own pptp.CallID, sent *byte) (public pptp.CallI
 	}
 	a := &c.pending[s]
 	if l := c.ownLeg(s, own); l != nil && begins(l.public, sent) {
-		c.Abandon(s)
-		*a = assignment{own: own, public: l.public, ready: true}
+		c.release(s, a)
+		*a = assignment{own: own, public: l.public, ready: true, admitted: a.admitted}
 		return l.public, true
 	}
 	if a.refused != NoneRefused || !c.settle(s, own) {
@@ -32,35 +32,44 @@ func (c *Control) Assign(s Side, own pptp.CallID, sent *byte) (public pptp.CallI
 	return a.public, true
 }
 
-// refuses reports whether a request is beyond a limit.
-func (c *Control) refuses(s Side) bool {
-	c.Abandon(s)
-	c.pending[s].refused = c.admit(s)
-	return c.pending[s].refused != NoneRefused
-}
-
 // Refusal returns why the ID that the end assigned last has no public form.
 func (c *Control) Refusal(s Side) Refusal { return c.pending[s].refused }
 
-// Abandon gives up what was assigned to the end and belongs to no call.
+// Abandon gives up what was assigned to the end, or admitted, and belongs to no call.
 func (c *Control) Abandon(s Side) {
-	c.release(s, c.pending[s])
+	a := c.take(s)
+	c.giveUp(s, &a)
+}
+
+// take hands over what is assigned to the end.
+func (c *Control) take(s Side) assignment {
+	a := c.pending[s]
 	c.pending[s] = assignment{}
+	return a
+}
+
+func (c *Control) giveUp(s Side, a *assignment) {
+	c.release(s, a)
+	if a.admitted {
+		a.admitted = false
+		c.dismiss(s)
+	}
 }
 
 // assigned hands over what Assign has kept for the ID.
 func (c *Control) assigned(s Side, own pptp.CallID) (assignment, bool) {
-	a := c.pending[s]
-	c.pending[s] = assignment{}
+	a := c.take(s)
 	if !a.ready || a.own != own {
-		c.release(s, a)
+		c.giveUp(s, &a)
 		return assignment{}, false
 	}
 	return a, true
 }
 
-func (c *Control) release(s Side, a assignment) {
+// release frees the ID that is reserved.
+func (c *Control) release(s Side, a *assignment) {
 	if a.reserved {
+		a.reserved = false
 		c.table.free(c.connection.space(s), a.public)
 	}
 }
@@ -74,20 +83,40 @@ func (c *Control) spaced(s Side) bool {
 // the byte own. It reserves an ID that begins with it, so that the promise can be
 // kept whatever byte follows.
 func (c *Control) assignHigh(s Side, own byte) byte {
-	c.Abandon(s)
+	a := &c.pending[s]
+	c.release(s, a)
+	*a = assignment{admitted: a.admitted}
 	if !c.connection.hides(s) {
 		return own
 	}
 	sp := c.table.space(c.connection.space(s))
-	high, ok := c.promise(s, sp, own)
+	high, ok := c.makeRoom(s, sp, own)
 	if !ok {
-		c.pending[s].refused = SpaceFull
 		return c.publicHigh(s, own)
 	}
 	id, _ := sp.highest(high, func(pptp.CallID) bool { return true })
 	sp.take(id)
-	c.pending[s] = assignment{public: id, reserved: true}
+	a.public, a.reserved = id, true
 	return high
+}
+
+// makeRoom returns the first byte of public IDs of which one is free. Where none is, the
+// ID that has rested longest becomes free.
+func (c *Control) makeRoom(s Side, sp *space, own byte) (high byte, ok bool) {
+	if sp.taken >= c.table.cfg.CallsPerSpace && !c.recycle(s, sp, own) {
+		c.pending[s].refused = TooManyOfSpace
+		return 0, false
+	}
+	if high, ok = c.promise(s, sp, own); ok {
+		return high, true
+	}
+	if c.recycle(s, sp, own) {
+		high, ok = c.promise(s, sp, own)
+	}
+	if !ok {
+		c.pending[s].refused = SpaceFull
+	}
+	return high, ok
 }
 
 // settle chooses the second byte.
@@ -101,14 +130,10 @@ func (c *Control) settle(s Side, own pptp.CallID) bool {
 			return false
 		}
 		high := a.public.High()
-		c.release(s, *a)
+		c.release(s, a)
 		a.public = c.choose(s, high, own)
 	case c.local[s]:
-		a.public = own
-		if l := c.table.entering[c.connection.entering(s, own)]; l != nil {
-			a.refused = IDTaken // by a host behind the gateway
-			return false
-		}
+		return c.settleLocal(s, own)
 	default:
 		a.public = own
 		return true
@@ -116,6 +141,27 @@ func (c *Control) settle(s Side, own pptp.CallID) bool {
 	c.table.space(c.connection.space(s)).take(a.public)
 	a.reserved = true
 	return true
+}
+
+// settleLocal takes an ID that the gateway's own end has chosen.
+func (c *Control) settleLocal(s Side, own pptp.CallID) bool {
+	a := &c.pending[s]
+	a.public = own
+	sp := c.table.space(c.connection.space(s))
+	c.table.rouse(sp, own)
+	switch {
+	case own == 0: // never given to anybody else
+		return true
+	case !sp.free(own):
+		a.refused = IDTaken // by a host behind the gateway, or another call of its own
+	case sp.taken >= c.table.cfg.CallsPerSpace:
+		a.refused = TooManyOfSpace
+	default:
+		sp.take(own)
+		a.reserved = true
+		return true
+	}
+	return false
 }
 
 // choose returns an ID of a page in which there is room: the endpoint's own ID if
@@ -138,7 +184,7 @@ func (c *Control) choose(s Side, high byte, own pptp.CallID) pptp.CallID {
 }
 
 // fits reports whether a public ID keeps the three meanings of a
-// Call-Disconnect-Notify apart (see notified): neither it nor its byte swap may be
+// Call-Disconnect-Notify apart (see form): neither it nor its byte swap may be
 // a live ID of the other end on this connection, and its byte swap must not be the
 // public form of anything but itself.
 func (c *Control) fits(s Side, public, own pptp.CallID) bool {
@@ -166,7 +212,8 @@ func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
 			return p.public, true
 		}
 	}
-	c.pages = slices.DeleteFunc(c.pages, func(p pagePair) bool { return p.side == s && !c.keeps(p) })
+	c.pages = slices.DeleteFunc(c.pages, func(p pagePair) bool { return p.side == s && p.uses == 0 })
+	taken := c.promises(s)
 	first := own
 	if c.table.cfg.Random {
 		first = byte(rand.Uint32())
@@ -174,8 +221,8 @@ func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
 	for _, least := range []int{spare, 1} {
 		for i := range pageSize {
 			public = first + byte(i)
-			if sp.room(public) >= least && !c.promised(s, public) {
-				c.pages = append(c.pages, pagePair{s, own, public})
+			if sp.room(public) >= least && !taken.has(public) {
+				c.pages = append(c.pages, pagePair{side: s, own: own, public: public})
 				return public, true
 			}
 		}
@@ -186,21 +233,40 @@ func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
 // promiseSame promises a first byte for itself, if nothing else is promised for it: an
 // ID that passed unedited has become public as it was.
 func (c *Control) promiseSame(s Side, high byte) {
-	if c.connection.hides(s) && !c.promised(s, high) && c.publicHigh(s, high) == high {
-		c.pages = append(c.pages, pagePair{s, high, high})
+	taken := c.promises(s)
+	if c.connection.hides(s) && !taken.has(high) && c.publicHigh(s, high) == high {
+		c.pages = append(c.pages, pagePair{side: s, own: high, public: high})
 	}
 }
 
-func (c *Control) promised(s Side, public byte) bool {
-	return slices.ContainsFunc(c.pages, func(p pagePair) bool { return p.side == s && p.public == public })
-}
+// byteSet is a set of first bytes.
+type byteSet [4]uint64
 
-// keeps reports whether an ID in use depends on a promise.
-func (c *Control) keeps(p pagePair) bool {
-	for _, call := range c.calls {
-		if l := &call.legs[p.side]; l.known && l.own.High() == p.own && l.public.High() == p.public {
-			return true
+func (b *byteSet) add(v byte)      { b[v/64] |= 1 << (v % 64) }
+func (b *byteSet) has(v byte) bool { return b[v/64]&(1<<(v%64)) != 0 }
+
+// promises returns the public first bytes that are promised for an end.
+func (c *Control) promises(s Side) (taken byteSet) {
+	for _, p := range c.pages {
+		if p.side == s {
+			taken.add(p.public)
 		}
 	}
-	return false
+	return taken
+}
+
+// uses takes note that a leg's IDs depend on a promise, or, with -1, do so no longer.
+func (c *Control) uses(l *leg, more int32) {
+	if !c.connection.hides(l.side) {
+		return
+	}
+	for i := range c.pages {
+		if p := &c.pages[i]; p.side == l.side && p.own == l.own.High() && p.public == l.public.High() {
+			p.uses += more
+			return
+		}
+	}
+	if more > 0 {
+		c.pages = append(c.pages, pagePair{side: l.side, own: l.own.High(), public: l.public.High(), uses: more})
+	}
 }

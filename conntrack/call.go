@@ -48,7 +48,7 @@ const (
 	Finished                  // TCP: FIN both ways
 	Reset                     // TCP: RST
 	Expired                   // the control connection's conntrack entry is gone
-	Replaced                  // another call took its ID
+	Replaced                  // its endpoint asked for another call under its ID, on the same connection
 	Idle                      // neither GRE nor control messages for a set time
 
 	causes // how many there are
@@ -81,6 +81,7 @@ type Call struct {
 	since   time.Time // of the request
 	legs    [2]leg    // by Side
 	index   int32     // in control.calls, -1 once it is forgotten
+	asker   Side      // who requested it
 	pns     Side
 	state   State
 	dirty   bool // its Record has changed
@@ -90,6 +91,8 @@ type Call struct {
 // that ID which the other endpoint sees.
 type leg struct {
 	call        *Call
+	before      *leg // see Table.entering; nil for the first
+	behind      *leg
 	own, public pptp.CallID
 	side        Side
 	known       bool

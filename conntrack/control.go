@@ -15,8 +15,11 @@ type Control struct {
 	table      *Table
 	connection packed
 	calls      []*Call
+	live       int // how many of calls are not being cleared; these come first
+	index      index
 	pages      []pagePair    // first bytes that are promised
 	local      [2]bool       // ends that are the gateway's own, by Side
+	habits     [2]form       // the form of the last Call-Disconnect-Notify that left no doubt, by sender
 	pending    [2]assignment // IDs assigned by messages still being read, by Side
 }
 
@@ -25,6 +28,7 @@ type Control struct {
 type pagePair struct {
 	side        Side
 	own, public byte
+	uses        int32 // legs that depend on it
 }
 
 // assignment is a public form that was chosen and not yet given to a call.
@@ -32,6 +36,7 @@ type assignment struct {
 	own, public pptp.CallID
 	ready       bool // both IDs are chosen
 	reserved    bool // public is taken in the space
+	admitted    bool // a call counts already that is to have it
 	refused     Refusal
 }
 
@@ -55,13 +60,14 @@ func (c *Control) SetLocal(s Side) { c.local[s] = true }
 
 // Calls appends to views those calls of the connection that have not ended.
 func (c *Control) Calls(views []View) []View {
-	for _, call := range c.calls {
-		if call.state != Clearing {
-			views = append(views, call.view())
-		}
+	for _, call := range c.calls[:c.live] {
+		views = append(views, call.view())
 	}
 	return views
 }
+
+// Busy reports whether the connection has calls, those too that are being cleared.
+func (c *Control) Busy() bool { return len(c.calls) > 0 }
 
 // Close ends the connection and all its calls.
 func (c *Control) Close(cause Cause, now time.Time) {
@@ -74,8 +80,8 @@ func (c *Control) Close(cause Cause, now time.Time) {
 
 // EndIf ends those calls of the connection for which over holds.
 func (c *Control) EndIf(over func(Record) bool, cause Cause, now time.Time) {
-	for i := len(c.calls) - 1; i >= 0; i-- { // an ended call's place is taken by the last
-		if call := c.calls[i]; call.state != Clearing && over(call.record()) {
+	for i := c.live - 1; i >= 0; i-- { // an ended call's place is taken by the last
+		if call := c.calls[i]; over(call.record()) {
 			c.table.end(call, cause, now)
 		}
 	}
@@ -83,27 +89,11 @@ func (c *Control) EndIf(over func(Record) bool, cause Cause, now time.Time) {
 
 // Request opens a call that the sender asks for under its own ID, which must have
 // been assigned. It replaces a call of the sender that has this ID. false means
-// that no public form could be had, and that the call is none of the table's.
+// that no public form could be had or a limit is reached, and that the call is none of
+// the table's.
 func (c *Control) Request(sender, pns Side, own pptp.CallID, now time.Time) bool {
 	a, ok := c.assigned(sender, own)
-	if !ok {
-		return false
-	}
-	call := c.add(sender, pns, now)
-	c.table.note(Change{Kind: Opened, Call: call.number})
-	c.table.attach(call, sender, a, now)
-	return true
-}
-
-// add enters a call without legs.
-func (c *Control) add(requester, pns Side, since time.Time) *Call {
-	c.table.opened++
-	call := &Call{control: c, index: int32(len(c.calls)), number: c.table.opened, pns: pns, since: since}
-	call.client = c.table.client(c.connection.address(requester))
-	call.client.calls++
-	c.calls = append(c.calls, call)
-	c.table.calls++
-	return call
+	return ok && c.open(sender, pns, a, now)
 }
 
 // Reply is what the sender answers to a call that the receiver requested.
@@ -112,30 +102,26 @@ type Reply struct {
 	Own, Peer pptp.CallID // as the sender wrote them
 	Granted   bool        // result code 1
 	Next      State       // of a granted call
+	Adopt     bool        // the request may have passed before the connection was watched
 }
 
-// Reply grants or refuses a call. The sender's own ID must have been assigned.
-//
-// A grant of a call whose request was not seen opens it here, if the receiver's
-// public ID is free: a request that was not seen was not translated either.
+// Reply grants or refuses a call. The sender's own ID must have been assigned. An answer
+// to what nobody has asked changes nothing.
 func (c *Control) Reply(sender Side, r Reply, now time.Time) bool {
 	a, assigned := c.assigned(sender, r.Own)
 	if !r.Granted {
-		c.release(sender, a)
+		c.giveUp(sender, &a)
 		return c.refuse(sender.Other(), r.Peer, now)
 	}
 	if !assigned {
 		return false
 	}
-	if c.leg(sender.Other(), r.Peer) == nil && !c.adopt(sender.Other(), r, now) {
-		c.release(sender, a)
+	call := c.asked(sender, r, now)
+	if call == nil {
+		c.giveUp(sender, &a)
 		return false
 	}
-	call := c.leg(sender.Other(), r.Peer).call
-	if l := &call.legs[sender]; l.known && l.own != r.Own {
-		c.table.detach(l, now)
-	}
-	if call.state != Clearing {
+	if call.state == Requested {
 		call.state = r.Next
 		c.table.touch(call)
 	}
@@ -143,26 +129,44 @@ func (c *Control) Reply(sender Side, r Reply, now time.Time) bool {
 	return true
 }
 
+// asked returns the call that is granted: one that the other end has requested, and that
+// the sender has not given another ID.
+func (c *Control) asked(sender Side, r Reply, now time.Time) *Call {
+	l := c.leg(sender.Other(), r.Peer)
+	if l == nil {
+		return c.adopt(sender.Other(), r, now)
+	}
+	if answered := &l.call.legs[sender]; l.call.asker == sender || answered.known && answered.own != r.Own {
+		return nil
+	}
+	return l.call
+}
+
 func (c *Control) refuse(requester Side, public pptp.CallID, now time.Time) bool {
 	l := c.leg(requester, public)
-	if l == nil || l.call.state != Requested {
+	if l == nil || l.call.state != Requested || l.call.asker != requester {
 		return false
 	}
 	c.table.end(l.call, Refused, now)
 	return true
 }
 
-// adopt opens a call whose request passed before the connection was watched.
-func (c *Control) adopt(requester Side, r Reply, now time.Time) bool {
-	halfRead := c.pending[requester]
-	c.pending[requester] = assignment{}
+// adopt opens a call whose request passed before the connection was watched, and so was
+// not translated either: if the requester's ID is nobody else's. That the requester has
+// asked is the replier's word alone, so it has no say in the calls of other connections.
+func (c *Control) adopt(requester Side, r Reply, now time.Time) *Call {
+	if !r.Adopt || c.table.leaving[c.connection.leaving(requester, r.Peer)] > 0 {
+		return nil
+	}
+	halfRead := c.take(requester)
 	defer func() { c.pending[requester] = halfRead }()
 	c.promiseSame(requester, r.Peer.High())
-	if public, ok := c.Assign(requester, r.Peer, nil); !ok || public != r.Peer {
+	public, ok := c.Assign(requester, r.Peer, nil)
+	if !ok || public != r.Peer || !c.Request(requester, r.PNS, r.Peer, now) {
 		c.Abandon(requester)
-		return false
+		return nil
 	}
-	return c.Request(requester, r.PNS, r.Peer, now)
+	return c.leg(requester, r.Peer).call
 }
 
 // Connected establishes the incoming call that the receiver knows by the ID whose
@@ -190,11 +194,15 @@ func (c *Control) Clear(sender Side, own pptp.CallID, now time.Time) bool {
 	return true
 }
 
-// Disconnect ends the call that a Call-Disconnect-Notify of the sender speaks of.
-func (c *Control) Disconnect(sender Side, id pptp.CallID, now time.Time) bool {
-	l, _ := c.notified(sender, id, nil)
+// Disconnect ends the call that a Call-Disconnect-Notify of the sender speaks of. shown
+// is what Translate made of the ID.
+func (c *Control) Disconnect(sender Side, id, shown pptp.CallID, now time.Time) bool {
+	l, f := c.notice(&forward, sender, id, func(out pptp.CallID) bool { return out == shown })
 	if l == nil {
 		return false
+	}
+	if c.unambiguous(sender, id) {
+		c.habits[sender] = f
 	}
 	c.table.end(l.call, Disconnected, now)
 	return true
@@ -202,26 +210,7 @@ func (c *Control) Disconnect(sender Side, id pptp.CallID, now time.Time) bool {
 
 // Stop ends all calls of the connection; their IDs stay translated as after Clear.
 func (c *Control) Stop(now time.Time) {
-	for _, call := range c.calls {
-		c.table.clear(call, Stopped, now)
+	for c.live > 0 {
+		c.table.clear(c.calls[c.live-1], Stopped, now)
 	}
-}
-
-// leg returns the leg whose public ID the other end uses, nil if there is none on
-// this connection.
-func (c *Control) leg(s Side, public pptp.CallID) *leg {
-	l := c.table.entering[c.connection.entering(s, public)]
-	if l == nil || l.call.control != c {
-		return nil
-	}
-	return l
-}
-
-// ownLeg returns the leg to which its endpoint itself gave the ID.
-func (c *Control) ownLeg(s Side, own pptp.CallID) *leg {
-	l := c.table.leaving[c.connection.leaving(s, own)]
-	if l == nil || l.call.control != c {
-		return nil
-	}
-	return l
 }

@@ -2,58 +2,136 @@ package conntrack
 
 import "time"
 
-// attach gives an assigned ID to a leg of a call, and its GRE a way. Whatever had
-// the place of the new flow in the kernel's table is a call that its endpoint has
-// forgotten: it is replaced.
-func (t *Table) attach(call *Call, s Side, a assignment, now time.Time) {
-	c := call.control
-	l := &call.legs[s]
-	if l.known && l.own == a.own && l.public == a.public {
-		return
+// open enters a call that an end requests under the ID that it was assigned. Every call
+// comes this way, whatever message brings it, but for those that Resume takes up.
+func (c *Control) open(requester, pns Side, a assignment, now time.Time) bool {
+	if !a.admitted && c.admit(requester) != NoneRefused {
+		c.release(requester, &a)
+		return false
 	}
-	*l = leg{call: call, own: a.own, public: a.public, side: s, known: true}
-	t.touch(call)
-	in, out := c.connection.entering(s, a.public), c.connection.leaving(s, a.own)
-	for _, old := range []*leg{t.entering[in], t.leaving[out]} {
-		if old != nil && old.call != call {
-			t.replace(old, l, now)
-		}
-	}
-	t.entering[in], t.leaving[out] = l, l
-	if call.state != Clearing && c.connection.translated() {
-		t.note(Change{Kind: Install, Flow: l.flow()})
-	}
+	c.table.admitted--
+	call := c.add(requester, pns, now)
+	c.table.note(Change{Kind: Opened, Call: call.number})
+	c.table.attach(call, requester, a, now)
+	return true
 }
 
-// replace ends the call of a leg whose place a new leg takes. A public ID that the
-// new leg inherits does not rest.
-func (t *Table) replace(old, by *leg, now time.Time) {
-	if !old.known {
-		return // ended already, by the other index
+// add enters a call without legs.
+func (c *Control) add(requester, pns Side, since time.Time) *Call {
+	c.table.opened++
+	call := &Call{control: c, number: c.table.opened, asker: requester, pns: pns, since: since}
+	call.client = c.table.client(c.connection.address(requester))
+	c.enter(call)
+	return call
+}
+
+// attach gives an assigned ID to a leg of a call, and its GRE a way. A call of the same
+// connection that has the ID is one that its endpoint has forgotten: it is replaced.
+func (t *Table) attach(call *Call, s Side, a assignment, now time.Time) {
+	if l := &call.legs[s]; l.known && l.own == a.own && l.public == a.public {
+		return
 	}
-	inherits := old.call.control == by.call.control && old.side == by.side && old.public == by.public
-	if inherits {
-		delete(t.entering, old.call.control.connection.entering(old.side, old.public))
-		delete(t.leaving, old.call.control.connection.leaving(old.side, old.own))
-		old.known = false
+	c := call.control
+	for _, old := range []*leg{c.leg(s, a.public), c.ownLeg(s, a.own)} {
+		if old != nil && old.known && old.call != call {
+			t.replace(old, a, now)
+		}
+	}
+	t.place(call, s, a)
+	t.touch(call)
+}
+
+// replace ends the call of a leg. A public ID that the next call inherits does not rest.
+func (t *Table) replace(old *leg, by assignment, now time.Time) {
+	if old.public == by.public {
+		t.displace(old)
 	}
 	t.end(old.call, Replaced, now)
 }
 
-// detach takes a leg's ID away from it.
+// place puts a leg where it is found.
+func (t *Table) place(call *Call, s Side, a assignment) {
+	l := &call.legs[s]
+	*l = leg{call: call, own: a.own, public: a.public, side: s, known: true}
+	c := call.control
+	c.index.add(l)
+	c.uses(l, 1)
+	t.leaving[c.connection.leaving(s, a.own)]++
+	if call.state != Clearing {
+		t.enlist(l)
+	}
+}
+
+// displace is place undone. The leg's public ID is still taken.
+func (t *Table) displace(l *leg) {
+	c := l.call.control
+	if l.call.state != Clearing {
+		t.withdraw(l)
+	}
+	out := c.connection.leaving(l.side, l.own)
+	if t.leaving[out]--; t.leaving[out] == 0 {
+		delete(t.leaving, out)
+	}
+	c.uses(l, -1)
+	c.index.remove(l)
+	l.known = false
+}
+
+// enlist has the GRE to a leg translated. Where that of another leg enters alike, which
+// comes of a peer that gave one ID to two connections of one host, the first has it until
+// it ends.
+func (t *Table) enlist(l *leg) {
+	key := l.entering()
+	if first := t.entering[key]; first != nil {
+		l.before, l.behind = first, first.behind
+		if l.behind != nil {
+			l.behind.before = l
+		}
+		first.behind = l
+		return
+	}
+	t.entering[key] = l
+	t.flows(Install, l)
+}
+
+// withdraw has it translated no more.
+func (t *Table) withdraw(l *leg) {
+	next := l.behind
+	if next != nil {
+		next.before = l.before
+	}
+	if l.before != nil {
+		l.before.behind = next
+		l.before, l.behind = nil, nil
+		return
+	}
+	l.behind = nil
+	if next == nil {
+		delete(t.entering, l.entering())
+		t.flows(Remove, l)
+		return
+	}
+	t.entering[l.entering()] = next
+	if next.flow() != l.flow() {
+		t.flows(Remove, l)
+		t.flows(Install, next)
+	}
+}
+
+func (t *Table) flows(kind ChangeKind, l *leg) {
+	if l.call.control.connection.translated() {
+		t.note(Change{Kind: kind, Flow: l.flow()})
+	}
+}
+
+// detach takes a leg's ID away from it, which then rests.
 func (t *Table) detach(l *leg, now time.Time) {
 	if !l.known {
 		return
 	}
-	c := &l.call.control.connection
-	if l.call.state != Clearing && c.translated() {
-		t.note(Change{Kind: Remove, Flow: l.flow()})
-	}
-	delete(t.entering, c.entering(l.side, l.public))
-	delete(t.leaving, c.leaving(l.side, l.own))
-	l.known = false
-	if l.call.control.spaced(l.side) {
-		t.resting.push(restingID{c.space(l.side), l.public, now.Add(t.cfg.Rest)})
+	t.displace(l)
+	if c := l.call.control; c.spaced(l.side) && l.public != 0 {
+		t.layDown(&rest{key: c.connection.space(l.side), owner: c.connection.address(l.side), id: l.public, until: now.Add(t.cfg.Rest)})
 	}
 }
 
@@ -63,16 +141,36 @@ func (t *Table) clear(call *Call, cause Cause, now time.Time) {
 		return
 	}
 	for s := range call.legs {
-		if l := &call.legs[s]; l.known && call.control.connection.translated() {
-			t.note(Change{Kind: Remove, Flow: l.flow()})
+		if l := &call.legs[s]; l.known {
+			t.withdraw(l)
 		}
 	}
 	t.count(call, cause)
+	t.await(call, now)
+}
+
+// await has a call that is being cleared wait for its Call-Disconnect-Notify.
+func (t *Table) await(call *Call, now time.Time) {
 	t.clearing.push(clearingCall{call, now.Add(clearingTime)})
+	call.client.clearing.push(call)
+	t.bound(call.client, now)
+}
+
+// bound has a client clear no more calls at a time than it may have. Those that were
+// cleared first have waited longest for an answer.
+func (t *Table) bound(cl *client, now time.Time) {
+	for call, ok := cl.clearing.first(); ok; call, ok = cl.clearing.first() {
+		if call.index >= 0 && cl.clearing.len() <= t.cfg.CallsPerClient {
+			return
+		}
+		cl.clearing.drop()
+		t.forget(call, now)
+	}
 }
 
 // count closes a call for those who count.
 func (t *Table) count(call *Call, cause Cause) {
+	call.control.closed(call)
 	call.state = Clearing
 	t.touch(call)
 	t.calls--
@@ -83,26 +181,24 @@ func (t *Table) count(call *Call, cause Cause) {
 // end removes a call with all it has.
 func (t *Table) end(call *Call, cause Cause, now time.Time) {
 	alive := call.state != Clearing
-	t.forget(call, now)
+	t.forgetLegs(call, now)
 	if alive {
 		t.count(call, cause)
 	}
+	t.forget(call, now)
 }
 
 // forget takes the call out of the table. It may be asked twice.
 func (t *Table) forget(call *Call, now time.Time) {
+	t.forgetLegs(call, now)
+	if call.index >= 0 {
+		call.control.leave(call)
+		t.touch(call)
+	}
+}
+
+func (t *Table) forgetLegs(call *Call, now time.Time) {
 	for s := range call.legs {
 		t.detach(&call.legs[s], now)
 	}
-	c := call.control
-	if call.index < 0 {
-		return
-	}
-	last := len(c.calls) - 1
-	c.calls[call.index] = c.calls[last]
-	c.calls[call.index].index = call.index
-	c.calls[last] = nil
-	c.calls = c.calls[:last]
-	call.index = -1
-	t.touch(call)
 }

@@ -8,7 +8,8 @@ import (
 // Config says how the table behaves. DefaultConfig is what an honest site needs.
 type Config struct {
 	// Rest is how long a freed public Call ID stays unused. Servers refuse an ID
-	// that they still hold for a call whose end they have not noticed.
+	// that they still hold for a call whose end they have not noticed. Where no other
+	// ID is free, the one that has rested longest is used before its time.
 	Rest time.Duration
 	// Random draws every public ID at random instead of keeping an endpoint's own
 	// where it is free: a stranger who can forge the peer's address cannot guess it.
@@ -50,9 +51,10 @@ func (r Refusal) String() string {
 
 // client is an address that requests calls.
 type client struct {
-	calls  int
-	tokens float64 // requests that it may make now
-	seen   time.Time
+	calls    int // with those that are admitted and not yet open
+	clearing queue[*Call]
+	tokens   float64 // requests that it may make now
+	seen     time.Time
 }
 
 func (t *Table) client(k [4]byte) *client {
@@ -64,7 +66,8 @@ func (t *Table) client(k [4]byte) *client {
 	return cl
 }
 
-// admit takes note of a request and reports which limit it exceeds, if any does.
+// admit is the one door for calls. It reports which limit a call that an end requests
+// exceeds; if none, the call counts from now on, until it ends or dismiss gives it up.
 func (c *Control) admit(s Side) Refusal {
 	t := c.table
 	cl := t.client(c.connection.address(s))
@@ -76,19 +79,28 @@ func (c *Control) admit(s Side) Refusal {
 		return TooManyCalls
 	case cl.calls >= t.cfg.CallsPerClient:
 		return TooManyOfClient
-	case c.spaced(s) && t.space(c.connection.space(s)).taken >= t.cfg.CallsPerSpace:
-		return TooManyOfSpace
 	case cl.tokens < 1:
 		return TooFast
 	}
 	cl.tokens--
+	cl.calls++
+	t.calls++
+	t.admitted++
 	return NoneRefused
 }
 
-// dismiss forgets clients that have no calls and have not asked for a while.
-func (t *Table) dismiss(now time.Time) {
+// dismiss gives up a call that was admitted and not opened.
+func (c *Control) dismiss(s Side) {
+	c.table.client(c.connection.address(s)).calls--
+	c.table.calls--
+	c.table.admitted--
+}
+
+// forgetClients forgets clients that have had no calls for so long that none of theirs
+// is being cleared.
+func (t *Table) forgetClients(now time.Time) {
 	for k, cl := range t.clients {
-		if cl.calls == 0 && now.Sub(cl.seen) > time.Second {
+		if cl.calls == 0 && now.Sub(cl.seen) > clearingTime {
 			delete(t.clients, k)
 		}
 	}

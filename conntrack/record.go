@@ -1,7 +1,6 @@
 package conntrack
 
 import (
-	"net/netip"
 	"time"
 
 	"pptpalg/alg/pptp"
@@ -69,84 +68,59 @@ func (r *Record) FlowTo(s Side) (Flow, bool) {
 }
 
 // Resume puts a kept call back on its connection. It reports false, and changes
-// nothing, if another call has the place of one of its legs.
+// nothing, if another call has one of its IDs.
 func (c *Control) Resume(r Record, now time.Time) bool {
 	for s, l := range r.Legs {
-		if l.Known && (c.table.entering[c.connection.entering(Side(s), l.Public)] != nil || c.table.leaving[c.connection.leaving(Side(s), l.Own)] != nil) {
+		if l.Known && !c.free(Side(s), l) {
 			return false
 		}
 	}
-	call := c.add(r.PNS, r.PNS, r.Since)
-	call.number, call.state = r.Number, r.State
+	call := c.add(r.asker(), r.PNS, r.Since)
+	call.number = r.Number
 	c.table.opened = max(c.table.opened, r.Number)
+	call.client.calls++
+	c.table.calls++
+	call.state = r.State
 	for s, l := range r.Legs {
 		if l.Known {
 			c.resumeLeg(call, Side(s), l)
 		}
 	}
 	if call.state == Clearing {
+		c.closed(call)
 		c.table.calls--
 		call.client.calls--
-		c.table.clearing.push(clearingCall{call, now.Add(clearingTime)})
+		c.table.await(call, now)
 	}
 	c.table.touch(call)
 	return true
 }
 
-func (c *Control) resumeLeg(call *Call, s Side, r LegRecord) {
-	l := &call.legs[s]
-	*l = leg{call: call, own: r.Own, public: r.Public, side: s, known: true}
-	c.table.entering[c.connection.entering(s, l.public)] = l
-	c.table.leaving[c.connection.leaving(s, l.own)] = l
-	if !c.spaced(s) {
-		return
+// asker returns who requested the call: a request that was not answered has one leg.
+func (r *Record) asker() Side {
+	if !r.Legs[r.PNS].Known {
+		return r.PNS.Other()
 	}
-	c.table.space(c.connection.space(s)).take(l.public)
-	if !c.promised(s, l.public.High()) {
-		c.pages = append(c.pages, pagePair{s, l.own.High(), l.public.High()})
+	return r.PNS
+}
+
+// free reports whether no call has the IDs of a kept leg.
+func (c *Control) free(s Side, l LegRecord) bool {
+	taken := c.spaced(s) && l.Public != 0 && !c.table.space(c.connection.space(s)).free(l.Public)
+	return !taken && c.leg(s, l.Public) == nil && c.ownLeg(s, l.Own) == nil
+}
+
+func (c *Control) resumeLeg(call *Call, s Side, r LegRecord) {
+	c.table.place(call, s, assignment{own: r.Own, public: r.Public})
+	if c.spaced(s) {
+		c.table.space(c.connection.space(s)).take(r.Public)
 	}
 }
 
 // Has reports whether a call of the table needs the flow.
 func (t *Table) Has(f Flow) bool {
 	l := t.entering[legKey{as4(f.Src), as4(f.Dst), f.Key, f.Zone}]
-	return l != nil && l.call.state != Clearing && l.flow().Unmarked() == f.Unmarked()
-}
-
-// Resting is a public Call ID that was freed and may not be given out until a time.
-type Resting struct {
-	Public, Peer netip.Addr
-	Zone         uint16
-	ID           pptp.CallID
-	Until        time.Time
-}
-
-// Resting returns all public IDs that rest.
-func (t *Table) Resting() []Resting {
-	var all []Resting
-	for _, r := range t.resting.items[t.resting.head:] {
-		all = append(all, Resting{netip.AddrFrom4(r.space.public), netip.AddrFrom4(r.space.peer), r.space.zone, r.id, r.until})
-	}
-	return all
-}
-
-// Rest keeps a public ID from being given out until it has rested.
-func (t *Table) Rest(r Resting) {
-	k := spaceKey{as4(r.Public), as4(r.Peer), r.Zone}
-	if s := t.space(k); s.free(r.ID) {
-		s.take(r.ID)
-		t.resting.push(restingID{k, r.ID, r.Until})
-	}
-}
-
-// RestCall has the public IDs rest of a call that was over at a time.
-func (t *Table) RestCall(r Record, at time.Time) {
-	for s, l := range r.Legs {
-		if end := r.Connection.Endpoint(Side(s)); l.Known && end.Translated() {
-			peer := r.Connection.Endpoint(Side(s).Other()).Address
-			t.Rest(Resting{end.Public, peer, r.Connection.Zone, l.Public, at.Add(t.cfg.Rest)})
-		}
-	}
+	return l != nil && l.flow().Unmarked() == f.Unmarked()
 }
 
 // Records returns a copy of all calls of the connection, those too that are being

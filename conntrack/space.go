@@ -11,9 +11,11 @@ import (
 // one peer. It keeps a bit per ID in use or resting, in pages of 256 that share
 // the ID's first byte; a page appears when its first ID is taken.
 type space struct {
-	pages map[byte]*page
-	taken int
-	crowd *crowd // of the table's spaces
+	pages   map[byte]*page
+	taken   int
+	crowd   *crowd // of the table's spaces
+	resting line
+	owners  map[[4]byte]*line // of resting, by whose ID each was
 }
 
 type page struct {
@@ -24,6 +26,28 @@ type page struct {
 const pageSize = 256
 
 func newSpace(c *crowd) *space { return &space{pages: make(map[byte]*page, 1), crowd: c} }
+
+// owned returns the line of an owner's IDs.
+func (s *space) owned(owner [4]byte) *line {
+	l := s.owners[owner]
+	if l == nil {
+		if s.owners == nil {
+			s.owners = make(map[[4]byte]*line, 1)
+		}
+		l = new(line)
+		s.owners[owner] = l
+	}
+	return l
+}
+
+// woken takes an ID out of its lines.
+func (s *space) woken(r *rest) {
+	s.resting.left()
+	l := s.owners[r.owner]
+	if l.left(); l.items.len() == 0 {
+		delete(s.owners, r.owner)
+	}
+}
 
 // room returns how many IDs of a page are neither in use nor resting. ID 0 is
 // never given out, so the first page has one less.

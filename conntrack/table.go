@@ -17,17 +17,20 @@ type Table struct {
 	spaces map[spaceKey]*space
 	crowd  crowd // of spaces
 
-	// Where a GRE packet would arrive and how it would leave: each pair
-	// belongs to one leg at most, as in the kernel's table.
-	entering map[legKey]*leg // (sender's address, receiver's public address, public ID)
-	leaving  map[legKey]*leg // (receiver's address, sender's public address, own ID)
+	// The calls whose GRE is translated, by where it enters the gateway (sender's address,
+	// receiver's public address, public ID): the first of those that enter alike, the others
+	// behind it.
+	entering map[legKey]*leg
+	// How many legs' GRE leaves alike (receiver's address, sender's public address, own ID).
+	leaving map[legKey]int32
 
 	clients  map[[4]byte]*client // by the address of who requests calls
-	calls    int                 // neither clearing nor ended
+	calls    int                 // neither clearing nor ended; with those admitted
+	admitted int                 // and not open yet
 	opened   uint64              // calls ever opened
 	dirty    []*Call             // whose Record has changed since Keeps was asked
 	keeps    []Keep
-	resting  queue[restingID]
+	resting  restHeap
 	clearing queue[clearingCall]
 	changes  []Change
 }
@@ -43,12 +46,6 @@ type legKey struct {
 	zone uint16
 }
 
-type restingID struct {
-	space spaceKey
-	id    pptp.CallID
-	until time.Time
-}
-
 type clearingCall struct {
 	call  *Call
 	until time.Time
@@ -60,7 +57,7 @@ func New(cfg Config) *Table {
 		cfg:      cfg,
 		spaces:   make(map[spaceKey]*space),
 		entering: make(map[legKey]*leg),
-		leaving:  make(map[legKey]*leg),
+		leaving:  make(map[legKey]int32),
 		clients:  make(map[[4]byte]*client),
 	}
 }
@@ -77,10 +74,7 @@ func (t *Table) SetConfig(cfg Config) {
 func (t *Table) Tick(now time.Time) { t.now = now }
 
 // Calls returns how many calls are requested, answered or established.
-func (t *Table) Calls() int { return t.calls }
-
-// RestingIDs returns how many public IDs wait for their reuse.
-func (t *Table) RestingIDs() int { return t.resting.len() }
+func (t *Table) Calls() int { return t.calls - t.admitted }
 
 // Changes returns what happened since it was asked last, oldest first. The slice
 // is valid until the table is used again.
@@ -132,19 +126,10 @@ func (t *Table) Expire(now time.Time) {
 			t.forget(c.call, now)
 		}
 	}
-	for r, ok := t.resting.first(); ok && !now.Before(r.until); r, ok = t.resting.first() {
-		t.resting.drop()
-		t.wake(r)
+	for len(t.resting) > 0 && !now.Before(t.resting[0].until) {
+		t.wake(t.resting[0])
 	}
-	t.dismiss(now)
-}
-
-// wake frees a rested ID, unless an endpoint of the gateway itself has chosen it
-// meanwhile: such an endpoint's ID cannot be translated.
-func (t *Table) wake(r restingID) {
-	if _, used := t.entering[legKey{r.space.peer, r.space.public, r.id, r.space.zone}]; !used {
-		t.free(r.space, r.id)
-	}
+	t.forgetClients(now)
 }
 
 func (t *Table) free(k spaceKey, id pptp.CallID) {
@@ -173,8 +158,10 @@ func (p *packed) space(s Side) spaceKey {
 	return spaceKey{p.public(s), p.address(s.Other()), p.zone}
 }
 
-func (p *packed) entering(s Side, public pptp.CallID) legKey {
-	return legKey{p.address(s.Other()), p.public(s), public, p.zone}
+// entering is how GRE to the leg comes to the gateway.
+func (l *leg) entering() legKey {
+	p := &l.call.control.connection
+	return legKey{p.address(l.side.Other()), p.public(l.side), l.public, p.zone}
 }
 
 func (p *packed) leaving(s Side, own pptp.CallID) legKey {

@@ -95,7 +95,7 @@ func TestFreedIDsRest(t *testing.T) {
 	c := tab.Open(masqueraded(inside(1), 1))
 	dial(t, c, 7, 100)
 	c.Clear(Initiator, 7, epoch)
-	c.Disconnect(Responder, 100, epoch)
+	c.Disconnect(Responder, 100, 100, epoch)
 	for _, tt := range []struct {
 		after time.Duration
 		keep  bool
@@ -141,9 +141,9 @@ func TestEnds(t *testing.T) {
 		cause Cause
 	}{
 		{"clear", func(c *Control) bool { return c.Clear(Initiator, 7, epoch) }, Cleared},
-		{"notify with the PAC's ID", func(c *Control) bool { return c.Disconnect(Responder, 100, epoch) }, Disconnected},
-		{"notify with the PNS's ID", func(c *Control) bool { return c.Disconnect(Responder, 7, epoch) }, Disconnected},
-		{"notify with the PNS's ID swapped", func(c *Control) bool { return c.Disconnect(Responder, 0x0700, epoch) }, Disconnected},
+		{"notify with the PAC's ID", func(c *Control) bool { return c.Disconnect(Responder, 100, 100, epoch) }, Disconnected},
+		{"notify with the PNS's ID", func(c *Control) bool { return c.Disconnect(Responder, 7, 7, epoch) }, Disconnected},
+		{"notify with the PNS's ID swapped", func(c *Control) bool { return c.Disconnect(Responder, 0x0700, 0x0700, epoch) }, Disconnected},
 		{"stop", func(c *Control) bool { c.Stop(epoch); return true }, Stopped},
 		{"reset", func(c *Control) bool { c.Close(Reset, epoch); return true }, Reset},
 	}
@@ -185,69 +185,96 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestReplaced has the cases in which an endpoint reuses an ID while we hold it for
-// a call: what it says last is what is true.
+// TestReplaced: an endpoint reuses an ID on a connection while we hold it for a call
+// there. What it says last is what is true.
 func TestReplaced(t *testing.T) {
+	tab := New(testConfig(time.Minute))
+	c := tab.Open(masqueraded(inside(1), 1))
+	if a, b := dial(t, c, 7, 100), dial(t, c, 7, 101); a != b {
+		t.Errorf("the same ID has public forms %v and %v", a, b)
+	}
+	changes := tab.Changes()
+	if tab.Calls() != 1 || !slices.Contains(changes, Change{Kind: Closed, Call: 1, Cause: Replaced}) {
+		t.Errorf("%d calls, changes %v", tab.Calls(), changes)
+	}
+	checkKernel(t, changes, 2)
+}
+
+// TestOtherConnectionsStay: whatever IDs the ends of one connection give, the calls of
+// another one stay as they are, and each ends by itself.
+func TestOtherConnectionsStay(t *testing.T) {
+	multihomed := masqueraded(inside(1), 2)
+	multihomed.Reply.Dst = netip.MustParseAddrPort("198.51.100.2:2")
 	tests := []struct {
-		name string
-		run  func(t *testing.T, tab *Table)
+		name          string
+		first, second Connection
+		own           [2]pptp.CallID // of the clients
+		sid           [2]pptp.CallID // of the server
+		flows         int            // that differ
 	}{
-		{"the client asks again on its connection", func(t *testing.T, tab *Table) {
-			c := tab.Open(masqueraded(inside(1), 1))
-			if a, b := dial(t, c, 7, 100), dial(t, c, 7, 101); a != b {
-				t.Errorf("the same ID has public forms %v and %v", a, b)
-			}
-		}},
-		{"the client dials again on another connection", func(t *testing.T, tab *Table) {
-			if a, b := dial(t, tab.Open(masqueraded(inside(1), 1)), 7, 100), dial(t, tab.Open(masqueraded(inside(1), 2)), 7, 101); a == b {
-				t.Errorf("the ID that the server may still hold, %v, was given again", a)
-			}
-		}},
-		{"the server gives its ID to another client", func(t *testing.T, tab *Table) {
-			dial(t, tab.Open(masqueraded(inside(1), 1)), 7, 100)
-			dial(t, tab.Open(masqueraded(inside(2), 2)), 8, 100)
-		}},
+		{"the client dials again", masqueraded(inside(1), 1), masqueraded(inside(1), 2), [2]pptp.CallID{7, 7}, [2]pptp.CallID{100, 101}, 4},
+		{"the server gives its ID to another client", masqueraded(inside(1), 1), masqueraded(inside(2), 2), [2]pptp.CallID{7, 8}, [2]pptp.CallID{100, 100}, 4},
+		{"and to another connection of the same client", masqueraded(inside(1), 1), masqueraded(inside(1), 2), [2]pptp.CallID{7, 8}, [2]pptp.CallID{100, 100}, 3},
+		{"which has another public address", masqueraded(inside(1), 1), multihomed, [2]pptp.CallID{7, 8}, [2]pptp.CallID{100, 100}, 3},
+		{"and the client its own as well", masqueraded(inside(1), 1), masqueraded(inside(1), 2), [2]pptp.CallID{7, 7}, [2]pptp.CallID{100, 100}, 3},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			tab := New(testConfig(time.Minute))
-			tt.run(t, tab)
-			changes := tab.Changes()
-			if tab.Calls() != 1 || !slices.Contains(changes, Change{Kind: Closed, Call: 1, Cause: Replaced}) {
-				t.Errorf("%d calls, changes %v", tab.Calls(), changes)
-			}
-			checkKernel(t, changes, 2)
-		})
+		for _, last := range []int{0, 1} {
+			t.Run(fmt.Sprintf("%s/%d ends last", tt.name, last), func(t *testing.T) {
+				tab := New(testConfig(time.Minute))
+				c := []*Control{tab.Open(tt.first), tab.Open(tt.second)}
+				for i := range c {
+					dial(t, c[i], tt.own[i], tt.sid[i])
+				}
+				before := c[last].Calls(nil)
+				changes := slices.Clone(tab.Changes())
+				checkKernel(t, changes, tt.flows)
+				if tab.Calls() != 2 {
+					t.Fatalf("%d calls, want both", tab.Calls())
+				}
+				c[1-last].Close(Finished, epoch)
+				changes = append(changes, tab.Changes()...)
+				checkKernel(t, changes, 2)
+				if diff := cmp.Diff(before, c[last].Calls(nil), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+					t.Errorf("the other call has changed (-was +is):\n%s", diff)
+				}
+				for _, f := range before[0].Flows {
+					if !tab.Has(f) {
+						t.Errorf("flow %v is not needed any more", f)
+					}
+				}
+				c[last].Close(Finished, epoch)
+				checkKernel(t, append(changes, tab.Changes()...), 0)
+				if len(tab.entering)+len(tab.leaving)+tab.Calls() != 0 {
+					t.Error("the table is not empty after the end")
+				}
+			})
+		}
 	}
 }
 
-// checkKernel plays changes to a model of the kernel's table, in which neither a
-// flow's way in nor its way out may be taken, and checks how many flows are left.
+// checkKernel plays changes to a model of the kernel's table, in which no flow enters as
+// another one does, and checks how many flows are left.
 func checkKernel(t testing.TB, changes []Change, want int) {
 	t.Helper()
-	in, out := map[Flow]Flow{}, map[Flow]Flow{}
+	in := map[Flow]Flow{}
 	for _, c := range changes {
-		enters := Flow{Src: c.Flow.Src, Dst: c.Flow.Dst, Key: c.Flow.Key}
-		leaves := Flow{NewSrc: c.Flow.NewSrc, NewDst: c.Flow.NewDst, NewKey: c.Flow.NewKey}
+		enters := Flow{Src: c.Flow.Src, Dst: c.Flow.Dst, Key: c.Flow.Key, Zone: c.Flow.Zone}
 		switch c.Kind {
 		case Install:
-			if old, taken := in[enters]; taken && old != c.Flow {
+			if old, taken := in[enters]; taken {
 				t.Fatalf("install %v: %v enters the same way", c.Flow, old)
 			}
-			if old, taken := out[leaves]; taken && old != c.Flow {
-				t.Fatalf("install %v: %v leaves the same way", c.Flow, old)
-			}
-			in[enters], out[leaves] = c.Flow, c.Flow
+			in[enters] = c.Flow
 		case Remove:
 			if in[enters] != c.Flow {
 				t.Fatalf("remove %v, which is not there", c.Flow)
 			}
 			delete(in, enters)
-			delete(out, leaves)
 		}
 	}
-	if len(in) != want || len(out) != want {
-		t.Errorf("the kernel has %d flows in and %d out, want %d", len(in), len(out), want)
+	if len(in) != want {
+		t.Errorf("the kernel has %d flows, want %d", len(in), want)
 	}
 }
 
@@ -258,7 +285,7 @@ func TestManyCallsOnOneConnection(t *testing.T) {
 		dial(t, c, pptp.CallID(i), pptp.CallID(1000+i))
 	}
 	for i := range 150 {
-		if !c.Clear(Initiator, pptp.CallID(i*2), epoch) || !c.Disconnect(Responder, pptp.CallID(1000+i*2), epoch) {
+		if !c.Clear(Initiator, pptp.CallID(i*2), epoch) || !c.Disconnect(Responder, pptp.CallID(1000+i*2), pptp.CallID(1000+i*2), epoch) {
 			t.Fatalf("call %d is lost", i*2)
 		}
 	}
@@ -359,7 +386,7 @@ func TestAdoptInACrowdedPage(t *testing.T) {
 	}
 	c := tab.Open(masqueraded(inside(2), 2))
 	c.Assign(Responder, 9, nil)
-	if !c.Reply(Responder, Reply{PNS: Initiator, Own: 9, Peer: 252, Granted: true, Next: Established}, epoch) {
+	if !c.Reply(Responder, Reply{PNS: Initiator, Own: 9, Peer: 252, Granted: true, Next: Established, Adopt: true}, epoch) {
 		t.Fatal("the call was not taken over")
 	}
 	if v := c.Calls(nil); v[0].PNS.Own != 252 || v[0].PNS.Public != 252 {

@@ -11,7 +11,7 @@ const (
 	Assigns               // the sender's own ID, given to a call that it was asked for
 	Owns                  // the sender's own ID of a call that it knows
 	Peers                 // the receiver's ID
-	Notifies              // Call-Disconnect-Notify's: see notified
+	Notifies              // Call-Disconnect-Notify's: see form
 )
 
 // Translate returns what the receiver is to see in place of an ID in a message of
@@ -23,7 +23,7 @@ const (
 func (c *Control) Translate(sender Side, f Field, id pptp.CallID, sent *byte) (result pptp.CallID, ok bool) {
 	switch f {
 	case Requests, Assigns:
-		if f == Requests && sent == nil && c.refuses(sender) {
+		if sent == nil && c.begin(sender, f) != NoneRefused {
 			return id, false
 		}
 		return c.Assign(sender, id, sent)
@@ -36,11 +36,21 @@ func (c *Control) Translate(sender Side, f Field, id pptp.CallID, sent *byte) (r
 			return l.own, true
 		}
 	case Notifies:
-		if l, own := c.notified(sender, id, sent); l != nil {
-			return own, true
-		}
+		return c.noticed(&forward, sender, id, sent)
 	}
 	return untranslated(id, sent), false
+}
+
+// begin gives up what an earlier message of the sender has left, and reports whether one
+// that requests a call is beyond a limit.
+func (c *Control) begin(sender Side, f Field) Refusal {
+	c.Abandon(sender)
+	if f != Requests {
+		return NoneRefused
+	}
+	why := c.admit(sender)
+	c.pending[sender] = assignment{refused: why, admitted: why == NoneRefused}
+	return why
 }
 
 // TranslateHigh returns the first byte of the translation of an ID of which only
@@ -49,7 +59,7 @@ func (c *Control) Translate(sender Side, f Field, id pptp.CallID, sent *byte) (r
 func (c *Control) TranslateHigh(sender Side, f Field, high byte) byte {
 	switch f {
 	case Requests, Assigns:
-		if f == Requests && c.refuses(sender) {
+		if c.begin(sender, f) != NoneRefused {
 			return c.publicHigh(sender, high)
 		}
 		return c.assignHigh(sender, high)
@@ -58,7 +68,7 @@ func (c *Control) TranslateHigh(sender Side, f Field, high byte) byte {
 	case Peers:
 		return c.ownHigh(sender.Other(), high)
 	}
-	return c.notifiedHigh(sender, high)
+	return c.noticedHigh(&forward, sender, high)
 }
 
 func begins(id pptp.CallID, sent *byte) bool { return sent == nil || id.High() == *sent }
@@ -86,40 +96,4 @@ func (c *Control) ownHigh(s Side, public byte) byte {
 		}
 	}
 	return public
-}
-
-// notified finds the call of a Call-Disconnect-Notify. By the RFC, and from
-// poptop and mpd, the ID is the sender's own; from accel-ppp it is the receiver's;
-// from accel-ppp up to 1.14 it is the receiver's with its bytes exchanged.
-// Public IDs are chosen so that the value tells which (see fits).
-func (c *Control) notified(sender Side, id pptp.CallID, sent *byte) (*leg, pptp.CallID) {
-	if l := c.ownLeg(sender, id); l != nil && begins(l.public, sent) {
-		return l, l.public
-	}
-	if l := c.leg(sender.Other(), id); l != nil && begins(l.own, sent) {
-		return l, l.own
-	}
-	if l := c.leg(sender.Other(), id.Swap()); l != nil && begins(l.own.Swap(), sent) {
-		return l, l.own.Swap()
-	}
-	return nil, 0
-}
-
-// notifiedHigh decides by the first byte alone, in the order of notified. It can
-// be wrong only where an endpoint chose an ID that begins like another's form.
-func (c *Control) notifiedHigh(sender Side, high byte) byte {
-	to := sender.Other()
-	result, rank := high, 4
-	for _, call := range c.calls {
-		from, own := &call.legs[sender], &call.legs[to]
-		switch {
-		case from.known && from.own.High() == high && rank > 1:
-			result, rank = from.public.High(), 1
-		case own.known && own.public.High() == high && rank > 2:
-			result, rank = own.own.High(), 2
-		case own.known && own.public.Low() == high && rank > 3:
-			result, rank = own.own.Low(), 3
-		}
-	}
-	return result
 }

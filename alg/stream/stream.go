@@ -28,6 +28,14 @@ const (
 
 // Stream is one direction of a control connection. The zero value joins it with
 // the first segment that it sees.
+//
+//	zero ──── data ────▶ joined ──── its receiver acknowledges what was read ────▶ placed
+//	  │                  ▲    │ data elsewhere: it was joined at the wrong place
+//	  │                  └────┘                                                      ▲
+//	  └────────────────────────── Start: its first byte is known ────────────────────┘
+//
+// Until it is placed, any segment that lies in the receiver's window may have been sent by
+// anybody.
 type Stream struct {
 	next   packet.Seq // of the first byte not seen yet
 	acked  packet.Seq // the receiver has all before this
@@ -36,6 +44,7 @@ type Stream struct {
 	lost   packet.Seq // when forgot: edits before this are forgotten
 	forgot bool
 	joined bool
+	placed bool
 }
 
 // gap is what came behind bytes that are missing. It has a place of its own: few streams
@@ -62,14 +71,16 @@ const (
 	// Follows: its fresh bytes come next in the stream.
 	Follows Place = iota
 	// Joins: its bytes are the first that were seen, or the first after a gap
-	// that its receiver has closed. Where messages begin in them is unknown.
+	// that its receiver has closed, or elsewhere than those seen first in a stream
+	// that is not placed. Where messages begin in them is unknown.
 	Joins
 	// Ahead: bytes before it are missing. They were lost on their way and will
 	// come again, and so will this segment if it is dropped.
 	Ahead
-	// Blind: bytes before it are missing here, but not to its sender. It is not
-	// to be read: only its receiver can tell, by an acknowledgement, that it
-	// belongs to the stream. Anybody could have sent it.
+	// Blind: bytes before it are missing here, but not to its sender; or it has no
+	// bytes, and the stream is not placed. It is not to be read: only its receiver
+	// can tell, by an acknowledgement, that it belongs to the stream. Anybody could
+	// have sent it.
 	Blind
 	// Forgotten: a retransmission of bytes whose edits are no longer known.
 	Forgotten
@@ -77,7 +88,7 @@ const (
 
 // Start begins the stream after a SYN with the given initial sequence number.
 func (s *Stream) Start(isn packet.Seq) {
-	*s = Stream{joined: true, next: isn.Add(1), acked: isn.Add(1)}
+	*s = Stream{joined: true, placed: true, next: isn.Add(1), acked: isn.Add(1)}
 }
 
 // Place tells where a segment of n bytes beginning at seq lies, and how many of
@@ -85,8 +96,10 @@ func (s *Stream) Start(isn packet.Seq) {
 // read and then taken by Advance.
 func (s *Stream) Place(seq packet.Seq, n int, now time.Time) (p Place, old int) {
 	switch {
-	case !s.joined:
-		s.joined, s.next, s.acked = true, seq, seq
+	case !s.placed && n == 0:
+		return Blind, 0
+	case !s.joined, !s.placed && (seq.Before(s.acked) || seq.After(s.next)):
+		*s = Stream{joined: true, next: seq, acked: seq}
 		return Joins, 0
 	case seq.After(s.next):
 		return s.ahead(seq, n, now), 0
@@ -140,6 +153,13 @@ func (s *Stream) Next() packet.Seq { return s.next }
 // Joined reports whether anything of the stream was seen.
 func (s *Stream) Joined() bool { return s.joined }
 
+// Placed reports whether it is certain where the stream goes on.
+func (s *Stream) Placed() bool { return s.placed }
+
+// Acknowledged returns the sequence number before which the receiver has all bytes, as
+// far as that was seen.
+func (s *Stream) Acknowledged() packet.Seq { return s.acked }
+
 // Advance moves on over n fresh bytes.
 func (s *Stream) Advance(n int) { s.next = s.next.Add(n) }
 
@@ -150,7 +170,7 @@ func (s *Stream) Acked(ack packet.Seq) {
 	case !s.joined:
 	case !ack.After(s.next):
 		if ack.After(s.acked) {
-			s.acked = ack
+			s.acked, s.placed = ack, true
 		}
 	case s.gap != nil && s.gap.blind && !ack.After(s.gap.unread):
 		s.next, s.acked = ack, ack

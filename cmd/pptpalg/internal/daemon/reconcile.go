@@ -33,10 +33,10 @@ func (d *Daemon) remember() error {
 	}
 	d.sight.know(d.editor.Records(), d.gre != nil)
 	for _, r := range contents.Resting {
-		d.table.Rest(r)
+		d.table.Rest(r, now)
 	}
 	for _, g := range contents.Gone {
-		d.table.RestCall(g.Record, g.At)
+		d.table.RestCall(g.Record, g.At, now)
 	}
 	for _, f := range contents.Stale {
 		d.doomed[f] = struct{}{}

@@ -1,0 +1,154 @@
+package alg
+
+import (
+	"net/netip"
+	"time"
+
+	"pptpalg/conntrack"
+)
+
+// roll is the connections that live, in the order in which they give way to others where
+// too many are on record: first those that have not finished the Start exchange, then
+// those without calls, in each case the oldest. One with calls never does.
+type roll struct {
+	which   int // of dialogue.links
+	waiting list
+	started list
+}
+
+// The rolls that a connection stands in.
+const (
+	everyones = iota
+	origins   // of those with one initiator
+	rolls
+)
+
+// list is a list of dialogues through one of their links.
+type list struct{ first, last *dialogue }
+
+type neighbours struct{ before, behind *dialogue }
+
+func (r *roll) of(d *dialogue) *list {
+	if d.started {
+		return &r.started
+	}
+	return &r.waiting
+}
+
+func (r *roll) add(d *dialogue) {
+	l := r.of(d)
+	d.links[r.which] = neighbours{before: l.last}
+	if l.last == nil {
+		l.first = d
+	} else {
+		l.last.links[r.which].behind = d
+	}
+	l.last = d
+}
+
+func (r *roll) remove(d *dialogue) {
+	l, at := r.of(d), d.links[r.which]
+	if at.before == nil {
+		l.first = at.behind
+	} else {
+		at.before.links[r.which].behind = at.behind
+	}
+	if at.behind == nil {
+		l.last = at.before
+	} else {
+		at.behind.links[r.which].before = at.before
+	}
+	d.links[r.which] = neighbours{}
+}
+
+// mostTried is how many connections are looked at for one without calls. Those that have
+// some go to the end, so that the next search begins behind them.
+const mostTried = 64
+
+// gives returns the connection that gives way, nil if none is found.
+func (r *roll) gives() *dialogue {
+	for _, l := range []*list{&r.waiting, &r.started} {
+		for range mostTried {
+			d := l.first
+			if d == nil {
+				break
+			}
+			if !d.control.Busy() {
+				return d
+			}
+			r.remove(d)
+			r.add(d)
+		}
+	}
+	return nil
+}
+
+// origin is the connections of one initiator.
+type origin struct {
+	roll
+	live int
+}
+
+// enroll enters a connection that lives.
+func (e *Editor) enroll(d *dialogue) {
+	a := d.control.Connection().Original.Src.Addr()
+	o := e.origins[a]
+	if o == nil {
+		o = &origin{roll: roll{which: origins}}
+		e.origins[a] = o
+	}
+	o.live++
+	d.origin = o
+	e.everyone.add(d)
+	o.add(d)
+}
+
+// strike is enroll undone.
+func (e *Editor) strike(d *dialogue) {
+	e.everyone.remove(d)
+	d.origin.remove(d)
+	if d.origin.live--; d.origin.live == 0 {
+		delete(e.origins, d.control.Connection().Original.Src.Addr())
+	}
+}
+
+// rank notes whether the connection has finished the Start exchange. One that was joined
+// later counts as if it had.
+func (e *Editor) rank(d *dialogue) {
+	if d.started || d.over || d.halves[0].reader.first != 0 || d.halves[1].reader.first != 0 {
+		return
+	}
+	e.everyone.remove(d)
+	d.origin.remove(d)
+	d.started = true
+	e.everyone.add(d)
+	d.origin.add(d)
+}
+
+// share is how many connections of one initiator are on record at most: others are to
+// find room, whatever one does.
+func (e *Editor) share() int { return max(1, e.most/2) }
+
+// makeRoom has a connection of an initiator find a place, and reports false if there is
+// none. A connection that gives way is known again, without its beginning, when a segment
+// of it comes and there is room.
+func (e *Editor) makeRoom(initiator netip.Addr, now time.Time) bool {
+	if o := e.origins[initiator]; o != nil && o.live >= e.share() && !e.evict(&o.roll, now) {
+		return false
+	}
+	return len(e.all) < e.most || e.forget() || e.evict(&e.everyone, now)
+}
+
+func (e *Editor) evict(r *roll, now time.Time) bool {
+	d := r.gives()
+	if d == nil {
+		return false
+	}
+	e.evicted++
+	e.end(d, conntrack.Expired, now)
+	e.remove(d)
+	return true
+}
+
+// Evicted returns how many connections have given way to others since the editor began.
+func (e *Editor) Evicted() uint64 { return e.evicted }
