@@ -237,6 +237,10 @@ func (d *Daemon) calls() float64   { return d.read(func() int { return d.table.C
 func (d *Daemon) resting() float64 { return d.read(func() int { return d.table.RestingIDs() }) }
 func (d *Daemon) missing() float64 { return d.read(func() int { return d.lacking }) }
 
+func (d *Daemon) evicted() float64 {
+	return d.read(func() int { return int(d.editor.Evicted()) })
+}
+
 func (d *Daemon) edited() float64 {
 	return d.read(func() int { return d.editor.Connections()[alg.Read] })
 }

@@ -96,6 +96,10 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 	reg.MustRegister(
 		gauge("calls", "Calls requested, answered or established.", d.calls),
 		gauge("control_connections", "Control connections that are being edited.", d.edited),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "control_connections_evicted_total",
+			Help: "Control connections without calls that gave way to others because too many were on record, in all or of one client (--max-connections).",
+		}, d.evicted),
 		gauge("control_connections_untouched", "Control connections known and let alone: not translated, not PPTP, or edited by the kernel's helper.", d.untouched),
 		gauge("call_ids_resting", "Public Call IDs that were freed and may not be used again yet.", d.resting),
 		gauge("conntrack_entries_missing", "GRE entries that the kernel lacked at the last comparison; they are made again.", d.missing),

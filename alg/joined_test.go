@@ -1,0 +1,214 @@
+package alg
+
+import (
+	"testing"
+	"time"
+
+	"pptpalg/alg/packet"
+	"pptpalg/alg/pptp"
+	"pptpalg/conntrack"
+)
+
+// restart has another editor take up what this one has on record.
+func (w *wire) restart() {
+	records := w.ed.Records()
+	w.table = conntrack.New(conntrack.DefaultConfig())
+	w.ed = NewEditor(w.table, DefaultConnections)
+	w.ed.Restore(records, w.now)
+}
+
+// ask lets the editor ask conntrack about a segment that the wire is about to send, and
+// sends it.
+func (w *wire) ask(from conntrack.Side, flags packet.Flags, seq packet.Seq, b []byte) []byte {
+	w.conn.Opening = false
+	tu := w.conn.Original
+	if from == server {
+		tu = w.conn.Reply
+	}
+	seg, err := packet.Parse(tcp(w.t, tu, flags, seq, w.seq[from.Other()], b))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if w.ed.Asks(seg) {
+		w.ed.Open(w.conn, w.now)
+	}
+	return w.segment(from, flags, seq, b)
+}
+
+// TestUnjoinedBelievesNothing: after a restart, segments that lie in the window and are
+// none of the connection's end no call, and do not keep it from being read on.
+func TestUnjoinedBelievesNothing(t *testing.T) {
+	type forged struct {
+		from  conntrack.Side
+		flags packet.Flags
+		off   int
+		b     []byte
+	}
+	clear, notify := message(pptp.CallClearRequest, 7, 0, 0), message(pptp.CallDisconnectNotify, 9, 0, 1)
+	stop, noise := message(pptp.StopControlConnectionRequest, 0, 0, 0), make([]byte, 40)
+	tests := map[string][]forged{
+		"RST of the client":            {{client, packet.RST | packet.ACK, 500, nil}},
+		"RST of the server":            {{server, packet.RST, 0, nil}},
+		"RST that happens to fit":      {{client, packet.RST, 0, nil}, {server, packet.RST, 0, nil}},
+		"FINs":                         {{client, packet.FIN | packet.ACK, 500, nil}, {server, packet.FIN | packet.ACK, 300, nil}},
+		"FINs with data":               {{client, packet.FIN | packet.ACK, 500, noise}, {server, packet.FIN | packet.ACK, 300, noise}},
+		"SYN+ACK":                      {{server, packet.SYN | packet.ACK, 1 << 30, nil}},
+		"SYN+ACK with data":            {{server, packet.SYN | packet.ACK, 1 << 30, noise}},
+		"data ahead":                   {{client, packet.ACK, 500, noise}, {server, packet.ACK, 500, noise}},
+		"data that was sent before":    {{client, packet.ACK, -40, noise}, {server, packet.ACK, -40, noise}},
+		"a Call-Clear-Request":         {{client, packet.ACK, 500, clear}},
+		"a Call-Disconnect-Notify":     {{server, packet.ACK, 500, notify}},
+		"Stop requests of either":      {{client, packet.ACK, 500, stop}, {server, packet.ACK, 900, stop}},
+		"a Call-Clear-Request, twice":  {{client, packet.ACK, 500, clear}, {client, packet.ACK, 516, clear}},
+		"RST behind data":              {{client, packet.ACK, 500, noise}, {client, packet.RST, 540, nil}},
+		"FINs of both behind data":     {{client, packet.ACK, 500, noise}, {client, packet.FIN, 540, nil}, {server, packet.ACK, 90, noise}, {server, packet.FIN, 130, nil}},
+		"a Call-Clear-Request, RST it": {{client, packet.ACK, 500, clear}, {client, packet.RST, 516, nil}},
+	}
+	for name, segments := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			crowd(r, 7)
+			w := r.masqueraded(insideAddr).handshake()
+			public := w.outgoing(7, 9)
+			w.restart()
+			for _, f := range segments {
+				w.ask(f.from, f.flags, w.seq[f.from].Add(f.off), f.b)
+				if w.table.Calls() != 2 {
+					t.Fatalf("the call has ended")
+				}
+			}
+			if id, _ := ids(w.say(server, message(pptp.SetLinkInfo, 0, public, 0))); id != 7 {
+				t.Errorf("Set-Link-Info of the server says %v", id)
+			}
+			w.say(client, message(pptp.EchoRequest, 0, 0, 0))
+			if id, _ := ids(w.say(client, message(pptp.CallClearRequest, 7, 0, 0))); id != public {
+				t.Errorf("the client's Call-Clear-Request says %v, want %v", id, public)
+			}
+			if id, _ := ids(w.say(server, message(pptp.CallDisconnectNotify, public, 0, 1))); id != 7 || w.table.Calls() != 1 {
+				t.Errorf("Call-Disconnect-Notify says %v, %d calls", id, w.table.Calls())
+			}
+			if id, _ := ids(w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0))); id == 7 || w.table.Calls() != 2 {
+				t.Errorf("the next request says %v, %d calls", id, w.table.Calls())
+			}
+		})
+	}
+}
+
+// TestEndingsWait: what ends a call on a stream that was joined in its middle ends it when
+// its receiver has acknowledged it, in order, and at most some of it waits.
+func TestEndingsWait(t *testing.T) {
+	r := newRig(t)
+	w := r.masqueraded(insideAddr).handshake()
+	for i := range pptp.CallID(mostLate + 2) {
+		w.outgoing(10+i, 100+i)
+	}
+	w.restart()
+	for i := range pptp.CallID(mostLate + 2) {
+		w.say(client, message(pptp.CallClearRequest, 10+i, 0, 0))
+	}
+	if n := w.table.Calls(); n != mostLate+2 {
+		t.Errorf("%d calls before anything is acknowledged", n)
+	}
+	if w.say(server, message(pptp.EchoRequest, 0, 0, 0)); w.table.Calls() != 2 {
+		t.Errorf("%d calls after the receiver has all, want 2", w.table.Calls())
+	}
+	w.say(client, message(pptp.CallClearRequest, 10+mostLate, 0, 0))
+	if w.table.Calls() != 1 {
+		t.Errorf("%d calls after one more was cleared, want 1", w.table.Calls())
+	}
+}
+
+// TestOldFIN: only a FIN that ends the stream is one.
+func TestOldFIN(t *testing.T) {
+	w := newRig(t).masqueraded(insideAddr).handshake()
+	w.outgoing(7, 9)
+	for _, from := range []conntrack.Side{client, server} {
+		w.segment(from, packet.FIN|packet.ACK, w.seq[from].Add(-20), nil)
+		w.segment(from, packet.FIN|packet.ACK, w.seq[from].Add(-20), make([]byte, 10))
+	}
+	if w.table.Calls() != 1 {
+		t.Fatal("old FINs have ended the call")
+	}
+	for _, from := range []conntrack.Side{client, server, client} {
+		if w.segment(from, packet.FIN|packet.ACK, w.seq[from], nil); (w.table.Calls() == 0) != (w.ed.find0(w).over) {
+			t.Errorf("%d calls", w.table.Calls())
+		}
+	}
+	if w.table.Calls() != 0 {
+		t.Error("the FINs of both ends have not ended the call")
+	}
+}
+
+func (e *Editor) find0(w *wire) *dialogue {
+	return e.senders[keyOf(w.conn.Original.Src, w.conn.Original.Dst)].dialogue
+}
+
+// TestUnaskedReplies: a watched connection has no call that nobody asked for, whoever
+// speaks first.
+func TestUnaskedReplies(t *testing.T) {
+	reply := message(pptp.OutgoingCallReply, 0x5001, 7, 1)
+	incoming := message(pptp.IncomingCallReply, 8, 0x5001, 1)
+	tests := []struct {
+		name  string
+		say   func(w *wire)
+		calls int
+	}{
+		{"the server, after the Start exchange", func(w *wire) { w.handshake().say(server, reply) }, 0},
+		{"the client, after the Start exchange", func(w *wire) { w.handshake().say(client, incoming) }, 0},
+		{"the server speaks first", func(w *wire) {
+			w.synAck()
+			w.say(server, message(pptp.StartControlConnectionReply, 0, 0, 1))
+			w.say(server, reply)
+		}, 0},
+		{"the server speaks first, and the client later", func(w *wire) {
+			w.synAck()
+			w.say(server, message(pptp.StartControlConnectionReply, 0, 0, 1))
+			w.say(server, reply)
+			w.say(client, message(pptp.StartControlConnectionRequest, 0, 0, 1))
+			w.say(server, reply)
+		}, 0},
+		{"behind a gap that was acknowledged", func(w *wire) {
+			w.handshake()
+			w.seq[client] = w.seq[client].Add(168)
+			w.ed.Missed(w.conn.Original, w.seq[client])
+			w.say(client, message(pptp.EchoRequest, 0, 0, 0))
+			w.say(server, reply)
+		}, 0},
+		{"joined in the middle", func(w *wire) {
+			w.conn.Opening = false
+			w.say(client, message(pptp.EchoRequest, 0, 0, 0))
+			w.say(server, reply)
+		}, 1},
+		{"joined in the middle, long ago", func(w *wire) {
+			w.say(client, message(pptp.EchoRequest, 0, 0, 0))
+			w.now = w.now.Add(adoption)
+			w.say(server, reply)
+		}, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newRig(t).masqueraded(insideAddr)
+			tt.say(w)
+			if w.table.Calls() != tt.calls {
+				t.Errorf("%d calls, want %d", w.table.Calls(), tt.calls)
+			}
+			if flows := len(w.changes); tt.calls == 0 && flows != 0 {
+				t.Errorf("changes: %v", w.changes)
+			}
+		})
+	}
+}
+
+// TestRestoredAdopts: a call that was requested while nobody watched is taken over soon
+// after the restart, and not later.
+func TestRestoredAdopts(t *testing.T) {
+	for after, calls := range map[time.Duration]int{adoption - 1: 2, adoption: 1} {
+		w := newRig(t).masqueraded(insideAddr).handshake()
+		w.outgoing(7, 9)
+		w.restart()
+		w.now = w.now.Add(after)
+		if w.say(server, message(pptp.OutgoingCallReply, 10, 8, 1)); w.table.Calls() != calls {
+			t.Errorf("%v after the restart: %d calls, want %d", after, w.table.Calls(), calls)
+		}
+	}
+}
