@@ -13,20 +13,17 @@ type dialogue struct {
 	control *conntrack.Control
 	halves  [2]half           // by the side that sends
 	links   [rolls]neighbours // where it stands in the rolls
-	origin  *origin
-	late    []ending      // that wait to be believed
-	opened  time.Duration // times are since Editor.start
-	heard   time.Duration // when the last of its packets came
-	ended   time.Duration // when over
-	again   time.Duration // when Leave may be said again, if it was said
-	index   int32         // in Editor.all
-	found   uint32        // the last Comparison that found its tuple in conntrack
-	alive   bool          // and found it as it is here, and not closing
-	watched bool          // it was seen from its first byte on
-	started bool          // the Start exchange was seen, or passed unseen
-	over    bool          // the connection has ended
-	left    bool          // Leave was said
-	pass    Reason        // why it is let alone; Read for one that is edited
+	opened  time.Duration     // times are since Editor.start
+	heard   time.Duration     // when the last of its packets came
+	again   time.Duration     // when Leave may be said again, if it was said
+	index   int32             // in Editor.all
+	found   uint32            // the last Comparison that found its tuple in conntrack
+	alive   bool              // and found it as it is here, and not closing
+	watched bool              // it was seen from its first byte on
+	started bool              // the Start exchange was seen, or passed unseen
+	over    bool              // the connection has ended
+	left    bool              // Leave was said
+	pass    Reason            // why it is let alone; Read for one that is edited
 }
 
 // half is one direction of a control connection.

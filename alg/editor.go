@@ -30,7 +30,8 @@ type Editor struct {
 	all      []*dialogue
 	everyone roll                   // of those that live
 	origins  map[netip.Addr]*origin // the same, by who opened them
-	ended    []*dialogue            // the first to end first; some may have been removed
+	ended    []ended                // the first to end first; some may have been removed
+	late     late
 	evicted  uint64
 	hails    hails
 	start    time.Time // the first time it was told: times on record are since then
@@ -44,6 +45,12 @@ type Editor struct {
 type key struct {
 	addresses uint64
 	ports     uint32
+}
+
+// ended is a connection that has ended, and when.
+type ended struct {
+	*dialogue
+	at time.Duration
 }
 
 // sender is who sends the packets of one key.
@@ -60,7 +67,7 @@ const DefaultConnections = 131072
 // connections on record. One beyond takes the place of one without calls, or passes
 // unedited.
 func NewEditor(t *conntrack.Table, most int) *Editor {
-	return &Editor{table: t, most: most, senders: make(map[key]sender), origins: make(map[netip.Addr]*origin)}
+	return &Editor{table: t, most: most, senders: make(map[key]sender), origins: make(map[netip.Addr]*origin), late: make(late)}
 }
 
 // Asks reports whether the editor needs to know from the kernel's conntrack how
@@ -145,15 +152,15 @@ func (e *Editor) forget() bool {
 
 // forgetBefore removes the connections that ended before a time.
 func (e *Editor) forgetBefore(at time.Duration) {
-	for len(e.ended) > 0 && e.ended[0].ended <= at {
+	for len(e.ended) > 0 && e.ended[0].at <= at {
 		e.forgetFirst()
 	}
 }
 
 // forgetFirst takes the first one off ended, and reports whether it was still on record.
 func (e *Editor) forgetFirst() bool {
-	d := e.ended[0]
-	e.ended[0] = nil
+	d := e.ended[0].dialogue
+	e.ended[0].dialogue = nil
 	e.ended = e.ended[1:]
 	if d.index == removed {
 		return false
@@ -238,7 +245,7 @@ func (e *Editor) take(local bool) {
 	if local {
 		s.dialogue.own(s.side)
 	}
-	t.dialogue, t.sender, t.out, t.at = s.dialogue, s.side, &e.out, e.since(t.now)
+	t.dialogue, t.sender, t.out, t.at, t.late = s.dialogue, s.side, &e.out, e.since(t.now), e.late
 	e.table.Tick(t.now)
 	t.heard = t.at
 	e.edit(t)
@@ -313,7 +320,7 @@ func (e *Editor) place(t *turn, h *half) bool {
 		return false
 	case stream.Joins:
 		h.reader.lose()
-		t.doubt(t.sender)
+		t.late.forget(t.dialogue, t.sender)
 	}
 	t.out.Reason = t.reason(n, old)
 	if old > 0 {
@@ -342,8 +349,9 @@ func (e *Editor) end(d *dialogue, cause conntrack.Cause, now time.Time) {
 	}
 	d.control.Close(cause, now)
 	e.strike(d)
-	d.over, d.ended = true, e.since(now)
-	e.ended = append(e.ended, d)
+	delete(e.late, d)
+	d.over = true
+	e.ended = append(e.ended, ended{d, e.since(now)})
 	if len(e.ended) > mostEnded {
 		e.forget()
 	}

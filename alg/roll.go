@@ -89,26 +89,29 @@ type origin struct {
 	live int
 }
 
+func (d *dialogue) initiator() netip.Addr { return d.control.Connection().Original.Src.Addr() }
+
 // enroll enters a connection that lives.
 func (e *Editor) enroll(d *dialogue) {
-	a := d.control.Connection().Original.Src.Addr()
+	a := d.initiator()
 	o := e.origins[a]
 	if o == nil {
 		o = &origin{roll: roll{which: origins}}
 		e.origins[a] = o
 	}
 	o.live++
-	d.origin = o
 	e.everyone.add(d)
 	o.add(d)
 }
 
 // strike is enroll undone.
 func (e *Editor) strike(d *dialogue) {
+	a := d.initiator()
+	o := e.origins[a]
 	e.everyone.remove(d)
-	d.origin.remove(d)
-	if d.origin.live--; d.origin.live == 0 {
-		delete(e.origins, d.control.Connection().Original.Src.Addr())
+	o.remove(d)
+	if o.live--; o.live == 0 {
+		delete(e.origins, a)
 	}
 }
 
@@ -118,11 +121,12 @@ func (e *Editor) rank(d *dialogue) {
 	if d.started || d.over || d.halves[0].reader.first != 0 || d.halves[1].reader.first != 0 {
 		return
 	}
+	o := e.origins[d.initiator()]
 	e.everyone.remove(d)
-	d.origin.remove(d)
+	o.remove(d)
 	d.started = true
 	e.everyone.add(d)
-	d.origin.add(d)
+	o.add(d)
 }
 
 // share is how many connections of one initiator are on record at most: others are to

@@ -17,6 +17,7 @@ type turn struct {
 	now    time.Time
 	at     time.Duration // now, as the editor's records have it
 	out    *Outcome
+	late   late
 	undo   bool // see Editor.Undo
 }
 
@@ -102,8 +103,8 @@ const mostLate = 8
 func (t *turn) finish(e ending) {
 	if t.halves[e.from].stream.Placed() {
 		roles[e.kind].ends(t, e)
-	} else if len(t.late) < mostLate {
-		t.late = append(t.late, e)
+	} else if late := t.late[t.dialogue]; len(late) < mostLate {
+		t.late[t.dialogue] = append(late, e)
 	}
 }
 
@@ -113,17 +114,24 @@ func (t *turn) believe(from conntrack.Side) {
 	if len(t.late) == 0 || !s.Placed() {
 		return
 	}
-	for _, e := range t.late {
+	for _, e := range t.late[t.dialogue] {
 		if e.from == from && !e.until.After(s.Acknowledged()) {
 			roles[e.kind].ends(t, e)
 		}
 	}
-	t.doubt(from)
+	t.late.forget(t.dialogue, from)
 }
 
-// doubt forgets the endings of a direction that wait.
-func (d *dialogue) doubt(from conntrack.Side) {
-	d.late = slices.DeleteFunc(d.late, func(e ending) bool { return e.from == from })
+// late is the endings that wait. Few connections ever have one.
+type late map[*dialogue][]ending
+
+// forget gives up those of a direction.
+func (l late) forget(d *dialogue, from conntrack.Side) {
+	if all, some := l[d]; some {
+		if l[d] = slices.DeleteFunc(all, func(e ending) bool { return e.from == from }); len(l[d]) == 0 {
+			delete(l, d)
+		}
+	}
 }
 
 // first returns the sequence number of the payload's first byte.

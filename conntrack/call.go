@@ -91,8 +91,6 @@ type Call struct {
 // that ID which the other endpoint sees.
 type leg struct {
 	call        *Call
-	before      *leg // see Table.entering; nil for the first
-	behind      *leg
 	own, public pptp.CallID
 	side        Side
 	known       bool

@@ -9,55 +9,51 @@ import "pptpalg/alg/pptp"
 func (c *Control) enter(call *Call) {
 	call.index = int32(len(c.calls))
 	c.calls = append(c.calls, call)
-	c.swap(int(call.index), c.live)
+	c.swap(call.index, c.live)
 	c.live++
-	c.index.grow(c.calls)
+	if c.index == nil && len(c.calls) > fewCalls {
+		c.index = indexOf(c.calls)
+	}
 }
 
 // closed moves a call that lived behind those that do.
 func (c *Control) closed(call *Call) {
 	c.live--
-	c.swap(int(call.index), c.live)
+	c.swap(call.index, c.live)
 }
 
 // leave removes a call that is being cleared.
 func (c *Control) leave(call *Call) {
-	last := len(c.calls) - 1
-	c.swap(int(call.index), last)
+	last := int32(len(c.calls)) - 1
+	c.swap(call.index, last)
 	c.calls[last] = nil
 	c.calls = c.calls[:last]
 	call.index = -1
 	if last == 0 {
-		c.calls, c.index = nil, index{}
+		c.calls, c.index = nil, nil
 	}
 }
 
-func (c *Control) swap(i, j int) {
+func (c *Control) swap(i, j int32) {
 	c.calls[i], c.calls[j] = c.calls[j], c.calls[i]
-	c.calls[i].index, c.calls[j].index = int32(i), int32(j)
+	c.calls[i].index, c.calls[j].index = i, j
 }
 
 // fewCalls is how many calls of a connection are looked through one by one for an ID.
 // Nearly all have one.
 const fewCalls = 8
 
-// index finds the legs of a connection that has more calls. The zero value is that of
-// one that has few.
-type index struct {
-	own, public map[legID]*leg // nil for few
-}
+// index finds the legs of a connection that has more calls; nil is that of one that has
+// few.
+type index struct{ own, public map[legID]*leg }
 
 type legID struct {
 	side Side
 	id   pptp.CallID
 }
 
-// grow makes the maps once there are many calls.
-func (x *index) grow(calls []*Call) {
-	if x.own != nil || len(calls) <= fewCalls {
-		return
-	}
-	x.own, x.public = make(map[legID]*leg), make(map[legID]*leg)
+func indexOf(calls []*Call) *index {
+	x := &index{make(map[legID]*leg), make(map[legID]*leg)}
 	for _, call := range calls {
 		for s := range call.legs {
 			if l := &call.legs[s]; l.known {
@@ -65,17 +61,18 @@ func (x *index) grow(calls []*Call) {
 			}
 		}
 	}
+	return x
 }
 
 func (x *index) add(l *leg) {
-	if x.own != nil {
+	if x != nil {
 		x.own[legID{l.side, l.own}] = l
 		x.public[legID{l.side, l.public}] = l
 	}
 }
 
 func (x *index) remove(l *leg) {
-	if x.own != nil {
+	if x != nil {
 		delete(x.own, legID{l.side, l.own})
 		delete(x.public, legID{l.side, l.public})
 	}
@@ -84,7 +81,7 @@ func (x *index) remove(l *leg) {
 // leg returns the leg whose public ID the other end uses, nil if there is none on
 // this connection.
 func (c *Control) leg(s Side, public pptp.CallID) *leg {
-	if c.index.public != nil {
+	if c.index != nil {
 		return c.index.public[legID{s, public}]
 	}
 	for _, call := range c.calls {
@@ -97,7 +94,7 @@ func (c *Control) leg(s Side, public pptp.CallID) *leg {
 
 // ownLeg returns the leg to which its endpoint itself gave the ID.
 func (c *Control) ownLeg(s Side, own pptp.CallID) *leg {
-	if c.index.own != nil {
+	if c.index != nil {
 		return c.index.own[legID{s, own}]
 	}
 	for _, call := range c.calls {

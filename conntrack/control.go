@@ -15,9 +15,9 @@ type Control struct {
 	table      *Table
 	connection packed
 	calls      []*Call
-	live       int // how many of calls are not being cleared; these come first
-	index      index
+	index      *index
 	pages      []pagePair    // first bytes that are promised
+	live       int32         // how many of calls are not being cleared; these come first
 	local      [2]bool       // ends that are the gateway's own, by Side
 	habits     [2]form       // the form of the last Call-Disconnect-Notify that left no doubt, by sender
 	pending    [2]assignment // IDs assigned by messages still being read, by Side

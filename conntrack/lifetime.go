@@ -1,6 +1,9 @@
 package conntrack
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // open enters a call that an end requests under the ID that it was assigned. Every call
 // comes this way, whatever message brings it, but for those that Resume takes up.
@@ -77,17 +80,12 @@ func (t *Table) displace(l *leg) {
 	l.known = false
 }
 
-// enlist has the GRE to a leg translated. Where that of another leg enters alike, which
-// comes of a peer that gave one ID to two connections of one host, the first has it until
-// it ends.
+// enlist has the GRE to a leg translated. Where that of another leg enters alike, the
+// first has it until it ends.
 func (t *Table) enlist(l *leg) {
 	key := l.entering()
-	if first := t.entering[key]; first != nil {
-		l.before, l.behind = first, first.behind
-		if l.behind != nil {
-			l.behind.before = l
-		}
-		first.behind = l
+	if t.entering[key] != nil {
+		t.behind[key] = append(t.behind[key], l)
 		return
 	}
 	t.entering[key] = l
@@ -96,26 +94,38 @@ func (t *Table) enlist(l *leg) {
 
 // withdraw has it translated no more.
 func (t *Table) withdraw(l *leg) {
-	next := l.behind
-	if next != nil {
-		next.before = l.before
-	}
-	if l.before != nil {
-		l.before.behind = next
-		l.before, l.behind = nil, nil
-		return
-	}
-	l.behind = nil
-	if next == nil {
-		delete(t.entering, l.entering())
+	key := l.entering()
+	next := t.next(key, l)
+	switch {
+	case t.entering[key] != l:
+	case next == nil:
+		delete(t.entering, key)
 		t.flows(Remove, l)
-		return
+	default:
+		t.entering[key] = next
+		if next.flow() != l.flow() {
+			t.flows(Remove, l)
+			t.flows(Install, next)
+		}
 	}
-	t.entering[l.entering()] = next
-	if next.flow() != l.flow() {
-		t.flows(Remove, l)
-		t.flows(Install, next)
+}
+
+// next takes a leg off those that wait behind another, or, if it is the first, the one
+// behind it, and returns that.
+func (t *Table) next(key legKey, l *leg) (next *leg) {
+	waiting := t.behind[key]
+	if len(waiting) == 0 {
+		return nil
 	}
+	at := 0
+	if t.entering[key] != l {
+		at = slices.Index(waiting, l)
+	}
+	next = waiting[at]
+	if t.behind[key] = slices.Delete(waiting, at, at+1); len(waiting) == 1 {
+		delete(t.behind, key)
+	}
+	return next
 }
 
 func (t *Table) flows(kind ChangeKind, l *leg) {

@@ -247,7 +247,7 @@ func TestStop(t *testing.T) {
 		}
 	}
 	c.Close(Finished, epoch)
-	if len(c.calls) != 0 || c.index.own != nil {
+	if len(c.calls) != 0 || c.index != nil {
 		t.Errorf("%d calls are left", len(c.calls))
 	}
 }

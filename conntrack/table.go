@@ -18,9 +18,11 @@ type Table struct {
 	crowd  crowd // of spaces
 
 	// The calls whose GRE is translated, by where it enters the gateway (sender's address,
-	// receiver's public address, public ID): the first of those that enter alike, the others
-	// behind it.
+	// receiver's public address, public ID): the first of those that enter alike, and those
+	// that have come behind it. There are some only where a peer gives one ID to two
+	// connections of one host.
 	entering map[legKey]*leg
+	behind   map[legKey][]*leg
 	// How many legs' GRE leaves alike (receiver's address, sender's public address, own ID).
 	leaving map[legKey]int32
 
@@ -57,6 +59,7 @@ func New(cfg Config) *Table {
 		cfg:      cfg,
 		spaces:   make(map[spaceKey]*space),
 		entering: make(map[legKey]*leg),
+		behind:   make(map[legKey][]*leg),
 		leaving:  make(map[legKey]int32),
 		clients:  make(map[[4]byte]*client),
 	}
