@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
 	"pptpalg/conntrack"
@@ -211,4 +213,55 @@ func TestRestoredAdopts(t *testing.T) {
 			t.Errorf("%v after the restart: %d calls, want %d", after, w.table.Calls(), calls)
 		}
 	}
+}
+
+// TestForgedAfterARestart has strangers send what lies in the window, and is not the next
+// byte, between the segments of a connection that is read on after a restart. Its call
+// lives until its own ends clear it, and its messages are edited as if nothing had come.
+func TestForgedAfterARestart(t *testing.T) { rapid.Check(t, forgedAfterARestart) }
+
+// FuzzForgedAfterARestart is the same for the fuzzer.
+func FuzzForgedAfterARestart(f *testing.F) { f.Fuzz(rapid.MakeFuzz(forgedAfterARestart)) }
+
+func forgedAfterARestart(rt *rapid.T) {
+	r := newRig(drawn{rt: rt})
+	crowd(r, 7)
+	w := r.masqueraded(insideAddr).handshake()
+	public := w.outgoing(7, 9)
+	w.restart()
+	want := map[conntrack.Side]pptp.CallID{client: 9, server: 7}
+	for range rapid.IntRange(1, 12).Draw(rt, "steps") {
+		from := conntrack.Side(rapid.IntRange(0, 1).Draw(rt, "side"))
+		if rapid.Bool().Draw(rt, "honest") {
+			peer := map[conntrack.Side]pptp.CallID{client: 9, server: public}[from]
+			if _, id := ids(append([]byte{0, 0}, w.say(from, message(pptp.SetLinkInfo, 0, peer, 0))...)); id != want[from] {
+				rt.Fatalf("Set-Link-Info of the %v says %v, want %v", from, id, want[from])
+			}
+			continue
+		}
+		w.forge(rt, from)
+		if len(w.ed.CallsOf(w.conn.Original)) == 0 {
+			rt.Fatal("a forged segment has ended the call")
+		}
+	}
+	if id, _ := ids(w.say(client, message(pptp.CallClearRequest, 7, 0, 0))); id != public {
+		rt.Fatalf("Call-Clear-Request says %v, want %v", id, public)
+	}
+	if id, _ := ids(w.say(server, message(pptp.CallDisconnectNotify, 9, 0, 1))); id != 9 {
+		rt.Fatalf("Call-Disconnect-Notify says %v", id)
+	}
+}
+
+// forge sends a segment in an end's name that has not its next byte.
+func (w *wire) forge(rt *rapid.T, from conntrack.Side) {
+	flags := rapid.SampledFrom([]packet.Flags{0, 0, packet.RST, packet.FIN, packet.SYN}).Draw(rt, "flags")
+	b := rapid.SampledFrom([][]byte{
+		nil, make([]byte, 40), message(pptp.CallClearRequest, 7, 0, 0), message(pptp.CallDisconnectNotify, 9, 0, 1),
+		message(pptp.StopControlConnectionReply, 0, 0, 0),
+	}).Draw(rt, "bytes")
+	off := rapid.IntRange(200, 60000).Draw(rt, "off")
+	if rapid.Bool().Draw(rt, "old") {
+		off = -off - len(b)
+	}
+	w.ask(from, packet.ACK|flags, w.seq[from].Add(off), b)
 }

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"pptpalg/alg/pptp"
 )
 
@@ -110,5 +112,73 @@ func TestNotifyOfManyCalls(t *testing.T) {
 	}
 	if id, ok := c.Translate(Responder, Notifies, 0x7777, nil); ok || id != 0x7777 || c.Disconnect(Responder, 0x7777, 0x7777, epoch) {
 		t.Errorf("an ID that is nobody's becomes %#04x", int(id))
+	}
+}
+
+// TestNotifyKeepsItsForm has a server clear calls in one form, whose numbers are those of
+// other calls in other forms. Once it has shown its form, each notify ends the call that
+// it means, but for one that is not being cleared where the number is that of one that is.
+func TestNotifyKeepsItsForm(t *testing.T) { rapid.Check(t, notifies) }
+
+// FuzzNotify is the same for the fuzzer.
+func FuzzNotify(f *testing.F) { f.Fuzz(rapid.MakeFuzz(notifies)) }
+
+func notifies(rt *rapid.T) {
+	tab := New(testConfig(time.Minute))
+	crowd, c := tab.Open(masqueraded(inside(1), 1)), tab.Open(masqueraded(inside(2), 2))
+	own := rapid.SampledFrom([]pptp.CallID{0, 1, 7, 0x0100, 0x0700, 0x0107, 0x0701, 0xff00, 0xfe})
+	for _, id := range rapid.SliceOfDistinct(own, rapid.ID).Draw(rt, "crowd") {
+		c := crowd
+		c.Assign(Initiator, id, nil)
+		c.Request(Initiator, Initiator, id, epoch)
+	}
+	form := rapid.IntRange(0, 2).Draw(rt, "form")
+	said := func(l *leg, sid pptp.CallID) pptp.CallID {
+		return [...]pptp.CallID{sid, l.public, l.public.Swap()}[form]
+	}
+	open := func(own, sid pptp.CallID) *Call {
+		id, _ := c.Assign(Initiator, own, nil)
+		c.Request(Initiator, Initiator, own, epoch)
+		c.Assign(Responder, sid, nil)
+		c.Reply(Responder, Reply{PNS: Initiator, Own: sid, Peer: id, Granted: true, Next: Established}, epoch)
+		return c.ownLeg(Initiator, own).call
+	}
+	first := open(0x3344, 0x5566)
+	id := said(&first.legs[0], 0x5566)
+	shown, _ := c.Translate(Responder, Notifies, id, nil)
+	c.Disconnect(Responder, id, shown, epoch)
+	sids := []pptp.CallID{0x5001, 0x5002, 0x5003, 0x5004}
+	var calls []*Call
+	for _, own := range rapid.SliceOfNDistinct(own, 1, 4, rapid.ID).Draw(rt, "own") {
+		sid := rapid.SampledFrom(sids).Filter(func(id pptp.CallID) bool { return c.ownLeg(Responder, id) == nil }).Draw(rt, "sid")
+		call := open(own, sid)
+		calls = append(calls, call)
+		sids = append(sids, call.legs[0].public, call.legs[0].public.Swap()) // later ones may be these
+	}
+	for _, call := range calls {
+		if rapid.Bool().Draw(rt, "cleared") {
+			c.Clear(Initiator, call.legs[0].own, epoch)
+		}
+	}
+	for _, call := range rapid.Permutation(calls).Draw(rt, "order") {
+		if call.index < 0 {
+			continue // ended in another's place
+		}
+		l := &call.legs[0]
+		id := said(l, call.legs[1].own)
+		want := [...]pptp.CallID{call.legs[1].own, l.own, l.own.Swap()}[form]
+		misread := false
+		for _, f := range forward {
+			if o := f.leg(c, Responder, id); o != nil && o.call != call && o.call.state == Clearing && call.state != Clearing {
+				misread = true
+			}
+		}
+		if misread {
+			continue
+		}
+		got, ok := c.Translate(Responder, Notifies, id, nil)
+		if !ok || got != want || !c.Disconnect(Responder, id, got, epoch) || call.index >= 0 {
+			rt.Fatalf("notify %#04x in form %d becomes %#04x, want %#04x; the call is gone: %v", int(id), form, int(got), int(want), call.index < 0)
+		}
 	}
 }
