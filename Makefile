@@ -9,6 +9,7 @@
 #   make test-fresh  a new Debian under systemd: install, call, break, explain, upgrade, restart, purge
 #   make soak     clients, crashes, floods and flushes for SOAK
 #   make fuzz     each fuzz target for FUZZTIME
+#   make mutants  MUTANTS changes to the editor and the call table, drawn from SEED: 92 of 100 must fail a unit test
 #   make deb      bin/pptpalg_VERSION_ARCH.deb; make rpm the same for RPM (ARCH=arm64 for another machine)
 #   make man      bin/man, the manual pages
 #   make bench    ten minutes of figures beside the kernel's own helper; REPORT=FILE writes them there
@@ -18,6 +19,8 @@
 GO       ?= go
 FUZZTIME ?= 10m
 SOAK     ?= 5m
+MUTANTS  ?= 100
+SEED     ?= 1
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 ARCH     ?= $(shell $(GO) env GOARCH)
 # The time of every file in the packages.
@@ -32,7 +35,7 @@ BENCH_PACKAGES := iptables iproute2
 VM_PACKAGES    := $(RUN_PACKAGES) nftables ppp iputils-ping kmod qemu-system-x86
 FRESH_PACKAGES := mmdebstrap kmod qemu-system-x86
 
-.PHONY: all build demo test test-vm test-fresh check lint race soak fuzz bench deb rpm man clean packages-demo packages-test packages-race packages-bench packages-vm packages-fresh
+.PHONY: all build demo test test-vm test-fresh check lint race soak fuzz mutants bench deb rpm man clean packages-demo packages-test packages-race packages-bench packages-vm packages-fresh
 
 all: build
 
@@ -78,6 +81,9 @@ soak: packages-test
 
 fuzz:
 	./.ci/fuzz $(FUZZTIME)
+
+mutants:
+	$(GO) run ./cmd/mutants -n $(MUTANTS) -seed $(SEED) ./conntrack ./alg ./alg/stream ./alg/pptp ./alg/packet ./alg/gre ./alg/datapath
 
 bench: packages-bench build
 	CGO_ENABLED=0 $(GO) build -o bin/bench ./cmd/bench
