@@ -31,15 +31,24 @@ const healing = 15 * time.Second
 
 // TestSoak has clients open, use, clear, crash and redial calls at random while the
 // daemon is killed and restarted, conntrack is flushed, and segments are dropped and
-// cut anew. Whatever arrives, arrives at the right client; what should arrive does;
-// and in the end memory, goroutines and kernel entries are what they were.
+// cut anew, and while two liars tell all lies. Whatever arrives, arrives at the right
+// client; what should arrive does; and in the end memory, goroutines and kernel entries
+// are what they were.
 func TestSoak(t *testing.T) { overDataPathsInTurn(t, testSoak) }
 
 func testSoak(t *testing.T, path daemon.DataPath) {
-	s := &soak{g: buildGateway(t, path, masquerade(8)), events: filepath.Join(t.TempDir(), "events.log")}
+	const honest, liars = 8, 2
+	network := masquerade(honest + liars)
+	network.Outside += liars
+	s := &soak{g: buildGateway(t, path, network), events: filepath.Join(t.TempDir(), "events.log")}
 	s.start()
 	g := s.g
 	g.server(lab.Behaviour{Refuse: true})
+	must(t, g.Outside[0].SetSysctl("net.ipv4.tcp_fastopen", fastOpen))
+	s.honest = g.Inside[:honest]
+	for i := range liars {
+		s.liars = append(s.liars, newLiar(g, g.Inside[honest+i], g.Outside[1+i], wiretapOn(t, g.Outside[0])))
+	}
 	g.prepareLoss()
 	s.round(t, *soakTime/4, s.violence)
 	// A connection that ended in the moment of a flush was made again, for five minutes.
@@ -51,7 +60,13 @@ func testSoak(t *testing.T, path daemon.DataPath) {
 
 	// The second half spares the daemon's life, so that what it loses shows.
 	before := g.footprint()
+	tried, calls := s.tried.Load(), s.calls.Load()
 	s.round(t, *soakTime/4, s.trouble)
+	tried, calls = s.tried.Load()-tried, s.calls.Load()-calls
+	t.Logf("%d of %d calls were established while the daemon lived", calls, tried)
+	if calls < tried*3/4 {
+		t.Errorf("of %d calls that were dialled while the daemon lived, only %d were established", tried, calls)
+	}
 	if err := lab.Poll(healing, func() bool { return len(g.calls()) == 0 }); err != nil {
 		for _, h := range g.Inside {
 			t.Log(s.state(h))
@@ -62,7 +77,10 @@ func testSoak(t *testing.T, path daemon.DataPath) {
 	after := g.footprint()
 	// Goroutines that serve a request end with its connection, a moment later.
 	_ = lab.Poll(lab.Patience, func() bool { after = g.footprint(); return after.goroutines <= before.goroutines+2 })
-	t.Logf("%d calls, %d packets there and back, %d control connections broken by %d flushes; before %+v, after %+v", s.calls.Load(), s.packets.Load(), s.broken.Load(), s.flushes.Load()/2, before, after)
+	t.Logf("%d of %d calls, %d packets there and back, %d control connections broken by %d flushes; before %+v, after %+v", s.calls.Load(), s.tried.Load(), s.packets.Load(), s.broken.Load(), s.flushes.Load()/2, before, after)
+	for _, l := range s.liars {
+		t.Logf("%d lies", l.told.Load())
+	}
 	if s.broken.Load() > s.calls.Load()/20 {
 		t.Errorf("%d of %d control connections were broken", s.broken.Load(), s.calls.Load())
 	}
@@ -77,30 +95,39 @@ func testSoak(t *testing.T, path daemon.DataPath) {
 
 type soak struct {
 	g              *gateway
+	honest         []*lab.Host
+	liars          []*liar
 	events         string // file of the calls' events, of all daemons
 	calls, packets atomic.Int64
+	tried          atomic.Int64 // calls that were dialled
 	flushes        atomic.Int64 // counted twice each
 	broken         atomic.Int64 // control connections that a flush broke
 	down           atomic.Bool  // no daemon edits
 	outage         atomic.Int64 // for how long that was so, in all
 }
 
-func (s *soak) start() { s.g.start("--event-log", s.events) }
+func (s *soak) start() { s.g.start(append([]string{"--event-log", s.events}, liarsLimits...)...) }
 
 // round runs clients under a kind of trouble until the time is over.
 func (s *soak) round(t *testing.T, length time.Duration, trouble func()) {
 	t.Helper()
 	stop := make(chan struct{})
 	failures := make(chan error, 1)
+	fail := func(err error) {
+		select {
+		case failures <- err:
+		default:
+		}
+	}
 	var workers sync.WaitGroup
-	for i, h := range s.g.Inside {
+	for _, l := range s.liars {
+		workers.Go(func() { l.tellAll(stop) })
+	}
+	for i, h := range s.honest {
 		workers.Go(func() {
 			for !closed(stop) {
 				if err := s.live(h); err != nil {
-					select {
-					case failures <- fmt.Errorf("client %d: %w\n%s", i, err, s.state(h)):
-					default:
-					}
+					fail(fmt.Errorf("client %d: %w\n%s", i, err, s.state(h)))
 					return
 				}
 			}
@@ -108,6 +135,11 @@ func (s *soak) round(t *testing.T, length time.Duration, trouble func()) {
 	}
 	for end := time.Now().Add(length); time.Now().Before(end) && len(failures) == 0; {
 		trouble()
+		for _, l := range s.liars {
+			if n := l.calls(); n > liarsCalls {
+				fail(fmt.Errorf("a liar has %d calls, and may have %d", n, liarsCalls))
+			}
+		}
 		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond) // trouble comes now and then
 	}
 	s.g.calm()
@@ -251,6 +283,7 @@ func (g *gateway) conntrack(args ...string) {
 // trouble's doing.
 func (s *soak) live(h *lab.Host) error {
 	flushes := s.flushes.Load()
+	s.tried.Add(1)
 	ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
 	defer cancel()
 	c, err := lab.StartClient(ctx, h, s.g.Outside[0].Addr)

@@ -42,6 +42,15 @@ func (g *GRE) Send(p Packet) error {
 	return nil
 }
 
+// SendBytes sends GRE that need not be enhanced GRE, from its first byte on.
+func (g *GRE) SendBytes(dst netip.Addr, gre []byte) error {
+	datagram := append(ipv4Header(g.addr, dst, protocolGRE, len(gre)), gre...)
+	if err := g.send(datagram, dst); err != nil {
+		return fmt.Errorf("send GRE % x to %v: %w", gre, dst, err)
+	}
+	return nil
+}
+
 // RecvCall takes the oldest packet that carries this Call ID; others stay.
 func (g *GRE) RecvCall(id pptp.CallID, within time.Duration) (Packet, error) {
 	return g.Take(within, func(p Packet) bool { return p.CallID == id })
