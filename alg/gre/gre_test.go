@@ -3,6 +3,7 @@ package gre_test
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -168,10 +169,12 @@ func TestAppendIgnoresAbsentNumbers(t *testing.T) {
 func TestErrorText(t *testing.T) {
 	seen := make(map[string]bool)
 	for e := gre.ErrShort; e <= gre.ErrLength; e++ {
-		seen[e.Error()] = true
+		if text := e.Error(); text != "" && !strings.HasPrefix(text, "unknown") {
+			seen[text] = true
+		}
 	}
 	if len(seen) != 5 {
-		t.Errorf("the errors' texts are not distinct: %v", seen)
+		t.Errorf("the errors' texts are not five words: %v", seen)
 	}
 	if got := gre.Error(99).Error(); got != "unknown(99)" {
 		t.Errorf("an unknown error prints as %q", got)

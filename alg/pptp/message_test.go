@@ -112,16 +112,49 @@ func TestClassify(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for _, typ := range Types() {
-		if strings.HasPrefix(typ.String(), "unknown") {
-			t.Errorf("type %d has no name", typ)
+	types := Types()
+	for i, typ := range types {
+		if int(typ) != i+1 || strings.HasPrefix(typ.String(), "unknown") {
+			t.Errorf("type %d is %d, %v", i+1, typ, typ)
 		}
+	}
+	if len(types) != 15 || cap(types) != 15 {
+		t.Errorf("%d types, in room for %d", len(types), cap(types))
 	}
 	if got := Type(99).String(); got != "unknown(99)" {
 		t.Errorf("type 99 is called %q", got)
 	}
 	if got := CallID(0x1234).Swap(); got != 0x3412 {
 		t.Errorf("0x1234 swapped is %#x", int(got))
+	}
+}
+
+// TestResultAtTheEdge: a result code is read when its last byte is there.
+func TestResultAtTheEdge(t *testing.T) {
+	m := Message(golden(t, "Start-Control-Connection-Reply"))
+	for n, want := range map[int]bool{14: false, 15: true} {
+		if code, ok := m[:n].Result(); ok != want || (code == ResultOK) != want {
+			t.Errorf("of %d bytes: %d, %v", n, code, ok)
+		}
+	}
+}
+
+func TestWords(t *testing.T) {
+	for _, tt := range []struct{ got, want string }{
+		{OutgoingCallReply.Result(4), "busy"},
+		{OutgoingCallReply.Result(99), ""},
+		{CallDisconnectNotify.ResultWords(3), "3 (admin shutdown)"},
+		{CallDisconnectNotify.ResultWords(99), "99 (unknown)"},
+		{SetLinkInfo.ResultWords(1), ""},
+		{Type(99).ResultWords(1), ""},
+		{ErrorWords(0), ""},
+		{ErrorWords(1), "1 (not connected: no control connection exists yet)"},
+		{ErrorWords(6), "6 (PAC error: a vendor's own error)"},
+		{ErrorWords(7), "7 (unknown)"},
+	} {
+		if tt.got != tt.want {
+			t.Errorf("%q, want %q", tt.got, tt.want)
+		}
 	}
 }
 
