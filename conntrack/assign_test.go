@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"pptpalg/alg/pptp"
 )
 
@@ -99,7 +101,9 @@ func occupy(t *testing.T, tab *Table, from, to, but pptp.CallID) {
 // TestTheLastID goes to the connection that was promised its first byte, and to the next
 // one when that does not use it.
 func TestTheLastID(t *testing.T) {
-	tab := New(testConfig(time.Minute))
+	cfg := testConfig(time.Minute)
+	cfg.CallsPerSpace = 1 << 20
+	tab := New(cfg)
 	occupy(t, tab, 1, 0xffff, 0x0509)
 	a, b := tab.Open(masqueraded(inside(1), 1)), tab.Open(masqueraded(inside(2), 2))
 	high := a.TranslateHigh(Initiator, Assigns, 0)
@@ -195,10 +199,10 @@ func TestPromiseSame(t *testing.T) {
 		want     int
 	}{
 		{"nothing was promised", Initiator, nil, 1},
-		{"it was promised already", Initiator, []pagePair{{Initiator, 5, 5}}, 1},
-		{"it stands for another byte", Initiator, []pagePair{{Initiator, 6, 5}}, 1},
-		{"another byte stands for it", Initiator, []pagePair{{Initiator, 5, 6}}, 1},
-		{"it stands for another byte of the other end", Initiator, []pagePair{{Responder, 6, 5}}, 2},
+		{"it was promised already", Initiator, []pagePair{{side: Initiator, own: 5, public: 5}}, 1},
+		{"it stands for another byte", Initiator, []pagePair{{side: Initiator, own: 6, public: 5}}, 1},
+		{"another byte stands for it", Initiator, []pagePair{{side: Initiator, own: 5, public: 6}}, 1},
+		{"it stands for another byte of the other end", Initiator, []pagePair{{side: Responder, own: 6, public: 5}}, 2},
 		{"the end is not translated", Responder, nil, 0},
 	}
 	for _, tt := range tests {
@@ -210,23 +214,25 @@ func TestPromiseSame(t *testing.T) {
 	}
 }
 
-// TestKeeps: a promise lasts while an ID depends on it.
-func TestKeeps(t *testing.T) {
+// TestUses: a promise knows how many IDs depend on it.
+func TestUses(t *testing.T) {
 	c := New(testConfig(time.Minute)).Open(masqueraded(inside(1), 1))
-	dial(t, c, 0x0507, 0x0909)
-	request(t, c, 0x0607) // its server's ID is not known yet: it is not 0
-	for _, tt := range []struct {
-		promise pagePair
-		keeps   bool
-	}{
-		{pagePair{Initiator, 5, 5}, true}, {pagePair{Initiator, 6, 6}, true}, {pagePair{Responder, 9, 9}, true},
-		{pagePair{Responder, 5, 5}, false}, {pagePair{Initiator, 5, 6}, false}, {pagePair{Initiator, 6, 5}, false},
-		{pagePair{Initiator, 9, 9}, false}, {pagePair{Responder, 0, 0}, false},
-	} {
-		if c.keeps(tt.promise) != tt.keeps {
-			t.Errorf("%v is kept: %v", tt.promise, !tt.keeps)
+	wantUses := func(when string, want ...pagePair) {
+		t.Helper()
+		if diff := cmp.Diff(want, c.pages, cmp.AllowUnexported(pagePair{})); diff != "" {
+			t.Errorf("%s, promises (-want +got):\n%s", when, diff)
 		}
 	}
+	dial(t, c, 0x0507, 0x0909)
+	request(t, c, 0x0607) // its server's ID is not known yet
+	request(t, c, 0x0508)
+	wantUses("with three calls", pagePair{Initiator, 5, 5, 2}, pagePair{Initiator, 6, 6, 1})
+	c.Clear(Initiator, 0x0507, epoch)
+	wantUses("while one is being cleared", pagePair{Initiator, 5, 5, 2}, pagePair{Initiator, 6, 6, 1})
+	c.Disconnect(Responder, 0x0909, 0x0909, epoch)
+	wantUses("when it is gone", pagePair{Initiator, 5, 5, 1}, pagePair{Initiator, 6, 6, 1})
+	c.Close(Finished, epoch)
+	wantUses("in the end", pagePair{Initiator, 5, 5, 0}, pagePair{Initiator, 6, 6, 0})
 }
 
 // TestFits has the public IDs that a Call-Disconnect-Notify could confuse.

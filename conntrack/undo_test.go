@@ -1,7 +1,6 @@
 package conntrack
 
 import (
-	"slices"
 	"testing"
 	"time"
 
@@ -73,38 +72,28 @@ func wantWay(t *testing.T, way string, translate func(pptp.CallID, *byte) (pptp.
 }
 
 // TestFirstByteOfANotify has a first byte that fits several forms of a
-// Call-Disconnect-Notify. The sender's own ID comes before the receiver's, that before the
-// receiver's swapped, whichever call is older; of two calls alike, the older one's counts.
+// Call-Disconnect-Notify on its way back. The server's own ID comes before the client's,
+// that before the client's swapped, whichever call is older.
 func TestFirstByteOfANotify(t *testing.T) {
-	known := func(own, public pptp.CallID) leg { return leg{known: true, own: own, public: public} }
-	unknown := func(own, public pptp.CallID) leg { return leg{own: own, public: public} } // of an end that has not answered
-	client := func(own, public pptp.CallID) *Call { return &Call{legs: [2]leg{Initiator: known(own, public)}} }
-	server := func(own, public pptp.CallID) *Call { return &Call{legs: [2]leg{Responder: known(own, public)}} }
-	nobody := &Call{legs: [2]leg{unknown(0x50aa, 0x60aa), unknown(0x50aa, 0x60aa)}}
-	tests := []struct {
-		name  string
-		calls []*Call
-		want  byte // of 0x50, as the server's notify is shown to the client before it is undone
+	const high = 0x07 // of the ID in question
+	tab := New(testConfig(time.Minute))
+	occupy(t, tab, 0x0700, 0x07ff, 0)
+	occupy(t, tab, 0x5507, 0x5507, 0)
+	c := tab.Open(masqueraded(inside(1), 1))
+	for _, tt := range []struct {
+		name     string
+		own, sid pptp.CallID // of the next call
+		want     byte
 	}{
-		{"no call fits", []*Call{client(0x0102, 0x0304), nobody}, 0x50},
-		{"the client's ID swapped", []*Call{client(0x0150, 0x0211), nobody}, 0x11},
-		{"of two such, the older", []*Call{client(0x0150, 0x0211), client(0x0250, 0x0212)}, 0x11},
-		{"the client's ID", []*Call{client(0x0150, 0x0211), client(0x5001, 0x1201)}, 0x12},
-		{"of two such, the older", []*Call{client(0x5001, 0x1201), client(0x5002, 0x1302)}, 0x12},
-		{"the server's ID", []*Call{client(0x0150, 0x0211), client(0x5001, 0x1201), server(0x5001, 0x1401)}, 0x14},
-		{"of two such, the older", []*Call{server(0x5001, 0x1401), server(0x5002, 0x1502)}, 0x14},
-	}
-	for _, tt := range tests {
-		for _, newestFirst := range []bool{false, true} {
-			calls := slices.Clone(tt.calls)
-			if newestFirst && tt.name != "of two such, the older" {
-				slices.Reverse(calls)
-			}
-			c := New(testConfig(time.Minute)).Open(masqueraded(inside(1), 1))
-			c.calls = calls
-			if got := c.UndoHigh(Responder, Notifies, 0x50); got != tt.want {
-				t.Errorf("%s: %#02x, want %#02x", tt.name, got, tt.want)
-			}
+		{"no call's", 0x1234, 0x5001, high},
+		{"the client's swapped", 0x5507, 0x5002, 0xff},
+		{"the client's", 0x0701, 0x5003, 0x08},
+		{"the server's", 0x1235, 0x0709, 0x07},
+		{"of another call, too", 0x0702, 0x5004, 0x07},
+	} {
+		dial(t, c, tt.own, tt.sid)
+		if got := c.UndoHigh(Responder, Notifies, high); got != tt.want {
+			t.Errorf("%s: %#02x, want %#02x", tt.name, got, tt.want)
 		}
 	}
 }
