@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"pptpalg/alg/nfqueue"
 	"pptpalg/rules"
 )
 
@@ -364,5 +366,43 @@ func TestCode(t *testing.T) {
 	}
 	if s := Result(9).String(); s != "unknown(9)" {
 		t.Error(s)
+	}
+}
+
+// TestFree: the number that is recommended, and those behind it, can be had.
+func TestFree(t *testing.T) {
+	all := func(n int) (numbers []uint16) {
+		for i := range n {
+			numbers = append(numbers, uint16(i))
+		}
+		return numbers
+	}
+	tests := []struct {
+		name    string
+		taken   []uint16
+		numbers []uint16
+		want    uint16
+	}{
+		{"none else taken", []uint16{5}, []uint16{5}, 6},
+		{"the next one taken", []uint16{5, 6}, []uint16{5}, 7},
+		{"two runs taken", []uint16{5, 6, 7}, []uint16{5}, 8},
+		{"first of a run taken", []uint16{5, 8}, []uint16{5, 6, 7}, 9},
+		{"run after run taken", []uint16{5, 9, 10, 13}, []uint16{5, 6, 7}, 14},
+		{"middle of a run taken", []uint16{5, 9}, []uint16{5, 6, 7}, 10},
+		{"the highest taken", []uint16{65535}, []uint16{65535}, 0},
+		{"the daemon's lock next", nil, []uint16{nfqueue.Lock - 1}, nfqueue.Lock + 1},
+		{"no room for a run at the end", []uint16{65531, 0}, []uint16{65531, 65532, 65533}, 1},
+		{"those that it has itself", []uint16{65535}, []uint16{0, 65534, 65535}, 1},
+		{"all but one taken", slices.DeleteFunc(all(65536), func(n uint16) bool { return n == 3 }), []uint16{9}, 3},
+		{"all taken", all(65536), []uint16{9}, 0},
+	}
+	for _, tt := range tests {
+		taken := make(map[uint16]bool)
+		for _, n := range tt.taken {
+			taken[n] = true
+		}
+		if got := free(taken, tt.numbers); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
+		}
 	}
 }

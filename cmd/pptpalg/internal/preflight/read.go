@@ -174,15 +174,28 @@ func ask(number uint16) (*takenBy, error) {
 	return &takenBy{queue: number, pid: by.PID, command: by.Command, key: "queue"}, nil
 }
 
-// free returns a number behind which as many queues as numbers are not taken.
+// free returns the first of as many consecutive queues as numbers, of which none is taken
+// or among numbers: above these if possible, else from 0 on.
 func free(taken map[uint16]bool, numbers []uint16) uint16 {
-	first := slices.Max(numbers) + 1
-	for i := uint16(0); i < uint16(len(numbers)); i++ {
-		if taken[first+i] {
-			first, i = first+i+1, 0
+	above := int(slices.Max(numbers)) + 1
+	for i := range queues {
+		first := (above + i) % queues
+		if first+len(numbers) <= queues && allFree(taken, numbers, first) {
+			return uint16(first)
 		}
 	}
-	return first
+	return 0
+}
+
+const queues = 1 << 16
+
+func allFree(taken map[uint16]bool, own []uint16, first int) bool {
+	for i := range own {
+		if n := uint16(first + i); taken[n] || n == nfqueue.Lock || slices.Contains(own, n) {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *reader) conntrack() (tracked, error) {
