@@ -57,6 +57,8 @@ func TestCommandLine(t *testing.T) {
 		{"wrong rules", []string{"run", "--rules", "maybe"}, 1, "", `"maybe" is neither load nor none`},
 		{"wrong port", []string{"run", "--ports", "70000"}, 1, "", "70000 is not a TCP port"},
 		{"port twice", []string{"rules", "print", "--ports", "5,5"}, 1, "", "5 given twice"},
+		{"the lock as a queue", []string{"run", "--queue", "61723"}, 1, "", "queue 61723 is the daemon's lock"},
+		{"the lock as a GRE queue", []string{"run", "--gre-queue", "61722", "--gre-queues", "2"}, 1, "", "queue 61723 is the daemon's lock"},
 		{"wrong level", []string{"run", "--log-level", "loud"}, 1, "", "loud"},
 		{"surplus argument", []string{"run", "now"}, 1, "", "unknown command"},
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/pptpalg/internal/config"
 	"pptpalg/cmd/pptpalg/internal/daemon"
 	"pptpalg/conntrack/ctnetlink"
@@ -77,7 +78,16 @@ func (o *ruleOptions) all() (rules.Config, error) {
 	if cfg.Data.Queues == 0 {
 		cfg.Data.Queues = runtime.NumCPU()
 	}
-	return cfg, cfg.Validate()
+	return cfg, errors.Join(cfg.Validate(), spareLock(cfg))
+}
+
+// spareLock refuses the queue number that the daemon needs for itself.
+func spareLock(cfg rules.Config) error {
+	first, lock := int(cfg.Data.Queue), int(nfqueue.Lock)
+	if cfg.Queue == nfqueue.Lock || first <= lock && lock < first+cfg.Data.Queues {
+		return fmt.Errorf("queue %d is the daemon's lock: choose other numbers with --queue and --gre-queue", lock)
+	}
+	return nil
 }
 
 func portNumbers(given []uint) ([]uint16, error) {

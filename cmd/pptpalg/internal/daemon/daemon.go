@@ -145,11 +145,15 @@ func (d *Daemon) closePath() error { return errors.Join(d.path.close(), d.closeK
 //
 // ready is called once, when everything works.
 func (d *Daemon) Run(ctx context.Context, ready func()) error {
+	lock, err := takeLock(&d.cfg)
+	if err != nil {
+		return errors.Join(err, d.Close())
+	}
 	d.clearKernel()
 	d.compare()
 	d.rewrite() // what the comparison has deleted need not be looked for again
 	if err := d.load(ctx); err != nil {
-		return errors.Join(err, d.Close())
+		return errors.Join(err, d.Close(), lock.release())
 	}
 	d.ready.Store(true)
 	ready()
@@ -168,7 +172,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 		d.ready.Store(false)
 		return d.unload()
 	})
-	return errors.Join(group.Wait(), d.closePath(), d.journal.Close())
+	return errors.Join(group.Wait(), d.closePath(), d.journal.Close(), lock.release())
 }
 
 func (d *Daemon) load(ctx context.Context) error {

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/daemon"
+)
+
+// TestSecondDaemon: a network namespace has one daemon. Another one is refused whatever its
+// queue, state directory and rules are, learns whose the namespace is, and changes nothing.
+func TestSecondDaemon(t *testing.T) {
+	overDataPaths(t, func(t *testing.T, path daemon.DataPath) {
+		g := startGateway(t, path, masquerade(2))
+		g.server(lab.Behaviour{})
+		call := callOn(t, g.client(0), 7)
+		rules := g.mangle()
+		for _, args := range [][]string{
+			{"--queue", "1900"},
+			{"--queue", "1900", "--datapath", string(daemon.InKernel)},
+			{"--queue", "1900", "--datapath", string(daemon.InDaemon)},
+			{"--queue", "1900", "--rules", "none"},
+			{"--queue", "1900", "--ports", "1724"},
+		} {
+			want := fmt.Sprintf("another daemon has it: pid %d (%s), queue 1723, state directory %q", g.daemon.PID(), command(t, g.daemon.PID()), g.state)
+			g.wantRefused(want, args...)
+		}
+		if now := g.mangle(); now != rules {
+			t.Errorf("rules were\n%s\nand are\n%s", rules, now)
+		}
+		exchange(t, call)
+		exchange(t, callOn(t, g.client(1), 7))
+		g.wantCalls(2)
+	})
+}
+
+// TestSquattersKeepNoDaemonOut: without rights nobody keeps a daemon from starting.
+func TestSquattersKeepNoDaemonOut(t *testing.T) {
+	g := buildGateway(t, daemon.InKernel, masquerade(1))
+	for _, name := range []string{"@pptpalg", "@pptpalg/1/1723//run/pptpalg"} {
+		fd := -1
+		must(t, g.Gateway.Do(func() (err error) {
+			if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+				return err
+			}
+			return unix.Bind(fd, &unix.SockaddrUnix{Name: name})
+		}))
+		defer unix.Close(fd)
+	}
+	g.start()
+	g.wantRefused(fmt.Sprintf("pid %d", g.daemon.PID()), "--queue", "1900")
+	g.kill() // the lock goes with whoever has it
+	g.start("--queue", "1900")
+	g.stop()
+	g.start()
+}
+
+func (g *gateway) mangle() string {
+	g.t.Helper()
+	out, err := g.Gateway.Run(g.t.Context(), "iptables", "-t", "mangle", "-S")
+	must(g.t, err)
+	return out.Stdout
+}
+
+// wantRefused starts a second daemon with another state directory.
+func (g *gateway) wantRefused(want string, args ...string) {
+	g.t.Helper()
+	args = append([]string{"run", "--listen", "", "--state-dir", filepath.Join(g.t.TempDir(), "second")}, args...)
+	cmd, err := g.Gateway.Command(g.t.Context(), os.Args[0], args...)
+	must(g.t, err)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	log := new(lab.Log)
+	cmd.Stderr = log
+	p, err := g.Gateway.Start(cmd)
+	must(g.t, err)
+	if err := p.Wait(lab.Patience); err == nil || !strings.Contains(log.String(), want) {
+		g.t.Errorf("with %q it ended with %v:\n%swant %s", args, err, log, want)
+	}
+}
+
+func command(t *testing.T, pid int) string {
+	t.Helper()
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	must(t, err)
+	return strings.TrimSpace(string(comm))
+}
