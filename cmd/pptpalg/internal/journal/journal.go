@@ -53,20 +53,6 @@ type Gone struct {
 	At     time.Time
 }
 
-// Identity tells the kernel's conntrack table from that of another boot or of
-// another network namespace: what is remembered of one means nothing to another.
-func Identity() (string, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read boot ID: %w", err)
-	}
-	netns, err := os.Readlink("/proc/thread-self/ns/net")
-	if err != nil {
-		return "", fmt.Errorf("read network namespace: %w", err)
-	}
-	return string(bytes.TrimSpace(boot)) + " " + netns, nil
-}
-
 // Open reads what the journal in a directory remembers of the kernel table with an
 // identity, and goes on writing it. A directory that another process writes to is
 // an error.
