@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"pptpalg/cmd/pptpalg/internal/config"
+	"pptpalg/cmd/pptpalg/internal/spool"
 )
 
 // version is set by the linker (-X main.version); without it the module's build
@@ -41,7 +42,7 @@ any number of clients and servers behind one public address are told apart.`,
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
 	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(e.stderr, reason(err))
+		spool.Say(e.stderr, reason(err)+"\n", briefly)
 		return exitCode(err)
 	}
 	return 0

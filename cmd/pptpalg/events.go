@@ -15,22 +15,38 @@ import (
 	"pptpalg/cmd/pptpalg/internal/events"
 )
 
-// openEventLog returns what writes the event log until its context is done. SIGHUP has it
-// open the file anew. A path of "" is for none.
-func openEventLog(path string, store *events.Store, log *slog.Logger) (func(context.Context) error, error) {
+// eventLog is the event log of a running daemon; the zero value is none.
+type eventLog struct{ *events.Log }
+
+// openEventLog opens the event log. A path of "" is for none.
+func openEventLog(path string, store *events.Store, log *slog.Logger) (eventLog, error) {
 	if path == "" {
-		return func(context.Context) error { return nil }, nil
+		return eventLog{}, nil
 	}
 	l, err := events.OpenLog(path, store, log)
 	if err != nil {
-		return nil, fmt.Errorf("%w: choose another file with --event-log", err)
+		return eventLog{}, fmt.Errorf("%w: choose another file with --event-log", err)
 	}
-	return func(ctx context.Context) error {
-		hangups := make(chan os.Signal, 1)
-		signal.Notify(hangups, syscall.SIGHUP)
-		defer signal.Stop(hangups)
-		return l.Run(ctx, hangups)
-	}, nil
+	return eventLog{l}, nil
+}
+
+// Run writes the log until ctx is done. SIGHUP has it open the file anew.
+func (l eventLog) Run(ctx context.Context) error {
+	if l.Log == nil {
+		return nil
+	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	return l.Log.Run(ctx, hangups)
+}
+
+// Lost returns how many events were not written.
+func (l eventLog) Lost() uint64 {
+	if l.Log == nil {
+		return 0
+	}
+	return l.Log.Lost()
 }
 
 func eventsCommand(e env) *cobra.Command {

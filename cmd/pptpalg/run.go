@@ -157,11 +157,11 @@ func notNegative(f *pflag.FlagSet, name string, value *time.Duration) {
 	})
 }
 
-func run(ctx context.Context, e env, s *settings) (err error) {
+func run(ctx context.Context, e env, s *settings) error {
+	defer surviveBrokenPipes()()
+	log := openLog(e.stderr, s.logLevel)
+	defer log.close()
 	o := s.options
-	level := new(slog.LevelVar)
-	level.Set(o.logLevel)
-	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
 	cfg, err := o.daemon()
 	if err != nil {
 		return err
@@ -171,38 +171,67 @@ func run(ctx context.Context, e env, s *settings) (err error) {
 	defer signal.Stop(hangups)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	d, err := daemon.Open(cfg, registry, log)
+	d, err := daemon.Open(cfg, registry, log.Logger)
 	if err != nil {
 		return err
 	}
-	logEvents, err := openEventLog(o.eventLog, d.Events(), log)
+	events, err := openEventLog(o.eventLog, d.Events(), log.Logger)
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
+	registerLost(registry, log, events)
 	page := status.New(status.Config{
 		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry,
 	})
-	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log, Healthy: d.Healthy, Explain: d.Explain, Events: d.Events(), Traffic: d.Traffic, Ready: d.Ready, Page: page, Show: o.page}, registry, d.Calls)
+	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, Events: d.Events(), Traffic: d.Traffic, Ready: d.Ready, Page: page, Show: o.page}, registry, d.Calls)
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	ready := make(chan struct{})
+	ended := make(chan struct{})
+	var failed error // the daemon's
 	group.Go(func() error {
-		return d.Run(ctx, func() {
+		defer close(ended)
+		failed = d.Run(ctx, func() {
 			log.Info("editing", "version", cfg.Version, "queue", o.queue, "ports", o.ports, "rules", o.rules, "datapath", d.DataPath(), "metrics", srv.MetricsAddr(), "state_dir", o.stateDir)
 			close(ready)
 		})
+		return failed
 	})
 	group.Go(func() error { return srv.Run(ctx) })
-	group.Go(func() error { return logEvents(ctx) })
+	group.Go(func() error { return events.Run(ctx) })
 	group.Go(func() error {
-		return (&reloader{running: s, level: level, table: d.Reload, log: log}).Run(ctx, hangups)
+		return (&reloader{running: s, level: log.level, table: d.Reload, log: log.Logger}).Run(ctx, hangups)
 	})
-	group.Go(func() error { return notify.Run(ctx, notify.Config{Ready: ready, Healthy: d.Healthy, Log: log}) })
-	err = group.Wait()
+	group.Go(func() error {
+		return notify.Run(ctx, notify.Config{Ready: ready, Healthy: d.Healthy, Log: log.Logger})
+	})
+	if err = waitBriefly(group, ended); errors.Is(err, errLeft) {
+		log.Warn("ended although something still waits for a disk or a reader")
+		err = failed
+	}
 	log.Info("ended", "calls", len(d.Calls()), "datapath", d.DataPath())
 	return err
+}
+
+// briefly is how long what runs beside the daemon may go on after that has ended.
+const briefly = 2 * time.Second
+
+// errLeft says that something beside the daemon did not end in time.
+var errLeft = errors.New("left behind")
+
+// waitBriefly waits until the daemon has ended, and then not much longer for the rest.
+func waitBriefly(group *errgroup.Group, ended <-chan struct{}) error {
+	all := make(chan error, 1)
+	go func() { all <- group.Wait() }()
+	<-ended
+	select {
+	case err := <-all:
+		return err
+	case <-time.After(briefly):
+		return errLeft
+	}
 }
 
 // daemon returns the daemon's configuration, if the options go together.

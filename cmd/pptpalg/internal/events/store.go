@@ -52,8 +52,9 @@ func (s *Store) Add(e *Event) {
 	if s.wanted&(1<<e.Kind) == 0 {
 		return
 	}
+	shared := *e // e is the caller's
 	for _, sub := range s.subscribers {
-		sub.offer(e)
+		sub.offer(&shared)
 	}
 }
 
@@ -156,7 +157,7 @@ func (r *ring) add(e *Event, most int) {
 // Subscription is a listener's. One goroutine may use it.
 type Subscription struct {
 	store  *Store
-	events chan Event
+	events chan *Event // shared by all subscribers
 	kinds  uint16
 	lost   uint64 // since Next returned last; guarded by Store.mu
 }
@@ -164,7 +165,7 @@ type Subscription struct {
 // Subscribe has events of some kinds handed on from now on, all kinds if none is named.
 // Up to buffer of them wait; those beyond are lost. The caller must Close it.
 func (s *Store) Subscribe(buffer int, of ...Kind) *Subscription {
-	sub := &Subscription{store: s, events: make(chan Event, buffer), kinds: bits(of)}
+	sub := &Subscription{store: s, events: make(chan *Event, buffer), kinds: bits(of)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.subscribers = append(s.subscribers, sub)
@@ -178,7 +179,7 @@ func (sub *Subscription) offer(e *Event) {
 		return
 	}
 	select {
-	case sub.events <- *e:
+	case sub.events <- e:
 	default:
 		sub.lost++
 	}
@@ -187,17 +188,18 @@ func (sub *Subscription) offer(e *Event) {
 // Next waits for an event. lost is how many did not fit since it was called last. The
 // error is that of ctx.
 func (sub *Subscription) Next(ctx context.Context) (e Event, lost uint64, err error) {
+	var next *Event
 	select {
-	case e = <-sub.events:
+	case next = <-sub.events:
 	case <-ctx.Done():
 		// What waits already is still to be had.
 		select {
-		case e = <-sub.events:
+		case next = <-sub.events:
 		default:
 			return Event{}, 0, ctx.Err()
 		}
 	}
-	return e, sub.missed(), nil
+	return *next, sub.missed(), nil
 }
 
 // missed returns how many events did not fit since it was asked last.

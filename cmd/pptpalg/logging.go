@@ -1,0 +1,71 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pptpalg/cmd/pptpalg/internal/spool"
+)
+
+const (
+	// logQueue is how many bytes of log lines wait for standard error: some 1,500 lines.
+	logQueue = 256 << 10
+	// lastWords is how long an ending process waits for a reader of what it has to say.
+	lastWords = 500 * time.Millisecond
+)
+
+// daemonLog is the log of a running daemon. Whoever logs does not wait for the reader of
+// standard error.
+type daemonLog struct {
+	*slog.Logger
+	lines *spool.Spool
+	level *slog.LevelVar
+}
+
+// openLog begins a log. The caller must close it.
+func openLog(stderr io.Writer, least slog.Level) *daemonLog {
+	l := &daemonLog{level: new(slog.LevelVar)}
+	l.level.Set(least)
+	l.lines = spool.New(spool.Open(stderr), logQueue, lostLine)
+	l.Logger = slog.New(slog.NewTextHandler(l.lines, &slog.HandlerOptions{Level: l.level}))
+	return l
+}
+
+// lostLine is the line that stands for lines that were lost.
+func lostLine(n uint64) []byte {
+	var b bytes.Buffer
+	r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines were lost: nobody read them, or the disk was full", 0)
+	r.Add("lines", n)
+	_ = slog.NewTextHandler(&b, nil).Handle(context.Background(), r) // a buffer takes everything
+	return b.Bytes()
+}
+
+// close writes what is left, if somebody reads it.
+func (l *daemonLog) close() { _ = l.lines.Close(lastWords) } // there is nobody to tell
+
+// registerLost has the metrics tell how many lines were lost.
+func registerLost(reg prometheus.Registerer, log *daemonLog, events eventLog) {
+	for name, lost := range map[string]func() uint64{"daemon": log.lines.Lost, "events": events.Lost} {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "pptpalg", Name: "log_lines_lost_total",
+			Help:        "Lines that could not be written to standard error (daemon) or to the event log (events), because nobody read them or the disk was full.",
+			ConstLabels: prometheus.Labels{"log": name},
+		}, func() float64 { return float64(lost()) }))
+	}
+}
+
+// surviveBrokenPipes has writes to a standard output or error that nobody reads any more fail,
+// instead of ending the process. Programs that are started are not affected.
+func surviveBrokenPipes() (stop func()) {
+	unread := make(chan os.Signal, 1)
+	signal.Notify(unread, syscall.SIGPIPE)
+	return func() { signal.Stop(unread) }
+}
