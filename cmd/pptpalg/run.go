@@ -187,6 +187,7 @@ func run(ctx context.Context, e env, s *settings) error {
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
+	registerCrowded(registry, srv)
 	group, ctx := errgroup.WithContext(ctx)
 	ready := make(chan struct{})
 	ended := make(chan struct{})

@@ -17,7 +17,11 @@ func (s *Server) serveExplain(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "client: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	report, err := s.explain(r.Context(), client.Unmap())
+	var report explain.Report
+	err = s.explaining.do(r.Context(), func() (err error) {
+		report, err = s.explain(r.Context(), client.Unmap())
+		return err
+	})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

@@ -60,6 +60,12 @@ func run(t *testing.T, cfg Config) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	runs(t, s)
+	return s
+}
+
+func runs(t *testing.T, s *Server) {
+	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
@@ -69,7 +75,6 @@ func run(t *testing.T, cfg Config) *Server {
 			t.Error(err)
 		}
 	})
-	return s
 }
 
 func get(t *testing.T, url string) (status int, body string) {

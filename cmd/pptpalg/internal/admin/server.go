@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,8 +27,16 @@ import (
 // socketName is the socket's name in the state directory.
 const socketName = "control.sock"
 
-// headerTime bounds how long a client may take to ask.
-const headerTime = 5 * time.Second
+// The bounds of what a client may take: to ask, to ask again, and on Listen to read the
+// answer. Readers of the socket are the gateway's own users, and may take their time.
+const (
+	headerTime = 5 * time.Second
+	idleTime   = 30 * time.Second
+	answerTime = 30 * time.Second
+)
+
+// socketPause is how long the server waits between two tries to open its socket.
+const socketPause = 2 * time.Second
 
 // stopTime bounds how long answers under way may take when the server stops.
 const stopTime = time.Second
@@ -67,43 +76,67 @@ type Config struct {
 
 // Server answers for a daemon.
 type Server struct {
-	metrics, control net.Listener
-	gatherer         prometheus.Gatherer
-	calls            func() []conntrack.View
+	metrics, control net.Listener // control is nil while there can be no socket
+	stateDir         string
+	gatherer         *sharedGatherer
+	views            func() []conntrack.View
+	calls            shared[[]byte] // as JSON
 	healthy, ready   func(now time.Time) error
 	webConfig        string
 	log              *slog.Logger
 	explain          func(context.Context, netip.Addr) (explain.Report, error)
+	explaining       *pace
 	events           *events.Store
 	traffic          func() (map[conntrack.Flow]conntrack.Traffic, error)
 	page             http.Handler
 	show             Show
+	crowded          atomic.Uint64 // connections that were closed for others
 }
 
 // Listen opens the listeners, so that a port or a socket that is taken is found
-// before the daemon touches a packet. calls must be safe to call from any
+// before the daemon touches a packet. A state directory in which there can be no socket, for
+// want of room or rights, is logged; Run goes on trying. calls must be safe to call from any
 // goroutine. The caller must call Run or Close.
 func Listen(cfg Config, g prometheus.Gatherer, calls func() []conntrack.View) (*Server, error) {
-	s := &Server{gatherer: g, calls: calls, healthy: cfg.Healthy, ready: cfg.Ready, webConfig: cfg.WebConfig, log: cfg.Log}
+	s := &Server{stateDir: cfg.StateDir, gatherer: shareGatherer(g), views: calls, healthy: cfg.Healthy, ready: cfg.Ready, webConfig: cfg.WebConfig, log: cfg.Log}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.calls.look = s.callsJSON
 	s.explain, s.events, s.traffic = cfg.Explain, cfg.Events, cfg.Traffic
+	s.explaining = newPace()
 	s.page, s.show = cfg.Page, cfg.Show
-	var err error
 	if cfg.Listen != "" {
 		if err := web.Validate(cfg.WebConfig); err != nil {
 			return nil, fmt.Errorf("read web configuration %s: %w: mend the file, or leave --web-config away", cfg.WebConfig, err)
 		}
-		if s.metrics, err = net.Listen("tcp", cfg.Listen); err != nil {
+		l, err := net.Listen("tcp", cfg.Listen)
+		if err != nil {
 			return nil, fmt.Errorf("listen for metrics: %w: choose another address with --listen", err)
 		}
+		s.metrics = s.bound(l)
 	}
-	if s.control, err = listenControl(cfg.StateDir); err != nil {
+	control, err := listenControl(cfg.StateDir)
+	switch {
+	case errors.Is(err, errTaken):
 		return nil, errors.Join(err, s.Close())
+	case err != nil:
+		s.log.Error("no socket for commands, until the state directory can be used", "err", err)
+	default:
+		s.control = s.bound(control)
 	}
 	return s, nil
 }
+
+func (s *Server) bound(l net.Listener) net.Listener {
+	return bound(l, connectionLimit(), func() { s.crowded.Add(1) })
+}
+
+// Crowded returns how many connections were closed because there were too many.
+func (s *Server) Crowded() uint64 { return s.crowded.Load() }
+
+// errTaken says that another daemon has the socket.
+var errTaken = errors.New("another daemon answers there")
 
 // listenControl opens the socket for root and the daemon's group. A socket that a
 // killed daemon left behind is taken over; one that answers is another daemon's.
@@ -113,7 +146,7 @@ func listenControl(dir string) (net.Listener, error) {
 	}
 	path := filepath.Join(dir, socketName)
 	if c, err := net.Dial("unix", path); err == nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: another daemon answers there: stop it, or choose another --state-dir", path), c.Close())
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w: stop it, or choose another --state-dir", path, errTaken), c.Close())
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove stale socket: %w", err)
@@ -156,7 +189,9 @@ func (s *Server) Run(ctx context.Context) error {
 		mux.HandleFunc("GET /-/healthy", probe("healthy", s.healthy))
 		mux.HandleFunc("GET /-/ready", probe("ready", s.ready))
 		s.addPage(mux)
-		group.Go(func() error { return serve(ctx, s.metrics, mux, s.answer) })
+		srv := s.server(mux)
+		srv.WriteTimeout = answerTime
+		group.Go(func() error { return serve(ctx, s.metrics, srv, s.answer) })
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /calls", s.serveCalls)
@@ -166,8 +201,37 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.events != nil {
 		mux.HandleFunc("GET /events", s.serveEvents(ctx))
 	}
-	group.Go(func() error { return serve(ctx, s.control, mux, (*http.Server).Serve) })
+	group.Go(func() error {
+		if s.control == nil && !s.awaitSocket(ctx) {
+			return nil
+		}
+		return serve(ctx, s.control, s.server(mux), (*http.Server).Serve)
+	})
 	return group.Wait()
+}
+
+// awaitSocket opens the socket as soon as that can be done. It reports false if ctx is done
+// first.
+func (s *Server) awaitSocket(ctx context.Context) bool {
+	for again := time.Tick(socketPause); ; {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-again:
+		}
+		if l, err := listenControl(s.stateDir); err == nil {
+			s.log.Info("the state directory can be used: commands are answered", "socket", l.Addr())
+			s.control = s.bound(l)
+			return true
+		}
+	}
+}
+
+func (s *Server) server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // what strangers do
+	}
 }
 
 // probe answers what well is, or why it is not so. A nil ask means that it is.
@@ -188,12 +252,21 @@ func (s *Server) answer(srv *http.Server, l net.Listener) error {
 	if s.webConfig == "" {
 		return srv.Serve(l)
 	}
-	srv.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug) // a handshake of a stranger
 	return web.Serve(l, srv, &web.FlagConfig{WebConfigFile: &s.webConfig}, s.log)
 }
 
-func (s *Server) serveCalls(w http.ResponseWriter, _ *http.Request) {
-	views := s.calls()
+func (s *Server) serveCalls(w http.ResponseWriter, r *http.Request) {
+	calls, ok := s.calls.get(r.Context())
+	if !ok {
+		return // the client went away
+	}
+	w.Header().Set("Content-Type", "application/json")
+	// A reader that went away is the only way for this to fail.
+	_, _ = w.Write(calls)
+}
+
+func (s *Server) callsJSON() []byte {
+	views := s.views()
 	var carried map[conntrack.Flow]conntrack.Traffic
 	if s.traffic != nil && len(views) > 0 {
 		carried, _ = s.traffic() // without it the calls are shown uncounted
@@ -203,13 +276,11 @@ func (s *Server) serveCalls(w http.ResponseWriter, _ *http.Request) {
 		toPNS, toPAC := Carried(&views[i], carried)
 		calls[i] = NewCall(&views[i], toPNS, toPAC)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	// A reader that went away is the only way for this to fail.
-	_ = json.NewEncoder(w).Encode(calls)
+	b, _ := json.Marshal(calls) // a Call has nothing that JSON cannot say
+	return append(b, '\n')
 }
 
-func serve(ctx context.Context, l net.Listener, h http.Handler, answer func(*http.Server, net.Listener) error) error {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: headerTime}
+func serve(ctx context.Context, l net.Listener, srv *http.Server, answer func(*http.Server, net.Listener) error) error {
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()

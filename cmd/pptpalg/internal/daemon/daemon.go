@@ -71,6 +71,7 @@ type Daemon struct {
 	limits   limits
 	kernel   kernel // for the packet loop
 	lister   lister // for sweeps: a socket of its own, so that no packet waits for a dump
+	viewer   lister // for those who ask the daemon: no sweep waits for them
 	queues   []*queue
 	path     path
 	gre      *datapath.Table // the flows of InDaemon; nil without
@@ -100,16 +101,15 @@ type Daemon struct {
 // Open checks what the daemon needs and binds the queue. Packets that come before
 // Run wait. The caller must call Run.
 func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Daemon, error) {
-	packets, err := ctnetlink.Dial()
-	if err != nil {
-		return nil, err
-	}
-	lists, err := ctnetlink.Dial()
-	if err != nil {
-		return nil, errors.Join(err, packets.Close())
+	var conns [3]*ctnetlink.Conn
+	for i := range conns {
+		var err error
+		if conns[i], err = ctnetlink.Dial(); err != nil {
+			return nil, errors.Join(err, closeAll(conns[:i]))
+		}
 	}
 	d := newDaemon(cfg, reg, log)
-	d.kernel, d.lister = packets, lists
+	d.kernel, d.lister, d.viewer = conns[0], conns[1], conns[2]
 	d.choosePath()
 	if err := errors.Join(d.openControl(), d.openGRE()); err != nil {
 		return nil, errors.Join(err, d.closeQueues(), d.closeKernel())
@@ -135,7 +135,17 @@ func (d *Daemon) Close() error {
 	return errors.Join(d.closeQueues(), d.closePath(), d.journal.Close())
 }
 
-func (d *Daemon) closeKernel() error { return errors.Join(d.kernel.Close(), d.lister.Close()) }
+func (d *Daemon) closeKernel() error {
+	return errors.Join(d.kernel.Close(), d.lister.Close(), d.viewer.Close())
+}
+
+func closeAll(conns []*ctnetlink.Conn) error {
+	var errs []error
+	for _, c := range conns {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
 
 func (d *Daemon) closePath() error { return errors.Join(d.path.close(), d.closeKernel()) }
 

@@ -153,7 +153,7 @@ func newRigOver(t *testing.T, dir string, path DataPath) *rig {
 	k := new(fakeKernel)
 	cfg := Config{DataPath: path, Ports: []uint16{1723}, StateDir: dir, Table: conntrack.DefaultConfig(), Connections: 10}
 	d := newDaemon(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	d.kernel, d.lister = k, k
+	d.kernel, d.lister, d.viewer = k, k, k
 	d.choosePath()
 	if err := d.remember(); err != nil {
 		t.Fatal(err)
@@ -495,7 +495,7 @@ func BenchmarkCompare(b *testing.B) {
 	k := &crowdedKernel{traffic: make(map[conntrack.Flow]conntrack.Traffic)}
 	cfg := Config{StateDir: b.TempDir(), Table: conntrack.DefaultConfig(), Connections: calls}
 	d := newDaemon(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	d.kernel, d.lister, d.path = k, k, newKernelPath(k, k)
+	d.kernel, d.lister, d.viewer, d.path = k, k, k, newKernelPath(k, k)
 	if err := d.remember(); err != nil {
 		b.Fatal(err)
 	}

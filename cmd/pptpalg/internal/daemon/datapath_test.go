@@ -34,7 +34,7 @@ func TestChosenPath(t *testing.T) {
 			k.err = errKernel
 		}
 		d := newDaemon(Config{DataPath: tt.asked, Table: conntrack.DefaultConfig()}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-		d.kernel, d.lister = k, k
+		d.kernel, d.lister, d.viewer = k, k, k
 		d.choosePath()
 		if got := d.DataPath(); got != tt.want {
 			t.Errorf("%s, and the kernel refuses: %v: %s, want %s", tt.asked, tt.refuses, got, tt.want)

@@ -23,7 +23,7 @@ func (d *Daemon) Explain(ctx context.Context, client netip.Addr) (explain.Report
 	if d.gre != nil {
 		f.Unmatched = d.gre.Count(datapath.NoFlow)
 	}
-	live, err := d.lister.Connections(d.cfg.Ports)
+	live, err := d.viewer.Connections(d.cfg.Ports)
 	if err != nil {
 		return explain.Report{}, err
 	}
@@ -95,7 +95,7 @@ func (d *Daemon) carrying(have flows) ([]ctnetlink.Stray, error) {
 		have.take(d.gre)
 		return nil, nil
 	}
-	return d.lister.Traffic(have, firstStrays())
+	return d.viewer.Traffic(have, firstStrays())
 }
 
 // Traffic returns what has travelled in the flows of calls, by Unmarked flows.

@@ -59,7 +59,7 @@ func BenchmarkSilent(b *testing.B) {
 	records := silentCalls(calls)
 	cfg := Config{DataPath: InKernel, Ports: []uint16{1723}, StateDir: b.TempDir(), Table: conntrack.DefaultConfig(), Connections: 2 * calls}
 	d := newDaemon(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	d.kernel, d.lister = packets, lists
+	d.kernel, d.lister, d.viewer = packets, lists, lists
 	d.choosePath()
 	if err := d.remember(); err != nil {
 		b.Fatal(err)
