@@ -10,9 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/spool"
 )
 
@@ -51,29 +48,6 @@ func lostLine(n uint64) []byte {
 
 // close writes what is left, if somebody reads it.
 func (l *daemonLog) close() { _ = l.lines.Close(lastWords) } // there is nobody to tell
-
-// registerLost has the metrics tell how many lines were lost.
-func registerLost(reg prometheus.Registerer, log *daemonLog, events eventLog) {
-	for name, lost := range map[string]func() uint64{"daemon": log.lines.Lost, "events": events.Lost} {
-		reg.MustRegister(counterOf(prometheus.CounterOpts{
-			Name: "log_lines_lost_total", ConstLabels: prometheus.Labels{"log": name},
-			Help: "Lines that could not be written to standard error (daemon) or to the event log (events), because nobody read them or the disk was full.",
-		}, lost))
-	}
-}
-
-// registerCrowded has the metrics tell how many clients had to go.
-func registerCrowded(reg prometheus.Registerer, srv *admin.Server) {
-	reg.MustRegister(counterOf(prometheus.CounterOpts{
-		Name: "admin_connections_closed_total",
-		Help: "Connections to --listen or to the daemon's socket that were closed for a new one because there were too many: those that had been silent for longest.",
-	}, srv.Crowded))
-}
-
-func counterOf(o prometheus.CounterOpts, read func() uint64) prometheus.Collector {
-	o.Namespace = "pptpalg"
-	return prometheus.NewCounterFunc(o, func() float64 { return float64(read()) })
-}
 
 // surviveBrokenPipes has writes to a standard output or error that nobody reads any more fail,
 // instead of ending the process. Programs that are started are not affected.

@@ -179,7 +179,6 @@ func run(ctx context.Context, e env, s *settings) error {
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
-	registerLost(registry, log, events)
 	page := status.New(status.Config{
 		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry,
 	})
@@ -187,7 +186,7 @@ func run(ctx context.Context, e env, s *settings) error {
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
-	registerCrowded(registry, srv)
+	d.Count(daemon.Beside{LogLost: log.lines.Lost, EventsLost: events.Lost, AdminClosed: srv.Crowded})
 	group, ctx := errgroup.WithContext(ctx)
 	ready := make(chan struct{})
 	ended := make(chan struct{})

@@ -84,6 +84,7 @@ type Daemon struct {
 	absent   map[conntrack.Tuple]struct{} // control connections that the last comparison missed first; owned by sweep
 	turn     turn                         // of the packet loop, which owns it
 	ready    atomic.Bool                  // the daemon edits
+	beside   atomic.Pointer[Beside]       // nil until Count
 
 	// mu guards what follows. The packet loop holds it for one packet; a comparison
 	// while it looks through the table, and for each chunk of entries that it makes
@@ -182,7 +183,9 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 		d.ready.Store(false)
 		return d.unload()
 	})
-	return errors.Join(group.Wait(), d.closePath(), d.journal.Close(), lock.release())
+	err = errors.Join(group.Wait(), d.closePath(), lock.release())
+	d.journalFailed(d.journal.Close())
+	return err
 }
 
 func (d *Daemon) load(ctx context.Context) error {

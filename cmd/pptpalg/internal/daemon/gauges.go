@@ -16,6 +16,7 @@ func (d *Daemon) registerGauges(reg prometheus.Registerer) {
 	reg.MustRegister(
 		gauge("ready", "Whether the daemon edits: 1 once it has compared its calls with the kernel's and loaded the rules that it is to load, 0 else.", yes(d.Ready)),
 		gauge("healthy", "Whether packets get their verdicts and comparisons end: 0 if one of them is stuck.", yes(d.Healthy)),
+		gauge("journal_complete", "Whether the journal has all calls: 0 while the state directory is full, cannot be used or does not answer. Calls are edited as ever, and a daemon that dies then knows less of them afterwards.", d.complete),
 		gauge("call_id_space_used_ratio", "Public Call IDs in use or resting in the fullest space, which is that of one public address towards one peer: 1 is all that may be.", d.spaceUsed),
 		gauge("conntrack_table_entries", "Entries in the conntrack table of the daemon's network namespace. NaN if the kernel does not tell.", kernelNumber("nf_conntrack_count")),
 		gauge("conntrack_table_limit", "Entries that the conntrack table holds at most. NaN if the kernel does not tell.", kernelNumber("nf_conntrack_max")),
@@ -48,6 +49,13 @@ func yes(ask func(time.Time) error) func() float64 {
 		}
 		return 1
 	}
+}
+
+func (d *Daemon) complete() float64 {
+	if d.journal == nil || !d.journal.Whole() {
+		return 0
+	}
+	return 1
 }
 
 func (d *Daemon) spaceUsed() float64 {

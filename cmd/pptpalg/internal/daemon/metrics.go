@@ -93,6 +93,7 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version string) *metrics {
 	reg.MustRegister(m.opened, m.closed, m.messages, m.packets, m.anomalies, m.errors, m.overruns, m.queueErrors, m.panics, m.verdict, m.repairs, m.journalErrors, m.dropped)
 	reg.MustRegister(m.unread, m.refused, m.grePackets, m.greBytes, m.counted, m.strays)
 	d.registerGauges(reg)
+	d.registerBeside(reg)
 	reg.MustRegister(
 		gauge("calls", "Calls requested, answered or established.", d.calls),
 		gauge("control_connections", "Control connections that are being edited.", d.edited),

@@ -22,9 +22,10 @@ func (d *Daemon) remember() error {
 		return err
 	}
 	j, contents, err := journal.Open(d.cfg.StateDir, identity)
-	if err != nil {
+	if errors.Is(err, journal.ErrTaken) {
 		return err
 	}
+	d.journalFailed(err) // it goes on without, until the directory can be used
 	d.journal = j
 	now := time.Now()
 	refused := d.editor.Restore(contents.Calls, now)

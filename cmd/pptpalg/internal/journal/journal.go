@@ -1,17 +1,11 @@
 package journal
 
 import (
-	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"path/filepath"
-	"slices"
+	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"pptpalg/conntrack"
 )
@@ -23,202 +17,292 @@ const (
 	format = "pptpalg journal 1 "
 )
 
-// slack is how many bytes of outdated records are worth a rewrite.
-const slack = 1 << 20
+const (
+	slack       = 1 << 20 // bytes of outdated records that are worth a rewrite
+	mostWaiting = 4 << 20 // bytes of records that wait for a disk which does not answer
 
-// Journal appends to the file. It is not safe for concurrent use.
+	patience      = 100 * time.Millisecond // for the disk to take a change
+	distrust      = time.Second            // for how long nobody waits for a disk that was late
+	openPatience  = 5 * time.Second
+	closePatience = time.Second
+)
+
+// ErrBehind says that the disk does not answer: changes are in memory alone until it does.
+var ErrBehind = errors.New("the disk of the state directory does not answer: the journal is behind")
+
+// Journal remembers changes in a file.
+//
+//	Append, Rewrite ─► memory ─► goroutine ─► file
+//	      └── wait for it, for a moment at most ──┘
+//
+// Whoever appends waits until the file has the change. If the disk does not answer in time,
+// the journal is behind: then nobody waits any more, and what is remembered meanwhile is
+// written, in its order, when the disk is back. In a file system without a disk Append writes by
+// itself.
+//
+// One goroutine at a time may use a Journal, except for Whole.
 type Journal struct {
-	dir  string
-	head string
-	file *os.File
-	size int64 // of the file
-	live int64 // of the file when it was written anew
-	torn bool  // a write failed half way: what is appended behind it would not be read
-	buf  []byte
-}
+	file   file // the goroutine's; without one, that of the caller of flush
+	direct bool // there is no goroutine
 
-// Contents is what a journal remembers.
-type Contents struct {
-	Calls   []conntrack.Record // in the order of their numbers
-	Gone    []Gone             // calls that are over, the oldest first
-	Resting []conntrack.Resting
-	// Stale are flows that calls no longer need. The kernel may still have their
-	// entries, if the daemon died before it deleted them.
-	Stale []conntrack.Flow
-}
+	more    chan struct{} // has an item when there may be something to write
+	settled chan struct{} // has an item when something was written
+	done    chan struct{} // closed when the goroutine has ended
+	timer   *time.Timer   // of wait
 
-// Gone is a call that is over. Its public Call IDs may still rest.
-type Gone struct {
-	Record conntrack.Record
-	At     time.Time
+	mu      sync.Mutex // guards what follows
+	fresh   []byte     // is to replace the file's contents; nil for nothing
+	waiting []byte     // is to be appended after that
+	spare   []byte     // memory for waiting
+	asked   uint64     // changes so far
+	written uint64     // those that the file has, or has refused
+	size    int64      // of the file
+	live    int64      // of the file when it was written anew
+	damaged bool       // the file lacks changes that were to be remembered
+	behind  bool       // the disk does not answer
+	trust   time.Time  // from when on it is waited for again
+	err     error      // of what was written since somebody was told last
+	closed  bool
 }
 
 // Open reads what the journal in a directory remembers of the kernel table with an
-// identity, and goes on writing it. A directory that another process writes to is
-// an error.
+// identity, and goes on writing it. If another process writes to it, the error is ErrTaken
+// and there is no journal. With any other error there is: it remembers nothing that it could
+// not read, and is not Whole until Rewrite finds that the directory can be used.
 func Open(dir, identity string) (*Journal, Contents, error) {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, Contents{}, fmt.Errorf("make state directory: %w: choose another with --state-dir", err)
+	j := &Journal{
+		file: file{dir: dir, head: format + identity + "\n"},
+		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), done: make(chan struct{}),
+		timer: time.NewTimer(time.Hour),
 	}
-	j := &Journal{dir: dir, head: format + identity + "\n"}
-	if err := j.lock(); err != nil {
+	contents, err := j.open()
+	if errors.Is(err, ErrTaken) {
 		return nil, Contents{}, err
 	}
-	contents, err := j.recover()
-	if err != nil {
-		return nil, Contents{}, errors.Join(err, j.file.Close())
-	}
-	return j, contents, nil
+	return j, contents, err
 }
 
-// recover reads the file and cuts off what is not whole, so that what is appended
-// will be read.
-func (j *Journal) recover() (Contents, error) {
-	b, err := os.ReadFile(j.path())
-	if err != nil {
-		return Contents{}, fmt.Errorf("read journal: %w", err)
-	}
-	contents, whole := j.read(b)
-	if whole == 0 {
-		return Contents{}, j.Rewrite(nil, nil)
-	}
-	if err := j.file.Truncate(int64(whole)); err != nil {
-		return Contents{}, fmt.Errorf("cut journal: %w", err)
-	}
-	j.size = int64(whole)
-	return contents, nil
-}
-
-func (j *Journal) path() string { return filepath.Join(j.dir, name) }
-
-// lock opens the file and locks it for this process.
-func (j *Journal) lock() error {
-	f, err := os.OpenFile(j.path(), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o640)
-	if err != nil {
-		return fmt.Errorf("open journal: %w: choose another directory with --state-dir", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return errors.Join(fmt.Errorf("lock journal %s: another daemon has it: stop it, or choose another --state-dir: %w", j.path(), err), f.Close())
-	}
-	j.file = f
-	return nil
-}
-
-// read takes all whole records and returns how many bytes they and the head have. A
-// file of another identity has none.
-func (j *Journal) read(b []byte) (c Contents, whole int) {
-	size := len(b)
-	b, ours := bytes.CutPrefix(b, []byte(j.head))
-	if !ours {
-		return Contents{}, 0
-	}
-	calls := make(map[uint64]conntrack.Record)
-	for len(b) > 0 {
-		kind, payload, rest, err := next(b)
-		if err != nil {
-			break
+// open waits for the file, unless the disk does not answer: then the goroutine goes on
+// waiting, and what it reads in the end comes too late to count.
+func (j *Journal) open() (Contents, error) {
+	var contents Contents
+	var err error
+	opened := make(chan struct{})
+	go func() {
+		contents, err = j.file.open()
+		close(opened)
+	}()
+	select {
+	case <-opened:
+		j.size, j.damaged, j.direct = j.file.size, err != nil, j.file.inMemory()
+		if !j.direct && !errors.Is(err, ErrTaken) {
+			go j.serve()
 		}
-		b = rest
-		c.add(kind, payload, calls)
-	}
-	byNumber := func(a, b conntrack.Record) int { return cmp.Compare(a.Number, b.Number) }
-	c.Calls = slices.SortedFunc(maps.Values(calls), byNumber)
-	return c, size - len(b)
-}
-
-// add takes in one record. One of a kind or a length that is unknown is left out.
-func (c *Contents) add(kind byte, payload []byte, calls map[uint64]conntrack.Record) {
-	switch kind {
-	case kindKept:
-		if r, err := decodeKept(payload); err == nil {
-			c.outdate(calls[r.Number], r.Flows())
-			calls[r.Number] = r
-		}
-	case kindGone:
-		number, at, err := decodeGone(payload)
-		if r, known := calls[number]; err == nil && known {
-			c.outdate(r, nil)
-			c.Gone = append(c.Gone, Gone{r, at})
-			delete(calls, number)
-		}
-	case kindRest:
-		if r, err := decodeRest(payload); err == nil {
-			c.Resting = append(c.Resting, r)
-		}
+		return contents, err
+	case <-time.After(openPatience):
+		j.damaged, j.behind = true, true
+		go func() {
+			<-opened
+			j.flush() // nothing as a rule: the disk is back
+			j.serve()
+		}()
+		return Contents{}, ErrBehind
 	}
 }
 
-// outdate takes note of those of a record's flows that are not needed any more.
-func (c *Contents) outdate(r conntrack.Record, needed []conntrack.Flow) {
-	for _, f := range r.AllFlows() {
-		if !slices.Contains(needed, f) {
-			c.Stale = append(c.Stale, f)
-		}
-	}
-}
-
-// Append remembers changes, in one write.
+// Append remembers changes, in one write. An error may be that of an earlier change.
 func (j *Journal) Append(keeps []conntrack.Keep, now time.Time) error {
 	if len(keeps) == 0 {
 		return nil
 	}
-	j.buf = j.buf[:0]
-	for _, k := range keeps {
-		if k.Gone {
-			j.buf = appendGone(j.buf, k.Record.Number, now)
-		} else {
-			j.buf = appendKept(j.buf, k.Record)
+	return j.change(func() {
+		if len(j.waiting) > mostWaiting {
+			j.waiting, j.damaged = j.waiting[:0], true
 		}
-	}
-	n, err := j.file.Write(j.buf)
-	j.size += int64(n)
-	if err != nil {
-		j.torn = true
-		return fmt.Errorf("append to journal: %w", err)
-	}
-	return nil
+		for _, k := range keeps {
+			if k.Gone {
+				j.waiting = appendGone(j.waiting, k.Record.Number, now)
+			} else {
+				j.waiting = appendKept(j.waiting, k.Record)
+			}
+		}
+	})
 }
 
-// Overgrown reports whether the file should be written anew: most of it is
-// outdated, or it is damaged.
-func (j *Journal) Overgrown() bool { return j.torn || j.size > 2*j.live+slack }
-
-// Rewrite replaces the file by one that remembers just these calls and IDs. A crash
-// leaves either the old file or the new one.
+// Rewrite replaces the file by one that remembers just these calls and IDs, which must be all
+// there are. An error may be that of an earlier change.
 func (j *Journal) Rewrite(calls []conntrack.Record, resting []conntrack.Resting) error {
-	b := []byte(j.head)
+	b := []byte(j.file.head)
 	for _, r := range calls {
 		b = appendKept(b, r)
 	}
 	for _, r := range resting {
 		b = appendRest(b, r)
 	}
-	f, err := j.replace(b)
-	if err != nil {
-		return fmt.Errorf("rewrite journal: %w", err)
-	}
-	old := j.file
-	j.file, j.size, j.live, j.torn = f, int64(len(b)), int64(len(b)), false
-	return old.Close()
+	return j.change(func() { j.fresh, j.waiting = b, j.waiting[:0] })
 }
 
-// replace writes a locked file of its own and gives it the journal's name.
-func (j *Journal) replace(b []byte) (*os.File, error) {
-	fresh := j.path() + ".new"
-	f, err := os.OpenFile(fresh, os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o640)
-	if err != nil {
-		return nil, err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
-	if err == nil {
-		err = os.Rename(fresh, j.path())
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close(), os.Remove(fresh))
-	}
-	return f, nil
+// Overgrown reports whether the file should be written anew: most of it is outdated, or
+// something is missing in it, and the disk answers.
+func (j *Journal) Overgrown() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return !j.behind && (j.damaged || j.size > 2*j.live+slack)
 }
 
-// Close lets another process have the journal.
-func (j *Journal) Close() error { return j.file.Close() }
+// Whole reports whether the file has all that was to be remembered. It may be called from any
+// goroutine.
+func (j *Journal) Whole() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return !j.behind && !j.damaged
+}
+
+// Close writes what is left, if the disk answers, and lets another process have the journal.
+func (j *Journal) Close() error {
+	if err := j.close(); err != nil {
+		return err
+	}
+	if j.direct {
+		return j.file.close()
+	}
+	j.wake()
+	select {
+	case <-j.done:
+		return j.file.close()
+	case <-time.After(closePatience):
+		return ErrBehind
+	}
+}
+
+func (j *Journal) close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return os.ErrClosed
+	}
+	j.closed = true
+	return nil
+}
+
+// change takes note of a change, and waits for it if the disk is known to answer.
+func (j *Journal) change(note func()) error {
+	j.mu.Lock()
+	if j.closed {
+		j.mu.Unlock()
+		return fmt.Errorf("append to journal: %w", os.ErrClosed)
+	}
+	note()
+	j.asked++
+	number, waits := j.asked, !j.behind && !time.Now().Before(j.trust)
+	j.mu.Unlock()
+	if j.direct {
+		j.flush()
+		return j.failed()
+	}
+	j.wake()
+	if waits && !j.wait(number) {
+		return ErrBehind
+	}
+	return j.failed()
+}
+
+func (j *Journal) wake() { signal(j.more) }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // one is on its way
+	}
+}
+
+// wait reports whether a change was written, or refused, in time.
+func (j *Journal) wait(number uint64) bool {
+	j.timer.Reset(patience)
+	defer j.timer.Stop()
+	for !j.has(number, false) {
+		select {
+		case <-j.settled:
+		case <-j.timer.C:
+			return j.has(number, true)
+		}
+	}
+	return true
+}
+
+// has reports whether a change was written. If it was not and the time for it is over, the
+// journal is behind.
+func (j *Journal) has(number uint64, over bool) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	done := j.written >= number
+	j.behind = j.behind || over && !done
+	return done
+}
+
+// failed returns the error of what was written since it was asked last.
+func (j *Journal) failed() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	err := j.err
+	j.err = nil
+	return err
+}
+
+// serve writes until the journal is closed and nothing is left.
+func (j *Journal) serve() {
+	defer close(j.done)
+	for {
+		waiting, closed := j.pending()
+		switch {
+		case waiting:
+			j.flush()
+		case closed:
+			return
+		default:
+			<-j.more
+		}
+	}
+}
+
+func (j *Journal) pending() (waiting, closed bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.fresh != nil || len(j.waiting) > 0, j.closed
+}
+
+// flush writes all that is to be written, once.
+func (j *Journal) flush() {
+	fresh, waiting, number := j.take()
+	var err error
+	if fresh != nil {
+		err = j.file.replace(fresh)
+	}
+	renewed := fresh != nil && err == nil
+	if len(waiting) > 0 {
+		err = errors.Join(err, j.file.append(waiting))
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.spare, j.written, j.size = waiting[:0], number, j.file.size
+	if renewed {
+		j.live = int64(len(fresh))
+	}
+	if err != nil {
+		j.err, j.damaged = err, true
+	}
+	if j.behind && j.fresh == nil && len(j.waiting) == 0 {
+		j.behind, j.trust = false, time.Now().Add(distrust)
+	}
+	signal(j.settled)
+}
+
+// take hands over what is to be written. Contents that are whole mend what was damaged.
+func (j *Journal) take() (fresh, waiting []byte, number uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	fresh, waiting = j.fresh, j.waiting
+	j.fresh, j.waiting = nil, j.spare
+	j.damaged = j.damaged && fresh == nil
+	return fresh, waiting, j.asked
+}

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"errors"
 	"net/netip"
 	"os"
 	"strings"
@@ -113,7 +114,7 @@ func TestAppendBehindACut(t *testing.T) {
 	if err := j.Append(keep(1, 2), at); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(j.path(), j.size-5); err != nil {
+	if err := os.Truncate(j.file.path(), j.size-5); err != nil {
 		t.Fatal(err)
 	}
 	if err := j.Close(); err != nil {
@@ -142,13 +143,13 @@ func TestCutAnywhere(t *testing.T) {
 	if err := j.Append([]conntrack.Keep{{Record: record(1), Gone: true}}, at); err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(j.path())
+	b, err := os.ReadFile(j.file.path())
 	if err != nil {
 		t.Fatal(err)
 	}
 	one := headLen + keptLen + sumLen
 	for n := range len(b) + 1 {
-		c, _ := j.read(b[:n])
+		c, _ := read(j.file.head, b[:n])
 		want := min(2, max(0, n-head)/one)
 		if n == len(b) {
 			want = 1
@@ -160,7 +161,7 @@ func TestCutAnywhere(t *testing.T) {
 	for at := head; at < len(b); at++ {
 		damaged := bytes.Clone(b)
 		damaged[at] ^= 0x40
-		if c, _ := j.read(damaged); len(c.Calls) > 2 {
+		if c, _ := read(j.file.head, damaged); len(c.Calls) > 2 {
 			t.Errorf("damaged at %d: %v", at, c)
 		}
 	}
@@ -200,13 +201,13 @@ func FuzzRead(f *testing.F) {
 	f.Add(appendGone(appendKept(nil, record(1)), 1, at))
 	f.Add([]byte{kindKept, 0, 1, 2, 3, 4})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		j := &Journal{head: "head\n"}
-		c, _ := j.read(append([]byte(j.head), b...))
-		again := []byte(j.head)
+		const head = "head\n"
+		c, _ := read(head, append([]byte(head), b...))
+		again := []byte(head)
 		for _, r := range c.Calls {
 			again = appendKept(again, r)
 		}
-		twice, _ := j.read(again)
+		twice, _ := read(head, again)
 		if diff := cmp.Diff(c.Calls, twice.Calls, same); diff != "" {
 			t.Errorf("(-read +written and read):\n%s", diff)
 		}
@@ -222,7 +223,7 @@ func BenchmarkAppend(b *testing.B) {
 	k := keep(1)
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := j.Append(k, at); err != nil {
+		if err := j.Append(k, at); err != nil && !errors.Is(err, ErrBehind) { // by a busy machine's disk
 			b.Fatal(err)
 		}
 	}

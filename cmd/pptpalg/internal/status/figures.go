@@ -100,6 +100,9 @@ func (f figures) problems() (all []string) {
 	if missing := f.count("conntrack_entries_missing"); missing > 0 {
 		all = append(all, fmt.Sprintf("%d GRE entries of calls are missing in the kernel; they are made again every two seconds", missing))
 	}
+	if whole, known := f["pptpalg_journal_complete"]; known && whole == 0 {
+		all = append(all, "the journal cannot be written: see that the state directory has room and that its disk answers; until then a restart may not know all calls")
+	}
 	if used := f.sum("call_id_space_used_ratio"); used > spaceFull {
 		all = append(all, fmt.Sprintf("%.0f %% of the Call IDs of one public address are taken towards one server: spread the clients over more public addresses", used*100))
 	}
