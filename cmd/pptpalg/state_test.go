@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/daemon"
 )
@@ -167,4 +168,48 @@ func freezable(t *testing.T) string {
 	}
 	t.Cleanup(func() { must(t, exec.Command("umount", "-l", dir).Run()) })
 	return dir
+}
+
+// TestJournalLost: a daemon that finds no journal takes up the calls for which the kernel still
+// translates, and gives none of their Call IDs to others.
+func TestJournalLost(t *testing.T) {
+	tests := []struct {
+		name        string
+		connections int // of the first client, with as many calls
+		known       int // calls afterwards
+	}{
+		{"one connection", 1, 1},
+		{"two connections between the same ends", 2, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			g := startGateway(t, daemon.InKernel, masquerade(2))
+			g.server(lab.Behaviour{Refuse: true})
+			var clients []*lab.Client
+			var calls []*lab.Call
+			for i := range tt.connections {
+				clients = append(clients, g.client(0))
+				calls = append(calls, callOn(t, clients[i], pptp.CallID(7+i)))
+			}
+			exchange(t, calls...)
+			g.kill()
+			must(t, os.Remove(filepath.Join(g.state, "calls.journal")))
+			g.start()
+			g.wantCalls(tt.known)
+			exchange(t, calls...)
+			second := g.client(1)
+			for i := range tt.connections {
+				calls = append(calls, callOn(t, second, pptp.CallID(7+i)))
+			}
+			exchange(t, calls...)
+			if tt.known == 0 {
+				g.wantEntries(4 * tt.connections)
+				return
+			}
+			must(t, clients[0].Close())
+			g.wantCalls(1)
+			g.wantEntries(2)
+			exchange(t, calls[1:]...)
+		})
+	}
 }

@@ -78,8 +78,9 @@ type Daemon struct {
 	firewall rules.Firewall
 	metrics  *metrics
 	pulse    pulse
-	sweeper  sweeper                      // owned by sweep
-	strays   strayWatch                   // owned by sweep
+	sweeper  sweeper    // owned by sweep
+	strays   strayWatch // owned by sweep
+	orphans  orphans
 	compared int                          // how often; owned by sweep
 	absent   map[conntrack.Tuple]struct{} // control connections that the last comparison missed first; owned by sweep
 	turn     turn                         // of the packet loop, which owns it
@@ -160,6 +161,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
+	d.adopt()
 	d.clearKernel()
 	d.compare()
 	d.rewrite() // what the comparison has deleted need not be looked for again

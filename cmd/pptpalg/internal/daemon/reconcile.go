@@ -152,6 +152,7 @@ func (d *Daemon) inKernel(c *alg.Comparison, have flows) (live []conntrack.Conne
 		return nil, err
 	}
 	d.metrics.strays.Set(float64(d.strays.take(strays, live, time.Now())))
+	d.watchOrphans(live, time.Now())
 	return live, nil
 }
 

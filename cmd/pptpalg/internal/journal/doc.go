@@ -4,6 +4,7 @@
 //
 // The journal is a file in the state directory, a tmpfs as a rule: it lives as
 // long as the kernel's table does. Records are appended before the kernel is
-// changed and before the packet is let go. Whatever byte the writing stops
+// changed and before the packet is let go, unless the disk does not answer: nobody
+// waits for that longer than a moment. Whatever byte the writing stops
 // at, all whole records before it count.
 package journal

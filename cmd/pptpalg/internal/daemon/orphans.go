@@ -1,0 +1,197 @@
+package daemon
+
+import (
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"pptpalg/conntrack"
+)
+
+// orphanPatience is how long the GRE entries of an unknown call stay that have no control
+// connection between their ends. A connection whose own entry was deleted has another one from
+// its next echo request on, which comes within a minute (RFC 2637 section 3.1.4).
+const orphanPatience = 2 * time.Minute
+
+// orphans are GRE entries that an earlier daemon made and that the journal does not explain:
+// it was lost, or the disk had no room for it. Where it is plain whose they are, their calls
+// are taken up. The IDs of the others are reserved, for their calls may live: they go on
+// being translated. When there has been no control connection between the ends of
+// an entry for a while, its call is over, and the entry is deleted.
+//
+// Nobody else makes such entries: they have a source key of 0, a fixed timeout and a status
+// that the kernel gives to none of its own.
+type orphans struct {
+	all   map[conntrack.Flow]*orphan // owned by sweep
+	count atomic.Int64
+}
+
+type orphan struct {
+	reserved bool
+	alive    time.Time // when there was a control connection last
+}
+
+// adopt looks for orphans. It comes before the first packet.
+func (d *Daemon) adopt() {
+	have := make(flows)
+	if _, err := d.lister.Traffic(have, nil); err != nil {
+		d.conntrackFailed(opList, err)
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.disown(have)
+	if len(have) == 0 {
+		return
+	}
+	live, err := d.lister.Connections(d.cfg.Ports)
+	if err != nil {
+		d.conntrackFailed(opList, err)
+	}
+	now := time.Now()
+	last := lastNumber(d.editor.Records())
+	d.editor.Restore(claims(have, live, last, now), now)
+	taken := slices.DeleteFunc(d.editor.Records(), func(r conntrack.Record) bool { return r.Number <= last })
+	d.sight.know(taken, d.gre != nil)
+	d.disown(have)
+	d.orphans.add(have, d.table, now)
+	d.log.Warn("the kernel translates for calls that the journal does not know: they are taken up where it is plain whose they are, and else their public Call IDs are reserved",
+		"taken_up", len(taken), "reserved_entries", len(have))
+}
+
+// disown leaves out the flows that are known: those of calls, those to be deleted, and the
+// canary's.
+func (d *Daemon) disown(have flows) {
+	for f := range d.doomed {
+		delete(have, f.Unmarked())
+	}
+	delete(have, canary)
+	delete(have, mourner)
+	maps.DeleteFunc(have, func(f conntrack.Flow, _ conntrack.Traffic) bool { return d.table.Has(f) })
+}
+
+func lastNumber(records []conntrack.Record) (last uint64) {
+	for _, r := range records {
+		last = max(last, r.Number)
+	}
+	return last
+}
+
+// claim is a control connection with what an orphan needs to be a leg of a call on it.
+type claim struct {
+	connection *conntrack.Connection
+	side       conntrack.Side // to which the orphan's packets go
+}
+
+// claimants returns the control connections by whose ends an orphan may be theirs.
+func claimants(live []conntrack.Connection) map[conntrack.Flow][]claim {
+	all := make(map[conntrack.Flow][]claim)
+	for i := range live {
+		c := &live[i]
+		if !c.Translated() || c.Helper != "" || c.Closing {
+			continue
+		}
+		for _, side := range []conntrack.Side{conntrack.Initiator, conntrack.Responder} {
+			way := flowOf(c, side, conntrack.LegRecord{Known: true})
+			all[ends(way)] = append(all[ends(way)], claim{c, side})
+		}
+	}
+	return all
+}
+
+func flowOf(c *conntrack.Connection, to conntrack.Side, l conntrack.LegRecord) conntrack.Flow {
+	r := conntrack.Record{Connection: *c}
+	r.Legs[to] = l
+	f, _ := r.FlowTo(to)
+	return f
+}
+
+// ends is a flow without its Call IDs: what the flows between two ends have in common.
+func ends(f conntrack.Flow) conntrack.Flow {
+	f.Key, f.NewKey, f.Mark = 0, 0, 0
+	return f
+}
+
+// claims returns calls that explain orphans, numbered on from last. An orphan between whose
+// ends there are several control connections is nobody's. Where one connection has
+// several, it is not known which two are one call: then each is a call with one leg, which
+// translates as it should and ends with its connection.
+func claims(have flows, live []conntrack.Connection, last uint64, now time.Time) (calls []conntrack.Record) {
+	type legs [2][]conntrack.LegRecord
+	by := claimants(live)
+	found := make(map[*conntrack.Connection]*legs)
+	for f := range have {
+		if candidates := by[ends(f)]; len(candidates) == 1 {
+			c := candidates[0]
+			if found[c.connection] == nil {
+				found[c.connection] = new(legs)
+			}
+			found[c.connection][c.side] = append(found[c.connection][c.side], conntrack.LegRecord{Known: true, Own: f.NewKey, Public: f.Key})
+		}
+	}
+	add := func(c *conntrack.Connection, of [2]conntrack.LegRecord) {
+		last++
+		calls = append(calls, conntrack.Record{Number: last, Connection: *c, PNS: conntrack.Initiator, State: conntrack.Established, Since: now, Legs: of})
+	}
+	for i := range live {
+		c := &live[i]
+		switch l := found[c]; {
+		case l == nil:
+		case len(l[0]) == 1 && len(l[1]) == 1:
+			add(c, [2]conntrack.LegRecord{l[0][0], l[1][0]})
+		default:
+			for _, leg := range l[conntrack.Initiator] {
+				add(c, [2]conntrack.LegRecord{conntrack.Initiator: leg})
+			}
+			for _, leg := range l[conntrack.Responder] {
+				add(c, [2]conntrack.LegRecord{conntrack.Responder: leg})
+			}
+		}
+	}
+	return calls
+}
+
+// add reserves the IDs of flows that nobody claims.
+func (o *orphans) add(have flows, t *conntrack.Table, now time.Time) {
+	o.all = make(map[conntrack.Flow]*orphan, len(have))
+	for f := range have {
+		o.all[f] = &orphan{reserved: t.Reserve(f), alive: now}
+	}
+	o.count.Store(int64(len(o.all)))
+}
+
+// watchOrphans looks after the orphans, with all control connections that the kernel has. The
+// entries are asked for one by one: over data path InDaemon nobody lists them.
+func (d *Daemon) watchOrphans(live []conntrack.Connection, now time.Time) {
+	if len(d.orphans.all) == 0 {
+		return
+	}
+	by := claimants(live)
+	var over []conntrack.Flow
+	for f, o := range d.orphans.all {
+		if !d.present(f) {
+			d.bequeath(f, o, now)
+			continue
+		}
+		if len(by[ends(f)]) > 0 {
+			o.alive = now
+		}
+		if now.Sub(o.alive) >= orphanPatience {
+			over = append(over, f)
+		}
+	}
+	d.change(conntrack.Remove, d.kernel.ApplyLate, over, func(f conntrack.Flow) bool { return !d.table.Has(f) })
+	d.orphans.count.Store(int64(len(d.orphans.all)))
+}
+
+// bequeath forgets an orphan whose entry is gone, and has its ID rest. An ID that rested or was
+// in use when it was to be reserved is none of the orphan's.
+func (d *Daemon) bequeath(f conntrack.Flow, o *orphan, now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if o.reserved {
+		d.table.Unreserve(f, now)
+	}
+	delete(d.orphans.all, f)
+}
