@@ -28,6 +28,7 @@ type Flow struct {
 type Traffic struct {
 	Packets, Bytes uint64 // since the kernel's entry was made
 	Counted        bool   // false where the kernel does not count: net.netfilter.nf_conntrack_acct is 0
+	Lent           bool   // the flow has no entry of its own: somebody else's has the same packets and translates them as its own would
 }
 
 func (f Flow) String() string {
@@ -39,13 +40,6 @@ func (f Flow) String() string {
 func (f Flow) Unmarked() Flow {
 	f.Mark = 0
 	return f
-}
-
-// Carries reports whether the reply direction of f's conntrack entry is what g's
-// would be. That is so where both Call IDs are 0: then the kernel has one entry
-// for the two.
-func (f Flow) Carries(g Flow) bool {
-	return f.NewKey == 0 && g.Key == 0 && f.NewDst == g.Src && f.NewSrc == g.Dst && f.Zone == g.Zone
 }
 
 // flow is the GRE that travels to one end, which knows the call by its own ID.

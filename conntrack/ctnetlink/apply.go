@@ -126,8 +126,8 @@ func (c *Conn) apply(changes []conntrack.Change, how manner, first int, failed m
 }
 
 // plan sets out the first step of each change. A flow that cannot be encoded goes
-// alone to get its error. A flow to Call ID 0 may be carried by another one's entry, which
-// a delete would hit: it is asked for.
+// alone to get its error. What has the original tuple of a flow to Call ID 0 may be somebody's
+// tunnel, which a delete would hit: the flow's own entry is asked for.
 func (c *Conn) plan(changes []conntrack.Change, late bool) {
 	c.steps = c.steps[:0]
 	for i := range changes {
@@ -167,7 +167,7 @@ func (c *Conn) sendSteps(changes []conntrack.Change, counted func(conntrack.Flow
 	c.write(send, func(i int) {
 		f := &changes[i].Flow
 		if changes[i].Kind == conntrack.Install {
-			c.out.add(createRequest(flowEntry(*f)))
+			c.out.add(createRequest(c.entryOf(*f)))
 			return
 		}
 		if counted != nil {
@@ -177,8 +177,8 @@ func (c *Conn) sendSteps(changes []conntrack.Change, counted func(conntrack.Flow
 		c.out.add(deleteRequest(gre(enters(*f)), f.Zone, c.steps[i].id))
 	})
 	errs := c.send(func(k int, e *entry) {
-		if f := changes[c.order[k]].Flow; counted != nil && e.translates(f) {
-			e.showCounts(f, counted)
+		if f := changes[c.order[k]].Flow; counted != nil && e.translates(f) && e.counts[0].Counted {
+			counted(f, e.counts[0])
 		}
 	})
 	for _, i := range c.order {

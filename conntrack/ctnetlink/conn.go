@@ -35,6 +35,7 @@ type Conn struct {
 	socket   socket
 	closed   bool
 	noFilter bool // the kernel has refused to filter a dump
+	noZones  bool // the kernel has refused a zone: it is built without (CONFIG_NF_CONNTRACK_ZONES)
 	zones    zones
 	searches budget
 	sequence uint32 // number of the next message

@@ -212,7 +212,7 @@ func TestCreateGivesUp(t *testing.T) {
 
 	var scripts []func(netlink.Message) []datagram
 	for range tries {
-		scripts = append(scripts, says(unix.EEXIST), says(unix.ENOENT), says(unix.ENOENT), says(0))
+		scripts = append(scripts, says(unix.EEXIST), says(unix.ENOENT), says(unix.ENOENT)) // a create, and a question for each tuple
 	}
 	c, k := openFake(t, scripts...)
 	if err := c.Create(toClient); !errors.Is(err, unix.EEXIST) {

@@ -40,7 +40,8 @@
 // next, or one that somebody else made in the place of one that was flushed.
 // Create takes out whatever has one of the two tuples that its entry needs, and Remove of
 // Apply whatever has the original one: they are for the time in which the tuples are
-// the flow's.
+// the flow's. A tuple with both keys 0 may be a tunnel's at any time. An entry that has it and
+// has seen an answer is not deleted unless it is a flow's.
 //
 // # Many at once
 //
@@ -55,13 +56,36 @@
 // buckets, and some 2 µs of CPU time for each entry that passes the filter, nearly
 // all in the kernel (BenchmarkCrowd).
 //
-// # One entry for two flows
+// # Own key 0
 //
-// Where Call ID 0 is chosen by both ends, the flow to the initiator ends in the
-// tuple in which the flow back begins: C > S, both keys 0. The kernel knows each
-// tuple once in a zone, and the first entry's reply direction already translates
-// as the second would. Create leaves such a flow to the entry that carries it,
-// and Flows does not list it. Where two calls between the same ends share an
-// entry so, the end of one takes it from the other, until that flow is created
-// again.
+// No packet of a flow has its entry's reply tuple, but somebody else's may: its source key is
+// the receiver's own key, and that of every packet is 0. So where the receiver has chosen Call
+// ID 0, the reply tuple has both keys 0, as packets of any plain GRE tunnel (version 0) between
+// the two addresses have. In the zone of packets, the entry would be such a tunnel's: the
+// kernel refuses the gateway's own packets (EPERM), and translates those that come back for a
+// call's. And where both ends have chosen 0, the reply tuple of one flow is the original tuple
+// of the other.
+//
+// The reply tuple of such a flow therefore lies in a zone of its own (CTA_TUPLE_ZONE, Linux
+// 4.3), in which no packet is looked up, and the conntrack tool shows it so:
+//
+//	src=10.0.0.2 dst=192.0.2.2 srckey=0x0 dstkey=0x0 src=192.0.2.2 dst=192.0.2.1 srckey=0x0 dstkey=0x0 zone-reply=65003
+//
+// Another destination key in the reply tuple would not do. The kernel takes an entry's source,
+// key included, for that of later connections of the same host that it translates to the same
+// address (find_appropriate_src in nf_nat_core.c): the client's tunnels to other hosts would get
+// reply tuples with that key, and no answers (TestReplyKeySpreads). Any key is some Call ID, too.
+//
+// What this costs: routers' errors about packets to Call ID 0 are not translated, since the
+// kernel finds an error's entry by its reply tuple. They cannot be told from errors
+// about a tunnel's packets.
+//
+// An entry has one zone. In a connection's zone other than the default one it is needed for the
+// original tuple, so there the reply tuple stays in the zone of packets, and one entry may
+// translate two flows. It is the same in a kernel without zones.
+//
+// A flow to Call ID 0 has the original tuple of a tunnel, whatever its reply tuple. Where a
+// tunnel's entry is there first, has seen an answer, and translates as the flow's would, the
+// flow needs none: it is Lent. A tunnel that begins later, from the very client to the very
+// server whose Call ID for this client is 0, gets no answers while the call lasts.
 package ctnetlink

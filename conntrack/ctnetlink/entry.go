@@ -67,8 +67,7 @@ func (e *entry) connection() conntrack.Connection {
 // the kernel then takes the tuples for the flow's packets and translates none.
 func (e *entry) flow() (conntrack.Flow, bool) {
 	ours := e.orig.proto == unix.IPPROTO_GRE && e.status&statusFlow == statusFlow &&
-		e.orig.Src.Port() == 0 && e.reply.Dst.Port() == 0 && e.helper == "" &&
-		e.orig.zone == 0 && e.reply.zone == 0
+		e.orig.Src.Port() == 0 && e.reply.Dst.Port() == 0 && e.helper == "" && e.orig.zone == 0
 	if !ours {
 		return conntrack.Flow{}, false
 	}
@@ -82,7 +81,7 @@ func (e *entry) flow() (conntrack.Flow, bool) {
 		Zone:   e.both,
 		Mark:   e.mark,
 	}
-	if e.status&statusNAT != natOf(f) || checkFlow(f) != nil {
+	if e.reply.zone != 0 && e.reply.zone != replyZone(f) || e.status&statusNAT != natOf(f) || checkFlow(f) != nil {
 		return conntrack.Flow{}, false
 	}
 	return f, true
@@ -115,33 +114,6 @@ func natOf(f conntrack.Flow) (nat status) {
 		nat |= statusDstNAT
 	}
 	return nat
-}
-
-// carries reports whether the entry's reply direction translates as f would: see
-// "One entry for two flows" in the package's documentation. In that direction the
-// original tuple's destination key would be the source key, which no packet has.
-func (e *entry) carries(f conntrack.Flow) bool {
-	if _, ours := e.flow(); !ours {
-		return false
-	}
-	out := leaves(f)
-	return e.reply.Tuple == enters(f) && e.orig.Src == out.Dst && e.orig.Dst.Addr() == out.Src.Addr()
-}
-
-// backward returns the flow that f's entry carries in its reply direction, if it can
-// carry one: a packet has no source key, so that only one of key 0 comes back that way.
-func backward(f conntrack.Flow) (conntrack.Flow, bool) {
-	return conntrack.Flow{Src: f.NewDst, Dst: f.NewSrc, NewSrc: f.Dst, NewDst: f.Src, Zone: f.Zone, Mark: f.Mark}, f.NewKey == 0
-}
-
-// showCounts shows what f's entry has counted, of f and of the flow that it carries.
-func (e *entry) showCounts(f conntrack.Flow, to func(conntrack.Flow, conntrack.Traffic)) {
-	if t := e.counts[0]; t.Counted {
-		to(f, t)
-	}
-	if back, ok := backward(f); ok && e.counts[1].Counted {
-		to(back, e.counts[1])
-	}
 }
 
 // enters returns the original tuple of a flow's entry.
@@ -177,7 +149,7 @@ func flowEntry(f conntrack.Flow) entry {
 		before.NewDst = netip.IPv4Unspecified()
 	}
 	e.orig = tuple{Tuple: enters(f), proto: unix.IPPROTO_GRE}
-	e.reply = tuple{Tuple: leaves(before).Reversed(), proto: unix.IPPROTO_GRE}
+	e.reply = tuple{Tuple: leaves(before).Reversed(), proto: unix.IPPROTO_GRE, zone: replyZone(f)}
 	return e
 }
 

@@ -24,6 +24,10 @@ const Timeout = 10 * 24 * 60 * 60
 // early. An entry of this very flow stays, and only its mark is set if it is
 // another: in the instant between the end of an entry and its successor, a packet
 // would pass untranslated and leave an entry of its own.
+//
+// An entry of somebody else's tunnel stays too. A flow to Call ID 0 has the tuple of such a
+// tunnel: where the tunnel's entry translates as the flow's would, the flow needs none, and
+// where it does not, the error is ErrTaken.
 func (c *Conn) Create(f conntrack.Flow) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -47,37 +51,69 @@ func (c *Conn) create(f conntrack.Flow, answer error) error {
 func (c *Conn) insist(f conntrack.Flow, answer error) error {
 	for range tries {
 		if answer == nil {
-			answer = c.exchange(createRequest(flowEntry(f)), nil, nil)
+			answer = c.exchange(createRequest(c.entryOf(f)), nil, nil)
 		}
-		if !errors.Is(answer, unix.EEXIST) {
+		switch {
+		case errors.Is(answer, unix.EOPNOTSUPP) && c.entryOf(f).reply.zone != 0:
+			c.noZones = true
+		case !errors.Is(answer, unix.EEXIST):
 			return answer
-		}
-		if stands, err := c.clear(f); stands || err != nil {
-			return err
+		default:
+			if stands, err := c.clear(f); stands || err != nil {
+				return err
+			}
 		}
 		answer = nil
 	}
 	return fmt.Errorf("clear its tuples %d times: %w", tries, unix.EEXIST)
 }
 
-// clear deletes the entries that hold one of the tuples which f's is to have,
-// unless it finds that f's stands already, or has no need to.
+// clear has both tuples of f's entry be free, unless it finds that f's stands already, or
+// has no need to.
 func (c *Conn) clear(f conntrack.Flow) (stands bool, err error) {
-	e, err := c.get(gre(enters(f)), f.Zone)
+	e, err := c.inWay(enters(f), f.Zone)
 	switch {
-	case err == nil && e.carries(f):
+	case err != nil:
+		return false, err
+	case e != nil && e.translates(f):
+		return c.setMark(*e, f)
+	case e != nil && e.lends(f):
 		return true, nil
-	case err == nil && e.translates(f):
-		return c.setMark(e, f)
-	case err != nil && !errors.Is(err, ErrNotFound):
-		return false, fmt.Errorf("get the entry in the way: %w", err)
 	}
-	for _, t := range []conntrack.Tuple{enters(f), leaves(f).Reversed()} {
-		if err := c.remove(gre(t), f.Zone, 0); err != nil {
-			return false, fmt.Errorf("delete the entry in the way: %w", err)
-		}
+	zone := f.Zone | c.entryOf(f).reply.zone
+	replies, err := c.inWay(leaves(f).Reversed(), zone)
+	if err != nil {
+		return false, err
 	}
-	return false, nil
+	return false, errors.Join(c.clearAway(enters(f), f.Zone, e), c.clearAway(leaves(f).Reversed(), zone, replies))
+}
+
+// inWay returns the entry that has a tuple in a zone, nil if there is none.
+func (c *Conn) inWay(t conntrack.Tuple, zone uint16) (*entry, error) {
+	e, err := c.get(gre(t), zone)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("get the entry in the way: %w", err)
+	}
+	return &e, nil
+}
+
+// clearAway deletes the entry that was found to have a tuple in a zone, and no later one.
+// What has both keys 0 may be a tunnel's: its entry stays if it has seen an answer, and is no
+// flow's.
+func (c *Conn) clearAway(t conntrack.Tuple, zone uint16, e *entry) error {
+	if e == nil {
+		return nil
+	}
+	if _, ours := e.flow(); !ours && t.Src.Port()|t.Dst.Port() == 0 && e.status&statusSeenReply != 0 {
+		return fmt.Errorf("%w: original %v, reply %v", ErrTaken, e.orig.Tuple, e.reply.Tuple)
+	}
+	if err := c.remove(gre(t), zone, e.id); err != nil {
+		return fmt.Errorf("delete the entry in the way: %w", err)
+	}
+	return nil
 }
 
 // setMark gives f's mark to its entry, and returns false if that is gone.
@@ -144,7 +180,7 @@ func (c *Conn) Has(f conntrack.Flow) (bool, error) {
 
 // Flows returns every flow in the table, in all zones, in no order: each GRE
 // entry of the shape that Create makes, whoever made it. Other GRE entries are
-// not listed, nor is a flow that another one's entry carries.
+// not listed.
 func (c *Conn) Flows() ([]conntrack.Flow, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -167,24 +203,20 @@ type Stray struct {
 	Traffic  conntrack.Traffic
 }
 
-// Traffic has into hold what Flows lists, unmarked, with what each has carried; where
-// entries count, also a flow that another one's entry carries. Of strays it returns those
-// that are wanted, none if wanted is nil; it may ask about one more than once. With an
+// Traffic has into hold what Flows lists, unmarked, with what each has carried, and the
+// flows that need no entry of their own: see Lent in conntrack.Traffic. Of strays it returns
+// those that are wanted, none if wanted is nil; it may ask about one more than once. With an
 // error, what is in the map is part of it at most.
 func (c *Conn) Traffic(into map[conntrack.Flow]conntrack.Traffic, wanted func(*Stray) bool) (strays []Stray, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	carried := func(f conntrack.Flow, t conntrack.Traffic) { into[f] = t }
 	again := func() {
 		clear(into)
 		strays = nil
 	}
 	err = c.dump(byProto(unix.IPPROTO_GRE), again, func(_ int, e *entry) {
-		if f, ok := e.flow(); ok {
-			f = f.Unmarked()
-			into[f] = e.counts[0]
-			e.showCounts(f, carried)
-		} else if s, ok := e.stray(); ok && wanted != nil && wanted(&s) {
+		e.translated(into)
+		if s, ok := e.stray(); ok && wanted != nil && wanted(&s) {
 			strays = append(strays, s)
 		}
 	})
@@ -192,6 +224,18 @@ func (c *Conn) Traffic(into map[conntrack.Flow]conntrack.Traffic, wanted func(*S
 		return nil, fmt.Errorf("list GRE entries: %w", err)
 	}
 	return strays, nil
+}
+
+// translated adds to into what the entry translates.
+func (e *entry) translated(into map[conntrack.Flow]conntrack.Traffic) {
+	for _, f := range e.lent() {
+		if _, there := into[f]; !there {
+			into[f] = conntrack.Traffic{Lent: true}
+		}
+	}
+	if f, ok := e.flow(); ok {
+		into[f.Unmarked()] = e.counts[0]
+	}
 }
 
 // checkFlow is the guard before flowEntry, which gives a meaning of its own to

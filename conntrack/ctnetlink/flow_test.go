@@ -86,12 +86,17 @@ var flowTests = []struct {
 	name: "key 0",
 	flow: flow("192.0.2.2 > 192.0.2.1 0 => 192.0.2.2 > 10.0.0.2 0"),
 	nat:  natDone | oracle.StatusDstNAT,
-	tool: "src=192.0.2.2 dst=192.0.2.1 srckey=0x0 dstkey=0x0 src=10.0.0.2 dst=192.0.2.2 srckey=0x0 dstkey=0x0",
+	tool: "src=192.0.2.2 dst=192.0.2.1 srckey=0x0 dstkey=0x0 src=10.0.0.2 dst=192.0.2.2 srckey=0x0 dstkey=0x0 zone-reply=65002 [ASSURED]",
 }, {
 	name: "key from 65535 to 0",
 	flow: flow("192.0.2.2 > 192.0.2.1 65535 => 192.0.2.2 > 10.0.0.2 0"),
 	nat:  natDone | oracle.StatusDstNAT,
-	tool: "src=192.0.2.2 dst=192.0.2.1 srckey=0x0 dstkey=0xffff src=10.0.0.2 dst=192.0.2.2 srckey=0x0 dstkey=0x0",
+	tool: "src=192.0.2.2 dst=192.0.2.1 srckey=0x0 dstkey=0xffff src=10.0.0.2 dst=192.0.2.2 srckey=0x0 dstkey=0x0 zone-reply=65002 [ASSURED]",
+}, {
+	name: "key 0, source",
+	flow: flow("10.0.0.2 > 192.0.2.2 0 => 192.0.2.1 > 192.0.2.2 0"),
+	nat:  natDone | oracle.StatusSrcNAT,
+	tool: "src=10.0.0.2 dst=192.0.2.2 srckey=0x0 dstkey=0x0 src=192.0.2.2 dst=192.0.2.1 srckey=0x0 dstkey=0x0 zone-reply=65003 [ASSURED]",
 }, {
 	name: "zone",
 	flow: with(toClient, 7, 0),
@@ -143,6 +148,7 @@ func wantEntry(t *testing.T, ns *namespace, f conntrack.Flow, nat oracle.StatusF
 		Zone:       f.Zone,
 		Mark:       f.Mark,
 	}
+	want.TupleReply.Zone = replyZone(f)
 	ignore := cmpopts.IgnoreFields(oracle.Flow{}, "ID", "Timeout", "Use", "SynProxy", "Timestamp", "CountersOrig", "CountersReply")
 	addr := gocmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 	opts := gocmp.Options{ignore, addr, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(oracle.Status{}, oracle.Helper{}, oracle.SequenceAdjust{})}
@@ -283,8 +289,8 @@ func TestCreateMarkOfNothing(t *testing.T) {
 	}
 }
 
-// Where both ends chose Call ID 0, the two flows of a call are the two
-// directions of one entry.
+// Where both ends chose Call ID 0, each flow has an entry all the same; in a zone other than
+// the default one, they are the two directions of one.
 func TestCreateBothKeysZero(t *testing.T) {
 	in := flow("192.0.2.2 > 192.0.2.1 777 => 192.0.2.2 > 10.0.0.2 0")
 	out := flow("10.0.0.2 > 192.0.2.2 0 => 192.0.2.1 > 192.0.2.2 0")
@@ -298,10 +304,21 @@ func TestCreateBothKeysZero(t *testing.T) {
 			for _, f := range order {
 				mustCreate(t, c, f)
 			}
-			wantFlows(t, c, in)
+			wantFlows(t, c, in, out)
 			mustDelete(t, c, out)
 			wantFlows(t, c, in)
 			mustDelete(t, c, in)
+			wantFlows(t, c)
+
+			zoned := func(f conntrack.Flow) conntrack.Flow { return with(f, 7, 0) }
+			for _, f := range order {
+				mustCreate(t, c, zoned(f))
+			}
+			wantFlows(t, c, zoned(in))
+			wantThere(t, c, []conntrack.Flow{zoned(in), zoned(out)})
+			mustDelete(t, c, zoned(out))
+			wantFlows(t, c, zoned(in))
+			mustDelete(t, c, zoned(in))
 			wantFlows(t, c)
 		})
 	}

@@ -27,15 +27,8 @@ func (c *Conn) StandingConnections(known []conntrack.Connection) (standing []con
 
 // StandingTraffic adds to into what the table has of the flows, as Traffic does.
 func (c *Conn) StandingTraffic(into map[conntrack.Flow]conntrack.Traffic, flows []conntrack.Flow) error {
-	carried := func(f conntrack.Flow, t conntrack.Traffic) { into[f] = t }
 	question := func(i int) request { return getRequest(gre(enters(flows[i])), flows[i].Zone) }
-	err := c.ask(len(flows), question, func(e *entry) {
-		if f, ok := e.flow(); ok {
-			f = f.Unmarked()
-			into[f] = e.counts[0]
-			e.showCounts(f, carried)
-		}
-	})
+	err := c.ask(len(flows), question, func(e *entry) { e.translated(into) })
 	if err != nil {
 		return fmt.Errorf("ask for %d GRE entries: %w", len(flows), err)
 	}

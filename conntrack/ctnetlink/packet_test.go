@@ -99,7 +99,7 @@ func TestPackets(t *testing.T) {
 		up:   [2]packet{{"", serverAddr, 42, 1}, {publicAddr, serverAddr, 42, 1}},
 		down: [2]packet{{"", publicAddr, 777, 2}, {serverAddr, clientAddr, 0, 2}},
 	}, {
-		name: "both keys 0, one entry",
+		name: "both keys 0",
 		flows: []conntrack.Flow{
 			flow("192.0.2.2 > 192.0.2.1 777 => 192.0.2.2 > 10.0.0.2 0"),
 			flow("10.0.0.2 > 192.0.2.2 0 => 192.0.2.1 > 192.0.2.2 0"),

@@ -38,7 +38,7 @@ func (c *Conn) Probe() error {
 
 // probeCall tries the flows of a call that nobody has: keys are chosen at random.
 func (c *Conn) probeCall() (err error) {
-	for _, f := range probeFlows(pptp.CallID(rand.N(0xffff)), pptp.CallID(rand.N(0xffff))) {
+	for _, f := range probeFlows(pptp.CallID(1+rand.N(0xfffe)), pptp.CallID(rand.N(0xffff))) {
 		id, flowErr := c.probeFlow(f)
 		if id != nil {
 			defer func() { err = errors.Join(err, c.unprobe(f, *id)) }()

@@ -185,6 +185,9 @@ func (t tuple) encode(ae *encoder, as uint16) {
 			ae.put16(ctaProtoSrcPort, t.Src.Port())
 			ae.put16(ctaProtoDstPort, t.Dst.Port())
 		})
+		if t.zone != 0 {
+			ae.put16(ctaTupleZone, t.zone)
+		}
 	})
 }
 

@@ -61,6 +61,7 @@ type lister interface {
 	Connections(ports []uint16) ([]conntrack.Connection, error)
 	StandingTraffic(into map[conntrack.Flow]conntrack.Traffic, known []conntrack.Flow) error
 	StandingConnections([]conntrack.Connection) ([]conntrack.Connection, error)
+	Renew(mine func(conntrack.Flow) bool) (renewed int, err error)
 	Close() error
 }
 
@@ -164,6 +165,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	d.adopt()
 	d.clearKernel()
 	d.compare()
+	d.renew()
 	d.rewrite() // what the comparison has deleted need not be looked for again
 	if err := d.load(ctx); err != nil {
 		return errors.Join(err, d.Close(), lock.release())

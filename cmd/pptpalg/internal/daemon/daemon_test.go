@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,6 +45,9 @@ type fakeKernel struct {
 	counts  bool // packets are counted
 	packets uint64
 	strays  []ctnetlink.Stray
+
+	lent     []conntrack.Flow // by entries that are not their own
+	outdated []conntrack.Flow // whose entries an earlier release has made
 }
 
 func (k *fakeKernel) Connection(t conntrack.Tuple) (conntrack.Connection, error) {
@@ -66,10 +70,23 @@ func (k *fakeKernel) Connections([]uint16) ([]conntrack.Connection, error) {
 
 func (k *fakeKernel) Traffic(into map[conntrack.Flow]conntrack.Traffic, _ func(*ctnetlink.Stray) bool) ([]ctnetlink.Stray, error) {
 	clear(into)
+	for _, f := range k.lent {
+		into[f.Unmarked()] = conntrack.Traffic{Lent: true}
+	}
 	for _, f := range k.flows {
 		into[f.Unmarked()] = k.traffic()
 	}
 	return k.strays, k.err
+}
+
+func (k *fakeKernel) Renew(mine func(conntrack.Flow) bool) (n int, err error) {
+	for _, f := range k.outdated {
+		if mine(f) {
+			k.done = append(k.done, "renew")
+			n++
+		}
+	}
+	return n, k.err
 }
 
 func (k *fakeKernel) traffic() conntrack.Traffic {
@@ -345,16 +362,39 @@ func TestMarkChangedByOthers(t *testing.T) {
 	}
 }
 
-// TestBothCallIDsZero: one entry carries both flows.
-func TestBothCallIDsZero(t *testing.T) {
+// TestLentEntry: a flow that somebody else's entry translates lacks nothing, and is no sign
+// that the kernel's table was not flushed.
+func TestLentEntry(t *testing.T) {
 	r := newRig(t, t.TempDir())
 	request := r.say(conntrack.Initiator, pptp.OutgoingCallRequest, 0, 0, 0)
 	r.say(conntrack.Responder, pptp.OutgoingCallReply, 0, request.Messages[0].Own.To, 1)
+	r.kernel.lent = r.kernel.flows[1:]
 	r.kernel.flows = r.kernel.flows[:1]
 	r.kernel.done = nil
 	r.compare()
 	if len(r.kernel.done) != 0 || len(r.Calls()) != 1 {
 		t.Errorf("%v, %d calls", r.kernel.done, len(r.Calls()))
+	}
+	r.kernel.flows, r.kernel.gone = nil, true
+	r.compare()
+	if diff := cmp.Diff([]string{"revive", "install"}, r.kernel.done); diff != "" || len(r.Calls()) != 1 {
+		t.Errorf("after a flush, %d calls (-want +got):\n%s", len(r.Calls()), diff)
+	}
+}
+
+// TestRenew: what an earlier release has left is made anew, of calls that live, and what it had
+// one entry for gets two.
+func TestRenew(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.call()
+	other := r.kernel.flows[0]
+	other.Key++
+	r.kernel.outdated = append(slices.Clone(r.kernel.flows), other)
+	r.kernel.flows = r.kernel.flows[:1]
+	r.kernel.done = nil
+	r.renew()
+	if diff := cmp.Diff([]string{"renew", "renew", "install"}, r.kernel.done); diff != "" {
+		t.Errorf("done (-want +got):\n%s", diff)
 	}
 }
 

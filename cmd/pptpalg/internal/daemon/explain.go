@@ -54,7 +54,7 @@ func explainCall(v conntrack.View, client netip.Addr, have flows) explain.Call {
 	c := explain.Call{View: v}
 	for _, f := range v.Flows {
 		t, there := have[f.Unmarked()]
-		way := explain.Way{Present: there || carried(f, v.Flows, have), Traffic: t}
+		way := explain.Way{Present: there, Traffic: t}
 		if f.NewDst == client {
 			c.ToClient = way
 		} else {
@@ -62,14 +62,6 @@ func explainCall(v conntrack.View, client netip.Addr, have flows) explain.Call {
 		}
 	}
 	return c
-}
-
-// carried reports whether the entry of another one of a call's flows carries f.
-func carried(f conntrack.Flow, by []conntrack.Flow, have flows) bool {
-	return slices.ContainsFunc(by, func(g conntrack.Flow) bool {
-		_, there := have.at(g)
-		return there && g.Carries(f)
-	})
 }
 
 // rulesThere looks whether the rules that the daemon has loaded are still there. Those

@@ -90,7 +90,7 @@ func (*kernelPath) flushed(l alg.Lost, have flows) bool {
 	needed := 0
 	for _, c := range l.Calls {
 		for _, f := range c.Flows() {
-			if _, there := have[f.Unmarked()]; there {
+			if t, there := have[f.Unmarked()]; there && !t.Lent {
 				return false
 			}
 			needed++

@@ -81,6 +81,21 @@ func (d *Daemon) clearKernel() {
 	d.refused(left, d.kernel.ApplyLate(left))
 }
 
+// renew has the calls that were taken up translated by entries as this release makes them. One
+// of an earlier release may have translated two flows, of which the other is then missing.
+func (d *Daemon) renew() {
+	if d.gre != nil {
+		return
+	}
+	n, err := d.lister.Renew(d.needs)
+	if err != nil {
+		d.conntrackFailed(opCreate, err)
+	}
+	if n > 0 {
+		d.compare()
+	}
+}
+
 // slice is how many connections are looked at while no packet is edited: so many take
 // some hundred microseconds.
 const slice = 1000

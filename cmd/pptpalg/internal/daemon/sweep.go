@@ -80,7 +80,7 @@ func (s *sweeper) rest(worked time.Duration) time.Duration {
 }
 
 // sample chooses what is looked at until the next comparison: flows of calls from all over
-// the table. One to Call ID 0 may have no entry of its own.
+// the table. One to Call ID 0 may need no entry of its own.
 func (s *sweeper) sample(calls []conntrack.Record) {
 	s.watched = s.watched[:0]
 	for i := range samples {

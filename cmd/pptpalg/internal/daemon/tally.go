@@ -92,8 +92,7 @@ func (d *Daemon) tallyUp(calls []conntrack.Record, have flows, now time.Time) (t
 	return t
 }
 
-// look finds a call's flows. Where both its Call IDs are 0, one entry carries both. A call
-// that is being cleared needs none.
+// look finds a call's flows. A call that is being cleared needs none.
 func (t *tally) look(r *conntrack.Record, have flows) (g glance) {
 	if r.State == conntrack.Clearing {
 		return g
@@ -104,7 +103,7 @@ func (t *tally) look(r *conntrack.Record, have flows) (g glance) {
 			continue
 		}
 		g.traffic[side], g.there[side] = have.at(f)
-		if !g.there[side] && !have.carries(f, r, conntrack.Side(side).Other()) {
+		if !g.there[side] {
 			g.lacking[side] = true
 			t.missing = append(t.missing, f)
 		}
@@ -115,16 +114,6 @@ func (t *tally) look(r *conntrack.Record, have flows) (g glance) {
 func (f flows) at(flow conntrack.Flow) (conntrack.Traffic, bool) {
 	t, there := f[flow.Unmarked()]
 	return t, there
-}
-
-// carries reports whether the entry of a call's flow to an end carries f as well.
-func (f flows) carries(flow conntrack.Flow, r *conntrack.Record, to conntrack.Side) bool {
-	g, ok := r.FlowTo(to)
-	if !ok || !g.Carries(flow) {
-		return false
-	}
-	_, there := f.at(g)
-	return there
 }
 
 // enter takes in what was found of a call. Of one that an earlier daemon had, the first
