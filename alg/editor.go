@@ -226,6 +226,7 @@ func (e *Editor) Forsake(seg packet.Segment) {
 func (e *Editor) Edit(seg packet.Segment, local bool, now time.Time) Outcome {
 	e.turn = turn{seg: seg, now: now} // kept here, so that none is allocated for each packet
 	e.take(local)
+	e.onePath(seg)
 	return e.out
 }
 

@@ -44,6 +44,7 @@ const (
 	Gap                        // bytes before it are missing
 	Unread                     // bytes before it passed while nobody watched
 	TooOld                     // a retransmission of bytes whose edits are forgotten
+	Multipath                  // Multipath TCP was taken out of it: see Editor.onePath
 
 	// The reasons that the caller of the editor gives.
 
@@ -56,7 +57,7 @@ const (
 
 var reasonNames = [reasons]string{
 	"read", "retransmission", "no_data", "untranslated", "kernel_helper", "not_pptp", "closed",
-	"no_connection", "gap", "unread", "forgotten", "malformed", "truncated", "error",
+	"no_connection", "gap", "unread", "forgotten", "multipath", "malformed", "truncated", "error",
 }
 
 func (r Reason) String() string {

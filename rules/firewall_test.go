@@ -76,8 +76,8 @@ func TestLoadReadsAgain(t *testing.T) {
 		"jump gone, late nft": "iptables-nft-restore v1.8.9 (nf_tables): line 3: RULE_DELETE failed (No such file or directory): rule in chain OUTPUT",
 		"jump added, nft":     "iptables-nft-restore v1.8.9 (nf_tables): line 5: CHAIN_DEL failed (Device or resource busy): chain PPTPALG line 6: CHAIN_USER_ADD failed (File exists): chain PPTPALG",
 		"chain added, nft":    "iptables-nft-restore: line 6 failed: Chain already exists.",
-		"chain gone, nft":     "iptables-nft-restore v1.8.9 (nf_tables): Chain 'PPTPALG' does not exist Error occurred at line: 11 Try `iptables-nft-restore -h' or 'iptables-nft-restore --help' for more information.",
-		"EAGAIN, legacy":      "iptables-restore: line 11 failed: Resource temporarily unavailable.",
+		"chain gone, nft":     "iptables-nft-restore v1.8.9 (nf_tables): Chain 'PPTPALG' does not exist Error occurred at line: 12 Try `iptables-nft-restore -h' or 'iptables-nft-restore --help' for more information.",
+		"EAGAIN, legacy":      "iptables-restore: line 12 failed: Resource temporarily unavailable.",
 	} {
 		s := &script{answers: []answer{{stdout: loaded}, {err: says(message)}, {}, {}}}
 		if _, err := (&Firewall{Run: s.run}).Load(t.Context(), onePort); err != nil {
@@ -107,7 +107,7 @@ func TestLoadGivesUp(t *testing.T) {
 func TestLoadFallsBack(t *testing.T) {
 	for name, message := range map[string]string{
 		"kernel lacks it, nft":    "iptables-nft-restore v1.8.9 (nf_tables): line 4: RULE_APPEND failed (No such file or directory): rule in chain PPTPALG",
-		"kernel lacks it, legacy": "iptables-restore: line 7 failed",
+		"kernel lacks it, legacy": "iptables-restore: line 8 failed",
 		"iptables lacks it":       "iptables-restore v1.8.9 (legacy): Couldn't load match `bpf':No such file or directory Error occurred at line: 4",
 	} {
 		s := &script{answers: []answer{{}, {err: says(message)}, {}, {}}}

@@ -128,7 +128,8 @@ func (c Config) nftSegments(target string) []string {
 	}
 	lines = append(lines,
 		"tcp flags & (fin | rst) != 0 "+target,
-		"tcp flags & (syn | ack) == (syn | ack) "+target)
+		"tcp flags & (syn | ack) == (syn | ack) "+target,
+		fmt.Sprintf(`tcp flags & (syn | ack) == syn tcp option %d exists %s comment "Multipath TCP"`, optionMPTCP, target))
 	for _, words := range []int{8, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15} {
 		lines = append(lines, fmt.Sprintf("ip hdrlength 5 tcp doff %d ip length %d return", words, 20+4*words))
 	}

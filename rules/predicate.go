@@ -17,7 +17,7 @@ const (
 
 // predicate is the cBPF program for xt_bpf that picks the segments the daemon
 // has to see: any with data, and SYN+ACK, FIN, RST. Pure ACKs, about half of
-// all, and the bare opening SYN pass by. Data is told by lengths, not by a match
+// all, and the bare opening SYN pass by: one that asks for Multipath TCP has a rule of its own. Data is told by lengths, not by a match
 // on fixed offsets: both headers vary with their options, and a segment with data
 // that passes by would leave a Call ID untranslated.
 //

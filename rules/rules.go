@@ -22,6 +22,10 @@ var jumps = []string{
 // passed OUTPUT.
 const fromLoopback = "-A " + Chain + " -i lo -j RETURN"
 
+// optionMPTCP is the kind of TCP option that asks for Multipath TCP (RFC 8684 section 3), which
+// the daemon takes out: what comes by several ways cannot be read on one.
+const optionMPTCP = 30
+
 // Config says which control connections go to which queue.
 type Config struct {
 	// Queue is the NFQUEUE number, 0 to 65535.
@@ -29,7 +33,7 @@ type Config struct {
 	// Ports are the TCP ports to which control connections are opened, as the
 	// client sees them (before DNAT). At least one; PPTP's own is 1723.
 	Ports []uint16
-	// AllSegments queues pure ACKs too, for kernels or iptables without xt_bpf.
+	// AllSegments queues pure ACKs and bare SYNs too, for kernels or iptables without xt_bpf.
 	AllSegments bool
 	// Bypass tells the connections of which no segment is queued any more.
 	Bypass Bypass
@@ -85,7 +89,9 @@ func (c Config) Text() string {
 	return text
 }
 
-// rules returns the content of Chain: but for the first, a rule per port.
+// rules returns the content of Chain: but for the first, a rule per port, and another one for
+// SYNs that ask for Multipath TCP. Its matches on TCP come first: other SYNs, and a flood of
+// them, cost nothing more.
 func (c Config) rules() []string {
 	segments := `-m comment --comment "every segment"`
 	if !c.AllSegments {
@@ -96,6 +102,11 @@ func (c Config) rules() []string {
 		lines = append(lines, fmt.Sprintf(
 			"-A %s -p tcp -m conntrack --ctproto tcp --ctorigdstport %d %s%s -j NFQUEUE --queue-num %d --queue-bypass",
 			Chain, port, c.Bypass.match(), segments, c.Queue))
+		if !c.AllSegments {
+			lines = append(lines, fmt.Sprintf(
+				`-A %s -p tcp -m tcp --tcp-option %d --tcp-flags SYN,ACK SYN -m conntrack --ctproto tcp --ctorigdstport %d -m comment --comment "SYN of Multipath TCP" -j NFQUEUE --queue-num %d --queue-bypass`,
+				Chain, optionMPTCP, port, c.Queue))
+		}
 	}
 	return lines
 }

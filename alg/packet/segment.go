@@ -97,16 +97,23 @@ func (s Segment) SetByte(at int, b byte) bool {
 	if at < 0 || at >= len(payload) {
 		return false
 	}
-	old := payload[at]
-	if b == old {
-		return true
-	}
-	payload[at] = b
-	// The header is a whole number of 16-bit words, so the byte is the high half
-	// of its word where at is even. The other half cancels out of the difference.
-	shift := 8 * (1 - at&1)
-	adjustField(s.header()[tcpChecksum:], uint16(old)<<shift, uint16(b)<<shift)
+	s.set(s.data-s.tcp+at, b)
 	return true
+}
+
+// set writes one byte, at counted from the TCP header's start, and moves the checksum by the
+// difference.
+func (s Segment) set(at int, b byte) {
+	tcp := s.header()
+	old := tcp[at]
+	if b == old {
+		return
+	}
+	tcp[at] = b
+	// The byte is the high half of its 16-bit word where at is even. The other half cancels
+	// out of the difference.
+	shift := 8 * (1 - at&1)
+	adjustField(tcp[tcpChecksum:], uint16(old)<<shift, uint16(b)<<shift)
 }
 
 // header returns the packet from its TCP header on.

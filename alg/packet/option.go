@@ -1,0 +1,58 @@
+package packet
+
+// The kinds of TCP option that are a single byte (RFC 9293 section 3.1).
+const (
+	optionEnd = 0
+	optionNOP = 1
+)
+
+// MPTCP is the kind of TCP option that makes a connection, or another way for its data, one
+// of Multipath TCP (RFC 8684 section 3).
+const MPTCP = 30
+
+// BlankOption writes no-operations over each option of a kind, and moves the TCP checksum by
+// the difference. It reports whether there was one. Where the options are malformed it
+// changes nothing: each reader may make something else of them. Kinds 0 and 1 are no options
+// to blank.
+func (s Segment) BlankOption(kind byte) bool {
+	if kind == optionEnd || kind == optionNOP || !s.eachOption(func(byte, int, int) {}) {
+		return false
+	}
+	found := false
+	s.eachOption(func(k byte, at, length int) {
+		if k != kind {
+			return
+		}
+		found = true
+		for i := range length {
+			s.set(at+i, optionNOP)
+		}
+	})
+	return found
+}
+
+// eachOption shows each option, but for no-operations, with where it lies in the TCP header, and
+// returns false once one does not fit.
+func (s Segment) eachOption(see func(kind byte, at, length int)) bool {
+	header := s.header()
+	end := s.data - s.tcp
+	for at := tcpMinimum; at < end; {
+		kind := header[at]
+		if kind == optionEnd {
+			break
+		}
+		length := 1
+		if kind != optionNOP {
+			if at+1 >= end {
+				return false
+			}
+			length = int(header[at+1])
+			if length < 2 || at+length > end {
+				return false
+			}
+			see(kind, at, length)
+		}
+		at += length
+	}
+	return true
+}
