@@ -39,7 +39,7 @@ func (tr trial) run() (err error) {
 		}
 		err = errors.Join(err, n.close())
 	}()
-	for _, step := range []func() error{n.build, n.startDaemon, n.attribute, n.leftAlone, n.calls} {
+	for _, step := range []func() error{n.build, n.startDaemon, n.attribute, n.leftAlone, n.tunnels, n.calls} {
 		if err := step(); err != nil {
 			return err
 		}

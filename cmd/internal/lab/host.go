@@ -23,6 +23,7 @@ type Host struct {
 	Name      string     // "gw", "in0", "out1"
 	Addr      netip.Addr // of eth0; the gateway's is its public one
 	Namespace string     // as in `ip netns exec`
+	Multipath bool       // Listen and Dial speak Multipath TCP, where the kernel can
 
 	ns  *os.File // keeps the namespace at hand for setns(2)
 	dir string   // the network's directory for files
@@ -86,7 +87,7 @@ func (h *Host) Listen(at netip.AddrPort) (*net.TCPListener, error) {
 	var l net.Listener
 	err := h.Do(func() (err error) {
 		var config net.ListenConfig
-		config.SetMultipathTCP(false) // Go's default, and not what a PPTP server speaks
+		config.SetMultipathTCP(h.Multipath) // Go's default is not what a PPTP server speaks
 		l, err = config.Listen(context.Background(), "tcp4", at.String())
 		return err
 	})
@@ -102,6 +103,7 @@ func (h *Host) Dial(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn,
 	var c net.Conn
 	err := h.Do(func() (err error) {
 		var d net.Dialer
+		d.SetMultipathTCP(h.Multipath)
 		if from.IsValid() {
 			d.LocalAddr = net.TCPAddrFromAddrPort(from)
 		}
