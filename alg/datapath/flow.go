@@ -40,8 +40,12 @@ func (p packed) same(o packed) bool {
 	return p == o
 }
 
-// changes reports whether packets leave otherwise than they come.
-func (p packed) changes() bool { return p.newDst != p.dst || p.newKey != p.key }
-
-// enters is what a packet of the flow carries.
+// enters is what a packet of the flow says when it comes, and leaves when it goes.
 func (p packed) enters() key { return keyFrom(p.src, p.dst, p.key) }
+func (p packed) leaves() key { return keyFrom(p.newSrc, p.newDst, p.newKey) }
+
+// inside is what it says between Enter and Leave.
+func (s *state) inside() key { return keyFrom(s.flow.src, s.flow.newDst, s.via) }
+
+// sourced reports whether the flow's source is translated.
+func (p packed) sourced() bool { return p.newSrc != p.src }

@@ -30,15 +30,16 @@ type Reason uint8
 const (
 	Rewritten Reason = iota // Edited: destination or Call ID changed
 	Unchanged               // Keep: the flow's receiver is not translated
+	Error                   // Edited or Keep: an ICMP error about a flow's packet
 	NoFlow                  // enhanced GRE that belongs to no flow
-	NotPPTP                 // another protocol than GRE, or GRE that is not PPTP's
+	NotPPTP                 // neither PPTP's GRE nor an error about a flow's
 	Fragment                // one of several fragments
 	Malformed               // a length contradicts another, or the bytes there are
 
 	reasons
 )
 
-var reasonNames = [reasons]string{"rewritten", "unchanged", "no_flow", "not_pptp", "fragment", "malformed"}
+var reasonNames = [reasons]string{"rewritten", "unchanged", "error", "no_flow", "not_pptp", "fragment", "malformed"}
 
 // Reasons lists every reason.
 func Reasons() []Reason {
@@ -56,9 +57,10 @@ func (r Reason) String() string {
 	return fmt.Sprintf("unknown(%d)", uint8(r))
 }
 
-// Outcome is what Rewrite makes of one packet.
+// Outcome is what Enter makes of one packet.
 type Outcome struct {
 	Verdict Verdict
 	Reason  Reason
 	Mark    uint32 // of the packet's flow: what the connection that it belongs to has
+	Sourced bool   // the packet's source will be translated as it leaves
 }

@@ -5,50 +5,146 @@ import (
 
 	"pptpalg/alg/gre"
 	"pptpalg/alg/packet"
+	"pptpalg/alg/pptp"
 )
 
-// Rewrite translates the IPv4 packet in b, in place, and counts it: destination address,
-// IP checksum and Call ID change if it belongs to a flow, and nothing else ever does. The
-// checksum is moved by the difference (RFC 1624), so it is right after if it was before.
+// Enter translates the IPv4 packet in b as it comes, in place, and counts it. Of a flow's
+// packet the destination and Call ID change; of an error about one, the destination, and
+// all of what it quotes that was translated. Checksums are moved by the difference (RFC
+// 1624), so they are right after if they were before. Nothing else ever changes.
+//
 // Bytes must be the whole packet; what is not, passes.
-func (t *Table) Rewrite(b []byte) Outcome {
-	o := t.rewrite(b)
+func (t *Table) Enter(b []byte) Outcome {
+	o := t.enter(b)
 	t.counts[o.Reason].Add(1)
 	return o
 }
 
-func (t *Table) rewrite(b []byte) Outcome {
+func (t *Table) enter(b []byte) Outcome {
 	p, err := packet.ParseIPv4(b)
-	if err != nil {
-		return Outcome{Pass, Malformed, 0}
-	}
-	if p.Protocol() != gre.Protocol {
-		return Outcome{Pass, NotPPTP, 0}
-	}
-	if p.Fragment() {
-		return Outcome{Pass, Fragment, 0}
+	switch {
+	case err != nil:
+		return Outcome{Reason: Malformed}
+	case p.Fragment():
+		return Outcome{Reason: Fragment}
+	case p.Protocol() == packet.ProtocolICMP:
+		return t.enterError(p)
+	case p.Protocol() != gre.Protocol:
+		return Outcome{Reason: NotPPTP}
 	}
 	h, err := gre.Parse(p.Payload())
 	if err != nil {
-		return Outcome{Pass, reasonOf(err), 0}
+		return Outcome{Reason: reasonOf(err)}
 	}
-	s := t.find(keyFrom(p.Src().As4(), p.Dst().As4(), h.CallID()))
+	s := t.entering.find(keyFrom(p.Src().As4(), p.Dst().As4(), h.CallID()))
 	if s == nil {
-		return Outcome{Pass, NoFlow, 0}
+		return Outcome{Reason: NoFlow}
 	}
-	return s.translate(p, h)
+	return s.enter(p, h)
 }
 
-// translate edits a packet of the flow, and counts it as the flow's.
-func (s *state) translate(p packet.IPv4, h gre.Header) Outcome {
+// enter edits a packet of the flow, and counts it as the flow's.
+func (s *state) enter(p packet.IPv4, h gre.Header) Outcome {
 	s.packets.Add(1)
 	s.bytes.Add(uint64(p.Len()))
-	if !s.flow.changes() {
-		return Outcome{Keep, Unchanged, s.flow.mark}
+	out := Outcome{Verdict: Keep, Reason: Unchanged, Mark: s.flow.mark, Sourced: s.flow.sourced()}
+	if s.flow.newDst == s.flow.dst && s.via == s.flow.key {
+		return out
 	}
 	p.SetDst(netip.AddrFrom4(s.flow.newDst))
+	h.SetCallID(s.via)
+	out.Verdict, out.Reason = Edited, Rewritten
+	return out
+}
+
+// enterError has an error go to who sent the packet that it is about, in the terms of that
+// one. Errors come from where the packet had left already, or, from the gateway itself,
+// before it had.
+func (t *Table) enterError(p packet.IPv4) Outcome {
+	q, id, ok := quotedGRE(p)
+	if !ok || q.Src() != p.Dst() {
+		return Outcome{Reason: NotPPTP}
+	}
+	k := keyFrom(q.Src().As4(), q.Dst().As4(), id)
+	s := t.left.find(k)
+	if s == nil {
+		s = t.inside.find(k)
+	}
+	if s == nil {
+		return Outcome{Reason: NotPPTP}
+	}
+	out := Outcome{Verdict: Keep, Reason: Error}
+	if k == s.flow.enters() {
+		return out
+	}
+	src := netip.AddrFrom4(s.flow.src)
+	p.SetDst(src)
+	q.SetSrc(src)
+	q.SetDst(netip.AddrFrom4(s.flow.dst))
+	q.SetWord(gre.AtCallID, uint16(s.flow.key))
+	out.Verdict = Edited
+	return out
+}
+
+// Leave translates a packet that Enter has let in, in place, once it is known where it
+// goes: its source. Before that the source must stay as it was: to routing, one of the
+// gateway's own addresses that comes from a network is forged.
+func (t *Table) Leave(b []byte) Verdict {
+	p, err := packet.ParseIPv4(b)
+	switch {
+	case err != nil || p.Fragment():
+		return Pass
+	case p.Protocol() == packet.ProtocolICMP:
+		return t.leaveError(p)
+	case p.Protocol() != gre.Protocol:
+		return Pass
+	}
+	h, err := gre.Parse(p.Payload())
+	if err != nil {
+		return Pass
+	}
+	s := t.inside.find(keyFrom(p.Src().As4(), p.Dst().As4(), h.CallID()))
+	if s == nil {
+		return Pass
+	}
+	return s.leave(p, h)
+}
+
+func (s *state) leave(p packet.IPv4, h gre.Header) Verdict {
+	if !s.flow.sourced() && s.via == s.flow.newKey {
+		return Keep
+	}
+	p.SetSrc(netip.AddrFrom4(s.flow.newSrc))
 	h.SetCallID(s.flow.newKey)
-	return Outcome{Edited, Rewritten, s.flow.mark}
+	return Edited
+}
+
+// leaveError has an error about a packet come from where that was sent to, if this is
+// translated: to its receiver nobody else is there.
+func (t *Table) leaveError(p packet.IPv4) Verdict {
+	q, id, ok := quotedGRE(p)
+	if !ok {
+		return Pass
+	}
+	s := t.entering.find(keyFrom(q.Src().As4(), q.Dst().As4(), id))
+	if s == nil {
+		return Pass
+	}
+	if s.flow.newDst == s.flow.dst || p.Src() == q.Dst() {
+		return Keep
+	}
+	p.SetSrc(q.Dst())
+	return Edited
+}
+
+// quotedGRE returns what an ICMP error quotes, if that is PPTP's GRE.
+func quotedGRE(p packet.IPv4) (packet.Quote, pptp.CallID, bool) {
+	q, err := packet.ParseQuote(p.Payload())
+	if err != nil || q.Protocol() != gre.Protocol {
+		return q, 0, false
+	}
+	id, err := gre.QuotedCallID(q.Payload())
+	return q, id, err == nil
 }
 
 // reasonOf tells other kinds of GRE from PPTP's that is broken.

@@ -1,55 +1,47 @@
 package datapath
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"iter"
-	"math/bits"
 	"sync/atomic"
+	"time"
 
 	"pptpalg/alg/pptp"
 	"pptpalg/conntrack"
 )
 
 // Table is the flows by which packets are rewritten. Any number of goroutines may call
-// Rewrite, and read; Install and Remove are for one goroutine at a time, which may be one
-// beside them. Reading takes no lock: it sees a flow from when Install has returned.
+// Enter and Leave, and read; Install and Remove are for one goroutine at a time, which may
+// be one beside them.
 //
-//	buckets ─► entry ─► entry ─► nil          an entry's next alone ever changes
-//	              │        │
-//	           state    state                 what the flow is, and its traffic
-//
-// It has no cap of its own: its flows are those of the call table, which has one. It
-// does not shrink.
+// It has no cap of its own: its flows are those of the call table, which has one.
 type Table struct {
-	secret  [2]uint64                // of the hash: senders of packets do not know it
-	buckets atomic.Pointer[[]bucket] // their number is a power of two
-	flows   atomic.Int64
-	counts  [reasons]counter
-}
-
-// bucket is a list of entries whose keys hash alike.
-type bucket = atomic.Pointer[entry]
-
-// key is what a packet tells of its flow.
-type key struct {
-	addresses uint64 // source in the high half
-	id        pptp.CallID
-}
-
-type entry struct {
-	key   key
-	next  atomic.Pointer[entry]
-	state *state
+	entering index // by what a packet says that comes
+	inside   index // by what it says between Enter and Leave
+	left     index // by what it says once it has left
+	fading   []faded
+	counts   [reasons]counter
 }
 
 // state is a flow: less than a line of the processor's cache.
 type state struct {
 	packets, bytes atomic.Uint64
 	flow           packed
+	via            pptp.CallID // the Call ID between Enter and Leave
+	over           bool        // removed; owned by who changes the table
 }
+
+// faded is a flow that was removed, and still takes the packets out that it has let in.
+type faded struct {
+	*state
+	at time.Time
+}
+
+// lingering is how long a packet may take from Enter to Leave: the time for which the
+// kernel and the queues hold it.
+const lingering = 2 * time.Second
 
 // counter keeps to a line of the processor's cache.
 type counter struct {
@@ -68,15 +60,14 @@ func (s *state) traffic() Traffic {
 	return Traffic{Packets: s.packets.Load(), Bytes: s.bytes.Load()}
 }
 
-// minBuckets is how many an empty table has.
-const minBuckets = 64
-
 // NewTable returns an empty table.
 func NewTable() *Table {
 	seed := maphash.MakeSeed()
-	t := &Table{secret: [2]uint64{maphash.Bytes(seed, []byte{0}), maphash.Bytes(seed, []byte{1})}}
-	buckets := make([]bucket, minBuckets)
-	t.buckets.Store(&buckets)
+	secret := [2]uint64{maphash.Bytes(seed, []byte{0}), maphash.Bytes(seed, []byte{1})}
+	t := new(Table)
+	for _, x := range []*index{&t.entering, &t.inside, &t.left} {
+		x.init(secret)
+	}
 	return t
 }
 
@@ -87,52 +78,95 @@ var errNotIPv4 = errors.New("an address is not IPv4")
 //
 // A queued packet does not tell its conntrack zone: of flows that differ in nothing else
 // the last is in force.
-func (t *Table) Install(f conntrack.Flow) error {
+func (t *Table) Install(f conntrack.Flow, now time.Time) error {
+	t.forget(now)
 	p, ok := pack(f)
 	if !ok {
 		return fmt.Errorf("install flow %v: %w", f, errNotIPv4)
 	}
-	k, s := p.enters(), &state{flow: p}
-	at := t.place(k)
-	old := at.Load()
-	if old == nil {
-		t.add(k, s)
+	old := t.entering.find(p.enters())
+	if old != nil && old.flow.same(p) {
 		return nil
 	}
-	if old.state.flow.same(p) {
-		return nil
+	s := &state{flow: p, via: t.transit(p)}
+	t.inside.put(s.inside(), s) // what Enter lets in finds its way out
+	t.left.put(p.leaves(), s)
+	t.entering.put(p.enters(), s)
+	if old != nil {
+		t.retire(old, now)
 	}
-	e := &entry{key: k, state: s}
-	e.next.Store(old.next.Load())
-	at.Store(e)
 	return nil
 }
 
-// Remove has packets of f translated no longer, and returns what it carried. It reports
-// false, and does nothing, if f is not in force: it may have been replaced.
-func (t *Table) Remove(f conntrack.Flow) (Traffic, bool) {
+// transit chooses the Call ID that a packet has between Enter and Leave. It is the
+// receiver's own where that is free. Flows from one source to one receiver may end
+// alike, where either end has several public addresses or uses an ID twice; but they come
+// with different IDs, so a search that begins there is short.
+func (t *Table) transit(p packed) pptp.CallID {
+	if t.free(p, p.newKey) {
+		return p.newKey
+	}
+	id := p.key
+	for n := 0; n < 1<<16 && !t.free(p, id); n++ {
+		id = id*25173 + 13849 // visits every ID once, far from its neighbours
+	}
+	return id
+}
+
+// free reports whether no other flow has the Call ID there, or one that is over and had
+// its packets leave as p does.
+func (t *Table) free(p packed, id pptp.CallID) bool {
+	s := t.inside.find(keyFrom(p.src, p.newDst, id))
+	return s == nil || s.over && s.flow.leaves() == p.leaves()
+}
+
+// Remove has packets of f translated no longer, but for those that have been let in, and
+// returns what it carried. It reports false, and does nothing, if f is not in force: it may
+// have been replaced.
+func (t *Table) Remove(f conntrack.Flow, now time.Time) (Traffic, bool) {
+	t.forget(now)
 	p, ok := pack(f)
 	if !ok {
 		return Traffic{}, false
 	}
-	at := t.place(p.enters())
-	e := at.Load()
-	if e == nil || !e.state.flow.same(p) {
+	s := t.entering.find(p.enters())
+	if s == nil || !s.flow.same(p) {
 		return Traffic{}, false
 	}
-	at.Store(e.next.Load()) // who reads e goes on to the same next
-	t.flows.Add(-1)
-	return e.state.traffic(), true
+	t.entering.remove(p.enters(), s)
+	t.retire(s, now)
+	return s.traffic(), true
+}
+
+// retire keeps a flow for what is on its way out.
+func (t *Table) retire(s *state, now time.Time) {
+	s.over = true
+	t.left.remove(s.flow.leaves(), s)
+	t.fading = append(t.fading, faded{s, now})
+}
+
+// forget gives up flows that were removed long enough ago: two for each change, so that
+// nobody waits for many.
+func (t *Table) forget(now time.Time) {
+	for range 2 {
+		if len(t.fading) == 0 || now.Sub(t.fading[0].at) < lingering {
+			return
+		}
+		s := t.fading[0].state
+		t.inside.remove(s.inside(), s)
+		t.fading[0] = faded{}
+		t.fading = t.fading[1:]
+	}
 }
 
 // Len returns the number of flows.
-func (t *Table) Len() int { return int(t.flows.Load()) }
+func (t *Table) Len() int { return int(t.entering.n.Load()) }
 
 // All returns the flows and their traffic, in no order. Those installed or removed
 // meanwhile may be among them or not.
 func (t *Table) All() iter.Seq2[conntrack.Flow, Traffic] {
 	return func(yield func(conntrack.Flow, Traffic) bool) {
-		buckets := *t.buckets.Load()
+		buckets := *t.entering.buckets.Load()
 		for i := range buckets {
 			for e := buckets[i].Load(); e != nil; e = e.next.Load() {
 				if !yield(e.state.flow.unpack(), e.state.traffic()) {
@@ -149,64 +183,4 @@ func (t *Table) Count(r Reason) uint64 {
 		return 0
 	}
 	return t.counts[r].Load()
-}
-
-func keyFrom(src, dst [4]byte, id pptp.CallID) key {
-	return key{addresses: uint64(binary.BigEndian.Uint32(src[:]))<<32 | uint64(binary.BigEndian.Uint32(dst[:])), id: id}
-}
-
-// find returns the flow of a packet, nil for none.
-func (t *Table) find(k key) *state {
-	for e := t.bucket(*t.buckets.Load(), k).Load(); e != nil; e = e.next.Load() {
-		if e.key == k {
-			return e.state
-		}
-	}
-	return nil
-}
-
-// bucket returns where k belongs: the product's halves folded, with a secret in each
-// factor, so that nobody can choose addresses and Call IDs that meet in one list.
-func (t *Table) bucket(buckets []bucket, k key) *bucket {
-	high, low := bits.Mul64(k.addresses^t.secret[0], uint64(k.id)^t.secret[1])
-	return &buckets[(high^low)&uint64(len(buckets)-1)]
-}
-
-// place returns the pointer to k's entry, or where nil stands for it.
-func (t *Table) place(k key) *atomic.Pointer[entry] {
-	at := t.bucket(*t.buckets.Load(), k)
-	for e := at.Load(); e != nil && e.key != k; e = at.Load() {
-		at = &e.next
-	}
-	return at
-}
-
-// add adds what is not there yet, at the head of its list.
-func (t *Table) add(k key, s *state) {
-	buckets := *t.buckets.Load()
-	if t.Len() >= len(buckets) {
-		buckets = t.grown(buckets)
-	}
-	t.push(buckets, k, s)
-	t.flows.Add(1)
-	t.buckets.Store(&buckets)
-}
-
-func (t *Table) push(buckets []bucket, k key, s *state) {
-	at := t.bucket(buckets, k)
-	e := &entry{key: k, state: s}
-	e.next.Store(at.Load())
-	at.Store(e)
-}
-
-// grown returns twice the buckets, with entries of their own: readers may still walk
-// the old ones.
-func (t *Table) grown(buckets []bucket) []bucket {
-	double := make([]bucket, 2*len(buckets))
-	for i := range buckets {
-		for e := buckets[i].Load(); e != nil; e = e.next.Load() {
-			t.push(double, e.key, e.state)
-		}
-	}
-	return double
 }

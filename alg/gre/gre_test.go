@@ -127,6 +127,18 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
+func TestQuotedCallID(t *testing.T) {
+	for n := range len(data) + 1 {
+		id, err := gre.QuotedCallID(data[:n])
+		if (err == nil) != (n >= 8) || err == nil && id != 0x1234 {
+			t.Errorf("%d bytes: %v, %v", n, id, err)
+		}
+	}
+	if _, err := gre.QuotedCallID(edited(data, func(b []byte) { b[1] = 0x80 })); !errors.Is(err, gre.ErrVersion) {
+		t.Errorf("version 0: %v", err)
+	}
+}
+
 func TestSetCallID(t *testing.T) {
 	b := bytes.Clone(data)
 	h, err := gre.Parse(b)

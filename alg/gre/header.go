@@ -32,6 +32,9 @@ const (
 	numberLen       = 4
 )
 
+// AtCallID is where the Call ID stands in a packet, for those who edit no Header.
+const AtCallID = atCallID
+
 // Bits of the first 16-bit word.
 const (
 	bitChecksum    = 0x8000 // C
@@ -64,20 +67,37 @@ type Header struct {
 //
 // The error is an Error; the header is then the zero value.
 func Parse(b []byte) (Header, error) {
+	if err := check(b); err != nil {
+		return Header{}, err
+	}
+	return trim(Header{b: b})
+}
+
+// QuotedCallID returns the Call ID of a packet of which no more than the beginning is
+// known, 8 bytes at least, as ICMP quotes it. It stands at AtCallID.
+func QuotedCallID(b []byte) (pptp.CallID, error) {
+	if err := check(b); err != nil {
+		return 0, err
+	}
+	return Header{b: b}.CallID(), nil
+}
+
+// check looks at what tells enhanced GRE from other kinds.
+func check(b []byte) error {
 	if len(b) < minimum {
-		return Header{}, ErrShort
+		return ErrShort
 	}
 	flags := binary.BigEndian.Uint16(b[atFlags:])
 	if flags&maskVersion != version {
-		return Header{}, ErrVersion
+		return ErrVersion
 	}
 	if binary.BigEndian.Uint16(b[atProtocol:]) != typePPP {
-		return Header{}, ErrProtocol
+		return ErrProtocol
 	}
 	if flags&(bitKey|bitChecksum|bitRouting|bitSourceRoute) != bitKey {
-		return Header{}, ErrFlags
+		return ErrFlags
 	}
-	return trim(Header{b: b})
+	return nil
 }
 
 // trim checks the lengths that the flags and the payload length call for, and

@@ -20,3 +20,14 @@ func adjust(checksum, old, new uint16) uint16 {
 func adjustField(field []byte, old, new uint16) {
 	binary.BigEndian.PutUint16(field, adjust(binary.BigEndian.Uint16(field), old, new))
 }
+
+// setWord writes a 16-bit word, and moves the checksum that covers it. The same word
+// again changes nothing.
+func setWord(word, checksum []byte, to uint16) {
+	was := binary.BigEndian.Uint16(word)
+	if was == to {
+		return
+	}
+	adjustField(checksum, was, to)
+	binary.BigEndian.PutUint16(word, to)
+}

@@ -13,6 +13,7 @@ const (
 	ErrLength                    // a length field contradicts another, or the bytes there are
 	ErrNotTCP                    // IP protocol is not 6
 	ErrFragment                  // one of several fragments: TCP is not all here
+	ErrNotQuote                  // not an ICMP error, or what it quotes is no IPv4 header
 )
 
 func (e Error) Error() string {
@@ -27,6 +28,8 @@ func (e Error) Error() string {
 		return "not TCP"
 	case ErrFragment:
 		return "IP fragment"
+	case ErrNotQuote:
+		return "not an ICMP error about an IPv4 packet"
 	}
 	return fmt.Sprintf("unknown(%d)", uint8(e))
 }

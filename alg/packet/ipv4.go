@@ -78,22 +78,22 @@ func (p IPv4) Payload() []byte {
 	return p.b[ipHeaderLen(p.b):]
 }
 
-// SetDst writes the destination address and moves the header checksum with it.
-// A TCP or UDP checksum covers the address too and is left as it is, so this is
-// for protocols without a pseudo header, as GRE. It reports false, and writes
-// nothing, if dst is not IPv4 or p is the zero value.
-func (p IPv4) SetDst(dst netip.Addr) bool {
-	if p.b == nil || !dst.Is4() {
+// SetSrc writes the source address and moves the header checksum with it. A TCP or UDP
+// checksum covers the address too and is left as it is, so this is for protocols without
+// a pseudo header, as GRE. It reports false, and writes nothing, if src is not IPv4 or p
+// is the zero value.
+func (p IPv4) SetSrc(src netip.Addr) bool { return p.setAddr(ipSrc, src) }
+
+// SetDst does with the destination address what SetSrc does with the source address.
+func (p IPv4) SetDst(dst netip.Addr) bool { return p.setAddr(ipDst, dst) }
+
+func (p IPv4) setAddr(at int, addr netip.Addr) bool {
+	if p.b == nil || !addr.Is4() {
 		return false
 	}
-	if dst == p.Dst() {
-		return true
-	}
-	to := dst.As4()
+	to := addr.As4()
 	for i := 0; i < len(to); i += 2 {
-		word := p.b[ipDst+i:]
-		adjustField(p.b[ipChecksum:], binary.BigEndian.Uint16(word), binary.BigEndian.Uint16(to[i:]))
-		copy(word, to[i:i+2])
+		setWord(p.b[at+i:], p.b[ipChecksum:], binary.BigEndian.Uint16(to[i:]))
 	}
 	return true
 }
