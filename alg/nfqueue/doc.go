@@ -1,6 +1,9 @@
 // Package nfqueue takes packets from a kernel NFQUEUE, hands each to a handler,
 // and gives the kernel exactly one verdict for each.
 //
+// A packet may also go through the hook's rules once more (Repeat). It is in the kernel's
+// hands all that time: netfilter calls the table's function anew, from its first rule.
+//
 // Whatever goes wrong, a packet goes on: a handler's panic, a truncated packet or
 // an unknown verdict lets it through as it came. What the kernel cannot hand over
 // (its queue or the socket's buffer is full) it drops and counts, and TCP sends it

@@ -153,6 +153,45 @@ func TestVerdictsAndMark(t *testing.T) {
 	}
 }
 
+// TestRepeat: what is repeated meets the hook's rules again, with its new bytes and mark,
+// and those of the next hook once.
+func TestRepeat(t *testing.T) {
+	top := newTopology(t)
+	for _, rule := range []string{
+		"PREROUTING -p tcp --dport 1723 -m mark --mark 42 -j ACCEPT",
+		tcpRule,
+		"INPUT -p tcp --dport 1723 -m mark --mark 42",
+	} {
+		top.gateway.sh(t, appendTo+rule)
+	}
+	var packets, again atomic.Int64
+	runIn(t, top.gateway, Config{}, func(p *Packet) Verdict {
+		packets.Add(1)
+		if p.Mark != 0 {
+			again.Add(1)
+		}
+		p.Mark = 42
+		if replaceAll(p.Payload, 'l', 'L') {
+			return RepeatModified
+		}
+		return Repeat
+	})
+	data := bytes.Repeat([]byte("all is well. "), 1<<18/13)
+	got := transfer(t, top.client, top.gateway, gatewayAddress, data)
+	if want := bytes.ReplaceAll(data, []byte("l"), []byte("L")); !bytes.Equal(want, got) {
+		t.Errorf("%d bytes arrived of %d, or others than sent", len(got), len(want))
+	}
+	if again.Load() != 0 {
+		t.Errorf("%d packets came twice", again.Load())
+	}
+	for _, chain := range []string{"PREROUTING", "INPUT"} {
+		list := strings.Split(top.gateway.sh(t, "iptables -w -t mangle -L "+chain+" -nvx"), "\n")
+		if n, err := strconv.ParseInt(strings.Fields(list[2])[0], 10, 64); err != nil || n != packets.Load() {
+			t.Errorf("%s: %d packets had the mark, %v; want %d", chain, n, err, packets.Load())
+		}
+	}
+}
+
 // settleCase is a batch that a handler decides on and Settle is called for.
 type settleCase struct {
 	name    string

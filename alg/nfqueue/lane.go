@@ -233,16 +233,13 @@ func (l *lane) tellPanics() {
 
 // rule writes the verdict on a packet.
 func (l *lane) rule(slot []byte, q queued, v Verdict, mark uint32) {
-	r := ruling{verdict: nfAccept, id: q.id, mark: mark, marks: mark != q.Mark}
-	if v == AcceptModified && (q.Truncated || len(q.Payload) == 0) {
-		v = Accept // the kernel would cut the packet to what it was given
-	}
-	switch v {
-	case AcceptModified:
-		l.out.modify(slot, slotRoom+q.at, len(q.Payload), r)
-	case Drop:
-		r.verdict, r.marks = nfDrop, false
+	r := ruling{verdict: v.ruling(), id: q.id, mark: mark, marks: mark != q.Mark}
+	switch {
+	case v == Drop:
+		r.marks = false
 		l.out.drop(slot, r)
+	case v.modifies() && !q.Truncated && len(q.Payload) > 0: // else the kernel would cut the packet to what it was given
+		l.out.modify(slot, slotRoom+q.at, len(q.Payload), r)
 	default:
 		l.out.accept(slot, r)
 	}

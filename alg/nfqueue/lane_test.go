@@ -139,6 +139,9 @@ func TestLaneOneVerdictPerPacket(t *testing.T) {
 		{name: "accept", handler: edit(Accept), want: map[uint32]fate{7: accepted}},
 		{name: "accept modified", handler: edit(AcceptModified), want: map[uint32]fate{7: modified}},
 		{name: "drop", handler: edit(Drop), want: map[uint32]fate{7: dropped}},
+		{name: "repeat", handler: mark(Repeat), want: map[uint32]fate{7: {nfRepeat, "", 8}}},
+		{name: "repeat modified", handler: mark(RepeatModified), want: map[uint32]fate{7: {nfRepeat, "Xbc", 8}}},
+		{name: "repeat modified, truncated", handler: edit(RepeatModified), attrs: capLenAttr, want: map[uint32]fate{7: {Verdict: nfRepeat}}},
 		{name: "unknown", handler: edit(99), want: map[uint32]fate{7: accepted}},
 		{name: "modified and marked", handler: mark(AcceptModified), attrs: markAttr,
 			want: map[uint32]fate{7: {nfAccept, "Xbc", 11}}},
@@ -176,7 +179,7 @@ func TestLaneOneVerdictPerPacket(t *testing.T) {
 func TestLaneModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		k := &kernelSide{t: t}
-		verdicts := rapid.SliceOfN(rapid.SampledFrom([]Verdict{Accept, AcceptModified, Drop, 9}), 1, DefaultBatch).Draw(rt, "verdicts")
+		verdicts := rapid.SliceOfN(rapid.SampledFrom([]Verdict{Accept, AcceptModified, Drop, Repeat, RepeatModified, 9}), 1, DefaultBatch).Draw(rt, "verdicts")
 		sizes := rapid.SliceOfN(rapid.IntRange(1, 9000), len(verdicts), len(verdicts)).Draw(rt, "sizes")
 		added := make([]uint32, len(verdicts)) // the mark that a verdict tells: none if it stays
 		marks := rapid.SliceOfN(rapid.SampledFrom([]uint32{0, 3, 8}), len(verdicts), len(verdicts)).Draw(rt, "marks")
@@ -194,6 +197,7 @@ func TestLaneModel(t *testing.T) {
 			want[id] = map[Verdict]fate{
 				Accept: {nfAccept, "", added[i]}, 9: {nfAccept, "", added[i]}, Drop: {Verdict: nfDrop},
 				AcceptModified: {nfAccept, string(payload), added[i]},
+				Repeat:         {nfRepeat, "", added[i]}, RepeatModified: {nfRepeat, string(payload), added[i]},
 			}[v]
 		}
 		next := 0

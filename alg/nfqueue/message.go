@@ -55,6 +55,7 @@ const (
 const (
 	nfDrop   = 0
 	nfAccept = 1
+	nfRepeat = 4
 )
 
 var native = binary.NativeEndian

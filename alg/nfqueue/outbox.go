@@ -31,9 +31,9 @@ func newOutbox(queue uint16, slots int, send func([]unix.Iovec)) *outbox {
 	return &outbox{queue: queue, send: send, parts: make([]unix.Iovec, 0, slots)}
 }
 
-// accept lets a packet go as it came.
+// accept lets a packet go, or go again, as it came.
 func (o *outbox) accept(slot []byte, r ruling) {
-	if o.run.marks != r.marks || o.run.mark != r.mark {
+	if o.run.verdict != r.verdict || o.run.marks != r.marks || o.run.mark != r.mark {
 		o.endRun()
 	}
 	o.run, o.place = r, slot

@@ -52,7 +52,26 @@ const (
 	Accept         Verdict = iota // as it came, whatever became of Payload
 	AcceptModified                // with Payload's bytes; as it came if it is truncated
 	Drop
+	// Repeat and RepeatModified are Accept and AcceptModified, but that the packet goes
+	// through the hook's rules again (NF_REPEAT), of one table or base chain, and on
+	// from there. Set a Mark by which a rule keeps it from the queue the second time.
+	Repeat
+	RepeatModified
 )
+
+// modifies reports whether the packet goes on with Payload's bytes.
+func (v Verdict) modifies() bool { return v == AcceptModified || v == RepeatModified }
+
+// ruling returns netfilter's verdict. What is unknown accepts.
+func (v Verdict) ruling() uint32 {
+	switch v {
+	case Drop:
+		return nfDrop
+	case Repeat, RepeatModified:
+		return nfRepeat
+	}
+	return nfAccept
+}
 
 func (v Verdict) String() string {
 	switch v {
@@ -62,6 +81,10 @@ func (v Verdict) String() string {
 		return "accept modified"
 	case Drop:
 		return "drop"
+	case Repeat:
+		return "repeat"
+	case RepeatModified:
+		return "repeat modified"
 	}
 	return fmt.Sprintf("unknown(%d)", uint8(v))
 }

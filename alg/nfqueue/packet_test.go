@@ -13,6 +13,8 @@ func TestNames(t *testing.T) {
 		{Accept.String(), "accept"},
 		{AcceptModified.String(), "accept modified"},
 		{Drop.String(), "drop"},
+		{Repeat.String(), "repeat"},
+		{RepeatModified.String(), "repeat modified"},
 		{Verdict(9).String(), "unknown(9)"},
 	}
 	for _, tt := range tests {
