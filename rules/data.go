@@ -1,7 +1,12 @@
 package rules
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"math"
+	"math/bits"
+	"slices"
 	"strings"
 )
 
@@ -10,12 +15,8 @@ import (
 // ours.
 const DataChain = "PPTPALG-GRE"
 
-// DefaultMark and DefaultLabel are a bit of the packet mark and a connection label that
-// others seldom use.
-const (
-	DefaultMark  = 0x40000000
-	DefaultLabel = 119
-)
+// DefaultMark is a bit of the packet mark that others seldom use.
+const DefaultMark = 0x40000000
 
 // maxLabel is the last bit of a connection's labels (XT_CONNLABEL_MAXBIT).
 const maxLabel = 127
@@ -23,22 +24,31 @@ const maxLabel = 127
 // Data says which queues the calls' GRE packets go to. The zero value has none: the
 // kernel translates.
 //
-//	raw PREROUTING ─► PPTPALG-GRE ─► NFQUEUE ─► daemon: rewrites, and marks what is a call's
-//	                                               │
-//	mangle PREROUTING, first rule ◄────────────────┘   the mark becomes a label of the
-//	      │                                            connection, its other bits the
-//	      │                                            connection's mark; it is cleared
-//	filter FORWARD, first rule ─► labelled: ACCEPT
+//	raw PREROUTING, OUTPUT,        NFQUEUE ─► daemon: rewrites the destination, marks what
+//	first rule                        │       is a call's, and has the packet repeat the table
+//	                                  └─► a call's: NOTRACK, unmarked, ACCEPT; else unmarked, next rule
+//	filter FORWARD, INPUT, OUTPUT,  ACCEPT, for the packets of calls
+//	first rule
+//	mangle POSTROUTING, INPUT,     NFQUEUE ─► daemon: rewrites the source, and has the packet
+//	first rule                        │       repeat the table
+//	                                  └─► unmarked, next rule
 //
-// A rewritten packet is the first of a connection that conntrack has never seen: it is
-// NEW, comes from outside, and a firewall that accepts only what is ESTABLISHED drops it.
-// So the daemon marks the packets of living calls, and the rules accept them. The mark
-// itself would not do: CONNMARK --restore-mark overwrites it, and policy routing would
-// take it for a route's. The label stays with the connection, and touches nothing.
+// To conntrack a call's packets are not there: UNTRACKED. So it holds no entry of them that
+// could be another connection's, no rule of table nat meets them, and a full table does not
+// stop them. Beside the packets' form, this is what tells them from the first table on. A mark would not: CONNMARK
+// --restore-mark and MARK overwrite it, and "ip rule fwmark 1" does not find 0x40000001. So
+// the daemon's marks are gone when the packet leaves our chain.
 //
-// The mark's other bits are those of the call's control connection, so that routing by
-// connection mark keeps both on one way. A mark that a call's packet had before table raw
-// is lost.
+// Our rules stand first. In raw, an earlier rule with a conntrack zone would have the packet
+// tracked, whatever a later one says; and one that accepts would keep the packet from ours.
+// Rules of others in raw do not meet calls' packets. They do meet all other GRE, as before, for
+// the daemon has that repeat the table too, and go on behind our rules.
+//
+// The daemon gives a packet that it will translate the source of its control connection's
+// mark, as CONNMARK --restore-mark would, so that routing by connection mark keeps both on
+// one way.
+//
+// Errors of routers about the calls' packets, ICMP that quotes enhanced GRE, go the same way.
 type Data struct {
 	Queue  uint16 // the first queue
 	Queues int    // their number, Queue and those after it; 0 is no rule at all
@@ -51,11 +61,22 @@ type Data struct {
 	// dropping them. What goes on untranslated is for the gateway itself, which answers
 	// that it does not know the protocol; some servers end the call for it.
 	Bypass bool
-	// Mark is the mark by which the daemon tells a call's packets, all bits of it set; 0
-	// adds no rules that accept them. Set it where the firewall's FORWARD chain does not
-	// let GRE pass.
-	Mark  uint32
-	Label uint8 // connection label for them, 0 to 127; used only with a Mark
+	// Mark is a bit of the packet mark, or several, by which the daemon tells our rules in
+	// one table what is a call's; one bit more says that it has seen a packet (Marks).
+	// Packets must not come with either. 0 is DefaultMark, and adds no rules that accept
+	// the calls' packets: set it where the firewall lets untracked GRE pass.
+	Mark uint32
+}
+
+// Marks returns the bits that the daemon sets: on a packet of a call's that comes, and on
+// any other that it has seen, whatever it did.
+func (d Data) Marks() (call, seen uint32) {
+	call = cmp.Or(d.Mark, DefaultMark)
+	seen = bits.RotateLeft32(1<<(bits.Len32(call)-1), 1)
+	for call&seen != 0 && call != math.MaxUint32 {
+		seen = bits.RotateLeft32(seen, 1)
+	}
+	return call, seen
 }
 
 func (d Data) validate(control uint16) error {
@@ -67,8 +88,8 @@ func (d Data) validate(control uint16) error {
 		return fmt.Errorf("validate data queues: %d from number %d: give 1 or more, numbered up to 65535", d.Queues, d.Queue)
 	case int(control) >= int(d.Queue) && int(control) <= last:
 		return fmt.Errorf("validate data queues: %d is the queue of control connections", control)
-	case d.Label > maxLabel:
-		return fmt.Errorf("validate data label: %d is above %d", d.Label, maxLabel)
+	case d.Mark == math.MaxUint32:
+		return errors.New("validate data mark: it leaves no bit: give one bit")
 	}
 	return nil
 }
@@ -86,36 +107,70 @@ const marker = "mangle"
 // parts returns the rules in the order in which they come into force: GRE is queued when
 // all is ready for it.
 func (d Data) parts() []part {
-	if d.Mark == 0 {
-		return []part{{table: marker}, {table: "filter"}, d.queueing()}
+	parts := []part{d.leaving(), {table: "filter"}, d.entering()}
+	if d.Mark != 0 {
+		parts[1] = accepting
 	}
-	marked := fmt.Sprintf("-A %s -p gre -m mark --mark 0x%x/0x%x ", DataChain, d.Mark, d.Mark)
-	return []part{
-		{
-			table: marker,
-			rules: []string{
-				marked + fmt.Sprintf("-m connlabel --label %d --set", d.Label),
-				marked + fmt.Sprintf("-m mark ! --mark 0x0/0x%[1]x -j CONNMARK --save-mark --nfmask 0x%[1]x --ctmask 0x%[1]x", ^d.Mark),
-				marked + "-j MARK --set-xmark 0x0/0xffffffff",
-			},
-			jumps: []string{"-I PREROUTING -p gre -j " + DataChain, "-I OUTPUT -p gre -j " + DataChain},
-		}, {
-			table: "filter",
-			rules: []string{fmt.Sprintf("-A %s -p gre -m connlabel --label %d -j ACCEPT", DataChain, d.Label)},
-			jumps: []string{"-I FORWARD -p gre -j " + DataChain},
+	return parts
+}
+
+// The packets of calls, and errors about them, by xt_u32. Enhanced GRE: from the IP
+// header's length to the GRE header, there version 1 and protocol type 0x880b (RFC 2637
+// section 4.1). Other tunnels never see the daemon. An error, of type 3, 11 or 12: behind its 8
+// bytes an IP header of protocol 47, and behind this one enhanced GRE.
+const (
+	enhancedGRE = `-p gre -m u32 --u32 "0>>22&0x3c@0&0x7ffff=0x1880b"`
+	aboutGRE    = `-p icmp -m u32 --u32 "0>>22&0x3c@0>>24=3,11:12&&0>>22&0x3c@16>>16&0xff=47&&0>>22&0x3c@8>>22&0x3c@8&0x7ffff=0x1880b"`
+	untracked   = "-m conntrack --ctstate UNTRACKED"
+)
+
+// first returns jumps to our chain at the head of another one, for what a match lets by.
+func first(chain, match string) []string {
+	var jumps []string
+	for _, packets := range []string{enhancedGRE, aboutGRE} {
+		jumps = append(jumps, strings.Join(strings.Fields(fmt.Sprintf("-I %s %s %s -j %s", chain, match, packets, DataChain)), " "))
+	}
+	return jumps
+}
+
+// entering is the part that queues what comes. As for Chain, the loopback interface is left
+// out because what arrives there has passed OUTPUT. A packet that is untracked already has
+// been here: with a VRF, PREROUTING runs twice.
+func (d Data) entering() part {
+	call, seen := d.Marks()
+	return part{
+		table: "raw",
+		rules: []string{
+			fmt.Sprintf("-A %s -m mark --mark 0x%[2]x/0x%[2]x -j CT --notrack", DataChain, call),
+			fmt.Sprintf("-A %s %s -j MARK --set-xmark 0x0/0x%x", DataChain, untracked, call|seen),
+			fmt.Sprintf("-A %s %s -j ACCEPT", DataChain, untracked),
+			d.queueing(seen),
+			d.unmarking(seen),
 		},
-		d.queueing(),
+		jumps: append(first("PREROUTING", "! -i lo"), first("OUTPUT", "")...),
 	}
 }
 
-// enhancedGRE is a match of xt_u32 on PPTP's GRE alone: from the IP header's length to
-// the GRE header, there version 1 and protocol type 0x880b (RFC 2637 section 4.1). Other
-// tunnels never see the daemon.
-const enhancedGRE = `-m u32 --u32 "0>>22&0x3c@0&0x7ffff=0x1880b"`
+// accepting is the part that lets calls' packets through the firewall.
+var accepting = part{
+	table: "filter",
+	rules: []string{"-A " + DataChain + " -j ACCEPT"},
+	jumps: slices.Concat(first("FORWARD", untracked), first("INPUT", untracked), first("OUTPUT", untracked)),
+}
 
-// queueing is the part that queues. As for Chain, the loopback interface is left out
-// because what arrives there has passed OUTPUT.
-func (d Data) queueing() part {
+// leaving is the part that queues what is on its way out, be it to the gateway itself.
+// What goes over the loopback interface leaves there by POSTROUTING.
+func (d Data) leaving() part {
+	_, seen := d.Marks()
+	return part{
+		table: marker,
+		rules: []string{d.queueing(seen), d.unmarking(seen)},
+		jumps: append(first("POSTROUTING", untracked), first("INPUT", "! -i lo "+untracked)...),
+	}
+}
+
+// queueing is the rule that queues what the daemon has not seen.
+func (d Data) queueing(seen uint32) string {
 	target := fmt.Sprintf("--queue-num %d", d.Queue)
 	if d.Queues > 1 {
 		target = fmt.Sprintf("--queue-balance %d:%d", d.Queue, int(d.Queue)+d.Queues-1)
@@ -126,11 +181,11 @@ func (d Data) queueing() part {
 	if d.ByCPU && d.Queues > 1 {
 		target += " --queue-cpu-fanout"
 	}
-	return part{
-		table: "raw",
-		rules: []string{"-A " + DataChain + " -p gre " + enhancedGRE + " -j NFQUEUE " + target},
-		jumps: []string{"-A PREROUTING ! -i lo -p gre -j " + DataChain, "-A OUTPUT -p gre -j " + DataChain},
-	}
+	return fmt.Sprintf("-A %s -m mark ! --mark 0x%[2]x/0x%[2]x -j NFQUEUE %s", DataChain, seen, target)
+}
+
+func (d Data) unmarking(seen uint32) string {
+	return fmt.Sprintf("-A %s -j MARK --set-xmark 0x0/0x%x", DataChain, seen)
 }
 
 // dataTables are the tables of the data path's rules, in the order of Data.parts.

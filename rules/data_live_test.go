@@ -9,7 +9,9 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -22,22 +24,33 @@ import (
 )
 
 // These tests send GRE through the data path's rules of a gateway whose firewall lets
-// nothing through but what is ESTABLISHED, and whose administrator routes by marks:
+// nothing through but what is ESTABLISHED, sends all else that comes from outside to a
+// host inside, and whose administrator routes by marks:
 //
 //	client 10.0.1.2 ─── 10.0.1.1 gateway 203.0.113.1 ─── 203.0.113.2 server
 //
 // The client's Call ID is 7, in public 77; the server's is 5.
 
 const dataTable = `*nat
+-A PREROUTING -i toServer -j DNAT --to-destination 10.0.1.99
 -A POSTROUTING -o toServer -j MASQUERADE
 COMMIT
 *mangle
 -A PREROUTING -j CONNMARK --restore-mark
 -A PREROUTING -p gre -m mark ! --mark 0 -m comment --comment "marked"
+-A PREROUTING -p gre -m conntrack --ctstate UNTRACKED -m comment --comment "untracked"
+-A POSTROUTING -p gre -m mark ! --mark 0 -m comment --comment "marked out"
 COMMIT
 *filter
+:INPUT DROP
 :FORWARD DROP
+:OUTPUT DROP
 -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+-A OUTPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+COMMIT
+*raw
+-A PREROUTING -p gre -m comment --comment "raw"
 COMMIT
 `
 
@@ -48,6 +61,9 @@ var (
 	inward  = conntrack.Flow{Src: theServer, Dst: thePublic, Key: 77, NewSrc: theServer, NewDst: theClient, NewKey: 7}
 	outward = conntrack.Flow{Src: theClient, Dst: theServer, Key: 5, NewSrc: thePublic, NewDst: theServer, NewKey: 5}
 )
+
+// toItself has what comes from outside and belongs to nothing be for the gateway.
+const toItself = "*nat\n-F PREROUTING\nCOMMIT\n*filter\n-P INPUT ACCEPT\n-P OUTPUT ACCEPT\nCOMMIT\n"
 
 // dataGateway is the network and the two ends of a call.
 type dataGateway struct {
@@ -127,6 +143,16 @@ func (e *end) receive(t *testing.T) arrival {
 	}
 }
 
+// drain forgets what has come.
+func (e *end) drain(t *testing.T) {
+	t.Helper()
+	for b := make([]byte, 1<<16); ; {
+		if _, _, err := unix.Recvfrom(e.fd, b, unix.MSG_DONTWAIT); err != nil {
+			return
+		}
+	}
+}
+
 func (e *end) expect(t *testing.T, want arrival) {
 	t.Helper()
 	if diff := cmp.Diff(want, e.receive(t), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
@@ -136,18 +162,19 @@ func (e *end) expect(t *testing.T, want arrival) {
 
 // daemon is the data path without the rest: a queue and a table.
 type daemon struct {
+	Data
 	table *datapath.Table
-	mark  uint32 // of what is a call's
+	again atomic.Int64 // packets that came marked
 	mu    sync.Mutex
-	sizes []int // of the packets queued, guarded by mu
+	sizes []int // of the packets queued as they came, guarded by mu
 }
 
 // start runs the data path until the returned function is called, or the test ends.
 func (g dataGateway) start(t *testing.T, d Data, flows ...conntrack.Flow) (*daemon, func()) {
 	t.Helper()
-	dm := &daemon{table: datapath.NewTable(), mark: d.Mark}
+	dm := &daemon{Data: d, table: datapath.NewTable()}
 	for _, f := range flows {
-		if err := dm.table.Install(f); err != nil {
+		if err := dm.table.Install(f, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -169,61 +196,197 @@ func (g dataGateway) start(t *testing.T, d Data, flows ...conntrack.Flow) (*daem
 	return dm, stop
 }
 
+// packet does what the daemon does with a packet.
 func (d *daemon) packet(p *nfqueue.Packet) nfqueue.Verdict {
-	d.mu.Lock()
-	d.sizes = append(d.sizes, len(p.Payload))
-	d.mu.Unlock()
-	if p.Truncated {
+	call, seen := d.Marks()
+	if p.Mark&(call|seen) != 0 {
+		d.again.Add(1)
 		return nfqueue.Accept
 	}
-	switch d.table.Rewrite(p.Payload).Verdict {
-	case datapath.Edited:
-		p.Mark = d.mark
-		return nfqueue.AcceptModified
-	case datapath.Keep:
-		p.Mark = d.mark
+	var v datapath.Verdict
+	switch p.Hook {
+	case nfqueue.Input, nfqueue.Postrouting:
+		v = d.table.Leave(p.Payload)
+		p.Mark |= seen
+	default:
+		d.saw(len(p.Payload))
+		v = d.table.Enter(p.Payload).Verdict
+		p.Mark |= map[bool]uint32{true: seen, false: call}[v == datapath.Pass]
 	}
-	return nfqueue.Accept
+	if v == datapath.Edited {
+		return nfqueue.RepeatModified
+	}
+	return nfqueue.Repeat
 }
 
-var liveData = Data{Queue: 1730, Queues: 2, Mark: DefaultMark, Label: DefaultLabel}
+func (d *daemon) saw(size int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sizes = append(d.sizes, size)
+}
+
+var liveData = Data{Queue: 1730, Queues: 2, Mark: DefaultMark}
+
+// entries returns what conntrack has of GRE.
+func (g dataGateway) entries(t *testing.T) string {
+	t.Helper()
+	return g.run(t, "", "conntrack", "-L", "-p", "gre")
+}
+
+// carries sends packets both ways.
+func (g dataGateway) carries(t *testing.T) {
+	t.Helper()
+	for i := range uint16(3) {
+		g.server.send(t, thePublic, inward.Key, i, 1000)
+		g.client.expect(t, arrival{theServer, theClient, inward.NewKey, i, 1000})
+		g.client.send(t, theServer, outward.Key, i, 1000)
+		g.server.expect(t, arrival{thePublic, theServer, outward.NewKey, i, 1000})
+	}
+}
 
 // A call's GRE passes a firewall that would drop it, in both directions, and no other
-// does. What the administrator's rules see of it bears no mark.
+// does. It meets neither conntrack nor the rules of table nat, and what the administrator's
+// rules see of it bears no mark. Other GRE meets them all, once.
 func TestKernelDataForwardDrop(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {
 		g := newDataGateway(t, command, liveData)
 		dm, _ := g.start(t, liveData, inward, outward)
+		g.carries(t)
+		if got := g.entries(t); got != "" {
+			t.Errorf("conntrack has entries:\n%s", got)
+		}
 		for i := range uint16(3) {
 			g.server.send(t, thePublic, 78, 100+i, 50) // no call's
 			g.client.send(t, theServer, 6, 100+i, 50)
-			g.server.send(t, thePublic, 77, i, 1000)
-			g.client.expect(t, arrival{theServer, theClient, 7, i, 1000})
-			g.client.send(t, theServer, 5, i, 1000)
-			g.server.expect(t, arrival{thePublic, theServer, 5, i, 1000})
 		}
+		g.carries(t)
 		if got := dm.table.Count(datapath.NoFlow); got != 6 {
 			t.Errorf("%d packets of no call were queued, want 6", got)
 		}
-		if n := g.counters(t, command, "mangle"); n["marked"] != 0 {
-			t.Errorf("the administrator's rules saw %d marked packets", n["marked"])
+		mangle, raw := g.counters(t, command, "mangle"), g.counters(t, command, "raw")
+		if mangle["marked"] != 0 || mangle["marked out"] != 0 || mangle["untracked"] != 12 || raw["raw"] != 6 {
+			t.Errorf("the administrator's rules saw %v and %v", mangle, raw)
+		}
+		if n := dm.again.Load(); n != 0 {
+			t.Errorf("%d packets came twice", n)
 		}
 	})
 }
 
-// Without rules that accept them, the packets that were rewritten are NEW, and pass only
-// once conntrack has been told that they are ESTABLISHED.
+// What conntrack knows of other GRE does not matter: a stranger's under the server's ID,
+// or of this very call, from before its flows were there; nor does a table that is full.
+func TestKernelDataBesideConntrack(t *testing.T) {
+	eachBackend(t, func(t *testing.T, command string) {
+		g := newDataGateway(t, command, liveData)
+		g.restore(t, command, "*filter\n-I FORWARD -p gre -j ACCEPT\nCOMMIT\n")
+		zero := func(f conntrack.Flow) conntrack.Flow {
+			f.Key, f.NewKey = 0, 0
+			return f
+		}
+		dm, _ := g.start(t, liveData)
+		g.client.send(t, theServer, 5, 100, 50)
+		g.server.expect(t, arrival{thePublic, theServer, 5, 100, 50})
+		g.server.send(t, thePublic, 77, 100, 50)
+		g.client.send(t, theServer, 0, 101, 50)
+		g.server.expect(t, arrival{thePublic, theServer, 0, 101, 50})
+		g.server.send(t, thePublic, 0, 101, 50)
+		if g.entries(t) == "" {
+			t.Fatal("conntrack knows nothing")
+		}
+		for _, f := range []conntrack.Flow{inward, outward, zero(inward), zero(outward)} {
+			if err := dm.table.Install(f, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		g.client.drain(t)
+		g.run(t, "", "sysctl", "-qw", "net.netfilter.nf_conntrack_max=1")
+		defer g.run(t, "", "sysctl", "-qw", "net.netfilter.nf_conntrack_max=65536")
+		g.carries(t)
+		g.server.send(t, thePublic, 0, 9, 50)
+		g.client.expect(t, arrival{theServer, theClient, 0, 9, 50})
+		g.client.send(t, theServer, 0, 9, 50)
+		g.server.expect(t, arrival{thePublic, theServer, 0, 9, 50})
+	})
+}
+
+// Rules of others in raw, which have all GRE in a zone of its own, or not tracked, come
+// behind ours.
+func TestKernelDataBesideZones(t *testing.T) {
+	eachBackend(t, func(t *testing.T, command string) {
+		for _, target := range []string{"CT --zone 5", "CT --notrack", "ACCEPT"} {
+			g := newDataGateway(t, command, liveData)
+			g.restore(t, command, "*raw\n-A PREROUTING -p gre -j "+target+"\nCOMMIT\n")
+			mustLoad(t, g.firewall, Config{Queue: 1723, Ports: []uint16{1723}, Data: liveData})
+			g.start(t, liveData, inward, outward)
+			g.carries(t)
+			if got := g.entries(t); got != "" {
+				t.Errorf("%s: conntrack has entries:\n%s", target, got)
+			}
+		}
+	})
+}
+
+// The gateway itself is an end of the call: its firewall lets it through, and both visits
+// are made.
+func TestKernelDataOfTheGateway(t *testing.T) {
+	const alias = "203.0.113.77" // what the server knows it by
+	a := netip.MustParseAddr(alias)
+	eachBackend(t, func(t *testing.T, command string) {
+		g := newDataGateway(t, command, liveData)
+		g.ip(t, "address add "+alias+"/24 dev toServer")
+		own := &end{namespace: g.namespace}
+		own.open(t)
+		g.start(t, liveData,
+			conntrack.Flow{Src: theServer, Dst: a, Key: 77, NewSrc: theServer, NewDst: thePublic, NewKey: 7},
+			conntrack.Flow{Src: thePublic, Dst: theServer, Key: 5, NewSrc: a, NewDst: theServer, NewKey: 6},
+			// its own forwarded port: to itself the server is at its public address
+			conntrack.Flow{Src: thePublic, Dst: thePublic, Key: 50, NewSrc: thePublic, NewDst: theClient, NewKey: 51},
+			conntrack.Flow{Src: theClient, Dst: thePublic, Key: 52, NewSrc: thePublic, NewDst: thePublic, NewKey: 53})
+		for i := range uint16(3) {
+			own.send(t, theServer, 5, i, 100)
+			g.server.expect(t, arrival{a, theServer, 6, i, 100})
+			g.server.send(t, a, 77, i, 100)
+			own.expect(t, arrival{theServer, thePublic, 7, i, 100})
+			own.send(t, thePublic, 50, i, 100)
+			g.client.expect(t, arrival{thePublic, theClient, 51, i, 100})
+			g.client.send(t, thePublic, 52, i, 100)
+			own.expect(t, arrival{thePublic, thePublic, 53, i, 100})
+		}
+	})
+}
+
+// What the rules of an older version have queued comes back marked, as nothing does from
+// ours, and is accepted: a packet must not go round for good.
+func TestKernelDataNoLoop(t *testing.T) {
+	eachBackend(t, func(t *testing.T, command string) {
+		g := newDataGateway(t, command, liveData)
+		mustUnload(t, g.firewall)
+		g.restore(t, command, toItself+`*raw
+-A PREROUTING -p gre -j NFQUEUE --queue-num 1730
+COMMIT
+*filter
+-I FORWARD -p gre -j ACCEPT
+COMMIT
+`)
+		dm, _ := g.start(t, liveData, inward)
+		g.server.send(t, thePublic, 77, 1, 50)
+		g.client.expect(t, arrival{theServer, theClient, 7, 1, 50})
+		if n := dm.again.Load(); n != 1 {
+			t.Errorf("%d packets came twice, want 1", n)
+		}
+	})
+}
+
+// Without a mark no rules accept the packets, and all else is as with one.
 func TestKernelDataWithoutMark(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {
 		d := Data{Queue: 1730, Queues: 1}
 		g := newDataGateway(t, command, d)
-		dm, _ := g.start(t, d, inward)
-		g.server.send(t, thePublic, 77, 1, 50)
+		dm, _ := g.start(t, d, inward, outward)
+		g.server.send(t, thePublic, 77, 100, 50)
 		eventually(t, func() bool { return dm.table.Count(datapath.Rewritten) == 1 }, func() string { return "nothing was rewritten" })
-		g.run(t, "", "conntrack", "-I", "-p", "gre", "-s", "203.0.113.2", "-d", "10.0.1.2", "--srckey", "0", "--dstkey", "7",
-			"--reply-src", "10.0.1.2", "--reply-dst", "203.0.113.2", "--reply-key-src", "7", "--reply-key-dst", "0", "-t", "600", "-u", "FIXED_TIMEOUT,SEEN_REPLY,ASSURED")
-		g.server.send(t, thePublic, 77, 2, 50)
-		g.client.expect(t, arrival{theServer, theClient, 7, 2, 50})
+		g.restore(t, command, "*filter\n-I FORWARD -m conntrack --ctstate UNTRACKED -j ACCEPT\nCOMMIT\n")
+		g.carries(t)
 	})
 }
 
@@ -272,6 +435,7 @@ func TestKernelDataWithoutDaemon(t *testing.T) {
 				d := liveData
 				d.Bypass = bypass
 				g := newDataGateway(t, command, d)
+				g.restore(t, command, toItself)
 				g.server.send(t, thePublic, 77, 1, 50)
 				if bypass {
 					eventually(t, func() bool { return g.unreachable(t) }, func() string { return "no answer" })
@@ -306,8 +470,8 @@ func TestKernelDataLoadUnload(t *testing.T) {
 			}
 		}
 		list := ns.run(t, "", command, "-t", "filter", "-S", "FORWARD")
-		if lines := strings.Split(list, "\n"); lines[1] != "-A FORWARD -p gre -j PPTPALG-GRE" {
-			t.Errorf("the jump is not first:\n%s", list)
+		if lines := strings.Split(list, "\n"); !strings.HasSuffix(lines[1], " -j PPTPALG-GRE") || !strings.HasSuffix(lines[2], " -j PPTPALG-GRE") {
+			t.Errorf("the jumps are not first:\n%s", list)
 		}
 		mustLoad(t, f, onePort)
 		if got, err := f.DataLoaded(t.Context()); err != nil || got {
@@ -353,34 +517,25 @@ func TestKernelDataRefused(t *testing.T) {
 	})
 }
 
-// Without labels there are no rules that accept a call's packets, and the rest is as
-// asked, whatever was loaded before.
-func TestKernelDataFallsBack(t *testing.T) {
-	unmarked := dataPath
-	unmarked.Data.Mark = 0
+// The rules of an older version, which labelled calls' packets, go when these are loaded.
+func TestKernelDataAfterLabels(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {
-		for _, before := range []Config{{}, onePort, unmarked} {
-			ns := newNamespace(t)
-			f := ns.firewall(command)
-			if len(before.Ports) > 0 {
-				mustLoad(t, f, before)
+		ns, fresh := newNamespace(t), newNamespace(t)
+		var older []string
+		for table, list := range readLists(t, "data-labels-") {
+			for line := range strings.Lines(list) {
+				if r := strings.TrimSpace(line); strings.Contains(r, DataChain) {
+					older = append(older, "*"+table+"\n"+r+"\nCOMMIT\n")
+				}
 			}
-			asked := dataPath
-			asked.Bypass = Bypass{Label: DefaultBypassLabel, Labelled: true}
-			t.Setenv("XTABLES_LIBDIR", extensionsWithout(t, "libxt_connlabel.so"))
-			got, err := f.Load(t.Context(), asked)
-			os.Unsetenv("XTABLES_LIBDIR")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !cmp.Equal(unmarked, got.Config) || got.Refused == nil {
-				t.Errorf("outcome %+v, want %+v", got, unmarked)
-			}
-			fresh := newNamespace(t)
-			mustLoad(t, fresh.firewall(command), unmarked)
-			if diff := cmp.Diff(fresh.save(t, command), ns.save(t, command)); diff != "" {
-				t.Errorf("after %+v: tables (-want +got):\n%s", before, diff)
-			}
+		}
+		for _, line := range older {
+			ns.restore(t, command, line)
+		}
+		mustLoad(t, ns.firewall(command), dataPath)
+		mustLoad(t, fresh.firewall(command), dataPath)
+		if diff := cmp.Diff(fresh.save(t, command), ns.save(t, command)); diff != "" {
+			t.Errorf("tables (-want +got):\n%s", diff)
 		}
 	})
 }

@@ -11,15 +11,22 @@ import (
 
 // dataPath is a configuration with all that there is.
 var dataPath = Config{Queue: 1723, Ports: []uint16{1723}, Data: Data{
-	Queue: 1730, Queues: 4, ByCPU: true, Bypass: true, Mark: DefaultMark, Label: DefaultLabel,
+	Queue: 1730, Queues: 4, ByCPU: true, Bypass: true, Mark: DefaultMark,
 }}
 
 // readTables returns the listings of the tables with dataPath loaded.
 func readTables(t *testing.T) map[string]string {
 	t.Helper()
-	return map[string]string{
-		"raw": read(t, "data-raw.list"), "mangle": read(t, "data-mangle.list"), "filter": read(t, "data-filter.list"),
+	return readLists(t, "data-")
+}
+
+func readLists(t *testing.T, prefix string) map[string]string {
+	t.Helper()
+	lists := make(map[string]string)
+	for _, table := range dataTables {
+		lists[table] = read(t, prefix+table+".list")
 	}
+	return lists
 }
 
 func TestDataTexts(t *testing.T) {
@@ -29,6 +36,7 @@ func TestDataTexts(t *testing.T) {
 		{"print-data.rules", dataPath.Text()},
 		{"print-data-one-queue.rules", queueOnly.loadText(nil)},
 		{"reload-data.rules", dataPath.Data.loadText(loaded)},
+		{"reload-data-labels.rules", dataPath.Data.loadText(readLists(t, "data-labels-"))}, // of an older version
 		{"reload-data-one-queue.rules", queueOnly.loadText(loaded)},
 		{"unload-data.rules", unloadDataText(loaded)},
 		{"reload.rules", LoadText(loaded["mangle"], onePort)},
@@ -53,7 +61,7 @@ func TestDataValidate(t *testing.T) {
 		{"too many", Data{Queue: 65534, Queues: 3}, "validate data queues: 3 from number 65534: give 1 or more, numbered up to 65535"},
 		{"negative", Data{Queues: -1}, "validate data queues: -1 from number 0: give 1 or more, numbered up to 65535"},
 		{"over the control connections' queue", Data{Queue: 1720, Queues: 4}, "validate data queues: 1723 is the queue of control connections"},
-		{"label", Data{Queue: 1, Queues: 1, Mark: 1, Label: 128}, "validate data label: 128 is above 127"},
+		{"no bit left", Data{Queue: 1, Queues: 1, Mark: 0xffffffff}, "validate data mark: it leaves no bit: give one bit"},
 	}
 	for _, row := range rows {
 		got := ""
@@ -62,6 +70,23 @@ func TestDataValidate(t *testing.T) {
 		}
 		if got != row.want {
 			t.Errorf("%s: got %q, want %q", row.name, got, row.want)
+		}
+	}
+}
+
+func TestMarks(t *testing.T) {
+	rows := []struct{ mark, call, seen uint32 }{
+		{0, DefaultMark, 0x80000000},
+		{DefaultMark, DefaultMark, 0x80000000},
+		{1, 1, 2},
+		{0x80000000, 0x80000000, 1},
+		{0x80000003, 0x80000003, 4},
+		{0xfffffffe, 0xfffffffe, 1},
+		{0x7fffffff, 0x7fffffff, 0x80000000},
+	}
+	for _, row := range rows {
+		if call, seen := (Data{Mark: row.mark}).Marks(); call != row.call || seen != row.seen {
+			t.Errorf("%#x: %#x and %#x, want %#x and %#x", row.mark, call, seen, row.call, row.seen)
 		}
 	}
 }
@@ -111,10 +136,8 @@ func TestDataCommands(t *testing.T) {
 	}{
 		{"load", dataPath, []answer{{}},
 			[]string{listMangle, listFilter, listRaw, restore, listMangle, restore}, false},
-		{"refused: nothing stays", dataPath, append([]answer{{}, {}, {}, {err: refused}, {}, {}, {}, {err: refused}}, append(listed, answer{})...),
-			[]string{listMangle, listFilter, listRaw, restore, listMangle, listFilter, listRaw, restore, listMangle, listFilter, listRaw, restore}, true},
-		{"refused, without a mark not", dataPath, []answer{{}, {}, {}, {err: refused}, {}},
-			[]string{listMangle, listFilter, listRaw, restore, listMangle, listFilter, listRaw, restore, listMangle, restore}, false},
+		{"refused: nothing stays", dataPath, append(append([]answer{{}, {}, {}, {err: refused}}, listed...), answer{}),
+			[]string{listMangle, listFilter, listRaw, restore, listMangle, listFilter, listRaw, restore}, true},
 		{"without, another run's left", onePort, append(append([]answer{listed[0], {}}, listed...), answer{}),
 			[]string{listMangle, restore, listMangle, listFilter, listRaw, restore}, false},
 		{"without", onePort, []answer{{}}, []string{listMangle, restore}, false},

@@ -47,8 +47,7 @@ type Firewall struct {
 // Outcome says what Load has put in force.
 type Outcome struct {
 	// Config is what was asked, but where iptables or the kernel lacks a match:
-	// AllSegments without xt_bpf; no Bypass without xt_connlabel or xt_connmark; and no
-	// Data.Mark without xt_connlabel.
+	// AllSegments without xt_bpf, and no Bypass without xt_connlabel or xt_connmark.
 	Config Config
 	// Refused is what iptables said to the rules that were asked, where Config
 	// differs from them. Nil if all is as asked.
@@ -70,8 +69,7 @@ func (f *Firewall) Load(ctx context.Context, cfg Config) (Outcome, error) {
 	if err := cfg.Validate(); err != nil {
 		return Outcome{}, err
 	}
-	refusedData, err := f.loadData(ctx, &cfg.Data)
-	if err != nil {
+	if err := f.loadData(ctx, cfg.Data); err != nil {
 		err = fmt.Errorf("load firewall rules of the data path: %w", err)
 		return Outcome{}, f.giveUpData(ctx, cfg, err)
 	}
@@ -80,7 +78,7 @@ func (f *Firewall) Load(ctx context.Context, cfg Config) (Outcome, error) {
 		err = fmt.Errorf("load firewall rules: %w", err)
 		return Outcome{}, f.giveUpData(ctx, cfg, err)
 	}
-	return Outcome{Config: cfg, Refused: errors.Join(refusedData, refused)}, nil
+	return Outcome{Config: cfg, Refused: refused}, nil
 }
 
 // giveUpData removes the rules of the data path after err, and returns err.
@@ -109,23 +107,12 @@ func (f *Firewall) loadControl(ctx context.Context, cfg *Config) (refused, err e
 	return nil, err // the first cause
 }
 
-// loadData loads the rules of the data path; without those about a mark if they are
-// refused, as loadControl does.
-func (f *Firewall) loadData(ctx context.Context, d *Data) (refused, err error) {
+// loadData loads the rules of the data path.
+func (f *Firewall) loadData(ctx context.Context, d Data) error {
 	if d.Queues == 0 {
-		return nil, nil
+		return nil
 	}
-	err = f.change(ctx, dataTables, d.loadText)
-	if !isRefused(err) || d.Mark == 0 {
-		return nil, err
-	}
-	lesser := *d
-	lesser.Mark = 0
-	if f.change(ctx, dataTables, lesser.loadText) != nil {
-		return nil, err
-	}
-	*d = lesser
-	return err, nil
+	return f.change(ctx, dataTables, d.loadText)
 }
 
 // isRefused reports whether iptables or the kernel would not have a rule of ours.

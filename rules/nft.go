@@ -18,20 +18,21 @@ const NFTTable = "pptpalg"
 // where the IP header has no options; a pure ACK whose IP header has some is queued in
 // vain. What carries data is always queued.
 //
-// In the data path, the connection mark of a call's GRE becomes the control connection's
-// but for the bit that is Data.Mark, which becomes 0: nftables cannot join two marks.
+// In the data path, rules of others at priority raw come before ours, where a rule that
+// sets a conntrack zone has a call's packets tracked after all; the iptables rules stand
+// before it. And an error that quotes a packet with IP options is not recognized.
 //
 // Three facts decide the shape. On kernels without nft_ct_get_init's nf_connlabels_get,
 // posted in October 2025, a match on "ct label" makes no room for labels in new entries,
 // as iptables' match does: only "ct label set" makes it, reached or not. Packets without a conntrack entry match no "ct" expression, "!="
 // included, so that the port is asked for before anything is decided. And an accept in
-// one table does not overrule a drop in another: where the firewall's forward chain drops,
-// it has to accept the calls' GRE itself, by NFTForwardRule.
+// one table does not overrule a drop in another: where the firewall's chains drop, they
+// have to accept the calls' GRE themselves, by NFTForwardRules.
 func (c Config) NFT() string {
 	var b strings.Builder
 	b.WriteString(nftHead)
 	if c.Data.Queues > 0 && c.Data.Mark != 0 {
-		fmt.Fprintf(&b, nftForwardAdvice, c.Data.NFTForwardRule())
+		fmt.Fprintf(&b, nftForwardAdvice, strings.Join(c.Data.NFTForwardRules(), "\n#\t"))
 	}
 	fmt.Fprintf(&b, "\ntable ip %[1]s\ndelete table ip %[1]s\ntable ip %[1]s {\n", NFTTable)
 	chains := c.nftControl()
@@ -43,13 +44,13 @@ func (c Config) NFT() string {
 	return b.String()
 }
 
-// NFTForwardRule returns the rule that accepts the calls' GRE in a forward chain that
-// would drop it, "" if there is no mark by which to tell it.
-func (d Data) NFTForwardRule() string {
+// NFTForwardRules returns the rules that accept the calls' GRE, and errors about it, in a
+// forward chain that would drop them; none if they are not wanted.
+func (d Data) NFTForwardRules() []string {
 	if d.Mark == 0 {
-		return ""
+		return nil
 	}
-	return fmt.Sprintf("ip protocol gre ct label %d accept", d.Label)
+	return []string{"ip protocol gre ct state untracked accept", "ip protocol icmp ct state untracked accept"}
 }
 
 const nftHead = `# PPTP for pptpalg: load with "nft -f FILE", before "pptpalg run --rules none".
@@ -58,7 +59,8 @@ const nftHead = `# PPTP for pptpalg: load with "nft -f FILE", before "pptpalg ru
 
 const nftForwardAdvice = `#
 # An accept in this table would not overrule a drop in another one. If your forward chain
-# drops what it does not know, add this to it, before it drops:
+# drops what it does not know, add this to it, before it drops, and to your input chain
+# for calls of the gateway itself:
 #
 #	%s
 `
@@ -147,36 +149,46 @@ func (b Bypass) nftLeft() []string {
 	return nil
 }
 
-// nftChains returns the chains of the data path, see Data. The output chain that takes
-// the mark away is of type route, because the daemon may have changed where the packet
-// goes: as in iptables' mangle OUTPUT, the packet is routed anew.
+// nftMatches picks the packets of calls, and errors about them, as parts' matches do.
+var nftMatches = []string{
+	"ip protocol gre @th,0,32 & 0x0007ffff == 0x0001880b ",
+	"icmp type { destination-unreachable, time-exceeded, parameter-problem } @th,64,8 0x45 @th,136,8 47 @th,224,32 & 0x0007ffff == 0x0001880b ",
+}
+
+// nftChains returns the chains of the data path, see Data. Those at raw come after the
+// administrator's, which see the packets as they come; those that queue what leaves come
+// before.
 func (d Data) nftChains() []nftChain {
-	var chains []nftChain
-	if d.Mark != 0 {
-		jump := fmt.Sprintf("ip protocol gre meta mark & 0x%[1]x == 0x%[1]x jump gre-marked", d.Mark)
-		chains = []nftChain{
-			{"gre-marked-prerouting", "", "filter hook prerouting priority mangle - 1", []string{jump}},
-			{"gre-marked-output", "", "route hook output priority mangle - 1", []string{jump}},
-			{"gre-marked", nftMarkedAbout, "", d.nftMarked()},
-		}
+	call, seen := d.Marks()
+	const notLooped, untracked = `iifname != "lo" `, "ct state untracked "
+	unmark := fmt.Sprintf("meta mark set meta mark & 0x%08x", ^seen)
+	queue := fmt.Sprintf("meta mark & 0x%08x == 0 %s", seen, d.nftQueue())
+	return []nftChain{
+		{"gre-prerouting", nftGREAbout, "filter hook prerouting priority raw + 1", nftJumps(notLooped, "gre")},
+		{"gre-output", "", "filter hook output priority raw + 1", nftJumps("", "gre")},
+		{"gre", "", "", []string{
+			fmt.Sprintf("meta mark & 0x%[1]x == 0x%[1]x notrack", call),
+			untracked + fmt.Sprintf("meta mark set meta mark & 0x%08x accept", ^(call|seen)),
+			queue, unmark,
+		}},
+		{"gre-postrouting", nftLeavingAbout, "filter hook postrouting priority mangle - 1", nftJumps(untracked, "gre-leaving")},
+		{"gre-input", "", "filter hook input priority mangle - 1", nftJumps(notLooped+untracked, "gre-leaving")},
+		{"gre-leaving", "", "", []string{queue, unmark}},
 	}
-	return append(chains,
-		nftChain{"gre-prerouting", "", "filter hook prerouting priority raw", []string{`iifname != "lo" ip protocol gre jump gre`}},
-		nftChain{"gre-output", "", "filter hook output priority raw", []string{"ip protocol gre jump gre"}},
-		nftChain{"gre", "# PPTP's GRE alone: version 1, protocol type 0x880b.", "",
-			[]string{"@th,0,32 & 0x0007ffff == 0x0001880b " + d.nftQueue()}})
 }
 
-const nftMarkedAbout = `# The daemon marks a call's packets: the mark becomes a label of their connection, its
-# other bits the control connection's mark, and is taken off the packet.`
-
-func (d Data) nftMarked() []string {
-	lines := []string{fmt.Sprintf("ct label set %d", d.Label)}
-	if others := ^d.Mark; others != 0 {
-		lines = append(lines, fmt.Sprintf("meta mark & 0x%[1]x != 0 ct mark set meta mark & 0x%[1]x", others))
+func nftJumps(match, chain string) []string {
+	var lines []string
+	for _, m := range nftMatches {
+		lines = append(lines, match+m+"jump "+chain)
 	}
-	return append(lines, "meta mark set 0")
+	return lines
 }
+
+const nftGREAbout = `# PPTP's GRE alone (version 1, protocol type 0x880b), and errors about it. The daemon marks a
+# packet and has it come through this chain again: a call's is not tracked from here on.`
+
+const nftLeavingAbout = `# Packets of calls are untracked. The daemon rewrites their source, and has them come again.`
 
 // nftQueue returns the statement that queues GRE.
 func (d Data) nftQueue() string {
