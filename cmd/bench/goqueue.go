@@ -15,6 +15,7 @@ import (
 	nfq "github.com/florianl/go-nfqueue/v2"
 
 	"pptpalg/alg/datapath"
+	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/bench/internal/clock"
 	"pptpalg/cmd/bench/internal/farm"
 	"pptpalg/cmd/internal/lab"
@@ -97,11 +98,12 @@ func rewriteWithGoNFQueue(flows io.Reader, out io.Writer) error {
 		return fmt.Errorf("size socket buffer: %w", err)
 	}
 	callback := func(a nfq.Attribute) int {
-		verdict := []nfq.VerdictOption{nfq.WithMark(goQueueMark)}
-		if table.Rewrite(*a.Payload).Verdict == datapath.Edited {
+		edit, mark := visit(table, a)
+		verdict := []nfq.VerdictOption{nfq.WithMark(mark)}
+		if edit == datapath.Edited {
 			verdict = append(verdict, nfq.WithAlteredPacket(*a.Payload))
 		}
-		if err := q.SetVerdictWithOption(*a.PacketID, nfq.NfAccept, verdict...); err != nil {
+		if err := q.SetVerdictWithOption(*a.PacketID, nfq.NfRepeat, verdict...); err != nil {
 			fmt.Fprintln(out, err)
 		}
 		return 0
@@ -114,6 +116,15 @@ func rewriteWithGoNFQueue(flows io.Reader, out io.Writer) error {
 	return nil
 }
 
+// visit does what the daemon does with a packet that comes, or leaves.
+func visit(table *datapath.Table, a nfq.Attribute) (edit datapath.Verdict, mark uint32) {
+	call, seen := rules.Data{Mark: goQueueMark}.Marks()
+	if nfqueue.Hook(*a.Hook) == nfqueue.Postrouting {
+		return table.Leave(*a.Payload), seen
+	}
+	return table.Enter(*a.Payload).Verdict, call
+}
+
 func readFlows(r io.Reader) (*datapath.Table, error) {
 	var flows []conntrack.Flow
 	if err := gob.NewDecoder(r).Decode(&flows); err != nil {
@@ -121,7 +132,7 @@ func readFlows(r io.Reader) (*datapath.Table, error) {
 	}
 	table := datapath.NewTable()
 	for _, f := range flows {
-		if err := table.Install(f); err != nil {
+		if err := table.Install(f, time.Now()); err != nil {
 			return nil, err
 		}
 	}

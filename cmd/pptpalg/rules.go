@@ -24,6 +24,7 @@ type ruleOptions struct {
 	bypass   string
 	dataPath daemon.DataPath
 	data     rules.Data
+	label    uint8 // that calls' GRE once got: read, for the sake of files that have it
 }
 
 func (o *ruleOptions) add(f *pflag.FlagSet) {
@@ -35,8 +36,8 @@ func (o *ruleOptions) add(f *pflag.FlagSet) {
 	f.Uint16Var(&o.data.Queue, "gre-queue", 0, "first NFQUEUE number of GRE, for --datapath queue, as the flags that begin alike; 0 is the one after --queue")
 	f.IntVar(&o.data.Queues, "gre-queues", 0, "number of GRE queues, each with a thread; 0 is one for each processor")
 	f.BoolVar(&o.data.ByCPU, "gre-by-cpu", false, "choose a packet's queue by the processor that it arrives at, instead of by its addresses")
-	f.Uint32Var(&o.data.Mark, "gre-mark", rules.DefaultMark, "bit of the packet mark by which a call's packets are told, to be accepted in FORWARD; 0 if the firewall lets GRE pass anyway")
-	f.Uint8Var(&o.data.Label, "gre-label", rules.DefaultLabel, "conntrack label, 0 to 127, that they get for it")
+	f.Uint32Var(&o.data.Mark, "gre-mark", rules.DefaultMark, "bit of the packet mark for the rules' own use: with the bit after it, it is set on GRE within one table; 0 for the default, without rules that accept calls' GRE in table filter")
+	f.Uint8Var(&o.label, "gre-label", 119, "without effect: calls' GRE needs no conntrack label any more")
 	o.check(f)
 }
 
@@ -53,7 +54,7 @@ func (o *ruleOptions) check(f *pflag.FlagSet) {
 	})
 	config.Want(f, "gre-label", "a whole number from 0 to 127")
 	config.Check(f, "gre-label", func() error {
-		if o.data.Label > 127 {
+		if o.label > 127 {
 			return errors.New("not a label")
 		}
 		return nil

@@ -206,9 +206,9 @@ func (d *Daemon) load(ctx context.Context) error {
 	}
 	if done.Refused != nil {
 		d.log.Warn("rules are loaded without what iptables refused", "every_segment_is_queued", done.Config.AllSegments,
-			"bypass", done.Config.Bypass, "gre_mark", done.Config.Data.Mark, "err", done.Refused)
+			"bypass", done.Config.Bypass, "err", done.Refused)
 	}
-	d.cfg.Bypass, d.cfg.Data.Mark = done.Config.Bypass, done.Config.Data.Mark
+	d.cfg.Bypass = done.Config.Bypass
 	return nil
 }
 

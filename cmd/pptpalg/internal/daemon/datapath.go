@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"time"
 
 	"pptpalg/alg"
 	"pptpalg/alg/datapath"
@@ -69,12 +70,9 @@ type path interface {
 
 // daemonPath keeps the flows in the daemon.
 type daemonPath struct {
-	table  *datapath.Table
-	kernel kernel
-
-	// Guarded by Daemon.mu, as Apply is.
-	removed flows              // that carried returns next
-	ways    []conntrack.Change // of Apply, in memory that is used again
+	table   *datapath.Table
+	kernel  kernel
+	removed flows // that carried returns next; guarded by Daemon.mu, as Apply is
 
 	heir bool // calls of an earlier daemon were taken up
 
@@ -84,44 +82,20 @@ type daemonPath struct {
 }
 
 func (p *daemonPath) Apply(changes []conntrack.Change) (failed map[int]error) {
-	p.clearWay(changes)
+	now := time.Now()
 	for i, c := range changes {
 		switch c.Kind {
 		case conntrack.Install:
-			if err := p.table.Install(c.Flow); err != nil {
+			if err := p.table.Install(c.Flow, now); err != nil {
 				failed = map[int]error{i: err} // not IPv4: the others are neither
 			}
 		case conntrack.Remove:
-			if t, there := p.table.Remove(c.Flow); there {
+			if t, there := p.table.Remove(c.Flow, now); there {
 				p.keep(c.Flow, t)
 			}
 		}
 	}
 	return failed
-}
-
-// clearWay deletes what the kernel's conntrack has made of the packets of flows that end: for
-// half a minute it would keep other clients from what the gateway's rules have translated
-// these to, such as a Call ID that a server gives to the next call. Nobody misses an entry
-// that is gone: a packet makes another one.
-func (p *daemonPath) clearWay(changes []conntrack.Change) {
-	p.ways = p.ways[:0]
-	for _, c := range changes {
-		if c.Kind == conntrack.Remove {
-			p.ways = append(p.ways, conntrack.Change{Kind: conntrack.Remove, Flow: behind(c.Flow)})
-		}
-	}
-	if len(p.ways) > 0 {
-		p.kernel.Apply(p.ways)
-	}
-}
-
-// behind is the way of a flow's packets once the daemon has translated them: as conntrack
-// sees them.
-func behind(f conntrack.Flow) conntrack.Flow {
-	f.Dst, f.Key = f.NewDst, f.NewKey
-	f.NewSrc = f.Src
-	return f
 }
 
 func (p *daemonPath) keep(f conntrack.Flow, t datapath.Traffic) {
@@ -191,18 +165,33 @@ func (d *Daemon) chosenPath() DataPath {
 	return InKernel
 }
 
-// grePacket is the body of the GRE queues' loops. It takes no lock. What is a call's
-// gets the mark by which the rules let it pass, with that of its control connection.
+// grePacket is the body of the GRE queues' loops. It takes no lock. Each packet visits
+// when it comes and, if it is a call's, when it leaves. Each time it goes through the rules again
+// with a mark that tells them of it, so that they do not queue it once more. Where it comes
+// with a mark nevertheless, these are other rules: then it must not go round for good.
 func (d *Daemon) grePacket(p *nfqueue.Packet) nfqueue.Verdict {
-	out := d.gre.Rewrite(p.Payload)
-	if out.Verdict == datapath.Pass {
+	call, seen := d.cfg.Data.Marks()
+	if p.Mark&(call|seen) != 0 {
+		p.Mark &^= seen
 		return nfqueue.Accept
 	}
-	if d.cfg.Data.Mark != 0 {
-		p.Mark = out.Mark | d.cfg.Data.Mark
+	if p.Hook == nfqueue.Input || p.Hook == nfqueue.Postrouting {
+		p.Mark |= seen
+		return repeated[d.gre.Leave(p.Payload)]
 	}
-	if out.Verdict == datapath.Edited {
-		return nfqueue.AcceptModified
+	out := d.gre.Enter(p.Payload)
+	if out.Verdict == datapath.Pass {
+		p.Mark |= seen
+		return nfqueue.Repeat
 	}
-	return nfqueue.Accept
+	if out.Mark != 0 && (out.Sourced || p.Hook == nfqueue.Output) {
+		p.Mark = out.Mark &^ (call | seen)
+	}
+	p.Mark |= call
+	return repeated[out.Verdict]
+}
+
+// repeated is what the queue is told of a packet.
+var repeated = [...]nfqueue.Verdict{
+	datapath.Pass: nfqueue.Repeat, datapath.Keep: nfqueue.Repeat, datapath.Edited: nfqueue.RepeatModified,
 }

@@ -57,22 +57,30 @@ func TestDataPathText(t *testing.T) {
 func TestDaemonTranslates(t *testing.T) {
 	r := newRigOver(t, t.TempDir(), InDaemon)
 	r.cfg.Data.Mark = 0x40
+	const call, seen = 0x40, 0x80
 	r.call()
 	r.settleDown()
 	if r.gre.Len() != 2 || !slices.Equal(r.kernel.flows, []conntrack.Flow{canary}) {
 		t.Errorf("%d flows here, in the kernel %v", r.gre.Len(), r.kernel.flows)
 	}
-	client, server := connection.Original.Src.Addr(), connection.Original.Dst.Addr()
+	client, server, public := connection.Original.Src.Addr(), connection.Original.Dst.Addr(), connection.Reply.Dst.Addr()
 	tests := []struct {
 		name    string
 		packet  nfqueue.Packet
 		verdict nfqueue.Verdict
 		mark    uint32
 	}{
-		{"to the client", nfqueue.Packet{Payload: datagram(t, server, connection.Reply.Dst.Addr(), 7)}, nfqueue.AcceptModified, 0x40},
-		{"to the server", nfqueue.Packet{Payload: datagram(t, client, server, 9)}, nfqueue.Accept, 0x40},
-		{"of no call", nfqueue.Packet{Payload: datagram(t, client, server, 10), Mark: 3}, nfqueue.Accept, 3},
-		{"cut", nfqueue.Packet{Payload: datagram(t, client, server, 9)[:20], Truncated: true}, nfqueue.Accept, 0},
+		{"to the client", nfqueue.Packet{Payload: datagram(t, server, public, 7)}, nfqueue.RepeatModified, call},
+		{"to the server", nfqueue.Packet{Payload: datagram(t, client, server, 9), Mark: 3}, nfqueue.Repeat, call | 3},
+		{"of no call", nfqueue.Packet{Payload: datagram(t, client, server, 10), Mark: 3}, nfqueue.Repeat, seen | 3},
+		{"cut", nfqueue.Packet{Payload: datagram(t, client, server, 9)[:20], Truncated: true}, nfqueue.Repeat, seen},
+		{"leaves for the server", nfqueue.Packet{Payload: datagram(t, client, server, 9), Hook: nfqueue.Postrouting, Mark: 3}, nfqueue.RepeatModified, seen | 3},
+		{"leaves for the client", nfqueue.Packet{Payload: datagram(t, server, client, 7), Hook: nfqueue.Postrouting}, nfqueue.Repeat, seen},
+		{"for the gateway", nfqueue.Packet{Payload: datagram(t, server, client, 7), Hook: nfqueue.Input}, nfqueue.Repeat, seen},
+		{"untracked by others", nfqueue.Packet{Payload: datagram(t, client, server, 10), Hook: nfqueue.Postrouting}, nfqueue.Repeat, seen},
+		{"a call's, come again", nfqueue.Packet{Payload: datagram(t, server, public, 7), Mark: call | 3}, nfqueue.Accept, call | 3},
+		{"another, come again", nfqueue.Packet{Payload: datagram(t, client, server, 9), Mark: seen | 3}, nfqueue.Accept, 3},
+		{"leaves again", nfqueue.Packet{Payload: datagram(t, client, server, 9), Hook: nfqueue.Postrouting, Mark: seen | 3}, nfqueue.Accept, 3},
 	}
 	for _, tt := range tests {
 		if v := r.grePacket(&tt.packet); v != tt.verdict || tt.packet.Mark != tt.mark {
@@ -85,6 +93,35 @@ func TestDaemonTranslates(t *testing.T) {
 	r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0)
 	if r.gre.Len() != 0 {
 		t.Errorf("%d flows of a call that is over", r.gre.Len())
+	}
+}
+
+// TestMarksOfConnections: packets that leave translated have the mark of their control
+// connection, as if it had been restored, and others keep theirs.
+func TestMarksOfConnections(t *testing.T) {
+	r := newRigOver(t, t.TempDir(), InDaemon)
+	call, _ := r.cfg.Data.Marks()
+	client, server, public := connection.Original.Src.Addr(), connection.Original.Dst.Addr(), connection.Reply.Dst.Addr()
+	changes := []conntrack.Change{
+		{Kind: conntrack.Install, Flow: conntrack.Flow{Src: client, Dst: server, Key: 9, NewSrc: public, NewDst: server, NewKey: 9, Mark: 2 | call}},
+		{Kind: conntrack.Install, Flow: conntrack.Flow{Src: server, Dst: public, Key: 7, NewSrc: server, NewDst: client, NewKey: 7, Mark: 2}},
+	}
+	if failed := r.path.Apply(changes); len(failed) > 0 {
+		t.Fatal(failed)
+	}
+	tests := []struct {
+		name   string
+		packet nfqueue.Packet
+		want   uint32
+	}{
+		{"outward", nfqueue.Packet{Payload: datagram(t, client, server, 9), Mark: 5}, 2},
+		{"inward", nfqueue.Packet{Payload: datagram(t, server, public, 7), Mark: 5}, 5},
+		{"of the gateway's own", nfqueue.Packet{Payload: datagram(t, server, public, 7), Mark: 5, Hook: nfqueue.Output}, 2},
+	}
+	for _, tt := range tests {
+		if r.grePacket(&tt.packet); tt.packet.Mark != call|tt.want {
+			t.Errorf("%s: mark %#x, want %#x", tt.name, tt.packet.Mark, call|tt.want)
+		}
 	}
 }
 

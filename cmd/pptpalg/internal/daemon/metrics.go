@@ -208,7 +208,7 @@ func (m *metrics) took(d time.Duration, packets int) {
 func (d *Daemon) grePackets(r datapath.Reason) prometheus.Collector {
 	return prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Namespace: namespace, Name: "gre_packets_total",
-		Help:        "GRE packets that visited the daemon, by what became of them. Where the kernel translates none do, and no_flow counts what comes in pptpalg_gre_unmatched_flows.",
+		Help:        "GRE packets that came to the daemon, and ICMP errors about them, by what became of them. Where the kernel translates none do, and no_flow counts what comes in pptpalg_gre_unmatched_flows.",
 		ConstLabels: prometheus.Labels{"reason": r.String()},
 	}, func() float64 {
 		switch {

@@ -39,10 +39,10 @@ func (g greRules) accepts(c chain, p packet) bool {
 // meet without conntrack have no state to ask for.
 func (g greRules) passing(c chain) statement {
 	switch {
-	case c.hook == "ingress" || c.hook == "egress" || c.hook == "prerouting" && c.prio <= conntrackPriority || g.queued && g.data.Mark == 0:
+	case c.hook == "ingress" || c.hook == "egress" || c.hook == "prerouting" && c.prio <= conntrackPriority:
 		return statement{"-p gre -j ACCEPT", "ip protocol gre accept"}
 	case g.queued:
-		return statement{fmt.Sprintf("-p gre -m connlabel --label %d -j ACCEPT", g.data.Label), g.data.NFTForwardRule()}
+		return statement{"-p gre -m conntrack --ctstate UNTRACKED -j ACCEPT", "ip protocol gre ct state untracked accept"}
 	}
 	return statement{"-p gre -m conntrack --ctstate ESTABLISHED -j ACCEPT", "ip protocol gre ct state established accept"}
 }
@@ -76,15 +76,11 @@ func (r role) answer() packet {
 }
 
 // packets returns those of a call, out and in. The entries that translate them say that
-// both directions were seen; where the daemon translates, conntrack has never seen them,
-// and rules give them a label.
+// both directions were seen; where the daemon translates, conntrack does not see them.
 func (g greRules) packets(r role) []packet {
 	p := packet{proto: "gre", state: "established"}
 	if g.queued {
-		p.state = "new"
-	}
-	if g.queued && g.data.Mark != 0 {
-		p.label = fmt.Sprint(g.data.Label)
+		p.state = "untracked"
 	}
 	out, in := p, p
 	out.in, out.out, out.from = r.inside, r.outside, r.host

@@ -179,7 +179,6 @@ var options = map[string]optionKind{
 	"--ctorigdstport": {func(v string) condition { return openedTo(readPorts(v)) }, true},
 	"--ctstate":       {stateOption, false},
 	"--state":         {stateOption, false},
-	"--label":         {func(v string) condition { return isLabelled(v) }, false},
 	"--ctdir":         {func(v string) condition { return isDirection(strings.ToLower(v)) }, false},
 	"-i":              {func(v string) condition { return arrivesBy(prefixes(v)) }, false},
 	"-o":              {func(v string) condition { return leavesBy(prefixes(v)) }, false},
@@ -321,23 +320,13 @@ func isState(names ...string) condition {
 // connection for each direction.
 func isDirection(names ...string) condition {
 	return func(p packet) level {
-		if p.state == "invalid" {
+		if p.state == "invalid" || p.state == "untracked" {
 			return no
 		}
 		if p.reply {
 			return when(slices.Contains(names, "reply"))
 		}
 		return when(slices.Contains(names, "original"))
-	}
-}
-
-// isLabelled is about the labels of a connection, of which that of calls is known.
-func isLabelled(names ...string) condition {
-	return func(p packet) level {
-		if p.label != "" && slices.Contains(names, p.label) {
-			return yes
-		}
-		return some
 	}
 }
 

@@ -95,7 +95,7 @@ func judged(all ruleset) firewall {
 
 // judgeQueued is judgeGRE where the daemon translates.
 func judgeQueued(f firewall) Finding {
-	f.gre = greRules{queued: true, data: rules.Data{Mark: rules.DefaultMark, Label: 119}}
+	f.gre = greRules{queued: true, data: rules.Data{Mark: rules.DefaultMark}}
 	return judgeGRE(f)
 }
 
@@ -162,8 +162,10 @@ func TestFirewallJudges(t *testing.T) {
 		{"perhaps gone to, and dropped", forward + ":fw2 - [0:0]\n-A FORWARD -j fw\n-A FORWARD -j DROP\n-A fw -m mark --mark 1 -g fw2\n-A fw -j ACCEPT\n", "", judgeGRE, Warning, "cannot be told"},
 		{"goto", forward + "-A FORWARD -g fw\n-A FORWARD -j DROP\n-A fw -p udp -j DROP\n", "", judgeControl, OK, ""},
 		{"chains in a circle", forward + "-A FORWARD -j fw\n-A fw -j fw\n-A fw -p gre -j DROP\n", "", judgeGRE, Problem, "drops GRE"},
-		{"the daemon's data path", forward + "-A FORWARD -p gre -j PPTPALG-GRE\n:PPTPALG-GRE - [0:0]\n-A PPTPALG-GRE -p gre -m connlabel --label 119 -j ACCEPT\n-A FORWARD -j DROP\n", "", judgeQueued, OK, ""},
-		{"the data path of another label", forward + "-A FORWARD -m connlabel --label 120 -j ACCEPT\n-A FORWARD -j DROP\n", "", judgeQueued, Warning, "cannot be told"},
+		{"the daemon's data path", forward + "-A FORWARD -p gre -m conntrack --ctstate UNTRACKED -j PPTPALG-GRE\n:PPTPALG-GRE - [0:0]\n-A PPTPALG-GRE -j ACCEPT\n-A FORWARD -j DROP\n", "", judgeQueued, OK, ""},
+		{"the data path, without its rules", forward + "-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT\n-A FORWARD -j DROP\n", "", judgeQueued, Problem, "drops GRE"},
+		{"the data path, by nft", "", nft(`{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "untracked"}}, {"accept": null}, {"drop": null}`), judgeQueued, OK, ""},
+		{"the data path, by direction", forward + "-A FORWARD -m conntrack --ctdir ORIGINAL -j ACCEPT\n-A FORWARD -j DROP\n", "", judgeQueued, Problem, "drops GRE"},
 		{"both ways by sides", forward + "-A FORWARD -i lan -j ACCEPT\n-A FORWARD -o lan -m state --state ESTABLISHED -j ACCEPT\n-A FORWARD -j DROP\n", "", judgeGRE, OK, ""},
 		{"one way by direction", forward + "-A FORWARD -m conntrack --ctdir REPLY -j ACCEPT\n-A FORWARD -j DROP\n", "", judgeGRE, Problem, "drops GRE"},
 		{"blacklist", forward + "-A FORWARD -m set --match-set bad src -j DROP\n", "", judgeGRE, OK, ""},

@@ -31,7 +31,7 @@ var scripts = map[string]string{
 func config(t *testing.T, change ...func(*Config)) Config {
 	t.Helper()
 	cfg := Config{
-		Rules:    rules.Config{Queue: 1723, Ports: []uint16{1723}, Data: rules.Data{Queue: 1724, Queues: 2, Mark: rules.DefaultMark, Label: rules.DefaultLabel}},
+		Rules:    rules.Config{Queue: 1723, Ports: []uint16{1723}, Data: rules.Data{Queue: 1724, Queues: 2, Mark: rules.DefaultMark}},
 		DataPath: "auto", LoadRules: true, StateDir: t.TempDir(),
 		Set: func(key, value string) string { return "set-key " + key + " " + shell(value) }, Load: "load-rules",
 	}
@@ -258,7 +258,7 @@ func TestFindings(t *testing.T) {
 		{"a server behind", "iptables -t nat -F; iptables -t nat -A PREROUTING -d 203.0.113.1 -p tcp --dport 1723 -j DNAT --to 10.0.0.5", "nat", OK, "destinations", false, nil},
 		{"NAT by nft", "iptables -t nat -F; " + nftNAT + "nft add rule ip n post oifname wan masquerade", "nat", OK, "nft ip n post", false, nil},
 		{"NAT of TCP alone", "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan -p tcp -j MASQUERADE", "nat", OK, "", false, nil},
-		{"NAT of TCP alone, and the daemon translates", "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan -p tcp -j MASQUERADE", "nat", Problem, "not those of GRE", false, queuing},
+		{"NAT of TCP alone, and the daemon translates", "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan -p tcp -j MASQUERADE", "nat", OK, "", false, queuing},
 
 		{"another port is published", "iptables -t nat -A PREROUTING -d 203.0.113.1 -p tcp --dport 1724 -j DNAT --to 10.0.0.5:1723", "ports", Problem, "TCP port 1724 is forwarded to 10.0.0.5:1723", false, nil},
 		{"another port is published in a chain", "iptables -t nat -N fw; iptables -t nat -A PREROUTING -i wan -p tcp -m multiport --dports 1724,8080 -j fw; iptables -t nat -A fw -p tcp --dport 1724 -j DNAT --to 10.0.0.5:1723", "ports", Problem, "TCP port 1724", false, nil},
@@ -317,7 +317,7 @@ func TestFindings(t *testing.T) {
 		{"our own GRE rules will come", "iptables -F FORWARD; iptables -A FORWARD -p tcp -j ACCEPT", "firewall-gre", OK, "", false, queuing},
 		{"nft before our own GRE rules", nftForward + "nft 'chain inet fw f { policy drop; }'; nft add rule inet fw f ct state established accept; nft add rule inet fw f meta l4proto tcp accept", "firewall-gre", Problem, "the policy of nft inet fw f drops GRE", false, queuing},
 		{"our own GRE rules were left", "iptables -F FORWARD; iptables -P FORWARD ACCEPT; iptables -t raw -N PPTPALG-GRE; iptables -t raw -A PREROUTING -p gre -j PPTPALG-GRE; iptables -t raw -A PPTPALG-GRE -p gre -j NFQUEUE --queue-num 1724", "firewall-gre", OK, "", false, queuing},
-		{"GRE without a mark is new", "true", "firewall-gre", Problem, "drops GRE from wan to lan", false, unmarked},
+		{"GRE without a mark is not tracked", "true", "firewall-gre", Problem, "drops GRE from wan to lan", false, unmarked},
 
 		{"helper by rule", "iptables -t raw -A PREROUTING -p tcp --dport 1723 -j CT --helper pptp", "kernel-helper", Problem, "--helper pptp", false, nil},
 		{"helper of another protocol", "iptables -t raw -A PREROUTING -p tcp --dport 21 -j CT --helper ftp", "kernel-helper", OK, "", false, nil},
@@ -326,6 +326,8 @@ func TestFindings(t *testing.T) {
 		{"helper by nft too early", `nft 'table ip h { ct helper pp { type "pptp" protocol tcp; }; chain c { type filter hook prerouting priority -300; tcp dport 1723 ct helper set "pp"; }; }'`, "kernel-helper", OK, "", false, nil},
 
 		{"not tracked", "iptables -t raw -A PREROUTING -p gre -j CT --notrack", "tracking", Problem, "--notrack", false, nil},
+		{"GRE not tracked, and the daemon translates", "iptables -t raw -A PREROUTING -p gre -j CT --notrack", "tracking", OK, "", false, queuing},
+		{"zone of TCP, and the daemon translates", "iptables -t raw -A PREROUTING -i lan -p tcp -j CT --zone 5; iptables -t raw -A PREROUTING -i wan -p tcp -j CT --zone 5", "tracking", OK, "", false, queuing},
 		{"answers not tracked", "iptables -t raw -A PREROUTING -p tcp --sport 1723 -j CT --notrack", "tracking", Problem, "--notrack", false, nil},
 		{"perhaps not tracked", "iptables -t raw -A PREROUTING -p tcp --dport 1723 -m mark --mark 1 -j CT --notrack", "tracking", Warning, "may be kept", true, nil},
 		{"not tracked by nft", "nft add table ip n; nft 'add chain ip n c { type filter hook prerouting priority -300; }'; nft add rule ip n c tcp dport 1723 notrack", "tracking", Problem, "nft ip n c", false, nil},
@@ -350,6 +352,7 @@ func TestFindings(t *testing.T) {
 		{"a server takes all", "iptables -t nat -A PREROUTING -p tcp --dport 1723 -j DNAT --to 10.0.0.5", "proxy", Warning, "clients' own", true, nil},
 
 		{"mark restored for TCP", secondWAN + "iptables -t mangle -A PREROUTING -p tcp -j CONNMARK --restore-mark", "multi-wan", Problem, "--restore-mark", false, nil},
+		{"mark restored for TCP, and the daemon translates", secondWAN + "iptables -t mangle -A PREROUTING -p tcp -j CONNMARK --restore-mark", "multi-wan", OK, "", false, queuing},
 		{"mark restored for one port", secondWAN + "iptables -t mangle -A PREROUTING -p tcp --dport 1723 -j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff", "multi-wan", Problem, "--restore-mark", false, nil},
 		{"mark restored in a chain", secondWAN + "iptables -t mangle -N ways; iptables -t mangle -A PREROUTING -p tcp -j ways; iptables -t mangle -A ways -j CONNMARK --restore-mark", "multi-wan", Problem, "-A ways", false, nil},
 		{"mark restored for TCP by nft", secondWAN + "nft add table ip m; nft 'add chain ip m p { type filter hook prerouting priority -150; }'; nft add rule ip m p meta l4proto tcp meta mark set ct mark", "multi-wan", Problem, "nft ip m p", false, nil},

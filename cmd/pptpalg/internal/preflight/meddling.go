@@ -61,9 +61,12 @@ func judgeHelper(f firewall) Finding {
 }
 
 // judgeTracking looks for what keeps conntrack from connections and calls, or them from
-// each other.
+// each other. Calls that the daemon translates are not tracked anyway.
 func judgeTracking(f firewall) Finding {
-	packets := func(r role) []packet { return append(bothWays(r), f.gre.packets(r)...) }
+	packets := bothWays
+	if !f.gre.queued {
+		packets = func(r role) []packet { return append(bothWays(r), f.gre.packets(r)...) }
+	}
 	var all []Finding
 	for _, e := range f.forClients("prerouting", packets, notrack) {
 		mend := e.chain.without(e.rule)
@@ -74,6 +77,9 @@ func judgeTracking(f firewall) Finding {
 		case e.specific:
 			all = append(all, warning(mend, "conntrack may be kept from PPTP by %s", e.where()))
 		}
+	}
+	if f.gre.queued {
+		return worst(ok("conntrack sees control connections"), all...)
 	}
 	return worst(ok("conntrack sees control connections and calls"), append(all, f.judgeZones()...)...)
 }
@@ -208,6 +214,9 @@ func (f firewall) judgeRestoring() []Finding {
 				continue
 			}
 			for _, e := range f.rules.meets(control, "prerouting", restore, mark) {
+				if e.action == restore && f.gre.queued {
+					continue // the daemon restores it
+				}
 				if e.action == restore || e.level >= side { // marks of something else are many
 					all = append(all, judgeMarking(e))
 				}

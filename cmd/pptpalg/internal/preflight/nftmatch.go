@@ -216,8 +216,6 @@ func (l nftLeft) tracked(c *comparison, words []string) {
 	switch {
 	case l.CT.Key == "state":
 		c.holds = isState(words...)
-	case l.CT.Key == "label":
-		c.holds = isLabelled(words...)
 	case l.CT.Key == "direction":
 		c.holds = isDirection(words...)
 	case l.CT.Key == "status" && (slices.Contains(words, "dnat") || slices.Contains(words, "snat")):

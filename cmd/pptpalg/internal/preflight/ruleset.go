@@ -38,12 +38,11 @@ func when(b bool) level {
 // packet is what a condition is asked about.
 type packet struct {
 	proto   string // tcp, gre
-	state   string // of its connection: new, established; or invalid, before conntrack has seen it
+	state   string // of its connection: new, established; or untracked; or invalid, before conntrack has seen it
 	reply   bool   // it travels against the way that its connection was opened
 	service uint16 // the TCP port that the connection was opened to
 	inner   uint16 // what DNAT made of that port, or the same
 	dnat    level  // whether its connection's destination is translated
-	label   string // a label that its connection has; "" where none is known
 	in, out string // interfaces; "" is one that is not known
 	from    []span // the networks that it may come from; nil: not known
 	to      []span // and those that it may go to

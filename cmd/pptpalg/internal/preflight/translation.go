@@ -8,11 +8,6 @@ import (
 // judgeNAT wants some translation: without any there is nothing to edit, and without a
 // rule in a nat table the kernel does not translate by the entries of calls either.
 func judgeNAT(f firewall) Finding {
-	if f.gre.queued {
-		if found := f.judgeSources(); found.Result != OK {
-			return found
-		}
-	}
 	if c, r, found := f.rules.has(masquerade, snat, netmap); found {
 		return ok("sources are translated by %s", c.line(r))
 	}
@@ -25,22 +20,6 @@ func judgeNAT(f firewall) Finding {
 	}
 	return warning("iptables -t nat -A POSTROUTING -o WAN -j MASQUERADE, with the outside interface for WAN",
 		"no rule translates addresses, and no default route says which interface is outside")
-}
-
-// judgeSources is for calls that the daemon translates: it leaves a packet's source to the
-// gateway's rules, which may be for TCP alone.
-func (f firewall) judgeSources() Finding {
-	for _, w := range f.ways {
-		r := role{way: w, port: standard, inner: standard, host: f.network.of(w.inside)}
-		gre := f.gre.packets(r)[0]
-		control := f.rules.meets(r.opening(), "postrouting", masquerade, snat, netmap)
-		if len(control) > 0 && len(f.rules.meets(gre, "postrouting", masquerade, snat, netmap)) == 0 {
-			e := control[0]
-			return problem(e.base.at(e.base.only(statement{"-p gre -j MASQUERADE", "ip protocol gre masquerade"}, gre)),
-				"%s translates sources, but not those of GRE%s, and over --datapath queue no other rule does", e.where(), between(w.inside, w.outside))
-		}
-	}
-	return ok("")
 }
 
 // judgePorts looks for port-forwards to PPTP servers by a port whose connections are not
