@@ -299,8 +299,9 @@ func TestKernelDataBesideConntrack(t *testing.T) {
 			}
 		}
 		g.client.drain(t)
-		g.run(t, "", "sysctl", "-qw", "net.netfilter.nf_conntrack_max=1")
-		defer g.run(t, "", "sysctl", "-qw", "net.netfilter.nf_conntrack_max=65536")
+		if _, err := g.firewall.Run(t.Context(), "", "sysctl", "-qw", "net.netfilter.nf_conntrack_max=1"); err != nil {
+			t.Log(err) // older kernels have one limit for all namespaces
+		}
 		g.carries(t)
 		g.server.send(t, thePublic, 0, 9, 50)
 		g.client.expect(t, arrival{theServer, theClient, 0, 9, 50})

@@ -86,17 +86,6 @@ func buildGateway(t *testing.T, path daemon.DataPath, o lab.Options) *gateway {
 	return g
 }
 
-// publishSources gives the GRE of each inside host the public address of its own. Where
-// the daemon translates, the gateway's rules translate sources, and masquerading
-// knows only one address.
-func (g *gateway) publishSources() {
-	g.t.Helper()
-	for i, h := range g.Inside {
-		must(g.t, g.Gateway.IPTables(g.t.Context(), "-t", "nat", "-I", "POSTROUTING", "-p", "gre", "-o", "wan",
-			"-s", h.Addr.String(), "-j", "SNAT", "--to-source", lab.PublicOf(i).String()))
-	}
-}
-
 // start starts the daemon and waits until it edits.
 func (g *gateway) start(args ...string) {
 	g.t.Helper()

@@ -89,9 +89,6 @@ func TestServersInside(t *testing.T) { overDataPaths(t, testServersInside) }
 
 func testServersInside(t *testing.T, path daemon.DataPath) {
 	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true})
-	if path == daemon.InDaemon {
-		g.publishSources()
-	}
 	var all []pair
 	for i, h := range g.Inside {
 		all = append(all, pairs(t, listen(t, h), at1723(lab.PublicOf(i)), g.Outside...)...)

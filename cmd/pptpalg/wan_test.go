@@ -62,20 +62,32 @@ COMMIT
 
 func startWANs(t *testing.T, path daemon.DataPath, more string) *wans {
 	t.Helper()
+	w := buildWANs(t, path, wanRules+more)
+	w.serve()
+	return w
+}
+
+func buildWANs(t *testing.T, path daemon.DataPath, rules string) *wans {
+	t.Helper()
 	w := &wans{gateway: buildGateway(t, path, lab.Options{Inside: 2, Outside: 1})}
 	must(t, w.Gateway.IPBatch(t.Context(), fmt.Sprintf(secondWay, w.Outside[0].Namespace)))
 	must(t, w.Outside[0].IPBatch(t.Context(), farEnd))
 	for _, dev := range []string{"all", "wan2"} {
 		must(t, w.Gateway.SetSysctl("net.ipv4.conf."+dev+".rp_filter", "0"))
 	}
-	must(t, w.Gateway.IPTablesRestore(t.Context(), wanRules+more))
+	must(t, w.Gateway.IPTablesRestore(t.Context(), rules))
+	return w
+}
+
+// serve starts the daemon, and the servers.
+func (w *wans) serve() {
+	w.t.Helper()
 	w.start()
 	for _, a := range wanServers {
 		h := *w.Outside[0]
 		h.Addr = a
-		w.servers = append(w.servers, serverOn(t, &h, lab.Behaviour{Refuse: true, NextID: lab.Counting(900)}))
+		w.servers = append(w.servers, serverOn(w.t, &h, lab.Behaviour{Refuse: true, NextID: lab.Counting(900)}))
 	}
-	return w
 }
 
 // call has both clients call both servers under the same Call ID. The clients' calls

@@ -168,7 +168,16 @@ func (h *Host) IPTables(ctx context.Context, args ...string) error {
 
 // IPTablesRestore loads rules, keeping those of tables that it does not name.
 func (h *Host) IPTablesRestore(ctx context.Context, rules string) error {
-	cmd, err := h.Command(ctx, "iptables-restore", "-w")
+	return h.restore(ctx, rules)
+}
+
+// IPTablesAdd loads rules beside all that there are.
+func (h *Host) IPTablesAdd(ctx context.Context, rules string) error {
+	return h.restore(ctx, rules, "--noflush")
+}
+
+func (h *Host) restore(ctx context.Context, rules string, args ...string) error {
+	cmd, err := h.Command(ctx, "iptables-restore", append([]string{"-w"}, args...)...)
 	if err != nil {
 		return err
 	}
