@@ -160,7 +160,7 @@ func compare(e *Editor, live []conntrack.Connection, most int, now time.Time) (s
 			live = live[n:]
 			return len(live) > 0
 		},
-		func() bool { _, more := c.Missing(most); return more },
+		func() bool { _, more := c.Missing(most, nobody, now); return more },
 		func() bool { _, more := c.Sweep(most, now); return more },
 		func() (more bool) { records, more = c.Records(most, records); return more },
 	}

@@ -11,7 +11,7 @@ import (
 // that comes meanwhile need not wait for long:
 //
 //	Compare ─► Standing ─► Found, for all of them that conntrack has ─► Missing
-//	        ─► Found, for what was revived ─► Sweep ─► EndIdle ─► Records
+//	        ─► Revived, Keep ─► Sweep ─► EndIdle ─► Records
 //
 // Between two slices the editor may be used in every way but one: a Comparison is over
 // when the next one begins, as Editor.Missing and Editor.Sweep do. Connections that are
@@ -47,13 +47,41 @@ func (c *Comparison) Standing(most int, known []conntrack.Connection, records []
 // Found takes note of connections that conntrack has, some of them or all.
 func (c *Comparison) Found(live []conntrack.Connection) {
 	for i := range live {
-		s, known := c.ed.senders[keyOf(live[i].Original.Src, live[i].Original.Dst)]
-		if d := s.dialogue; known && s.side == conntrack.Initiator {
-			alive := d.control.Same(live[i]) && !live[i].Closing
-			d.alive = alive || d.found == c.pass && d.alive
-			d.found = c.pass
+		if d := c.record(&live[i]); d != nil {
+			d.shown(&live[i], c.pass)
 		}
 	}
+}
+
+// record returns the record of the connection that has a connection's original tuple.
+func (c *Comparison) record(conn *conntrack.Connection) *dialogue {
+	s := c.ed.senders[keyOf(conn.Original.Src, conn.Original.Dst)]
+	if s.side != conntrack.Initiator {
+		return nil
+	}
+	return s.dialogue
+}
+
+// shown takes note of an entry that has the connection's original tuple. In zones there may
+// be several. What the editor has seen of FINs outranks conntrack, which takes two of one
+// end for one of each.
+func (d *dialogue) shown(c *conntrack.Connection, pass uint32) {
+	if d.found != pass {
+		d.found, d.alive = pass, false
+	}
+	if !d.control.Same(*c) {
+		return
+	}
+	d.closing = c.Closing
+	if !c.Closing || !c.Reset && d.certain() {
+		d.stands(pass)
+	}
+}
+
+// stands has the connection live on.
+func (d *dialogue) stands(pass uint32) {
+	d.found, d.alive = pass, true
+	d.unseen, d.missed = false, false
 }
 
 // walk has a step visit at most so many of the connections ahead of it, and reports whether
@@ -80,21 +108,50 @@ func (c *Comparison) gone(d *dialogue) bool {
 type Lost struct {
 	Connection conntrack.Connection
 	Calls      []conntrack.Record
+	Unseen     bool // Restore took it up, and nothing was seen of it since: it may have ended before
+	Again      bool // the comparison before has missed it as well
 }
 
-// Missing returns the connections with calls that Sweep will end for want of an entry in
-// conntrack, those on which a FIN was seen left out. It looks at most connections on,
+// Witness tells what the editor does not see.
+type Witness struct {
+	Moved    func(conntrack.Record) time.Time // when GRE of a call was last seen to flow; zero if nobody counts it
+	Homeless func(conntrack.Connection) bool  // whether the address that NAT gave to an end is gone for good
+}
+
+// Missing returns the connections with calls that Sweep will end as lost, for want of an
+// entry in conntrack. Revived and Keep have it leave them. It looks at most connections on,
 // and more tells that it has not come to the last.
-func (c *Comparison) Missing(most int) (lost []Lost, more bool) {
+func (c *Comparison) Missing(most int, w Witness, now time.Time) (lost []Lost, more bool) {
+	at := c.ed.since(now)
 	more = c.walk(&c.missing, most, func(d *dialogue) {
-		if d.over || !c.gone(d) || d.halves[0].fin || d.halves[1].fin {
-			return
-		}
-		if calls := d.control.Records(nil); len(calls) > 0 {
-			lost = append(lost, Lost{d.control.Connection(), calls})
+		switch {
+		case d.over:
+		case !c.gone(d):
+			// The kernel does not take a revived entry along with its address.
+			d.alive = d.alive && !(d.revived && w.Homeless(d.control.Connection()))
+		case d.closing || d.silent(at, w, c.ed):
+			d.closing = true
+		case d.control.Busy():
+			lost = append(lost, Lost{d.control.Connection(), d.control.Records(nil), d.unseen, d.missed})
+			d.missed = true
 		}
 	})
 	return lost, more
+}
+
+// Revived says that a lost connection has its entry again.
+func (c *Comparison) Revived(l *Lost) {
+	if d := c.record(&l.Connection); d != nil {
+		d.revived = true
+		d.stands(c.pass)
+	}
+}
+
+// Keep has a lost connection stay on record without an entry.
+func (c *Comparison) Keep(l *Lost) {
+	if d := c.record(&l.Connection); d != nil {
+		d.found, d.alive = c.pass, true
+	}
 }
 
 // Sweep ends the connections that conntrack no longer has as they were, or has as closed,
@@ -104,14 +161,23 @@ func (c *Comparison) Sweep(most int, now time.Time) (changes []conntrack.Change,
 	at := c.ed.since(now)
 	more = c.walk(&c.sweep, most, func(d *dialogue) {
 		if d.opened < c.asked && !(d.found == c.pass && d.alive) {
-			c.ed.end(d, conntrack.Expired, now)
+			c.ed.end(d, d.ending(), now)
 		}
 	})
 	if !more {
-		c.ed.forgetBefore(at - linger)
+		c.ed.forgetBefore(&c.ed.ended, at-linger)
+		c.ed.forgetBefore(&c.ed.lost, at-lostLinger)
 		c.ed.table.Expire(now)
 	}
 	return c.ed.table.Changes(), more
+}
+
+// ending is why a connection ends that conntrack does not have as it was.
+func (d *dialogue) ending() conntrack.Cause {
+	if d.closing || !d.control.Busy() {
+		return conntrack.Expired
+	}
+	return conntrack.Lost
 }
 
 // EndIdle ends the calls on connections that have been silent since a time, if GRE

@@ -19,6 +19,7 @@ func TestCompare(t *testing.T) {
 		return c
 	}
 	closing := func(c conntrack.Connection) conntrack.Connection { c.Closing = true; return c }
+	reset := func(c conntrack.Connection) conntrack.Connection { c.Closing, c.Reset = true, true; return c }
 	same := func(c conntrack.Connection) conntrack.Connection { return c }
 	tests := []struct {
 		name    string
@@ -28,7 +29,8 @@ func TestCompare(t *testing.T) {
 	}{
 		{"as it was", []func(conntrack.Connection) conntrack.Connection{same}, false, false},
 		{"gone", nil, true, true},
-		{"closing", []func(conntrack.Connection) conntrack.Connection{closing}, false, true},
+		{"closing, and the editor has seen no FIN", []func(conntrack.Connection) conntrack.Connection{closing}, false, false},
+		{"reset", []func(conntrack.Connection) conntrack.Connection{reset}, false, true},
 		{"translated in another way", []func(conntrack.Connection) conntrack.Connection{elsewhere}, false, true},
 		{"in two zones", []func(conntrack.Connection) conntrack.Connection{same, elsewhere}, false, false},
 		{"in two zones, the other first", []func(conntrack.Connection) conntrack.Connection{elsewhere, same}, false, false},
@@ -43,7 +45,7 @@ func TestCompare(t *testing.T) {
 			for _, as := range tt.live {
 				c.Found([]conntrack.Connection{as(w.conn)})
 			}
-			if lost, more := c.Missing(10); len(lost) == 1 != tt.missing || more {
+			if lost, more := c.Missing(10, nobody, asked); len(lost) == 1 != tt.missing || more {
 				t.Errorf("missing: %v", lost)
 			}
 			changes, more := c.Sweep(10, asked)
@@ -68,8 +70,9 @@ func TestMissingHasCalls(t *testing.T) {
 		t.Errorf("missing: %+v", lost)
 	}
 	w.step('f')
+	w.step('F')
 	if lost := r.ed.Missing(nil, r.now.Add(1)); len(lost) != 0 {
-		t.Errorf("missing after a FIN: %+v", lost)
+		t.Errorf("missing after both FINs: %+v", lost)
 	}
 }
 

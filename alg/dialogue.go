@@ -18,10 +18,15 @@ type dialogue struct {
 	again   time.Duration     // when Leave may be said again, if it was said
 	index   int32             // in Editor.all
 	found   uint32            // the last Comparison that found its tuple in conntrack
-	alive   bool              // and found it as it is here, and not closing
+	alive   bool              // and found it as it is here, and not ended
+	closing bool              // its end is near: conntrack said so last, or it has been silent for long
+	unseen  bool              // Restore took it up, and neither a segment nor an entry of it was seen since
+	missed  bool              // the last comparison found no entry of it
+	revived bool              // its entry was made again
 	watched bool              // it was seen from its first byte on
 	started bool              // the Start exchange was seen, or passed unseen
 	over    bool              // the connection has ended
+	resets  uint8             // how many segments are still answered with a RST: see Outcome.Reset
 	left    bool              // Leave was said
 	pass    Reason            // why it is let alone; Read for one that is edited
 }
@@ -98,6 +103,12 @@ func (h *half) finish(end packet.Seq) {
 		h.fin = true
 		h.stream.Advance(1)
 	}
+}
+
+// certain reports whether a FIN or RST of either end can be checked against its stream. Of
+// any other connection conntrack tells whether it has ended.
+func (d *dialogue) certain() bool {
+	return d.pass == Read && d.halves[0].stream.Certain() && d.halves[1].stream.Certain()
 }
 
 // patience is how long segments may still come after Leave: those that were queued

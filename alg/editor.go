@@ -31,6 +31,7 @@ type Editor struct {
 	everyone roll                   // of those that live
 	origins  map[netip.Addr]*origin // the same, by who opened them
 	ended    []ended                // the first to end first; some may have been removed
+	lost     []ended                // likewise, those with resets
 	late     late
 	evicted  uint64
 	hails    hails
@@ -38,6 +39,7 @@ type Editor struct {
 	passes   uint32    // comparisons that were begun
 	out      Outcome
 	readAll  bool // see ReadAll
+	resets   bool // see ResetLost
 	turn     turn // that is being taken
 }
 
@@ -80,6 +82,9 @@ func (e *Editor) Asks(seg packet.Segment) bool {
 		return false
 	}
 	s, known := e.find(seg)
+	if known && e.resetDue(s, seg) {
+		return false
+	}
 	if !known || s.dialogue.over {
 		return greets || len(seg.Payload()) > 0
 	}
@@ -142,26 +147,28 @@ const removed = -1
 
 // forget removes the connection that ended first, and reports false if none has ended.
 func (e *Editor) forget() bool {
-	for len(e.ended) > 0 {
-		if e.forgetFirst() {
-			return true
+	for _, of := range []*[]ended{&e.ended, &e.lost} {
+		for len(*of) > 0 {
+			if e.forgetFirst(of) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-// forgetBefore removes the connections that ended before a time.
-func (e *Editor) forgetBefore(at time.Duration) {
-	for len(e.ended) > 0 && e.ended[0].at <= at {
-		e.forgetFirst()
+// forgetBefore removes the connections of a list that ended before a time.
+func (e *Editor) forgetBefore(of *[]ended, at time.Duration) {
+	for len(*of) > 0 && (*of)[0].at <= at {
+		e.forgetFirst(of)
 	}
 }
 
-// forgetFirst takes the first one off ended, and reports whether it was still on record.
-func (e *Editor) forgetFirst() bool {
-	d := e.ended[0].dialogue
-	e.ended[0].dialogue = nil
-	e.ended = e.ended[1:]
+// forgetFirst takes the first one off a list, and reports whether it was still on record.
+func (e *Editor) forgetFirst(of *[]ended) bool {
+	d := (*of)[0].dialogue
+	(*of)[0].dialogue = nil
+	*of = (*of)[1:]
 	if d.index == removed {
 		return false
 	}
@@ -189,6 +196,7 @@ func (e *Editor) Restore(records []conntrack.Record, now time.Time) (refused int
 			continue
 		}
 		d := e.senders[k].dialogue
+		d.unseen = true
 		if !r.Connection.Translated() { // only the gateway's own calls are kept then
 			d.own(conntrack.Initiator)
 			d.own(conntrack.Responder)
@@ -248,7 +256,10 @@ func (e *Editor) take(local bool) {
 	}
 	t.dialogue, t.sender, t.out, t.at, t.late = s.dialogue, s.side, &e.out, e.since(t.now), e.late
 	e.table.Tick(t.now)
-	t.heard = t.at
+	t.heard, t.unseen = t.at, false
+	if e.resetDue(s, t.seg) && t.reset() {
+		return
+	}
 	e.edit(t)
 	e.rank(t.dialogue)
 	if e.out.Leave = t.leaves(); e.out.Leave {
@@ -352,6 +363,11 @@ func (e *Editor) end(d *dialogue, cause conntrack.Cause, now time.Time) {
 	e.strike(d)
 	delete(e.late, d)
 	d.over = true
+	if cause == conntrack.Lost && e.resets {
+		d.resets = mostResets
+		e.lost = append(e.lost, ended{d, e.since(now)})
+		return
+	}
 	e.ended = append(e.ended, ended{d, e.since(now)})
 	if len(e.ended) > mostEnded {
 		e.forget()

@@ -395,7 +395,7 @@ func TestEndOfTCP(t *testing.T) {
 		{"conntrack lost it", func(w *wire) {
 			w.now = w.now.Add(1)
 			w.changes = append(w.changes, w.ed.Sweep(nil, w.now, w.now)...)
-		}, 0, conntrack.Expired},
+		}, 0, conntrack.Lost},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -40,6 +40,7 @@ const (
 	Helped                     // the kernel's own helper edits the connection
 	NotPPTP                    // the connection does not speak PPTP
 	Over                       // the connection's end was seen
+	Deserted                   // the connection's calls ended because it was lost: see Outcome.Reset
 	NoConnection               // conntrack does not know the connection, or too many are on record
 	Gap                        // bytes before it are missing
 	Unread                     // bytes before it passed while nobody watched
@@ -56,7 +57,7 @@ const (
 )
 
 var reasonNames = [reasons]string{
-	"read", "retransmission", "no_data", "untranslated", "kernel_helper", "not_pptp", "closed",
+	"read", "retransmission", "no_data", "untranslated", "kernel_helper", "not_pptp", "closed", "lost",
 	"no_connection", "gap", "unread", "forgotten", "multipath", "malformed", "truncated", "error",
 }
 
@@ -138,6 +139,7 @@ type Outcome struct {
 	Verdict   Verdict
 	Reason    Reason
 	Leave     bool               // no later segment of the connection need come: see the package's words
+	Reset     bool               // its sender is to get a RST: see Editor.ResetLost
 	Changes   []conntrack.Change // to be carried out in order, before the packet is let go
 	Messages  []Message          // whose Call IDs and result were read to their end
 	Anomalies []Anomaly

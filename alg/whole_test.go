@@ -13,8 +13,14 @@ import (
 func (e *Editor) Missing(live []conntrack.Connection, asked time.Time) []Lost {
 	c := e.Compare(asked)
 	c.Found(live)
-	lost, _ := c.Missing(len(e.all))
+	lost, _ := c.Missing(len(e.all), nobody, asked)
 	return lost
+}
+
+// nobody has seen GRE flow, or an address go.
+var nobody = Witness{
+	Moved:    func(conntrack.Record) time.Time { return time.Time{} },
+	Homeless: func(conntrack.Connection) bool { return false },
 }
 
 // EndIdle is Comparison.EndIdle in one slice.

@@ -47,14 +47,15 @@ const (
 	Stopped                   // Stop-Control-Connection-Request or -Reply
 	Finished                  // TCP: FIN both ways
 	Reset                     // TCP: RST
-	Expired                   // the control connection's conntrack entry is gone
+	Expired                   // the control connection's conntrack entry is closed, or gone after that or after a long silence
 	Replaced                  // its endpoint asked for another call under its ID, on the same connection
 	Idle                      // neither GRE nor control messages for a set time
+	Lost                      // the control connection cannot go on: its conntrack entry is gone, and TCP did not end
 
 	causes // how many there are
 )
 
-var causeNames = [causes]string{"cleared", "disconnected", "refused", "stopped", "finished", "reset", "expired", "replaced", "idle"}
+var causeNames = [causes]string{"cleared", "disconnected", "refused", "stopped", "finished", "reset", "expired", "replaced", "idle", "lost"}
 
 // Causes lists every cause.
 func Causes() []Cause {

@@ -48,6 +48,7 @@ type Connection struct {
 	Helper          string // the kernel helper attached to it, "" for none
 	Opening         bool   // TCP's handshake is under way: its conntrack state is SYN_SENT or SYN_RECV
 	Closing         bool   // TCP has ended: its conntrack state is LAST_ACK, TIME_WAIT or CLOSE
+	Reset           bool   // and it is CLOSE: conntrack has believed a RST
 }
 
 // Endpoint is one end of a connection: the address it has, and the address under

@@ -156,6 +156,10 @@ func (s *Stream) Joined() bool { return s.joined }
 // Placed reports whether it is certain where the stream goes on.
 func (s *Stream) Placed() bool { return s.placed }
 
+// Certain reports whether it is placed, and all bytes up to Next were seen and none behind
+// them.
+func (s *Stream) Certain() bool { return s.placed && s.gap == nil }
+
 // Acknowledged returns the sequence number before which the receiver has all bytes, as
 // far as that was seen.
 func (s *Stream) Acknowledged() packet.Seq { return s.acked }

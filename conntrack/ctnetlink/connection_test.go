@@ -162,21 +162,21 @@ func TestConnectionOfOtherProtocol(t *testing.T) {
 
 func TestConnectionClosing(t *testing.T) {
 	for _, tt := range []struct {
-		name string
-		end  func(t *testing.T, near, far *net.TCPConn)
-		want bool
+		name        string
+		end         func(t *testing.T, near, far *net.TCPConn)
+		want, reset bool
 	}{
-		{"FIN from the client", func(t *testing.T, near, far *net.TCPConn) { closeWrite(t, near) }, false},
-		{"FIN from the server", func(t *testing.T, near, far *net.TCPConn) { closeWrite(t, far) }, false},
-		{"FIN from both", func(t *testing.T, near, far *net.TCPConn) { closeWrite(t, near); closeWrite(t, far) }, true},
-		{"RST from the client", func(t *testing.T, near, far *net.TCPConn) { reset(t, near) }, true},
-		{"RST from the server", func(t *testing.T, near, far *net.TCPConn) { reset(t, far) }, true},
+		{"FIN from the client", func(t *testing.T, near, far *net.TCPConn) { closeWrite(t, near) }, false, false},
+		{"FIN from the server", func(t *testing.T, near, far *net.TCPConn) { closeWrite(t, far) }, false, false},
+		{"FIN from both", func(t *testing.T, near, far *net.TCPConn) { closeWrite(t, near); closeWrite(t, far) }, true, false},
+		{"RST from the client", func(t *testing.T, near, far *net.TCPConn) { reset(t, near) }, true, true},
+		{"RST from the server", func(t *testing.T, near, far *net.TCPConn) { reset(t, far) }, true, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n := newNetwork(t)
 			n.gateway.run(t, "iptables -t nat -A POSTROUTING -o server -j MASQUERADE")
 			near, far := connectTCP(t, n.client, listen(t, n.server, ":1723"), serverAddr+":1723")
-			want := conntrack.Connection{Closing: tt.want}
+			want := conntrack.Connection{Closing: tt.want, Reset: tt.reset}
 			want.Original, want.Reply = tuples(near, far)
 			c := n.gateway.dial(t)
 

@@ -59,6 +59,7 @@ func (e *entry) connection() conntrack.Connection {
 		Helper:   e.helper,
 		Opening:  e.tcp.opening(),
 		Closing:  e.tcp.ended(),
+		Reset:    e.tcp == tcpClose,
 	}
 }
 

@@ -27,7 +27,8 @@ const ReviveTimeout = 300
 //
 // An entry that has the connection's tuples is left alone: Revive returns nil if
 // it is the connection's, and an error that is ErrTaken if it translates
-// otherwise or was opened by the other end. A translation that goes with the
+// otherwise. One that translates alike but was opened by the other end gives way: the
+// kernel makes it of a segment that came first. A translation that goes with the
 // address of an interface (MASQUERADE) no longer ends with that address, and a
 // zone is taken to be that of both directions. Helpers are not attached.
 func (c *Conn) Revive(conn conntrack.Connection) error {
@@ -53,7 +54,7 @@ func (c *Conn) revive(conn conntrack.Connection) error {
 			return err
 		}
 		gone, standErr := c.stands(conn)
-		if !gone {
+		if !gone || standErr != nil {
 			return standErr
 		}
 	}
@@ -61,7 +62,7 @@ func (c *Conn) revive(conn conntrack.Connection) error {
 }
 
 // stands looks at what is in the way of a connection's entry, and returns nil if
-// it is the connection's own.
+// it is the connection's own. gone says that nothing is in the way any more.
 func (c *Conn) stands(conn conntrack.Connection) (gone bool, err error) {
 	for _, t := range []conntrack.Tuple{conn.Original, conn.Reply} {
 		e, err := c.get(tcp(t), conn.Zone)
@@ -72,6 +73,8 @@ func (c *Conn) stands(conn conntrack.Connection) (gone bool, err error) {
 			return false, fmt.Errorf("get the entry in the way: %w", err)
 		case e.connection().Same(conn):
 			return false, nil
+		case e.orig.Tuple == conn.Reply && e.reply.Tuple == conn.Original:
+			return true, c.remove(e.orig, conn.Zone, e.id)
 		}
 		return false, fmt.Errorf("%w: original %v, reply %v", ErrTaken, e.orig.Tuple, e.reply.Tuple)
 	}

@@ -333,6 +333,24 @@ func TestReviveStanding(t *testing.T) {
 	}
 }
 
+// TestReviveOpenedByTheOtherEnd has a server behind a forwarded port speak first, which
+// source NAT gives the same address and port as before.
+func TestReviveOpenedByTheOtherEnd(t *testing.T) {
+	back := "iptables -t nat -A POSTROUTING -o client -p tcp --sport 1723 -j SNAT --to " + insideAddr + ":1724"
+	s := connectThrough(t, insideAddr+":1724", forwardPort, back)
+	before := s.entry(t)
+	s.gateway.run(t, "conntrack -F")
+	if err := transfer(s.server, s.client, 1); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.entry(t).TupleOrig.IP.SourceAddress.String(); got != serverAddr {
+		t.Fatalf("the entry was opened by %s", got)
+	}
+	s.revive(t)
+	s.talk(t, 1000)
+	s.wantEntry(t, before)
+}
+
 // insertTCP is the command that makes an entry without translation.
 func insertTCP(orig conntrack.Tuple) string {
 	return fmt.Sprintf("conntrack -I -p tcp -t 100 --state ESTABLISHED -u SEEN_REPLY,ASSURED -s %v -d %v --sport %d --dport %d",

@@ -1,0 +1,443 @@
+package alg
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"pptpalg/alg/packet"
+	"pptpalg/alg/pptp"
+	"pptpalg/conntrack"
+)
+
+const fin = packet.FIN | packet.ACK
+
+// TestFIN: the call ends with a FIN of each end where its stream ends, and no other.
+func TestFIN(t *testing.T) {
+	echo := message(pptp.EchoRequest, 0, 0, 0)
+	tests := []struct {
+		name string
+		step func(w *wire)
+		over bool
+	}{
+		{"of both", func(w *wire) { w.segment(client, fin, w.seq[0], nil); w.segment(server, fin, w.seq[1], nil) }, true},
+		{"of one, twice", func(w *wire) { w.segment(client, fin, w.seq[0], nil); w.segment(client, fin, w.seq[0], nil) }, false},
+		{"of one, twice, the second behind the first", func(w *wire) {
+			w.segment(client, fin, w.seq[0], nil)
+			w.segment(client, fin, w.seq[0].Add(1), nil)
+		}, false},
+		{"with the last data", func(w *wire) {
+			w.segment(client, fin, w.seq[0], echo)
+			w.segment(server, fin, w.seq[1], nil)
+		}, true},
+		{"with the last data, sent again", func(w *wire) {
+			w.segment(client, packet.ACK, w.seq[0], echo)
+			w.segment(client, fin, w.seq[0], echo)
+			w.segment(server, fin, w.seq[1], nil)
+		}, true},
+		{"amid old data", func(w *wire) {
+			w.segment(client, fin, w.seq[0].Add(-16), echo[:8])
+			w.segment(server, fin, w.seq[1].Add(-16), echo[:8])
+		}, false},
+		{"before the end", func(w *wire) {
+			w.segment(client, fin, w.seq[0].Add(-1), nil)
+			w.segment(server, fin, w.seq[1].Add(-1), nil)
+		}, false},
+		{"behind the end", func(w *wire) {
+			w.segment(client, fin, w.seq[0].Add(1), nil)
+			w.segment(server, fin, w.seq[1].Add(1), nil)
+		}, false},
+		{"one of the two amid old data", func(w *wire) {
+			w.segment(client, fin, w.seq[0], nil)
+			w.segment(server, fin, w.seq[1].Add(-16), echo[:8])
+		}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newRig(t).masqueraded(insideAddr).handshake()
+			w.outgoing(7, 9)
+			if tt.step(w); (w.table.Calls() == 0) != tt.over {
+				t.Errorf("%d calls are left", w.table.Calls())
+			}
+		})
+	}
+}
+
+// restored is a connection with a call as a restart finds it.
+func restored(t *testing.T) *wire {
+	r := newRig(t)
+	w := r.masqueraded(insideAddr).handshake()
+	w.outgoing(7, 9)
+	records := r.ed.Records()
+	again := newRig(t)
+	if refused := again.ed.Restore(records, again.now); refused != 0 {
+		t.Fatalf("%d calls were refused", refused)
+	}
+	w.rig = again
+	return w
+}
+
+// TestFINAfterARestart: where its stream ends is not known, so conntrack judges.
+func TestFINAfterARestart(t *testing.T) {
+	for name, data := range map[string][]byte{"alone": nil, "with data": message(pptp.EchoRequest, 0, 0, 0)} {
+		t.Run(name, func(t *testing.T) {
+			w := restored(t)
+			for range 2 {
+				w.segment(client, fin, w.seq[0], data)
+				w.segment(server, fin, w.seq[1], data)
+			}
+			if w.table.Calls() != 1 {
+				t.Fatal("it ended by FINs that anybody could have sent")
+			}
+			closed := w.conn
+			closed.Closing = true
+			if w.ed.Sweep([]conntrack.Connection{closed}, w.now.Add(1), w.now.Add(1)); w.table.Calls() != 0 {
+				t.Error("it outlives conntrack's word")
+			}
+		})
+	}
+}
+
+// TestClosedInConntrack: what the editor has seen of FINs outranks conntrack, which takes two
+// of one end for one of each; but not its word of a RST, and not of a stream that is
+// not known. When the entry goes, so does the call.
+func TestClosedInConntrack(t *testing.T) {
+	half := func(t *testing.T) *wire {
+		w := newRig(t).masqueraded(insideAddr).handshake()
+		w.outgoing(7, 9)
+		w.segment(client, fin, w.seq[0], nil)
+		return w
+	}
+	tests := []struct {
+		name  string
+		wire  func(t *testing.T) *wire
+		reset bool
+		stays bool
+	}{
+		{"a FIN of one end", half, false, true},
+		{"a FIN of one end, and a RST", half, true, false},
+		{"after a restart", restored, false, false},
+		{"with a gap", func(t *testing.T) *wire {
+			w := half(t)
+			w.segment(server, packet.ACK, w.seq[1].Add(100), []byte{0})
+			return w
+		}, false, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := tt.wire(t)
+			closed := w.conn
+			closed.Closing, closed.Reset = true, tt.reset
+			w.now = w.now.Add(time.Second)
+			w.ed.Sweep([]conntrack.Connection{closed}, w.now, w.now)
+			if (w.table.Calls() == 1) != tt.stays {
+				t.Fatalf("%d calls are left", w.table.Calls())
+			}
+			if !tt.stays {
+				return
+			}
+			if id, _ := ids(w.say(server, message(pptp.CallDisconnectNotify, 9, 0, 1))); id != 9 {
+				t.Errorf("the notify says %v", id)
+			}
+		})
+	}
+}
+
+// TestClosedThenGone: an entry that conntrack had as closed, and that is gone, is an end.
+func TestClosedThenGone(t *testing.T) {
+	w := newRig(t).masqueraded(insideAddr).handshake()
+	w.outgoing(7, 9)
+	closed := w.conn
+	closed.Closing = true
+	w.now = w.now.Add(time.Second)
+	w.ed.Sweep([]conntrack.Connection{closed}, w.now, w.now)
+	w.now = w.now.Add(time.Second)
+	w.wantEnd(w.ed.Sweep(nil, w.now, w.now), conntrack.Expired)
+}
+
+func (w *wire) wantEnd(changes []conntrack.Change, cause conntrack.Cause) {
+	w.t.Helper()
+	for _, c := range changes {
+		if c.Kind == conntrack.Closed {
+			if c.Cause != cause {
+				w.t.Errorf("ended as %v, want %v", c.Cause, cause)
+			}
+			return
+		}
+	}
+	w.t.Errorf("nothing ended, want %v", cause)
+}
+
+// TestMissing: what the caller says of a lost connection, and what becomes of it.
+func TestMissing(t *testing.T) {
+	tests := []struct {
+		name string
+		say  func(c *Comparison, l *Lost)
+		ends bool
+	}{
+		{"nothing", func(*Comparison, *Lost) {}, true},
+		{"it has its entry again", (*Comparison).Revived, false},
+		{"it is kept", (*Comparison).Keep, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newRig(t).masqueraded(insideAddr).handshake()
+			w.outgoing(7, 9)
+			w.now = w.now.Add(time.Second)
+			c := w.ed.Compare(w.now)
+			lost, _ := c.Missing(10, nobody, w.now)
+			if len(lost) != 1 || lost[0].Unseen || lost[0].Again {
+				t.Fatalf("lost: %+v", lost)
+			}
+			tt.say(c, &lost[0])
+			changes, _ := c.Sweep(10, w.now)
+			if tt.ends {
+				w.wantEnd(changes, conntrack.Lost)
+			} else if len(changes) != 0 {
+				t.Errorf("changes: %v", changes)
+			}
+		})
+	}
+}
+
+// TestMissingAfterARestart tells what may have ended while nobody watched, until a segment
+// or an entry shows that it had not.
+func TestMissingAfterARestart(t *testing.T) {
+	tests := []struct {
+		name   string
+		step   func(w *wire)
+		unseen bool
+	}{
+		{"nothing of it was seen", func(*wire) {}, true},
+		{"a segment", func(w *wire) { w.segment(client, packet.ACK, w.seq[0], message(pptp.EchoRequest, 0, 0, 0)) }, false},
+		{"an entry", func(w *wire) { w.ed.Sweep([]conntrack.Connection{w.conn}, w.now, w.now) }, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := restored(t)
+			w.now = w.now.Add(time.Second)
+			tt.step(w)
+			for i := range 2 {
+				w.now = w.now.Add(time.Second)
+				lost := w.ed.Missing(nil, w.now)
+				if len(lost) != 1 || lost[0].Unseen != tt.unseen || lost[0].Again != (i == 1) {
+					t.Errorf("comparison %d: %+v", i, lost)
+				}
+			}
+		})
+	}
+}
+
+// TestSilentIsNotRevived: an end that has been silent for a day is gone, and so is one
+// that has not answered a FIN for as long as conntrack waits.
+func TestSilentIsNotRevived(t *testing.T) {
+	tests := []struct {
+		name  string
+		after time.Duration
+		half  bool
+		moved time.Duration // GRE, before the comparison; 0 where nobody counts
+		lost  bool
+	}{
+		{"for hours", 23 * time.Hour, false, 0, true},
+		{"for a day", 24 * time.Hour, false, 0, false},
+		{"for a week, but GRE flows", 7 * 24 * time.Hour, false, time.Minute, true},
+		{"for a week, and GRE for a day", 7 * 24 * time.Hour, false, 24 * time.Hour, false},
+		{"for a minute after a FIN", time.Minute, true, 0, true},
+		{"for two minutes after a FIN", 2 * time.Minute, true, 0, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newRig(t).masqueraded(insideAddr).handshake()
+			w.outgoing(7, 9)
+			if tt.half {
+				w.segment(client, fin, w.seq[0], nil)
+			}
+			w.now = w.now.Add(tt.after)
+			witness := nobody
+			if tt.moved != 0 {
+				witness.Moved = func(conntrack.Record) time.Time { return w.now.Add(-tt.moved) }
+			}
+			c := w.ed.Compare(w.now)
+			lost, _ := c.Missing(10, witness, w.now)
+			if (len(lost) == 1) != tt.lost {
+				t.Errorf("lost: %+v", lost)
+			}
+			changes, _ := c.Sweep(10, w.now)
+			w.wantEnd(changes, map[bool]conntrack.Cause{true: conntrack.Lost, false: conntrack.Expired}[tt.lost])
+		})
+	}
+}
+
+// TestRevivedLosesItsAddress: the kernel does not take the entry along, so that the caller
+// has to tell.
+func TestRevivedLosesItsAddress(t *testing.T) {
+	for _, revived := range []bool{true, false} {
+		w := newRig(t).masqueraded(insideAddr).handshake()
+		w.outgoing(7, 9)
+		if revived {
+			w.now = w.now.Add(time.Second)
+			c := w.ed.Compare(w.now)
+			lost, _ := c.Missing(10, nobody, w.now)
+			c.Revived(&lost[0])
+			c.Sweep(10, w.now)
+		}
+		w.now = w.now.Add(time.Second)
+		c := w.ed.Compare(w.now)
+		c.Found([]conntrack.Connection{w.conn})
+		c.Missing(10, Witness{Moved: nobody.Moved, Homeless: func(conntrack.Connection) bool { return true }}, w.now)
+		changes, _ := c.Sweep(10, w.now)
+		if ended := len(changes) > 0; ended != revived {
+			t.Errorf("revived: %v; changes %v", revived, changes)
+		}
+	}
+}
+
+// lost is a connection whose call was lost a second ago.
+func (r *rig) lost(w *wire) *wire {
+	w.handshake()
+	w.outgoing(7, 9)
+	r.now = r.now.Add(time.Second)
+	w.wantEnd(r.ed.Sweep(nil, r.now, r.now), conntrack.Lost)
+	return w
+}
+
+// asked passes a segment with a byte of data, or none with a SYN, through an editor whose
+// caller has conntrack answer with c.
+func (w *wire) asked(from conntrack.Side, flags packet.Flags, seq packet.Seq, c conntrack.Connection) {
+	w.t.Helper()
+	data := []byte{0}
+	if flags.Has(packet.SYN) {
+		data = nil
+	}
+	tu := map[conntrack.Side]conntrack.Tuple{client: w.conn.Original, server: w.conn.Reply}[from]
+	seg, err := packet.Parse(tcp(w.t, tu, flags, seq, w.seq[from.Other()], data))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if w.ed.Asks(seg) {
+		w.ed.Open(c, w.now)
+	}
+	w.last = w.ed.Edit(seg, false, w.now)
+}
+
+func TestResetLost(t *testing.T) {
+	echo := message(pptp.EchoRequest, 0, 0, 0)
+	tests := []struct {
+		name  string
+		step  func(w *wire)
+		reset bool
+	}{
+		{"data", func(w *wire) { w.segment(client, packet.ACK, w.seq[0], echo) }, true},
+		{"data sent again", func(w *wire) { w.segment(client, packet.ACK, w.seq[0].Add(-16), echo) }, true},
+		{"data after some that nobody saw", func(w *wire) { w.segment(client, packet.ACK, w.seq[0].Add(160), echo) }, true},
+		{"FIN", func(w *wire) { w.segment(client, fin, w.seq[0], nil) }, true},
+		{"after an hour's silence", func(w *wire) {
+			w.now = w.now.Add(lostLinger - time.Second)
+			w.ed.Sweep(nil, w.now, w.now)
+			w.segment(client, packet.ACK, w.seq[0], echo)
+		}, true},
+		{"though conntrack has made an entry", func(w *wire) { w.asked(client, packet.ACK, w.seq[0], w.conn) }, true},
+		{"though conntrack has made an entry, translated otherwise", func(w *wire) {
+			other := w.conn
+			other.Reply.Dst = netip.AddrPortFrom(gatewayAddr, 9)
+			w.asked(client, packet.ACK, w.seq[0], other)
+		}, true},
+		{"though conntrack has made an entry, and the other end speaks", func(w *wire) {
+			w.asked(server, packet.ACK, w.seq[1], w.conn)
+			w.asked(client, packet.ACK, w.seq[0], w.conn)
+		}, true},
+		{"RST", func(w *wire) { w.segment(client, packet.RST, w.seq[0], nil) }, false},
+		{"from outside", func(w *wire) { w.segment(server, packet.ACK, w.seq[1], echo) }, false},
+		{"far from its stream", func(w *wire) { w.asked(client, packet.ACK, w.seq[0].Add(1<<20), w.conn) }, false},
+		{"of a connection that followed it", func(w *wire) {
+			next := w.conn
+			next.Opening = true
+			w.asked(server, packet.SYN|packet.ACK, w.seq[1], next)
+			w.asked(client, packet.ACK, w.seq[0], w.conn)
+		}, false},
+		{"of a connection that followed it, and conntrack had not answered", func(w *wire) {
+			raw := tcp(w.t, w.conn.Reply, packet.SYN|packet.ACK, w.seq[1], w.seq[0], nil)
+			seg, _ := packet.Parse(raw)
+			w.ed.Asks(seg)
+			w.asked(client, packet.ACK, w.seq[0], w.conn)
+		}, false},
+		{"too often", func(w *wire) {
+			for range mostResets + 1 {
+				w.asked(client, packet.ACK, w.seq[0], w.conn)
+			}
+		}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			r.ed.ResetLost(true)
+			w := r.lost(r.masqueraded(insideAddr))
+			if tt.step(w); w.last.Reset != tt.reset || w.last.Verdict != Accept {
+				t.Errorf("reset %v; %v, %v", w.last.Reset, w.last.Verdict, w.last.Reason)
+			}
+		})
+	}
+}
+
+// TestResetLostSides: the end inside is told, whichever opened TCP.
+func TestResetLostSides(t *testing.T) {
+	r := newRig(t)
+	r.ed.ResetLost(true)
+	w := r.lost(r.forwarded(serverAddr, insideAddr))
+	for from, want := range map[conntrack.Side]bool{client: false, server: true} {
+		if w.segment(from, packet.ACK, w.seq[from], []byte{0}); w.last.Reset != want {
+			t.Errorf("%v: reset %v", from, w.last.Reset)
+		}
+	}
+}
+
+// TestOtherEndsAreNotReset: calls that ended in any other way.
+func TestOtherEndsAreNotReset(t *testing.T) {
+	for name, end := range map[string]func(w *wire){
+		"RST": func(w *wire) { w.segment(server, packet.RST, w.seq[1], nil) },
+		"closed in conntrack": func(w *wire) {
+			closed := w.conn
+			closed.Closing, closed.Reset = true, true
+			w.ed.Sweep([]conntrack.Connection{closed}, w.now.Add(1), w.now.Add(1))
+		},
+		"lost without a call": func(w *wire) {
+			w.say(client, message(pptp.CallClearRequest, 7, 0, 0))
+			w.say(server, message(pptp.CallDisconnectNotify, 9, 0, 1))
+			w.ed.Sweep(nil, w.now.Add(1), w.now.Add(1))
+		},
+	} {
+		r := newRig(t)
+		r.ed.ResetLost(true)
+		w := r.masqueraded(insideAddr).handshake()
+		w.outgoing(7, 9)
+		end(w)
+		if w.segment(client, packet.ACK, w.seq[0], []byte{0}); w.last.Reset {
+			t.Errorf("%s: it is reset", name)
+		}
+	}
+}
+
+// TestLostIsReadAgain where nobody wants it reset.
+func TestLostIsReadAgain(t *testing.T) {
+	r := newRig(t)
+	w := r.lost(r.masqueraded(insideAddr))
+	raw := tcp(t, w.conn.Original, packet.ACK, w.seq[0], w.seq[1], []byte{0})
+	seg, _ := packet.Parse(raw)
+	if !r.ed.Asks(seg) || !r.ed.Open(w.conn, r.now) {
+		t.Fatal("it is not asked for")
+	}
+	if w.outgoing(7, 9); r.table.Calls() != 1 {
+		t.Error("no call on it is read")
+	}
+}
+
+// TestLostMakesRoom: records that wait for a segment to be reset give way to connections.
+func TestLostMakesRoom(t *testing.T) {
+	r := newRig(t)
+	r.ed.most = 1
+	r.ed.ResetLost(true)
+	r.lost(r.masqueraded(insideAddr))
+	if !r.ed.Open(newRig(t).masqueraded(insideHost(2)).conn, r.now) || len(r.ed.all) != 1 {
+		t.Errorf("%d are on record", len(r.ed.all))
+	}
+}
