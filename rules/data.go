@@ -194,11 +194,16 @@ var dataTables = []string{marker, "filter", "raw"}
 // loadText returns the transactions that put d's rules in force in place of those there
 // are. current is, by table, what "iptables -S" printed.
 func (d Data) loadText(current map[string]string) string {
+	return loadParts(DataChain, d.parts(), current)
+}
+
+// loadParts is loadText for the rules in any chain that tables share.
+func loadParts(chain string, parts []part, current map[string]string) string {
 	var b strings.Builder
-	for _, p := range d.parts() {
-		lines := removalOf(current[p.table], DataChain)
+	for _, p := range parts {
+		lines := removalOf(current[p.table], chain)
 		if p.table == marker || len(p.rules) > 0 {
-			lines = append(lines, "-N "+DataChain)
+			lines = append(lines, "-N "+chain)
 		}
 		if len(lines) > 0 {
 			b.WriteString(transaction(p.table, lines, p.rules, p.jumps))
@@ -207,22 +212,22 @@ func (d Data) loadText(current map[string]string) string {
 	return b.String()
 }
 
-// unloadDataText returns the transactions that remove the data path's rules, in the
-// order opposite to loading, "" if there are none.
-func unloadDataText(current map[string]string) string {
+// unloadParts returns the transactions that remove the rules in such a chain, in the order
+// opposite to loading, "" if there are none.
+func unloadParts(chain string, tables []string, current map[string]string) string {
 	var b strings.Builder
-	for i := len(dataTables) - 1; i >= 0; i-- {
-		if lines := removalOf(current[dataTables[i]], DataChain); len(lines) > 0 {
-			b.WriteString(transaction(dataTables[i], lines))
+	for _, table := range slices.Backward(tables) {
+		if lines := removalOf(current[table], chain); len(lines) > 0 {
+			b.WriteString(transaction(table, lines))
 		}
 	}
 	return b.String()
 }
 
-// hasData reports whether a listing of table mangle shows the data path's chain.
-func hasData(current string) bool {
+// declared reports whether a listing shows a chain.
+func declared(chain, current string) bool {
 	for _, r := range parse(current) {
-		if r.declares(DataChain) {
+		if r.declares(chain) {
 			return true
 		}
 	}

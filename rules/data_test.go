@@ -38,14 +38,14 @@ func TestDataTexts(t *testing.T) {
 		{"reload-data.rules", dataPath.Data.loadText(loaded)},
 		{"reload-data-labels.rules", dataPath.Data.loadText(readLists(t, "data-labels-"))}, // of an older version
 		{"reload-data-one-queue.rules", queueOnly.loadText(loaded)},
-		{"unload-data.rules", unloadDataText(loaded)},
+		{"unload-data.rules", unloadParts(DataChain, dataTables, loaded)},
 		{"reload.rules", LoadText(loaded["mangle"], onePort)},
 	}
 	for _, row := range rows {
 		golden(t, row.golden, row.got)
 	}
-	if got := unloadDataText(map[string]string{"mangle": read(t, "loaded.list")}); got != "" {
-		t.Errorf("unloadDataText = %q, want nothing", got)
+	if got := unloadParts(DataChain, dataTables, map[string]string{"mangle": read(t, "loaded.list")}); got != "" {
+		t.Errorf("unloadParts = %q, want nothing", got)
 	}
 }
 

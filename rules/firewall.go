@@ -47,7 +47,8 @@ type Firewall struct {
 // Outcome says what Load has put in force.
 type Outcome struct {
 	// Config is what was asked, but where iptables or the kernel lacks a match:
-	// AllSegments without xt_bpf, and no Bypass without xt_connlabel or xt_connmark.
+	// AllSegments without xt_bpf; no Bypass without xt_connlabel or xt_connmark; and no
+	// ResetMark without ipt_REJECT or table filter.
 	Config Config
 	// Refused is what iptables said to the rules that were asked, where Config
 	// differs from them. Nil if all is as asked.
@@ -61,7 +62,7 @@ type Outcome struct {
 // The rules for control connections change in one atomic step; on an error they are as
 // they were. Those of cfg.Data change before, in a step for each table, and GRE is queued
 // from the last; on an error there are none of them. Without cfg.Data.Queues, those that
-// were loaded before go, after the change.
+// were loaded before go, after the change. So it is with cfg.ResetMark.
 //
 // Errors wrap os.ErrPermission when rights are missing and exec.ErrNotFound when
 // iptables is.
@@ -71,22 +72,39 @@ func (f *Firewall) Load(ctx context.Context, cfg Config) (Outcome, error) {
 	}
 	if err := f.loadData(ctx, cfg.Data); err != nil {
 		err = fmt.Errorf("load firewall rules of the data path: %w", err)
-		return Outcome{}, f.giveUpData(ctx, cfg, err)
+		return Outcome{}, f.giveUp(ctx, cfg, err)
 	}
+	refusedReset := f.loadReset(ctx, &cfg)
 	refused, err := f.loadControl(ctx, &cfg)
 	if err != nil {
 		err = fmt.Errorf("load firewall rules: %w", err)
-		return Outcome{}, f.giveUpData(ctx, cfg, err)
+		return Outcome{}, f.giveUp(ctx, cfg, err)
 	}
-	return Outcome{Config: cfg, Refused: refused}, nil
+	return Outcome{Config: cfg, Refused: errors.Join(refusedReset, refused)}, nil
 }
 
-// giveUpData removes the rules of the data path after err, and returns err.
-func (f *Firewall) giveUpData(ctx context.Context, cfg Config, err error) error {
-	if cfg.Data.Queues == 0 {
-		return err
+// giveUp removes the rules beside those for control connections after err, and returns err.
+func (f *Firewall) giveUp(ctx context.Context, cfg Config, err error) error {
+	ctx = context.WithoutCancel(ctx)
+	for _, e := range extras {
+		if e.wanted(cfg) {
+			err = errors.Join(err, f.unloadExtra(ctx, e))
+		}
 	}
-	return errors.Join(err, f.unloadData(context.WithoutCancel(ctx)))
+	return err
+}
+
+// loadReset loads the rule that answers segments with a RST. Without it all else works, so
+// no error is one of Load's: cfg.ResetMark is 0 then, and refused says why.
+func (f *Firewall) loadReset(ctx context.Context, cfg *Config) (refused error) {
+	if cfg.ResetMark == 0 {
+		return nil
+	}
+	text := func(current map[string]string) string { return loadParts(ResetChain, cfg.resetParts(), current) }
+	if refused = f.change(ctx, resetTables, text); refused != nil {
+		cfg.ResetMark = 0
+	}
+	return refused
 }
 
 // loadControl loads the rules for control connections, or the best of the lesser ones
@@ -122,36 +140,48 @@ func isRefused(err error) bool {
 }
 
 func (f *Firewall) load(ctx context.Context, cfg Config) error {
-	return f.changeControl(ctx, cfg.Data.Queues > 0, func(current string) string { return LoadText(current, cfg) })
+	return f.changeControl(ctx, cfg, func(current string) string { return LoadText(current, cfg) })
 }
 
 // Unload removes all rules of ours; without any it does nothing. Those for control
-// connections go in one atomic step, those of the data path after them in a step for each
-// table. Errors are as those of Load.
+// connections go in one atomic step, the others after them in a step for each table. Errors are as those of Load.
 func (f *Firewall) Unload(ctx context.Context) error {
-	if err := f.changeControl(ctx, false, UnloadText); err != nil {
+	if err := f.changeControl(ctx, Config{}, UnloadText); err != nil {
 		return fmt.Errorf("unload firewall rules: %w", err)
 	}
 	return nil
 }
 
-// changeControl changes the rules for control connections, and removes those of the data
-// path, which another run may have left, if there are any to be seen.
-func (f *Firewall) changeControl(ctx context.Context, keepData bool, text func(current string) string) error {
-	left := false
+// extra is rules beside those for control connections, in a chain of their own.
+type extra struct {
+	chain  string
+	tables []string
+	wanted func(Config) bool
+}
+
+var extras = []extra{
+	{DataChain, dataTables, func(c Config) bool { return c.Data.Queues > 0 }},
+	{ResetChain, resetTables, func(c Config) bool { return c.ResetMark != 0 }},
+}
+
+// changeControl changes the rules for control connections, and removes others that are not
+// in cfg, which another run may have left, if there are any to be seen.
+func (f *Firewall) changeControl(ctx context.Context, cfg Config, text func(current string) string) error {
+	var listed string
 	err := f.change(ctx, []string{"mangle"}, func(current map[string]string) string {
-		left = !keepData && hasData(current["mangle"])
-		return text(current["mangle"])
+		listed = current["mangle"]
+		return text(listed)
 	})
-	if err == nil && left {
-		err = f.unloadData(ctx)
+	for _, e := range extras {
+		if err == nil && !e.wanted(cfg) && declared(e.chain, listed) {
+			err = f.unloadExtra(ctx, e)
+		}
 	}
 	return err
 }
 
-// unloadData removes the rules of the data path.
-func (f *Firewall) unloadData(ctx context.Context) error {
-	return f.change(ctx, dataTables, unloadDataText)
+func (f *Firewall) unloadExtra(ctx context.Context, e extra) error {
+	return f.change(ctx, e.tables, func(current map[string]string) string { return unloadParts(e.chain, e.tables, current) })
 }
 
 // Loaded reports whether rules of ours are in force that queue control connections, see

@@ -39,6 +39,7 @@ func (c Config) NFT() string {
 	if c.Data.Queues > 0 {
 		chains = append(chains, c.Data.nftChains()...)
 	}
+	chains = append(chains, c.nftReset()...)
 	b.WriteString(joined(chains))
 	b.WriteString("}\n")
 	return b.String()

@@ -15,6 +15,7 @@ var nftRows = map[string]Config{
 	"print-two-ports.nft":      {Queue: 7, Ports: []uint16{1723, 11723}, Bypass: Bypass{Label: 118, Labelled: true}},
 	"print-mark.nft":           {Ports: []uint16{1723}, Bypass: Bypass{Mark: 0x20000000}},
 	"print-all-segments.nft":   {Ports: []uint16{1723}, AllSegments: true},
+	"print-reset.nft":          resetting,
 	"print-data.nft":           dataPath,
 	"print-data-no-mark.nft":   {Queue: 1723, Ports: []uint16{1723}, Data: Data{Queue: 9, Queues: 1}},
 	"print-data-only-mark.nft": {Queue: 1723, Ports: []uint16{1723}, Data: Data{Queue: 1724, Queues: 2, Mark: 0xffffffff}},

@@ -39,6 +39,9 @@ type Config struct {
 	Bypass Bypass
 	// Data says which queues GRE goes to, if the daemon is to translate it.
 	Data Data
+	// ResetMark is the mark, all bits of it set, of segments that are answered with a
+	// RST; 0 adds no rule that does.
+	ResetMark uint32
 }
 
 // Validate returns an error that names the first field without a usable value.
@@ -55,6 +58,9 @@ func (c Config) Validate() error {
 		}
 	}
 	if err := c.Bypass.validate(); err != nil {
+		return err
+	}
+	if err := c.validateReset(); err != nil {
 		return err
 	}
 	return c.Data.validate(c.Queue)
@@ -85,6 +91,9 @@ func (c Config) Text() string {
 	text := LoadText("", c)
 	if c.Data.Queues > 0 {
 		text += c.Data.loadText(nil)
+	}
+	if c.ResetMark != 0 {
+		text += loadParts(ResetChain, c.resetParts(), nil)
 	}
 	return text
 }

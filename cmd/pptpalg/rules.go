@@ -25,6 +25,8 @@ type ruleOptions struct {
 	dataPath daemon.DataPath
 	data     rules.Data
 	label    uint8 // that calls' GRE once got: read, for the sake of files that have it
+	reset    bool
+	mark     uint32 // of what is to be reset
 }
 
 func (o *ruleOptions) add(f *pflag.FlagSet) {
@@ -32,6 +34,8 @@ func (o *ruleOptions) add(f *pflag.FlagSet) {
 	f.Uint16Var(&o.queue, "queue", defaultQueue, "NFQUEUE number of control connections")
 	f.UintSliceVar(&o.ports, "ports", defaultPorts, "TCP ports to which PPTP clients connect, before any DNAT")
 	f.StringVar(&o.bypass, "bypass", rules.Bypass{Labelled: true, Label: rules.DefaultBypassLabel}.String(), `how the kernel is told not to queue a connection any more that is let alone: "label:N" (conntrack label 0 to 127), "mark:BITS" (of the conntrack mark), or "none"`)
+	f.BoolVar(&o.reset, "reset-lost", true, "answer the next segment of a client with a RST whose calls ended because its control connection was lost, so that it dials again at once")
+	f.Uint32Var(&o.mark, "reset-mark", rules.DefaultResetMark, "bit of the packet mark by which the rules know what is to be answered with a RST")
 	f.TextVar(&o.dataPath, "datapath", o.dataPath, `who translates GRE: "kernel" by conntrack entries, "queue" for the daemon, "auto" for the kernel if it can`)
 	f.Uint16Var(&o.data.Queue, "gre-queue", 0, "first NFQUEUE number of GRE, for --datapath queue, as the flags that begin alike; 0 is the one after --queue")
 	f.IntVar(&o.data.Queues, "gre-queues", 0, "number of GRE queues, each with a thread; 0 is one for each processor")
@@ -73,6 +77,9 @@ func (o *ruleOptions) all() (rules.Config, error) {
 		return rules.Config{}, fmt.Errorf("read --bypass: %w", err)
 	}
 	cfg := rules.Config{Queue: o.queue, Ports: ports, Bypass: bypass, Data: o.data}
+	if o.reset {
+		cfg.ResetMark = o.mark
+	}
 	if cfg.Data.Queue == 0 {
 		cfg.Data.Queue = o.queue + 1
 	}

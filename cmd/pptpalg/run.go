@@ -241,7 +241,7 @@ func (o *options) daemon() (daemon.Config, error) {
 		return daemon.Config{}, err
 	}
 	return daemon.Config{
-		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, LoadRules: o.rules == "load", DataPath: o.dataPath, Data: loaded.Data,
+		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, ResetMark: loaded.ResetMark, LoadRules: o.rules == "load", DataPath: o.dataPath, Data: loaded.Data,
 		StateDir: o.stateDir, Version: buildVersion(), Table: o.table, Connections: o.connections, Idle: o.idle, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
 	}, nil
 }

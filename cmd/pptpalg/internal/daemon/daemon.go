@@ -32,6 +32,7 @@ type Config struct {
 	DataPath  DataPath
 	Data      rules.Data   // the GRE queues, for InDaemon
 	Bypass    rules.Bypass // how the kernel is told of connections that are let alone
+	ResetMark uint32       // of segments that rules answer with a RST; 0 for none
 	StateDir  string       // directory of the journal
 
 	Table       conntrack.Config
@@ -82,11 +83,11 @@ type Daemon struct {
 	sweeper  sweeper    // owned by sweep
 	strays   strayWatch // owned by sweep
 	orphans  orphans
-	compared int                          // how often; owned by sweep
-	absent   map[conntrack.Tuple]struct{} // control connections that the last comparison missed first; owned by sweep
-	turn     turn                         // of the packet loop, which owns it
-	ready    atomic.Bool                  // the daemon edits
-	beside   atomic.Pointer[Beside]       // nil until Count
+	compared int                    // how often; owned by sweep
+	homes    homes                  // owned by sweep
+	turn     turn                   // of the packet loop, which owns it
+	ready    atomic.Bool            // the daemon edits
+	beside   atomic.Pointer[Beside] // nil until Count
 
 	// mu guards what follows. The packet loop holds it for one packet; a comparison
 	// while it looks through the table, and for each chunk of entries that it makes
@@ -127,8 +128,9 @@ func newDaemon(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Daemon 
 	table := conntrack.New(cfg.Table)
 	d := &Daemon{
 		cfg: cfg, log: log, table: table, editor: alg.NewEditor(table, cfg.Connections),
-		doomed: make(map[conntrack.Flow]struct{}), sight: newSight(), sweeper: sweeper{have: make(flows)},
+		doomed: make(map[conntrack.Flow]struct{}), sight: newSight(), sweeper: sweeper{have: make(flows)}, homes: homes{list: interfaceAddrs},
 	}
+	d.editor.ResetLost(cfg.ResetMark != 0)
 	d.metrics = newMetrics(reg, d, cfg.Version)
 	return d
 }
@@ -196,7 +198,7 @@ func (d *Daemon) load(ctx context.Context) error {
 	if !d.cfg.LoadRules {
 		return nil
 	}
-	cfg := rules.Config{Queue: d.cfg.Queue, Ports: d.cfg.Ports, Bypass: d.cfg.Bypass}
+	cfg := rules.Config{Queue: d.cfg.Queue, Ports: d.cfg.Ports, Bypass: d.cfg.Bypass, ResetMark: d.cfg.ResetMark}
 	if d.gre != nil {
 		cfg.Data = d.cfg.Data
 	}
@@ -206,9 +208,10 @@ func (d *Daemon) load(ctx context.Context) error {
 	}
 	if done.Refused != nil {
 		d.log.Warn("rules are loaded without what iptables refused", "every_segment_is_queued", done.Config.AllSegments,
-			"bypass", done.Config.Bypass, "err", done.Refused)
+			"bypass", done.Config.Bypass, "reset_mark", done.Config.ResetMark, "err", done.Refused)
 	}
-	d.cfg.Bypass = done.Config.Bypass
+	d.cfg.Bypass, d.cfg.ResetMark = done.Config.Bypass, done.Config.ResetMark
+	d.editor.ResetLost(d.cfg.ResetMark != 0)
 	return nil
 }
 

@@ -36,11 +36,12 @@ var errKernel = errors.New("the kernel says no")
 
 // fakeKernel is a conntrack with one TCP connection.
 type fakeKernel struct {
-	err   error // of every request, if it is set
-	gone  bool  // the connection is no longer there
-	flows []conntrack.Flow
-	done  []string
-	lists int // of all connections
+	err    error // of every request, if it is set
+	gone   bool  // the connection is no longer there
+	closed bool  // it is closed
+	flows  []conntrack.Flow
+	done   []string
+	lists  int // of all connections
 
 	counts  bool // packets are counted
 	packets uint64
@@ -48,6 +49,10 @@ type fakeKernel struct {
 
 	lent     []conntrack.Flow // by entries that are not their own
 	outdated []conntrack.Flow // whose entries an earlier release has made
+
+	addrs   []netip.Addr // of the gateway's interfaces
+	refuses error        // of Revive
+	taken   bool         // another connection has the place of the one that is gone
 }
 
 func (k *fakeKernel) Connection(t conntrack.Tuple) (conntrack.Connection, error) {
@@ -60,12 +65,18 @@ func (k *fakeKernel) Connection(t conntrack.Tuple) (conntrack.Connection, error)
 	return connection, nil
 }
 
+func (k *fakeKernel) connection() conntrack.Connection {
+	c := connection
+	c.Closing, c.Reset = k.closed, k.closed
+	return c
+}
+
 func (k *fakeKernel) Connections([]uint16) ([]conntrack.Connection, error) {
 	k.lists++
 	if k.gone {
 		return nil, k.err
 	}
-	return []conntrack.Connection{connection}, k.err
+	return []conntrack.Connection{k.connection()}, k.err
 }
 
 func (k *fakeKernel) Traffic(into map[conntrack.Flow]conntrack.Traffic, _ func(*ctnetlink.Stray) bool) ([]ctnetlink.Stray, error) {
@@ -106,7 +117,7 @@ func (k *fakeKernel) StandingConnections(known []conntrack.Connection) ([]conntr
 	if k.gone || !slices.ContainsFunc(known, connection.Same) {
 		return nil, k.err
 	}
-	return []conntrack.Connection{connection}, k.err
+	return []conntrack.Connection{k.connection()}, k.err
 }
 
 func (k *fakeKernel) StandingTraffic(into map[conntrack.Flow]conntrack.Traffic, known []conntrack.Flow) error {
@@ -144,6 +155,12 @@ func (k *fakeKernel) Leave(t conntrack.Tuple, _ uint16, _ ctnetlink.Bypass) erro
 
 func (k *fakeKernel) Revive(conntrack.Connection) error {
 	k.done = append(k.done, "revive")
+	if k.taken {
+		return fmt.Errorf("revive: %w", ctnetlink.ErrTaken)
+	}
+	if k.refuses != nil {
+		return k.refuses
+	}
 	k.gone = k.err != nil
 	return k.err
 }
@@ -167,10 +184,11 @@ func newRig(t *testing.T, dir string) *rig {
 
 func newRigOver(t *testing.T, dir string, path DataPath) *rig {
 	t.Helper()
-	k := new(fakeKernel)
+	k := &fakeKernel{addrs: []netip.Addr{connection.Reply.Dst.Addr()}}
 	cfg := Config{DataPath: path, Ports: []uint16{1723}, StateDir: dir, Table: conntrack.DefaultConfig(), Connections: 10}
 	d := newDaemon(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	d.kernel, d.lister, d.viewer = k, k, k
+	d.homes.list = func() ([]netip.Addr, error) { return k.addrs, k.err }
 	d.choosePath()
 	if err := d.remember(); err != nil {
 		t.Fatal(err)
@@ -332,7 +350,8 @@ func TestFewAreAskedFor(t *testing.T) {
 	}
 }
 
-// TestConnectionGone tells a flush of the whole table from an end.
+// TestConnectionGone: that its entry is gone does not end a connection, whoever took what
+// along with it. That TCP has ended does.
 func TestConnectionGone(t *testing.T) {
 	r := newRig(t, t.TempDir())
 	r.call()
@@ -343,6 +362,10 @@ func TestConnectionGone(t *testing.T) {
 	}
 	r.kernel.gone, r.kernel.done = true, nil
 	r.compare()
+	if !slices.Equal(r.kernel.done, []string{"revive"}) || len(r.Calls()) != 1 {
+		t.Errorf("after its entry alone was deleted: %v, %d calls", r.kernel.done, len(r.Calls()))
+	}
+	r.kernel.closed, r.kernel.done = true, nil
 	r.compare()
 	if !slices.Equal(r.kernel.done, []string{"remove", "remove"}) || len(r.Calls()) != 0 {
 		t.Errorf("after the end: %v, %d calls", r.kernel.done, len(r.Calls()))

@@ -56,14 +56,16 @@ type path interface {
 	list(have flows, wanted func(*ctnetlink.Stray) bool) ([]ctnetlink.Stray, error)
 	// standing is list without flows of which it is not told.
 	standing(have flows, known []conntrack.Flow) error
-	// watch begins a comparison, before the connections are listed.
+	// watch begins a comparison, before the connections are listed, and watched follows
+	// when those are revived that somebody flushed.
 	watch() error
+	watched() error
 	// carried returns what flows had carried that Apply has removed since it was called
 	// last, as far as that was counted. It is valid until Apply is called.
 	carried() flows
 	// flushed reports whether a control connection is missing in the kernel's table
 	// because somebody emptied that, and not because it ended.
-	flushed(l alg.Lost, have flows) bool
+	flushed(l *alg.Lost, have flows) bool
 	// close leaves the kernel's table as it should be without the daemon.
 	close() error
 }
@@ -77,8 +79,9 @@ type daemonPath struct {
 	heir bool // calls of an earlier daemon were taken up
 
 	// Owned by sweep.
-	watched bool // the canary has been looked for
-	mourns  int  // for how many comparisons, this one too, the kernel's table counts as just emptied
+	kept    bool // this daemon has put a canary there
+	there   bool // it was there when this comparison began
+	emptied bool // it was not, and should have been
 }
 
 func (p *daemonPath) Apply(changes []conntrack.Change) (failed map[int]error) {

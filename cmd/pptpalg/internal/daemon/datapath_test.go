@@ -138,29 +138,49 @@ func datagram(t *testing.T, src, dst netip.Addr, id pptp.CallID) []byte {
 	return buf.Bytes()
 }
 
-// settleDown compares until no flush is suspected any more.
+// settleDown compares until nothing is new any more.
 func (r *rig) settleDown() {
-	for range mourning + 1 {
+	for range 2 {
 		r.compare()
 	}
 }
 
-// TestFlushOrEnd: a connection that is missing was flushed if the canary is gone as well.
+// TestFlushOrEnd: a connection that was there before the daemon, and is missing, was flushed
+// if the canary is gone as well; else it may have ended. One that the daemon has seen did not
+// end in either case.
 func TestFlushOrEnd(t *testing.T) {
 	for _, flushed := range []bool{true, false} {
-		r := newRigOver(t, t.TempDir(), InDaemon)
-		r.call()
-		r.settleDown()
-		r.kernel.gone = true
-		if flushed {
-			r.kernel.flows = nil
-		}
-		r.compare()
-		r.compare()
-		if revived := slices.Contains(r.kernel.done, "revive"); revived != flushed || (len(r.Calls()) == 1) != flushed {
-			t.Errorf("flushed: %v; revived: %v, %d calls", flushed, revived, len(r.Calls()))
+		for _, seen := range []bool{true, false} {
+			dir := t.TempDir()
+			r := newRigOver(t, dir, InDaemon)
+			r.call()
+			r.settleDown()
+			if !seen {
+				r = r.restarted(dir)
+			}
+			r.kernel.gone = true
+			if flushed {
+				r.kernel.flows = nil
+			}
+			r.compare()
+			r.compare()
+			want := flushed || seen
+			if revived := slices.Contains(r.kernel.done, "revive"); revived != want || (len(r.Calls()) == 1) != want {
+				t.Errorf("flushed: %v, seen: %v; revived: %v, %d calls", flushed, seen, revived, len(r.Calls()))
+			}
 		}
 	}
+}
+
+// restarted is another daemon that comes after this one has crashed.
+func (r *rig) restarted(dir string) *rig {
+	r.t.Helper()
+	if err := r.journal.Close(); err != nil {
+		r.t.Fatal(err)
+	}
+	again := newRigOver(r.t, dir, r.DataPath())
+	again.kernel.flows, again.kernel.gone, again.seq = r.kernel.flows, r.kernel.gone, r.seq
+	return again
 }
 
 // TestFlushUnderWay: a flush that takes the connection before a comparison, and what tells

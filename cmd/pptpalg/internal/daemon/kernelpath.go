@@ -49,6 +49,8 @@ func (p *kernelPath) looked(have flows) { p.counts.Store(accounting() || have.co
 
 func (*kernelPath) watch() error { return nil }
 
+func (*kernelPath) watched() error { return nil }
+
 // Apply asks the entries of flows that end what they have counted, if they do.
 func (p *kernelPath) Apply(changes []conntrack.Change) (failed map[int]error) {
 	if !p.counts.Load() {
@@ -84,9 +86,8 @@ func (f flows) emptied() flows {
 	return f
 }
 
-// flushed: the entries of calls have a fixed timeout and go for no other reason. Where
-// they are left, the connection has ended, or lost its address.
-func (*kernelPath) flushed(l alg.Lost, have flows) bool {
+// flushed: the entries of calls have a fixed timeout and go for no other reason.
+func (*kernelPath) flushed(l *alg.Lost, have flows) bool {
 	needed := 0
 	for _, c := range l.Calls {
 		for _, f := range c.Flows() {

@@ -67,7 +67,6 @@ func (d *Daemon) disown(have flows) {
 		delete(have, f.Unmarked())
 	}
 	delete(have, canary)
-	delete(have, mourner)
 	maps.DeleteFunc(have, func(f conntrack.Flow, _ conntrack.Traffic) bool { return d.table.Has(f) })
 }
 

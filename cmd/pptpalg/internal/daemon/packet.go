@@ -27,6 +27,9 @@ func (d *Daemon) packet(p *nfqueue.Packet) nfqueue.Verdict {
 	}
 	d.turn.packets++
 	out := d.edit(p, d.turn.began)
+	if out.Reset {
+		p.Mark |= d.cfg.ResetMark // a rule answers it with a RST
+	}
 	d.metrics.outcome(out)
 	return verdicts[out.Verdict]
 }
@@ -53,6 +56,9 @@ func (d *Daemon) edit(p *nfqueue.Packet, now time.Time) alg.Outcome {
 	}
 	out := d.editor.Edit(seg, p.Hook == nfqueue.Output, now)
 	d.note(out.Changes)
+	if p.Hook != nfqueue.Output { // the gateway's own RST is no server's
+		d.seeRefused(seg, &out, now)
+	}
 	d.see(seg, &out, now)
 	if out.Leave {
 		d.leave(seg)

@@ -9,6 +9,7 @@ import (
 	"pptpalg/alg"
 	"pptpalg/cmd/pptpalg/internal/journal"
 	"pptpalg/conntrack"
+	"pptpalg/conntrack/ctnetlink"
 )
 
 // chunk is how many entries are made or deleted while no packet is edited.
@@ -114,7 +115,11 @@ func (d *Daemon) compare() {
 		d.conntrackFailed(opList, err)
 		return
 	}
-	d.revive(c, have)
+	d.look(asked)
+	d.revive(c, have, asked)
+	if err := d.path.watched(); err != nil {
+		d.conntrackFailed(opCreate, err)
+	}
 	d.sweepAway(c)
 	calls := d.records(c)
 	now := time.Now()
@@ -208,38 +213,81 @@ func (d *Daemon) locked(step func() (more bool)) (more bool) {
 	return more
 }
 
-// revive makes the entries anew of control connections that were flushed from the
-// kernel's table (conntrack -F). While a flush is under way it may have taken a
-// connection, and not yet what tells a flush from an end: so one that is missing
-// for the first time is given another comparison.
-func (d *Daemon) revive(c *alg.Comparison, have flows) {
+// revive makes the entries anew of control connections that conntrack has lost, and keeps
+// those on record that may yet have theirs.
+func (d *Daemon) revive(c *alg.Comparison, have flows, now time.Time) {
 	var lost []alg.Lost
 	d.sliced(func() bool {
-		some, more := c.Missing(slice)
+		some, more := c.Missing(slice, alg.Witness{Moved: d.moved, Homeless: d.homes.left}, now)
 		lost = append(lost, some...)
 		return more
 	})
-	before := d.absent
-	d.absent = make(map[conntrack.Tuple]struct{})
-	for _, l := range lost {
-		_, again := before[l.Connection.Original]
-		switch {
-		case d.path.flushed(l, have):
-			if err := d.kernel.Revive(l.Connection); err != nil {
-				d.conntrackFailed(opCreate, err)
-				continue
-			}
-			d.metrics.repairs.WithLabelValues(repairRevived).Inc()
-		case again:
-			continue
-		default:
-			d.absent[l.Connection.Original] = struct{}{}
+	for i := range lost {
+		l := &lost[i]
+		switch d.fate(l, have) {
+		case fateRevives:
+			d.reviveOne(c, l)
+		case fateWaits:
+			d.settleLost(c.Keep, l)
 		}
-		d.sweeper.repaired = true
-		d.mu.Lock()
-		c.Found([]conntrack.Connection{l.Connection})
-		d.mu.Unlock()
 	}
+}
+
+// fate is what becomes of a lost connection.
+type fate uint8
+
+const (
+	fateEnds fate = iota
+	fateWaits
+	fateRevives
+)
+
+// fate decides on a lost connection. One that an earlier daemon knew may have ended before
+// this one came, unless somebody flushed the kernel's table. A flush takes its time, and
+// what tells it from an end may go last: so such a connection waits for another comparison.
+func (d *Daemon) fate(l *alg.Lost, have flows) fate {
+	switch {
+	case l.Unseen && !d.path.flushed(l, have):
+		if l.Again {
+			return fateEnds
+		}
+		return fateWaits
+	case d.homes.left(l.Connection):
+		return fateEnds
+	case d.homes.away(l.Connection):
+		return fateWaits
+	}
+	return fateRevives
+}
+
+// reviveOne makes one entry anew. Where another connection has its place, it is lost for good.
+func (d *Daemon) reviveOne(c *alg.Comparison, l *alg.Lost) {
+	err := d.kernel.Revive(l.Connection)
+	switch {
+	case errors.Is(err, ctnetlink.ErrTaken):
+		d.log.Debug("a lost control connection cannot be revived", "connection", l.Connection.Original, "err", err)
+	case err != nil:
+		d.conntrackFailed(opCreate, err)
+		d.settleLost(c.Keep, l)
+	default:
+		d.metrics.repairs.WithLabelValues(repairRevived).Inc()
+		d.settleLost(c.Revived, l)
+	}
+}
+
+func (d *Daemon) settleLost(say func(*alg.Lost), l *alg.Lost) {
+	d.sweeper.repaired = true
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	say(l)
+}
+
+// moved tells when a call's GRE was last seen to flow. The caller holds mu.
+func (d *Daemon) moved(r conntrack.Record) time.Time {
+	if was := d.sight.calls[r.Number]; was != nil {
+		return was.moved
+	}
+	return time.Time{}
 }
 
 // sweepAway ends what is over.

@@ -92,8 +92,7 @@ func TestEventsAfterARestart(t *testing.T) {
 	next.kernel.flows = r.kernel.flows
 	next.compare()
 	next.wantStory()
-	next.kernel.gone = true
-	next.compare()
+	next.kernel.closed = true
 	next.compare()
 	next.wantStory("call_closed expired")
 	if legs := next.Events().Kept()[0].Call.Legs; !legs[0].Known || legs[1].Own != 9 {
@@ -192,7 +191,8 @@ func TestCountsOfCallsThatComparisonsEnd(t *testing.T) {
 		cause conntrack.Cause
 		step  func(r *rig)
 	}{
-		{"its connection is gone", conntrack.Expired, func(r *rig) { r.kernel.gone = true }},
+		{"its connection has ended", conntrack.Expired, func(r *rig) { r.kernel.closed = true }},
+		{"its connection is lost", conntrack.Lost, func(r *rig) { r.kernel.gone, r.kernel.taken = true, true }},
 		{"it is idle", conntrack.Idle, func(r *rig) { r.cfg.Idle = 1 }},
 	}
 	for _, tt := range tests {

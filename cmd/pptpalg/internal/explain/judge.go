@@ -270,7 +270,8 @@ var endings = map[conntrack.Cause]struct {
 	conntrack.Stopped:      {"ended with its control connection (Stop-Control-Connection)", []pptp.Type{pptp.StopControlConnectionRequest, pptp.StopControlConnectionReply}},
 	conntrack.Finished:     {"ended because TCP was closed", nil},
 	conntrack.Reset:        {"ended because TCP was reset", nil},
-	conntrack.Expired:      {"ended because the kernel no longer has its control connection: a time-out, or its address went away", nil},
+	conntrack.Expired:      {"ended because the kernel has its control connection as closed, or lost it after a long time-out", nil},
+	conntrack.Lost:         {"ended because its control connection could not go on: its public address went away, or another connection has its ports", nil},
 	conntrack.Replaced:     {"gave way to another call of the same end with the same Call ID", nil},
 	conntrack.Idle:         {"ended because nothing came for the set time (--idle-timeout)", nil},
 }
