@@ -117,7 +117,7 @@ const nftLabelsAbout = `# Nothing jumps here. That a rule sets a label is what m
 func (c Config) nftPorts(arriving string) []string {
 	var lines []string
 	for _, port := range c.Ports {
-		lines = append(lines, fmt.Sprintf("meta l4proto tcp %sct original proto-dst %d jump control", arriving, port))
+		lines = append(lines, fmt.Sprintf("meta l4proto tcp %sct state new,established ct original proto-dst %d jump control", arriving, port))
 	}
 	return lines
 }

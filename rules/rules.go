@@ -101,6 +101,10 @@ func (c Config) Text() string {
 // rules returns the content of Chain: but for the first, a rule per port, and another one for
 // SYNs that ask for Multipath TCP. Its matches on TCP come first: other SYNs, and a flood of
 // them, cost nothing more.
+//
+// A RST with which the gateway answers a segment (REJECT --reject-with tcp-reset) is RELATED,
+// and not queued. It shares the segment's conntrack entry. While that is not in the table the
+// kernel drops what is queued with it (nf_ct_drop_unconfirmed in nfnetlink_queue.c).
 func (c Config) rules() []string {
 	segments := `-m comment --comment "every segment"`
 	if !c.AllSegments {
@@ -109,7 +113,7 @@ func (c Config) rules() []string {
 	lines := []string{fromLoopback}
 	for _, port := range c.Ports {
 		lines = append(lines, fmt.Sprintf(
-			"-A %s -p tcp -m conntrack --ctproto tcp --ctorigdstport %d %s%s -j NFQUEUE --queue-num %d --queue-bypass",
+			"-A %s -p tcp -m conntrack --ctstate NEW,ESTABLISHED --ctproto tcp --ctorigdstport %d %s%s -j NFQUEUE --queue-num %d --queue-bypass",
 			Chain, port, c.Bypass.match(), segments, c.Queue))
 		if !c.AllSegments {
 			lines = append(lines, fmt.Sprintf(

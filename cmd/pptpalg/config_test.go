@@ -58,7 +58,7 @@ func TestEveryFlagIsAKey(t *testing.T) {
 
 // TestFlagsOfTheRules: both commands have those that run has for the same.
 func TestFlagsOfTheRules(t *testing.T) {
-	want := []string{"queue", "ports", "bypass", "datapath", "gre-queue", "gre-queues", "gre-by-cpu", "gre-mark", "gre-label", "config"}
+	want := []string{"queue", "ports", "bypass", "reset-lost", "reset-mark", "datapath", "gre-queue", "gre-queues", "gre-by-cpu", "gre-mark", "gre-label", "config"}
 	for _, cmd := range rulesCommand().Commands() {
 		var got []string
 		cmd.Flags().SortFlags = false

@@ -162,30 +162,47 @@ func (w *wans) wantEntriesWith(n int, what string) {
 	}
 }
 
-// TestAddressGoesAway takes the second way's address, or its link, away: the kernel
+// TestAddressGoesAway takes the second way's address, or its link, away for good: the kernel
 // drops the entries of what it masqueraded, control connections among them, and not
-// those that it was given for their calls. These go as well.
+// those that it was given for their calls. These go as well, if the address does not come
+// back within a minute.
 func TestAddressGoesAway(t *testing.T) { overDataPaths(t, testAddressGoesAway) }
 
 func testAddressGoesAway(t *testing.T, path daemon.DataPath) {
-	for name, command := range map[string]string{
-		"address deleted": "addr del 198.51.100.1/24 dev wan2\n",
-		"link down":       "link set wan2 down\n",
-		"link deleted":    "link del wan2\n",
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := startWANs(t, path, "")
-			calls := w.call()
-			exchange(t, append(calls[0], calls[1]...)...)
-			must(t, w.Gateway.IPBatch(t.Context(), command))
-			w.wantCalls(2)
-			w.wantEntries(4)
-			w.wantEntriesWith(0, "mark=2 ")
-			exchange(t, calls[0]...)
-			if n := w.metric(`pptpalg_calls_closed_total{reason="expired"}`); n != "2" {
-				t.Errorf("%s calls expired, want 2", n)
-			}
-		})
+	tests := []struct{ name, command string }{
+		{"address deleted", "addr del 198.51.100.1/24 dev wan2\n"},
+		{"link deleted", "link del wan2\n"},
 	}
+	var all []*wans // they lose their addresses at the same time, for each loss takes a minute
+	var calls [][2][]*lab.Call
+	for _, tt := range tests {
+		w := startWANs(t, path, "")
+		all, calls = append(all, w), append(calls, w.call())
+		exchange(t, append(calls[len(calls)-1][0], calls[len(calls)-1][1]...)...)
+		must(t, w.Gateway.IPBatch(t.Context(), tt.command))
+	}
+	for i, w := range all {
+		exchange(t, calls[i][0]...)
+		w.wantLost(2)
+		w.wantCalls(2)
+		w.wantEntries(4)
+		w.wantEntriesWith(0, "mark=2 ")
+		exchange(t, calls[i][0]...)
+	}
+}
+
+// TestLinkGoesDown keeps the second way's address, and the way comes back.
+func TestLinkGoesDown(t *testing.T) { overDataPaths(t, testLinkGoesDown) }
+
+func testLinkGoesDown(t *testing.T, path daemon.DataPath) {
+	w := startWANs(t, path, "")
+	calls := w.call()
+	exchange(t, append(calls[0], calls[1]...)...)
+	calm()
+	must(t, w.Gateway.IPBatch(t.Context(), "link set wan2 down\n"))
+	w.wantRevived(4)
+	exchange(t, calls[0]...)
+	must(t, w.Gateway.IPBatch(t.Context(), "link set wan2 up\nroute add 192.0.2.0/24 via 198.51.100.10 table 102\n"))
+	exchange(t, append(calls[0], calls[1]...)...)
+	w.wantCalls(4)
 }

@@ -56,9 +56,6 @@ func (d *Daemon) edit(p *nfqueue.Packet, now time.Time) alg.Outcome {
 	}
 	out := d.editor.Edit(seg, p.Hook == nfqueue.Output, now)
 	d.note(out.Changes)
-	if p.Hook != nfqueue.Output { // the gateway's own RST is no server's
-		d.seeRefused(seg, &out, now)
-	}
 	d.see(seg, &out, now)
 	if out.Leave {
 		d.leave(seg)

@@ -61,8 +61,8 @@ func (s *sight) seeOpened(c *conntrack.Connection, taken bool, now time.Time) {
 }
 
 // seeRefused takes note of an RST from a server on a connection that nobody knows.
-func (d *Daemon) seeRefused(seg packet.Segment, out *alg.Outcome, now time.Time) {
-	if out.Reason != alg.NoConnection || !seg.Flags().Has(packet.RST) || !slices.Contains(d.cfg.Ports, seg.Src().Port()) {
+func (d *Daemon) seeRefused(seg packet.Segment, now time.Time) {
+	if !seg.Flags().Has(packet.RST) || !slices.Contains(d.cfg.Ports, seg.Src().Port()) {
 		return
 	}
 	s := &d.sight
@@ -86,6 +86,9 @@ func (d *Daemon) refusalsSince(t time.Time) []explain.Refusal {
 
 // see takes note of what was read in a segment. The caller holds mu.
 func (d *Daemon) see(seg packet.Segment, out *alg.Outcome, now time.Time) {
+	if out.Reason == alg.NoConnection {
+		d.seeRefused(seg, now)
+	}
 	if len(out.Messages) == 0 && len(out.Anomalies) == 0 {
 		return
 	}
