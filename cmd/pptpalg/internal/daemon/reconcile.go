@@ -128,7 +128,7 @@ func (d *Daemon) compare() {
 	d.endIdle(c, &t, now)
 	d.repair(t.missing)
 	d.bury(have)
-	d.sweeper.sample(calls)
+	d.sweeper.sample(calls, d.homes.away)
 	d.shrink()
 }
 

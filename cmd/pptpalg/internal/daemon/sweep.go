@@ -24,8 +24,8 @@ const samples = 8
 
 // sweeper is what comparisons keep from one to the next.
 type sweeper struct {
-	repaired bool             // the last one found something to mend
-	watched  []conntrack.Flow // the sample
+	repaired bool      // the last one found something to mend
+	watched  []watched // the sample
 
 	// Memory that is used again, as far as release leaves it.
 	have    flows
@@ -79,17 +79,24 @@ func (s *sweeper) rest(worked time.Duration) time.Duration {
 	return max(sweepInterval, quietShare*worked)
 }
 
-// sample chooses what is looked at until the next comparison: flows of calls from all over
-// the table. One to Call ID 0 may need no entry of its own.
-func (s *sweeper) sample(calls []conntrack.Record) {
+// watched is a call that is looked at between comparisons.
+type watched struct {
+	flow       conntrack.Flow
+	connection conntrack.Connection
+}
+
+// sample chooses what is looked at until the next comparison: calls from all over the table.
+// A flow to Call ID 0 may need no entry of its own, and a connection that waits has none.
+func (s *sweeper) sample(calls []conntrack.Record, waits func(conntrack.Connection) bool) {
 	s.watched = s.watched[:0]
 	for i := range samples {
 		if i >= len(calls) {
 			return
 		}
-		for _, f := range calls[i*len(calls)/min(samples, len(calls))].Flows() {
-			if f.Key != 0 {
-				s.watched = append(s.watched, f)
+		call := &calls[i*len(calls)/min(samples, len(calls))]
+		for _, f := range call.Flows() {
+			if f.Key != 0 && !waits(call.Connection) {
+				s.watched = append(s.watched, watched{f, call.Connection})
 				break
 			}
 		}
@@ -98,15 +105,21 @@ func (s *sweeper) sample(calls []conntrack.Record) {
 
 // intact reports whether the entries of the sample are there that are still needed.
 func (d *Daemon) intact() bool {
-	if d.gre != nil {
-		return d.present(canary)
+	if d.gre != nil && !d.present(canary) {
+		return false
 	}
-	for _, f := range d.sweeper.watched {
-		if d.needs(f) && !d.present(f) && d.needs(f) {
+	for _, w := range d.sweeper.watched {
+		if d.needs(w.flow) && !d.stands(w) && d.needs(w.flow) {
 			return false
 		}
 	}
 	return true
+}
+
+// stands reports whether the kernel has the entries of a call, as far as it tells.
+func (d *Daemon) stands(w watched) bool {
+	there, err := d.lister.StandingConnections([]conntrack.Connection{w.connection})
+	return (len(there) > 0 || err != nil) && (d.gre != nil || d.present(w.flow))
 }
 
 // present reports whether the kernel has an entry, as far as it tells.

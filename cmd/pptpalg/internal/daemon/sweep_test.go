@@ -36,6 +36,7 @@ func TestIntact(t *testing.T) {
 	}{
 		{"nothing happens", func(*rig) {}, true},
 		{"emptied", func(r *rig) { r.kernel.flows = nil }, false},
+		{"the control connection's entry is deleted", func(r *rig) { r.kernel.gone = true }, false},
 		{"the kernel does not tell", func(r *rig) { r.kernel.flows, r.kernel.err = nil, errKernel }, true},
 		{"the call ends", func(r *rig) { r.say(conntrack.Initiator, pptp.CallClearRequest, 7, 0, 0) }, true},
 	}
@@ -54,17 +55,20 @@ func TestIntact(t *testing.T) {
 	}
 }
 
+// stays is said of every connection.
+func stays(conntrack.Connection) bool { return false }
+
 func TestSample(t *testing.T) {
 	for calls, want := range map[int]int{0: 0, 1: 1, samples: samples, 1000: samples} {
 		var s sweeper
-		s.sample(silentCalls(calls))
+		s.sample(silentCalls(calls), stays)
 		if len(s.watched) != want {
 			t.Errorf("of %d calls %d flows are looked at, want %d", calls, len(s.watched), want)
 		}
 	}
 	zero := conntrack.Record{State: conntrack.Established, Connection: connection, Legs: [2]conntrack.LegRecord{{Known: true}, {Known: true}}}
 	var s sweeper
-	if s.sample([]conntrack.Record{zero}); len(s.watched) != 0 {
+	if s.sample([]conntrack.Record{zero}, stays); len(s.watched) != 0 {
 		t.Errorf("to Call ID 0: %v", s.watched)
 	}
 }
@@ -83,5 +87,18 @@ func TestRepairsAreRemembered(t *testing.T) {
 	}
 	if r.sweepOnce(); r.sweeper.repaired {
 		t.Error("it is never forgotten")
+	}
+}
+
+// TestSampleOfWhatWaits: a connection whose address is away lacks its entry, and would have
+// one comparison follow the other.
+func TestSampleOfWhatWaits(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.call()
+	r.compare()
+	r.kernel.gone, r.kernel.addrs = true, nil
+	r.compare()
+	if !r.intact() || len(r.Calls()) != 1 {
+		t.Errorf("intact: %v, %d calls", r.intact(), len(r.Calls()))
 	}
 }

@@ -57,7 +57,7 @@ func TestSystemJudges(t *testing.T) {
 		{"wrong config", judgeConfig(File{Err: refused, Mend: "sed -i 3d f"}), Problem, "operation not permitted"},
 		{"rules", judgeLoading(loading{}), OK, ""},
 		{"rules of others", judgeLoading(loading{spared: true}), OK, "not loaded"},
-		{"rules without a match", judgeLoading(loading{refused: refused}), Warning, "queue more"},
+		{"rules without a match", judgeLoading(loading{refused: refused}), Warning, "without what is refused"},
 		{"rules not loaded", judgeLoading(loading{failed: refused}), Problem, "cannot be loaded"},
 		{"rules in a table of nft's", judgeLoading(loading{table: "mangle"}), Problem, "refuses table mangle"},
 		{"counts", judgeAccounting("1"), OK, ""},

@@ -255,7 +255,26 @@ func (r *reader) loading() (loading, error) {
 			return loading{table: name}, nil
 		}
 	}
+	if err := r.resetRefused(&cfg); err != nil {
+		l, tryErr := r.tryLoading(cfg)
+		l.refused = errors.Join(err, l.refused)
+		return l, tryErr
+	}
 	return r.tryLoading(cfg)
+}
+
+// resetRefused returns an error, and takes the rule that answers segments with a RST out of
+// cfg, if table filter does not take it.
+func (r *reader) resetRefused(cfg *rules.Config) error {
+	if cfg.ResetMark == 0 {
+		return nil
+	}
+	_, err := r.command("iptables", "-w", "5", "-t", "filter", "-S")
+	if err == nil || !incompatible.MatchString(err.Error()) {
+		return nil
+	}
+	cfg.ResetMark = 0
+	return errors.New("iptables refuses table filter, which has rules of nft's own (--reset-lost)")
 }
 
 // incompatible is what iptables says to a table with rules of nft's own.

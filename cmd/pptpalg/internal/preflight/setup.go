@@ -59,7 +59,7 @@ func judgeLoading(l loading) Finding {
 	case l.failed != nil:
 		return problem("modprobe -a xt_NFQUEUE xt_conntrack", "the daemon's rules cannot be loaded: %s", oneLine(l.failed.Error()))
 	case l.refused != nil:
-		return warning("modprobe -a xt_bpf xt_connlabel xt_connmark", "the daemon's rules are loaded without what is refused, and queue more than they need to: %s", oneLine(l.refused.Error()))
+		return warning("modprobe -a xt_bpf xt_connlabel xt_connmark ipt_REJECT", "the daemon's rules are loaded without what is refused: %s", oneLine(l.refused.Error()))
 	}
 	return ok("iptables and the kernel take the daemon's rules")
 }
