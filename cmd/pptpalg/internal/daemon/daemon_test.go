@@ -223,17 +223,18 @@ func (r *rig) sayAt(now time.Time, from conntrack.Side, typ pptp.Type, own, peer
 	if l.Result != 0 {
 		m[l.Result] = result
 	}
-	out := r.edit(&nfqueue.Packet{Payload: segment(r.t, tuple, r.seq[from], m)}, now)
+	out := r.edit(&nfqueue.Packet{Payload: segment(r.t, tuple, [2]uint32{r.seq[from], r.seq[from.Other()]}, m)}, now)
 	r.turn.began = now
 	r.settle()
 	r.seq[from] += uint32(len(m))
 	return out
 }
 
-func segment(t *testing.T, tuple conntrack.Tuple, seq uint32, payload []byte) []byte {
+// segment returns a segment with a sequence number and what it acknowledges.
+func segment(t *testing.T, tuple conntrack.Tuple, at [2]uint32, payload []byte) []byte {
 	t.Helper()
 	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: tuple.Src.Addr().AsSlice(), DstIP: tuple.Dst.Addr().AsSlice()}
-	tcp := &layers.TCP{SrcPort: layers.TCPPort(tuple.Src.Port()), DstPort: layers.TCPPort(tuple.Dst.Port()), Seq: seq, ACK: true}
+	tcp := &layers.TCP{SrcPort: layers.TCPPort(tuple.Src.Port()), DstPort: layers.TCPPort(tuple.Dst.Port()), Seq: at[0], Ack: at[1], ACK: true}
 	buf := gopacket.NewSerializeBuffer()
 	err := errors.Join(tcp.SetNetworkLayerForChecksum(ip),
 		gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, tcp, gopacket.Payload(payload)))

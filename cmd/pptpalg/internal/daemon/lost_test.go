@@ -133,7 +133,7 @@ func TestResetMark(t *testing.T) {
 		r.call()
 		r.compare()
 		send := func(tu conntrack.Tuple, side conntrack.Side) *nfqueue.Packet {
-			p := &nfqueue.Packet{Payload: segment(t, tu, r.seq[side], []byte{0}), Mark: 3}
+			p := &nfqueue.Packet{Payload: segment(t, tu, [2]uint32{r.seq[side]}, []byte{0}), Mark: 3}
 			r.packet(p)
 			r.settle()
 			return p
