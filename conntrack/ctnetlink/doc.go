@@ -38,7 +38,8 @@
 // tuple of either direction, so each delete is preceded by a question for that ID.
 // Without it, what could be hit is the entry of the call that has got the Call ID
 // next, or one that somebody else made in the place of one that was flushed.
-// Create takes out whatever has one of the two tuples that its entry needs, and Remove of
+// Create takes out whatever has one of the two tuples that its entry needs and is no other
+// flow's, and Remove of
 // Apply whatever has the original one: they are for the time in which the tuples are
 // the flow's. A tuple with both keys 0 may be a tunnel's at any time. An entry that has it and
 // has seen an answer is not deleted unless it is a flow's.
@@ -88,4 +89,13 @@
 // tunnel's entry is there first, has seen an answer, and translates as the flow's would, the
 // flow needs none: it is Lent. A tunnel that begins later, from the very client to the very
 // server whose Call ID for this client is 0, gets no answers while the call lasts.
+//
+// # Two flows that leave alike
+//
+// A client that dials again, with the Call ID that it had, while its first control connection
+// is still in the table has two calls whose GRE leaves alike towards it; so has a server that gives one Call
+// ID to two clients behind one address. Their entries have different original tuples, and would have one
+// reply tuple. Neither is to lose its GRE for what the other connection says, so the reply tuple of
+// the later one lies in a spare zone, one of 1,000 from 64000 on. Outside the default zone this cannot be
+// done, and the later flow takes the place of the earlier.
 package ctnetlink

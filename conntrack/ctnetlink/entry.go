@@ -82,7 +82,7 @@ func (e *entry) flow() (conntrack.Flow, bool) {
 		Zone:   e.both,
 		Mark:   e.mark,
 	}
-	if e.reply.zone != 0 && e.reply.zone != replyZone(f) || e.status&statusNAT != natOf(f) || checkFlow(f) != nil {
+	if !replyZoneOf(f, e.reply.zone) || e.status&statusNAT != natOf(f) || checkFlow(f) != nil {
 		return conntrack.Flow{}, false
 	}
 	return f, true

@@ -47,20 +47,27 @@ func (c *Conn) create(f conntrack.Flow, answer error) error {
 }
 
 // insist tries more than once, because a packet may bring an entry in its way
-// back between the delete and the next try. An answer that is nil is none yet.
+// back between the delete and the next try, and because flows that leave alike may have
+// the zones that are tried first. An answer that is nil is none yet.
 func (c *Conn) insist(f conntrack.Flow, answer error) error {
-	for range tries {
+	e := c.entryOf(f)
+	for taken := range tries {
 		if answer == nil {
-			answer = c.exchange(createRequest(c.entryOf(f)), nil, nil)
+			answer = c.exchange(createRequest(e), nil, nil)
 		}
 		switch {
-		case errors.Is(answer, unix.EOPNOTSUPP) && c.entryOf(f).reply.zone != 0:
+		case errors.Is(answer, unix.EOPNOTSUPP) && e.reply.zone != 0:
 			c.noZones = true
+			e = c.entryOf(f)
 		case !errors.Is(answer, unix.EEXIST):
 			return answer
 		default:
-			if stands, err := c.clear(f); stands || err != nil {
+			stands, shared, err := c.clear(f, e.reply.zone)
+			if stands || err != nil {
 				return err
+			}
+			if shared {
+				e.reply.zone = spareZone(f, taken)
 			}
 		}
 		answer = nil
@@ -69,23 +76,39 @@ func (c *Conn) insist(f conntrack.Flow, answer error) error {
 }
 
 // clear has both tuples of f's entry be free, unless it finds that f's stands already, or
-// has no need to.
-func (c *Conn) clear(f conntrack.Flow) (stands bool, err error) {
+// has no need to. Shared means that another flow leaves alike, whose entry has the reply
+// tuple: that stays.
+func (c *Conn) clear(f conntrack.Flow, replyZone uint16) (stands, shared bool, err error) {
 	e, err := c.inWay(enters(f), f.Zone)
 	switch {
 	case err != nil:
-		return false, err
+		return false, false, err
 	case e != nil && e.translates(f):
-		return c.setMark(*e, f)
+		stands, err = c.setMark(*e, f)
+		return stands, false, err
 	case e != nil && e.lends(f):
-		return true, nil
+		return true, false, nil
 	}
-	zone := f.Zone | c.entryOf(f).reply.zone
+	zone := f.Zone | replyZone
 	replies, err := c.inWay(leaves(f).Reversed(), zone)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
-	return false, errors.Join(c.clearAway(enters(f), f.Zone, e), c.clearAway(leaves(f).Reversed(), zone, replies))
+	err = c.clearAway(enters(f), f.Zone, e)
+	if shared = c.shares(f, replies); !shared {
+		err = errors.Join(err, c.clearAway(leaves(f).Reversed(), zone, replies))
+	}
+	return false, shared, err
+}
+
+// shares reports whether an entry is of another flow that leaves as f does, and f's reply
+// tuple can lie in another zone.
+func (c *Conn) shares(f conntrack.Flow, e *entry) bool {
+	if e == nil || f.Zone != 0 || c.noZones {
+		return false
+	}
+	other, ours := e.flow()
+	return ours && leaves(other) == leaves(f)
 }
 
 // inWay returns the entry that has a tuple in a zone, nil if there is none.

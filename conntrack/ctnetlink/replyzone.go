@@ -30,6 +30,34 @@ func replyZone(f conntrack.Flow) uint16 {
 	return zoneOther
 }
 
+// The zones of reply tuples of flows that leave as another one does: see "Two flows that leave
+// alike" in the package's documentation. As above, those whose destination is translated have
+// zones of their own, the odd ones.
+const (
+	zoneSpare  = 64000
+	zonesSpare = 500 // of either kind
+)
+
+// spareZone returns the zone of a flow's reply tuple after so many that were taken.
+func spareZone(f conntrack.Flow, taken int) uint16 {
+	a := f.Src.As4()
+	h := uint32(f.Key)
+	for _, b := range a {
+		h = h*31 + uint32(b)
+	}
+	z := zoneSpare + 2*uint16((h+uint32(taken))%zonesSpare)
+	if f.NewDst != f.Dst {
+		z++
+	}
+	return z
+}
+
+// replyZoneOf reports whether the reply tuple of an entry of f may lie in a zone.
+func replyZoneOf(f conntrack.Flow, zone uint16) bool {
+	spare := zone >= zoneSpare && zone < zoneSpare+2*zonesSpare && (zone%2 == 1) == (f.NewDst != f.Dst)
+	return zone == 0 || zone == replyZone(f) || spare && f.Zone == 0
+}
+
 // entryOf returns the entry of a flow as this kernel takes it.
 func (c *Conn) entryOf(f conntrack.Flow) entry {
 	e := flowEntry(f)
@@ -43,7 +71,7 @@ func (c *Conn) entryOf(f conntrack.Flow) entry {
 // key is 0: its reply tuple is in the zone of packets.
 func (e *entry) outdated() bool {
 	f, ours := e.flow()
-	return ours && e.reply.zone != replyZone(f)
+	return ours && e.reply.zone == 0 && replyZone(f) != 0
 }
 
 // Renew makes the entries anew that an earlier release has made and that would be made

@@ -24,16 +24,6 @@ var (
 	toServer0 = flow("10.0.0.2 > 192.0.2.2 0 => 192.0.2.1 > 192.0.2.2 0")
 )
 
-// A former call's entry gives way to that of the next one to the same end.
-func TestOwnKeyZeroOfAFormerCall(t *testing.T) {
-	c := newNamespace(t).dial(t)
-	next := toClient0
-	next.Key = 778
-	mustCreate(t, c, toClient0)
-	mustCreate(t, c, next)
-	wantFlows(t, c, next)
-}
-
 // outdated puts in an entry as an earlier release did.
 func outdated(t *testing.T, c *Conn, f conntrack.Flow) {
 	t.Helper()
@@ -388,4 +378,61 @@ func TestRenewUnderTraffic(t *testing.T) {
 	if lost := 2*rounds - came; lost > rounds/10 {
 		t.Errorf("%d of %d packets were lost that came in the instant", lost, rounds)
 	}
+}
+
+// Two flows that leave alike, as when a client dials again under the Call ID that it had, carry
+// both, and each ends by itself, whichever is made again.
+func TestFlowsThatLeaveAlike(t *testing.T) {
+	for _, key := range []string{"7", "0"} {
+		t.Run("own key "+key, func(t *testing.T) {
+			n := newNetwork(t)
+			n.gateway.run(t, "iptables -t nat -A POSTROUTING -p tcp -j MASQUERADE")
+			c := n.gateway.dial(t)
+			first, second, third := flow("192.0.2.2 > 192.0.2.1 777 => 192.0.2.2 > 10.0.0.2 "+key), flow("192.0.2.2 > 192.0.2.1 778 => 192.0.2.2 > 10.0.0.2 "+key), flow("192.0.2.2 > 192.0.2.1 779 => 192.0.2.2 > 10.0.0.2 "+key)
+			back := flow("10.0.0.2 > 192.0.2.2 " + key + " => 192.0.2.1 > 192.0.2.2 " + key)
+			for _, f := range []conntrack.Flow{first, back, second, third, first, second} {
+				mustCreate(t, c, f)
+			}
+			wantFlows(t, c, first, second, third, back)
+			if renewed, err := c.Renew(func(conntrack.Flow) bool { return true }); renewed != 0 || err != nil {
+				t.Errorf("%d entries count as those of an earlier release: %v", renewed, err)
+			}
+			client, server := newGREHost(t, n.client), newGREHost(t, n.server)
+			own := first.NewKey
+			carries := func(keys ...pptp.CallID) {
+				t.Helper()
+				for _, k := range keys {
+					pass(t, server, client, [2]packet{{"", publicAddr, k, 2}, {serverAddr, clientAddr, own, 2}})
+				}
+				pass(t, client, server, [2]packet{{"", serverAddr, own, 1}, {publicAddr, serverAddr, own, 1}})
+			}
+			carries(777, 778, 779)
+			mustDelete(t, c, first)
+			carries(778, 779)
+			if errs := createAll(c, []conntrack.Flow{first, second}); len(errs) != 0 {
+				t.Error(errs)
+			}
+			mustDelete(t, c, second)
+			carries(777, 779)
+			wantFlows(t, c, first, third, back)
+			for _, f := range []conntrack.Flow{first, third, back} {
+				mustDelete(t, c, f)
+			}
+			wantFlows(t, c)
+		})
+	}
+}
+
+// So do those of two clients to whom a server gives one Call ID.
+func TestServersIDOfTwoClients(t *testing.T) {
+	ns := newNamespace(t)
+	c := ns.dial(t)
+	a, b := flow("10.0.0.2 > 192.0.2.2 42 => 192.0.2.1 > 192.0.2.2 42"), flow("10.0.0.3 > 192.0.2.2 42 => 192.0.2.1 > 192.0.2.2 42")
+	for range 2 {
+		mustCreate(t, c, a)
+		mustCreate(t, c, b)
+		wantFlows(t, c, a, b)
+	}
+	mustDelete(t, c, a)
+	wantFlows(t, c, b)
 }
