@@ -60,6 +60,45 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// TestSlices: what a comparison does, it does to each connection once, a slice at a time.
+func TestSlices(t *testing.T) {
+	const many = 5
+	r := newRig(t)
+	for range many {
+		r.masqueraded(insideHost(r.wires)).handshake().outgoing(7, 9)
+	}
+	later := r.now.Add(time.Hour)
+	c := r.ed.Compare(later)
+	var known []conntrack.Connection
+	var records, kept []conntrack.Record
+	ended := 0
+	for _, tt := range []struct {
+		name string
+		step func() (more bool)
+		did  func() int
+	}{
+		{"standing", func() (more bool) { known, records, more = c.Standing(2, known, records); return }, func() int { return min(len(known), len(records)) }},
+		{"records", func() (more bool) { kept, more = c.Records(2, kept); return }, func() int { return len(kept) }},
+		{"idle", func() bool {
+			changes, more := c.EndIdle(2, later, func(conntrack.Record) bool { return true }, later)
+			for _, change := range changes {
+				if change.Kind == conntrack.Closed && change.Cause == conntrack.Idle {
+					ended++
+				}
+			}
+			return more
+		}, func() int { return ended }},
+	} {
+		steps := 1
+		for tt.step() && steps < many {
+			steps++
+		}
+		if steps != 3 || tt.did() != many {
+			t.Errorf("%s: %d slices of 2, with %d in all, want 3 with %d", tt.name, steps, tt.did(), many)
+		}
+	}
+}
+
 // TestMissingHasCalls: a connection that nobody needs to bring back is not missing.
 func TestMissingHasCalls(t *testing.T) {
 	r := newRig(t)

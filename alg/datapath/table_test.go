@@ -441,6 +441,35 @@ func TestModel(t *testing.T) {
 	})
 }
 
+// TestGrowth: a table of many flows has them all, and none that was removed.
+func TestGrowth(t *testing.T) {
+	table := NewTable()
+	const many = 5000
+	flow := func(i int) conntrack.Flow {
+		f := inward
+		f.Key = pptp.CallID(i)
+		return f
+	}
+	for i := range many {
+		if err := table.Install(flow(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := 0; i < many; i += 2 {
+		if _, ok := table.Remove(flow(i)); !ok {
+			t.Fatalf("flow %d is lost", i)
+		}
+	}
+	if table.Len() != many/2 {
+		t.Errorf("%d flows, want %d", table.Len(), many/2)
+	}
+	for i := range many {
+		if _, ok := table.Remove(flow(i)); ok != (i%2 == 1) {
+			t.Fatalf("flow %d is there: %v", i, ok)
+		}
+	}
+}
+
 // TestConcurrent: packets of a flow that stays are rewritten, however others come and go.
 func TestConcurrent(t *testing.T) {
 	table := newTable(t, inward)
