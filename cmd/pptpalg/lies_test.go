@@ -42,7 +42,8 @@ var lies = []lie{
 	{name: "a client sends data in the SYN", tell: (*liar).opensFast, calls: liarsCalls},
 	{name: "a server answers calls that nobody asked for", tell: (*liar).answersUnasked},
 	{name: "a server speaks first", tell: (*liar).speaksFirst},
-	{name: "a server disconnects others' calls", tell: (*liar).disconnectsOthers, calls: liarsCalls},
+	{name: "a server offers more calls than it may have", tell: (*liar).offersTooMuch, calls: liarsCalls},
+	{name: "a server disconnects others' calls", tell: (*liar).disconnectsOthers},
 	{name: "a server takes a public ID for its own", tell: (*liar).takesPublicID, calls: liarsCalls},
 	{name: "both talk garbage", tell: (*liar).babbles, calls: liarsCalls},
 	{name: "RST in the window of others", tell: (*liar).resets},
@@ -202,14 +203,15 @@ func (l *liar) clearsOthers() error {
 	return l.stay(err)
 }
 
-// asksTooMuch asks for twice the calls that a client may have, and stays a moment.
+// asksTooMuch asks for more calls than a client may have, even if it had its server's too,
+// and stays a moment.
 func (l *liar) asksTooMuch() error {
 	a, b, err := l.started()
 	if err != nil {
 		return err
 	}
 	defer part(a, b)
-	for i := range 2 * liarsCalls {
+	for i := range 3 * liarsCalls {
 		own := pptp.CallID(1000 + i)
 		if err := a.Send(lab.NewOutgoingCallRequest(own)); err != nil {
 			return err
@@ -375,6 +377,24 @@ func (l *liar) speaksFirst() error {
 	return l.stay(err)
 }
 
+// offersTooMuch has the liar's server offer calls, under others' IDs and more than it may
+// have, and its client take them.
+func (l *liar) offersTooMuch() error {
+	a, b, err := l.started()
+	if err != nil {
+		return err
+	}
+	defer part(a, b)
+	eat(a, b)
+	for _, id := range l.ids() {
+		err = errors.Join(err, b.Send(lab.NewIncomingCallRequest(id)), a.Send(lab.NewIncomingCallReply(id, id, lab.ResultOK)))
+	}
+	for i := range pptp.CallID(3 * liarsCalls) {
+		err = errors.Join(err, b.Send(lab.NewIncomingCallRequest(0x4000+i)), a.Send(lab.NewIncomingCallReply(0x4000+i, 0x4000+i, lab.ResultOK)))
+	}
+	return l.stay(err)
+}
+
 // disconnectsOthers has the liar's server end other clients' calls.
 func (l *liar) disconnectsOthers() error {
 	a, b, err := l.started()
@@ -385,7 +405,7 @@ func (l *liar) disconnectsOthers() error {
 	eat(a, b)
 	for _, id := range l.ids() {
 		err = errors.Join(err, b.Send(lab.NewCallDisconnectNotify(id, 1), lab.NewCallClearRequest(id),
-			lab.NewIncomingCallRequest(id), lab.NewSetLinkInfo(id)))
+			lab.NewWANErrorNotify(id), lab.NewSetLinkInfo(id)))
 	}
 	return l.stay(err)
 }
