@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -346,5 +347,28 @@ func TestGatewaysOwnIDs(t *testing.T) {
 	tab.Expire(epoch.Add(time.Hour))
 	if after, _ := tab.FullestSpace(); taken != 4 || after != 2 {
 		t.Errorf("%d IDs were taken, and %d when the gateway had hung up", taken, after)
+	}
+}
+
+// TestRefusedForItsSpace: a request that was admitted, and for which no ID can be had, takes
+// nothing of the limits.
+func TestRefusedForItsSpace(t *testing.T) {
+	cfg := testConfig(time.Minute)
+	cfg.Calls, cfg.CallsPerSpace = 2, 1
+	tab := New(cfg)
+	own := tab.Open(masqueraded(public, 1))
+	own.SetLocal(Initiator)
+	request(t, own, 7)
+	host := tab.Open(masqueraded(inside(1), 2))
+	for _, c := range []*Control{own, host} {
+		if id, ok := c.Translate(Initiator, Requests, 9, nil); ok || id != 9 || c.Refusal(Initiator) != TooManyOfSpace {
+			t.Errorf("beyond its space, a request of %v becomes %v, refused for %v", c.Connection().Original.Src, id, c.Refusal(Initiator))
+		}
+	}
+	elsewhere := masqueraded(inside(1), 3)
+	elsewhere.Original.Dst = netip.MustParseAddrPort("203.0.113.10:1723")
+	elsewhere.Reply.Src = elsewhere.Original.Dst
+	if _, ok := tab.Open(elsewhere).Translate(Initiator, Requests, 9, nil); !ok {
+		t.Error("a call to another server is refused for those that were")
 	}
 }

@@ -52,6 +52,9 @@ func TestJoin(t *testing.T) {
 	if s.Joined() {
 		t.Error("a stream is joined before anything came")
 	}
+	if p, old := s.Place(900, 0, epoch); p != Blind || old != 0 || s.Joined() {
+		t.Errorf("a segment without a byte: %v, %d, joined %v", p, old, s.Joined())
+	}
 	if p, old := s.Place(1000, 10, epoch); p != Joins || old != 0 {
 		t.Errorf("the first segment: %v, %d", p, old)
 	}
