@@ -119,33 +119,6 @@ func TestFlowsOfAView(t *testing.T) {
 	}
 }
 
-// TestCarries: the two flows of a call in which both ends have Call ID 0 are one connection
-// to the kernel.
-func TestCarries(t *testing.T) {
-	tab := New(testConfig(time.Minute))
-	c := tab.Open(masqueraded(inside(1), 1))
-	f := Flow{Src: outside, Dst: public, Key: 7, NewSrc: outside, NewDst: inside(1)}
-	back := Flow{Src: inside(1), Dst: outside, NewSrc: public, NewDst: outside}
-	dial(t, c, 0, 0)
-	if got := c.Records(nil)[0].AllFlows(); got[1] != back || !got[0].Carries(got[1]) || got[1].Carries(got[0]) {
-		t.Errorf("the flows %v: the one to the client carries the other", got)
-	}
-	for name, edit := range map[string]func(*Flow){
-		"another ID of the server's": func(g *Flow) { g.Key = 1 },
-		"another client":             func(g *Flow) { g.Src = inside(2) },
-		"another server":             func(g *Flow) { g.Dst = public },
-		"another zone":               func(g *Flow) { g.Zone = 1 },
-	} {
-		g := back
-		if edit(&g); f.Carries(g) {
-			t.Errorf("%s: %v carries %v", name, f, g)
-		}
-	}
-	if f.NewKey = 1; f.Carries(back) {
-		t.Error("another ID of the client's: it carries the other")
-	}
-}
-
 // TestConnected: an incoming call is established when its PAC says so, as often as it does.
 func TestConnected(t *testing.T) {
 	tab := New(testConfig(time.Minute))

@@ -451,12 +451,12 @@ func TestGrowth(t *testing.T) {
 		return f
 	}
 	for i := range many {
-		if err := table.Install(flow(i)); err != nil {
+		if err := table.Install(flow(i), start); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for i := 0; i < many; i += 2 {
-		if _, ok := table.Remove(flow(i)); !ok {
+		if _, ok := table.Remove(flow(i), start); !ok {
 			t.Fatalf("flow %d is lost", i)
 		}
 	}
@@ -464,7 +464,7 @@ func TestGrowth(t *testing.T) {
 		t.Errorf("%d flows, want %d", table.Len(), many/2)
 	}
 	for i := range many {
-		if _, ok := table.Remove(flow(i)); ok != (i%2 == 1) {
+		if _, ok := table.Remove(flow(i), start); ok != (i%2 == 1) {
 			t.Fatalf("flow %d is there: %v", i, ok)
 		}
 	}

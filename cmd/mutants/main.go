@@ -80,7 +80,7 @@ func run(ctx context.Context, out io.Writer, o options, packages []string) error
 	defer os.RemoveAll(scratch)
 	s := &suite{scratch: scratch, rooms: all, timeout: o.timeout, checks: o.checks}
 	if s.run(ctx, "", "") != live {
-		return errors.New("the tests fail without any change")
+		return errors.New("the tests fail without any change: go test says why")
 	}
 	dead, tried, err := s.sample(ctx, out, o, candidates)
 	if err != nil {
