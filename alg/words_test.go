@@ -2,14 +2,24 @@ package alg
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 )
 
-func TestWordsOfTheUnknown(t *testing.T) {
-	const beyond = 200
-	for _, got := range []fmt.Stringer{Verdict(beyond), Reason(beyond), Anomaly(beyond)} {
-		if got.String() != "unknown(200)" {
-			t.Errorf("%T 200 is %q", got, got)
+func TestWords(t *testing.T) {
+	seen := map[string]bool{}
+	for r := range reasons {
+		seen["reason "+r.String()] = true
+	}
+	for a := range anomalies {
+		seen["anomaly "+a.String()] = true
+	}
+	if len(seen) != int(reasons)+int(anomalies) || seen["reason "] || seen["anomaly "] {
+		t.Errorf("words are not distinct: %v", seen)
+	}
+	for _, got := range []fmt.Stringer{Drop + 1, reasons, anomalies} {
+		if !strings.HasPrefix(got.String(), "unknown(") {
+			t.Errorf("a %T beyond all is %q", got, got)
 		}
 	}
 }

@@ -309,6 +309,13 @@ func TestRandomIDs(t *testing.T) {
 	if len(ids) != 100 || len(firsts) < 30 {
 		t.Errorf("100 calls have %d public IDs, with %d first bytes", len(ids), len(firsts))
 	}
+	again := tab.Open(masqueraded(inside(1), 1000)) // a request that is cut, and sent again
+	high := again.TranslateHigh(Initiator, Assigns, 0)
+	for range 5 {
+		if now := again.TranslateHigh(Initiator, Assigns, 0); now != high {
+			t.Fatalf("a first byte becomes %#02x, and %#02x when it is sent again", high, now)
+		}
+	}
 	c := tab.Open(masqueraded(inside(1), 2000))
 	for i := range pptp.CallID(128) {
 		dial(t, c, 0x0100+i, 0x0501+2*i) // the server has all odd ones of this page

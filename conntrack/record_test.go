@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -163,14 +164,92 @@ func TestInheritedIDDoesNotRest(t *testing.T) {
 	}
 }
 
-func TestWordsOfTheUnknown(t *testing.T) {
-	const beyond = 200
-	for _, got := range []fmt.Stringer{Cause(beyond), Side(beyond), State(beyond), Refusal(beyond), ChangeKind(beyond)} {
-		if got.String() != "unknown(200)" {
-			t.Errorf("%T 200 is %q", got, got)
+func TestWords(t *testing.T) {
+	seen := map[string]bool{}
+	known := 0
+	see := func(words ...fmt.Stringer) {
+		for _, w := range words {
+			if text := w.String(); text != "" && !strings.HasPrefix(text, "unknown") {
+				seen[fmt.Sprintf("%T %s", w, text)] = true
+			}
+			known++
 		}
 	}
-	if Initiator.String() != "initiator" || Responder.String() != "responder" {
-		t.Errorf("the ends are %v and %v", Initiator, Responder)
+	see(Initiator, Responder, Requested, Answered, Established, Clearing, Opened, Install, Remove, Closed)
+	for _, c := range Causes() {
+		see(c)
+	}
+	for r := range Refusal(len(refusalNames)) {
+		see(r)
+	}
+	if len(seen) != known {
+		t.Errorf("of %d values, the words are not distinct: %v", known, seen)
+	}
+	for _, got := range []fmt.Stringer{causes, Responder + 1, Clearing + 1, Refusal(len(refusalNames)), ChangeKind(len(changeNames))} {
+		if !strings.HasPrefix(got.String(), "unknown(") {
+			t.Errorf("a %T beyond all is %q", got, got)
+		}
+	}
+}
+
+// TestResumedPromise: the first byte of a kept call's public ID is decided as before.
+func TestResumedPromise(t *testing.T) {
+	before := New(testConfig(time.Minute))
+	occupy(t, before, 0x0001, 0x00ff, 0)
+	c := before.Open(masqueraded(inside(1), 1))
+	public := dial(t, c, 0x0007, 100)
+	kept := c.Records(nil)[0]
+	c = New(testConfig(time.Minute)).Open(masqueraded(inside(1), 1))
+	if !c.Resume(kept, epoch) {
+		t.Fatal("the call was not put back")
+	}
+	if there, back := c.TranslateHigh(Initiator, Owns, 0), c.TranslateHigh(Responder, Peers, public.High()); there != public.High() || back != 0 {
+		t.Errorf("the first byte of 0x0007, public as %#04x, becomes %#02x, and back %#02x", int(public), there, back)
+	}
+}
+
+// TestResumeCharges who asked for the call.
+func TestResumeCharges(t *testing.T) {
+	const both = 2
+	for _, tt := range []struct {
+		name string
+		pns  Side
+		leg  Side // that is known, or both
+		asks Side
+	}{
+		{"outgoing, not answered", Initiator, Initiator, Initiator},
+		{"outgoing", Initiator, both, Initiator},
+		{"incoming, not answered", Responder, Initiator, Initiator},
+		{"outgoing from the server, not answered", Responder, Responder, Responder},
+	} {
+		cfg := testConfig(time.Minute)
+		cfg.CallsPerClient = 1
+		c := New(cfg).Open(masqueraded(inside(1), 1))
+		r := Record{Number: 1, Connection: c.Connection(), PNS: tt.pns}
+		for s := range r.Legs {
+			if tt.leg == both || tt.leg == Side(s) {
+				r.Legs[s] = LegRecord{Known: true, Own: 7, Public: 7}
+			}
+		}
+		c.Resume(r, epoch)
+		for _, s := range []Side{Initiator, Responder} {
+			if _, ok := c.Translate(s, Requests, 9, nil); ok == (s == tt.asks) {
+				t.Errorf("%s: the %v may have one more: %v", tt.name, s, ok)
+			}
+			c.Abandon(s)
+		}
+	}
+}
+
+// TestRestCall: of a call that ended while nobody watched, the IDs rest that were translated.
+func TestRestCall(t *testing.T) {
+	for conn, want := range map[Connection]int{masqueraded(inside(1), 1): 1, masqueraded(public, 1): 0} {
+		before := New(testConfig(time.Minute))
+		c := before.Open(conn)
+		dial(t, c, 7, 100)
+		tab := New(testConfig(time.Minute))
+		if tab.RestCall(c.Records(nil)[0], epoch, epoch); tab.RestingIDs() != want {
+			t.Errorf("of a call of %v, %d IDs rest, want %d", conn.Original.Src, tab.RestingIDs(), want)
+		}
 	}
 }

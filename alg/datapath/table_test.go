@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -528,7 +529,7 @@ func TestNames(t *testing.T) {
 	if len(seen) != int(reasons)+int(verdicts) || seen[""] {
 		t.Errorf("names are not distinct: %v", seen)
 	}
-	if Reason(99).String() != "unknown(99)" || Verdict(99).String() != "unknown(99)" || NewTable().Count(99) != 0 {
+	if !strings.HasPrefix(reasons.String(), "unknown(") || !strings.HasPrefix(verdicts.String(), "unknown(") || NewTable().Count(99) != 0 {
 		t.Error("an unknown value has a name, or a count")
 	}
 }
