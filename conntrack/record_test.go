@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +64,57 @@ func TestIDsOfManyCalls(t *testing.T) {
 	}
 }
 
+// TestKeeps: whoever keeps the calls is told of each that came, changed or went, once.
+func TestKeeps(t *testing.T) {
+	tab := New(testConfig(time.Minute))
+	c := tab.Open(masqueraded(inside(1), 1))
+	for _, tt := range []struct {
+		name  string
+		do    func()
+		keeps bool
+		state State
+		gone  bool
+	}{
+		{"nothing yet", func() {}, false, 0, false},
+		{"requested", func() { request(t, c, 7) }, true, Requested, false},
+		{"asked again", func() {}, false, 0, false},
+		{"answered", func() { dial(t, c, 7, 100) }, true, Established, false},
+		{"cleared", func() { c.Clear(Initiator, 7, epoch) }, true, Clearing, false},
+		{"cleared again", func() { c.Clear(Initiator, 7, epoch) }, false, 0, false},
+		{"gone", func() { c.Disconnect(Responder, 100, 100, epoch) }, true, Clearing, true},
+		{"everything has gone", func() { c.Close(Finished, epoch) }, false, 0, false},
+	} {
+		tt.do()
+		keeps := tab.Keeps()
+		if len(keeps) > 0 != tt.keeps {
+			t.Errorf("%s: %+v", tt.name, keeps)
+			continue
+		}
+		if tt.keeps {
+			if last := keeps[len(keeps)-1]; last.Record.State != tt.state || last.Gone != tt.gone {
+				t.Errorf("%s: the call is %v, gone %v", tt.name, last.Record.State, last.Gone)
+			}
+		}
+	}
+}
+
+// TestAddressesOfBothForms: an IPv4 address is the same one in the form of IPv6.
+func TestAddressesOfBothForms(t *testing.T) {
+	conn := masqueraded(inside(1), 1)
+	mapped := conn
+	for _, a := range []*netip.AddrPort{&mapped.Original.Src, &mapped.Original.Dst, &mapped.Reply.Src, &mapped.Reply.Dst} {
+		*a = netip.AddrPortFrom(netip.AddrFrom16(a.Addr().As16()), a.Port())
+	}
+	c := New(testConfig(time.Minute)).Open(mapped)
+	if !c.Same(conn) || c.Connection() != conn {
+		t.Errorf("%v is another connection than %v", c.Connection(), conn)
+	}
+	six := masqueraded(netip.MustParseAddr("2001:db8::1"), 1)
+	if got := New(testConfig(time.Minute)).Open(six).Connection().Original.Src.Addr(); got != netip.IPv4Unspecified() {
+		t.Errorf("an IPv6 address is kept as %v", got)
+	}
+}
+
 // TestFlowsOfARecord: what the kernel translates for a call, and what it was ever asked to.
 func TestFlowsOfARecord(t *testing.T) {
 	tab := New(testConfig(time.Minute))
@@ -92,6 +144,18 @@ func TestFlowsOfARecord(t *testing.T) {
 	flows(0, 2)
 	if tab.Has(f) {
 		t.Error("a call that is being cleared needs its flow")
+	}
+}
+
+// TestFlowTo: a record has a flow to each end that is known, if any is translated.
+func TestFlowTo(t *testing.T) {
+	for conn, want := range map[Connection]bool{masqueraded(inside(1), 1): true, masqueraded(public, 1): false} {
+		r := Record{Connection: conn, Legs: [2]LegRecord{Initiator: {Known: true, Own: 7, Public: 7}}}
+		_, toClient := r.FlowTo(Initiator)
+		_, toServer := r.FlowTo(Responder)
+		if toClient != want || toServer {
+			t.Errorf("of %v, a flow to the client: %v, to the server, who has not answered: %v", conn.Original.Src, toClient, toServer)
+		}
 	}
 }
 
