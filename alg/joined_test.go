@@ -115,8 +115,54 @@ func TestEndingsWait(t *testing.T) {
 		t.Errorf("%d calls after the receiver has all, want 2", w.table.Calls())
 	}
 	w.say(client, message(pptp.CallClearRequest, 10+mostLate, 0, 0))
-	if w.table.Calls() != 1 {
-		t.Errorf("%d calls after one more was cleared, want 1", w.table.Calls())
+	if w.table.Calls() != 1 || len(w.ed.late) != 0 {
+		t.Errorf("%d calls after one more was cleared, want 1; %d connections wait", w.table.Calls(), len(w.ed.late))
+	}
+}
+
+// TestEndingsThatWait are of each kind, end what they say once they are acknowledged, and
+// are forgotten where their stream was joined at the wrong place, or has ended.
+func TestEndingsThatWait(t *testing.T) {
+	stop := message(pptp.StopControlConnectionRequest, 0, 0, 0)
+	tests := []struct {
+		name  string
+		say   func(w *wire)
+		calls int
+	}{
+		{"a Stop request", func(w *wire) { w.say(client, stop) }, 0},
+		{"a Call-Clear-Request", func(w *wire) { w.say(client, message(pptp.CallClearRequest, 7, 0, 0)) }, 1},
+		{"a Stop request elsewhere", func(w *wire) {
+			w.segment(client, packet.ACK, w.seq[client].Add(900), stop)
+			w.say(client, message(pptp.EchoRequest, 0, 0, 0))
+		}, 2},
+		{"half of a request before it, elsewhere", func(w *wire) {
+			w.segment(client, packet.ACK, w.seq[client].Add(900), message(pptp.OutgoingCallRequest, 5, 0, 0)[:13])
+			w.say(client, stop)
+		}, 0},
+		{"a Stop request that is not acknowledged", func(w *wire) {
+			w.say(client, message(pptp.EchoRequest, 0, 0, 0))
+			w.say(client, stop)
+			w.seq[client] = w.seq[client].Add(-len(stop))
+		}, 2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newRig(t).masqueraded(insideAddr).handshake()
+			w.outgoing(7, 9)
+			w.outgoing(8, 10)
+			w.restart()
+			if tt.say(w); w.table.Calls() != 2 {
+				t.Fatalf("%d calls before it is acknowledged", w.table.Calls())
+			}
+			w.say(server, message(pptp.EchoRequest, 0, 0, 0))
+			if w.table.Calls() != tt.calls || len(w.ed.late) != 0 {
+				t.Errorf("%d calls, want %d; %d connections wait", w.table.Calls(), tt.calls, len(w.ed.late))
+			}
+			w.say(client, message(pptp.CallClearRequest, 8, 0, 0))
+			if w.ed.Sweep(nil, w.now.Add(time.Second), w.now); len(w.ed.late) != 0 {
+				t.Error("an ending outlives its connection")
+			}
+		})
 	}
 }
 
@@ -189,7 +235,10 @@ func TestUnaskedReplies(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newRig(t).masqueraded(insideAddr)
+			r := newRig(t)
+			r.masqueraded(insideHost(9))
+			r.now = r.now.Add(time.Hour) // the editor is not new
+			w := r.masqueraded(insideAddr)
 			tt.say(w)
 			if w.table.Calls() != tt.calls {
 				t.Errorf("%d calls, want %d", w.table.Calls(), tt.calls)
