@@ -20,11 +20,13 @@ const lostLinger = time.Hour
 const mostResets = 8
 
 // silentMost is how long a connection may be silent whose entry is made again: an end that
-// lives sends an Echo-Request every minute (RFC 2637 section 3.1.4). Once one end has
-// sent its FIN, halfSilentMost is as long as conntrack waits for the other's.
+// lives sends an Echo-Request every minute (RFC 2637 section 3.1.4), but some do not. Where
+// GRE is counted, and as silent, and the entry was made again before, countedSilentMost is
+// enough. Once one end has sent its FIN, halfSilentMost is as long as conntrack waits for the other's.
 const (
-	silentMost     = 24 * time.Hour
-	halfSilentMost = 2 * time.Minute
+	silentMost        = 24 * time.Hour
+	countedSilentMost = 10 * time.Minute
+	halfSilentMost    = 2 * time.Minute
 )
 
 // ResetLost says whether the outcome of a segment is to tell that its sender should get a
@@ -66,16 +68,26 @@ func near(a, b packet.Seq) bool { return max(a.Sub(b), b.Sub(a)) < 1<<16 }
 // long that its ends are taken to be gone.
 func (d *dialogue) silent(at time.Duration, w Witness, e *Editor) bool {
 	most := silentMost
+	moved, counted := d.moved(w, e)
+	if counted && d.revived {
+		most = countedSilentMost
+	}
 	if d.halves[0].fin || d.halves[1].fin {
 		most = halfSilentMost
 	}
-	if at-d.heard < most {
-		return false
-	}
+	return at-max(d.heard, moved) >= most
+}
+
+// moved returns when GRE of one of the connection's calls was last seen to flow, and whether
+// that of all of them is counted.
+func (d *dialogue) moved(w Witness, e *Editor) (last time.Duration, counted bool) {
+	counted = true
 	for _, call := range d.control.Records(nil) {
-		if moved := w.Moved(call); !moved.IsZero() && at-e.since(moved) < most {
-			return false
+		moved := w.Moved(call)
+		counted = counted && !moved.IsZero()
+		if !moved.IsZero() {
+			last = max(last, e.since(moved))
 		}
 	}
-	return true
+	return last, counted
 }

@@ -236,19 +236,25 @@ func TestSilentIsNotRevived(t *testing.T) {
 		after time.Duration
 		half  bool
 		moved time.Duration // GRE, before the comparison; 0 where nobody counts
+		again bool          // the entry was made again before
 		lost  bool
 	}{
-		{"for hours", 23 * time.Hour, false, 0, true},
-		{"for a day", 24 * time.Hour, false, 0, false},
-		{"for a week, but GRE flows", 7 * 24 * time.Hour, false, time.Minute, true},
-		{"for a week, and GRE for a day", 7 * 24 * time.Hour, false, 24 * time.Hour, false},
-		{"for a minute after a FIN", time.Minute, true, 0, true},
-		{"for two minutes after a FIN", 2 * time.Minute, true, 0, false},
+		{"for hours", 23 * time.Hour, false, 0, false, true},
+		{"for a day", 24 * time.Hour, false, 0, false, false},
+		{"for a week, but GRE flows", 7 * 24 * time.Hour, false, time.Minute, false, true},
+		{"for a week, and GRE for a day", 7 * 24 * time.Hour, false, 24 * time.Hour, false, false},
+		{"for minutes, and GRE as well", 10 * time.Minute, false, 10 * time.Minute, false, true},
+		{"for minutes, and GRE as well, again", 10 * time.Minute, false, 10 * time.Minute, true, false},
+		{"for minutes, again, and GRE flows", 10 * time.Minute, false, 9 * time.Minute, true, true},
+		{"for minutes, again, and nobody counts", 10 * time.Minute, false, 0, true, true},
+		{"for a minute after a FIN", time.Minute, true, 0, false, true},
+		{"for two minutes after a FIN", 2 * time.Minute, true, 0, false, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newRig(t).masqueraded(insideAddr).handshake()
 			w.outgoing(7, 9)
+			w.ed.find0(w).revived = tt.again
 			if tt.half {
 				w.segment(client, fin, w.seq[0], nil)
 			}

@@ -287,21 +287,6 @@ func testEndsOfCalls(t *testing.T, path daemon.DataPath) {
 	}
 }
 
-func TestConntrackEntryGone(t *testing.T) { overDataPaths(t, testConntrackEntryGone) }
-
-func testConntrackEntryGone(t *testing.T, path daemon.DataPath) {
-	g := startGateway(t, path, masquerade(1))
-	g.server(lab.Behaviour{})
-	callOn(t, g.client(0), 7)
-	g.wantEntries(2)
-	// Without this a delayed acknowledgement makes the entry anew.
-	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_tcp_loose", "0"))
-	_, err := g.Gateway.Run(t.Context(), "conntrack", "-D", "-p", "tcp")
-	must(t, err)
-	g.wantCalls(0)
-	g.wantEntries(0)
-}
-
 func TestRefusedCall(t *testing.T) { overDataPaths(t, testRefusedCall) }
 
 func testRefusedCall(t *testing.T, path daemon.DataPath) {

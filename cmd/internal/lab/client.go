@@ -184,5 +184,20 @@ func (c *Call) Exchange(payload []byte, within time.Duration) error {
 	return nil
 }
 
+// Carries sends a payload and waits for the very same to come back. What else arrives for
+// the call is somebody else's.
+func (c *Call) Carries(payload []byte, within time.Duration) error {
+	if err := c.Send(payload); err != nil {
+		return err
+	}
+	_, err := c.client.GRE.Take(within, func(p Packet) bool {
+		return p.CallID == c.Own && p.Src == c.client.Server && p.Seq != nil && bytes.Equal(p.Payload, payload)
+	})
+	if err != nil {
+		return fmt.Errorf("exchange %q in call %v: %w", payload, c.Own, err)
+	}
+	return nil
+}
+
 // Clear asks the server to end the call; what it answers is left to read.
 func (c *Call) Clear() error { return c.client.Send(NewCallClearRequest(c.Own)) }
