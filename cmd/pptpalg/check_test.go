@@ -380,12 +380,14 @@ func TestCheckTakesTheDaemonsFlags(t *testing.T) {
 	}
 
 	// What loads its rules again takes its flags, too.
-	must(t, g.Gateway.IPTables(t.Context(), "-t", "raw", "-F"))
-	_, found = g.check()
-	wantFinding(t, found["daemon"], preflight.Problem, "no rule sends it any")
-	g.mend(found["daemon"])
-	_, found = g.check()
-	wantFinding(t, found["daemon"], preflight.OK, "")
+	for _, flush := range [][]string{{"-t", "raw", "-F"}, {"-t", "mangle", "-F", "POSTROUTING"}} {
+		must(t, g.Gateway.IPTables(t.Context(), flush...))
+		_, found = g.check()
+		wantFinding(t, found["daemon"], preflight.Problem, "no rule sends it any")
+		g.mend(found["daemon"])
+		_, found = g.check()
+		wantFinding(t, found["daemon"], preflight.OK, "")
+	}
 	must(t, g.Gateway.IPTables(t.Context(), "-t", "mangle", "-F"))
 	_, found = g.check()
 	wantFinding(t, found["daemon"], preflight.Problem, "no rule sends it control connections")

@@ -89,18 +89,24 @@ func (f firewall) leads(c chain) bool {
 
 func toOurs(r rule) bool { return r.action == jump && r.arg == rules.Chain }
 
-// queuesGRE says whether rules send GRE to a queue of the daemon's.
+// queuesGRE says whether rules send GRE to a queue of the daemon's, where it comes and where
+// it leaves.
 func (f firewall) queuesGRE(data rules.Data) bool {
 	for _, w := range f.ways {
 		arriving := packet{proto: "gre", state: "new", in: w.outside}
-		for _, e := range f.rules.meets(arriving, "prerouting", queue) {
-			first, err := strconv.ParseUint(strings.SplitN(e.arg, "-", 2)[0], 10, 16)
-			if err == nil && uint16(first) == data.Queue {
-				return true
-			}
+		leaving := packet{proto: "gre", state: "untracked", in: w.inside, out: w.outside}
+		if f.queuesAt("prerouting", arriving, data) && f.queuesAt("postrouting", leaving, data) {
+			return true
 		}
 	}
 	return false
+}
+
+func (f firewall) queuesAt(hook string, p packet, data rules.Data) bool {
+	return slices.ContainsFunc(f.rules.meets(p, hook, queue), func(e event) bool {
+		first, err := strconv.ParseUint(strings.SplitN(e.arg, "-", 2)[0], 10, 16)
+		return err == nil && uint16(first) == data.Queue
+	})
 }
 
 // first returns a command that has our rules come before others.
