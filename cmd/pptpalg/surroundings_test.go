@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
@@ -198,7 +199,10 @@ func testNothingLeavesHalfTranslated(t *testing.T, path daemon.DataPath) {
 	}
 	close(stop)
 	senders.Wait()
-	exchange(t, callOn(t, g.client(2), 7))
+	call := callOn(t, g.client(2), 7)
+	must(t, lab.Poll(lab.Patience, func() bool { // sockets may still be full
+		return call.Exchange([]byte("after all"), time.Second) == nil
+	}))
 	for _, p := range s.Unmatched() {
 		if p.Src != lab.GatewayPublic {
 			t.Fatalf("%v left untranslated", p)
