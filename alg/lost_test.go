@@ -438,6 +438,22 @@ func TestLostIsReadAgain(t *testing.T) {
 }
 
 // TestLostMakesRoom: records that wait for a segment to be reset give way to connections.
+func TestLostIsForgotten(t *testing.T) {
+	w := newRig(t).masqueraded(insideAddr).handshake()
+	w.ed.ResetLost(true)
+	w.outgoing(7, 9)
+	w.ed.Sweep(nil, w.now.Add(1), w.now)
+	for _, tt := range []struct {
+		after time.Duration
+		known int
+	}{{lostLinger - 1, 1}, {lostLinger, 0}} {
+		now := w.now.Add(tt.after)
+		if w.ed.Sweep(nil, now, now); len(w.ed.all) != tt.known {
+			t.Errorf("after %v %d connections are on record, want %d", tt.after, len(w.ed.all), tt.known)
+		}
+	}
+}
+
 func TestLostMakesRoom(t *testing.T) {
 	r := newRig(t)
 	r.ed.most = 1

@@ -61,13 +61,13 @@ func (d *Daemon) adopt() {
 }
 
 // disown leaves out the flows that are known: those of calls, those to be deleted, and the
-// canary's.
+// canary's; and those that have no entry of a daemon's, but share somebody's tunnel.
 func (d *Daemon) disown(have flows) {
 	for f := range d.doomed {
 		delete(have, f.Unmarked())
 	}
 	delete(have, canary)
-	maps.DeleteFunc(have, func(f conntrack.Flow, _ conntrack.Traffic) bool { return d.table.Has(f) })
+	maps.DeleteFunc(have, func(f conntrack.Flow, t conntrack.Traffic) bool { return t.Lent || d.table.Has(f) })
 }
 
 func lastNumber(records []conntrack.Record) (last uint64) {

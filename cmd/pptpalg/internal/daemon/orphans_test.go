@@ -162,7 +162,8 @@ func TestOrphansStay(t *testing.T) {
 	}
 }
 
-// TestNoOrphans: what the journal explains is nobody else's, nor what it says is over.
+// TestNoOrphans: what the journal explains is nobody else's, nor what it says is over; and a
+// tunnel is no call.
 func TestNoOrphans(t *testing.T) {
 	dir := t.TempDir()
 	before := newRig(t, dir)
@@ -175,6 +176,8 @@ func TestNoOrphans(t *testing.T) {
 	over := toward(connection, conntrack.Initiator, 70, 70)
 	r.kernel.flows = append(r.kernel.flows, over)
 	r.doomed[over] = struct{}{}
+	tunnel := toward(connection, conntrack.Responder, 0, 0)
+	r.kernel.lent = []conntrack.Flow{tunnel}
 	if r.adopt(); len(r.Calls()) != 1 || r.orphans.count.Load() != 0 {
 		t.Errorf("%d calls, %d orphans", len(r.Calls()), r.orphans.count.Load())
 	}
