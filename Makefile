@@ -47,7 +47,7 @@ demo: packages-demo build
 	$(SUDO) bin/demo bin/pptpalg
 
 test: packages-test
-	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -p 1 -count=1 ./...
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -p 1 -count=1 -timeout 30m ./...
 	$(GO) -C deploy/prometheus test -count=1 .
 
 test-vm: packages-vm build
@@ -74,7 +74,7 @@ lint:
 	./.ci/arrows
 
 race: packages-race
-	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -short -p 1 -count=1 $$($(GO) list ./... | grep -v -e '^pptpalg/cmd/package$$' -e '^pptpalg/cmd/bench' -e '/preflight$$')
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -short -p 1 -count=1 -timeout 30m $$($(GO) list ./... | grep -v -e '^pptpalg/cmd/package$$' -e '^pptpalg/cmd/bench' -e '/preflight$$')
 
 soak: packages-test
 	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -run '^TestSoak$$' -timeout 2h ./cmd/pptpalg -soak $(SOAK) -v
