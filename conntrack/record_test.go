@@ -98,6 +98,30 @@ func TestKeeps(t *testing.T) {
 	}
 }
 
+// TestSame: a connection is another one if either tuple or the zone is.
+func TestSame(t *testing.T) {
+	conn := masqueraded(inside(1), 1)
+	c := New(testConfig(time.Minute)).Open(conn)
+	for name, tt := range map[string]struct {
+		edit func(*Connection)
+		same bool
+	}{
+		"nothing":          {func(*Connection) {}, true},
+		"its mark":         {func(o *Connection) { o.Mark = 1 }, true},
+		"its state":        {func(o *Connection) { o.Closing = true }, true},
+		"its zone":         {func(o *Connection) { o.Zone = 1 }, false},
+		"its client":       {func(o *Connection) { o.Original.Src = netip.AddrPortFrom(inside(2), 1) }, false},
+		"its public port":  {func(o *Connection) { o.Reply.Dst = netip.AddrPortFrom(public, 2) }, false},
+		"its real server":  {func(o *Connection) { o.Reply.Src = netip.AddrPortFrom(inside(3), 1723) }, false},
+		"the port dialled": {func(o *Connection) { o.Original.Dst = netip.AddrPortFrom(outside, 1724) }, false},
+	} {
+		o := conn
+		if tt.edit(&o); conn.Same(o) != tt.same || c.Same(o) != tt.same {
+			t.Errorf("with %s changed it is the same: %v, %v, want %v", name, conn.Same(o), c.Same(o), tt.same)
+		}
+	}
+}
+
 // TestAddressesOfBothForms: an IPv4 address is the same one in the form of IPv6.
 func TestAddressesOfBothForms(t *testing.T) {
 	conn := masqueraded(inside(1), 1)
