@@ -164,3 +164,15 @@ func TestCompareInSlices(t *testing.T) {
 		}
 	})
 }
+
+// TestOpenedMeanwhile: conntrack's list is no word about a connection that is as new.
+func TestOpenedMeanwhile(t *testing.T) {
+	for after, calls := range map[time.Duration]int{0: 1, 1: 0} {
+		w := newRig(t).masqueraded(insideAddr).handshake()
+		w.outgoing(7, 9)
+		w.ed.Sweep(nil, w.now.Add(after), w.now.Add(time.Second))
+		if w.table.Calls() != calls {
+			t.Errorf("asked %v after it was opened: %d calls, want %d", after, w.table.Calls(), calls)
+		}
+	}
+}

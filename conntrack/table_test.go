@@ -409,3 +409,45 @@ func TestSetConfig(t *testing.T) {
 		t.Errorf("the second call is taken: %v; %d calls", ok, tab.Calls())
 	}
 }
+
+// TestThreeAlike: of three calls whose GRE enters alike, the next one has it when one ends,
+// whichever that is.
+func TestThreeAlike(t *testing.T) {
+	for _, order := range [][]int{{0, 1, 2}, {1, 0, 2}, {2, 1, 0}, {1, 2, 0}} {
+		tab := New(testConfig(time.Minute))
+		var c []*Control
+		for i := range 3 {
+			c = append(c, tab.Open(masqueraded(inside(1), uint16(i))))
+			dial(t, c[i], pptp.CallID(7+i), 100)
+		}
+		changes := slices.Clone(tab.Changes())
+		for left, i := range order {
+			c[i].Close(Finished, epoch)
+			changes = append(changes, tab.Changes()...)
+			checkKernel(t, changes, []int{3, 2, 0}[left]) // one to the server, one to each client
+		}
+		if len(tab.entering)+len(tab.behind)+len(tab.leaving) != 0 {
+			t.Errorf("in the order %v: the table is not empty after the end", order)
+		}
+	}
+}
+
+// TestServersIDZero: 0 is an ID like any other.
+func TestServersIDZero(t *testing.T) {
+	tab := New(testConfig(time.Minute))
+	c := tab.Open(masqueraded(inside(1), 1))
+	dial(t, c, 0, 0)
+	if v := c.Calls(nil); !v[0].PAC.Known || len(v[0].Flows) != 2 {
+		t.Errorf("the call is %+v", v[0])
+	}
+	checkKernel(t, tab.Changes(), 2)
+}
+
+// TestReuse: memory that a burst has made large is given up.
+func TestReuse(t *testing.T) {
+	for size, kept := range map[int]bool{few: true, few + 1: false} {
+		if s := reuse(make([]int, 5, size)); len(s) != 0 || (cap(s) > 0) != kept {
+			t.Errorf("of room for %d, %d is kept", size, cap(s))
+		}
+	}
+}
