@@ -28,6 +28,7 @@ func TestDataInTheSYN(t *testing.T) {
 		{"half of a header", start[:5], 5, false, Read, true},
 		{"no PPTP", []byte("GET / HTTP/1.0\r\n\r\n"), 18, false, NotPPTP, false},
 		{"a request behind it, which is too early", both, len(both), false, Read, true},
+		{"the header of a request behind it", both[:156+10], 156 + 10, false, Read, true},
 		{"half of a request behind it", both[:156+13], 156 + 13, false, Read, true},
 	}
 	for _, tt := range tests {
@@ -57,6 +58,9 @@ func TestDataInTheSYN(t *testing.T) {
 			calls := w.table.Calls()
 			if id, _ := ids(w.say(client, request)); (id != 7) != tt.id {
 				t.Errorf("a request says %v, %v", id, w.last.Reason)
+			}
+			if len(r.ed.hails.byKey) != 0 && tt.accepted > 0 {
+				t.Error("the SYN is still known")
 			}
 			if calls != 1 {
 				t.Errorf("%d calls before it, want that of another client alone", calls)

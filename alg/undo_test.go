@@ -98,6 +98,23 @@ func TestUndoTellsBothForms(t *testing.T) {
 	}
 }
 
+// TestUndoneNotifyEndsItsCall in each form that a server may use.
+func TestUndoneNotifyEndsItsCall(t *testing.T) {
+	for name, seen := range map[string]pptp.CallID{"its own ID": 9, "the client's": 0x0107, "the client's, swapped": 0x0701} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			crowd(r, 0x0107)
+			w := r.masqueraded(insideAddr).handshake()
+			pub, _ := ids(w.say(client, message(pptp.OutgoingCallRequest, 0x0107, 0, 0)))
+			w.undo(message(pptp.OutgoingCallReply, 9, 0x0107, 1), 0)
+			w.undo(message(pptp.CallDisconnectNotify, seen, 0, 1), 0)
+			if pub == 0x0107 || r.table.Calls() != 1 {
+				t.Errorf("public ID %v, %d calls", pub, r.table.Calls())
+			}
+		})
+	}
+}
+
 // TestReadAll has messages and calls of an untranslated connection told, and no
 // byte changed, be it that two calls have one ID.
 func TestReadAll(t *testing.T) {

@@ -3,6 +3,7 @@ package conntrack
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -339,5 +340,23 @@ func TestRestCall(t *testing.T) {
 		if tab.RestCall(c.Records(nil)[0], epoch, epoch); tab.RestingIDs() != want {
 			t.Errorf("of a call of %v, %d IDs rest, want %d", conn.Original.Src, tab.RestingIDs(), want)
 		}
+	}
+}
+
+// TestResumedNumbers: a call keeps its number, and later ones have higher ones.
+func TestResumedNumbers(t *testing.T) {
+	tab := New(testConfig(time.Minute))
+	c := tab.Open(masqueraded(inside(1), 1))
+	r := Record{Number: 77, Connection: c.Connection(), State: Established, Legs: [2]LegRecord{{Known: true, Own: 7, Public: 7}, {Known: true, Own: 9, Public: 9}}}
+	if !c.Resume(r, epoch) {
+		t.Fatal("refused")
+	}
+	request(t, c, 8)
+	var numbers []uint64
+	for _, v := range c.Calls(nil) {
+		numbers = append(numbers, v.Number)
+	}
+	if !slices.Equal(numbers, []uint64{77, 78}) {
+		t.Errorf("calls %v", numbers)
 	}
 }

@@ -28,6 +28,7 @@ type lie struct {
 	after   int64         // how often it is told before it has an effect
 	lasts   time.Duration // for how long
 	restart bool          // it is told to a daemon that has just started, before anybody else speaks
+	heard   bool          // others may hear it, as long as all that is theirs arrives (docs/SECURITY.md)
 }
 
 // lies are all that a liar can say. TestLies tells each alone, the soak all at once.
@@ -53,7 +54,7 @@ var lies = []lie{
 	{name: "SYN+ACK in connections of others", tell: (*liar).synchronizes},
 	{name: "SYN+ACK in connections of others after a restart", tell: (*liar).synchronizes, restart: true},
 	{name: "GRE from outside under others' Call IDs", tell: (*liar).strays},
-	{name: "GRE from inside under others' Call IDs", tell: (*liar).injects},
+	{name: "GRE from inside under others' Call IDs", tell: (*liar).injects, heard: true},
 	{name: "GRE version 0 to the same server", tell: (*liar).tunnels},
 }
 
@@ -126,11 +127,12 @@ func (l *liar) telling(lie lie) (silent func()) {
 	return sync.OnceFunc(func() { close(stop); teller.Wait() })
 }
 
-// tellAll tells all lies in turn, in an order of its own each time, until stop is closed.
+// tellAll tells all lies in turn that nobody may hear, in an order of its own each time, until
+// stop is closed.
 func (l *liar) tellAll(stop chan struct{}) {
 	for !closed(stop) {
 		for _, i := range rand.Perm(len(lies)) {
-			if !closed(stop) {
+			if !closed(stop) && !lies[i].heard {
 				_ = lies[i].tell(l) // in trouble not all can be said
 			}
 		}
