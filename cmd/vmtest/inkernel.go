@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -47,11 +48,22 @@ func call(server string) error {
 		return fmt.Errorf("call %v: %w", server, err)
 	}
 	go func() {
-		_, _ = conn.Read(make([]byte, 1)) // whatever the server has to say now: the call is over
+		answerEchoes(control)
 		stop()
 	}()
 	<-ctx.Done()
 	return nil
+}
+
+// answerEchoes returns with whatever else the server has to say: the call has ended then. An
+// emulated machine is slow enough for the server to ask, which it does after a minute.
+func answerEchoes(control *lab.Control) {
+	for {
+		m, err := control.Read(time.Hour)
+		if err != nil || m.Type != lab.EchoRequest || control.Send(lab.NewEchoReply(m.Identifier, lab.ResultOK)) != nil {
+			return
+		}
+	}
 }
 
 // place has the server grant a call, and joins it to the terminal. The kernel has its
