@@ -1,6 +1,7 @@
 package alg
 
 import (
+	"slices"
 	"testing"
 
 	"pptpalg/alg/packet"
@@ -61,6 +62,9 @@ func TestDataInTheSYN(t *testing.T) {
 			}
 			if len(r.ed.hails.byKey) != 0 && tt.accepted > 0 {
 				t.Error("the SYN is still known")
+			}
+			if tt.pass == Read && slices.Contains(w.anomalies(), Resynced) {
+				t.Error("where messages begin was lost")
 			}
 			if calls != 1 {
 				t.Errorf("%d calls before it, want that of another client alone", calls)

@@ -379,3 +379,21 @@ func TestRefusedForItsSpace(t *testing.T) {
 		t.Error("a call to another server is refused for those that were")
 	}
 }
+
+// TestFirstByte: the first byte of a request's ID is answered by that of its public form,
+// and the same is asked of both.
+func TestFirstByte(t *testing.T) {
+	tab := New(testConfig(time.Minute))
+	c := tab.Open(masqueraded(inside(1), 1))
+	for _, f := range []Field{Requests, Assigns} {
+		for _, own := range []byte{1, 0x50, 0xff} {
+			if high := c.TranslateHigh(Initiator, f, own); high != own || c.pending[Initiator].public.High() != own {
+				t.Errorf("%#02x becomes %#02x, and %v is reserved", own, high, c.pending[Initiator].public)
+			}
+		}
+	}
+	c.Abandon(Initiator)
+	if taken, _ := tab.FullestSpace(); taken != 0 {
+		t.Errorf("%d IDs are taken", taken)
+	}
+}

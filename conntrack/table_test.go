@@ -96,6 +96,9 @@ func TestFreedIDsRest(t *testing.T) {
 	dial(t, c, 7, 100)
 	c.Clear(Initiator, 7, epoch)
 	c.Disconnect(Responder, 100, 100, epoch)
+	if tab.RestingIDs() != 1 {
+		t.Errorf("%d IDs rest: the server's is its own", tab.RestingIDs())
+	}
 	for _, tt := range []struct {
 		after time.Duration
 		keep  bool
