@@ -120,8 +120,14 @@ func TestRecycled(t *testing.T) {
 // TestRecycledKeepsPromises: an ID is not given again under a first byte that stands for
 // another one on the connection.
 func TestRecycledKeepsPromises(t *testing.T) {
+	for _, limit := range []int{65535, 1 << 17} { // of the space, or more than it has
+		testRecycledKeepsPromises(t, limit)
+	}
+}
+
+func testRecycledKeepsPromises(t *testing.T, limit int) {
 	cfg := testConfig(time.Hour)
-	cfg.CallsPerSpace, cfg.Calls, cfg.CallsPerClient, cfg.Requests = 65535, 1<<17, 1<<17, 1<<17
+	cfg.CallsPerSpace, cfg.Calls, cfg.CallsPerClient, cfg.Requests = limit, 1<<17, 1<<17, 1<<17
 	tab := New(cfg)
 	crowd := tab.Open(masqueraded(inside(1), 1))
 	for id := pptp.CallID(1); id != 0; id++ {
