@@ -117,9 +117,18 @@ func TestClosedInConntrack(t *testing.T) {
 		{"a FIN of one end", half, false, true},
 		{"a FIN of one end, and a RST", half, true, false},
 		{"after a restart", restored, false, false},
-		{"with a gap", func(t *testing.T) *wire {
+		{"with a gap, which anybody can pretend", func(t *testing.T) *wire {
 			w := half(t)
+			w.segment(server, fin, w.seq[1].Add(100), nil)
 			w.segment(server, packet.ACK, w.seq[1].Add(100), []byte{0})
+			return w
+		}, false, true},
+		{"with bytes that were let go unread", func(t *testing.T) *wire {
+			w := half(t)
+			for range 5 {
+				w.segment(server, packet.ACK, w.seq[1].Add(100), []byte{0})
+				w.now = w.now.Add(time.Second)
+			}
 			return w
 		}, false, false},
 	}
