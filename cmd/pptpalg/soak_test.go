@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -71,13 +72,16 @@ func testSoak(t *testing.T, path daemon.DataPath) {
 	if calls < tried*3/4 {
 		t.Errorf("of %d calls that were dialled while the daemon lived, only %d were established", tried, calls)
 	}
-	if err := lab.Poll(healing, func() bool { return len(g.calls()) == 0 }); err != nil {
+	// A liar's connection whose FIN lies behind a gap may last as long as conntrack's TIME_WAIT.
+	if err := lab.Poll(healing, func() bool { return s.honestCalls() == 0 }); err != nil {
 		for _, h := range g.Inside {
 			t.Log(s.state(h))
 		}
+		t.Errorf("%d calls of honest clients are left", s.honestCalls())
 	}
-	g.wantCalls(0)
-	g.wantEntriesOfCalls(0)
+	if len(g.calls()) == 0 {
+		g.wantEntriesOfCalls(0)
+	}
 	after := g.footprint()
 	// Goroutines that serve a request end with its connection, a moment later.
 	_ = lab.Poll(lab.Patience, func() bool { after = g.footprint(); return after.goroutines <= before.goroutines+2 })
@@ -95,6 +99,16 @@ func testSoak(t *testing.T, path daemon.DataPath) {
 	if after.heap > before.heap+slack {
 		t.Errorf("%d bytes of heap, %d before", after.heap, before.heap)
 	}
+}
+
+// honestCalls returns how many calls the daemon has of clients that are no liars.
+func (s *soak) honestCalls() (n int) {
+	for _, c := range s.g.calls() {
+		if slices.ContainsFunc(s.honest, func(h *lab.Host) bool { return h.Addr.String() == fmt.Sprint(c.PNS.Address) }) {
+			n++
+		}
+	}
+	return n
 }
 
 type soak struct {
