@@ -61,8 +61,8 @@ func (r *roll) remove(d *dialogue) {
 	d.links[r.which] = neighbours{}
 }
 
-// mostTried is how many connections are looked at for one without calls. Those that have
-// some go to the end, so that the next search begins behind them.
+// mostTried bounds the search for a connection without calls. Connections with calls move to
+// the end, so that the next search begins behind them.
 const mostTried = 64
 
 // gives returns the connection that gives way, nil if none is found.

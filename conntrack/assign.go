@@ -255,7 +255,7 @@ func (c *Control) promises(s Side) (taken byteSet) {
 	return taken
 }
 
-// uses takes note that a leg's IDs depend on a promise, or, with -1, do so no longer.
+// uses counts a leg whose IDs depend on a promise, or, with -1, uncounts it.
 func (c *Control) uses(l *leg, more int32) {
 	if !c.connection.hides(l.side) {
 		return

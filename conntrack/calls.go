@@ -39,8 +39,8 @@ func (c *Control) swap(i, j int32) {
 	c.calls[i].index, c.calls[j].index = i, j
 }
 
-// fewCalls is how many calls of a connection are looked through one by one for an ID.
-// Nearly all have one.
+// fewCalls is up to how many calls a connection does without an index. Nearly all have one
+// call.
 const fewCalls = 8
 
 // index finds the legs of a connection that has more calls; nil is that of one that has

@@ -113,8 +113,8 @@ func (t *Table) transit(p packed) pptp.CallID {
 	return id
 }
 
-// free reports whether no other flow has the Call ID there, or one that is over and had
-// its packets leave as p does.
+// free reports whether no other flow has the Call ID there, or only a removed one whose
+// packets left as p's do.
 func (t *Table) free(p packed, id pptp.CallID) bool {
 	s := t.inside.find(keyFrom(p.src, p.newDst, id))
 	return s == nil || s.over && s.flow.leaves() == p.leaves()
