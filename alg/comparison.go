@@ -63,8 +63,7 @@ func (c *Comparison) record(conn *conntrack.Connection) *dialogue {
 }
 
 // shown takes note of an entry that has the connection's original tuple. In zones there may
-// be several. What the editor has seen of FINs outranks conntrack, which takes two of one
-// end for one of each.
+// be several.
 func (d *dialogue) shown(c *conntrack.Connection, pass uint32) {
 	if d.found != pass {
 		d.found, d.alive = pass, false
@@ -72,8 +71,10 @@ func (d *dialogue) shown(c *conntrack.Connection, pass uint32) {
 	if !d.control.Same(*c) {
 		return
 	}
+	believed := d.believes(c)
 	d.closing = c.Closing
-	if !c.Closing || !c.Reset && d.certain() {
+	if !believed {
+		d.control.Dispute(c.Closing)
 		d.stands(pass)
 	}
 }
@@ -129,7 +130,7 @@ func (c *Comparison) Missing(most int, w Witness, now time.Time) (lost []Lost, m
 		case !c.gone(d):
 			// The kernel does not take a revived entry along with its address.
 			d.alive = d.alive && !(d.revived && w.Homeless(d.control.Connection()))
-		case d.closing || d.silent(at, w, c.ed):
+		case d.closing && !d.carries(at, w, c.ed) || d.silent(at, w, c.ed):
 			d.closing = true
 		case d.control.Busy():
 			lost = append(lost, Lost{d.control.Connection(), d.control.Records(nil), d.unseen, d.missed})

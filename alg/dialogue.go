@@ -37,6 +37,7 @@ type half struct {
 	reader reader
 	spoke  bool // it has sent data
 	fin    bool
+	unsure bool // it has sent a FIN that is believed when its receiver has acknowledged it
 }
 
 func newDialogue(c conntrack.Connection, at time.Duration) *dialogue {
@@ -96,19 +97,34 @@ func (d *dialogue) own(s conntrack.Side) {
 	}
 }
 
-// finish takes note of a FIN whose place in the stream is known to be the end of what was
-// sent. It has a sequence number of its own. One that is sent again changes nothing.
+// finish takes note of a FIN at the end of what was sent. It has a sequence number of its
+// own. One that is sent again changes nothing. On a stream that is not placed anybody could
+// have sent it, so it waits until it is acknowledged.
 func (h *half) finish(end packet.Seq) {
-	if h.stream.Placed() && end == h.stream.Next() && !h.fin {
-		h.fin = true
+	if h.stream.Joined() && end == h.stream.Next() && !h.fin && !h.unsure {
+		h.fin = h.stream.Placed()
+		h.unsure = !h.fin
 		h.stream.Advance(1)
 	}
 }
 
-// certain reports whether a FIN or RST of either end can be checked against its stream. Of
-// any other connection conntrack tells whether it has ended.
-func (d *dialogue) certain() bool {
-	return d.pass == Read && d.halves[0].stream.Certain() && d.halves[1].stream.Certain()
+// believe takes note that the receiver has acknowledged all up to the FIN.
+func (h *half) believe() {
+	if h.unsure && h.stream.Placed() && h.stream.Acknowledged() == h.stream.Next() {
+		h.fin, h.unsure = true, false
+	}
+}
+
+// finished reports whether both ends have sent their FIN.
+func (d *dialogue) finished() bool { return d.halves[0].fin && d.halves[1].fin }
+
+// believes reports whether conntrack is believed that the connection has ended. It takes any
+// RST and FIN in its window for true, two FINs of one end for one of each even, and the
+// editor knows better of what it reads: there FINs end a connection that fit its streams,
+// or when its entry is gone. Nobody else can tell what ended before a restart; but if
+// conntrack said so already to the daemon before, that one knew better.
+func (d *dialogue) believes(c *conntrack.Connection) bool {
+	return c.Closing && (c.Reset || d.pass != Read || d.unseen && !d.control.Disputed())
 }
 
 // patience is how long segments may still come after Leave: those that were queued

@@ -303,11 +303,10 @@ func (e *Editor) edit(t *turn) {
 	case !e.place(t, here):
 		return
 	}
-	if !flags.Has(packet.FIN) {
-		return
+	if flags.Has(packet.FIN) {
+		here.finish(t.first().Add(len(t.seg.Payload())))
 	}
-	here.finish(t.first().Add(len(t.seg.Payload())))
-	if here.fin && there.fin {
+	if t.finished() {
 		e.end(t.dialogue, conntrack.Finished, t.now)
 	}
 }
@@ -316,7 +315,8 @@ func (e *Editor) edit(t *turn) {
 // false for a segment that is dropped, or is not known to belong to the stream.
 func (e *Editor) place(t *turn, h *half) bool {
 	n := len(t.seg.Payload())
-	p, old := h.stream.Place(t.first(), n, t.now)
+	p, old := h.stream.Place(t.first(), t.length(), t.now)
+	old = min(old, n)
 	switch p {
 	case stream.Ahead:
 		t.out.Verdict, t.out.Reason = Drop, Gap
@@ -334,6 +334,7 @@ func (e *Editor) place(t *turn, h *half) bool {
 		h.reader.lose()
 		t.late.forget(t.dialogue, t.sender)
 	}
+	h.unsure = h.unsure && p == stream.Follows && n == old
 	t.out.Reason = t.reason(n, old)
 	if old > 0 {
 		t.replay(old)

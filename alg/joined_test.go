@@ -12,11 +12,23 @@ import (
 )
 
 // restart has another editor take up what this one has on record.
-func (w *wire) restart() {
-	records := w.ed.Records()
-	w.table = conntrack.New(conntrack.DefaultConfig())
-	w.ed = NewEditor(w.table, DefaultConnections)
-	w.ed.Restore(records, w.now)
+func (w *wire) restart() *wire {
+	w.again(conntrack.DefaultConfig(), DefaultConnections)
+	return w
+}
+
+// again replaces table and editor by others that take up what they have.
+func (r *rig) again(cfg conntrack.Config, connections int) {
+	r.t.Helper()
+	calls, resting := r.ed.Records(), r.table.Resting()
+	r.table = conntrack.New(cfg)
+	r.ed = NewEditor(r.table, connections)
+	if refused := r.ed.Restore(calls, r.now); refused != 0 {
+		r.t.Fatalf("after a restart %d calls are refused", refused)
+	}
+	for _, id := range resting {
+		r.table.Rest(id, r.now)
+	}
 }
 
 // ask lets the editor ask conntrack about a segment that the wire is about to send, and

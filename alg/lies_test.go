@@ -45,7 +45,7 @@ type liars struct {
 func lie(rt *rapid.T) {
 	cfg := conntrack.Config{Rest: 20 * time.Second, Calls: 8, CallsPerClient: 3, CallsPerSpace: 5, Requests: 20, Random: rapid.Bool().Draw(rt, "random")}
 	w := &liars{rig: &rig{t: drawn{rt: rt}, table: conntrack.New(cfg), now: epoch}, rt: rt, cfg: cfg, kernel: map[conntrack.Flow]conntrack.Flow{}}
-	w.ed = NewEditor(w.table, 5)
+	w.ed = NewEditor(w.table, mostConnections)
 	w.wires = []*wire{
 		w.masqueraded(insideAddr).handshake(), w.masqueraded(insideAddr).handshake(), w.masqueraded(insideHost(2)).handshake(),
 		w.masqueraded(insideHost(3)), w.forwarded(serverAddr, insideHost(4)).handshake(), w.multihomed().handshake(),
@@ -69,7 +69,7 @@ func (w *liars) step() {
 	others := w.calls(i)
 	l := w.wires[i]
 	from := conntrack.Side(rapid.IntRange(0, 1).Draw(w.rt, "side"))
-	switch rapid.SampledFrom([]string{"say", "say", "say", "say", "say", "open", "open", "cut", "forge", "again", "time", "syn"}).Draw(w.rt, "what") {
+	switch rapid.SampledFrom([]string{"say", "say", "say", "say", "say", "open", "open", "cut", "forge", "again", "time", "syn", "entry", "restart"}).Draw(w.rt, "what") {
 	case "say":
 		w.say(l, from, w.message(), l.seq[from])
 	case "open":
@@ -91,6 +91,10 @@ func (w *liars) step() {
 	case "time":
 		w.now = w.now.Add(time.Duration(rapid.IntRange(0, 30).Draw(w.rt, "seconds")) * time.Second)
 		w.sweep(true)
+	case "entry":
+		w.entry(l)
+	case "restart":
+		w.restart()
 	}
 	if diff := cmp.Diff(others, w.calls(i), same); diff != "" {
 		w.rt.Fatalf("calls of other connections have changed (-was +is):\n%s", diff)
@@ -182,6 +186,75 @@ func (w *liars) sweep(all bool) {
 	w.apply(w.ed.Sweep(live, w.now.Add(time.Second), w.now))
 }
 
+// entry has conntrack say of a connection what liars can make it say, and what somebody can
+// who deletes entries. While the editor reads the connection none of it ends a call, but for a
+// RST, and the loss of an entry that nobody makes again.
+func (w *liars) entry(l *wire) {
+	entry := l.conn
+	says := rapid.SampledFrom([]string{"closed", "reset", "gone", "translated in another way"}).Draw(w.rt, "conntrack says")
+	d := w.dialogue(l)
+	knows := d != nil && d.pass == Read && !(d.unseen && !d.control.Disputed())
+	var live []conntrack.Connection
+	for _, o := range w.wires {
+		if o != l {
+			live = append(live, o.conn)
+		}
+	}
+	switch says {
+	case "closed":
+		entry.Closing = true
+		live = append(live, entry)
+	case "reset":
+		entry.Closing, entry.Reset = true, true
+		live = append(live, entry)
+	case "translated in another way":
+		entry.Zone = 9
+		live = append(live, entry)
+	}
+	before := w.ed.CallsOf(l.conn.Original)
+	w.now = w.now.Add(time.Second)
+	c := w.ed.Compare(w.now)
+	c.Found(live)
+	stays := says == "closed" && knows
+	lost, _ := c.Missing(len(w.wires), nobody, w.now)
+	for i := range lost {
+		switch rapid.SampledFrom([]string{"revived", "kept", "ended"}).Draw(w.rt, "fate") {
+		case "revived":
+			c.Revived(&lost[i])
+			stays = true
+		case "kept":
+			c.Keep(&lost[i])
+			stays = true
+		}
+	}
+	changes, _ := c.Sweep(len(w.wires), w.now)
+	w.apply(changes)
+	switch after := w.ed.CallsOf(l.conn.Original); {
+	case stays && !cmp.Equal(before, after, same):
+		w.rt.Fatalf("conntrack says %s: of %v there are left %v", says, before, after)
+	case !stays && len(after) > 0:
+		w.rt.Fatalf("conntrack says %s: %v is left", says, after)
+	}
+}
+
+func (w *liars) dialogue(l *wire) *dialogue {
+	return w.ed.senders[keyOf(l.conn.Original.Src, l.conn.Original.Dst)].dialogue
+}
+
+// restart has another editor take up the calls.
+func (w *liars) restart() {
+	before := w.calls(-1)
+	w.again(w.cfg, mostConnections)
+	clear(w.kernel)
+	w.apply(w.table.Changes()) // which has them anew
+	if diff := cmp.Diff(before, w.calls(-1), same); diff != "" {
+		w.rt.Fatalf("calls have changed by a restart (-was +is):\n%s", diff)
+	}
+}
+
+// mostConnections is fewer than there are.
+const mostConnections = 5
+
 func (w *liars) apply(changes []conntrack.Change) {
 	for _, c := range changes {
 		enters := conntrack.Flow{Src: c.Flow.Src, Dst: c.Flow.Dst, Key: c.Flow.Key}
@@ -228,7 +301,7 @@ func (w *liars) check() {
 	if taken, _ := w.table.FullestSpace(); taken > w.cfg.CallsPerSpace {
 		w.rt.Fatalf("%d public IDs are taken in a space", taken)
 	}
-	if len(w.ed.all) > 5 {
+	if len(w.ed.all) > mostConnections {
 		w.rt.Fatalf("%d connections on record", len(w.ed.all))
 	}
 }

@@ -29,6 +29,9 @@ const (
 	halfSilentMost    = 2 * time.Minute
 )
 
+// flowing is how long ago GRE of a call may have been seen last that is held to flow.
+const flowing = 30 * time.Second
+
 // ResetLost says whether the outcome of a segment is to tell that its sender should get a
 // RST: if NAT translates the sender's address, and the segment belongs to a connection whose
 // calls ended with cause conntrack.Lost. So it dials again at once, instead of waiting
@@ -63,6 +66,13 @@ func (t *turn) reset() bool {
 
 // near reports whether two sequence numbers lie within a window that is not scaled.
 func near(a, b packet.Seq) bool { return max(a.Sub(b), b.Sub(a)) < 1<<16 }
+
+// carries reports whether a connection that conntrack had as closed before it lost the entry
+// has not ended: neither FIN fits its streams, and GRE flows.
+func (d *dialogue) carries(at time.Duration, w Witness, e *Editor) bool {
+	moved, counted := d.moved(w, e)
+	return counted && at-moved < flowing && !d.halves[0].fin && !d.halves[1].fin
+}
 
 // silent reports whether both a connection and its calls' GRE have been silent for so
 // long that its ends are taken to be gone.

@@ -65,47 +65,72 @@ func TestFIN(t *testing.T) {
 
 // restored is a connection with a call as a restart finds it.
 func restored(t *testing.T) *wire {
-	r := newRig(t)
-	w := r.masqueraded(insideAddr).handshake()
+	w := newRig(t).masqueraded(insideAddr).handshake()
 	w.outgoing(7, 9)
-	records := r.ed.Records()
-	again := newRig(t)
-	if refused := again.ed.Restore(records, again.now); refused != 0 {
-		t.Fatalf("%d calls were refused", refused)
-	}
-	w.rig = again
-	return w
+	return w.restart()
 }
 
-// TestFINAfterARestart: where its stream ends is not known, so conntrack judges.
+// TestFINAfterARestart: where its stream ends is not known, and anybody could have sent it.
+// It counts when its receiver acknowledges it.
 func TestFINAfterARestart(t *testing.T) {
-	for name, data := range map[string][]byte{"alone": nil, "with data": message(pptp.EchoRequest, 0, 0, 0)} {
-		t.Run(name, func(t *testing.T) {
+	echo := message(pptp.EchoRequest, 0, 0, 0)
+	type step struct {
+		from  conntrack.Side
+		flags packet.Flags
+		seq   int // from where its stream goes on, and whence on it is acknowledged
+		ack   int
+		data  []byte
+	}
+	tests := []struct {
+		name  string
+		steps []step
+		over  bool
+	}{
+		{"of both, twice", []step{{client, fin, 0, 0, nil}, {server, fin, 0, 0, nil}, {client, fin, 0, 0, nil}, {server, fin, 0, 0, nil}}, false},
+		{"acknowledged", []step{{client, fin, 0, 0, nil}, {server, packet.ACK, 0, 1, nil}, {server, fin, 0, 1, nil}, {client, packet.ACK, 1, 1, nil}}, true},
+		{"acknowledged by the other's", []step{{client, fin, 0, 0, nil}, {server, fin, 0, 1, nil}, {client, packet.ACK, 1, 1, nil}}, true},
+		{"with data", []step{{client, fin, 0, 0, echo}, {server, fin, 0, 17, nil}, {client, packet.ACK, 17, 1, nil}}, true},
+		{"sent again", []step{{client, fin, 0, 0, nil}, {client, fin, 0, 0, nil}, {server, fin, 0, 1, nil}, {client, packet.ACK, 1, 1, nil}}, true},
+		{"behind data", []step{{client, packet.ACK, 0, 0, echo}, {client, fin, 16, 0, nil}, {server, fin, 0, 17, nil}, {client, packet.ACK, 17, 1, nil}}, true},
+		{"the data before it acknowledged", []step{{client, packet.ACK, 0, 0, echo}, {client, fin, 16, 0, nil}, {server, fin, 0, 16, nil}, {client, packet.ACK, 17, 1, nil}}, false},
+		{"and data behind it", []step{{client, fin, 0, 0, nil}, {client, packet.ACK, 1, 0, echo}, {server, fin, 0, 17, nil}, {client, packet.ACK, 17, 1, nil}}, false},
+		{"and data elsewhere", []step{{client, fin, 900, 0, nil}, {client, packet.ACK, 0, 0, echo}, {server, fin, 0, 16, nil}, {client, packet.ACK, 16, 1, nil}}, false},
+		{"first elsewhere", []step{{client, fin, 900, 0, nil}, {client, fin, 0, 0, nil}, {server, fin, 0, 1, nil}, {client, packet.ACK, 1, 1, nil}}, true},
+		{"acknowledged too far", []step{{client, fin, 0, 0, nil}, {server, fin, 0, 2, nil}, {client, packet.ACK, 1, 2, nil}}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
 			w := restored(t)
-			for range 2 {
-				w.segment(client, fin, w.seq[0], data)
-				w.segment(server, fin, w.seq[1], data)
+			begin := w.seq
+			for _, s := range tt.steps {
+				w.seq[s.from.Other()] = begin[s.from.Other()].Add(s.ack)
+				w.segment(s.from, s.flags, begin[s.from].Add(s.seq), s.data)
 			}
-			if w.table.Calls() != 1 {
-				t.Fatal("it ended by FINs that anybody could have sent")
-			}
-			closed := w.conn
-			closed.Closing = true
-			if w.ed.Sweep([]conntrack.Connection{closed}, w.now.Add(1), w.now.Add(1)); w.table.Calls() != 0 {
-				t.Error("it outlives conntrack's word")
+			if (w.table.Calls() == 0) != tt.over {
+				t.Errorf("%d calls are left", w.table.Calls())
 			}
 		})
 	}
 }
 
-// TestClosedInConntrack: what the editor has seen of FINs outranks conntrack, which takes two
-// of one end for one of each; but not its word of a RST, and not of a stream that is
-// not known. When the entry goes, so does the call.
+// TestClosedInConntrack: what the editor has seen of FINs outranks conntrack, which believes
+// any in its window; but not its word of a RST, nor of what ended before a restart, unless it
+// said so to the editor before as well.
 func TestClosedInConntrack(t *testing.T) {
+	closed := func(w *wire) conntrack.Connection {
+		c := w.conn
+		c.Closing = true
+		return c
+	}
 	half := func(t *testing.T) *wire {
 		w := newRig(t).masqueraded(insideAddr).handshake()
 		w.outgoing(7, 9)
 		w.segment(client, fin, w.seq[0], nil)
+		return w
+	}
+	heard := func(t *testing.T) *wire {
+		w := restored(t)
+		w.segment(server, packet.ACK, w.seq[1], nil)
 		return w
 	}
 	tests := []struct {
@@ -117,6 +142,21 @@ func TestClosedInConntrack(t *testing.T) {
 		{"a FIN of one end", half, false, true},
 		{"a FIN of one end, and a RST", half, true, false},
 		{"after a restart", restored, false, false},
+		{"after a restart, when something of it was seen", heard, false, true},
+		{"after a restart, when something of it was seen, and a RST", heard, true, false},
+		{"after a restart, and before as well", func(t *testing.T) *wire {
+			w := newRig(t).masqueraded(insideAddr).handshake()
+			w.outgoing(7, 9)
+			w.ed.Sweep([]conntrack.Connection{closed(w)}, w.now.Add(1), w.now.Add(1))
+			return w.restart()
+		}, false, true},
+		{"after a restart, and before, and in between not", func(t *testing.T) *wire {
+			w := newRig(t).masqueraded(insideAddr).handshake()
+			w.outgoing(7, 9)
+			w.ed.Sweep([]conntrack.Connection{closed(w)}, w.now.Add(1), w.now.Add(1))
+			w.ed.Sweep([]conntrack.Connection{w.conn}, w.now.Add(1), w.now.Add(1))
+			return w.restart()
+		}, false, false},
 		{"with a gap, which anybody can pretend", func(t *testing.T) *wire {
 			w := half(t)
 			w.segment(server, fin, w.seq[1].Add(100), nil)
@@ -130,13 +170,13 @@ func TestClosedInConntrack(t *testing.T) {
 				w.now = w.now.Add(time.Second)
 			}
 			return w
-		}, false, false},
+		}, false, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := tt.wire(t)
-			closed := w.conn
-			closed.Closing, closed.Reset = true, tt.reset
+			closed := closed(w)
+			closed.Reset = tt.reset
 			w.now = w.now.Add(time.Second)
 			w.ed.Sweep([]conntrack.Connection{closed}, w.now, w.now)
 			if (w.table.Calls() == 1) != tt.stays {
@@ -152,16 +192,43 @@ func TestClosedInConntrack(t *testing.T) {
 	}
 }
 
-// TestClosedThenGone: an entry that conntrack had as closed, and that is gone, is an end.
+// TestClosedThenGone: an entry that conntrack had as closed, and that is gone, is an end,
+// unless no FIN fits and the call's GRE flows.
 func TestClosedThenGone(t *testing.T) {
-	w := newRig(t).masqueraded(insideAddr).handshake()
-	w.outgoing(7, 9)
-	closed := w.conn
-	closed.Closing = true
-	w.now = w.now.Add(time.Second)
-	w.ed.Sweep([]conntrack.Connection{closed}, w.now, w.now)
-	w.now = w.now.Add(time.Second)
-	w.wantEnd(w.ed.Sweep(nil, w.now, w.now), conntrack.Expired)
+	for _, tt := range []struct {
+		name  string
+		moved time.Duration // GRE, before the comparison; 0 where nobody counts
+		fin   bool
+		lost  bool
+	}{
+		{"nobody counts GRE", 0, false, false},
+		{"GRE flows", time.Second, false, true},
+		{"GRE flows, and one end has sent its FIN", time.Second, true, false},
+		{"GRE flowed", flowing, false, false},
+	} {
+		w := newRig(t).masqueraded(insideAddr).handshake()
+		w.outgoing(7, 9)
+		if tt.fin {
+			w.segment(client, fin, w.seq[0], nil)
+		}
+		closed := w.conn
+		closed.Closing = true
+		w.now = w.now.Add(time.Minute)
+		w.ed.Sweep([]conntrack.Connection{closed}, w.now, w.now)
+		w.now = w.now.Add(time.Second)
+		witness := nobody
+		if tt.moved > 0 {
+			witness.Moved = func(conntrack.Record) time.Time { return w.now.Add(-tt.moved) }
+		}
+		c := w.ed.Compare(w.now)
+		if lost, _ := c.Missing(10, witness, w.now); len(lost) == 1 != tt.lost {
+			t.Errorf("%s: lost %+v", tt.name, lost)
+		}
+		if !tt.lost {
+			changes, _ := c.Sweep(10, w.now)
+			w.wantEnd(changes, conntrack.Expired)
+		}
+	}
 }
 
 func (w *wire) wantEnd(changes []conntrack.Change, cause conntrack.Cause) {

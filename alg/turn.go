@@ -110,6 +110,7 @@ func (t *turn) finish(e ending) {
 
 // believe carries out the endings that the receiver of a direction has acknowledged.
 func (t *turn) believe(from conntrack.Side) {
+	t.halves[from].believe()
 	s := &t.halves[from].stream
 	if len(t.late) == 0 || !s.Placed() {
 		return
@@ -140,6 +141,16 @@ func (t *turn) first() packet.Seq {
 		return t.seg.Seq().Add(1)
 	}
 	return t.seg.Seq()
+}
+
+// length returns how many sequence numbers of the stream the segment has. On a stream that
+// is placed its FIN is left to half.finish.
+func (t *turn) length() int {
+	n := len(t.seg.Payload())
+	if t.seg.Flags().Has(packet.FIN) && !t.halves[t.sender].stream.Placed() {
+		n++
+	}
+	return n
 }
 
 // read reads the payload from an offset on, and edits it.

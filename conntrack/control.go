@@ -44,7 +44,7 @@ type assignment struct {
 func (t *Table) Open(c Connection) *Control { return &Control{table: t, connection: pack(c)} }
 
 // Connection returns what was known of the connection when it was opened, but for its
-// helper.
+// helper, and with what conntrack says of its end.
 func (c *Control) Connection() Connection { return c.connection.unpack() }
 
 // Same reports whether a connection is the one that was opened, as Connection.Same has it.
@@ -57,6 +57,22 @@ func (c *Control) Same(o Connection) bool {
 // as no address of it is, but they lie in the same space as those of the hosts
 // behind the gateway's address and must not be given to one of these.
 func (c *Control) SetLocal(s Side) { c.local[s] = true }
+
+// Dispute takes note of what conntrack says of the connection's end, against the
+// caller's own knowledge: whoever takes up its calls after a restart is to know.
+func (c *Control) Dispute(closing bool) {
+	if c.connection.closing == closing {
+		return
+	}
+	c.connection.closing = closing
+	for _, call := range c.calls {
+		c.table.touch(call)
+	}
+}
+
+// Disputed reports whether conntrack said last that the connection has ended, and was not
+// believed.
+func (c *Control) Disputed() bool { return c.connection.closing }
 
 // Calls appends to views those calls of the connection that have not ended.
 func (c *Control) Calls(views []View) []View {

@@ -4,7 +4,7 @@ import "net/netip"
 
 // packed is a Connection as the table keeps it: 32 bytes, where that has 160. The table
 // is of IPv4; for any other address it keeps 0.0.0.0. It does not keep the helper's name,
-// because a connection that has one has no calls here, nor Reset.
+// because a connection that has one has no calls here, nor Reset, which is no matter of dispute.
 type packed struct {
 	original, reply packedTuple
 	zone            uint16

@@ -12,6 +12,7 @@ type Record struct {
 	Number     uint64 // the call's, see View
 	Connection Connection
 	PNS        Side
+	Asker      Side // who requested it, and is charged with it
 	State      State
 	Since      time.Time
 	Legs       [2]LegRecord // by Side
@@ -30,7 +31,7 @@ type Keep struct {
 }
 
 func (c *Call) record() Record {
-	r := Record{Number: c.number, Connection: c.control.Connection(), PNS: c.pns, State: c.state, Since: c.since}
+	r := Record{Number: c.number, Connection: c.control.Connection(), PNS: c.pns, Asker: c.asker, State: c.state, Since: c.since}
 	for s := range c.legs {
 		r.Legs[s] = LegRecord{Known: c.legs[s].known, Own: c.legs[s].own, Public: c.legs[s].public}
 	}
@@ -75,7 +76,7 @@ func (c *Control) Resume(r Record, now time.Time) bool {
 			return false
 		}
 	}
-	call := c.add(r.asker(), r.PNS, r.Since)
+	call := c.add(r.Asker, r.PNS, r.Since)
 	call.number = r.Number
 	c.table.opened = max(c.table.opened, r.Number)
 	call.client.calls++
@@ -94,14 +95,6 @@ func (c *Control) Resume(r Record, now time.Time) bool {
 	}
 	c.table.touch(call)
 	return true
-}
-
-// asker returns who requested the call: a request that was not answered has one leg.
-func (r *Record) asker() Side {
-	if !r.Legs[r.PNS].Known {
-		return r.PNS.Other()
-	}
-	return r.PNS
 }
 
 // free reports whether no call has the IDs of a kept leg.

@@ -79,6 +79,8 @@ func TestKeeps(t *testing.T) {
 		{"nothing yet", func() {}, false, 0, false},
 		{"requested", func() { request(t, c, 7) }, true, Requested, false},
 		{"asked again", func() {}, false, 0, false},
+		{"conntrack says that it has ended", func() { c.Dispute(true) }, true, Requested, false},
+		{"conntrack says so again", func() { c.Dispute(true) }, false, 0, false},
 		{"answered", func() { dial(t, c, 7, 100) }, true, Established, false},
 		{"cleared", func() { c.Clear(Initiator, 7, epoch) }, true, Clearing, false},
 		{"cleared again", func() { c.Clear(Initiator, 7, epoch) }, false, 0, false},
@@ -297,35 +299,24 @@ func TestResumedPromise(t *testing.T) {
 	}
 }
 
-// TestResumeCharges who asked for the call.
+// TestResumeCharges who asked for the call, whichever end is the PNS.
 func TestResumeCharges(t *testing.T) {
-	const both = 2
-	for _, tt := range []struct {
-		name string
-		pns  Side
-		leg  Side // that is known, or both
-		asks Side
-	}{
-		{"outgoing, not answered", Initiator, Initiator, Initiator},
-		{"outgoing", Initiator, both, Initiator},
-		{"incoming, not answered", Responder, Initiator, Initiator},
-		{"outgoing from the server, not answered", Responder, Responder, Responder},
-	} {
-		cfg := testConfig(time.Minute)
-		cfg.CallsPerClient = 1
-		c := New(cfg).Open(masqueraded(inside(1), 1))
-		r := Record{Number: 1, Connection: c.Connection(), PNS: tt.pns}
-		for s := range r.Legs {
-			if tt.leg == both || tt.leg == Side(s) {
-				r.Legs[s] = LegRecord{Known: true, Own: 7, Public: 7}
+	for _, pns := range []Side{Initiator, Responder} {
+		for _, asks := range []Side{Initiator, Responder} {
+			cfg := testConfig(time.Minute)
+			before := New(cfg).Open(masqueraded(inside(1), 1))
+			if _, ok := before.Translate(asks, Requests, 7, nil); !ok || !before.Request(asks, pns, 7, epoch) {
+				t.Fatal("the request is refused")
 			}
-		}
-		c.Resume(r, epoch)
-		for _, s := range []Side{Initiator, Responder} {
-			if _, ok := c.Translate(s, Requests, 9, nil); ok == (s == tt.asks) {
-				t.Errorf("%s: the %v may have one more: %v", tt.name, s, ok)
+			cfg.CallsPerClient = 1
+			c := New(cfg).Open(masqueraded(inside(1), 1))
+			c.Resume(before.Records(nil)[0], epoch)
+			for _, s := range []Side{Initiator, Responder} {
+				if _, ok := c.Translate(s, Requests, 9, nil); ok == (s == asks) {
+					t.Errorf("the PNS is the %v, and the %v has asked: the %v may have one more: %v", pns, asks, s, ok)
+				}
+				c.Abandon(s)
 			}
-			c.Abandon(s)
 		}
 	}
 }

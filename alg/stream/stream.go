@@ -93,7 +93,7 @@ func (s *Stream) Start(isn packet.Seq) {
 
 // Place tells where a segment of n bytes beginning at seq lies, and how many of
 // its bytes were seen before; those are to be restored by Replay, the others to be
-// read and then taken by Advance.
+// read and then taken by Advance. A FIN counts as a byte where a stream is to be joined by it.
 func (s *Stream) Place(seq packet.Seq, n int, now time.Time) (p Place, old int) {
 	switch {
 	case !s.placed && n == 0:
@@ -155,12 +155,6 @@ func (s *Stream) Joined() bool { return s.joined }
 
 // Placed reports whether it is certain where the stream goes on.
 func (s *Stream) Placed() bool { return s.placed }
-
-// Certain reports whether it is placed, and nothing of it was let go unread. Segments behind
-// a gap that were dropped do not count: anybody could have sent them.
-func (s *Stream) Certain() bool {
-	return s.placed && (s.gap == nil || !s.gap.blind && !s.gap.rejoin)
-}
 
 // Acknowledged returns the sequence number before which the receiver has all bytes, as
 // far as that was seen.

@@ -28,7 +28,8 @@ type lie struct {
 	after   int64         // how often it is told before it has an effect
 	lasts   time.Duration // for how long
 	restart bool          // it is told to a daemon that has just started, before anybody else speaks
-	alone   bool          // not in the soak: while streams are unplaced after a restart conntrack, which believes FINs of both ends, is the judge
+	later   bool          // the daemon is replaced while it is told, after all that
+	living  bool          // it is told to a daemon that does not die soon: what conntrack says after a death is believed (docs/SECURITY.md)
 	heard   bool          // others may hear it, as long as all that is theirs arrives (docs/SECURITY.md)
 }
 
@@ -50,8 +51,9 @@ var lies = []lie{
 	{name: "both talk garbage", tell: (*liar).babbles, calls: liarsCalls},
 	{name: "RST in the window of others", tell: (*liar).resets},
 	{name: "RST in the window of others after a restart", tell: (*liar).resets, restart: true},
-	{name: "FINs in the window of others", tell: (*liar).finishes, lasts: 5 * time.Second, alone: true},
-	{name: "FINs in the window of others after a restart", tell: (*liar).finishes, restart: true, lasts: 5 * time.Second, alone: true},
+	{name: "FINs in the window of others", tell: (*liar).finishes, lasts: 5 * time.Second, living: true},
+	{name: "FINs in the window of others after a restart", tell: (*liar).finishes, restart: true, lasts: 5 * time.Second, living: true},
+	{name: "FINs in the window of others before a restart", tell: (*liar).finishes, lasts: 5 * time.Second, later: true, living: true},
 	{name: "SYN+ACK in connections of others", tell: (*liar).synchronizes},
 	{name: "SYN+ACK in connections of others after a restart", tell: (*liar).synchronizes, restart: true},
 	{name: "GRE from outside under others' Call IDs", tell: (*liar).strays},
@@ -88,9 +90,9 @@ func testLie(t *testing.T, path daemon.DataPath, lie lie) {
 	l := newLiar(g, g.Inside[2], g.Outside[1], wiretapOn(t, g.Outside[0]))
 	call := callOn(t, g.client(0), 7)
 	carries(t, call)
+	replace := func() { g.kill(); g.start(liarsLimits...) }
 	if lie.restart {
-		g.kill()
-		g.start(liarsLimits...)
+		replace()
 	}
 	silent := l.telling(lie)
 	defer silent()
@@ -103,6 +105,11 @@ func testLie(t *testing.T, path daemon.DataPath, lie lie) {
 			t.Fatalf("the liar has %d calls, and may have %d", n, lie.calls)
 		}
 		passes(t, call, g.Inside[1], pptp.CallID(7*(i%4)))
+	}
+	if lie.later {
+		replace()
+		pass(4 * time.Second) // it compares
+		carries(t, call)
 	}
 	silent()
 	g.wantCalls(1)
@@ -129,11 +136,11 @@ func (l *liar) telling(lie lie) (silent func()) {
 }
 
 // tellAll tells all lies in turn that nobody may hear, in an order of its own each time, until
-// stop is closed.
-func (l *liar) tellAll(stop chan struct{}) {
+// stop is closed. deaths says that daemons die meanwhile.
+func (l *liar) tellAll(stop chan struct{}, deaths bool) {
 	for !closed(stop) {
 		for _, i := range rand.Perm(len(lies)) {
-			if !closed(stop) && !lies[i].heard && !lies[i].alone {
+			if !closed(stop) && !lies[i].heard && !(lies[i].living && deaths) {
 				_ = lies[i].tell(l) // in trouble not all can be said
 			}
 		}

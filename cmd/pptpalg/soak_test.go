@@ -51,7 +51,7 @@ func testSoak(t *testing.T, path daemon.DataPath) {
 		s.liars = append(s.liars, newLiar(g, g.Inside[honest+i], g.Outside[1+i], wiretapOn(t, g.Outside[0])))
 	}
 	g.prepareLoss()
-	s.round(t, *soakTime/4, s.violence)
+	s.round(t, *soakTime/4, s.violence, true)
 	// A connection that ended in the moment of a flush was made again, and may be for a day.
 	// One that has no entry when a daemon starts has ended.
 	if path == daemon.InDaemon {
@@ -66,7 +66,7 @@ func testSoak(t *testing.T, path daemon.DataPath) {
 	// The second half spares the daemon's life, so that what it loses shows.
 	before := g.footprint()
 	tried, calls := s.tried.Load(), s.calls.Load()
-	s.round(t, *soakTime/4, s.trouble)
+	s.round(t, *soakTime/4, s.trouble, false)
 	tried, calls = s.tried.Load()-tried, s.calls.Load()-calls
 	t.Logf("%d of %d calls were established while the daemon lived", calls, tried)
 	if calls < tried*3/4 {
@@ -126,8 +126,9 @@ type soak struct {
 
 func (s *soak) start() { s.g.start(append([]string{"--event-log", s.events}, liarsLimits...)...) }
 
-// round runs clients under a kind of trouble until the time is over.
-func (s *soak) round(t *testing.T, length time.Duration, trouble func()) {
+// round runs clients under a kind of trouble until the time is over. deaths says that the
+// daemon's is one.
+func (s *soak) round(t *testing.T, length time.Duration, trouble func(), deaths bool) {
 	t.Helper()
 	stop := make(chan struct{})
 	failures := make(chan error, 1)
@@ -139,7 +140,7 @@ func (s *soak) round(t *testing.T, length time.Duration, trouble func()) {
 	}
 	var workers sync.WaitGroup
 	for _, l := range s.liars {
-		workers.Go(func() { l.tellAll(stop) })
+		workers.Go(func() { l.tellAll(stop, deaths) })
 	}
 	for i, h := range s.honest {
 		workers.Go(func() {

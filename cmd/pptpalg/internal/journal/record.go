@@ -37,6 +37,31 @@ const (
 	restLen = 4 + 4 + 2 + 2 + 8
 )
 
+// The byte of a call's sides.
+const (
+	pnsBit      = 1 << 0 // the PNS is the responder
+	disputedBit = 1 << 1 // conntrack says that the connection has ended
+	askerBit    = 1 << 2 // the responder requested the call
+)
+
+func flag(set bool, bit byte) byte {
+	if set {
+		return bit
+	}
+	return 0
+}
+
+func sides(r *conntrack.Record) byte {
+	return flag(r.PNS == conntrack.Responder, pnsBit) | flag(r.Asker == conntrack.Responder, askerBit) | flag(r.Connection.Closing, disputedBit)
+}
+
+func sideOf(bit byte) conntrack.Side {
+	if bit != 0 {
+		return conntrack.Responder
+	}
+	return conntrack.Initiator
+}
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 var errCut = errors.New("record is cut off or damaged")
@@ -53,14 +78,10 @@ func appendKept(b []byte, r conntrack.Record) []byte {
 	}
 	b = binary.BigEndian.AppendUint16(b, r.Connection.Zone)
 	b = binary.BigEndian.AppendUint32(b, r.Connection.Mark)
-	b = append(b, byte(r.PNS), byte(r.State))
+	b = append(b, sides(&r), byte(r.State))
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Since.UnixNano()))
 	for _, l := range r.Legs {
-		known := byte(0)
-		if l.Known {
-			known = 1
-		}
-		b = append(b, known)
+		b = append(b, flag(l.Known, 1))
 		b = binary.BigEndian.AppendUint16(b, uint16(l.Own))
 		b = binary.BigEndian.AppendUint16(b, uint16(l.Public))
 	}
@@ -115,7 +136,9 @@ func decodeKept(p []byte) (conntrack.Record, error) {
 	r.Connection.Reply = conntrack.Tuple{Src: f.addrPort(), Dst: f.addrPort()}
 	r.Connection.Zone = f.uint16()
 	r.Connection.Mark = f.uint32()
-	r.PNS, r.State = conntrack.Side(f.uint8()&1), conntrack.State(f.uint8())
+	side := f.uint8()
+	r.PNS, r.Asker, r.Connection.Closing = sideOf(side&pnsBit), sideOf(side&askerBit), side&disputedBit != 0
+	r.State = conntrack.State(f.uint8())
 	r.Since = time.Unix(0, int64(f.uint64()))
 	for s := range r.Legs {
 		r.Legs[s] = conntrack.LegRecord{Known: f.uint8() != 0, Own: pptp.CallID(f.uint16()), Public: pptp.CallID(f.uint16())}
