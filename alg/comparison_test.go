@@ -30,7 +30,7 @@ func TestCompare(t *testing.T) {
 		{"as it was", []func(conntrack.Connection) conntrack.Connection{same}, false, false},
 		{"gone", nil, true, true},
 		{"closing, and the editor has seen no FIN", []func(conntrack.Connection) conntrack.Connection{closing}, false, false},
-		{"reset", []func(conntrack.Connection) conntrack.Connection{reset}, false, true},
+		{"reset, and the editor has seen no RST", []func(conntrack.Connection) conntrack.Connection{reset}, false, false},
 		{"translated in another way", []func(conntrack.Connection) conntrack.Connection{elsewhere}, false, true},
 		{"in two zones", []func(conntrack.Connection) conntrack.Connection{same, elsewhere}, false, false},
 		{"in two zones, the other first", []func(conntrack.Connection) conntrack.Connection{elsewhere, same}, false, false},

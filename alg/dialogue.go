@@ -118,13 +118,19 @@ func (h *half) believe() {
 // finished reports whether both ends have sent their FIN.
 func (d *dialogue) finished() bool { return d.halves[0].fin && d.halves[1].fin }
 
+// certain reports whether a RST of either end can be checked against its stream.
+func (d *dialogue) certain() bool {
+	return d.halves[0].stream.Certain() && d.halves[1].stream.Certain()
+}
+
 // believes reports whether conntrack is believed that the connection has ended. It takes any
-// RST and FIN in its window for true, two FINs of one end for one of each even, and the
-// editor knows better of what it reads: there FINs end a connection that fit its streams,
-// or when its entry is gone. Nobody else can tell what ended before a restart; but if
-// conntrack said so already to the daemon before, that one knew better.
+// FIN in its window for true, two of one end for one of each even, and after a flush of its
+// table any RST. The editor knows better of what it reads: there the FINs and RSTs end a
+// connection that fit its streams, or that its entry is gone. Of a RST on other streams, and of
+// what ended before a restart, conntrack is the judge; but not if it said so before that
+// restart already, and was not believed.
 func (d *dialogue) believes(c *conntrack.Connection) bool {
-	return c.Closing && (c.Reset || d.pass != Read || d.unseen && !d.control.Disputed())
+	return c.Closing && (d.pass != Read || c.Reset && !d.certain() || d.unseen && !d.control.Disputed())
 }
 
 // patience is how long segments may still come after Leave: those that were queued

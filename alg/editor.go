@@ -348,10 +348,10 @@ func (e *Editor) place(t *turn, h *half) bool {
 }
 
 // reset ends the connection if the RST is what its receiver will believe (RFC 5961
-// section 3). Any other, and one of a stream of which nothing is known for certain, is for
+// section 3): it lies where the stream ends, or what the receiver has of it. Any other, and one of a stream of which nothing is known for certain, is for
 // the kernel's conntrack to judge; Sweep follows it.
 func (e *Editor) reset(t *turn) {
-	if s := &t.halves[t.sender].stream; s.Placed() && t.seg.Seq() == s.Next() {
+	if s := &t.halves[t.sender].stream; s.Placed() && (t.seg.Seq() == s.Next() || t.seg.Seq() == s.Acknowledged()) {
 		e.end(t.dialogue, conntrack.Reset, t.now)
 	}
 }

@@ -391,6 +391,16 @@ func TestEndOfTCP(t *testing.T) {
 			w.segment(client, packet.FIN|packet.ACK, w.seq[0], nil)
 		}, 0, conntrack.Finished},
 		{"RST", func(w *wire) { w.segment(server, packet.RST, w.seq[1], nil) }, 0, conntrack.Reset},
+		{"RST where its receiver has acknowledged", func(w *wire) {
+			w.segment(client, packet.ACK, w.seq[0], nil)
+			w.segment(server, packet.ACK, w.seq[1], message(pptp.EchoRequest, 0, 0, 0))
+			w.segment(server, packet.RST, w.seq[1], nil)
+		}, 0, conntrack.Reset},
+		{"RST between that and the end", func(w *wire) {
+			w.segment(client, packet.ACK, w.seq[0], nil)
+			w.segment(server, packet.ACK, w.seq[1], message(pptp.EchoRequest, 0, 0, 0))
+			w.segment(server, packet.RST, w.seq[1].Add(5), nil)
+		}, 1, 0},
 		{"RST that does not fit", func(w *wire) { w.segment(server, packet.RST, w.seq[1].Add(5), nil) }, 1, 0},
 		{"conntrack lost it", func(w *wire) {
 			w.now = w.now.Add(1)

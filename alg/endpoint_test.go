@@ -66,8 +66,10 @@ func (c *talk) may(me conntrack.Side) (say []func()) {
 	say = append(say, func() { l.say(me, c, pptp.SetLinkInfo, 0, c.sees[me], 0) })
 	if me == pac {
 		say = append(say,
-			func() { l.say(me, c, pptp.WANErrorNotify, 0, c.sees[me], 0) },
-			func() { c.notify(me) })
+			func() { l.say(me, c, pptp.WANErrorNotify, 0, c.sees[me], 0) })
+		if kinds := c.decidable(me); len(kinds) > 0 {
+			say = append(say, func() { c.notify(me, kinds) })
+		}
 	}
 	if me == pac && c.incoming && !c.connected {
 		say = append(say, func() { c.connected = true; l.say(me, c, pptp.IncomingCallConnected, 0, c.sees[me], 0) })
@@ -139,37 +141,39 @@ func (c *talk) clear(me conntrack.Side) {
 	c.line.say(me, c, pptp.CallClearRequest, c.own[me], 0, 0)
 }
 
-// notify ends the call. The PAC may write its own ID, or the PNS's, or that with its
-// bytes swapped.
-func (c *talk) notify(me conntrack.Side) {
-	forms := map[byte]pptp.CallID{0: c.own[me], 1: c.sees[me], 2: c.sees[me].Swap()}
-	kinds := []byte{0}
-	for _, kind := range []byte{1, 2} {
-		if c.decidable(me, forms[kind], kind == 2) {
-			kinds = append(kinds, kind)
-		}
-	}
-	c.over, c.free[me] = true, true
-	kind := rapid.SampledFrom(kinds).Draw(c.line.world.rt, "form")
-	c.line.say(me, c, pptp.CallDisconnectNotify, forms[kind], 0, kind)
-	c.notified = len(c.line.ways[me].said)
+// notifies are the IDs that a PAC may write into the notify that ends the call: its own, or the
+// PNS's, or that with its bytes swapped.
+func (c *talk) notifies(me conntrack.Side) [3]pptp.CallID {
+	return [...]pptp.CallID{c.own[me], c.sees[me], c.sees[me].Swap()}
 }
 
-// decidable reports whether an ID that is not the sender's own tells by its first
-// byte alone whose it is: that may be all that a segment has of it.
-func (c *talk) decidable(me conntrack.Side, id pptp.CallID, swapped bool) bool {
-	for _, o := range c.line.world.talks {
-		if o.line != c.line {
-			continue
+// decidable returns which of these tell by their first byte alone whose they are: that may be
+// all that a segment has of one. Any call with an ID that begins like it may be the one that is
+// being cleared when the notify arrives, and then is taken to be meant.
+func (c *talk) decidable(me conntrack.Side) (kinds []byte) {
+	for kind, id := range c.notifies(me) {
+		alone := true
+		for _, o := range c.line.world.talks {
+			for form, other := range o.notifies(me) {
+				known := form == 0 && o.has[me] || form > 0 && o.heard[me]
+				if o.line == c.line && known && other.High() == id.High() && (form != kind || kind == 2 && o != c) {
+					alone = false
+				}
+			}
 		}
-		if o.has[me] && o.own[me].High() == id.High() {
-			return false
-		}
-		if swapped && o.heard[me] && (o.sees[me].High() == id.High() || o != c && o.sees[me].Low() == id.High()) {
-			return false
+		if alone {
+			kinds = append(kinds, byte(kind))
 		}
 	}
-	return true
+	return kinds
+}
+
+// notify ends the call.
+func (c *talk) notify(me conntrack.Side, kinds []byte) {
+	c.over, c.free[me] = true, true
+	kind := rapid.SampledFrom(kinds).Draw(c.line.world.rt, "form")
+	c.line.say(me, c, pptp.CallDisconnectNotify, c.notifies(me)[kind], 0, kind)
+	c.notified = len(c.line.ways[me].said)
 }
 
 // say adds a message to what an end wants to be sent. Its last two bytes, which

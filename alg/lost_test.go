@@ -113,9 +113,9 @@ func TestFINAfterARestart(t *testing.T) {
 	}
 }
 
-// TestClosedInConntrack: what the editor has seen of FINs outranks conntrack, which believes
-// any in its window; but not its word of a RST, nor of what ended before a restart, unless it
-// said so to the editor before as well.
+// TestClosedInConntrack: what the editor has seen outranks conntrack, which believes any FIN
+// in its window; but not its word of a RST where the streams are not known, nor of what ended
+// before a restart, unless it said so to the editor before as well.
 func TestClosedInConntrack(t *testing.T) {
 	closed := func(w *wire) conntrack.Connection {
 		c := w.conn
@@ -126,6 +126,14 @@ func TestClosedInConntrack(t *testing.T) {
 		w := newRig(t).masqueraded(insideAddr).handshake()
 		w.outgoing(7, 9)
 		w.segment(client, fin, w.seq[0], nil)
+		return w
+	}
+	unread := func(t *testing.T) *wire {
+		w := half(t)
+		for range 5 {
+			w.segment(server, packet.ACK, w.seq[1].Add(100), []byte{0})
+			w.now = w.now.Add(time.Second)
+		}
 		return w
 	}
 	heard := func(t *testing.T) *wire {
@@ -140,7 +148,7 @@ func TestClosedInConntrack(t *testing.T) {
 		stays bool
 	}{
 		{"a FIN of one end", half, false, true},
-		{"a FIN of one end, and a RST", half, true, false},
+		{"a FIN of one end, and a RST", half, true, true},
 		{"after a restart", restored, false, false},
 		{"after a restart, when something of it was seen", heard, false, true},
 		{"after a restart, when something of it was seen, and a RST", heard, true, false},
@@ -163,14 +171,8 @@ func TestClosedInConntrack(t *testing.T) {
 			w.segment(server, packet.ACK, w.seq[1].Add(100), []byte{0})
 			return w
 		}, false, true},
-		{"with bytes that were let go unread", func(t *testing.T) *wire {
-			w := half(t)
-			for range 5 {
-				w.segment(server, packet.ACK, w.seq[1].Add(100), []byte{0})
-				w.now = w.now.Add(time.Second)
-			}
-			return w
-		}, false, true},
+		{"with bytes that were let go unread", unread, false, true},
+		{"with bytes that were let go unread, and a RST", unread, true, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -66,9 +66,10 @@ func testSoak(t *testing.T, path daemon.DataPath) {
 	// The second half spares the daemon's life, so that what it loses shows.
 	before := g.footprint()
 	tried, calls := s.tried.Load(), s.calls.Load()
+	t.Logf("under violence: %v", s.unborn.take())
 	s.round(t, *soakTime/4, s.trouble, false)
 	tried, calls = s.tried.Load()-tried, s.calls.Load()-calls
-	t.Logf("%d of %d calls were established while the daemon lived", calls, tried)
+	t.Logf("%d of %d calls were established while the daemon lived; the others: %v", calls, tried, s.unborn.take())
 	if calls < tried*3/4 {
 		t.Errorf("of %d calls that were dialled while the daemon lived, only %d were established", tried, calls)
 	}
@@ -118,8 +119,10 @@ type soak struct {
 	events         string // file of the calls' events, of all daemons
 	calls, packets atomic.Int64
 	tried          atomic.Int64 // calls that were dialled
+	unborn         reasons      // why others were not established
 	flushes        atomic.Int64 // counted twice each
-	broken         atomic.Int64 // control connections that a flush broke
+	deaths         atomic.Int64 // of daemons
+	broken         atomic.Int64 // control connections that a flush broke, or a flush, a death and a lie together
 	down           atomic.Bool  // no daemon edits
 	outage         atomic.Int64 // for how long that was so, in all
 }
@@ -241,6 +244,7 @@ func (s *soak) violence() {
 func (s *soak) replace() {
 	began := time.Now()
 	s.down.Store(true)
+	s.deaths.Add(1)
 	s.g.kill()
 	s.start()
 	s.outage.Add(int64(time.Since(began)))
@@ -302,26 +306,29 @@ func (g *gateway) conntrack(args ...string) {
 // the ways that clients go. What fails before the call has carried a packet is the
 // trouble's doing.
 func (s *soak) live(h *lab.Host) error {
-	flushes := s.flushes.Load()
+	flushes, deaths := s.flushes.Load(), s.deaths.Load()
 	s.tried.Add(1)
 	ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
 	defer cancel()
 	c, err := lab.StartClient(ctx, h, s.g.Outside[0].Addr)
 	if err != nil {
-		return nil
+		return s.again("start", err)
 	}
 	defer c.Close()
 	own := pptp.CallID(rand.IntN(4) * 7)
 	call, err := c.Call(own)
-	if err != nil || call.Exchange([]byte("first"), 300*time.Millisecond) != nil {
-		return nil
+	if err != nil {
+		return s.again("call", err)
+	}
+	if err := call.Exchange([]byte("first"), 300*time.Millisecond); err != nil {
+		return s.again("first packet", err)
 	}
 	s.calls.Add(1)
 	err = s.use(c, call, h.Name)
 	switch {
 	case errors.Is(err, errGivenUp):
 		return nil
-	case err != nil && s.flushes.Load() != flushes && !alive(c):
+	case err != nil && s.flushes.Load() != flushes && (s.deaths.Load() != deaths || !alive(c)):
 		s.broken.Add(1)
 		return nil
 	case err != nil:
@@ -335,6 +342,37 @@ func (s *soak) live(h *lab.Host) error {
 	case 2:
 		_ = c.Send(lab.NewCallClearRequest(own), lab.NewStopRequest())
 	}
+	return nil
+}
+
+// reasons counts errors by what was tried.
+type reasons struct {
+	mu    sync.Mutex
+	count map[string]int
+}
+
+func (r *reasons) add(what string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.count == nil {
+		r.count = make(map[string]int)
+	}
+	r.count[what+": "+err.Error()]++
+}
+
+// take returns the counts, and begins anew.
+func (r *reasons) take() map[string]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was := r.count
+	r.count = nil
+	return was
+}
+
+// again notes why a call was not established, and waits a moment, as clients do.
+func (s *soak) again(what string, err error) error {
+	s.unborn.add(what, err)
+	time.Sleep(100 * time.Millisecond)
 	return nil
 }
 
