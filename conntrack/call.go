@@ -78,11 +78,12 @@ func (c Cause) String() string {
 type Call struct {
 	control *Control
 	number  uint64
-	client  *client   // who requested it
+	client  *client   // of payer
 	since   time.Time // of the request
 	legs    [2]leg    // by Side
 	index   int32     // in control.calls, -1 once it is forgotten
 	asker   Side      // who requested it
+	payer   Side      // who is charged with it
 	pns     Side
 	state   State
 	dirty   bool // its Record has changed

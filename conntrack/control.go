@@ -169,19 +169,25 @@ func (c *Control) refuse(requester Side, public pptp.CallID, now time.Time) bool
 
 // adopt opens a call whose request passed before the connection was watched, and so was
 // not translated either: if the requester's ID is nobody else's. That the requester has
-// asked is the replier's word alone, so it has no say in the calls of other connections.
+// asked is the replier's word alone, so it has no say in the calls of other connections, and
+// the call is charged to the replier; but a requester that has as many calls as it may have
+// gets no more in this way.
 func (c *Control) adopt(requester Side, r Reply, now time.Time) *Call {
-	if !r.Adopt || c.table.leaving[c.connection.leaving(requester, r.Peer)] > 0 {
+	replier := requester.Other()
+	if !r.Adopt || c.table.leaving[c.connection.leaving(requester, r.Peer)] > 0 || c.full(requester) || c.admit(replier) != NoneRefused {
 		return nil
 	}
 	halfRead := c.take(requester)
 	defer func() { c.pending[requester] = halfRead }()
 	c.promiseSame(requester, r.Peer.High())
 	public, ok := c.Assign(requester, r.Peer, nil)
-	if !ok || public != r.Peer || !c.Request(requester, r.PNS, r.Peer, now) {
-		c.Abandon(requester)
+	a, _ := c.assigned(requester, r.Peer)
+	if !ok || public != r.Peer {
+		c.release(requester, &a)
+		c.dismiss(replier)
 		return nil
 	}
+	c.enlist(requester, replier, r.PNS, a, now)
 	return c.leg(requester, r.Peer).call
 }
 

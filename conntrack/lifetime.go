@@ -12,18 +12,23 @@ func (c *Control) open(requester, pns Side, a assignment, now time.Time) bool {
 		c.release(requester, &a)
 		return false
 	}
-	c.table.admitted--
-	call := c.add(requester, pns, now)
-	c.table.note(Change{Kind: Opened, Call: call.number})
-	c.table.attach(call, requester, a, now)
+	c.enlist(requester, requester, pns, a, now)
 	return true
 }
 
+// enlist enters a call that payer was admitted for.
+func (c *Control) enlist(requester, payer, pns Side, a assignment, now time.Time) {
+	c.table.admitted--
+	call := c.add(requester, payer, pns, now)
+	c.table.note(Change{Kind: Opened, Call: call.number})
+	c.table.attach(call, requester, a, now)
+}
+
 // add enters a call without legs.
-func (c *Control) add(requester, pns Side, since time.Time) *Call {
+func (c *Control) add(requester, payer, pns Side, since time.Time) *Call {
 	c.table.opened++
-	call := &Call{control: c, number: c.table.opened, asker: requester, pns: pns, since: since}
-	call.client = c.table.client(c.connection.address(requester))
+	call := &Call{control: c, number: c.table.opened, asker: requester, payer: payer, pns: pns, since: since}
+	call.client = c.table.client(c.connection.address(payer))
 	c.enter(call)
 	return call
 }

@@ -77,7 +77,7 @@ func (c *Control) admit(s Side) Refusal {
 	switch {
 	case t.calls >= t.cfg.Calls:
 		return TooManyCalls
-	case cl.calls >= t.cfg.CallsPerClient:
+	case c.full(s):
 		return TooManyOfClient
 	case cl.tokens < 1:
 		return TooFast
@@ -87,6 +87,11 @@ func (c *Control) admit(s Side) Refusal {
 	t.calls++
 	t.admitted++
 	return NoneRefused
+}
+
+// full reports whether an end is charged with as many calls as it may have.
+func (c *Control) full(s Side) bool {
+	return c.table.client(c.connection.address(s)).calls >= c.table.cfg.CallsPerClient
 }
 
 // dismiss gives up a call that was admitted and not opened.

@@ -37,6 +37,44 @@ func TestOneDoor(t *testing.T) {
 	}
 }
 
+// TestAdoptedIsCharged to who says that the other has asked, before and after a restart.
+func TestAdoptedIsCharged(t *testing.T) {
+	cfg := testConfig(time.Minute)
+	cfg.CallsPerClient = 3
+	tab := New(cfg)
+	c := tab.Open(masqueraded(inside(1), 1))
+	adopted := func(c *Control) (n int) {
+		for id := range pptp.CallID(6) {
+			if answer(c, 100+id, id, true) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := adopted(c); n != 3 {
+		t.Errorf("%d calls are adopted, 3 are the server's limit", n)
+	}
+	if n := adopted(tab.Open(masqueraded(inside(2), 2))); n != 0 {
+		t.Errorf("%d calls are adopted beyond the server's limit", n)
+	}
+	again := New(cfg)
+	d := again.Open(c.Connection())
+	for _, r := range c.Records(nil) {
+		d.Resume(r, epoch)
+	}
+	if n := adopted(again.Open(masqueraded(inside(2), 2))); n != 0 {
+		t.Errorf("after a restart %d calls are adopted beyond the server's limit", n)
+	}
+	for id := range pptp.CallID(3) {
+		if _, ok := d.Translate(Initiator, Requests, 50+id, nil); !ok || !d.Request(Initiator, Initiator, 50+id, epoch) {
+			t.Errorf("the client's own call %d is refused", id)
+		}
+	}
+	if answer(d, 300, 40, true) {
+		t.Error("a client at its limit gets a call by the server's word")
+	}
+}
+
 // TestHalfReadRequestsCount: requests that are admitted and not yet whole count, and no
 // longer once they are given up.
 func TestHalfReadRequestsCount(t *testing.T) {

@@ -12,7 +12,8 @@ type Record struct {
 	Number     uint64 // the call's, see View
 	Connection Connection
 	PNS        Side
-	Asker      Side // who requested it, and is charged with it
+	Asker      Side // who requested it
+	Payer      Side // who is charged with it: the asker, or whose word alone it is that it was asked for
 	State      State
 	Since      time.Time
 	Legs       [2]LegRecord // by Side
@@ -31,7 +32,7 @@ type Keep struct {
 }
 
 func (c *Call) record() Record {
-	r := Record{Number: c.number, Connection: c.control.Connection(), PNS: c.pns, Asker: c.asker, State: c.state, Since: c.since}
+	r := Record{Number: c.number, Connection: c.control.Connection(), PNS: c.pns, Asker: c.asker, Payer: c.payer, State: c.state, Since: c.since}
 	for s := range c.legs {
 		r.Legs[s] = LegRecord{Known: c.legs[s].known, Own: c.legs[s].own, Public: c.legs[s].public}
 	}
@@ -76,7 +77,7 @@ func (c *Control) Resume(r Record, now time.Time) bool {
 			return false
 		}
 	}
-	call := c.add(r.Asker, r.PNS, r.Since)
+	call := c.add(r.Asker, r.Payer, r.PNS, r.Since)
 	call.number = r.Number
 	c.table.opened = max(c.table.opened, r.Number)
 	call.client.calls++

@@ -19,7 +19,7 @@ var at = time.Unix(1_800_000_000, 42)
 func record(number uint64) conntrack.Record {
 	n := byte(number)
 	return conntrack.Record{
-		Number: number, PNS: conntrack.Responder, Asker: conntrack.Side(n & 1), State: conntrack.Established, Since: at,
+		Number: number, PNS: conntrack.Responder, Asker: conntrack.Side(n & 1), Payer: conntrack.Side(n >> 1 & 1), State: conntrack.Established, Since: at,
 		Connection: conntrack.Connection{
 			Original: conntrack.Tuple{Src: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, n}), 4000), Dst: netip.MustParseAddrPort("203.0.113.9:1723")},
 			Reply:    conntrack.Tuple{Src: netip.MustParseAddrPort("203.0.113.9:1723"), Dst: netip.MustParseAddrPort("198.51.100.1:65535")},

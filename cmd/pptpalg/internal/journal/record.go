@@ -42,6 +42,7 @@ const (
 	pnsBit      = 1 << 0 // the PNS is the responder
 	disputedBit = 1 << 1 // conntrack says that the connection has ended
 	askerBit    = 1 << 2 // the responder requested the call
+	payerBit    = 1 << 3 // the responder is charged with it
 )
 
 func flag(set bool, bit byte) byte {
@@ -52,7 +53,11 @@ func flag(set bool, bit byte) byte {
 }
 
 func sides(r *conntrack.Record) byte {
-	return flag(r.PNS == conntrack.Responder, pnsBit) | flag(r.Asker == conntrack.Responder, askerBit) | flag(r.Connection.Closing, disputedBit)
+	b := flag(r.Connection.Closing, disputedBit)
+	for bit, s := range map[byte]conntrack.Side{pnsBit: r.PNS, askerBit: r.Asker, payerBit: r.Payer} {
+		b |= flag(s == conntrack.Responder, bit)
+	}
+	return b
 }
 
 func sideOf(bit byte) conntrack.Side {
@@ -137,7 +142,8 @@ func decodeKept(p []byte) (conntrack.Record, error) {
 	r.Connection.Zone = f.uint16()
 	r.Connection.Mark = f.uint32()
 	side := f.uint8()
-	r.PNS, r.Asker, r.Connection.Closing = sideOf(side&pnsBit), sideOf(side&askerBit), side&disputedBit != 0
+	r.PNS, r.Asker, r.Payer = sideOf(side&pnsBit), sideOf(side&askerBit), sideOf(side&payerBit)
+	r.Connection.Closing = side&disputedBit != 0
 	r.State = conntrack.State(f.uint8())
 	r.Since = time.Unix(0, int64(f.uint64()))
 	for s := range r.Legs {
