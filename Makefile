@@ -74,7 +74,7 @@ lint:
 	./.ci/arrows
 
 race: packages-race
-	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -short -p 1 -count=1 -timeout 30m $$($(GO) list ./... | grep -v -e '^pptpalg/cmd/package$$' -e '^pptpalg/cmd/bench' -e '/preflight$$')
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -short -p 1 -count=1 -timeout 30m $$($(GO) list ./... | grep -v -e '^pptpalg/cmd/package$$' -e '^pptpalg/cmd/bench' -e '/check$$')
 
 soak: packages-test
 	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -run '^TestSoak$$' -timeout 2h ./cmd/pptpalg -soak $(SOAK) -v
@@ -83,7 +83,7 @@ fuzz:
 	./.ci/fuzz $(FUZZTIME)
 
 mutants:
-	$(GO) run ./cmd/mutants -n $(MUTANTS) -seed $(SEED) ./conntrack ./alg ./alg/stream ./alg/pptp ./alg/packet ./alg/gre ./alg/datapath
+	$(GO) run ./cmd/mutants -n $(MUTANTS) -seed $(SEED) ./alg/calls ./alg ./alg/stream ./alg/pptp ./alg/packet ./alg/gre
 
 bench: packages-bench build
 	CGO_ENABLED=0 $(GO) build -o bin/bench ./cmd/bench

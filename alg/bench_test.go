@@ -10,21 +10,21 @@ import (
 	"testing"
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // many opens so many calls, each on a connection of its own, from 200 clients.
 func many(b *testing.B, n int) *rig {
-	cfg := conntrack.DefaultConfig()
+	cfg := calls.DefaultConfig()
 	cfg.Requests = n
 	r := newRig(b)
-	r.table = conntrack.New(cfg)
+	r.table = calls.New(cfg)
 	r.ed = NewEditor(r.table, DefaultConnections)
 	for i := range n {
 		server := netip.AddrFrom4([4]byte{203, 0, 113, byte(i % 4)})
-		c := conntrack.Connection{
+		c := calls.Connection{
 			Original: tuple(netip.AddrFrom4([4]byte{10, 0, 0, byte(i % 200)}), uint16(1024+i/200), server, 1723),
 			Reply:    tuple(server, 1723, gatewayAddr, uint16(1024+i)),
 		}
@@ -129,7 +129,7 @@ func BenchmarkEdit(b *testing.B) {
 // a packet waits for one of them.
 func BenchmarkSweep(b *testing.B) {
 	r := many(b, 50_000)
-	var live []conntrack.Connection
+	var live []calls.Connection
 	for _, d := range r.ed.all {
 		live = append(live, d.control.Connection())
 	}
@@ -150,9 +150,9 @@ func BenchmarkSweep(b *testing.B) {
 }
 
 // compare takes the steps of a comparison and returns how many slices that were.
-func compare(e *Editor, live []conntrack.Connection, most int, now time.Time) (slices int) {
+func compare(e *Editor, live []calls.Connection, most int, now time.Time) (slices int) {
 	c := e.Compare(now)
-	records := make([]conntrack.Record, 0, e.table.Calls())
+	records := make([]calls.Record, 0, e.table.Calls())
 	steps := []func() (more bool){
 		func() bool {
 			n := min(most, len(live))

@@ -3,7 +3,7 @@ package alg
 import (
 	"time"
 
-	"pptpalg/conntrack"
+	"pptpalg/alg/calls"
 )
 
 // Comparison is one comparison of the connections on record with those that the kernel's
@@ -34,7 +34,7 @@ func (e *Editor) Compare(asked time.Time) *Comparison {
 
 // Standing appends the connections that live to known, and their calls to records. It
 // is for those who ask conntrack for these; who has a list of all it has can go without.
-func (c *Comparison) Standing(most int, known []conntrack.Connection, records []conntrack.Record) (_ []conntrack.Connection, _ []conntrack.Record, more bool) {
+func (c *Comparison) Standing(most int, known []calls.Connection, records []calls.Record) (_ []calls.Connection, _ []calls.Record, more bool) {
 	more = c.walk(&c.standing, most, func(d *dialogue) {
 		if !d.over {
 			known = append(known, d.control.Connection())
@@ -45,7 +45,7 @@ func (c *Comparison) Standing(most int, known []conntrack.Connection, records []
 }
 
 // Found takes note of connections that conntrack has, some of them or all.
-func (c *Comparison) Found(live []conntrack.Connection) {
+func (c *Comparison) Found(live []calls.Connection) {
 	for i := range live {
 		if d := c.record(&live[i]); d != nil {
 			d.shown(&live[i], c.pass)
@@ -54,9 +54,9 @@ func (c *Comparison) Found(live []conntrack.Connection) {
 }
 
 // record returns the record of the connection that has a connection's original tuple.
-func (c *Comparison) record(conn *conntrack.Connection) *dialogue {
+func (c *Comparison) record(conn *calls.Connection) *dialogue {
 	s := c.ed.senders[keyOf(conn.Original.Src, conn.Original.Dst)]
-	if s.side != conntrack.Initiator {
+	if s.side != calls.Initiator {
 		return nil
 	}
 	return s.dialogue
@@ -64,7 +64,7 @@ func (c *Comparison) record(conn *conntrack.Connection) *dialogue {
 
 // shown takes note of an entry that has the connection's original tuple. In zones there may
 // be several.
-func (d *dialogue) shown(c *conntrack.Connection, pass uint32) {
+func (d *dialogue) shown(c *calls.Connection, pass uint32) {
 	if d.found != pass {
 		d.found, d.alive = pass, false
 	}
@@ -107,16 +107,16 @@ func (c *Comparison) gone(d *dialogue) bool {
 // Lost is a control connection that conntrack does not have any more, although its
 // end was not seen.
 type Lost struct {
-	Connection conntrack.Connection
-	Calls      []conntrack.Record
+	Connection calls.Connection
+	Calls      []calls.Record
 	Unseen     bool // Restore took it up, and nothing was seen of it since: it may have ended before
 	Again      bool // the comparison before has missed it as well
 }
 
 // Witness tells what the editor does not see.
 type Witness struct {
-	Moved    func(conntrack.Record) time.Time // when GRE of a call was last seen to flow; zero if nobody counts it
-	Homeless func(conntrack.Connection) bool  // whether the address that NAT gave to an end is gone for good
+	Moved    func(calls.Record) time.Time // when GRE of a call was last seen to flow; zero if nobody counts it
+	Homeless func(calls.Connection) bool  // whether the address that NAT gave to an end is gone for good
 }
 
 // Missing returns the connections with calls that Sweep will end as lost, for want of an
@@ -158,7 +158,7 @@ func (c *Comparison) Keep(l *Lost) {
 // Sweep ends the connections that conntrack no longer has as they were, or has as closed,
 // and forgets those that have ended long ago. With its last slice it lets time pass
 // in the call table. The changes are valid until the editor is used again.
-func (c *Comparison) Sweep(most int, now time.Time) (changes []conntrack.Change, more bool) {
+func (c *Comparison) Sweep(most int, now time.Time) (changes []calls.Change, more bool) {
 	at := c.ed.since(now)
 	more = c.walk(&c.sweep, most, func(d *dialogue) {
 		if d.opened < c.asked && !(d.found == c.pass && d.alive) {
@@ -174,27 +174,27 @@ func (c *Comparison) Sweep(most int, now time.Time) (changes []conntrack.Change,
 }
 
 // ending is why a connection ends that conntrack does not have as it was.
-func (d *dialogue) ending() conntrack.Cause {
+func (d *dialogue) ending() calls.Cause {
 	if d.closing || !d.control.Busy() {
-		return conntrack.Expired
+		return calls.Expired
 	}
-	return conntrack.Lost
+	return calls.Lost
 }
 
 // EndIdle ends the calls on connections that have been silent since a time, if GRE
 // has been as silent: silent tells. The changes are valid until the editor is used again.
-func (c *Comparison) EndIdle(most int, since time.Time, silent func(conntrack.Record) bool, now time.Time) (changes []conntrack.Change, more bool) {
+func (c *Comparison) EndIdle(most int, since time.Time, silent func(calls.Record) bool, now time.Time) (changes []calls.Change, more bool) {
 	at := c.ed.since(since)
 	more = c.walk(&c.idle, most, func(d *dialogue) {
 		if !d.over && d.heard < at {
-			d.control.EndIf(silent, conntrack.Idle, now)
+			d.control.EndIf(silent, calls.Idle, now)
 		}
 	})
 	return c.ed.table.Changes(), more
 }
 
 // Records appends the calls to records that a restart is to find.
-func (c *Comparison) Records(most int, records []conntrack.Record) (_ []conntrack.Record, more bool) {
+func (c *Comparison) Records(most int, records []calls.Record) (_ []calls.Record, more bool) {
 	more = c.walk(&c.records, most, func(d *dialogue) {
 		if !d.over {
 			records = d.control.Records(records)
@@ -205,7 +205,7 @@ func (c *Comparison) Records(most int, records []conntrack.Record) (_ []conntrac
 
 // Sweep is Comparison.Sweep in one slice. live is what conntrack had at a time
 // not before asked.
-func (e *Editor) Sweep(live []conntrack.Connection, asked, now time.Time) []conntrack.Change {
+func (e *Editor) Sweep(live []calls.Connection, asked, now time.Time) []calls.Change {
 	c := e.Compare(asked)
 	c.Found(live)
 	changes, _ := c.Sweep(len(e.all), now)

@@ -8,32 +8,32 @@ import (
 
 	"pgregory.net/rapid"
 
-	"pptpalg/conntrack"
+	"pptpalg/alg/calls"
 )
 
 // TestCompare: a comparison in slices, with packets between them, ends the connections that
 // conntrack does not have as they were, and no others.
 func TestCompare(t *testing.T) {
-	elsewhere := func(c conntrack.Connection) conntrack.Connection {
+	elsewhere := func(c calls.Connection) calls.Connection {
 		c.Reply.Dst = netip.AddrPortFrom(gatewayAddr, 9)
 		return c
 	}
-	closing := func(c conntrack.Connection) conntrack.Connection { c.Closing = true; return c }
-	reset := func(c conntrack.Connection) conntrack.Connection { c.Closing, c.Reset = true, true; return c }
-	same := func(c conntrack.Connection) conntrack.Connection { return c }
+	closing := func(c calls.Connection) calls.Connection { c.Closing = true; return c }
+	reset := func(c calls.Connection) calls.Connection { c.Closing, c.Reset = true, true; return c }
+	same := func(c calls.Connection) calls.Connection { return c }
 	tests := []struct {
 		name    string
-		live    []func(conntrack.Connection) conntrack.Connection // what conntrack has of its tuple
+		live    []func(calls.Connection) calls.Connection // what conntrack has of its tuple
 		missing bool
 		ends    bool
 	}{
-		{"as it was", []func(conntrack.Connection) conntrack.Connection{same}, false, false},
+		{"as it was", []func(calls.Connection) calls.Connection{same}, false, false},
 		{"gone", nil, true, true},
-		{"closing, and the editor has seen no FIN", []func(conntrack.Connection) conntrack.Connection{closing}, false, false},
-		{"reset, and the editor has seen no RST", []func(conntrack.Connection) conntrack.Connection{reset}, false, false},
-		{"translated in another way", []func(conntrack.Connection) conntrack.Connection{elsewhere}, false, true},
-		{"in two zones", []func(conntrack.Connection) conntrack.Connection{same, elsewhere}, false, false},
-		{"in two zones, the other first", []func(conntrack.Connection) conntrack.Connection{elsewhere, same}, false, false},
+		{"closing, and the editor has seen no FIN", []func(calls.Connection) calls.Connection{closing}, false, false},
+		{"reset, and the editor has seen no RST", []func(calls.Connection) calls.Connection{reset}, false, false},
+		{"translated in another way", []func(calls.Connection) calls.Connection{elsewhere}, false, true},
+		{"in two zones", []func(calls.Connection) calls.Connection{same, elsewhere}, false, false},
+		{"in two zones, the other first", []func(calls.Connection) calls.Connection{elsewhere, same}, false, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -43,13 +43,13 @@ func TestCompare(t *testing.T) {
 			asked := r.now.Add(time.Second)
 			c := r.ed.Compare(asked)
 			for _, as := range tt.live {
-				c.Found([]conntrack.Connection{as(w.conn)})
+				c.Found([]calls.Connection{as(w.conn)})
 			}
 			if lost, more := c.Missing(10, nobody, asked); len(lost) == 1 != tt.missing || more {
 				t.Errorf("missing: %v", lost)
 			}
 			changes, more := c.Sweep(10, asked)
-			ended := slices.ContainsFunc(changes, func(c conntrack.Change) bool { return c.Kind == conntrack.Closed })
+			ended := slices.ContainsFunc(changes, func(c calls.Change) bool { return c.Kind == calls.Closed })
 			if ended != tt.ends || more {
 				t.Errorf("ended: %v, more %v", ended, more)
 			}
@@ -69,8 +69,8 @@ func TestSlices(t *testing.T) {
 	}
 	later := r.now.Add(time.Hour)
 	c := r.ed.Compare(later)
-	var known []conntrack.Connection
-	var records, kept []conntrack.Record
+	var known []calls.Connection
+	var records, kept []calls.Record
 	ended := 0
 	for _, tt := range []struct {
 		name string
@@ -80,9 +80,9 @@ func TestSlices(t *testing.T) {
 		{"standing", func() (more bool) { known, records, more = c.Standing(2, known, records); return }, func() int { return min(len(known), len(records)) }},
 		{"records", func() (more bool) { kept, more = c.Records(2, kept); return }, func() int { return len(kept) }},
 		{"idle", func() bool {
-			changes, more := c.EndIdle(2, later, func(conntrack.Record) bool { return true }, later)
+			changes, more := c.EndIdle(2, later, func(calls.Record) bool { return true }, later)
 			for _, change := range changes {
-				if change.Kind == conntrack.Closed && change.Cause == conntrack.Idle {
+				if change.Kind == calls.Closed && change.Cause == calls.Idle {
 					ended++
 				}
 			}
@@ -120,8 +120,8 @@ func TestMissingHasCalls(t *testing.T) {
 func TestCompareInSlices(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r := newRig(t)
-		var kept []conntrack.Connection
-		alive := map[conntrack.Tuple]bool{}
+		var kept []calls.Connection
+		alive := map[calls.Tuple]bool{}
 		open := func() *wire {
 			w := r.masqueraded(insideHost(r.wires))
 			alive[w.conn.Original] = true
@@ -149,7 +149,7 @@ func TestCompareInSlices(t *testing.T) {
 				if len(wires) > 0 {
 					w := rapid.SampledFrom(wires).Draw(rt, "which")
 					if s, known := r.ed.senders[keyOf(w.conn.Original.Src, w.conn.Original.Dst)]; known {
-						r.ed.end(s.dialogue, conntrack.Reset, r.now)
+						r.ed.end(s.dialogue, calls.Reset, r.now)
 						r.ed.remove(s.dialogue)
 						delete(alive, w.conn.Original)
 					}
@@ -167,12 +167,12 @@ func TestCompareInSlices(t *testing.T) {
 
 // TestOpenedMeanwhile: conntrack's list is no word about a connection that is as new.
 func TestOpenedMeanwhile(t *testing.T) {
-	for after, calls := range map[time.Duration]int{0: 1, 1: 0} {
+	for after, all := range map[time.Duration]int{0: 1, 1: 0} {
 		w := newRig(t).masqueraded(insideAddr).handshake()
 		w.outgoing(7, 9)
 		w.ed.Sweep(nil, w.now.Add(after), w.now.Add(time.Second))
-		if w.table.Calls() != calls {
-			t.Errorf("asked %v after it was opened: %d calls, want %d", after, w.table.Calls(), calls)
+		if w.table.Calls() != all {
+			t.Errorf("asked %v after it was opened: %d calls, want %d", after, w.table.Calls(), all)
 		}
 	}
 }

@@ -7,9 +7,9 @@ import (
 
 	"pgregory.net/rapid"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // TestConversations is the editor's promise to honest peers. On two connections that
@@ -51,7 +51,7 @@ func insideHost(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byt
 func (r *rig) hairpinned(client, server netip.Addr) *wire {
 	r.wires++
 	port := uint16(40000 + r.wires)
-	return r.connect(conntrack.Connection{
+	return r.connect(calls.Connection{
 		Original: tuple(client, port, netip.MustParseAddr("198.51.100.2"), 1723),
 		Reply:    tuple(server, 1723, gatewayAddr, port),
 	})
@@ -82,7 +82,7 @@ func newWorld(t *testing.T, rt *rapid.T, connect func(r *rig, i int) *wire) *wor
 	for i := range 2 {
 		l := newLine(w, connect(w.rig, i).handshake())
 		w.lines = append(w.lines, l)
-		for _, s := range []conntrack.Side{client, server} {
+		for _, s := range []calls.Side{client, server} {
 			if w.crowded && l.conn.Endpoint(s).Translated() {
 				w.crowd(l.conn, s)
 			}
@@ -93,12 +93,12 @@ func newWorld(t *testing.T, rt *rapid.T, connect func(r *rig, i int) *wire) *wor
 
 // crowd takes most public IDs of an end that begin like one of its own, so that
 // translations begin otherwise.
-func (w *world) crowd(c conntrack.Connection, s conntrack.Side) {
+func (w *world) crowd(c calls.Connection, s calls.Side) {
 	for _, high := range []pptp.CallID{0, 1, 7} {
 		for low := range pptp.CallID(254) {
-			w.table.Rest(conntrack.Resting{
+			w.table.Rest(calls.Resting{
 				Public: c.Endpoint(s).Public, Peer: c.Endpoint(s.Other()).Address,
-				ID: high<<8 | low, Until: w.now.Add(conntrack.DefaultConfig().Rest),
+				ID: high<<8 | low, Until: w.now.Add(calls.DefaultConfig().Rest),
 			}, w.now)
 		}
 	}
@@ -107,7 +107,7 @@ func (w *world) crowd(c conntrack.Connection, s conntrack.Side) {
 // step lets one thing happen on one connection.
 func (w *world) step() {
 	l := rapid.SampledFrom(w.lines).Draw(w.rt, "line")
-	from := rapid.SampledFrom([]conntrack.Side{client, server}).Draw(w.rt, "side")
+	from := rapid.SampledFrom([]calls.Side{client, server}).Draw(w.rt, "side")
 	switch rapid.SampledFrom([]string{"speak", "send", "send", "send again", "skip", "arrive", "arrive"}).Draw(w.rt, "step") {
 	case "speak":
 		l.speak(from)
@@ -132,7 +132,7 @@ func (w *world) finish() {
 	for _, l := range w.lines {
 		l.send(client, 0, len(l.ways[client].said))
 		l.send(server, 0, len(l.ways[server].said))
-		for _, from := range []conntrack.Side{client, server} {
+		for _, from := range []calls.Side{client, server} {
 			l.segment(from, packet.FIN|packet.ACK, l.at(from, len(l.ways[from].said)), nil)
 			w.kernel.apply(l.last.Changes)
 		}
@@ -154,7 +154,7 @@ func (w *world) leaves() {
 	w.ed.Sweep(nil, w.now, w.now)
 	for i := range w.lines {
 		again := w.connect(w.rig, i).handshake()
-		for _, s := range []conntrack.Side{client, server} {
+		for _, s := range []calls.Side{client, server} {
 			id, _ := ids(again.say(s, message(pptp.OutgoingCallRequest, 0, 0, 0)))
 			if want := pptp.CallID(255 - i); again.conn.Endpoint(s).Translated() && id != want && id != 255 {
 				w.rt.Fatalf("the highest free ID is %v, want %v", id, want)
@@ -167,32 +167,32 @@ func (w *world) leaves() {
 // way out may be taken.
 type kernel struct {
 	rt      *rapid.T
-	in, out map[conntrack.Flow]conntrack.Flow
+	in, out map[calls.Flow]calls.Flow
 }
 
 func newKernel(rt *rapid.T) kernel {
-	return kernel{rt, map[conntrack.Flow]conntrack.Flow{}, map[conntrack.Flow]conntrack.Flow{}}
+	return kernel{rt, map[calls.Flow]calls.Flow{}, map[calls.Flow]calls.Flow{}}
 }
 
-func enters(f conntrack.Flow) conntrack.Flow {
-	return conntrack.Flow{Src: f.Src, Dst: f.Dst, Key: f.Key}
+func enters(f calls.Flow) calls.Flow {
+	return calls.Flow{Src: f.Src, Dst: f.Dst, Key: f.Key}
 }
 
-func leaves(f conntrack.Flow) conntrack.Flow {
-	return conntrack.Flow{NewSrc: f.NewSrc, NewDst: f.NewDst, NewKey: f.NewKey}
+func leaves(f calls.Flow) calls.Flow {
+	return calls.Flow{NewSrc: f.NewSrc, NewDst: f.NewDst, NewKey: f.NewKey}
 }
 
-func (k kernel) apply(changes []conntrack.Change) {
+func (k kernel) apply(changes []calls.Change) {
 	for _, c := range changes {
 		switch c.Kind {
-		case conntrack.Install:
-			for _, taken := range []conntrack.Flow{k.in[enters(c.Flow)], k.out[leaves(c.Flow)]} {
-				if taken != (conntrack.Flow{}) && taken != c.Flow {
+		case calls.Install:
+			for _, taken := range []calls.Flow{k.in[enters(c.Flow)], k.out[leaves(c.Flow)]} {
+				if taken != (calls.Flow{}) && taken != c.Flow {
 					k.rt.Fatalf("install %v, where %v is", c.Flow, taken)
 				}
 			}
 			k.in[enters(c.Flow)], k.out[leaves(c.Flow)] = c.Flow, c.Flow
-		case conntrack.Remove:
+		case calls.Remove:
 			if k.in[enters(c.Flow)] != c.Flow {
 				k.rt.Fatalf("remove %v, which is not there", c.Flow)
 			}

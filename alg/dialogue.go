@@ -3,14 +3,14 @@ package alg
 import (
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/stream"
-	"pptpalg/conntrack"
 )
 
 // dialogue is the record of one control connection.
 type dialogue struct {
-	control *conntrack.Control
+	control *calls.Control
 	halves  [2]half           // by the side that sends
 	links   [rolls]neighbours // where it stands in the rolls
 	opened  time.Duration     // times are since Editor.start
@@ -40,7 +40,7 @@ type half struct {
 	unsure bool // it has sent a FIN that is believed when its receiver has acknowledged it
 }
 
-func newDialogue(c conntrack.Connection, at time.Duration) *dialogue {
+func newDialogue(c calls.Connection, at time.Duration) *dialogue {
 	d := &dialogue{opened: at, heard: at}
 	switch {
 	case c.Helper != "":
@@ -56,14 +56,14 @@ func newDialogue(c conntrack.Connection, at time.Duration) *dialogue {
 
 // outdated reports whether the record is of an earlier connection than c: c is
 // translated in another way, or just being opened, or alive after the record's end.
-func (d *dialogue) outdated(c conntrack.Connection) bool {
+func (d *dialogue) outdated(c calls.Connection) bool {
 	return !d.control.Same(c) || c.Opening || d.over && !c.Closing
 }
 
 // greet takes note of a SYN/ACK: with it both streams are known from their first
 // byte. early is the data of the SYN, which has passed. It does nothing if either has
 // begun, or if conntrack has not seen the handshake under way: anybody can send a SYN/ACK.
-func (d *dialogue) greet(from conntrack.Side, seg packet.Segment, early []byte) {
+func (d *dialogue) greet(from calls.Side, seg packet.Segment, early []byte) {
 	if d.begun() || !d.control.Connection().Opening {
 		return
 	}
@@ -71,7 +71,7 @@ func (d *dialogue) greet(from conntrack.Side, seg packet.Segment, early []byte) 
 	d.halves[from].stream.Start(seg.Seq())
 	d.halves[from.Other()].stream.Start(seg.Ack().Add(-1))
 	for s := range d.halves {
-		d.halves[s].reader.begin(conntrack.Side(s))
+		d.halves[s].reader.begin(calls.Side(s))
 	}
 	if h := &d.halves[from.Other()]; len(early) > 0 {
 		h.spoke = true
@@ -87,7 +87,7 @@ func (d *dialogue) begun() bool {
 
 // own takes note that an end is the gateway itself. Nothing of it is translated,
 // but it must be known which Call IDs it uses.
-func (d *dialogue) own(s conntrack.Side) {
+func (d *dialogue) own(s calls.Side) {
 	if d.over {
 		return
 	}
@@ -129,7 +129,7 @@ func (d *dialogue) certain() bool {
 // connection that fit its streams, or that its entry is gone. Of a RST on other streams, and of
 // what ended before a restart, conntrack is the judge; but not if it said so before that
 // restart already, and was not believed.
-func (d *dialogue) believes(c *conntrack.Connection) bool {
+func (d *dialogue) believes(c *calls.Connection) bool {
 	return c.Closing && (d.pass != Read || c.Reset && !d.certain() || d.unseen && !d.control.Disputed())
 }
 

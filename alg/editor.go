@@ -5,9 +5,9 @@ import (
 	"net/netip"
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/stream"
-	"pptpalg/conntrack"
 )
 
 // linger is how long the record of a connection outlives the connection: its last
@@ -21,7 +21,7 @@ const mostEnded = 4096
 // Editor edits control connections. It is not safe for concurrent use.
 type Editor struct {
 	most    int // connections on record
-	table   *conntrack.Table
+	table   *calls.Table
 	senders map[key]sender
 	last    struct { // that was found; its dialogue is nil for none
 		key    key
@@ -58,7 +58,7 @@ type ended struct {
 // sender is who sends the packets of one key.
 type sender struct {
 	dialogue *dialogue
-	side     conntrack.Side
+	side     calls.Side
 }
 
 // DefaultConnections is how many control connections are on record at most: far
@@ -68,7 +68,7 @@ const DefaultConnections = 131072
 // NewEditor returns an editor that keeps its calls in a table, and at most so many
 // connections on record. One beyond takes the place of one without calls, or passes
 // unedited.
-func NewEditor(t *conntrack.Table, most int) *Editor {
+func NewEditor(t *calls.Table, most int) *Editor {
 	return &Editor{table: t, most: most, senders: make(map[key]sender), origins: make(map[netip.Addr]*origin), late: make(late)}
 }
 
@@ -95,12 +95,12 @@ func (e *Editor) Asks(seg packet.Segment) bool {
 // Open begins the record of a connection. One that is on record already stays,
 // unless what the kernel says now shows that it has ended unseen. false means that
 // too many are on record.
-func (e *Editor) Open(c conntrack.Connection, now time.Time) bool {
+func (e *Editor) Open(c calls.Connection, now time.Time) bool {
 	if s, known := e.senders[keyOf(c.Original.Src, c.Original.Dst)]; known {
 		if !s.dialogue.outdated(c) {
 			return true
 		}
-		e.end(s.dialogue, conntrack.Expired, now)
+		e.end(s.dialogue, calls.Expired, now)
 		e.remove(s.dialogue)
 	}
 	if !e.makeRoom(c.Original.Src.Addr(), now) {
@@ -115,12 +115,12 @@ func (e *Editor) Open(c conntrack.Connection, now time.Time) bool {
 	return true
 }
 
-func (e *Editor) add(d *dialogue, c conntrack.Connection) {
+func (e *Editor) add(d *dialogue, c calls.Connection) {
 	d.index = int32(len(e.all))
 	e.last.sender.dialogue = nil
 	e.all = append(e.all, d)
-	e.senders[keyOf(c.Original.Src, c.Original.Dst)] = sender{d, conntrack.Initiator}
-	e.senders[keyOf(c.Reply.Src, c.Reply.Dst)] = sender{d, conntrack.Responder}
+	e.senders[keyOf(c.Original.Src, c.Original.Dst)] = sender{d, calls.Initiator}
+	e.senders[keyOf(c.Reply.Src, c.Reply.Dst)] = sender{d, calls.Responder}
 	e.enroll(d)
 }
 
@@ -129,7 +129,7 @@ func (e *Editor) add(d *dialogue, c conntrack.Connection) {
 func (e *Editor) remove(d *dialogue) {
 	e.last.sender.dialogue = nil
 	c := d.control.Connection()
-	for _, t := range []conntrack.Tuple{c.Original, c.Reply} {
+	for _, t := range []calls.Tuple{c.Original, c.Reply} {
 		if k := keyOf(t.Src, t.Dst); e.senders[k].dialogue == d {
 			delete(e.senders, k)
 		}
@@ -187,7 +187,7 @@ func (e *Editor) since(now time.Time) time.Duration {
 // Restore puts calls on record that were kept over a restart. It returns how many
 // of them it could not take: another one has their place. Their connections are
 // read on from the next message that begins.
-func (e *Editor) Restore(records []conntrack.Record, now time.Time) (refused int) {
+func (e *Editor) Restore(records []calls.Record, now time.Time) (refused int) {
 	for _, r := range records {
 		r.Connection.Opening = false // nothing was seen of its beginning
 		k := keyOf(r.Connection.Original.Src, r.Connection.Original.Dst)
@@ -198,8 +198,8 @@ func (e *Editor) Restore(records []conntrack.Record, now time.Time) (refused int
 		d := e.senders[k].dialogue
 		d.unseen = true
 		if !r.Connection.Translated() { // only the gateway's own calls are kept then
-			d.own(conntrack.Initiator)
-			d.own(conntrack.Responder)
+			d.own(calls.Initiator)
+			d.own(calls.Responder)
 		}
 		if !d.control.Resume(r, now) {
 			refused++
@@ -210,8 +210,8 @@ func (e *Editor) Restore(records []conntrack.Record, now time.Time) (refused int
 }
 
 // Records returns a copy of all that a restart is to find.
-func (e *Editor) Records() []conntrack.Record {
-	records := make([]conntrack.Record, 0, e.table.Calls())
+func (e *Editor) Records() []calls.Record {
+	records := make([]calls.Record, 0, e.table.Calls())
 	for _, d := range e.all {
 		if !d.over {
 			records = d.control.Records(records)
@@ -307,7 +307,7 @@ func (e *Editor) edit(t *turn) {
 		here.finish(t.first().Add(len(t.seg.Payload())))
 	}
 	if t.finished() {
-		e.end(t.dialogue, conntrack.Finished, t.now)
+		e.end(t.dialogue, calls.Finished, t.now)
 	}
 }
 
@@ -352,11 +352,11 @@ func (e *Editor) place(t *turn, h *half) bool {
 // the kernel's conntrack to judge; Sweep follows it.
 func (e *Editor) reset(t *turn) {
 	if s := &t.halves[t.sender].stream; s.Placed() && (t.seg.Seq() == s.Next() || t.seg.Seq() == s.Acknowledged()) {
-		e.end(t.dialogue, conntrack.Reset, t.now)
+		e.end(t.dialogue, calls.Reset, t.now)
 	}
 }
 
-func (e *Editor) end(d *dialogue, cause conntrack.Cause, now time.Time) {
+func (e *Editor) end(d *dialogue, cause calls.Cause, now time.Time) {
 	if d.over {
 		return
 	}
@@ -364,7 +364,7 @@ func (e *Editor) end(d *dialogue, cause conntrack.Cause, now time.Time) {
 	e.strike(d)
 	delete(e.late, d)
 	d.over = true
-	if cause == conntrack.Lost && e.resets {
+	if cause == calls.Lost && e.resets {
 		d.resets = mostResets
 		e.lost = append(e.lost, ended{d, e.since(now)})
 		return
@@ -376,7 +376,7 @@ func (e *Editor) end(d *dialogue, cause conntrack.Cause, now time.Time) {
 }
 
 // Connection returns the connection of a segment that was just edited.
-func (e *Editor) Connection(seg packet.Segment) conntrack.Connection {
+func (e *Editor) Connection(seg packet.Segment) calls.Connection {
 	return e.senders[segmentKey(seg)].dialogue.control.Connection()
 }
 

@@ -9,14 +9,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 const (
-	client = conntrack.Initiator
-	server = conntrack.Responder
+	client = calls.Initiator
+	server = calls.Responder
 )
 
 // crowd lets another client take an ID first, so that ours is translated.
@@ -33,13 +33,13 @@ func TestTwoClientsWithOneCallID(t *testing.T) {
 	if pubA != 7 || pubB == 7 || pubB == 0 {
 		t.Fatalf("the server sees %v and %v, want 7 kept and another drawn", pubA, pubB)
 	}
-	want := []conntrack.Change{
-		{Kind: conntrack.Opened, Call: 2},
-		{Kind: conntrack.Install, Flow: conntrack.Flow{
+	want := []calls.Change{
+		{Kind: calls.Opened, Call: 2},
+		{Kind: calls.Install, Flow: calls.Flow{
 			Src: serverAddr, Dst: gatewayAddr, Key: pubB,
 			NewSrc: serverAddr, NewDst: netip.MustParseAddr("10.0.0.11"), NewKey: 7,
 		}},
-		{Kind: conntrack.Install, Flow: conntrack.Flow{
+		{Kind: calls.Install, Flow: calls.Flow{
 			Src: netip.MustParseAddr("10.0.0.11"), Dst: serverAddr, Key: 101,
 			NewSrc: gatewayAddr, NewDst: serverAddr, NewKey: 101,
 		}},
@@ -62,7 +62,7 @@ func TestTwoClientsWithOneCallID(t *testing.T) {
 func TestEveryMessage(t *testing.T) {
 	tests := []struct {
 		typ  pptp.Type
-		from conntrack.Side
+		from calls.Side
 		in   [2]pptp.CallID // own, peer as sent
 		want [2]pptp.CallID
 	}{
@@ -127,9 +127,9 @@ func told(typ pptp.Type, in, out [2]pptp.CallID) Message {
 // the gateway: both IDs are translated, as other calls have theirs already.
 func hairpin(r *rig) *wire {
 	public := netip.MustParseAddr("198.51.100.2")
-	conn := func(client, server netip.Addr) conntrack.Connection {
+	conn := func(client, server netip.Addr) calls.Connection {
 		r.wires++
-		return conntrack.Connection{
+		return calls.Connection{
 			Original: tuple(client, uint16(r.wires), public, 1723),
 			Reply:    tuple(server, 1723, gatewayAddr, uint16(r.wires)),
 		}
@@ -149,7 +149,7 @@ func hairpin(r *rig) *wire {
 
 func TestCutAnywhere(t *testing.T) {
 	dialogue := []struct {
-		from conntrack.Side
+		from calls.Side
 		b    func(pub pptp.CallID) []byte
 	}{
 		{client, func(pptp.CallID) []byte { return message(pptp.OutgoingCallRequest, 7, 0, 0) }},
@@ -382,20 +382,20 @@ func TestEndOfTCP(t *testing.T) {
 	tests := []struct {
 		name  string
 		end   func(w *wire)
-		calls int
-		cause conntrack.Cause
+		left  int
+		cause calls.Cause
 	}{
 		{"FIN one way", func(w *wire) { w.segment(client, packet.FIN|packet.ACK, w.seq[0], nil) }, 1, 0},
 		{"FIN both ways", func(w *wire) {
 			w.segment(server, packet.FIN|packet.ACK, w.seq[1], nil)
 			w.segment(client, packet.FIN|packet.ACK, w.seq[0], nil)
-		}, 0, conntrack.Finished},
-		{"RST", func(w *wire) { w.segment(server, packet.RST, w.seq[1], nil) }, 0, conntrack.Reset},
+		}, 0, calls.Finished},
+		{"RST", func(w *wire) { w.segment(server, packet.RST, w.seq[1], nil) }, 0, calls.Reset},
 		{"RST where its receiver has acknowledged", func(w *wire) {
 			w.segment(client, packet.ACK, w.seq[0], nil)
 			w.segment(server, packet.ACK, w.seq[1], message(pptp.EchoRequest, 0, 0, 0))
 			w.segment(server, packet.RST, w.seq[1], nil)
-		}, 0, conntrack.Reset},
+		}, 0, calls.Reset},
 		{"RST between that and the end", func(w *wire) {
 			w.segment(client, packet.ACK, w.seq[0], nil)
 			w.segment(server, packet.ACK, w.seq[1], message(pptp.EchoRequest, 0, 0, 0))
@@ -405,7 +405,7 @@ func TestEndOfTCP(t *testing.T) {
 		{"conntrack lost it", func(w *wire) {
 			w.now = w.now.Add(1)
 			w.changes = append(w.changes, w.ed.Sweep(nil, w.now, w.now)...)
-		}, 0, conntrack.Lost},
+		}, 0, calls.Lost},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -414,13 +414,13 @@ func TestEndOfTCP(t *testing.T) {
 			w.outgoing(7, 9)
 			w.changes = nil
 			tt.end(w)
-			if r.table.Calls() != tt.calls {
-				t.Fatalf("%d calls, want %d", r.table.Calls(), tt.calls)
+			if r.table.Calls() != tt.left {
+				t.Fatalf("%d calls, want %d", r.table.Calls(), tt.left)
 			}
-			if tt.calls == 1 {
+			if tt.left == 1 {
 				return
 			}
-			if len(w.changes) != 3 || w.changes[2] != (conntrack.Change{Kind: conntrack.Closed, Call: 1, Cause: tt.cause}) {
+			if len(w.changes) != 3 || w.changes[2] != (calls.Change{Kind: calls.Closed, Call: 1, Cause: tt.cause}) {
 				t.Errorf("changes: %v", w.changes)
 			}
 		})
@@ -429,10 +429,10 @@ func TestEndOfTCP(t *testing.T) {
 
 func TestConnectionsLetAlone(t *testing.T) {
 	r := newRig(t)
-	plain := conntrack.Connection{Original: tuple(insideAddr, 1, serverAddr, 1723), Reply: tuple(serverAddr, 1723, insideAddr, 1)}
+	plain := calls.Connection{Original: tuple(insideAddr, 1, serverAddr, 1723), Reply: tuple(serverAddr, 1723, insideAddr, 1)}
 	helped := newRig(t).masqueraded(netip.MustParseAddr("10.0.0.50")).conn
 	helped.Helper = "pptp"
-	for want, c := range map[Reason]conntrack.Connection{Untranslated: plain, Helped: helped} {
+	for want, c := range map[Reason]calls.Connection{Untranslated: plain, Helped: helped} {
 		w := r.connect(c)
 		w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0))
 		if w.last.Reason != want || w.last.Verdict != Accept || r.table.Calls() != 0 {
@@ -445,7 +445,7 @@ func TestConnectionsLetAlone(t *testing.T) {
 // in whatever order it comes.
 func TestLetAloneIsNeverDropped(t *testing.T) {
 	r := newRig(t)
-	w := r.connect(conntrack.Connection{Original: tuple(insideAddr, 1, serverAddr, 1723), Reply: tuple(serverAddr, 1723, insideAddr, 1)})
+	w := r.connect(calls.Connection{Original: tuple(insideAddr, 1, serverAddr, 1723), Reply: tuple(serverAddr, 1723, insideAddr, 1)})
 	w.synAck()
 	for _, ahead := range []int{5000, 0, 100, 90, -4} {
 		if w.segment(client, packet.ACK, w.seq[client].Add(ahead), []byte("data")); w.last.Verdict != Accept || w.last.Reason != Untranslated {
@@ -479,7 +479,7 @@ func TestAfterFIN(t *testing.T) {
 
 func TestOwnClientsIDIsNotGivenAway(t *testing.T) {
 	r := newRig(t)
-	own := r.connect(conntrack.Connection{
+	own := r.connect(calls.Connection{
 		Original: tuple(gatewayAddr, 5, serverAddr, 1723), Reply: tuple(serverAddr, 1723, gatewayAddr, 5),
 	})
 	raw := tcp(t, own.conn.Original, packet.ACK, 1, 1, message(pptp.OutgoingCallRequest, 7, 0, 0))

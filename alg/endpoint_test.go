@@ -7,14 +7,14 @@ import (
 
 	"pgregory.net/rapid"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // talk is a call as both ends know it.
 type talk struct {
 	line     *line
-	asker    conntrack.Side
+	asker    calls.Side
 	incoming bool
 	own      [2]pptp.CallID // by end: the ID that it gave
 	has      [2]bool        // it gave one
@@ -27,7 +27,7 @@ type talk struct {
 	over                         bool // what crosses the message that ends the call may go astray
 }
 
-func (c *talk) pns() conntrack.Side {
+func (c *talk) pns() calls.Side {
 	if c.incoming {
 		return c.asker.Other()
 	}
@@ -35,7 +35,7 @@ func (c *talk) pns() conntrack.Side {
 }
 
 // speak has an end say something that it may say now.
-func (l *line) speak(me conntrack.Side) {
+func (l *line) speak(me calls.Side) {
 	say := []func(){func() { l.say(me, nil, pptp.EchoRequest, 0, 0, 0) }}
 	if id, ok := l.newID(me); ok {
 		say = append(say, func() { l.ask(me, id, false) }, func() { l.ask(me, id, true) })
@@ -49,7 +49,7 @@ func (l *line) speak(me conntrack.Side) {
 }
 
 // may lists what an end may say of a call.
-func (c *talk) may(me conntrack.Side) (say []func()) {
+func (c *talk) may(me calls.Side) (say []func()) {
 	l, pac := c.line, c.pns().Other()
 	if me != c.asker && c.heard[me] && !c.answered {
 		if id, ok := l.newID(me); ok {
@@ -78,7 +78,7 @@ func (c *talk) may(me conntrack.Side) (say []func()) {
 }
 
 // newID draws an ID that the end's host uses for nothing else.
-func (l *line) newID(me conntrack.Side) (pptp.CallID, bool) {
+func (l *line) newID(me calls.Side) (pptp.CallID, bool) {
 	if !l.conn.Endpoint(me).Translated() {
 		l.world.calls++
 		return l.world.calls, true
@@ -87,7 +87,7 @@ func (l *line) newID(me conntrack.Side) (pptp.CallID, bool) {
 	free := slices.DeleteFunc(all, func(id pptp.CallID) bool {
 		return slices.ContainsFunc(l.world.talks, func(c *talk) bool {
 			for s := range c.own {
-				host := c.line.conn.Endpoint(conntrack.Side(s)).Address
+				host := c.line.conn.Endpoint(calls.Side(s)).Address
 				if c.has[s] && c.own[s] == id && host == l.conn.Endpoint(me).Address && !c.leaves(s, l) {
 					return true
 				}
@@ -108,7 +108,7 @@ func (c *talk) leaves(s int, l *line) bool {
 	return c.free[s] && (c.line == l || c.line.ways[c.pns().Other()].watched >= c.notified)
 }
 
-func (l *line) ask(me conntrack.Side, id pptp.CallID, incoming bool) {
+func (l *line) ask(me calls.Side, id pptp.CallID, incoming bool) {
 	c := &talk{line: l, asker: me, incoming: incoming}
 	c.own[me], c.has[me] = id, true
 	l.world.talks = append(l.world.talks, c)
@@ -126,31 +126,31 @@ func (c *talk) reply() pptp.Type {
 	return pptp.OutgoingCallReply
 }
 
-func (c *talk) answer(me conntrack.Side, id pptp.CallID) {
+func (c *talk) answer(me calls.Side, id pptp.CallID) {
 	c.answered, c.own[me], c.has[me] = true, id, true
 	c.line.say(me, c, c.reply(), id, c.sees[me], pptp.ResultOK)
 }
 
-func (c *talk) refuse(me conntrack.Side) {
+func (c *talk) refuse(me calls.Side) {
 	c.answered, c.over = true, true
 	c.line.say(me, c, c.reply(), 0, c.sees[me], 2)
 }
 
-func (c *talk) clear(me conntrack.Side) {
+func (c *talk) clear(me calls.Side) {
 	c.cleared = true
 	c.line.say(me, c, pptp.CallClearRequest, c.own[me], 0, 0)
 }
 
 // notifies are the IDs that a PAC may write into the notify that ends the call: its own, or the
 // PNS's, or that with its bytes swapped.
-func (c *talk) notifies(me conntrack.Side) [3]pptp.CallID {
+func (c *talk) notifies(me calls.Side) [3]pptp.CallID {
 	return [...]pptp.CallID{c.own[me], c.sees[me], c.sees[me].Swap()}
 }
 
 // decidable returns which of these tell by their first byte alone whose they are: that may be
 // all that a segment has of one. Any call with an ID that begins like it may be the one that is
 // being cleared when the notify arrives, and then is taken to be meant.
-func (c *talk) decidable(me conntrack.Side) (kinds []byte) {
+func (c *talk) decidable(me calls.Side) (kinds []byte) {
 	for kind, id := range c.notifies(me) {
 		alone := true
 		for _, o := range c.line.world.talks {
@@ -169,7 +169,7 @@ func (c *talk) decidable(me conntrack.Side) (kinds []byte) {
 }
 
 // notify ends the call.
-func (c *talk) notify(me conntrack.Side, kinds []byte) {
+func (c *talk) notify(me calls.Side, kinds []byte) {
 	c.over, c.free[me] = true, true
 	kind := rapid.SampledFrom(kinds).Draw(c.line.world.rt, "form")
 	c.line.say(me, c, pptp.CallDisconnectNotify, c.notifies(me)[kind], 0, kind)
@@ -178,14 +178,14 @@ func (c *talk) notify(me conntrack.Side, kinds []byte) {
 
 // say adds a message to what an end wants to be sent. Its last two bytes, which
 // nobody reads, tell which call it means.
-func (l *line) say(me conntrack.Side, c *talk, typ pptp.Type, own, peer pptp.CallID, result byte) {
+func (l *line) say(me calls.Side, c *talk, typ pptp.Type, own, peer pptp.CallID, result byte) {
 	b := message(typ, own, peer, result)
 	binary.BigEndian.PutUint16(b[len(b)-2:], uint16(slices.Index(l.world.talks, c)))
 	l.ways[me].said = append(l.ways[me].said, b...)
 }
 
 // take has an end take a message, which its sender wrote as said.
-func (l *line) take(me conntrack.Side, m, said pptp.Message) {
+func (l *line) take(me calls.Side, m, said pptp.Message) {
 	l.checkRest(m, said)
 	n := int(binary.BigEndian.Uint16(m[len(m)-2:]))
 	if n >= len(l.world.talks) {
@@ -217,7 +217,7 @@ func (l *line) checkRest(m, said pptp.Message) {
 	}
 }
 
-func (c *talk) takes(me conntrack.Side, m pptp.Message, id pptp.CallID) {
+func (c *talk) takes(me calls.Side, m pptp.Message, id pptp.CallID) {
 	switch m.Type() {
 	case pptp.OutgoingCallRequest, pptp.IncomingCallRequest:
 		c.learn(me, id)
@@ -236,7 +236,7 @@ func (c *talk) takes(me conntrack.Side, m pptp.Message, id pptp.CallID) {
 	}
 }
 
-func (c *talk) want(me conntrack.Side, m pptp.Message, got, want pptp.CallID) {
+func (c *talk) want(me calls.Side, m pptp.Message, got, want pptp.CallID) {
 	if got != want {
 		c.line.world.rt.Fatalf("%v: %v gets %v for call %v, want %v", c.line.conn.Original, me, m.Type(), got, want)
 	}
@@ -244,7 +244,7 @@ func (c *talk) want(me conntrack.Side, m pptp.Message, got, want pptp.CallID) {
 
 // learn has an end be told by which ID the other knows the call: from now on it may
 // send GRE with it.
-func (c *talk) learn(me conntrack.Side, id pptp.CallID) {
+func (c *talk) learn(me calls.Side, id pptp.CallID) {
 	c.sees[me], c.heard[me] = id, true
 	rt, conn := c.line.world.rt, c.line.conn
 	to, from := conn.Endpoint(me.Other()), conn.Endpoint(me)
@@ -260,7 +260,7 @@ func (c *talk) learn(me conntrack.Side, id pptp.CallID) {
 	if c.over || c.cleared {
 		return
 	}
-	want := conntrack.Flow{
+	want := calls.Flow{
 		Src: from.Address, Dst: to.Public, Key: id,
 		NewSrc: from.Public, NewDst: to.Address, NewKey: c.own[me.Other()],
 	}
@@ -271,6 +271,6 @@ func (c *talk) learn(me conntrack.Side, id pptp.CallID) {
 
 // mayInherit reports whether a call may have the public ID that an end had for
 // another: it gave both the same ID on one connection, and has cleared the other.
-func (c *talk) mayInherit(end conntrack.Side, from *talk) bool {
+func (c *talk) mayInherit(end calls.Side, from *talk) bool {
 	return c == from || c.line == from.line && c.own[end] == from.own[end] && from.cleared
 }

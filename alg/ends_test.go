@@ -3,8 +3,8 @@ package alg
 import (
 	"testing"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // TestEndsByMessage has the messages that end calls, once their receiver has them.
@@ -12,16 +12,16 @@ func TestEndsByMessage(t *testing.T) {
 	const own, servers = 7, 9
 	for _, tt := range []struct {
 		name  string
-		from  conntrack.Side
+		from  calls.Side
 		bytes []byte
-		cause conntrack.Cause
+		cause calls.Cause
 		ends  bool
 	}{
-		{"Stop-Control-Connection-Request", client, message(pptp.StopControlConnectionRequest, 0, 0, 0), conntrack.Stopped, true},
-		{"the server's", server, message(pptp.StopControlConnectionRequest, 0, 0, 0), conntrack.Stopped, true},
-		{"Call-Clear-Request", client, message(pptp.CallClearRequest, own, 0, 0), conntrack.Cleared, true},
+		{"Stop-Control-Connection-Request", client, message(pptp.StopControlConnectionRequest, 0, 0, 0), calls.Stopped, true},
+		{"the server's", server, message(pptp.StopControlConnectionRequest, 0, 0, 0), calls.Stopped, true},
+		{"Call-Clear-Request", client, message(pptp.CallClearRequest, own, 0, 0), calls.Cleared, true},
 		{"Call-Clear-Request of no call", client, message(pptp.CallClearRequest, own+1, 0, 0), 0, false},
-		{"Call-Disconnect-Notify", server, message(pptp.CallDisconnectNotify, servers, 0, 4), conntrack.Disconnected, true},
+		{"Call-Disconnect-Notify", server, message(pptp.CallDisconnectNotify, servers, 0, 4), calls.Disconnected, true},
 		{"Call-Disconnect-Notify of no call", server, message(pptp.CallDisconnectNotify, servers+1, 0, 4), 0, false},
 		{"Echo-Request", client, message(pptp.EchoRequest, 0, 0, 0), 0, false},
 	} {
@@ -31,9 +31,9 @@ func TestEndsByMessage(t *testing.T) {
 			w.changes = nil
 			w.say(tt.from, tt.bytes)
 			w.say(tt.from.Other(), message(pptp.EchoRequest, 0, 0, 0)) // and acknowledges
-			var closed []conntrack.Cause
+			var closed []calls.Cause
 			for _, c := range w.changes {
-				if c.Kind == conntrack.Closed {
+				if c.Kind == calls.Closed {
 					closed = append(closed, c.Cause)
 				}
 			}

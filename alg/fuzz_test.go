@@ -5,9 +5,9 @@ import (
 	"net/netip"
 	"testing"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // FuzzEditor has both ends of two connections send what the fuzzer likes, in the
@@ -24,10 +24,10 @@ func FuzzEditor(f *testing.F) {
 		r := newRig(t)
 		crowd(r, 7)
 		wires := []*wire{r.masqueraded(insideAddr).handshake(), r.masqueraded(netip.MustParseAddr("10.0.0.11"))}
-		var changes []conntrack.Change
+		var changes []calls.Change
 		for len(b) >= 2 {
 			op, n := b[0], min(int(b[1]), len(b)-2)
-			w, from := wires[op>>1&1], conntrack.Side(op&1)
+			w, from := wires[op>>1&1], calls.Side(op&1)
 			fuzzSegment(t, w, from, op, bytes.Clone(b[2:2+n]))
 			changes = append(changes, w.last.Changes...)
 			b = b[2+n:]
@@ -37,7 +37,7 @@ func FuzzEditor(f *testing.F) {
 }
 
 // fuzzSegment sends bytes at the place in the stream that op's high bits say.
-func fuzzSegment(t *testing.T, w *wire, from conntrack.Side, op byte, payload []byte) {
+func fuzzSegment(t *testing.T, w *wire, from calls.Side, op byte, payload []byte) {
 	flags := packet.ACK
 	if op&0x0c == 0x0c {
 		flags |= packet.FIN
@@ -61,23 +61,23 @@ func fuzzSegment(t *testing.T, w *wire, from conntrack.Side, op byte, payload []
 
 // checkFlows plays changes to a model of the kernel's table: what is removed was
 // installed, and no two flows enter the same way.
-func checkFlows(t *testing.T, changes []conntrack.Change) {
+func checkFlows(t *testing.T, changes []calls.Change) {
 	type way struct {
 		src, dst netip.Addr
 		key      pptp.CallID
 	}
-	there := make(map[way]conntrack.Flow)
+	there := make(map[way]calls.Flow)
 	for _, c := range changes {
 		w := way{c.Flow.Src, c.Flow.Dst, c.Flow.Key}
 		old, taken := there[w]
 		switch {
-		case c.Kind == conntrack.Install && taken && old != c.Flow:
+		case c.Kind == calls.Install && taken && old != c.Flow:
 			t.Fatalf("install %v over %v", c.Flow, old)
-		case c.Kind == conntrack.Install:
+		case c.Kind == calls.Install:
 			there[w] = c.Flow
-		case c.Kind == conntrack.Remove && old != c.Flow:
+		case c.Kind == calls.Remove && old != c.Flow:
 			t.Fatalf("remove %v, there is %v", c.Flow, old)
-		case c.Kind == conntrack.Remove:
+		case c.Kind == calls.Remove:
 			delete(there, w)
 		}
 	}

@@ -5,9 +5,9 @@ import (
 	"slices"
 	"testing"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // TestNoCallBeforeTheStartExchange: a client that asks for a call before its Start
@@ -39,7 +39,7 @@ func TestForgedSegments(t *testing.T) {
 	next := w.seq
 	clear := message(pptp.CallClearRequest, 8, 0, 0)
 	forged := []struct {
-		from  conntrack.Side
+		from  calls.Side
 		flags packet.Flags
 		seq   packet.Seq
 		b     []byte
@@ -84,18 +84,18 @@ func TestAClientCannotClearAnothersCall(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	tests := map[Anomaly]func(c *conntrack.Config){
-		LimitCalls:  func(c *conntrack.Config) { c.Calls = 3 },
-		LimitClient: func(c *conntrack.Config) { c.CallsPerClient = 3 },
-		LimitSpace:  func(c *conntrack.Config) { c.CallsPerSpace = 3 },
-		LimitRate:   func(c *conntrack.Config) { c.Requests = 3 },
+	tests := map[Anomaly]func(c *calls.Config){
+		LimitCalls:  func(c *calls.Config) { c.Calls = 3 },
+		LimitClient: func(c *calls.Config) { c.CallsPerClient = 3 },
+		LimitSpace:  func(c *calls.Config) { c.CallsPerSpace = 3 },
+		LimitRate:   func(c *calls.Config) { c.Requests = 3 },
 	}
 	for want, limit := range tests {
 		t.Run(want.String(), func(t *testing.T) {
-			cfg := conntrack.DefaultConfig()
+			cfg := calls.DefaultConfig()
 			limit(&cfg)
 			r := newRig(t)
-			r.table = conntrack.New(cfg)
+			r.table = calls.New(cfg)
 			r.ed = NewEditor(r.table, DefaultConnections)
 			w := r.masqueraded(insideAddr).handshake()
 			for i := range 3 {
@@ -112,7 +112,7 @@ func TestLimits(t *testing.T) {
 			w.say(client, message(pptp.CallClearRequest, 1, 0, 0))
 			w.say(server, message(pptp.CallDisconnectNotify, 100, 0, 0))
 			w.now = w.now.Add(cfg.Rest)
-			w.ed.Sweep([]conntrack.Connection{w.conn}, epoch, w.now)
+			w.ed.Sweep([]calls.Connection{w.conn}, epoch, w.now)
 			w.say(client, message(pptp.OutgoingCallRequest, 5, 0, 0))
 			if r.table.Calls() != 3 {
 				t.Errorf("with room again there are %d calls", r.table.Calls())
@@ -225,7 +225,7 @@ func TestRestored(t *testing.T) {
 	if len(records) != 2 {
 		t.Fatalf("%d records, want 2", len(records))
 	}
-	r.table = conntrack.New(conntrack.DefaultConfig())
+	r.table = calls.New(calls.DefaultConfig())
 	r.ed = NewEditor(r.table, DefaultConnections)
 	if refused := r.ed.Restore(records, r.now); refused != 0 || r.table.Calls() != 2 {
 		t.Fatalf("%d calls, %d refused", r.table.Calls(), refused)
@@ -249,10 +249,10 @@ func TestRestored(t *testing.T) {
 }
 
 func TestRandomIDs(t *testing.T) {
-	cfg := conntrack.DefaultConfig()
+	cfg := calls.DefaultConfig()
 	cfg.Random = true
 	r := newRig(t)
-	r.table = conntrack.New(cfg)
+	r.table = calls.New(cfg)
 	r.ed = NewEditor(r.table, DefaultConnections)
 	kept := 0
 	for i := range 100 {

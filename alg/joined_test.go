@@ -6,24 +6,24 @@ import (
 
 	"pgregory.net/rapid"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // restart has another editor take up what this one has on record.
 func (w *wire) restart() *wire {
-	w.again(conntrack.DefaultConfig(), DefaultConnections)
+	w.again(calls.DefaultConfig(), DefaultConnections)
 	return w
 }
 
 // again replaces table and editor by others that take up what they have.
-func (r *rig) again(cfg conntrack.Config, connections int) {
+func (r *rig) again(cfg calls.Config, connections int) {
 	r.t.Helper()
-	calls, resting := r.ed.Records(), r.table.Resting()
-	r.table = conntrack.New(cfg)
+	all, resting := r.ed.Records(), r.table.Resting()
+	r.table = calls.New(cfg)
 	r.ed = NewEditor(r.table, connections)
-	if refused := r.ed.Restore(calls, r.now); refused != 0 {
+	if refused := r.ed.Restore(all, r.now); refused != 0 {
 		r.t.Fatalf("after a restart %d calls are refused", refused)
 	}
 	for _, id := range resting {
@@ -33,7 +33,7 @@ func (r *rig) again(cfg conntrack.Config, connections int) {
 
 // ask lets the editor ask conntrack about a segment that the wire is about to send, and
 // sends it.
-func (w *wire) ask(from conntrack.Side, flags packet.Flags, seq packet.Seq, b []byte) []byte {
+func (w *wire) ask(from calls.Side, flags packet.Flags, seq packet.Seq, b []byte) []byte {
 	w.conn.Opening = false
 	tu := w.conn.Original
 	if from == server {
@@ -53,7 +53,7 @@ func (w *wire) ask(from conntrack.Side, flags packet.Flags, seq packet.Seq, b []
 // none of the connection's end no call, and do not keep it from being read on.
 func TestUnjoinedBelievesNothing(t *testing.T) {
 	type forged struct {
-		from  conntrack.Side
+		from  calls.Side
 		flags packet.Flags
 		off   int
 		b     []byte
@@ -137,9 +137,9 @@ func TestEndingsWait(t *testing.T) {
 func TestEndingsThatWait(t *testing.T) {
 	stop := message(pptp.StopControlConnectionRequest, 0, 0, 0)
 	tests := []struct {
-		name  string
-		say   func(w *wire)
-		calls int
+		name string
+		say  func(w *wire)
+		left int
 	}{
 		{"a Stop request", func(w *wire) { w.say(client, stop) }, 0},
 		{"a Call-Clear-Request", func(w *wire) { w.say(client, message(pptp.CallClearRequest, 7, 0, 0)) }, 1},
@@ -167,8 +167,8 @@ func TestEndingsThatWait(t *testing.T) {
 				t.Fatalf("%d calls before it is acknowledged", w.table.Calls())
 			}
 			w.say(server, message(pptp.EchoRequest, 0, 0, 0))
-			if w.table.Calls() != tt.calls || len(w.ed.late) != 0 {
-				t.Errorf("%d calls, want %d; %d connections wait", w.table.Calls(), tt.calls, len(w.ed.late))
+			if w.table.Calls() != tt.left || len(w.ed.late) != 0 {
+				t.Errorf("%d calls, want %d; %d connections wait", w.table.Calls(), tt.left, len(w.ed.late))
 			}
 			w.say(client, message(pptp.CallClearRequest, 8, 0, 0))
 			if w.ed.Sweep(nil, w.now.Add(time.Second), w.now); len(w.ed.late) != 0 {
@@ -182,14 +182,14 @@ func TestEndingsThatWait(t *testing.T) {
 func TestOldFIN(t *testing.T) {
 	w := newRig(t).masqueraded(insideAddr).handshake()
 	w.outgoing(7, 9)
-	for _, from := range []conntrack.Side{client, server} {
+	for _, from := range []calls.Side{client, server} {
 		w.segment(from, packet.FIN|packet.ACK, w.seq[from].Add(-20), nil)
 		w.segment(from, packet.FIN|packet.ACK, w.seq[from].Add(-20), make([]byte, 10))
 	}
 	if w.table.Calls() != 1 {
 		t.Fatal("old FINs have ended the call")
 	}
-	for _, from := range []conntrack.Side{client, server, client} {
+	for _, from := range []calls.Side{client, server, client} {
 		if w.segment(from, packet.FIN|packet.ACK, w.seq[from], nil); (w.table.Calls() == 0) != (w.ed.find0(w).over) {
 			t.Errorf("%d calls", w.table.Calls())
 		}
@@ -209,9 +209,9 @@ func TestUnaskedReplies(t *testing.T) {
 	reply := message(pptp.OutgoingCallReply, 0x5001, 7, 1)
 	incoming := message(pptp.IncomingCallReply, 8, 0x5001, 1)
 	tests := []struct {
-		name  string
-		say   func(w *wire)
-		calls int
+		name string
+		say  func(w *wire)
+		left int
 	}{
 		{"the server, after the Start exchange", func(w *wire) { w.handshake().say(server, reply) }, 0},
 		{"the client, after the Start exchange", func(w *wire) { w.handshake().say(client, incoming) }, 0},
@@ -252,10 +252,10 @@ func TestUnaskedReplies(t *testing.T) {
 			r.now = r.now.Add(time.Hour) // the editor is not new
 			w := r.masqueraded(insideAddr)
 			tt.say(w)
-			if w.table.Calls() != tt.calls {
-				t.Errorf("%d calls, want %d", w.table.Calls(), tt.calls)
+			if w.table.Calls() != tt.left {
+				t.Errorf("%d calls, want %d", w.table.Calls(), tt.left)
 			}
-			if flows := len(w.changes); tt.calls == 0 && flows != 0 {
+			if flows := len(w.changes); tt.left == 0 && flows != 0 {
 				t.Errorf("changes: %v", w.changes)
 			}
 		})
@@ -265,13 +265,13 @@ func TestUnaskedReplies(t *testing.T) {
 // TestRestoredAdopts: a call that was requested while nobody watched is taken over soon
 // after the restart, and not later.
 func TestRestoredAdopts(t *testing.T) {
-	for after, calls := range map[time.Duration]int{adoption - 1: 2, adoption: 1} {
+	for after, all := range map[time.Duration]int{adoption - 1: 2, adoption: 1} {
 		w := newRig(t).masqueraded(insideAddr).handshake()
 		w.outgoing(7, 9)
 		w.restart()
 		w.now = w.now.Add(after)
-		if w.say(server, message(pptp.OutgoingCallReply, 10, 8, 1)); w.table.Calls() != calls {
-			t.Errorf("%v after the restart: %d calls, want %d", after, w.table.Calls(), calls)
+		if w.say(server, message(pptp.OutgoingCallReply, 10, 8, 1)); w.table.Calls() != all {
+			t.Errorf("%v after the restart: %d calls, want %d", after, w.table.Calls(), all)
 		}
 	}
 }
@@ -290,11 +290,11 @@ func forgedAfterARestart(rt *rapid.T) {
 	w := r.masqueraded(insideAddr).handshake()
 	public := w.outgoing(7, 9)
 	w.restart()
-	want := map[conntrack.Side]pptp.CallID{client: 9, server: 7}
+	want := map[calls.Side]pptp.CallID{client: 9, server: 7}
 	for range rapid.IntRange(1, 12).Draw(rt, "steps") {
-		from := conntrack.Side(rapid.IntRange(0, 1).Draw(rt, "side"))
+		from := calls.Side(rapid.IntRange(0, 1).Draw(rt, "side"))
 		if rapid.Bool().Draw(rt, "honest") {
-			peer := map[conntrack.Side]pptp.CallID{client: 9, server: public}[from]
+			peer := map[calls.Side]pptp.CallID{client: 9, server: public}[from]
 			if _, id := ids(append([]byte{0, 0}, w.say(from, message(pptp.SetLinkInfo, 0, peer, 0))...)); id != want[from] {
 				rt.Fatalf("Set-Link-Info of the %v says %v, want %v", from, id, want[from])
 			}
@@ -314,7 +314,7 @@ func forgedAfterARestart(rt *rapid.T) {
 }
 
 // forge sends a segment in an end's name that has not its next byte.
-func (w *wire) forge(rt *rapid.T, from conntrack.Side) {
+func (w *wire) forge(rt *rapid.T, from calls.Side) {
 	flags := rapid.SampledFrom([]packet.Flags{0, 0, packet.RST, packet.FIN, packet.SYN}).Draw(rt, "flags")
 	b := rapid.SampledFrom([][]byte{
 		nil, make([]byte, 40), message(pptp.CallClearRequest, 7, 0, 0), message(pptp.CallDisconnectNotify, 9, 0, 1),

@@ -7,27 +7,27 @@ import (
 
 	"pgregory.net/rapid"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // untouched connects two hosts that NAT does not translate.
 func (r *rig) untouched() *wire {
 	t := tuple(insideAddr, 40000, serverAddr, 1723)
-	return r.connect(conntrack.Connection{Original: t, Reply: t.Reversed()})
+	return r.connect(calls.Connection{Original: t, Reply: t.Reversed()})
 }
 
 func (r *rig) helped() *wire {
 	t := tuple(insideAddr, 40000, serverAddr, 1723)
-	return r.connect(conntrack.Connection{
+	return r.connect(calls.Connection{
 		Original: t, Reply: tuple(serverAddr, 1723, gatewayAddr, 40000), Helper: "pptp",
 	})
 }
 
 // put passes a segment that an end sends, local or not, and reports whether the
 // connection is left with it.
-func (w *wire) put(from conntrack.Side, flags packet.Flags, payload []byte, local bool) bool {
+func (w *wire) put(from calls.Side, flags packet.Flags, payload []byte, local bool) bool {
 	w.t.Helper()
 	tu := w.conn.Original
 	if from == server {
@@ -81,7 +81,7 @@ func (w *wire) step(what rune) bool {
 		return w.put(server, packet.RST, nil, false)
 	case 'r':
 		records := w.ed.Records()
-		w.table = conntrack.New(conntrack.DefaultConfig())
+		w.table = calls.New(calls.DefaultConfig())
 		w.ed = NewEditor(w.table, DefaultConnections)
 		w.ed.Restore(records, w.now)
 	case '.':
@@ -154,7 +154,7 @@ func TestForsakenIsNotLeft(t *testing.T) {
 		t.Error("it is left with its end")
 	}
 	w.conn.Closing = true
-	if w.ed.Sweep([]conntrack.Connection{w.conn}, w.now.Add(time.Second), w.now); w.table.Calls() != 0 {
+	if w.ed.Sweep([]calls.Connection{w.conn}, w.now.Add(time.Second), w.now); w.table.Calls() != 0 {
 		t.Errorf("%d calls outlive their connection", w.table.Calls())
 	}
 }
@@ -167,7 +167,7 @@ func TestLeftIsSweptAway(t *testing.T) {
 		t.Fatal("it is not left")
 	}
 	now := w.now.Add(time.Hour)
-	w.ed.Sweep([]conntrack.Connection{w.conn}, now, now)
+	w.ed.Sweep([]calls.Connection{w.conn}, now, now)
 	if n := w.ed.Connections()[Untranslated]; n != 1 {
 		t.Fatalf("%d on record while it lives", n)
 	}

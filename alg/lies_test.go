@@ -9,9 +9,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // TestLies has the ends of several connections send whatever they like, and strangers
@@ -37,14 +37,14 @@ func (d drawn) Fatalf(f string, a ...any) { d.rt.Fatalf(f, a...) }
 type liars struct {
 	*rig
 	rt     *rapid.T
-	cfg    conntrack.Config
+	cfg    calls.Config
 	wires  []*wire
-	kernel map[conntrack.Flow]conntrack.Flow
+	kernel map[calls.Flow]calls.Flow
 }
 
 func lie(rt *rapid.T) {
-	cfg := conntrack.Config{Rest: 20 * time.Second, Calls: 8, CallsPerClient: 3, CallsPerSpace: 5, Requests: 20, Random: rapid.Bool().Draw(rt, "random")}
-	w := &liars{rig: &rig{t: drawn{rt: rt}, table: conntrack.New(cfg), now: epoch}, rt: rt, cfg: cfg, kernel: map[conntrack.Flow]conntrack.Flow{}}
+	cfg := calls.Config{Rest: 20 * time.Second, Calls: 8, CallsPerClient: 3, CallsPerSpace: 5, Requests: 20, Random: rapid.Bool().Draw(rt, "random")}
+	w := &liars{rig: &rig{t: drawn{rt: rt}, table: calls.New(cfg), now: epoch}, rt: rt, cfg: cfg, kernel: map[calls.Flow]calls.Flow{}}
 	w.ed = NewEditor(w.table, mostConnections)
 	w.wires = []*wire{
 		w.masqueraded(insideAddr).handshake(), w.masqueraded(insideAddr).handshake(), w.masqueraded(insideHost(2)).handshake(),
@@ -58,7 +58,7 @@ func lie(rt *rapid.T) {
 
 // multihomed connects the first client by another public address.
 func (w *liars) multihomed() *wire {
-	return w.connect(conntrack.Connection{
+	return w.connect(calls.Connection{
 		Original: tuple(insideAddr, 50000, serverAddr, 1723),
 		Reply:    tuple(serverAddr, 1723, netip.MustParseAddr("198.51.100.2"), 50000),
 	})
@@ -68,7 +68,7 @@ func (w *liars) step() {
 	i := rapid.IntRange(0, len(w.wires)-1).Draw(w.rt, "connection")
 	others := w.calls(i)
 	l := w.wires[i]
-	from := conntrack.Side(rapid.IntRange(0, 1).Draw(w.rt, "side"))
+	from := calls.Side(rapid.IntRange(0, 1).Draw(w.rt, "side"))
 	switch rapid.SampledFrom([]string{"say", "say", "say", "say", "say", "open", "open", "cut", "forge", "again", "time", "syn", "entry", "restart"}).Draw(w.rt, "what") {
 	case "say":
 		w.say(l, from, w.message(), l.seq[from])
@@ -105,7 +105,7 @@ func (w *liars) step() {
 var same = cmp.Options{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })}
 
 // calls returns the calls that live of all connections but one.
-func (w *liars) calls(but int) (all [][]conntrack.View) {
+func (w *liars) calls(but int) (all [][]calls.View) {
 	for i, l := range w.wires {
 		if i != but {
 			all = append(all, w.ed.CallsOf(l.conn.Original))
@@ -142,7 +142,7 @@ func (w *liars) opens(l *wire) {
 	w.say(l, server, message(pptp.OutgoingCallReply, pptp.CallID(rapid.IntRange(0, 9).Draw(w.rt, "sid")), public, 1), l.seq[server])
 }
 
-func (w *liars) say(l *wire, from conntrack.Side, b []byte, at packet.Seq) []byte {
+func (w *liars) say(l *wire, from calls.Side, b []byte, at packet.Seq) []byte {
 	got := w.segment(l, from, packet.ACK, at, b)
 	if l.last.Verdict != Drop {
 		l.seq[from] = l.seq[from].Add(len(b))
@@ -150,7 +150,7 @@ func (w *liars) say(l *wire, from conntrack.Side, b []byte, at packet.Seq) []byt
 	return got
 }
 
-func (w *liars) segment(l *wire, from conntrack.Side, flags packet.Flags, at packet.Seq, b []byte) []byte {
+func (w *liars) segment(l *wire, from calls.Side, flags packet.Flags, at packet.Seq, b []byte) []byte {
 	seg, err := packet.Parse(tcp(l.t, w.tuple(l, from), flags, at, l.seq[from.Other()], b))
 	if err != nil {
 		w.rt.Fatal(err)
@@ -168,7 +168,7 @@ func (w *liars) segment(l *wire, from conntrack.Side, flags packet.Flags, at pac
 	return got
 }
 
-func (w *liars) tuple(l *wire, from conntrack.Side) conntrack.Tuple {
+func (w *liars) tuple(l *wire, from calls.Side) calls.Tuple {
 	if from == server {
 		return l.conn.Reply
 	}
@@ -177,7 +177,7 @@ func (w *liars) tuple(l *wire, from conntrack.Side) conntrack.Tuple {
 
 // sweep compares with a kernel that has all connections, or none.
 func (w *liars) sweep(all bool) {
-	var live []conntrack.Connection
+	var live []calls.Connection
 	for _, l := range w.wires {
 		if all {
 			live = append(live, l.conn)
@@ -194,7 +194,7 @@ func (w *liars) entry(l *wire) {
 	says := rapid.SampledFrom([]string{"closed", "reset", "gone", "translated in another way"}).Draw(w.rt, "conntrack says")
 	d := w.dialogue(l)
 	knows := d != nil && d.pass == Read && !(d.unseen && !d.control.Disputed())
-	var live []conntrack.Connection
+	var live []calls.Connection
 	for _, o := range w.wires {
 		if o != l {
 			live = append(live, o.conn)
@@ -255,18 +255,18 @@ func (w *liars) restart() {
 // mostConnections is fewer than there are.
 const mostConnections = 5
 
-func (w *liars) apply(changes []conntrack.Change) {
+func (w *liars) apply(changes []calls.Change) {
 	for _, c := range changes {
-		enters := conntrack.Flow{Src: c.Flow.Src, Dst: c.Flow.Dst, Key: c.Flow.Key}
+		enters := calls.Flow{Src: c.Flow.Src, Dst: c.Flow.Dst, Key: c.Flow.Key}
 		there, taken := w.kernel[enters]
 		switch {
-		case c.Kind == conntrack.Install && taken:
+		case c.Kind == calls.Install && taken:
 			w.rt.Fatalf("install %v where %v is", c.Flow, there)
-		case c.Kind == conntrack.Install:
+		case c.Kind == calls.Install:
 			w.kernel[enters] = c.Flow
-		case c.Kind == conntrack.Remove && there != c.Flow:
+		case c.Kind == calls.Remove && there != c.Flow:
 			w.rt.Fatalf("remove %v where %v is", c.Flow, there)
-		case c.Kind == conntrack.Remove:
+		case c.Kind == calls.Remove:
 			delete(w.kernel, enters)
 		}
 	}
@@ -275,16 +275,16 @@ func (w *liars) apply(changes []conntrack.Change) {
 // check holds the limits, and that the kernel translates for every call that lives.
 func (w *liars) check() {
 	total, ofClient := 0, map[netip.Addr]int{}
-	public := map[conntrack.Flow]uint64{} // who has an ID of a translated end
+	public := map[calls.Flow]uint64{} // who has an ID of a translated end
 	for _, l := range w.wires {
 		for _, v := range w.ed.CallsOf(l.conn.Original) {
 			total++
 			ofClient[v.PNS.Address]++ // or the PAC's: who asked
-			for _, p := range [][2]conntrack.Party{{v.PNS, v.PAC}, {v.PAC, v.PNS}} {
+			for _, p := range [][2]calls.Party{{v.PNS, v.PAC}, {v.PAC, v.PNS}} {
 				w.own(public, v.Number, p[0], p[1])
 			}
 			for _, f := range v.Flows {
-				if got, there := w.kernel[conntrack.Flow{Src: f.Src, Dst: f.Dst, Key: f.Key}]; !there || got.NewDst != f.NewDst || got.NewKey != f.NewKey {
+				if got, there := w.kernel[calls.Flow{Src: f.Src, Dst: f.Dst, Key: f.Key}]; !there || got.NewDst != f.NewDst || got.NewKey != f.NewKey {
 					w.rt.Fatalf("%v of call %d is translated as %v", f, v.Number, got)
 				}
 			}
@@ -306,11 +306,11 @@ func (w *liars) check() {
 	}
 }
 
-func (w *liars) own(public map[conntrack.Flow]uint64, number uint64, p, peer conntrack.Party) {
+func (w *liars) own(public map[calls.Flow]uint64, number uint64, p, peer calls.Party) {
 	if !p.Known || !p.Endpoint.Translated() {
 		return
 	}
-	k := conntrack.Flow{Src: peer.Address, Dst: p.Endpoint.Public, Key: p.Public}
+	k := calls.Flow{Src: peer.Address, Dst: p.Endpoint.Public, Key: p.Public}
 	if other, taken := public[k]; taken {
 		w.rt.Fatalf("calls %d and %d have public ID %v", number, other, k.Key)
 	}

@@ -1,8 +1,8 @@
 package alg
 
 import (
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
-	"pptpalg/conntrack"
 )
 
 // ReadAll has the editor read the connections that NAT does not touch as well: it
@@ -11,7 +11,7 @@ func (e *Editor) ReadAll() { e.readAll = true }
 
 // CallsOf returns a copy of the calls of the connection whose packets carry a
 // tuple in one direction, in no order.
-func (e *Editor) CallsOf(t conntrack.Tuple) []conntrack.View {
+func (e *Editor) CallsOf(t calls.Tuple) []calls.View {
 	s, known := e.senders[keyOf(t.Src, t.Dst)]
 	if !known || s.dialogue.over {
 		return nil
@@ -22,7 +22,7 @@ func (e *Editor) CallsOf(t conntrack.Tuple) []conntrack.View {
 // Missed tells the editor that the bytes before a sequence number will not be seen:
 // whoever looks on has missed them, but their receiver has acknowledged them. The
 // tuple is that of the packets that carried them.
-func (e *Editor) Missed(t conntrack.Tuple, next packet.Seq) {
+func (e *Editor) Missed(t calls.Tuple, next packet.Seq) {
 	if s, known := e.senders[keyOf(t.Src, t.Dst)]; known {
 		s.dialogue.halves[s.side].stream.Skip(next)
 	}
@@ -41,7 +41,7 @@ func (e *Editor) List() *Listing {
 
 // Next appends the calls of at most so many connections to views, and reports whether
 // there are more.
-func (l *Listing) Next(most int, views []conntrack.View) (_ []conntrack.View, more bool) {
+func (l *Listing) Next(most int, views []calls.View) (_ []calls.View, more bool) {
 	more = l.steps.walk(&l.steps.records, most, func(d *dialogue) {
 		if !d.over {
 			views = d.control.Calls(views)

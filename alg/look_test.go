@@ -6,8 +6,8 @@ import (
 
 	"pgregory.net/rapid"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // TestListing: whatever is opened and forgotten between the slices, each call that was there
@@ -16,7 +16,7 @@ func TestListing(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r := newRig(t)
 		var wires []*wire
-		stays := map[conntrack.Tuple]bool{}
+		stays := map[calls.Tuple]bool{}
 		open := func() *wire {
 			w := r.masqueraded(insideHost(r.wires)).handshake()
 			w.outgoing(7, pptp.CallID(r.wires))
@@ -24,7 +24,7 @@ func TestListing(t *testing.T) {
 		}
 		forget := func(w *wire) {
 			if s, known := r.ed.senders[keyOf(w.conn.Original.Src, w.conn.Original.Dst)]; known {
-				r.ed.end(s.dialogue, conntrack.Reset, r.now)
+				r.ed.end(s.dialogue, calls.Reset, r.now)
 				r.ed.remove(s.dialogue)
 				delete(stays, w.conn.Original)
 			}
@@ -36,7 +36,7 @@ func TestListing(t *testing.T) {
 		}
 		over := open()
 		forget(over)
-		var views []conntrack.View
+		var views []calls.View
 		list := r.ed.List()
 		for more := true; more; {
 			switch rapid.IntRange(0, 2).Draw(rt, "meanwhile") {
@@ -61,13 +61,13 @@ func TestListing(t *testing.T) {
 
 // BenchmarkListing lists 50,000 calls at once, and in slices: a packet waits for one of them.
 func BenchmarkListing(b *testing.B) {
-	const calls = 50_000
-	r := many(b, calls)
-	for _, most := range []int{calls, 1_000} {
+	const number = 50_000
+	r := many(b, number)
+	for _, most := range []int{number, 1_000} {
 		b.Run(fmt.Sprintf("slice=%d", most), func(b *testing.B) {
 			slices := 0
 			for b.Loop() {
-				views := make([]conntrack.View, 0, calls)
+				views := make([]calls.View, 0, number)
 				for list, more := r.ed.List(), true; more; slices++ {
 					views, more = list.Next(most, views)
 				}

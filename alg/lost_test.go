@@ -5,9 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 const fin = packet.FIN | packet.ACK
@@ -75,7 +75,7 @@ func restored(t *testing.T) *wire {
 func TestFINAfterARestart(t *testing.T) {
 	echo := message(pptp.EchoRequest, 0, 0, 0)
 	type step struct {
-		from  conntrack.Side
+		from  calls.Side
 		flags packet.Flags
 		seq   int // from where its stream goes on, and whence on it is acknowledged
 		ack   int
@@ -117,7 +117,7 @@ func TestFINAfterARestart(t *testing.T) {
 // in its window; but not its word of a RST where the streams are not known, nor of what ended
 // before a restart, unless it said so to the editor before as well.
 func TestClosedInConntrack(t *testing.T) {
-	closed := func(w *wire) conntrack.Connection {
+	closed := func(w *wire) calls.Connection {
 		c := w.conn
 		c.Closing = true
 		return c
@@ -155,14 +155,14 @@ func TestClosedInConntrack(t *testing.T) {
 		{"after a restart, and before as well", func(t *testing.T) *wire {
 			w := newRig(t).masqueraded(insideAddr).handshake()
 			w.outgoing(7, 9)
-			w.ed.Sweep([]conntrack.Connection{closed(w)}, w.now.Add(1), w.now.Add(1))
+			w.ed.Sweep([]calls.Connection{closed(w)}, w.now.Add(1), w.now.Add(1))
 			return w.restart()
 		}, false, true},
 		{"after a restart, and before, and in between not", func(t *testing.T) *wire {
 			w := newRig(t).masqueraded(insideAddr).handshake()
 			w.outgoing(7, 9)
-			w.ed.Sweep([]conntrack.Connection{closed(w)}, w.now.Add(1), w.now.Add(1))
-			w.ed.Sweep([]conntrack.Connection{w.conn}, w.now.Add(1), w.now.Add(1))
+			w.ed.Sweep([]calls.Connection{closed(w)}, w.now.Add(1), w.now.Add(1))
+			w.ed.Sweep([]calls.Connection{w.conn}, w.now.Add(1), w.now.Add(1))
 			return w.restart()
 		}, false, false},
 		{"with a gap, which anybody can pretend", func(t *testing.T) *wire {
@@ -180,7 +180,7 @@ func TestClosedInConntrack(t *testing.T) {
 			closed := closed(w)
 			closed.Reset = tt.reset
 			w.now = w.now.Add(time.Second)
-			w.ed.Sweep([]conntrack.Connection{closed}, w.now, w.now)
+			w.ed.Sweep([]calls.Connection{closed}, w.now, w.now)
 			if (w.table.Calls() == 1) != tt.stays {
 				t.Fatalf("%d calls are left", w.table.Calls())
 			}
@@ -216,11 +216,11 @@ func TestClosedThenGone(t *testing.T) {
 		closed := w.conn
 		closed.Closing = true
 		w.now = w.now.Add(time.Minute)
-		w.ed.Sweep([]conntrack.Connection{closed}, w.now, w.now)
+		w.ed.Sweep([]calls.Connection{closed}, w.now, w.now)
 		w.now = w.now.Add(time.Second)
 		witness := nobody
 		if tt.moved > 0 {
-			witness.Moved = func(conntrack.Record) time.Time { return w.now.Add(-tt.moved) }
+			witness.Moved = func(calls.Record) time.Time { return w.now.Add(-tt.moved) }
 		}
 		c := w.ed.Compare(w.now)
 		if lost, _ := c.Missing(10, witness, w.now); len(lost) == 1 != tt.lost {
@@ -228,15 +228,15 @@ func TestClosedThenGone(t *testing.T) {
 		}
 		if !tt.lost {
 			changes, _ := c.Sweep(10, w.now)
-			w.wantEnd(changes, conntrack.Expired)
+			w.wantEnd(changes, calls.Expired)
 		}
 	}
 }
 
-func (w *wire) wantEnd(changes []conntrack.Change, cause conntrack.Cause) {
+func (w *wire) wantEnd(changes []calls.Change, cause calls.Cause) {
 	w.t.Helper()
 	for _, c := range changes {
-		if c.Kind == conntrack.Closed {
+		if c.Kind == calls.Closed {
 			if c.Cause != cause {
 				w.t.Errorf("ended as %v, want %v", c.Cause, cause)
 			}
@@ -270,7 +270,7 @@ func TestMissing(t *testing.T) {
 			tt.say(c, &lost[0])
 			changes, _ := c.Sweep(10, w.now)
 			if tt.ends {
-				w.wantEnd(changes, conntrack.Lost)
+				w.wantEnd(changes, calls.Lost)
 			} else if len(changes) != 0 {
 				t.Errorf("changes: %v", changes)
 			}
@@ -288,7 +288,7 @@ func TestMissingAfterARestart(t *testing.T) {
 	}{
 		{"nothing of it was seen", func(*wire) {}, true},
 		{"a segment", func(w *wire) { w.segment(client, packet.ACK, w.seq[0], message(pptp.EchoRequest, 0, 0, 0)) }, false},
-		{"an entry", func(w *wire) { w.ed.Sweep([]conntrack.Connection{w.conn}, w.now, w.now) }, false},
+		{"an entry", func(w *wire) { w.ed.Sweep([]calls.Connection{w.conn}, w.now, w.now) }, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -339,7 +339,7 @@ func TestSilentIsNotRevived(t *testing.T) {
 			w.now = w.now.Add(tt.after)
 			witness := nobody
 			if tt.moved != 0 {
-				witness.Moved = func(conntrack.Record) time.Time { return w.now.Add(-tt.moved) }
+				witness.Moved = func(calls.Record) time.Time { return w.now.Add(-tt.moved) }
 			}
 			c := w.ed.Compare(w.now)
 			lost, _ := c.Missing(10, witness, w.now)
@@ -347,7 +347,7 @@ func TestSilentIsNotRevived(t *testing.T) {
 				t.Errorf("lost: %+v", lost)
 			}
 			changes, _ := c.Sweep(10, w.now)
-			w.wantEnd(changes, map[bool]conntrack.Cause{true: conntrack.Lost, false: conntrack.Expired}[tt.lost])
+			w.wantEnd(changes, map[bool]calls.Cause{true: calls.Lost, false: calls.Expired}[tt.lost])
 		})
 	}
 }
@@ -367,8 +367,8 @@ func TestRevivedLosesItsAddress(t *testing.T) {
 		}
 		w.now = w.now.Add(time.Second)
 		c := w.ed.Compare(w.now)
-		c.Found([]conntrack.Connection{w.conn})
-		c.Missing(10, Witness{Moved: nobody.Moved, Homeless: func(conntrack.Connection) bool { return true }}, w.now)
+		c.Found([]calls.Connection{w.conn})
+		c.Missing(10, Witness{Moved: nobody.Moved, Homeless: func(calls.Connection) bool { return true }}, w.now)
 		changes, _ := c.Sweep(10, w.now)
 		if ended := len(changes) > 0; ended != revived {
 			t.Errorf("revived: %v; changes %v", revived, changes)
@@ -381,19 +381,19 @@ func (r *rig) lost(w *wire) *wire {
 	w.handshake()
 	w.outgoing(7, 9)
 	r.now = r.now.Add(time.Second)
-	w.wantEnd(r.ed.Sweep(nil, r.now, r.now), conntrack.Lost)
+	w.wantEnd(r.ed.Sweep(nil, r.now, r.now), calls.Lost)
 	return w
 }
 
 // asked passes a segment with a byte of data, or none with a SYN, through an editor whose
 // caller has conntrack answer with c.
-func (w *wire) asked(from conntrack.Side, flags packet.Flags, seq packet.Seq, c conntrack.Connection) {
+func (w *wire) asked(from calls.Side, flags packet.Flags, seq packet.Seq, c calls.Connection) {
 	w.t.Helper()
 	data := []byte{0}
 	if flags.Has(packet.SYN) {
 		data = nil
 	}
-	tu := map[conntrack.Side]conntrack.Tuple{client: w.conn.Original, server: w.conn.Reply}[from]
+	tu := map[calls.Side]calls.Tuple{client: w.conn.Original, server: w.conn.Reply}[from]
 	seg, err := packet.Parse(tcp(w.t, tu, flags, seq, w.seq[from.Other()], data))
 	if err != nil {
 		w.t.Fatal(err)
@@ -468,7 +468,7 @@ func TestResetLostSides(t *testing.T) {
 	r := newRig(t)
 	r.ed.ResetLost(true)
 	w := r.lost(r.forwarded(serverAddr, insideAddr))
-	for from, want := range map[conntrack.Side]bool{client: false, server: true} {
+	for from, want := range map[calls.Side]bool{client: false, server: true} {
 		if w.segment(from, packet.ACK, w.seq[from], []byte{0}); w.last.Reset != want {
 			t.Errorf("%v: reset %v", from, w.last.Reset)
 		}
@@ -482,7 +482,7 @@ func TestOtherEndsAreNotReset(t *testing.T) {
 		"closed in conntrack": func(w *wire) {
 			closed := w.conn
 			closed.Closing, closed.Reset = true, true
-			w.ed.Sweep([]conntrack.Connection{closed}, w.now.Add(1), w.now.Add(1))
+			w.ed.Sweep([]calls.Connection{closed}, w.now.Add(1), w.now.Add(1))
 		},
 		"lost without a call": func(w *wire) {
 			w.say(client, message(pptp.CallClearRequest, 7, 0, 0))

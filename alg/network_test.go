@@ -5,10 +5,10 @@ import (
 
 	"pgregory.net/rapid"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
 	"pptpalg/alg/stream"
-	"pptpalg/conntrack"
 )
 
 // line is a connection with what is under way on it.
@@ -47,10 +47,10 @@ func newLine(w *world, wire *wire) *line {
 	return l
 }
 
-func (l *line) at(from conntrack.Side, offset int) packet.Seq { return l.first[from].Add(offset) }
+func (l *line) at(from calls.Side, offset int) packet.Seq { return l.first[from].Add(offset) }
 
 // sendNew sends bytes that were never sent before.
-func (l *line) sendNew(from conntrack.Side) {
+func (l *line) sendNew(from calls.Side) {
 	w := l.ways[from]
 	n := l.size(len(w.said) - w.sent)
 	l.send(from, w.sent, n)
@@ -58,14 +58,14 @@ func (l *line) sendNew(from conntrack.Side) {
 }
 
 // skip has the network lose bytes before they reach the gateway.
-func (l *line) skip(from conntrack.Side) {
+func (l *line) skip(from calls.Side) {
 	w := l.ways[from]
 	w.sent += l.size(len(w.said) - w.sent)
 }
 
 // sendAgain repeats bytes that have not arrived, or have just done so, cut where
 // the sender likes, and perhaps new ones behind them.
-func (l *line) sendAgain(from conntrack.Side) {
+func (l *line) sendAgain(from calls.Side) {
 	w := l.ways[from]
 	oldest := max(0, len(w.got)-30)
 	if w.sent <= oldest {
@@ -90,7 +90,7 @@ func (l *line) size(most int) int {
 const maxWaits = 2
 
 // send passes a segment through the editor.
-func (l *line) send(from conntrack.Side, at, n int) {
+func (l *line) send(from calls.Side, at, n int) {
 	w := l.ways[from]
 	if n == 0 {
 		return
@@ -116,7 +116,7 @@ func (l *line) send(from conntrack.Side, at, n int) {
 
 // letGo puts a piece on its way. Bytes that were let go before must be the same,
 // those excepted that the receiver has if too many were edited since.
-func (l *line) letGo(from conntrack.Side, p piece) {
+func (l *line) letGo(from calls.Side, p piece) {
 	w := l.ways[from]
 	for i, b := range p.b {
 		before, again := w.letGo[p.at+i]
@@ -135,7 +135,7 @@ func (l *line) letGo(from conntrack.Side, p piece) {
 }
 
 // arrive has one of the pieces under way arrive, or get lost, or come twice.
-func (l *line) arrive(from conntrack.Side) {
+func (l *line) arrive(from calls.Side) {
 	w := l.ways[from]
 	if len(w.flight) == 0 {
 		return
@@ -153,7 +153,7 @@ func (l *line) arrive(from conntrack.Side) {
 
 // receive puts a piece where it belongs, and has the receiver read what is whole. As
 // in TCP, the bytes that came first count.
-func (l *line) receive(from conntrack.Side, p piece) {
+func (l *line) receive(from calls.Side, p piece) {
 	w := l.ways[from]
 	for i, b := range p.b {
 		if _, have := w.early[p.at+i]; !have && p.at+i >= len(w.got) {
@@ -168,7 +168,7 @@ func (l *line) receive(from conntrack.Side, p piece) {
 }
 
 // settle has all arrive that was said.
-func (l *line) settle(from conntrack.Side) {
+func (l *line) settle(from calls.Side) {
 	w := l.ways[from]
 	for len(w.got) < len(w.said) {
 		l.send(from, len(w.got), len(w.said)-len(w.got))
@@ -181,7 +181,7 @@ func (l *line) settle(from conntrack.Side) {
 }
 
 // hear has the receiver read the messages that are whole.
-func (l *line) hear(from conntrack.Side) {
+func (l *line) hear(from calls.Side) {
 	w := l.ways[from]
 	for {
 		m := pptp.Message(w.got[w.read:])

@@ -7,13 +7,13 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // optioned returns a segment with MPTCP's option.
-func optioned(t testing.TB, tu conntrack.Tuple, flags packet.Flags, seq, ack packet.Seq, payload []byte) []byte {
+func optioned(t testing.TB, tu calls.Tuple, flags packet.Flags, seq, ack packet.Seq, payload []byte) []byte {
 	t.Helper()
 	b := tcp(t, tu, flags, seq, ack, payload)
 	ip, h := new(layers.IPv4), new(layers.TCP)
@@ -34,14 +34,14 @@ func optioned(t testing.TB, tu conntrack.Tuple, flags packet.Flags, seq, ack pac
 // TestOnePath: a handshake loses Multipath TCP, whether or not its connection is known and
 // translated; other segments are not touched for it.
 func TestOnePath(t *testing.T) {
-	client, server := conntrack.Initiator, conntrack.Responder
+	client, server := calls.Initiator, calls.Responder
 	start := message(pptp.StartControlConnectionRequest, 0, 0, 0)
 	masqueraded := func(r *rig) *wire { return r.masqueraded(insideAddr) }
 	unknown := func(r *rig) *wire { return &wire{rig: newRig(r.t), conn: masqueraded(r).conn} }
 	for _, tt := range []struct {
 		name    string
 		wire    func(*rig) *wire
-		from    conntrack.Side
+		from    calls.Side
 		flags   packet.Flags
 		payload []byte
 		verdict Verdict
@@ -84,7 +84,7 @@ func TestOnePath(t *testing.T) {
 // TestNoPath: a SYN without the option passes as it came.
 func TestNoPath(t *testing.T) {
 	w := newRig(t).masqueraded(insideAddr)
-	w.segment(conntrack.Initiator, packet.SYN, 1000, nil)
+	w.segment(calls.Initiator, packet.SYN, 1000, nil)
 	if w.last.Verdict != Accept || w.last.Reason != NoData {
 		t.Errorf("%v, %v", w.last.Verdict, w.last.Reason)
 	}

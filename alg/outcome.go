@@ -3,8 +3,8 @@ package alg
 import (
 	"fmt"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // Verdict is what is to become of a packet.
@@ -97,13 +97,13 @@ var anomalyNames = [anomalies]string{
 }
 
 // refusals tells which anomaly it is that the call table refuses an ID.
-var refusals = map[conntrack.Refusal]Anomaly{
-	conntrack.SpaceFull:       NoPublicID,
-	conntrack.IDTaken:         IDTaken,
-	conntrack.TooManyCalls:    LimitCalls,
-	conntrack.TooManyOfClient: LimitClient,
-	conntrack.TooManyOfSpace:  LimitSpace,
-	conntrack.TooFast:         LimitRate,
+var refusals = map[calls.Refusal]Anomaly{
+	calls.SpaceFull:       NoPublicID,
+	calls.IDTaken:         IDTaken,
+	calls.TooManyCalls:    LimitCalls,
+	calls.TooManyOfClient: LimitClient,
+	calls.TooManyOfSpace:  LimitSpace,
+	calls.TooFast:         LimitRate,
 }
 
 // Anomalies lists every anomaly.
@@ -138,9 +138,9 @@ type Translation struct{ From, To pptp.CallID }
 type Outcome struct {
 	Verdict   Verdict
 	Reason    Reason
-	Leave     bool               // no later segment of the connection need come: see the package's words
-	Reset     bool               // its sender is to get a RST: see Editor.ResetLost
-	Changes   []conntrack.Change // to be carried out in order, before the packet is let go
-	Messages  []Message          // whose Call IDs and result were read to their end
+	Leave     bool           // no later segment of the connection need come: see the package's words
+	Reset     bool           // its sender is to get a RST: see Editor.ResetLost
+	Changes   []calls.Change // to be carried out in order, before the packet is let go
+	Messages  []Message      // whose Call IDs and result were read to their end
 	Anomalies []Anomaly
 }

@@ -6,9 +6,9 @@ import (
 
 	"pgregory.net/rapid"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // TestAnyCuttingAnyOrder is the editor's property: whatever segments the bytes of a
@@ -17,8 +17,8 @@ import (
 func TestAnyCuttingAnyOrder(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		script := rapid.SliceOfN(rapid.Custom(drawTurn), 1, 12).Draw(rt, "script")
-		want := play(t, script, func(l *link, from conntrack.Side, b []byte) { l.send(from, b) })
-		got := play(t, script, func(l *link, from conntrack.Side, b []byte) { l.scatter(rt, from, b) })
+		want := play(t, script, func(l *link, from calls.Side, b []byte) { l.send(from, b) })
+		got := play(t, script, func(l *link, from calls.Side, b []byte) { l.scatter(rt, from, b) })
 		if !equal(got, want) {
 			rt.Fatal("what arrives depends on the segments")
 		}
@@ -54,7 +54,7 @@ type link struct {
 	isn [2]packet.Seq
 }
 
-func play(t *testing.T, script []exchange, send func(*link, conntrack.Side, []byte)) [2][]byte {
+func play(t *testing.T, script []exchange, send func(*link, calls.Side, []byte)) [2][]byte {
 	r := newRig(t)
 	for _, own := range []pptp.CallID{7, 0x0107} {
 		crowd(r, own)
@@ -67,8 +67,8 @@ func play(t *testing.T, script []exchange, send func(*link, conntrack.Side, []by
 	return l.received
 }
 
-func (l *link) exchange(x exchange, send func(*link, conntrack.Side, []byte)) {
-	say := func(from conntrack.Side, b []byte) pptp.CallID {
+func (l *link) exchange(x exchange, send func(*link, calls.Side, []byte)) {
+	say := func(from calls.Side, b []byte) pptp.CallID {
 		at := len(l.received[from.Other()])
 		send(l, from, b)
 		id, _ := ids(l.received[from.Other()][at:])
@@ -90,14 +90,14 @@ func (l *link) exchange(x exchange, send func(*link, conntrack.Side, []byte)) {
 }
 
 // send has the bytes arrive in one segment.
-func (l *link) send(from conntrack.Side, b []byte) {
+func (l *link) send(from calls.Side, b []byte) {
 	l.arrive(from, l.seq[from], b)
 	l.seq[from] = l.seq[from].Add(len(b))
 }
 
 // scatter sends the bytes cut at random, and before each piece perhaps a later one
 // or an earlier one, cut where the sender likes.
-func (l *link) scatter(rt *rapid.T, from conntrack.Side, b []byte) {
+func (l *link) scatter(rt *rapid.T, from calls.Side, b []byte) {
 	base := l.seq[from]
 	for at := 0; at < len(b); {
 		if rapid.IntRange(0, 3).Draw(rt, "early") == 0 && at+1 < len(b) {
@@ -115,7 +115,7 @@ func (l *link) scatter(rt *rapid.T, from conntrack.Side, b []byte) {
 	l.seq[from] = base.Add(len(b))
 }
 
-func (l *link) arrive(from conntrack.Side, seq packet.Seq, b []byte) {
+func (l *link) arrive(from calls.Side, seq packet.Seq, b []byte) {
 	got := l.segment(from, packet.ACK, seq, bytes.Clone(b))
 	to := from.Other()
 	at := seq.Sub(l.isn[from])

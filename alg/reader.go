@@ -1,8 +1,8 @@
 package alg
 
 import (
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // reader finds the messages in one direction of a control stream. It keeps the
@@ -21,9 +21,9 @@ type reader struct {
 }
 
 // begin expects the connection's first byte.
-func (r *reader) begin(sender conntrack.Side) {
+func (r *reader) begin(sender calls.Side) {
 	*r = reader{first: pptp.StartControlConnectionRequest}
-	if sender == conntrack.Responder {
+	if sender == calls.Responder {
 		r.first = pptp.StartControlConnectionReply
 	}
 }
@@ -60,9 +60,9 @@ func (r *reader) next() {
 }
 
 // settle takes note of what became of the ID at an offset of the prefix.
-func (r *reader) settle(field int, f conntrack.Field, id Translation) {
+func (r *reader) settle(field int, f calls.Field, id Translation) {
 	r.done = uint8(field + 2)
-	if f == conntrack.Peers {
+	if f == calls.Peers {
 		r.peer = id
 		return
 	}

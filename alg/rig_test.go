@@ -9,9 +9,9 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // The network of these tests:
@@ -27,25 +27,25 @@ var (
 // rig feeds an editor with scripted packets.
 type rig struct {
 	t     testing.TB
-	table *conntrack.Table
+	table *calls.Table
 	ed    *Editor
 	now   time.Time
 	wires int
 }
 
 func newRig(t testing.TB) *rig {
-	table := conntrack.New(conntrack.DefaultConfig())
+	table := calls.New(calls.DefaultConfig())
 	return &rig{t: t, table: table, ed: NewEditor(table, DefaultConnections), now: epoch}
 }
 
 // wire is one control connection of a rig, and what its ends have received.
 type wire struct {
 	*rig
-	conn     conntrack.Connection
+	conn     calls.Connection
 	seq      [2]packet.Seq // next byte to send
 	received [2][]byte     // by the side that receives
 	last     Outcome
-	changes  []conntrack.Change
+	changes  []calls.Change
 	noted    []Anomaly
 }
 
@@ -53,7 +53,7 @@ type wire struct {
 func (r *rig) masqueraded(client netip.Addr) *wire {
 	r.wires++
 	port := uint16(40000 + r.wires)
-	return r.connect(conntrack.Connection{
+	return r.connect(calls.Connection{
 		Original: tuple(client, port, serverAddr, 1723),
 		Reply:    tuple(serverAddr, 1723, gatewayAddr, port),
 	})
@@ -63,13 +63,13 @@ func (r *rig) masqueraded(client netip.Addr) *wire {
 func (r *rig) forwarded(client, server netip.Addr) *wire {
 	r.wires++
 	port := uint16(40000 + r.wires)
-	return r.connect(conntrack.Connection{
+	return r.connect(calls.Connection{
 		Original: tuple(client, port, gatewayAddr, 1723),
 		Reply:    tuple(server, 1723, client, port),
 	})
 }
 
-func (r *rig) connect(c conntrack.Connection) *wire {
+func (r *rig) connect(c calls.Connection) *wire {
 	c.Opening = true
 	r.ed.Open(c, r.now)
 	isn := packet.Seq(0xfffffff0) // sequence numbers wrap in every test
@@ -79,20 +79,20 @@ func (r *rig) connect(c conntrack.Connection) *wire {
 // handshake lets the SYN/ACK and the Start exchange pass.
 func (w *wire) handshake() *wire {
 	w.synAck()
-	w.say(conntrack.Initiator, message(pptp.StartControlConnectionRequest, 0, 0, 0))
-	w.say(conntrack.Responder, message(pptp.StartControlConnectionReply, 0, 0, 1))
+	w.say(calls.Initiator, message(pptp.StartControlConnectionRequest, 0, 0, 0))
+	w.say(calls.Responder, message(pptp.StartControlConnectionReply, 0, 0, 1))
 	w.received = [2][]byte{}
 	return w
 }
 
 func (w *wire) synAck() {
 	w.seq[0] = w.seq[0].Add(1)
-	w.segment(conntrack.Responder, packet.SYN|packet.ACK, w.seq[1], nil)
+	w.segment(calls.Responder, packet.SYN|packet.ACK, w.seq[1], nil)
 	w.seq[1] = w.seq[1].Add(1)
 }
 
 // say sends bytes in one segment and returns what the other end receives.
-func (w *wire) say(from conntrack.Side, b []byte) []byte {
+func (w *wire) say(from calls.Side, b []byte) []byte {
 	w.t.Helper()
 	got := w.segment(from, packet.ACK|packet.PSH, w.seq[from], b)
 	if w.last.Verdict == Drop {
@@ -104,10 +104,10 @@ func (w *wire) say(from conntrack.Side, b []byte) []byte {
 }
 
 // segment passes one TCP segment through the editor and returns its payload after.
-func (w *wire) segment(from conntrack.Side, flags packet.Flags, seq packet.Seq, payload []byte) []byte {
+func (w *wire) segment(from calls.Side, flags packet.Flags, seq packet.Seq, payload []byte) []byte {
 	w.t.Helper()
 	tu := w.conn.Original
-	if from == conntrack.Responder {
+	if from == calls.Responder {
 		tu = w.conn.Reply
 	}
 	raw := tcp(w.t, tu, flags, seq, w.seq[from.Other()], payload)
@@ -128,11 +128,11 @@ func (w *wire) anomalies() []Anomaly {
 	return a
 }
 
-func tuple(src netip.Addr, sport uint16, dst netip.Addr, dport uint16) conntrack.Tuple {
-	return conntrack.Tuple{Src: netip.AddrPortFrom(src, sport), Dst: netip.AddrPortFrom(dst, dport)}
+func tuple(src netip.Addr, sport uint16, dst netip.Addr, dport uint16) calls.Tuple {
+	return calls.Tuple{Src: netip.AddrPortFrom(src, sport), Dst: netip.AddrPortFrom(dst, dport)}
 }
 
-func tcp(t testing.TB, tu conntrack.Tuple, flags packet.Flags, seq, ack packet.Seq, payload []byte) []byte {
+func tcp(t testing.TB, tu calls.Tuple, flags packet.Flags, seq, ack packet.Seq, payload []byte) []byte {
 	t.Helper()
 	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: tu.Src.Addr().AsSlice(), DstIP: tu.Dst.Addr().AsSlice()}
 	h := &layers.TCP{
@@ -200,8 +200,8 @@ func ids(b []byte) (first, second pptp.CallID) {
 // its ID, as the server saw it.
 func (w *wire) outgoing(own, servers pptp.CallID) pptp.CallID {
 	w.t.Helper()
-	public, _ := ids(w.say(conntrack.Initiator, message(pptp.OutgoingCallRequest, own, 0, 0)))
-	_, back := ids(w.say(conntrack.Responder, message(pptp.OutgoingCallReply, servers, public, pptp.ResultOK)))
+	public, _ := ids(w.say(calls.Initiator, message(pptp.OutgoingCallRequest, own, 0, 0)))
+	_, back := ids(w.say(calls.Responder, message(pptp.OutgoingCallReply, servers, public, pptp.ResultOK)))
 	if back != own {
 		w.t.Fatalf("Outgoing-Call-Reply tells the client its ID is %v, want %v", back, own)
 	}

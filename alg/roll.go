@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"time"
 
-	"pptpalg/conntrack"
+	"pptpalg/alg/calls"
 )
 
 // roll is the connections that live, in the order in which they give way to others where
@@ -149,7 +149,7 @@ func (e *Editor) evict(r *roll, now time.Time) bool {
 		return false
 	}
 	e.evicted++
-	e.end(d, conntrack.Expired, now)
+	e.end(d, calls.Expired, now)
 	e.remove(d)
 	return true
 }

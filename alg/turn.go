@@ -4,15 +4,15 @@ import (
 	"slices"
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // turn is one segment being read: its sender speaks.
 type turn struct {
 	*dialogue
-	sender conntrack.Side
+	sender calls.Side
 	seg    packet.Segment
 	now    time.Time
 	at     time.Duration // now, as the editor's records have it
@@ -25,7 +25,7 @@ type turn struct {
 // field is, and what becomes of the call. act reports whether it found the call;
 // nil means that finding the ID was all. ends is for what ends calls.
 type role struct {
-	own  conntrack.Field
+	own  calls.Field
 	act  func(t *turn, m pptp.Message, l pptp.Layout) bool
 	ends func(t *turn, e ending)
 }
@@ -35,13 +35,13 @@ type role struct {
 var roles = [pptp.SetLinkInfo + 1]role{
 	pptp.StopControlConnectionRequest: {ends: stop},
 	pptp.StopControlConnectionReply:   {ends: stop},
-	pptp.OutgoingCallRequest:          {own: conntrack.Requests, act: requestAsPNS},
-	pptp.OutgoingCallReply:            {own: conntrack.Assigns, act: replyAsPAC},
-	pptp.IncomingCallRequest:          {own: conntrack.Requests, act: requestAsPAC},
-	pptp.IncomingCallReply:            {own: conntrack.Assigns, act: replyAsPNS},
+	pptp.OutgoingCallRequest:          {own: calls.Requests, act: requestAsPNS},
+	pptp.OutgoingCallReply:            {own: calls.Assigns, act: replyAsPAC},
+	pptp.IncomingCallRequest:          {own: calls.Requests, act: requestAsPAC},
+	pptp.IncomingCallReply:            {own: calls.Assigns, act: replyAsPNS},
 	pptp.IncomingCallConnected:        {act: connected},
-	pptp.CallClearRequest:             {own: conntrack.Owns, ends: clearCall},
-	pptp.CallDisconnectNotify:         {own: conntrack.Notifies, ends: disconnect},
+	pptp.CallClearRequest:             {own: calls.Owns, ends: clearCall},
+	pptp.CallDisconnectNotify:         {own: calls.Notifies, ends: disconnect},
 }
 
 func requestAsPNS(t *turn, m pptp.Message, l pptp.Layout) bool {
@@ -53,16 +53,16 @@ func requestAsPAC(t *turn, m pptp.Message, l pptp.Layout) bool {
 }
 
 func replyAsPAC(t *turn, m pptp.Message, l pptp.Layout) bool {
-	return t.reply(m, l, t.sender.Other(), conntrack.Established)
+	return t.reply(m, l, t.sender.Other(), calls.Established)
 }
 
 func replyAsPNS(t *turn, m pptp.Message, l pptp.Layout) bool {
-	return t.reply(m, l, t.sender, conntrack.Answered)
+	return t.reply(m, l, t.sender, calls.Answered)
 }
 
-func (t *turn) reply(m pptp.Message, l pptp.Layout, pns conntrack.Side, next conntrack.State) bool {
+func (t *turn) reply(m pptp.Message, l pptp.Layout, pns calls.Side, next calls.State) bool {
 	code, _ := m.Result()
-	return t.control.Reply(t.sender, conntrack.Reply{
+	return t.control.Reply(t.sender, calls.Reply{
 		PNS: pns, Own: m.CallID(l.Own), Peer: m.CallID(l.Peer),
 		Granted: code == pptp.ResultOK, Next: next, Adopt: t.adopts(),
 	}, t.now)
@@ -82,7 +82,7 @@ func (t *turn) adopts() bool { return !t.watched && t.at-t.opened < adoption }
 // ending is a message that ends calls.
 type ending struct {
 	kind  pptp.Type
-	from  conntrack.Side
+	from  calls.Side
 	id    Translation // its own ID: what the sender wrote, and what the receiver is shown
 	until packet.Seq  // of the stream, behind the bytes that were read
 }
@@ -109,7 +109,7 @@ func (t *turn) finish(e ending) {
 }
 
 // believe carries out the endings that the receiver of a direction has acknowledged.
-func (t *turn) believe(from conntrack.Side) {
+func (t *turn) believe(from calls.Side) {
 	t.halves[from].believe()
 	s := &t.halves[from].stream
 	if len(t.late) == 0 || !s.Placed() {
@@ -127,7 +127,7 @@ func (t *turn) believe(from conntrack.Side) {
 type late map[*dialogue][]ending
 
 // forget gives up those of a direction.
-func (l late) forget(d *dialogue, from conntrack.Side) {
+func (l late) forget(d *dialogue, from calls.Side) {
 	if all, some := l[d]; some {
 		if l[d] = slices.DeleteFunc(all, func(e ending) bool { return e.from == from }); len(l[d]) == 0 {
 			delete(l, d)
@@ -194,7 +194,7 @@ func (t *turn) fields(r *reader, at int) {
 	m := r.message()
 	l, _ := m.Type().Layout()
 	act := roles[m.Type()]
-	if (act.own == conntrack.Requests || act.own == conntrack.Assigns) && l.Own != 0 && t.early() {
+	if (act.own == calls.Requests || act.own == calls.Assigns) && l.Own != 0 && t.early() {
 		t.out.Anomalies = append(t.out.Anomalies, EarlyRequest)
 		r.next()
 		return
@@ -204,7 +204,7 @@ func (t *turn) fields(r *reader, at int) {
 		known = t.callID(r, at, l.Own, act.own) && known
 	}
 	if l.Peer != 0 {
-		known = t.callID(r, at, l.Peer, conntrack.Peers) && known
+		known = t.callID(r, at, l.Peer, calls.Peers) && known
 	}
 	if !r.whole() {
 		return
@@ -214,7 +214,7 @@ func (t *turn) fields(r *reader, at int) {
 		t.finish(ending{m.Type(), t.sender, t.told(r.own), t.first().Add(at)})
 	case act.act != nil:
 		// A request that is not taken has its own anomaly.
-		known = act.act(t, m, l) || act.own == conntrack.Requests
+		known = act.act(t, m, l) || act.own == calls.Requests
 	}
 	if !known {
 		t.out.Anomalies = append(t.out.Anomalies, UnknownCall)
@@ -231,7 +231,7 @@ func (t *turn) early() bool { return t.halves[t.sender.Other()].reader.first != 
 
 // callID translates the ID at an offset of the prefix as far as it is read and not
 // settled. It reports false for one that belongs to no known call.
-func (t *turn) callID(r *reader, at, field int, f conntrack.Field) bool {
+func (t *turn) callID(r *reader, at, field int, f calls.Field) bool {
 	have, done := int(r.have), int(r.done)
 	switch {
 	case have == field+1 && done <= field:
@@ -246,7 +246,7 @@ func (t *turn) callID(r *reader, at, field int, f conntrack.Field) bool {
 
 // wholeID translates an ID whose first byte lies at an offset of the payload,
 // which is -1 if it came with an earlier segment.
-func (t *turn) wholeID(r *reader, at, field int, f conntrack.Field) bool {
+func (t *turn) wholeID(r *reader, at, field int, f calls.Field) bool {
 	var sent *byte
 	if int(r.done) == field+1 {
 		sent = &r.sent
@@ -261,7 +261,7 @@ func (t *turn) wholeID(r *reader, at, field int, f conntrack.Field) bool {
 		t.set(at, id.High())
 	}
 	t.set(at+1, id.Low())
-	if !ok && (f == conntrack.Requests || f == conntrack.Assigns) {
+	if !ok && (f == calls.Requests || f == calls.Assigns) {
 		t.out.Anomalies = append(t.out.Anomalies, refusals[t.control.Refusal(t.sender)])
 	}
 	return ok

@@ -4,9 +4,9 @@ import (
 	"encoding/binary"
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // Undo is Edit for those who look on from inside the NAT: it reads a segment as
@@ -23,7 +23,7 @@ func (e *Editor) Undo(seg packet.Segment, now time.Time) Outcome {
 }
 
 // translateHigh translates the first byte of an ID in the turn's direction.
-func (t *turn) translateHigh(f conntrack.Field, high byte) byte {
+func (t *turn) translateHigh(f calls.Field, high byte) byte {
 	if t.undo {
 		return t.control.UndoHigh(t.sender, f, high)
 	}
@@ -31,7 +31,7 @@ func (t *turn) translateHigh(f conntrack.Field, high byte) byte {
 }
 
 // translate translates an ID in the turn's direction.
-func (t *turn) translate(f conntrack.Field, id pptp.CallID, sent *byte) (pptp.CallID, bool) {
+func (t *turn) translate(f calls.Field, id pptp.CallID, sent *byte) (pptp.CallID, bool) {
 	if t.undo {
 		return t.control.Undo(t.sender, f, id, sent)
 	}

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"testing"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // undo passes what the server's end has received of an editor, cut in two, and
@@ -32,7 +32,7 @@ func (w *wire) undo(b []byte, cut int) []byte {
 // whatever the cut: that gives what the server has sent.
 func TestUndo(t *testing.T) {
 	dialogue := []struct {
-		from conntrack.Side
+		from calls.Side
 		b    func(pub pptp.CallID) []byte
 	}{
 		{client, func(pptp.CallID) []byte { return message(pptp.OutgoingCallRequest, 7, 0, 0) }},
@@ -121,7 +121,7 @@ func TestReadAll(t *testing.T) {
 	r := newRig(t)
 	r.ed.ReadAll()
 	plain := func(port uint16) *wire {
-		return r.connect(conntrack.Connection{Original: tuple(insideAddr, port, serverAddr, 1723), Reply: tuple(serverAddr, 1723, insideAddr, port)}).handshake()
+		return r.connect(calls.Connection{Original: tuple(insideAddr, port, serverAddr, 1723), Reply: tuple(serverAddr, 1723, insideAddr, port)}).handshake()
 	}
 	for port := range uint16(2) {
 		w := plain(port + 1)

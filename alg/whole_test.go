@@ -3,14 +3,14 @@ package alg
 import (
 	"time"
 
-	"pptpalg/conntrack"
+	"pptpalg/alg/calls"
 )
 
 // Steps of a Comparison in one slice, as Sweep is.
 
 // Missing is Comparison.Missing in one slice. live is what conntrack had at a time not
 // before asked.
-func (e *Editor) Missing(live []conntrack.Connection, asked time.Time) []Lost {
+func (e *Editor) Missing(live []calls.Connection, asked time.Time) []Lost {
 	c := e.Compare(asked)
 	c.Found(live)
 	lost, _ := c.Missing(len(e.all), nobody, asked)
@@ -19,12 +19,12 @@ func (e *Editor) Missing(live []conntrack.Connection, asked time.Time) []Lost {
 
 // nobody has seen GRE flow, or an address go.
 var nobody = Witness{
-	Moved:    func(conntrack.Record) time.Time { return time.Time{} },
-	Homeless: func(conntrack.Connection) bool { return false },
+	Moved:    func(calls.Record) time.Time { return time.Time{} },
+	Homeless: func(calls.Connection) bool { return false },
 }
 
 // EndIdle is Comparison.EndIdle in one slice.
-func (e *Editor) EndIdle(since time.Time, silent func(conntrack.Record) bool, now time.Time) []conntrack.Change {
+func (e *Editor) EndIdle(since time.Time, silent func(calls.Record) bool, now time.Time) []calls.Change {
 	c := Comparison{ed: e, idle: len(e.all)}
 	changes, _ := c.EndIdle(len(e.all), since, silent, now)
 	return changes

@@ -1,80 +1,145 @@
 package conntrack
 
 import (
+	"errors"
 	"fmt"
-	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pptpalg/alg/calls"
 )
 
-// Tuple is one direction of a TCP connection, as a packet of that direction
-// carries it when it enters the gateway (mangle PREROUTING or OUTPUT).
-type Tuple struct {
-	Src, Dst netip.AddrPort
+// Connection returns the TCP connection that has t as one of its two tuples, or
+// an error that is ErrNotFound. A connection is found once its first packet has
+// left the gateway: until then the kernel has not put its entry into the table.
+//
+// The kernel looks up a tuple in one zone, and a packet does not say which. The
+// default zone is asked first, then the zones seen before, the latest first,
+// then all of them by a dump. Where zones use the same tuple, the first one
+// asked wins. Dumps walk the whole table, so their number is bounded: beyond
+// searchBurst at once and one in searchPause, the answer is ErrNotFound.
+func (c *Conn) Connection(t calls.Tuple) (calls.Connection, error) {
+	e, err := c.find(t)
+	if err != nil {
+		return calls.Connection{}, fmt.Errorf("get conntrack entry of TCP %v: %w", t, err)
+	}
+	return e.connection(), nil
 }
 
-// Reversed returns the tuple with source and destination exchanged.
-func (t Tuple) Reversed() Tuple { return Tuple{Src: t.Dst, Dst: t.Src} }
+func (c *Conn) find(t calls.Tuple) (entry, error) {
+	if err := checkIPv4(t.Src.Addr(), t.Dst.Addr()); err != nil {
+		return entry{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := -1; i < len(c.zones); i++ {
+		zone := c.zones.at(i)
+		e, err := c.get(tcp(t), zone)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err == nil {
+			c.zones.remember(zone)
+		}
+		return e, err
+	}
+	if !c.searches.take(time.Now()) {
+		return entry{}, fmt.Errorf("%w in the zones known", ErrNotFound)
+	}
+	return c.search(t)
+}
 
-func (t Tuple) String() string { return fmt.Sprintf("%v > %v", t.Src, t.Dst) }
+// search looks for a TCP tuple in every zone.
+func (c *Conn) search(t calls.Tuple) (entry, error) {
+	for _, f := range byTuple(t) {
+		es, err := list(c, f, func(e *entry) (entry, bool) { return *e, true })
+		if err != nil {
+			return entry{}, err
+		}
+		if len(es) > 0 {
+			c.zones.remember(es[0].zone())
+			return es[0], nil
+		}
+	}
+	return entry{}, ErrNotFound
+}
 
-// Side names an endpoint of a control connection by who opened TCP. Which of the
-// two is the PNS and which the PAC is said by each call's request, not by this.
-type Side uint8
+// Connections returns every TCP connection whose original destination port is
+// one of ports, in all zones, in no order.
+func (c *Conn) Connections(ports []uint16) ([]calls.Connection, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []calls.Connection
+	for _, port := range unique(ports) {
+		found, err := list(c, byPort(port), func(e *entry) (calls.Connection, bool) {
+			c.zones.remember(e.zone())
+			return e.connection(), true
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list TCP connections to port %d: %w", port, err)
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
 
-// The two ends of a TCP connection.
+func unique(ports []uint16) []uint16 {
+	return slices.Compact(slices.Sorted(slices.Values(ports)))
+}
+
+func tcp(t calls.Tuple) tuple { return tuple{Tuple: t, proto: unix.IPPROTO_TCP} }
+
+func gre(t calls.Tuple) tuple { return tuple{Tuple: t, proto: unix.IPPROTO_GRE} }
+
+// The bounds of searches. A search walks the table twice, some 10 ms where it has
+// 2^18 buckets, and any stray packet asks for one.
 const (
-	Initiator Side = iota
-	Responder
+	searchBurst = 10
+	searchPause = 200 * time.Millisecond
 )
 
-// Other returns the opposite end.
-func (s Side) Other() Side { return s ^ 1 }
+// budget grants searches. The zero value grants searchBurst of them.
+type budget struct {
+	left  int
+	since time.Time // when left was last added to
+}
 
-func (s Side) String() string {
-	switch s {
-	case Initiator:
-		return "initiator"
-	case Responder:
-		return "responder"
+func (b *budget) take(now time.Time) bool {
+	if gained := now.Sub(b.since) / searchPause; gained > 0 {
+		b.left = min(b.left+int(min(gained, searchBurst)), searchBurst)
+		b.since = now
 	}
-	return fmt.Sprintf("unknown(%d)", uint8(s))
-}
-
-// Connection is a TCP connection as the kernel's conntrack knows it. The reply
-// tuple tells how it is translated: without NAT it is the original one reversed.
-type Connection struct {
-	Original, Reply Tuple
-	Zone            uint16 // conntrack zone, 0 is the default zone
-	Mark            uint32 // connmark
-	Helper          string // the kernel helper attached to it, "" for none
-	Opening         bool   // TCP's handshake is under way: its conntrack state is SYN_SENT or SYN_RECV
-	Closing         bool   // TCP has ended: its conntrack state is LAST_ACK, TIME_WAIT or CLOSE
-	Reset           bool   // and it is CLOSE: conntrack has believed a RST
-}
-
-// Endpoint is one end of a connection: the address it has, and the address under
-// which the other end knows it. They differ where NAT translates it.
-type Endpoint struct {
-	Address, Public netip.Addr
-}
-
-// Translated reports whether NAT hides the endpoint's own address.
-func (e Endpoint) Translated() bool { return e.Address != e.Public }
-
-// Endpoint returns one end of the connection.
-func (c Connection) Endpoint(s Side) Endpoint {
-	if s == Initiator {
-		return Endpoint{Address: c.Original.Src.Addr(), Public: c.Reply.Dst.Addr()}
+	if b.left == 0 {
+		return false
 	}
-	return Endpoint{Address: c.Reply.Src.Addr(), Public: c.Original.Dst.Addr()}
+	b.left--
+	return true
 }
 
-// Same reports whether both are translated alike between the same ends: one TCP
-// connection, or two that follow each other.
-func (c Connection) Same(o Connection) bool {
-	return c.Original == o.Original && c.Reply == o.Reply && c.Zone == o.Zone
+// maxZones bounds the zones that are remembered, and so the questions asked for
+// a tuple before the table is walked.
+const maxZones = 16
+
+// zones are the zones seen other than the default one, the latest first.
+type zones []uint16
+
+// at returns a zone by its turn to be asked, from -1 on: the default one first.
+func (z zones) at(i int) uint16 {
+	if i < 0 {
+		return 0
+	}
+	return z[i]
 }
 
-// Translated reports whether NAT translates either end's address.
-func (c Connection) Translated() bool {
-	return c.Endpoint(Initiator).Translated() || c.Endpoint(Responder).Translated()
+// remember moves a zone to the head of the list. The one seen longest ago gives
+// way if the list is full.
+func (z *zones) remember(zone uint16) {
+	if zone == 0 || len(*z) > 0 && (*z)[0] == zone {
+		return
+	}
+	rest := slices.DeleteFunc(*z, func(other uint16) bool { return other == zone })
+	rest = rest[:min(len(rest), maxZones-1)]
+	*z = append(zones{zone}, rest...)
 }

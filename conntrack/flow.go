@@ -1,53 +1,273 @@
 package conntrack
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
+	"golang.org/x/sys/unix"
+
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
 )
 
-// Flow is the translation of the GRE packets that travel one way in one call. A
-// packet carries the Call ID of the endpoint it goes to, so a flow belongs to its
-// receiver:
+// Timeout is the life of a flow's entry in seconds: 10 days, whatever packets
+// come. An entry of fixed timeout refuses a new one (EPERM), so it is long, and
+// the entry is deleted when its call ends. Create does not start it anew either: a
+// call that lasts longer loses its entry, and has it again from the next Create.
+// The kernel counts jiffies in 32 bits and caps it at some 24 days where HZ is
+// 1000.
+const Timeout = 10 * 24 * 60 * 60
+
+// Create puts a flow's entry into the table. What stands in its way gives way:
+// a former call's entry, or one that the kernel made of a packet that came too
+// early. An entry of this very flow stays, and only its mark is set if it is
+// another: in the instant between the end of an entry and its successor, a packet
+// would pass untranslated and leave an entry of its own.
 //
-//	enters as   Src > Dst        key Key      (Dst, Key: the receiver's public forms)
-//	leaves as   NewSrc > NewDst  key NewKey   (NewDst, NewKey: the receiver's own)
-//
-// NewSrc equals Src, and NewDst equals Dst, where that end is not translated.
-type Flow struct {
-	Src, Dst       netip.Addr
-	Key            pptp.CallID
-	NewSrc, NewDst netip.Addr
-	NewKey         pptp.CallID
-	Zone           uint16 // of the control connection
-	Mark           uint32 // of the control connection
+// An entry of somebody else's tunnel stays too. A flow to Call ID 0 has the tuple of such a
+// tunnel: where the tunnel's entry translates as the flow's would, the flow needs none, and
+// where it does not, the error is ErrTaken.
+func (c *Conn) Create(f calls.Flow) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.create(f, nil)
 }
 
-// Traffic is what has travelled in a flow.
-type Traffic struct {
-	Packets, Bytes uint64 // since the kernel's entry was made
-	Counted        bool   // false where the kernel does not count: net.netfilter.nf_conntrack_acct is 0
-	Lent           bool   // the flow has no entry of its own: somebody else's has the same packets and translates them as its own would
-}
-
-func (f Flow) String() string {
-	return fmt.Sprintf("%v > %v key %v => %v > %v key %v", f.Src, f.Dst, f.Key, f.NewSrc, f.NewDst, f.NewKey)
-}
-
-// Unmarked returns the flow without its mark, which others may change in the
-// kernel's entry: what is left tells flows apart.
-func (f Flow) Unmarked() Flow {
-	f.Mark = 0
-	return f
-}
-
-// flow is the GRE that travels to one end, which knows the call by its own ID.
-func (c Connection) flow(to Side, own, public pptp.CallID) Flow {
-	y, x := c.Endpoint(to), c.Endpoint(to.Other())
-	return Flow{
-		Src: x.Address, Dst: y.Public, Key: public,
-		NewSrc: x.Public, NewDst: y.Address, NewKey: own,
-		Zone: c.Zone, Mark: c.Mark,
+// create is Create, to which a first attempt may have had an answer already.
+func (c *Conn) create(f calls.Flow, answer error) error {
+	err := checkFlow(f)
+	if err == nil {
+		err = c.insist(f, answer)
 	}
+	if err != nil {
+		return fmt.Errorf("create GRE entry for %v: %w", f, err)
+	}
+	return nil
+}
+
+// insist tries more than once, because a packet may bring an entry in its way
+// back between the delete and the next try, and because flows that leave alike may have
+// the zones that are tried first. An answer that is nil is none yet.
+func (c *Conn) insist(f calls.Flow, answer error) error {
+	e := c.entryOf(f)
+	for taken := range tries {
+		if answer == nil {
+			answer = c.exchange(createRequest(e), nil, nil)
+		}
+		switch {
+		case errors.Is(answer, unix.EOPNOTSUPP) && e.reply.zone != 0:
+			c.noZones = true
+			e = c.entryOf(f)
+		case !errors.Is(answer, unix.EEXIST):
+			return answer
+		default:
+			stands, shared, err := c.clear(f, e.reply.zone)
+			if stands || err != nil {
+				return err
+			}
+			if shared {
+				e.reply.zone = spareZone(f, taken)
+			}
+		}
+		answer = nil
+	}
+	return fmt.Errorf("clear its tuples %d times: %w", tries, unix.EEXIST)
+}
+
+// clear has both tuples of f's entry be free, unless it finds that f's stands already, or
+// has no need to. Shared means that another flow leaves alike, whose entry has the reply
+// tuple: that stays.
+func (c *Conn) clear(f calls.Flow, replyZone uint16) (stands, shared bool, err error) {
+	e, err := c.inWay(enters(f), f.Zone)
+	switch {
+	case err != nil:
+		return false, false, err
+	case e != nil && e.translates(f):
+		stands, err = c.setMark(*e, f)
+		return stands, false, err
+	case e != nil && e.lends(f):
+		return true, false, nil
+	}
+	zone := f.Zone | replyZone
+	replies, err := c.inWay(leaves(f).Reversed(), zone)
+	if err != nil {
+		return false, false, err
+	}
+	err = c.clearAway(enters(f), f.Zone, e)
+	if shared = c.shares(f, replies); !shared {
+		err = errors.Join(err, c.clearAway(leaves(f).Reversed(), zone, replies))
+	}
+	return false, shared, err
+}
+
+// shares reports whether an entry is of another flow that leaves as f does, and f's reply
+// tuple can lie in another zone.
+func (c *Conn) shares(f calls.Flow, e *entry) bool {
+	if e == nil || f.Zone != 0 || c.noZones {
+		return false
+	}
+	other, ours := e.flow()
+	return ours && leaves(other) == leaves(f)
+}
+
+// inWay returns the entry that has a tuple in a zone, nil if there is none.
+func (c *Conn) inWay(t calls.Tuple, zone uint16) (*entry, error) {
+	e, err := c.get(gre(t), zone)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("get the entry in the way: %w", err)
+	}
+	return &e, nil
+}
+
+// clearAway deletes the entry that was found to have a tuple in a zone, and no later one.
+// What has both keys 0 may be a tunnel's: its entry stays if it has seen an answer, and is no
+// flow's.
+func (c *Conn) clearAway(t calls.Tuple, zone uint16, e *entry) error {
+	if e == nil {
+		return nil
+	}
+	if _, ours := e.flow(); !ours && t.Src.Port()|t.Dst.Port() == 0 && e.status&statusSeenReply != 0 {
+		return fmt.Errorf("%w: original %v, reply %v", ErrTaken, e.orig.Tuple, e.reply.Tuple)
+	}
+	if err := c.remove(gre(t), zone, e.id); err != nil {
+		return fmt.Errorf("delete the entry in the way: %w", err)
+	}
+	return nil
+}
+
+// setMark gives f's mark to its entry, and returns false if that is gone.
+func (c *Conn) setMark(e entry, f calls.Flow) (stands bool, err error) {
+	if e.mark == f.Mark {
+		return true, nil
+	}
+	err = c.exchange(markRequest(e.orig, f.Zone, f.Mark), nil, nil)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("set the mark of its entry: %w", err)
+	}
+	return true, nil
+}
+
+// Delete takes a flow's entry out of the table. An entry that is gone is no
+// error, nor is one in its place that translates otherwise, which is left alone.
+// The mark does not count: others may change it.
+func (c *Conn) Delete(f calls.Flow) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.delete(f)
+}
+
+func (c *Conn) delete(f calls.Flow) error {
+	err := checkFlow(f)
+	if err == nil {
+		err = c.take(f)
+	}
+	if err != nil {
+		return fmt.Errorf("delete GRE entry for %v: %w", f, err)
+	}
+	return nil
+}
+
+// take asks for the entry before it deletes it, by its ID: the kernel compares
+// nothing else, and finds an entry by the tuple of either direction.
+func (c *Conn) take(f calls.Flow) error {
+	e, err := c.get(gre(enters(f)), f.Zone)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil || !e.translates(f) {
+		return err
+	}
+	return c.remove(e.orig, f.Zone, e.id)
+}
+
+// Has reports whether a flow's entry is in the table. The mark does not count.
+func (c *Conn) Has(f calls.Flow) (bool, error) {
+	if err := checkFlow(f); err != nil {
+		return false, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, err := c.get(gre(enters(f)), f.Zone)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return false, fmt.Errorf("get GRE entry for %v: %w", f, err)
+	}
+	return err == nil && e.translates(f), nil
+}
+
+// Flows returns every flow in the table, in all zones, in no order: each GRE
+// entry of the shape that Create makes, whoever made it. Other GRE entries are
+// not listed.
+func (c *Conn) Flows() ([]calls.Flow, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	flows, err := list(c, byProto(unix.IPPROTO_GRE), (*entry).flow)
+	if err != nil {
+		return nil, fmt.Errorf("list GRE entries: %w", err)
+	}
+	return flows, nil
+}
+
+// Stray is a GRE entry that the kernel made of a packet which none of the others was
+// for. It lasts for half a minute after its last packet
+// (net.netfilter.nf_conntrack_gre_timeout), and is made only of packets that the firewall
+// lets pass.
+type Stray struct {
+	Src, Dst netip.Addr
+	Key      pptp.CallID // 0 also where the packets are no enhanced GRE
+	Zone     uint16
+	ID       uint32 // tells it from a later one of the same packets
+	Traffic  calls.Traffic
+}
+
+// Traffic has into hold what Flows lists, unmarked, with what each has carried, and the
+// flows that need no entry of their own: see Lent in calls.Traffic. Of strays it returns
+// those that are wanted, none if wanted is nil; it may ask about one more than once. With an
+// error, what is in the map is part of it at most.
+func (c *Conn) Traffic(into map[calls.Flow]calls.Traffic, wanted func(*Stray) bool) (strays []Stray, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	again := func() {
+		clear(into)
+		strays = nil
+	}
+	err = c.dump(byProto(unix.IPPROTO_GRE), again, func(_ int, e *entry) {
+		e.translated(into)
+		if s, ok := e.stray(); ok && wanted != nil && wanted(&s) {
+			strays = append(strays, s)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list GRE entries: %w", err)
+	}
+	return strays, nil
+}
+
+// translated adds to into what the entry translates.
+func (e *entry) translated(into map[calls.Flow]calls.Traffic) {
+	for _, f := range e.lent() {
+		if _, there := into[f]; !there {
+			into[f] = calls.Traffic{Lent: true}
+		}
+	}
+	if f, ok := e.flow(); ok {
+		into[f.Unmarked()] = e.counts[0]
+	}
+}
+
+// checkFlow is the guard before flowEntry, which gives a meaning of its own to
+// 0.0.0.0. No packet has that address.
+func checkFlow(f calls.Flow) error {
+	for _, a := range [...]netip.Addr{f.Src, f.Dst, f.NewSrc, f.NewDst} {
+		if a == netip.IPv4Unspecified() {
+			return fmt.Errorf("address %v is nobody's", a)
+		}
+	}
+	return checkIPv4(f.Src, f.Dst, f.NewSrc, f.NewDst)
 }

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/conntrack"
-	"pptpalg/conntrack/ctnetlink"
 )
 
 // These tests send real TCP connections through the rules, as live_test.go does, of
@@ -74,22 +74,22 @@ func (h held) end(t *testing.T) {
 }
 
 // tuple returns the connection as its packets come in.
-func (h held) tuple() conntrack.Tuple {
+func (h held) tuple() calls.Tuple {
 	ap := func(a net.Addr) netip.AddrPort { return a.(*net.TCPAddr).AddrPort() }
-	return conntrack.Tuple{Src: ap(h.client.LocalAddr()), Dst: ap(h.client.RemoteAddr())}
+	return calls.Tuple{Src: ap(h.client.LocalAddr()), Dst: ap(h.client.RemoteAddr())}
 }
 
 // leaveAlone is what the daemon does.
 func (h held) leaveAlone(t *testing.T, gateway namespace, b Bypass) {
 	t.Helper()
-	var c *ctnetlink.Conn
-	gateway.do(t, func() (err error) { c, err = ctnetlink.Dial(); return err })
+	var c *conntrack.Conn
+	gateway.do(t, func() (err error) { c, err = conntrack.Dial(); return err })
 	defer c.Close()
 	conn, err := c.Connection(h.tuple())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Leave(conn.Original, conn.Zone, ctnetlink.Bypass(b)); err != nil {
+	if err := c.Leave(conn.Original, conn.Zone, conntrack.Bypass(b)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -143,15 +143,15 @@ func TestKernelLeftAloneTooLate(t *testing.T) {
 		cfg := onePort
 		cfg.Bypass = Bypass{Label: DefaultBypassLabel, Labelled: true}
 		mustLoad(t, gateway.firewall(command), cfg)
-		var c *ctnetlink.Conn
-		gateway.do(t, func() (err error) { c, err = ctnetlink.Dial(); return err })
+		var c *conntrack.Conn
+		gateway.do(t, func() (err error) { c, err = conntrack.Dial(); return err })
 		defer c.Close()
-		if err := c.Leave(h.tuple(), 0, ctnetlink.Bypass(cfg.Bypass)); !errors.Is(err, ctnetlink.ErrNoLabels) {
-			t.Errorf("Leave() = %v, want %v", err, ctnetlink.ErrNoLabels)
+		if err := c.Leave(h.tuple(), 0, conntrack.Bypass(cfg.Bypass)); !errors.Is(err, conntrack.ErrNoLabels) {
+			t.Errorf("Leave() = %v, want %v", err, conntrack.ErrNoLabels)
 		}
 		cfg.Bypass = Bypass{Mark: 1}
 		mustLoad(t, gateway.firewall(command), cfg)
-		if err := c.Leave(h.tuple(), 0, ctnetlink.Bypass(cfg.Bypass)); err != nil {
+		if err := c.Leave(h.tuple(), 0, conntrack.Bypass(cfg.Bypass)); err != nil {
 			t.Error(err)
 		}
 		h.end(t)

@@ -17,11 +17,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"pptpalg/alg/datapath"
+	"pptpalg/alg/calls"
 	"pptpalg/alg/gre"
 	"pptpalg/alg/nfqueue"
+	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // These tests send GRE through the data path's rules of a gateway whose firewall lets
@@ -59,8 +59,8 @@ var (
 	theClient, theServer = netip.MustParseAddr("10.0.1.2"), netip.MustParseAddr("203.0.113.2")
 	thePublic            = netip.MustParseAddr("203.0.113.1")
 
-	inward  = conntrack.Flow{Src: theServer, Dst: thePublic, Key: 77, NewSrc: theServer, NewDst: theClient, NewKey: 7}
-	outward = conntrack.Flow{Src: theClient, Dst: theServer, Key: 5, NewSrc: thePublic, NewDst: theServer, NewKey: 5}
+	inward  = calls.Flow{Src: theServer, Dst: thePublic, Key: 77, NewSrc: theServer, NewDst: theClient, NewKey: 7}
+	outward = calls.Flow{Src: theClient, Dst: theServer, Key: 5, NewSrc: thePublic, NewDst: theServer, NewKey: 5}
 )
 
 // toItself has what comes from outside and belongs to nothing be for the gateway.
@@ -113,7 +113,7 @@ func (e *end) send(t *testing.T, to netip.Addr, id pptp.CallID, number uint16, s
 	t.Helper()
 	payload := make([]byte, size)
 	binary.BigEndian.PutUint16(payload, number)
-	b := gre.Append(nil, gre.Fields{CallID: id, HasSeq: true, Payload: payload})
+	b := packet.AppendGRE(nil, packet.GREFields{CallID: id, HasSeq: true, Payload: payload})
 	if err := unix.Sendto(e.fd, b, 0, &unix.SockaddrInet4{Addr: to.As4()}); err != nil {
 		t.Fatalf("send: %v", err)
 	}
@@ -134,7 +134,7 @@ func (e *end) receive(t *testing.T) arrival {
 	if err != nil {
 		t.Fatalf("receive: %v", err)
 	}
-	h, err := gre.Parse(b[int(b[0]&0x0f)*4 : n])
+	h, err := packet.ParseGRE(b[int(b[0]&0x0f)*4 : n])
 	if err != nil {
 		t.Fatalf("receive: %v", err)
 	}
@@ -164,16 +164,16 @@ func (e *end) expect(t *testing.T, want arrival) {
 // daemon is the data path without the rest: a queue and a table.
 type daemon struct {
 	Data
-	table *datapath.Table
+	table *gre.Table
 	again atomic.Int64 // packets that came marked
 	mu    sync.Mutex
 	sizes []int // of the packets queued as they came, guarded by mu
 }
 
 // start runs the data path until the returned function is called, or the test ends.
-func (g dataGateway) start(t *testing.T, d Data, flows ...conntrack.Flow) (*daemon, func()) {
+func (g dataGateway) start(t *testing.T, d Data, flows ...calls.Flow) (*daemon, func()) {
 	t.Helper()
-	dm := &daemon{Data: d, table: datapath.NewTable()}
+	dm := &daemon{Data: d, table: gre.NewTable()}
 	for _, f := range flows {
 		if err := dm.table.Install(f, time.Now()); err != nil {
 			t.Fatal(err)
@@ -204,7 +204,7 @@ func (d *daemon) packet(p *nfqueue.Packet) nfqueue.Verdict {
 		d.again.Add(1)
 		return nfqueue.Accept
 	}
-	var v datapath.Verdict
+	var v gre.Verdict
 	switch p.Hook {
 	case nfqueue.Input, nfqueue.Postrouting:
 		v = d.table.Leave(p.Payload)
@@ -212,9 +212,9 @@ func (d *daemon) packet(p *nfqueue.Packet) nfqueue.Verdict {
 	default:
 		d.saw(len(p.Payload))
 		v = d.table.Enter(p.Payload).Verdict
-		p.Mark |= map[bool]uint32{true: seen, false: call}[v == datapath.Pass]
+		p.Mark |= map[bool]uint32{true: seen, false: call}[v == gre.Pass]
 	}
-	if v == datapath.Edited {
+	if v == gre.Edited {
 		return nfqueue.RepeatModified
 	}
 	return nfqueue.Repeat
@@ -261,7 +261,7 @@ func TestKernelDataForwardDrop(t *testing.T) {
 			g.client.send(t, theServer, 6, 100+i, 50)
 		}
 		g.carries(t)
-		if got := dm.table.Count(datapath.NoFlow); got != 6 {
+		if got := dm.table.Count(gre.NoFlow); got != 6 {
 			t.Errorf("%d packets of no call were queued, want 6", got)
 		}
 		mangle, raw := g.counters(t, command, "mangle"), g.counters(t, command, "raw")
@@ -281,7 +281,7 @@ func TestKernelDataBesideConntrack(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {
 		g := newDataGateway(t, command, liveData)
 		g.restore(t, command, "*filter\n-I FORWARD -p gre -j ACCEPT\nCOMMIT\n")
-		zero := func(f conntrack.Flow) conntrack.Flow {
+		zero := func(f calls.Flow) calls.Flow {
 			f.Key, f.NewKey = 0, 0
 			return f
 		}
@@ -293,11 +293,11 @@ func TestKernelDataBesideConntrack(t *testing.T) {
 		g.server.expect(t, arrival{thePublic, theServer, 0, 101, 50})
 		g.server.send(t, thePublic, 0, 101, 50)
 		// Packets that wait until there are flows would be the call's.
-		eventually(t, func() bool { return dm.table.Count(datapath.NoFlow) == 4 }, func() string { return "not all strangers' packets came" })
+		eventually(t, func() bool { return dm.table.Count(gre.NoFlow) == 4 }, func() string { return "not all strangers' packets came" })
 		if g.entries(t) == "" {
 			t.Fatal("conntrack knows nothing")
 		}
-		for _, f := range []conntrack.Flow{inward, outward, zero(inward), zero(outward)} {
+		for _, f := range []calls.Flow{inward, outward, zero(inward), zero(outward)} {
 			if err := dm.table.Install(f, time.Now()); err != nil {
 				t.Fatal(err)
 			}
@@ -340,11 +340,11 @@ func TestKernelDataOfTheGateway(t *testing.T) {
 		own := &end{namespace: g.namespace}
 		own.open(t)
 		g.start(t, liveData,
-			conntrack.Flow{Src: theServer, Dst: a, Key: 77, NewSrc: theServer, NewDst: thePublic, NewKey: 7},
-			conntrack.Flow{Src: thePublic, Dst: theServer, Key: 5, NewSrc: a, NewDst: theServer, NewKey: 6},
+			calls.Flow{Src: theServer, Dst: a, Key: 77, NewSrc: theServer, NewDst: thePublic, NewKey: 7},
+			calls.Flow{Src: thePublic, Dst: theServer, Key: 5, NewSrc: a, NewDst: theServer, NewKey: 6},
 			// its own forwarded port: to itself the server is at its public address
-			conntrack.Flow{Src: thePublic, Dst: thePublic, Key: 50, NewSrc: thePublic, NewDst: theClient, NewKey: 51},
-			conntrack.Flow{Src: theClient, Dst: thePublic, Key: 52, NewSrc: thePublic, NewDst: thePublic, NewKey: 53})
+			calls.Flow{Src: thePublic, Dst: thePublic, Key: 50, NewSrc: thePublic, NewDst: theClient, NewKey: 51},
+			calls.Flow{Src: theClient, Dst: thePublic, Key: 52, NewSrc: thePublic, NewDst: thePublic, NewKey: 53})
 		for i := range uint16(3) {
 			own.send(t, theServer, 5, i, 100)
 			g.server.expect(t, arrival{a, theServer, 6, i, 100})
@@ -387,7 +387,7 @@ func TestKernelDataWithoutMark(t *testing.T) {
 		g := newDataGateway(t, command, d)
 		dm, _ := g.start(t, d, inward, outward)
 		g.server.send(t, thePublic, 77, 100, 50)
-		eventually(t, func() bool { return dm.table.Count(datapath.Rewritten) == 1 }, func() string { return "nothing was rewritten" })
+		eventually(t, func() bool { return dm.table.Count(gre.Rewritten) == 1 }, func() string { return "nothing was rewritten" })
 		g.restore(t, command, "*filter\n-I FORWARD -m conntrack --ctstate UNTRACKED -j ACCEPT\nCOMMIT\n")
 		g.carries(t)
 	})

@@ -1,4 +1,4 @@
-// Package packet views IPv4 and TCP packets in the bytes they arrived in, and
+// Package packet views IPv4, TCP and enhanced GRE (RFC 2637 section 4.1) packets in the bytes they arrived in, and
 // edits them in place with their checksums kept right.
 //
 // A view is a small value over the caller's slice: making one costs a few length

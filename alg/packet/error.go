@@ -8,12 +8,17 @@ type Error uint8
 
 // The reasons to refuse a packet.
 const (
-	ErrShort    Error = iota + 1 // fewer bytes than the smallest IPv4 header
-	ErrNotIPv4                   // IP version is not 4
-	ErrLength                    // a length field contradicts another, or the bytes there are
-	ErrNotTCP                    // IP protocol is not 6
-	ErrFragment                  // one of several fragments: TCP is not all here
-	ErrNotQuote                  // not an ICMP error, or what it quotes is no IPv4 header
+	ErrShort     Error = iota + 1 // fewer bytes than the smallest IPv4 header
+	ErrNotIPv4                    // IP version is not 4
+	ErrLength                     // a length field contradicts another, or the bytes there are
+	ErrNotTCP                     // IP protocol is not 6
+	ErrFragment                   // one of several fragments: TCP is not all here
+	ErrNotQuote                   // not an ICMP error, or what it quotes is no IPv4 header
+	ErrShortGRE                   // fewer bytes than the GRE flags call for
+	ErrVersion                    // GRE version is not 1
+	ErrNotPPP                     // GRE protocol type is not PPP, 0x880B
+	ErrFlags                      // the K bit is clear, or one of C, R and s is set
+	ErrLengthGRE                  // the payload length exceeds the bytes there are
 )
 
 func (e Error) Error() string {
@@ -30,6 +35,16 @@ func (e Error) Error() string {
 		return "IP fragment"
 	case ErrNotQuote:
 		return "not an ICMP error about an IPv4 packet"
+	case ErrShortGRE:
+		return "short GRE packet"
+	case ErrVersion:
+		return "not GRE version 1"
+	case ErrNotPPP:
+		return "not PPP over GRE"
+	case ErrFlags:
+		return "bad GRE flags"
+	case ErrLengthGRE:
+		return "bad GRE payload length"
 	}
 	return fmt.Sprintf("unknown(%d)", uint8(e))
 }

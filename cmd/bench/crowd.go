@@ -10,9 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/cmd/bench/internal/clock"
 	"pptpalg/conntrack"
-	"pptpalg/conntrack/ctnetlink"
 )
 
 // crowdRun says how to measure a daemon that has many calls.
@@ -192,13 +192,13 @@ func (c crowdRun) entries(ctx context.Context) (perCall float64, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, y.Close()) }()
-	calls := contender{nat: true, queued: true}.invent(y, c.calls)
+	all := contender{nat: true, queued: true}.invent(y, c.calls)
 	err = y.Gateway.Do(func() error {
 		before, err := slab()
 		if err != nil {
 			return err
 		}
-		if err := create(flowsOf(calls)); err != nil {
+		if err := create(flowsOf(all)); err != nil {
 			return err
 		}
 		after, err := slab()
@@ -209,8 +209,8 @@ func (c crowdRun) entries(ctx context.Context) (perCall float64, err error) {
 }
 
 // create puts flows into the table of the calling thread's namespace.
-func create(flows []conntrack.Flow) error {
-	conn, err := ctnetlink.Dial()
+func create(flows []calls.Flow) error {
+	conn, err := conntrack.Dial()
 	if err != nil {
 		return err
 	}

@@ -14,12 +14,12 @@ import (
 
 	nfq "github.com/florianl/go-nfqueue/v2"
 
-	"pptpalg/alg/datapath"
+	"pptpalg/alg/calls"
+	"pptpalg/alg/gre"
 	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/bench/internal/clock"
 	"pptpalg/cmd/bench/internal/farm"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/conntrack"
 	"pptpalg/rules"
 )
 
@@ -40,9 +40,9 @@ func (r rewriter) Close() error            { return r.process.Kill() }
 
 // goQueue starts the process, tells it the flows, and loads the rules that the
 // daemon's own data path would have.
-func (p programs) goQueue(ctx context.Context, y *yard, calls []farm.Call) (worker, error) {
+func (p programs) goQueue(ctx context.Context, y *yard, all []farm.Call) (worker, error) {
 	var flows bytes.Buffer
-	if err := gob.NewEncoder(&flows).Encode(flowsOf(calls)); err != nil {
+	if err := gob.NewEncoder(&flows).Encode(flowsOf(all)); err != nil {
 		return nil, fmt.Errorf("encode flows: %w", err)
 	}
 	cmd, err := prioritized(y.Gateway, p.self, goQueueArg)
@@ -68,12 +68,12 @@ func (p programs) goQueue(ctx context.Context, y *yard, calls []farm.Call) (work
 }
 
 // flowsOf returns what has to be rewritten for calls, each in both directions.
-func flowsOf(calls []farm.Call) []conntrack.Flow {
-	var flows []conntrack.Flow
-	for _, c := range calls {
+func flowsOf(all []farm.Call) []calls.Flow {
+	var flows []calls.Flow
+	for _, c := range all {
 		flows = append(flows,
-			conntrack.Flow{Src: c.Server, Dst: c.Public, Key: c.PublicID, NewSrc: c.Server, NewDst: c.Client, NewKey: c.Own},
-			conntrack.Flow{Src: c.Client, Dst: c.Server, Key: c.ServerID, NewSrc: c.Public, NewDst: c.Server, NewKey: c.ServerID})
+			calls.Flow{Src: c.Server, Dst: c.Public, Key: c.PublicID, NewSrc: c.Server, NewDst: c.Client, NewKey: c.Own},
+			calls.Flow{Src: c.Client, Dst: c.Server, Key: c.ServerID, NewSrc: c.Public, NewDst: c.Server, NewKey: c.ServerID})
 	}
 	return flows
 }
@@ -100,7 +100,7 @@ func rewriteWithGoNFQueue(flows io.Reader, out io.Writer) error {
 	callback := func(a nfq.Attribute) int {
 		edit, mark := visit(table, a)
 		verdict := []nfq.VerdictOption{nfq.WithMark(mark)}
-		if edit == datapath.Edited {
+		if edit == gre.Edited {
 			verdict = append(verdict, nfq.WithAlteredPacket(*a.Payload))
 		}
 		if err := q.SetVerdictWithOption(*a.PacketID, nfq.NfRepeat, verdict...); err != nil {
@@ -117,7 +117,7 @@ func rewriteWithGoNFQueue(flows io.Reader, out io.Writer) error {
 }
 
 // visit does what the daemon does with a packet that comes, or leaves.
-func visit(table *datapath.Table, a nfq.Attribute) (edit datapath.Verdict, mark uint32) {
+func visit(table *gre.Table, a nfq.Attribute) (edit gre.Verdict, mark uint32) {
 	call, seen := rules.Data{Mark: goQueueMark}.Marks()
 	if nfqueue.Hook(*a.Hook) == nfqueue.Postrouting {
 		return table.Leave(*a.Payload), seen
@@ -125,12 +125,12 @@ func visit(table *datapath.Table, a nfq.Attribute) (edit datapath.Verdict, mark 
 	return table.Enter(*a.Payload).Verdict, call
 }
 
-func readFlows(r io.Reader) (*datapath.Table, error) {
-	var flows []conntrack.Flow
+func readFlows(r io.Reader) (*gre.Table, error) {
+	var flows []calls.Flow
 	if err := gob.NewDecoder(r).Decode(&flows); err != nil {
 		return nil, fmt.Errorf("read flows: %w", err)
 	}
-	table := datapath.NewTable()
+	table := gre.NewTable()
 	for _, f := range flows {
 		if err := table.Install(f, time.Now()); err != nil {
 			return nil, err

@@ -12,7 +12,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 	"pptpalg/cmd/pptpalg/internal/replay"
 )
 
@@ -31,7 +31,7 @@ type session struct {
 	anywhere bool     // captured on all interfaces at once, cooked
 	tcpdump  []string // more arguments
 	calls    int      // that must have ended when the capture ends, with their connections
-	play     func(t *testing.T, g *gateway)
+	play     func(t *testing.T, g *testGateway)
 }
 
 // sessions are the captures, each from inside (-lan) and from outside (-wan).
@@ -59,7 +59,7 @@ func TestCapture(t *testing.T) {
 }
 
 func (s session) capture(t *testing.T) {
-	g := buildGateway(t, daemon.Auto, masquerade(2))
+	g := buildGateway(t, gateway.Auto, masquerade(2))
 	must(t, lab.Need("tcpdump"))
 	if !s.unedited {
 		g.start()
@@ -84,7 +84,7 @@ type tap struct {
 	log     *lab.Log
 }
 
-func (s session) tap(g *gateway, device, name string) *tap {
+func (s session) tap(g *testGateway, device, name string) *tap {
 	g.t.Helper()
 	file := filepath.Join(g.t.TempDir(), name+".pcap")
 	// The snap length is small, or tcpdump's ring holds a few packets only.
@@ -135,7 +135,7 @@ func ended(t *testing.T, file string) int {
 }
 
 // realClients has two pptp-linux call pptpd, both with Call ID 7, and send a frame.
-func realClients(t *testing.T, g *gateway) []*lab.PPTP {
+func realClients(t *testing.T, g *testGateway) []*lab.PPTP {
 	d, err := lab.StartPPTPD(g.Outside[0], lab.PPTPDOptions{})
 	must(t, err)
 	closeAfter(t, d)
@@ -157,21 +157,21 @@ func realClients(t *testing.T, g *gateway) []*lab.PPTP {
 	return clients
 }
 
-func realHangUp(t *testing.T, g *gateway) {
+func realHangUp(t *testing.T, g *testGateway) {
 	for _, p := range realClients(t, g) {
 		must(t, p.HangUp(2*lab.Patience))
 	}
 }
 
 // realKilled ends the clients as kill -9 does: their sockets are closed for them.
-func realKilled(t *testing.T, g *gateway) {
+func realKilled(t *testing.T, g *testGateway) {
 	for _, p := range realClients(t, g) {
 		must(t, p.Kill())
 	}
 }
 
 // byteByByte cuts what matters in the messages into single bytes.
-func byteByByte(t *testing.T, g *gateway) {
+func byteByByte(t *testing.T, g *testGateway) {
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(1000)})
 	first, c := g.client(0), g.client(1)
 	callOn(t, first, 0x1234)
@@ -206,7 +206,7 @@ func wantEnd(t *testing.T, clients ...*lab.Client) {
 
 // sameIDUnedited has two clients ask for a call with one Call ID, and nobody to
 // tell them apart: the server refuses the second.
-func sameIDUnedited(t *testing.T, g *gateway) {
+func sameIDUnedited(t *testing.T, g *testGateway) {
 	g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(100)})
 	a, b := g.client(0), g.client(1)
 	call := callOn(t, a, 7)
@@ -222,7 +222,7 @@ func sameIDUnedited(t *testing.T, g *gateway) {
 
 // severalCalls has two clients with three calls each on one connection, outgoing
 // and incoming ones, GRE both ways, a refusal, GRE to nobody, and different ends.
-func severalCalls(t *testing.T, g *gateway) {
+func severalCalls(t *testing.T, g *testGateway) {
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(100), Notify: lab.NotifySwapped})
 	var clients []*lab.Client
 	for i := range g.Inside {
@@ -259,7 +259,7 @@ func offer(t *testing.T, c *lab.Client, own pptp.CallID) *lab.Call {
 }
 
 // oneCall is a call that its client clears.
-func oneCall(t *testing.T, g *gateway) {
+func oneCall(t *testing.T, g *testGateway) {
 	g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(100)})
 	c := g.client(0)
 	call := callOn(t, c, 7)

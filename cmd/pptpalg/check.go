@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"pptpalg/cmd/pptpalg/internal/preflight"
+	"pptpalg/cmd/pptpalg/internal/check"
 )
 
 // codeError is an error that has an exit code of its own.
@@ -54,7 +54,7 @@ line is wrong), 2 if there is none but something could not be checked.`,
 			if err != nil {
 				return err
 			}
-			found := preflight.Run(cmd.Context(), cfg)
+			found := check.Run(cmd.Context(), cfg)
 			write := found.WriteText
 			if asJSON {
 				write = found.WriteJSON
@@ -71,11 +71,11 @@ line is wrong), 2 if there is none but something could not be checked.`,
 }
 
 // verdict returns nil where the exit code is to be 0.
-func verdict(found preflight.Findings) error {
+func verdict(found check.Findings) error {
 	code := found.Code()
 	if code == 0 {
 		return nil
 	}
 	return codeError{code: code, text: fmt.Sprintf("check: problems %d, unchecked %d, warnings %d",
-		found.Count(preflight.Problem), found.Count(preflight.Unchecked), found.Count(preflight.Warning))}
+		found.Count(check.Problem), found.Count(check.Unchecked), found.Count(check.Warning))}
 }

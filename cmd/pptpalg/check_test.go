@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/check"
 	"pptpalg/cmd/pptpalg/internal/config"
-	"pptpalg/cmd/pptpalg/internal/daemon"
-	"pptpalg/cmd/pptpalg/internal/preflight"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // finding is what check prints of one, as JSON.
@@ -21,7 +21,7 @@ type finding struct {
 }
 
 // check runs pptpalg check on the gateway and returns its exit code and what it found.
-func (g *gateway) check(args ...string) (code int, found map[string]finding) {
+func (g *testGateway) check(args ...string) (code int, found map[string]finding) {
 	g.t.Helper()
 	var stdout string
 	must(g.t, g.Gateway.Do(func() error {
@@ -60,9 +60,9 @@ func programs(t *testing.T) (restarts string) {
 }
 
 // mend carries out a remedy on the gateway.
-func (g *gateway) mend(f finding) {
+func (g *testGateway) mend(f finding) {
 	g.t.Helper()
-	if f.Result == preflight.OK.String() {
+	if f.Result == check.OK.String() {
 		g.t.Fatalf("nothing is found: %+v", f)
 	}
 	if _, err := g.Gateway.Run(g.t.Context(), "sh", "-ec", f.Remedy); err != nil {
@@ -70,7 +70,7 @@ func (g *gateway) mend(f finding) {
 	}
 }
 
-func wantFinding(t *testing.T, f finding, result preflight.Result, text string) {
+func wantFinding(t *testing.T, f finding, result check.Result, text string) {
 	t.Helper()
 	if f.Result != result.String() || !strings.Contains(f.Found, text) {
 		t.Errorf("%+v, want %v: …%s…", f, result, text)
@@ -79,29 +79,29 @@ func wantFinding(t *testing.T, f finding, result preflight.Result, text string) 
 
 // TestCheck follows a gateway from before the daemon's start to its end, and breaks it.
 func TestCheck(t *testing.T) {
-	g := buildGateway(t, daemon.InKernel, masquerade(1))
+	g := buildGateway(t, gateway.Kernel, masquerade(1))
 	code, found := g.check()
-	wantFinding(t, found["daemon"], preflight.Warning, "no daemon is running")
+	wantFinding(t, found["daemon"], check.Warning, "no daemon is running")
 	if code != 0 {
 		t.Errorf("before the start: exit code %d, %+v", code, found)
 	}
 
 	g.start()
 	code, found = g.check()
-	wantFinding(t, found["daemon"], preflight.OK, "the daemon runs, and its rules are loaded")
-	wantFinding(t, found["queue-owner"], preflight.OK, "queue 1723 is the running daemon's")
+	wantFinding(t, found["daemon"], check.OK, "the daemon runs, and its rules are loaded")
+	wantFinding(t, found["queue-owner"], check.OK, "queue 1723 is the running daemon's")
 	if code != 0 {
 		t.Errorf("with the daemon: exit code %d, %+v", code, found)
 	}
 	code, found = g.check("--queue", "9")
-	wantFinding(t, found["queue-owner"], preflight.Problem, "nobody has queue 9")
+	wantFinding(t, found["queue-owner"], check.Problem, "nobody has queue 9")
 	if code != 1 {
 		t.Errorf("with another queue: exit code %d", code)
 	}
 
 	must(t, g.Gateway.IPTables(t.Context(), "-t", "mangle", "-D", "PREROUTING", "-p", "tcp", "-j", "PPTPALG"))
 	code, found = g.check()
-	wantFinding(t, found["daemon"], preflight.Problem, "no rule sends it control connections")
+	wantFinding(t, found["daemon"], check.Problem, "no rule sends it control connections")
 	if code != 1 {
 		t.Errorf("without rules: exit code %d", code)
 	}
@@ -110,7 +110,7 @@ func TestCheck(t *testing.T) {
 	g.start() // loads them
 	g.kill()
 	code, found = g.check()
-	wantFinding(t, found["daemon"], preflight.Warning, "control connections pass unedited")
+	wantFinding(t, found["daemon"], check.Warning, "control connections pass unedited")
 	if code != 0 {
 		t.Errorf("without the daemon: exit code %d", code)
 	}
@@ -118,10 +118,10 @@ func TestCheck(t *testing.T) {
 
 // TestCheckDataPathQueue: the daemon's own rules for GRE are no trouble of the firewall's.
 func TestCheckDataPathQueue(t *testing.T) {
-	g := startGateway(t, daemon.InDaemon, masquerade(1))
+	g := startGateway(t, gateway.Queue, masquerade(1))
 	code, found := g.check()
 	for _, f := range found {
-		if f.Result != preflight.OK.String() && f.Check != "accounting" {
+		if f.Result != check.OK.String() && f.Check != "accounting" {
 			t.Errorf("%+v", f)
 		}
 	}
@@ -141,7 +141,7 @@ func TestCheckFindsWhatBreaksCalls(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g := startGateway(t, daemon.InKernel, masquerade(1))
+			g := startGateway(t, gateway.Kernel, masquerade(1))
 			s := g.server(lab.Behaviour{})
 			must(t, g.Gateway.IPTables(t.Context(), strings.Fields(tt.rule)...))
 			call := callOn(t, clientOn(t, g.Inside[0], s.Host.Addr), 5)
@@ -158,10 +158,10 @@ func TestCheckFindsWhatBreaksCalls(t *testing.T) {
 // TestCheckTwoWANs: the mark of the second way is given back to TCP alone, and a provider
 // drops what comes with the address of another one.
 func TestCheckTwoWANs(t *testing.T) {
-	w := startWANs(t, daemon.InKernel, "")
+	w := startWANs(t, gateway.Kernel, "")
 	must(t, w.Outside[0].IPTables(t.Context(), "-A", "INPUT", "-i", "eth0", "-s", secondWAN.String(), "-j", "DROP"))
 	_, found := w.check()
-	wantFinding(t, found["multi-wan"], preflight.OK, "")
+	wantFinding(t, found["multi-wan"], check.OK, "")
 	must(t, w.Gateway.IPTables(t.Context(), "-t", "mangle", "-D", "PREROUTING", "-j", "CONNMARK", "--restore-mark"))
 	must(t, w.Gateway.IPTables(t.Context(), "-t", "mangle", "-I", "PREROUTING", "-p", "tcp", "-j", "CONNMARK", "--restore-mark"))
 	second := w.call()[1]
@@ -169,19 +169,19 @@ func TestCheckTwoWANs(t *testing.T) {
 		t.Fatal("the call carries nevertheless")
 	}
 	_, found = w.check()
-	wantFinding(t, found["multi-wan"], preflight.Problem, "--restore-mark")
+	wantFinding(t, found["multi-wan"], check.Problem, "--restore-mark")
 	w.mend(found["multi-wan"])
 	// Not a packet of this one came by: those that did had the connection's mark taken
 	// away, by --save-mark.
 	must(t, second[1].Exchange([]byte("y"), lab.Patience))
 	_, found = w.check()
-	wantFinding(t, found["multi-wan"], preflight.OK, "")
+	wantFinding(t, found["multi-wan"], check.OK, "")
 }
 
 // TestCheckZones has control connections in a zone, and GRE in none. The rule is there
 // before the connection.
 func TestCheckZones(t *testing.T) {
-	g := startGateway(t, daemon.InKernel, masquerade(1))
+	g := startGateway(t, gateway.Kernel, masquerade(1))
 	must(t, g.Gateway.IPTables(t.Context(), "-t", "raw", "-A", "PREROUTING", "-p", "tcp", "-j", "CT", "--zone", "5"))
 	call := callOn(t, clientOn(t, g.Inside[0], g.server(lab.Behaviour{}).Host.Addr), 5)
 	if call.Exchange([]byte("x"), silence) == nil {
@@ -189,18 +189,18 @@ func TestCheckZones(t *testing.T) {
 	}
 	for range 2 { // a direction at a time
 		_, found := g.check()
-		wantFinding(t, found["tracking"], preflight.Problem, "in zone 5 and GRE")
+		wantFinding(t, found["tracking"], check.Problem, "in zone 5 and GRE")
 		g.mend(found["tracking"])
 	}
 	must(t, call.Exchange([]byte("y"), lab.Patience))
 	_, found := g.check()
-	wantFinding(t, found["tracking"], preflight.OK, "")
+	wantFinding(t, found["tracking"], check.OK, "")
 }
 
 // TestCheckReadsTheFile: what is judged is what run would do with the same file and the
 // same flags.
 func TestCheckReadsTheFile(t *testing.T) {
-	g := buildGateway(t, daemon.InKernel, masquerade(1))
+	g := buildGateway(t, gateway.Kernel, masquerade(1))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	must(t, g.Gateway.IPTables(t.Context(), "-I", "FORWARD", "-p", "tcp", "--dport", "1800", "-j", "DROP"))
 	must(t, g.Gateway.IPTables(t.Context(), "-I", "FORWARD", "-p", "gre", "-m", "conntrack", "--ctstate", "NEW", "-j", "DROP"))
@@ -225,13 +225,13 @@ event-log: /nonexistent/events.json
 	}
 	_, found = g.check("--config", file, "--ports", "1723", "--datapath", "kernel", "--queue=7", "--listen=", "--event-log=-")
 	for name, f := range found {
-		if f.Result != preflight.OK.String() && name != "daemon" {
+		if f.Result != check.OK.String() && name != "daemon" {
 			t.Errorf("with flags: %+v", f)
 		}
 	}
-	wantFinding(t, found["queue-owner"], preflight.OK, "queue 7 is free")
+	wantFinding(t, found["queue-owner"], check.OK, "queue 7 is free")
 	_, found = g.check("--config", "")
-	wantFinding(t, found["configuration"], preflight.OK, "no configuration file")
+	wantFinding(t, found["configuration"], check.OK, "no configuration file")
 	code, _, stderr := pptpalg(t, "check", "--config", file, "--gre-queue", "1900")
 	if code != 1 || !strings.Contains(stderr, "1900 is the queue of control connections") {
 		t.Errorf("flags that do not go together: exit code %d, %s", code, stderr)
@@ -257,28 +257,28 @@ func TestCheckBadFile(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g := buildGateway(t, daemon.InKernel, masquerade(1))
+			g := buildGateway(t, gateway.Kernel, masquerade(1))
 			file := filepath.Join(t.TempDir(), "an operator's.yaml")
 			reconfigure(t, file, tt.text)
 			g.wantMendedFile(file, tt.want)
 		})
 	}
 	t.Run("no file", func(t *testing.T) {
-		g := buildGateway(t, daemon.InKernel, masquerade(1))
+		g := buildGateway(t, gateway.Kernel, masquerade(1))
 		g.wantMendedFile(filepath.Join(t.TempDir(), "etc", "none.yaml"), "no such file")
 	})
 	t.Run("a directory", func(t *testing.T) {
-		g := buildGateway(t, daemon.InKernel, masquerade(1))
+		g := buildGateway(t, gateway.Kernel, masquerade(1))
 		g.wantMendedFile(t.TempDir(), "is a directory")
 	})
 }
 
-func (g *gateway) wantMendedFile(file, want string) {
+func (g *testGateway) wantMendedFile(file, want string) {
 	g.t.Helper()
 	code, found := g.check("--config", file)
-	wantFinding(g.t, found["configuration"], preflight.Problem, want)
+	wantFinding(g.t, found["configuration"], check.Problem, want)
 	if strings.HasPrefix(want, ":") {
-		wantFinding(g.t, found["configuration"], preflight.Problem, file+want)
+		wantFinding(g.t, found["configuration"], check.Problem, file+want)
 	}
 	if code != 1 {
 		g.t.Errorf("exit code %d", code)
@@ -292,12 +292,12 @@ func (g *gateway) wantMendedFile(file, want string) {
 // TestCheckJudgesTheRest: what is right in a file that is wrong counts, and the file is to
 // be mended before anything is changed in it.
 func TestCheckJudgesTheRest(t *testing.T) {
-	g := buildGateway(t, daemon.InKernel, masquerade(1))
+	g := buildGateway(t, gateway.Kernel, masquerade(1))
 	must(t, g.Gateway.IPTables(t.Context(), "-I", "FORWARD", "-p", "tcp", "--dport", "1800", "-j", "DROP"))
 	file := configured(t, "ports: [1723, 1800]\nlisten: 192.0.2.77:9723\nrest: 1m\nqueu: 5\n")
 	_, found := g.check("--config", file)
-	wantFinding(t, found["firewall-control"], preflight.Problem, "TCP to port 1800")
-	wantFinding(t, found["listener"], preflight.Problem, "192.0.2.77")
+	wantFinding(t, found["firewall-control"], check.Problem, "TCP to port 1800")
+	wantFinding(t, found["listener"], check.Problem, "192.0.2.77")
 	if found["listener"].Remedy != found["configuration"].Remedy {
 		t.Errorf("%+v", found["listener"])
 	}
@@ -363,18 +363,18 @@ func sh(t *testing.T, script string) {
 // TestCheckTakesTheDaemonsFlags: they are in the unit, and not in the file.
 func TestCheckTakesTheDaemonsFlags(t *testing.T) {
 	restarts := programs(t)
-	g := buildGateway(t, daemon.InDaemon, masquerade(1))
+	g := buildGateway(t, gateway.Queue, masquerade(1))
 	file := configured(t, "max-calls: 50\nqueue: 5\n")
 	g.start("--config", file, "--queue", "1800", "--ports=1723,1724", "--gre-queues", "2", "--listen", "")
 	code, found := g.check()
 	for _, f := range found {
-		if f.Result != preflight.OK.String() && f.Check != "accounting" {
+		if f.Result != check.OK.String() && f.Check != "accounting" {
 			t.Errorf("%+v", f)
 		}
 	}
-	wantFinding(t, found["configuration"], preflight.OK, file)
-	wantFinding(t, found["queue-owner"], preflight.OK, "queue 1800, 1801-1802 is the running daemon's")
-	wantFinding(t, found["firewall-control"], preflight.OK, "1723, 1724")
+	wantFinding(t, found["configuration"], check.OK, file)
+	wantFinding(t, found["queue-owner"], check.OK, "queue 1800, 1801-1802 is the running daemon's")
+	wantFinding(t, found["firewall-control"], check.OK, "1723, 1724")
 	if code != 0 {
 		t.Errorf("exit code %d", code)
 	}
@@ -383,20 +383,20 @@ func TestCheckTakesTheDaemonsFlags(t *testing.T) {
 	for _, flush := range [][]string{{"-t", "raw", "-F"}, {"-t", "mangle", "-F", "POSTROUTING"}} {
 		must(t, g.Gateway.IPTables(t.Context(), flush...))
 		_, found = g.check()
-		wantFinding(t, found["daemon"], preflight.Problem, "no rule sends it any")
+		wantFinding(t, found["daemon"], check.Problem, "no rule sends it any")
 		g.mend(found["daemon"])
 		_, found = g.check()
-		wantFinding(t, found["daemon"], preflight.OK, "")
+		wantFinding(t, found["daemon"], check.OK, "")
 	}
 	must(t, g.Gateway.IPTables(t.Context(), "-t", "mangle", "-F"))
 	_, found = g.check()
-	wantFinding(t, found["daemon"], preflight.Problem, "no rule sends it control connections")
+	wantFinding(t, found["daemon"], check.Problem, "no rule sends it control connections")
 	g.mend(found["daemon"])
 	_, found = g.check()
-	wantFinding(t, found["daemon"], preflight.OK, "")
+	wantFinding(t, found["daemon"], check.OK, "")
 
 	_, found = g.check("--queue", "7")
-	wantFinding(t, found["queue-owner"], preflight.Problem, "nobody has queue 7, 8-9")
+	wantFinding(t, found["queue-owner"], check.Problem, "nobody has queue 7, 8-9")
 	g.mend(found["queue-owner"])
 	if text, err := os.ReadFile(restarts); err != nil || string(text) != "restart pptpalg\n" {
 		t.Errorf("%q, %v", text, err)
@@ -407,12 +407,12 @@ func TestCheckTakesTheDaemonsFlags(t *testing.T) {
 // edited until the daemon knows it.
 func TestCheckForwardedPort(t *testing.T) {
 	restarts := programs(t)
-	g := buildGateway(t, daemon.InKernel, masquerade(1))
+	g := buildGateway(t, gateway.Kernel, masquerade(1))
 	file := configured(t, "max-calls: 50\n")
 	g.start("--config", file)
 	must(t, g.Gateway.IPTables(t.Context(), "-t", "nat", "-A", "PREROUTING", "-i", "wan", "-p", "tcp", "--dport", "1724", "-j", "DNAT", "--to-destination", g.Inside[0].Addr.String()+":1723"))
 	_, found := g.check()
-	wantFinding(t, found["ports"], preflight.Problem, "TCP port 1724 is forwarded to 10.77.0.10:1723")
+	wantFinding(t, found["ports"], check.Problem, "TCP port 1724 is forwarded to 10.77.0.10:1723")
 	g.mend(found["ports"])
 	if _, err := os.ReadFile(restarts); err != nil {
 		t.Error(err) // it runs, and has to hear of it
@@ -420,14 +420,14 @@ func TestCheckForwardedPort(t *testing.T) {
 	g.stop()
 	g.start("--config", file)
 	_, found = g.check()
-	wantFinding(t, found["ports"], preflight.OK, "1723, 1724")
-	wantFinding(t, found["daemon"], preflight.OK, "")
+	wantFinding(t, found["ports"], check.OK, "1723, 1724")
+	wantFinding(t, found["daemon"], check.OK, "")
 }
 
 // TestCheckWithoutRights has a process without any capability check: what it cannot read it
 // says so.
 func TestCheckWithoutRights(t *testing.T) {
-	g := buildGateway(t, daemon.InKernel, masquerade(1))
+	g := buildGateway(t, gateway.Kernel, masquerade(1))
 	cmd, err := g.Gateway.Command(t.Context(), "setpriv", "--bounding-set=-all", "--inh-caps=-all", os.Args[0], "check", "--json")
 	must(t, err)
 	cmd.Env = append(os.Environ(), asProgram+"=1")
@@ -440,34 +440,34 @@ func TestCheckWithoutRights(t *testing.T) {
 		t.Errorf("%v: %s", err, stdout)
 	}
 	found := byName(t, string(stdout))
-	wantFinding(t, found["rights"], preflight.Problem, "CAP_NET_ADMIN is missing")
-	wantFinding(t, found["nfqueue"], preflight.Unchecked, "operation not permitted")
-	wantFinding(t, found["conntrack"], preflight.Unchecked, "operation not permitted")
-	wantFinding(t, found["rules"], preflight.Unchecked, "")
-	wantFinding(t, found["gre-translation"], preflight.Unchecked, "operation not permitted")
-	wantFinding(t, found["firewall-gre"], preflight.Unchecked, "iptables-save")
-	wantFinding(t, found["ip-forward"], preflight.OK, "")
+	wantFinding(t, found["rights"], check.Problem, "CAP_NET_ADMIN is missing")
+	wantFinding(t, found["nfqueue"], check.Unchecked, "operation not permitted")
+	wantFinding(t, found["conntrack"], check.Unchecked, "operation not permitted")
+	wantFinding(t, found["rules"], check.Unchecked, "")
+	wantFinding(t, found["gre-translation"], check.Unchecked, "operation not permitted")
+	wantFinding(t, found["firewall-gre"], check.Unchecked, "iptables-save")
+	wantFinding(t, found["ip-forward"], check.OK, "")
 
 	programs(t)
 	out, err := g.Gateway.Run(t.Context(), "sh", "-c", found["rights"].Remedy+" --json")
 	must(t, err)
-	wantFinding(t, byName(t, out.Stdout)["rights"], preflight.OK, "")
+	wantFinding(t, byName(t, out.Stdout)["rights"], check.OK, "")
 }
 
 // TestExitCode has each of the codes that the help tells of.
 func TestExitCode(t *testing.T) {
 	tests := []struct {
-		results []preflight.Result
+		results []check.Result
 		code    int
 	}{
-		{[]preflight.Result{preflight.OK, preflight.Warning}, 0},
-		{[]preflight.Result{preflight.Problem, preflight.Unchecked}, 1},
-		{[]preflight.Result{preflight.Unchecked}, 2},
+		{[]check.Result{check.OK, check.Warning}, 0},
+		{[]check.Result{check.Problem, check.Unchecked}, 1},
+		{[]check.Result{check.Unchecked}, 2},
 	}
 	for _, tt := range tests {
-		var found preflight.Findings
+		var found check.Findings
 		for _, r := range tt.results {
-			found = append(found, preflight.Finding{Result: r})
+			found = append(found, check.Finding{Result: r})
 		}
 		code := 0
 		if err := verdict(found); err != nil {
@@ -484,7 +484,7 @@ func TestExitCode(t *testing.T) {
 
 // TestCheckText is what people read.
 func TestCheckText(t *testing.T) {
-	g := buildGateway(t, daemon.InKernel, masquerade(1))
+	g := buildGateway(t, gateway.Kernel, masquerade(1))
 	must(t, g.Gateway.SetSysctl("net.ipv4.ip_forward", "0"))
 	var code int
 	var stdout, stderr string

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // feat is something that a client wants of the gateway. Another client has a call with
@@ -16,36 +16,36 @@ import (
 type feat struct {
 	name   string // in docs/COMPARISON.md
 	helper bool   // the kernel's helper can do it, too
-	do     func(g *gateway, c *lab.Client, s *lab.Server) error
+	do     func(g *testGateway, c *lab.Client, s *lab.Server) error
 }
 
 // soon is how long a feat's packets may take.
 const soon = time.Second
 
 var feats = []feat{
-	{"a call with the Call ID of another client's call", true, func(_ *gateway, c *lab.Client, _ *lab.Server) error {
+	{"a call with the Call ID of another client's call", true, func(_ *testGateway, c *lab.Client, _ *lab.Server) error {
 		return tried(c.Call(7))
 	}},
-	{"a second call on the same control connection", false, func(_ *gateway, c *lab.Client, _ *lab.Server) error {
+	{"a second call on the same control connection", false, func(_ *testGateway, c *lab.Client, _ *lab.Server) error {
 		if err := tried(c.Call(8)); err != nil {
 			return err
 		}
 		return tried(c.Call(7))
 	}},
-	{"an Outgoing-Call-Request in two segments", false, func(_ *gateway, c *lab.Client, _ *lab.Server) error {
+	{"an Outgoing-Call-Request in two segments", false, func(_ *testGateway, c *lab.Client, _ *lab.Server) error {
 		return granted(c, c.SendCut(lab.NewOutgoingCallRequest(7).Bytes(), 13))
 	}},
-	{"an Outgoing-Call-Request behind another message in one segment", false, func(_ *gateway, c *lab.Client, _ *lab.Server) error {
+	{"an Outgoing-Call-Request behind another message in one segment", false, func(_ *testGateway, c *lab.Client, _ *lab.Server) error {
 		if err := c.Send(lab.NewEchoRequest(1), lab.NewOutgoingCallRequest(7)); err != nil {
 			return err
 		}
 		_, err := c.Expect(lab.EchoReply, soon)
 		return granted(c, err)
 	}},
-	{"an incoming call, the client being the PAC", false, func(_ *gateway, c *lab.Client, _ *lab.Server) error {
+	{"an incoming call, the client being the PAC", false, func(_ *testGateway, c *lab.Client, _ *lab.Server) error {
 		return tried(c.OfferCall(7))
 	}},
-	{"a call that is silent for longer than conntrack keeps GRE", false, func(g *gateway, c *lab.Client, s *lab.Server) error {
+	{"a call that is silent for longer than conntrack keeps GRE", false, func(g *testGateway, c *lab.Client, s *lab.Server) error {
 		for _, name := range []string{"nf_conntrack_gre_timeout", "nf_conntrack_gre_timeout_stream"} {
 			must(g.t, g.Gateway.SetSysctl("net.netfilter."+name, "1"))
 		}
@@ -60,10 +60,10 @@ var feats = []feat{
 		_, err = call.Recv(soon)
 		return err
 	}},
-	{"`conntrack -D -p gre` by somebody", false, func(g *gateway, c *lab.Client, _ *lab.Server) error {
+	{"`conntrack -D -p gre` by somebody", false, func(g *testGateway, c *lab.Client, _ *lab.Server) error {
 		return outlives(c, func() { g.conntrack("-D", "-p", "gre") })
 	}},
-	{"`conntrack -F` by somebody", false, func(g *gateway, c *lab.Client, _ *lab.Server) error {
+	{"`conntrack -F` by somebody", false, func(g *testGateway, c *lab.Client, _ *lab.Server) error {
 		return outlives(c, func() { g.conntrack("-F") })
 	}},
 	{"\"fragmentation needed\" from a router on the way reaches the client", false, tooBig},
@@ -102,7 +102,7 @@ func outlives(c *lab.Client, others func()) error {
 	return lab.Poll(lab.Patience, func() bool { return tried(call, nil) == nil })
 }
 
-func tooBig(g *gateway, c *lab.Client, s *lab.Server) error {
+func tooBig(g *testGateway, c *lab.Client, s *lab.Server) error {
 	call, err := c.Call(7)
 	if err := tried(call, err); err != nil {
 		return err
@@ -124,7 +124,7 @@ func TestBesideTheKernelHelper(t *testing.T) {
 	must(t, err)
 	for _, f := range feats {
 		t.Run(f.name, func(t *testing.T) {
-			helper, ours := f.over(t, func(g *gateway) { must(t, g.AttachKernelHelper(t.Context())) }), f.over(t, func(g *gateway) { g.start() })
+			helper, ours := f.over(t, func(g *testGateway) { must(t, g.AttachKernelHelper(t.Context())) }), f.over(t, func(g *testGateway) { g.start() })
 			t.Logf("kernel helper: %v; pptpalg: %v", helper, ours)
 			if (helper == nil) != f.helper || ours != nil {
 				t.Errorf("kernel helper: %v; pptpalg: %v", helper, ours)
@@ -137,8 +137,8 @@ func TestBesideTheKernelHelper(t *testing.T) {
 }
 
 // over tries the feat on a gateway of its own.
-func (f feat) over(t *testing.T, edit func(*gateway)) error {
-	g := buildGateway(t, daemon.InKernel, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
+func (f feat) over(t *testing.T, edit func(*testGateway)) error {
+	g := buildGateway(t, gateway.Kernel, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
 	edit(g)
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(900)})
 	exchange(t, callOn(t, g.client(0), 7))

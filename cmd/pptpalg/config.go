@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"pptpalg/cmd/pptpalg/internal/config"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // configFile is read where it is there and no other file is given.
@@ -120,7 +120,7 @@ type reloader struct {
 	level   *slog.LevelVar
 	// table has the daemon take tableOptions from a configuration in which nothing
 	// else differs from the running one. Nil if it cannot.
-	table func(daemon.Config) error
+	table func(gateway.Config) error
 	log   *slog.Logger
 }
 

@@ -15,7 +15,7 @@ import (
 
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/config"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // configured writes a configuration file.
@@ -223,7 +223,7 @@ type reloading struct {
 	*reloader
 	file string
 	log  bytes.Buffer
-	told []daemon.Config
+	told []gateway.Config
 }
 
 func newReloading(t *testing.T, text string, args ...string) *reloading {
@@ -232,7 +232,7 @@ func newReloading(t *testing.T, text string, args ...string) *reloading {
 	level := new(slog.LevelVar)
 	level.Set(s.logLevel)
 	r.reloader = &reloader{running: s, level: level, log: slog.New(slog.NewTextHandler(&r.log, nil))}
-	r.table = func(cfg daemon.Config) error {
+	r.table = func(cfg gateway.Config) error {
 		r.told = append(r.told, cfg)
 		return nil
 	}
@@ -313,7 +313,7 @@ func TestReloadChangesNothingElse(t *testing.T) {
 
 func TestReloadRefusedByTheDaemon(t *testing.T) {
 	r := newReloading(t, "")
-	r.table = func(daemon.Config) error { return errors.New("not now") }
+	r.table = func(gateway.Config) error { return errors.New("not now") }
 	if log := r.change(t, "max-calls: 5\nlog-level: debug\n"); log != "level=ERROR msg=\"configuration not reloaded\" err=\"not now\"\n" {
 		t.Error(log)
 	}
@@ -342,7 +342,7 @@ func TestReloadOfAFileThatIsGone(t *testing.T) {
 // TestHangup: SIGHUP applies the file to a running daemon, whose calls go on.
 func TestHangup(t *testing.T) {
 	file := configured(t, "")
-	g := startGateway(t, daemon.InKernel, masquerade(2), "--config", file)
+	g := startGateway(t, gateway.Kernel, masquerade(2), "--config", file)
 	g.server(lab.Behaviour{Refuse: true})
 	calls := []*lab.Call{callOn(t, g.client(0), 7), callOn(t, g.client(1), 7)}
 	exchange(t, calls...)

@@ -12,18 +12,18 @@ import (
 	"github.com/spf13/cobra"
 
 	"pptpalg/cmd/pptpalg/internal/admin"
-	"pptpalg/cmd/pptpalg/internal/events"
+	"pptpalg/cmd/pptpalg/internal/history"
 )
 
 // eventLog is the event log of a running daemon; the zero value is none.
-type eventLog struct{ *events.Log }
+type eventLog struct{ *history.Log }
 
 // openEventLog opens the event log. A path of "" is for none.
-func openEventLog(path string, store *events.Store, log *slog.Logger) (eventLog, error) {
+func openEventLog(path string, store *history.Store, log *slog.Logger) (eventLog, error) {
 	if path == "" {
 		return eventLog{}, nil
 	}
-	l, err := events.OpenLog(path, store, log)
+	l, err := history.OpenLog(path, store, log)
 	if err != nil {
 		return eventLog{}, fmt.Errorf("%w: choose another file with --event-log", err)
 	}
@@ -64,7 +64,7 @@ written by "pptpalg run --event-log FILE".`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			lines := json.NewEncoder(cmd.OutOrStdout())
-			return admin.Client{StateDir: dir}.Events(cmd.Context(), follow, func(r events.Record) error {
+			return admin.Client{StateDir: dir}.Events(cmd.Context(), follow, func(r history.Record) error {
 				if asJSON {
 					return lines.Encode(r)
 				}

@@ -15,15 +15,15 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
-	"pptpalg/cmd/pptpalg/internal/events"
+	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/history"
 )
 
 // TestEvents has two clients with one Call ID, one of which ends its call: by the command,
 // to a follower, and in the file, also after it was renamed.
 func TestEvents(t *testing.T) { overDataPaths(t, testEvents) }
 
-func testEvents(t *testing.T, path daemon.DataPath) {
+func testEvents(t *testing.T, path gateway.DataPath) {
 	g := buildGateway(t, path, masquerade(2))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	file := filepath.Join(t.TempDir(), "events.log")
@@ -61,12 +61,12 @@ func testEvents(t *testing.T, path daemon.DataPath) {
 // and in the metrics.
 func TestExactCounts(t *testing.T) { overDataPaths(t, testExactCounts) }
 
-func testExactCounts(t *testing.T, path daemon.DataPath) {
+func testExactCounts(t *testing.T, path gateway.DataPath) {
 	g := buildGateway(t, path, masquerade(1))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	g.start()
 	first := pptp.CallID(1)
-	if path == daemon.InKernel {
+	if path == gateway.Kernel {
 		first = 0 // and the client's, too: then one entry has both counts
 	}
 	s := g.server(lab.Behaviour{NextID: lab.Counting(first), Answer: func(lab.CallRecord, []byte) []byte { return nil }})
@@ -91,8 +91,8 @@ func testExactCounts(t *testing.T, path daemon.DataPath) {
 		must(t, lab.Poll(lab.Patience, func() bool { return len(s.Calls()[i].Received) == up }))
 		must(t, end(call))
 		c := g.wantRecords(3 * (i + 1))[3*i+2].CallRecord
-		want := [2]events.Count{{Packets: down, Bytes: downBytes}, {Packets: up, Bytes: upBytes}}
-		if c.ToClient == nil || c.ToServer == nil || [2]events.Count{*c.ToClient, *c.ToServer} != want || c.Approximate {
+		want := [2]history.Count{{Packets: down, Bytes: downBytes}, {Packets: up, Bytes: upBytes}}
+		if c.ToClient == nil || c.ToServer == nil || [2]history.Count{*c.ToClient, *c.ToServer} != want || c.Approximate {
 			t.Errorf("%s: it carried %v and %v, approximately: %v; want %v", c.Reason, c.ToClient, c.ToServer, c.Approximate, want)
 		}
 	}
@@ -107,7 +107,7 @@ func greLen(payload []byte) uint64 { return 20 + 12 + uint64(len(payload)) }
 
 // TestApproximateCounts: what was counted of an entry that somebody deleted is not the whole.
 func TestApproximateCounts(t *testing.T) {
-	g := buildGateway(t, daemon.InKernel, masquerade(1))
+	g := buildGateway(t, gateway.Kernel, masquerade(1))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	g.start()
 	g.server(lab.Behaviour{})
@@ -125,7 +125,7 @@ func TestApproximateCounts(t *testing.T) {
 }
 
 // wantRecords waits until "pptpalg events" has so many lines.
-func (g *gateway) wantRecords(n int) (all []events.Record) {
+func (g *testGateway) wantRecords(n int) (all []history.Record) {
 	g.t.Helper()
 	err := lab.Poll(lab.Patience, func() bool {
 		code, stdout, stderr := pptpalg(g.t, "events", "--json", "--state-dir", g.state)
@@ -145,9 +145,9 @@ func (g *gateway) wantRecords(n int) (all []events.Record) {
 	return all
 }
 
-func (g *gateway) wantLines(file string, n int) {
+func (g *testGateway) wantLines(file string, n int) {
 	g.t.Helper()
-	var all []events.Record
+	var all []history.Record
 	err := lab.Poll(lab.Patience, func() bool {
 		b, err := os.ReadFile(file)
 		must(g.t, err)
@@ -159,10 +159,10 @@ func (g *gateway) wantLines(file string, n int) {
 	}
 }
 
-func records(t *testing.T, lines string) (all []events.Record) {
+func records(t *testing.T, lines string) (all []history.Record) {
 	t.Helper()
 	for line := range strings.Lines(lines) {
-		var r events.Record
+		var r history.Record
 		decode(t, line, &r)
 		all = append(all, r)
 	}
@@ -172,7 +172,7 @@ func records(t *testing.T, lines string) (all []events.Record) {
 // follower is "pptpalg events --follow".
 type follower struct{ out lab.Log }
 
-func (g *gateway) follow() *follower {
+func (g *testGateway) follow() *follower {
 	f := new(follower)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -198,11 +198,11 @@ func (f *follower) until(n int) (string, error) {
 func TestEventLine(t *testing.T) {
 	id := pptp.CallID(7)
 	public := pptp.CallID(8)
-	r := events.Record{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Event: "closed", CallRecord: &events.CallRecord{
+	r := history.Record{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Event: "closed", CallRecord: &history.CallRecord{
 		Call: 4, Client: netip.MustParseAddrPort("10.0.0.1:5"), ClientPublic: netip.MustParseAddrPort("192.0.2.1:5"),
 		Server: netip.MustParseAddrPort("203.0.113.1:1723"), ServerPublic: netip.MustParseAddrPort("203.0.113.1:1723"),
 		ClientCallID: &id, ClientPublicCallID: &public,
-		Closing: &events.Closing{Reason: "finished", Seconds: 1.5, ToClient: &events.Count{Packets: 1, Bytes: 50}, Approximate: true},
+		Closing: &history.Closing{Reason: "finished", Seconds: 1.5, ToClient: &history.Count{Packets: 1, Bytes: 50}, Approximate: true},
 	}}
 	want := "2026-01-02T03:04:05.000Z closed call=4 client=10.0.0.1:5/7 public=192.0.2.1:5/8 server=203.0.113.1:1723/- reason=finished seconds=1.500 to_client=1/50 to_server=- approximate"
 	if r.String() != want {
@@ -210,12 +210,12 @@ func TestEventLine(t *testing.T) {
 	}
 	var b bytes.Buffer
 	must(t, json.NewEncoder(&b).Encode(r))
-	var back events.Record
+	var back history.Record
 	decode(t, b.String(), &back)
 	if back.String() != want {
 		t.Errorf("from JSON: %s", back)
 	}
-	if lost := events.NewLost(3, r.Time).String(); lost != "2026-01-02T03:04:05.000Z lost events=3" {
+	if lost := history.NewLost(3, r.Time).String(); lost != "2026-01-02T03:04:05.000Z lost events=3" {
 		t.Errorf("lost: %s", lost)
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/check"
 	"pptpalg/cmd/pptpalg/internal/explain"
-	"pptpalg/cmd/pptpalg/internal/preflight"
 )
 
 // weigh has the gateway looked at, as "pptpalg check" does, and adds to the report what
@@ -24,14 +24,14 @@ func weigh(ctx context.Context, s *settings, report *explain.Report) {
 		return // the daemon runs by flags that are no good any more
 	}
 	var problems []explain.Problem
-	for _, f := range preflight.Run(ctx, cfg) {
+	for _, f := range check.Run(ctx, cfg) {
 		switch {
-		case f.Result == preflight.Problem:
+		case f.Result == check.Problem:
 			problems = append(problems, explain.Problem{Check: f.Check, Found: f.Found, Remedy: f.Remedy})
 			if f.Check == "daemon" { // it runs, as it has answered: its rules are missing
 				report.Rules = explain.RulesMissing.String()
 			}
-		case f.Result == preflight.OK && f.Check == "daemon":
+		case f.Result == check.OK && f.Check == "daemon":
 			report.Rules = explain.RulesLoaded.String()
 		}
 	}

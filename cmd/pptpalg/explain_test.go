@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
 	"pptpalg/cmd/pptpalg/internal/explain"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // setup is a network in which calls do not work, for one reason.
@@ -15,74 +15,74 @@ type setup struct {
 	name    string
 	options lab.Options // none stands for masquerade(1)
 	args    []string
-	breaks  func(g *gateway) // breaks it, and has the client try
-	want    string           // the first cause's code
-	text    string           // that the cause or its advice has
+	breaks  func(g *testGateway) // breaks it, and has the client try
+	want    string               // the first cause's code
+	text    string               // that the cause or its advice has
 }
 
 var setups = []setup{
-	{name: "TCP 1723 blocked before conntrack", want: "firewall-control", text: "iptables raw", breaks: func(g *gateway) {
+	{name: "TCP 1723 blocked before conntrack", want: "firewall-control", text: "iptables raw", breaks: func(g *testGateway) {
 		g.block(g.Gateway, "-t", "raw", "-I", "PREROUTING", "-p", "tcp", "--dport", "1723")
 		g.tryDial()
 	}},
-	{name: "server does not answer", want: "server_no_answer", text: "203.0.113.10:1723", breaks: func(g *gateway) {
+	{name: "server does not answer", want: "server_no_answer", text: "203.0.113.10:1723", breaks: func(g *testGateway) {
 		g.block(g.Outside[0], "-A", "INPUT", "-p", "tcp", "--dport", "1723")
 		g.tryDial()
 	}},
-	{name: "nothing listens", want: "server_refused_tcp", text: "203.0.113.10:1723", breaks: func(g *gateway) { g.tryDial() }},
-	{name: "no masquerading", options: lab.Options{Inside: 1, Outside: 1}, want: "untranslated", text: "masquerading", breaks: func(g *gateway) {
+	{name: "nothing listens", want: "server_refused_tcp", text: "203.0.113.10:1723", breaks: func(g *testGateway) { g.tryDial() }},
+	{name: "no masquerading", options: lab.Options{Inside: 1, Outside: 1}, want: "untranslated", text: "masquerading", breaks: func(g *testGateway) {
 		g.server(lab.Behaviour{})
 		callOn(g.t, g.client(0), 7)
 	}},
-	{name: "kernel's helper attached", want: "kernel_helper", text: "--helper pptp", breaks: func(g *gateway) {
+	{name: "kernel's helper attached", want: "kernel_helper", text: "--helper pptp", breaks: func(g *testGateway) {
 		must(g.t, g.AttachKernelHelper(g.t.Context()))
 		g.server(lab.Behaviour{})
 		callOn(g.t, g.client(0), 7)
 	}},
-	{name: "proxy answers", want: "not_pptp", text: "203.0.113.10 does not speak PPTP", breaks: func(g *gateway) {
+	{name: "proxy answers", want: "not_pptp", text: "203.0.113.10 does not speak PPTP", breaks: func(g *testGateway) {
 		g.proxy()
 		g.tryDial()
 	}},
-	{name: "server refuses the control connection", want: "server_refused", text: "4 (requester is not authorized)", breaks: func(g *gateway) {
+	{name: "server refuses the control connection", want: "server_refused", text: "4 (requester is not authorized)", breaks: func(g *testGateway) {
 		g.server(lab.Behaviour{Message: func(s *lab.Session, m lab.Message) bool {
 			return m.Type == lab.StartRequest && s.Send(lab.NewStartReply(4)) == nil
 		}})
 		g.tryDial()
 	}},
-	{name: "server refuses the call", want: "call_refused", text: "2 (general error), error 4 (no resource", breaks: func(g *gateway) {
+	{name: "server refuses the call", want: "call_refused", text: "2 (general error), error 4 (no resource", breaks: func(g *testGateway) {
 		g.server(lab.Behaviour{Message: refuseCall})
 		if _, err := g.client(0).Call(7); err == nil {
 			g.t.Error("the call is granted")
 		}
 	}},
-	{name: "too many calls of the client", args: []string{"--max-calls-per-client", "1"}, want: "limit_client", text: "--max-calls-per-client", breaks: func(g *gateway) {
+	{name: "too many calls of the client", args: []string{"--max-calls-per-client", "1"}, want: "limit_client", text: "--max-calls-per-client", breaks: func(g *testGateway) {
 		g.server(lab.Behaviour{})
 		c := g.client(0)
 		callOn(g.t, c, 7)
 		callOn(g.t, c, 8)
 	}},
-	{name: "client hangs up", want: "call_ended", text: "by the client 10.77.0.10", breaks: func(g *gateway) {
+	{name: "client hangs up", want: "call_ended", text: "by the client 10.77.0.10", breaks: func(g *testGateway) {
 		g.server(lab.Behaviour{})
 		call := callOn(g.t, g.client(0), 7)
 		exchange(g.t, call)
 		must(g.t, call.Clear())
 	}},
-	{name: "PPTP service hangs", want: "call_unanswered", text: "Outgoing-Call-Request", breaks: func(g *gateway) {
+	{name: "PPTP service hangs", want: "call_unanswered", text: "Outgoing-Call-Request", breaks: func(g *testGateway) {
 		g.server(lab.Behaviour{Silent: []lab.Type{lab.OutgoingCallRequest}})
 		must(g.t, g.client(0).Send(lab.NewOutgoingCallRequest(7)))
 	}},
-	{name: "rules flushed", want: "rules_missing", text: "not loaded", breaks: func(g *gateway) {
+	{name: "rules flushed", want: "rules_missing", text: "not loaded", breaks: func(g *testGateway) {
 		must(g.t, g.Gateway.IPTables(g.t.Context(), "-t", "mangle", "-F"))
 		g.server(lab.Behaviour{})
 		callOn(g.t, g.client(0), 7)
 	}},
-	{name: "rules skipped", want: "rules_missing", text: "-p tcp -j ACCEPT keeps control connections from its rules", breaks: func(g *gateway) {
+	{name: "rules skipped", want: "rules_missing", text: "-p tcp -j ACCEPT keeps control connections from its rules", breaks: func(g *testGateway) {
 		must(g.t, g.Gateway.IPTables(g.t.Context(), "-t", "mangle", "-I", "PREROUTING", "-p", "tcp", "-j", "ACCEPT"))
 		g.server(lab.Behaviour{})
 		callOn(g.t, g.client(0), 7)
 	}},
 	{name: "server inside refuses the call", options: lab.Options{Inside: 1, Outside: 1, Masquerade: true, DNAT: lab.DNATControl, Firewall: true},
-		want: "call_refused", text: "by the client 10.77.0.10", breaks: func(g *gateway) {
+		want: "call_refused", text: "by the client 10.77.0.10", breaks: func(g *testGateway) {
 			serverOn(g.t, g.Inside[0], lab.Behaviour{Message: refuseCall})
 			if _, err := clientOn(g.t, g.Outside[0], lab.PublicOf(0)).Call(7); err == nil {
 				g.t.Error("the call is granted")
@@ -92,7 +92,7 @@ var setups = []setup{
 
 // greSetups are those in which nothing but GRE fails.
 var greSetups = []setup{
-	{name: "GRE of the server blocked upstream", want: "no_gre_from_server", text: "3 GRE packets of the client", breaks: func(g *gateway) {
+	{name: "GRE of the server blocked upstream", want: "no_gre_from_server", text: "3 GRE packets of the client", breaks: func(g *testGateway) {
 		g.server(lab.Behaviour{})
 		call := callOn(g.t, g.client(0), 7)
 		g.block(g.Outside[0], "-A", "OUTPUT", "-p", "gre")
@@ -100,7 +100,7 @@ var greSetups = []setup{
 			must(g.t, call.Send([]byte("nobody answers")))
 		}
 	}},
-	{name: "GRE of the client blocked", want: "no_gre_from_client", text: "2 GRE packets came", breaks: func(g *gateway) {
+	{name: "GRE of the client blocked", want: "no_gre_from_client", text: "2 GRE packets came", breaks: func(g *testGateway) {
 		s := g.server(lab.Behaviour{})
 		call := callOn(g.t, g.client(0), 7)
 		_, err := g.Inside[0].Run(g.t.Context(), "nft", "table netdev own { chain out { type filter hook egress device eth0 priority 0; ip protocol gre drop; }; }")
@@ -110,11 +110,11 @@ var greSetups = []setup{
 			must(g.t, s.Send(0, []byte("hello")))
 		}
 	}},
-	{name: "no GRE at all", want: "no_gre", text: "from either end", breaks: func(g *gateway) {
+	{name: "no GRE at all", want: "no_gre", text: "from either end", breaks: func(g *testGateway) {
 		g.server(lab.Behaviour{})
 		callOn(g.t, g.client(0), 7)
 	}},
-	{name: "all is well", want: "working", text: "MPPE", breaks: func(g *gateway) {
+	{name: "all is well", want: "working", text: "MPPE", breaks: func(g *testGateway) {
 		g.server(lab.Behaviour{})
 		exchange(g.t, callOn(g.t, g.client(0), 7))
 	}},
@@ -123,19 +123,19 @@ var greSetups = []setup{
 // TestExplain breaks networks, and has each named.
 func TestExplain(t *testing.T) {
 	for _, s := range setups {
-		t.Run(s.name, func(t *testing.T) { s.test(t, daemon.Auto) })
+		t.Run(s.name, func(t *testing.T) { s.test(t, gateway.Auto) })
 	}
 }
 
 func TestExplainGRE(t *testing.T) {
-	overDataPaths(t, func(t *testing.T, path daemon.DataPath) {
+	overDataPaths(t, func(t *testing.T, path gateway.DataPath) {
 		for _, s := range greSetups {
 			t.Run(s.name, func(t *testing.T) { s.test(t, path) })
 		}
 	})
 }
 
-func (s setup) test(t *testing.T, path daemon.DataPath) {
+func (s setup) test(t *testing.T, path gateway.DataPath) {
 	t.Parallel()
 	if s.options == (lab.Options{}) {
 		s.options = masquerade(1)
@@ -166,7 +166,7 @@ func (s setup) test(t *testing.T, path daemon.DataPath) {
 }
 
 // explain runs pptpalg explain on the gateway.
-func (g *gateway) explain(args ...string) (code int, stdout, stderr string) {
+func (g *testGateway) explain(args ...string) (code int, stdout, stderr string) {
 	g.t.Helper()
 	must(g.t, g.Gateway.Do(func() error {
 		code, stdout, stderr = pptpalg(g.t, append([]string{"explain", "10.77.0.10", "--state-dir", g.state}, args...)...)
@@ -176,13 +176,13 @@ func (g *gateway) explain(args ...string) (code int, stdout, stderr string) {
 }
 
 // block has a host drop packets.
-func (g *gateway) block(h *lab.Host, match ...string) {
+func (g *testGateway) block(h *lab.Host, match ...string) {
 	g.t.Helper()
 	must(g.t, h.IPTables(g.t.Context(), append(match, "-j", "DROP")...))
 }
 
 // tryDial has the client dial in vain.
-func (g *gateway) tryDial() {
+func (g *testGateway) tryDial() {
 	g.t.Helper()
 	ctx, cancel := context.WithTimeout(g.t.Context(), silence)
 	defer cancel()
@@ -192,7 +192,7 @@ func (g *gateway) tryDial() {
 }
 
 // proxy listens where the PPTP server should, and speaks HTTP.
-func (g *gateway) proxy() {
+func (g *testGateway) proxy() {
 	g.t.Helper()
 	l, err := g.Outside[0].Listen(at1723(g.Outside[0].Addr))
 	must(g.t, err)

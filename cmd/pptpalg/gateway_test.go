@@ -19,17 +19,17 @@ import (
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // silence is how long nothing may arrive for a test to believe that nothing will.
 const silence = 300 * time.Millisecond
 
-// gateway is a lab whose gateway runs pptpalg.
-type gateway struct {
+// testGateway is a lab whose gateway runs pptpalg.
+type testGateway struct {
 	*lab.Network
 	t      *testing.T
-	path   daemon.DataPath
+	path   gateway.DataPath
 	state  string
 	daemon *lab.Process
 	log    *lab.Log
@@ -43,8 +43,8 @@ func masquerade(inside int) lab.Options {
 
 // overDataPaths runs a test over both data paths, at the same time: what calls carry, and
 // what becomes of them, is the same.
-func overDataPaths(t *testing.T, test func(*testing.T, daemon.DataPath)) {
-	overDataPathsInTurn(t, func(t *testing.T, path daemon.DataPath) {
+func overDataPaths(t *testing.T, test func(*testing.T, gateway.DataPath)) {
+	overDataPathsInTurn(t, func(t *testing.T, path gateway.DataPath) {
 		t.Parallel()
 		test(t, path)
 	})
@@ -53,8 +53,8 @@ func overDataPaths(t *testing.T, test func(*testing.T, daemon.DataPath)) {
 // overDataPathsInTurn is for tests that need the machine for themselves. With -short it is
 // only the path with more goroutines: that is for the race detector, beside a run of
 // both without it.
-func overDataPathsInTurn(t *testing.T, test func(*testing.T, daemon.DataPath)) {
-	paths := []daemon.DataPath{daemon.InDaemon, daemon.InKernel}
+func overDataPathsInTurn(t *testing.T, test func(*testing.T, gateway.DataPath)) {
+	paths := []gateway.DataPath{gateway.Queue, gateway.Kernel}
 	if testing.Short() {
 		paths = paths[:1]
 	}
@@ -64,20 +64,20 @@ func overDataPathsInTurn(t *testing.T, test func(*testing.T, daemon.DataPath)) {
 }
 
 // startGateway builds a network and starts the daemon on its gateway.
-func startGateway(t *testing.T, path daemon.DataPath, o lab.Options, args ...string) *gateway {
+func startGateway(t *testing.T, path gateway.DataPath, o lab.Options, args ...string) *testGateway {
 	t.Helper()
 	g := buildGateway(t, path, o)
 	g.start(args...)
 	return g
 }
 
-func buildGateway(t *testing.T, path daemon.DataPath, o lab.Options) *gateway {
+func buildGateway(t *testing.T, path gateway.DataPath, o lab.Options) *testGateway {
 	t.Helper()
 	needRoot(t)
 	n, err := lab.New(o)
 	must(t, err)
 	closeAfter(t, n)
-	g := &gateway{Network: n, t: t, path: path, state: filepath.Join(t.TempDir(), "state"), log: new(lab.Log)}
+	g := &testGateway{Network: n, t: t, path: path, state: filepath.Join(t.TempDir(), "state"), log: new(lab.Log)}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the last daemon: %s", g.log)
@@ -87,7 +87,7 @@ func buildGateway(t *testing.T, path daemon.DataPath, o lab.Options) *gateway {
 }
 
 // start starts the daemon and waits until it edits.
-func (g *gateway) start(args ...string) {
+func (g *testGateway) start(args ...string) {
 	g.t.Helper()
 	g.launch(args...)
 	if err := g.log.WaitFor("editing", lab.Patience); err != nil {
@@ -95,7 +95,7 @@ func (g *gateway) start(args ...string) {
 	}
 }
 
-func (g *gateway) launch(args ...string) {
+func (g *testGateway) launch(args ...string) {
 	g.t.Helper()
 	args = append([]string{"run", "--state-dir", g.state, "--datapath", string(g.path)}, args...)
 	cmd, err := g.Gateway.Command(context.Background(), os.Args[0], args...)
@@ -108,7 +108,7 @@ func (g *gateway) launch(args ...string) {
 }
 
 // stop ends the daemon with SIGTERM.
-func (g *gateway) stop() {
+func (g *testGateway) stop() {
 	g.t.Helper()
 	must(g.t, g.daemon.Signal(syscall.SIGTERM))
 	if err := g.daemon.Wait(lab.Patience); err != nil {
@@ -117,13 +117,13 @@ func (g *gateway) stop() {
 }
 
 // kill ends it with SIGKILL.
-func (g *gateway) kill() {
+func (g *testGateway) kill() {
 	g.t.Helper()
 	must(g.t, g.daemon.Kill())
 }
 
 // calls asks the daemon for its table.
-func (g *gateway) calls() []admin.Call {
+func (g *testGateway) calls() []admin.Call {
 	g.t.Helper()
 	calls, err := admin.Client{StateDir: g.state}.Calls(g.t.Context())
 	must(g.t, err)
@@ -131,7 +131,7 @@ func (g *gateway) calls() []admin.Call {
 }
 
 // wantCalls waits until the daemon has so many calls.
-func (g *gateway) wantCalls(n int) []admin.Call {
+func (g *testGateway) wantCalls(n int) []admin.Call {
 	g.t.Helper()
 	if err := lab.Poll(lab.Patience, func() bool { return len(g.calls()) == n }); err != nil {
 		g.t.Fatalf("calls: %v: %+v, want %d", err, g.calls(), n)
@@ -140,7 +140,7 @@ func (g *gateway) wantCalls(n int) []admin.Call {
 }
 
 // entries lists the kernel's GRE entries.
-func (g *gateway) entries() string {
+func (g *testGateway) entries() string {
 	g.t.Helper()
 	out, err := g.Gateway.Run(g.t.Context(), "conntrack", "-L", "-p", "gre")
 	must(g.t, err)
@@ -148,9 +148,9 @@ func (g *gateway) entries() string {
 }
 
 // wantEntries waits for so many GRE entries in the kernel, or flows in the daemon.
-func (g *gateway) wantEntries(n int) {
+func (g *testGateway) wantEntries(n int) {
 	g.t.Helper()
-	if g.path == daemon.InDaemon {
+	if g.path == gateway.Queue {
 		g.wantFlows(n)
 		return
 	}
@@ -162,7 +162,7 @@ func (g *gateway) wantEntries(n int) {
 
 // wantFlows waits for so many flows in the daemon. GRE makes entries in the kernel
 // there too, but they are ordinary.
-func (g *gateway) wantFlows(n int) {
+func (g *testGateway) wantFlows(n int) {
 	g.t.Helper()
 	count := func() string { return g.metric("pptpalg_gre_flows") }
 	if err := lab.Poll(lab.Patience, func() bool { return count() == strconv.Itoa(n) }); err != nil {
@@ -171,7 +171,7 @@ func (g *gateway) wantFlows(n int) {
 }
 
 // metric returns the value that the daemon's /metrics shows for a series.
-func (g *gateway) metric(series string) string {
+func (g *testGateway) metric(series string) string {
 	g.t.Helper()
 	for line := range strings.Lines(g.metrics()) {
 		if value, ok := strings.CutPrefix(strings.TrimSpace(line), series+" "); ok {
@@ -181,7 +181,7 @@ func (g *gateway) metric(series string) string {
 	return ""
 }
 
-func (g *gateway) metrics() string {
+func (g *testGateway) metrics() string {
 	g.t.Helper()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return g.Gateway.Dial(ctx, netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.1:9723"))
@@ -196,7 +196,7 @@ func (g *gateway) metrics() string {
 	return b.String()
 }
 
-func (g *gateway) server(b lab.Behaviour) *lab.Server {
+func (g *testGateway) server(b lab.Behaviour) *lab.Server {
 	g.t.Helper()
 	return serverOn(g.t, g.Outside[0], b)
 }
@@ -210,7 +210,7 @@ func serverOn(t *testing.T, h *lab.Host, b lab.Behaviour) *lab.Server {
 }
 
 // client dials the first outside host from the i-th inside host.
-func (g *gateway) client(i int) *lab.Client {
+func (g *testGateway) client(i int) *lab.Client {
 	g.t.Helper()
 	return clientOn(g.t, g.Inside[i], g.Outside[0].Addr)
 }

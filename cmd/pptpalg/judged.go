@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/check"
 	"pptpalg/cmd/pptpalg/internal/config"
-	"pptpalg/cmd/pptpalg/internal/preflight"
 )
 
 // judged are the settings of the daemon that check judges.
@@ -23,7 +23,7 @@ type judged struct {
 
 // setup returns what a daemon would be run with that was started now, with the flags that
 // were given and those of the one that runs.
-func (s *settings) setup(ctx context.Context) (preflight.Config, error) {
+func (s *settings) setup(ctx context.Context) (check.Config, error) {
 	j := &judged{settings: s.given()}
 	if args := runningFlags(ctx, s.runningDir()); args != nil {
 		j.running = true
@@ -31,13 +31,13 @@ func (s *settings) setup(ctx context.Context) (preflight.Config, error) {
 	}
 	file, values := j.judgedFile()
 	if err := config.Apply(j.flags, values); err != nil {
-		return preflight.Config{}, err
+		return check.Config{}, err
 	}
 	loaded, err := j.all()
 	if err != nil {
-		return preflight.Config{}, err
+		return check.Config{}, err
 	}
-	return preflight.Config{
+	return check.Config{
 		Rules: loaded, DataPath: string(j.dataPath), LoadRules: j.rules == "load",
 		Listen: j.listen, WebConfig: j.webConfig, EventLog: j.eventLog, StateDir: j.stateDir,
 		File: file, Set: j.setCommand, Load: j.loadCommand(),
@@ -64,9 +64,9 @@ func (s *settings) take(f *pflag.Flag) {
 
 // judgedFile reads the configuration file, and says what is wrong with it. What is right
 // counts.
-func (s *judged) judgedFile() (preflight.File, []config.Value) {
+func (s *judged) judgedFile() (check.File, []config.Value) {
 	values, err := s.values()
-	file := preflight.File{Name: s.file, Err: err}
+	file := check.File{Name: s.file, Err: err}
 	if _, missing := os.Stat(s.file); missing != nil && err == nil {
 		file.Name = "" // the default one need not be there
 	}

@@ -22,7 +22,7 @@ import (
 // they end, steal and exhaust what they can. They know what the daemon knows, but
 // change nothing of what others send.
 type liar struct {
-	g        *gateway
+	g        *testGateway
 	in, out  *lab.Host
 	listener *net.TCPListener // of out, for the port of PPTP
 	gre      [2]*lab.GRE      // of in and of out
@@ -39,7 +39,7 @@ const (
 )
 
 // newLiar opens a liar's sockets.
-func newLiar(g *gateway, in, out *lab.Host, tap *wiretap) *liar {
+func newLiar(g *testGateway, in, out *lab.Host, tap *wiretap) *liar {
 	g.t.Helper()
 	l := &liar{g: g, in: in, out: out, tap: tap}
 	for i, h := range []*lab.Host{in, out} {

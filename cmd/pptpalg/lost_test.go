@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // What becomes of a call when conntrack loses its control connection, though TCP has not
@@ -23,7 +23,7 @@ import (
 func calm() { pass(500 * time.Millisecond) }
 
 // wantRevived waits until conntrack has so many control connections again.
-func (g *gateway) wantRevived(n int) {
+func (g *testGateway) wantRevived(n int) {
 	g.t.Helper()
 	must(g.t, lab.Poll(2*lab.Patience, func() bool {
 		out, err := g.Gateway.Run(g.t.Context(), "conntrack", "-L", "-p", "tcp")
@@ -32,7 +32,7 @@ func (g *gateway) wantRevived(n int) {
 }
 
 // deleteTCP deletes the entries of control connections, and no others.
-func (g *gateway) deleteTCP() {
+func (g *testGateway) deleteTCP() {
 	g.t.Helper()
 	_, err := g.Gateway.Run(g.t.Context(), "conntrack", "-D", "-p", "tcp")
 	must(g.t, err)
@@ -41,18 +41,18 @@ func (g *gateway) deleteTCP() {
 // TestLostEntryIsMadeAgain: the call goes on, in its control messages too.
 func TestLostEntryIsMadeAgain(t *testing.T) { overDataPaths(t, testLostEntryIsMadeAgain) }
 
-func testLostEntryIsMadeAgain(t *testing.T, path daemon.DataPath) {
+func testLostEntryIsMadeAgain(t *testing.T, path gateway.DataPath) {
 	tests := []struct {
 		name string
-		step func(g *gateway, calls []*lab.Call)
+		step func(g *testGateway, calls []*lab.Call)
 	}{
-		{"deleted, again and again", func(g *gateway, _ []*lab.Call) {
+		{"deleted, again and again", func(g *testGateway, _ []*lab.Call) {
 			for range 3 {
 				g.deleteTCP()
 				g.wantRevived(2)
 			}
 		}},
-		{"link down and up", func(g *gateway, _ []*lab.Call) {
+		{"link down and up", func(g *testGateway, _ []*lab.Call) {
 			for range 2 {
 				must(g.t, g.Gateway.IPBatch(g.t.Context(), "link set wan down\n"))
 				pass(time.Second)
@@ -60,19 +60,19 @@ func testLostEntryIsMadeAgain(t *testing.T, path daemon.DataPath) {
 				g.wantRevived(2)
 			}
 		}},
-		{"down for longer than a comparison", func(g *gateway, _ []*lab.Call) {
+		{"down for longer than a comparison", func(g *testGateway, _ []*lab.Call) {
 			must(g.t, g.Gateway.IPBatch(g.t.Context(), "link set wan down\n"))
 			pass(5 * time.Second)
 			must(g.t, g.Gateway.IPBatch(g.t.Context(), "link set wan up\n"))
 			g.wantRevived(2)
 		}},
-		{"address gone for 20 seconds", func(g *gateway, _ []*lab.Call) {
+		{"address gone for 20 seconds", func(g *testGateway, _ []*lab.Call) {
 			must(g.t, g.Gateway.IPBatch(g.t.Context(), "addr del 203.0.113.1/24 dev wan\n"))
 			pass(20 * time.Second)
 			must(g.t, g.Gateway.IPBatch(g.t.Context(), "addr add 203.0.113.1/24 dev wan\n"))
 			g.wantRevived(2)
 		}},
-		{"short time-out, GRE alone", func(g *gateway, calls []*lab.Call) {
+		{"short time-out, GRE alone", func(g *testGateway, calls []*lab.Call) {
 			must(g.t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_tcp_timeout_established", "3"))
 			for _, c := range calls { // the entries get it with their next packet
 				must(g.t, c.Client().Send(lab.NewEchoRequest(1)))
@@ -85,7 +85,7 @@ func testLostEntryIsMadeAgain(t *testing.T, path daemon.DataPath) {
 			}
 			g.wantRevived(2)
 		}},
-		{"restarted, and deleted", func(g *gateway, _ []*lab.Call) {
+		{"restarted, and deleted", func(g *testGateway, _ []*lab.Call) {
 			g.kill()
 			g.start()
 			g.deleteTCP()
@@ -107,7 +107,7 @@ func testLostEntryIsMadeAgain(t *testing.T, path daemon.DataPath) {
 }
 
 // wantGoesOn has calls carry packets, and their control connections messages.
-func (g *gateway) wantGoesOn(calls []*lab.Call) {
+func (g *testGateway) wantGoesOn(calls []*lab.Call) {
 	g.t.Helper()
 	exchange(g.t, calls...)
 	for _, c := range calls {
@@ -128,7 +128,7 @@ func (g *gateway) wantGoesOn(calls []*lab.Call) {
 // there says nothing.
 func TestLostBehindARoutedAddress(t *testing.T) { overDataPaths(t, testLostBehindARoutedAddress) }
 
-func testLostBehindARoutedAddress(t *testing.T, path daemon.DataPath) {
+func testLostBehindARoutedAddress(t *testing.T, path gateway.DataPath) {
 	const pool = "203.0.113.150"
 	g := buildGateway(t, path, lab.Options{Inside: 2, Outside: 1, SNAT: netip.MustParseAddr(pool), Firewall: true})
 	must(t, g.Gateway.IPBatch(t.Context(), "addr del "+pool+"/24 dev wan\n"))
@@ -148,7 +148,7 @@ func testLostBehindARoutedAddress(t *testing.T, path daemon.DataPath) {
 // its segment for the first of a connection of its own.
 func TestLostServerInside(t *testing.T) { overDataPaths(t, testLostServerInside) }
 
-func testLostServerInside(t *testing.T, path daemon.DataPath) {
+func testLostServerInside(t *testing.T, path gateway.DataPath) {
 	for _, first := range []string{"client", "server", "nobody"} {
 		t.Run(first, func(t *testing.T) {
 			t.Parallel()
@@ -188,7 +188,7 @@ func testLostServerInside(t *testing.T, path daemon.DataPath) {
 }
 
 // wantOpenedBy waits until conntrack has a connection that a host opened.
-func (g *gateway) wantOpenedBy(h *lab.Host) {
+func (g *testGateway) wantOpenedBy(h *lab.Host) {
 	g.t.Helper()
 	must(g.t, lab.Poll(2*lab.Patience, func() bool {
 		out, err := g.Gateway.Run(g.t.Context(), "conntrack", "-L", "-p", "tcp", "--orig-src", h.Addr.String())
@@ -208,7 +208,7 @@ func wantReset(t *testing.T, c *lab.Client) {
 // goneFor is for how long a lost call is kept when its address is gone, and a comparison more.
 const goneFor = 66 * time.Second
 
-func (g *gateway) wantLost(n int) {
+func (g *testGateway) wantLost(n int) {
 	g.t.Helper()
 	must(g.t, lab.Poll(goneFor, func() bool { return g.metric(`pptpalg_calls_closed_total{reason="lost"}`) == fmt.Sprint(n) }))
 }
@@ -218,23 +218,23 @@ func (g *gateway) wantLost(n int) {
 // each loss takes a minute.
 func TestAddressGoneForGood(t *testing.T) { overDataPaths(t, testAddressGoneForGood) }
 
-func testAddressGoneForGood(t *testing.T, path daemon.DataPath) {
+func testAddressGoneForGood(t *testing.T, path gateway.DataPath) {
 	const replaced = "addr del 203.0.113.1/24 dev wan\naddr add 203.0.113.2/24 dev wan\n"
 	tests := []struct {
 		name   string
-		before func(g *gateway)
+		before func(g *testGateway)
 		gone   string // what takes the address away
 		after  string // what comes when the calls are lost
 	}{
-		{"another one in its place", func(*gateway) {}, replaced, ""},
-		{"another one in its place, and the entry was made again before", func(g *gateway) {
+		{"another one in its place", func(*testGateway) {}, replaced, ""},
+		{"another one in its place, and the entry was made again before", func(g *testGateway) {
 			g.deleteTCP()
 			g.wantRevived(1)
 		}, replaced, ""},
-		{"back after more than a minute, with the link", func(*gateway) {},
+		{"back after more than a minute, with the link", func(*testGateway) {},
 			"addr del 203.0.113.1/24 dev wan\nlink set wan down\n", "link set wan up\naddr add 203.0.113.1/24 dev wan\n"},
 	}
-	gateways, servers, clients := make([]*gateway, len(tests)), make([]*lab.Server, len(tests)), make([]*lab.Client, len(tests))
+	gateways, servers, clients := make([]*testGateway, len(tests)), make([]*lab.Server, len(tests)), make([]*lab.Client, len(tests))
 	for i, tt := range tests {
 		g := startGateway(t, path, masquerade(1))
 		// A firewall before the server is silent about what it does not know, as keep-alive
@@ -268,7 +268,7 @@ func testAddressGoneForGood(t *testing.T, path daemon.DataPath) {
 // is told.
 func TestLostWhileNobodyWatched(t *testing.T) { overDataPaths(t, testLostWhileNobodyWatched) }
 
-func testLostWhileNobodyWatched(t *testing.T, path daemon.DataPath) {
+func testLostWhileNobodyWatched(t *testing.T, path gateway.DataPath) {
 	for _, filter := range []string{"0", "1", "2"} {
 		t.Run("rp_filter "+filter, func(t *testing.T) {
 			t.Parallel()
@@ -297,7 +297,7 @@ func testLostWhileNobodyWatched(t *testing.T, path daemon.DataPath) {
 
 // TestLostIsNotReset where that is not wanted: the connection goes on without its call.
 func TestLostIsNotReset(t *testing.T) {
-	g := startGateway(t, daemon.InKernel, masquerade(1), "--reset-lost=false")
+	g := startGateway(t, gateway.Kernel, masquerade(1), "--reset-lost=false")
 	g.server(lab.Behaviour{})
 	c := g.client(0)
 	callOn(t, c, 7)
@@ -316,7 +316,7 @@ func TestLostIsNotReset(t *testing.T) {
 
 // TestResetRuleRefused: a filter table that iptables cannot read costs the RST, and nothing else.
 func TestResetRuleRefused(t *testing.T) {
-	g := buildGateway(t, daemon.InKernel, lab.Options{Inside: 1, Outside: 1, Masquerade: true})
+	g := buildGateway(t, gateway.Kernel, lab.Options{Inside: 1, Outside: 1, Masquerade: true})
 	_, err := g.Gateway.Run(t.Context(), "nft", "add rule ip filter FORWARD ct state vmap { established : accept }")
 	must(t, err)
 	g.start()
@@ -331,7 +331,7 @@ func TestResetRuleRefused(t *testing.T) {
 // takes for one of each end. What the server still says of its call is edited.
 func TestHalfClosed(t *testing.T) { overDataPaths(t, testHalfClosed) }
 
-func testHalfClosed(t *testing.T, path daemon.DataPath) {
+func testHalfClosed(t *testing.T, path gateway.DataPath) {
 	n := startSegments(t, path)
 	w := n.connect(t, n.tcp(n.Inside[0]), n.Inside[0], nil)
 	w.deliver(clientEnd, lab.NewOutgoingCallRequest(7).Bytes())

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // Ends that speak Multipath TCP (RFC 8684), by which messages may come in another connection
@@ -18,7 +18,7 @@ import (
 // checksums over their data and without.
 func TestMultipath(t *testing.T) { overDataPaths(t, testMultipath) }
 
-func testMultipath(t *testing.T, path daemon.DataPath) {
+func testMultipath(t *testing.T, path gateway.DataPath) {
 	for _, checksums := range []string{"0", "1"} {
 		t.Run("checksums "+checksums, func(t *testing.T) {
 			g := buildGateway(t, path, masquerade(2))
@@ -67,7 +67,7 @@ func multipath(t *testing.T, checksums string, hosts ...*lab.Host) {
 
 // twoWays wants a connection without the daemon to be of Multipath TCP, and to have a second
 // way: else the test would show nothing.
-func twoWays(t *testing.T, g *gateway) {
+func twoWays(t *testing.T, g *testGateway) {
 	t.Helper()
 	at := netip.AddrPortFrom(g.Outside[0].Addr, lab.Port)
 	l, err := g.Outside[0].Listen(at)
@@ -104,7 +104,7 @@ func speaksMultipath(t *testing.T, c *lab.Control) bool {
 
 // joinsNothing sends a SYN that would add a way to a connection: what arrives asks for a
 // connection of its own. There is no second way for what was edited before.
-func joinsNothing(t *testing.T, g *gateway) {
+func joinsNothing(t *testing.T, g *testGateway) {
 	t.Helper()
 	if n := ways(t, g.Inside[0]); n != 1 {
 		t.Errorf("the client has %d ways to the server, want 1", n)

@@ -19,7 +19,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 const unitFile = "../../deploy/pptpalg.service"
@@ -167,15 +167,15 @@ func parsed(t *testing.T, args []string) *cobra.Command {
 // managed is a gateway whose daemon is run as the unit says, by a test that acts
 // as systemd.
 type managed struct {
-	*gateway
+	*testGateway
 	unit    unit
 	manager *manager
 	program string // a copy that every user may execute
 }
 
-func manageGateway(t *testing.T, path daemon.DataPath, o lab.Options) *managed {
+func manageGateway(t *testing.T, path gateway.DataPath, o lab.Options) *managed {
 	t.Helper()
-	m := &managed{gateway: buildGateway(t, path, o), unit: readUnit(t), manager: listenAsManager(t)}
+	m := &managed{testGateway: buildGateway(t, path, o), unit: readUnit(t), manager: listenAsManager(t)}
 	must(t, lab.Need("setpriv"))
 	endQuickly(t)
 	dir := t.TempDir()
@@ -323,7 +323,7 @@ func (m *managed) run(cmd *exec.Cmd, environment ...string) {
 func (m *managed) stop() {
 	m.t.Helper()
 	m.unitCommand("ExecStop")
-	m.gateway.stop()
+	m.testGateway.stop()
 	m.unitCommand("ExecStopPost")
 }
 
@@ -338,7 +338,7 @@ func (m *managed) rules() string {
 // TestUnit has the main job done with the rights that the unit gives, and no others.
 func TestUnit(t *testing.T) { overDataPathsInTurn(t, testUnit) }
 
-func testUnit(t *testing.T, path daemon.DataPath) {
+func testUnit(t *testing.T, path gateway.DataPath) {
 	m := manageGateway(t, path, masquerade(2))
 	m.start()
 	m.wantRights()
@@ -357,7 +357,7 @@ func testUnit(t *testing.T, path daemon.DataPath) {
 	if strings.Contains(m.rules(), "PPTPALG") {
 		t.Errorf("rules after its end:\n%s", m.rules())
 	}
-	if path == daemon.InKernel {
+	if path == gateway.Kernel {
 		exchange(t, calls...)
 	}
 	// It starts again over what it left behind.
@@ -395,7 +395,7 @@ func (m *managed) wantRights() {
 
 // TestUnitAfterACrash: ExecStop does not run then, ExecStopPost does.
 func TestUnitAfterACrash(t *testing.T) {
-	m := manageGateway(t, daemon.Auto, masquerade(1))
+	m := manageGateway(t, gateway.Auto, masquerade(1))
 	m.start()
 	m.server(lab.Behaviour{})
 	call := callOn(t, m.client(0), 7)
@@ -414,7 +414,7 @@ func TestUnitAfterACrash(t *testing.T) {
 // TestRulesOfADaemonWithoutRoot holds what the operator's page says of a daemon that
 // loads its rules itself: iptables-nft needs CAP_NET_ADMIN and no more.
 func TestRulesOfADaemonWithoutRoot(t *testing.T) {
-	m := manageGateway(t, daemon.Auto, masquerade(1))
+	m := manageGateway(t, gateway.Auto, masquerade(1))
 	must(t, lab.Need("iptables-nft"))
 	m.run(m.prepare(rights(daemonID, daemonID, "CAP_NET_ADMIN"), []string{"run"}))
 	must(t, lab.Poll(lab.Patience, func() bool { return m.manager.count("READY=1") == 1 }))
@@ -422,7 +422,7 @@ func TestRulesOfADaemonWithoutRoot(t *testing.T) {
 	if !strings.Contains(m.rules(), "PPTPALG") {
 		t.Errorf("rules while it runs:\n%s", m.rules())
 	}
-	m.gateway.stop()
+	m.testGateway.stop()
 	if strings.Contains(m.rules(), "PPTPALG") {
 		t.Errorf("rules after its end:\n%s", m.rules())
 	}
@@ -430,7 +430,7 @@ func TestRulesOfADaemonWithoutRoot(t *testing.T) {
 
 // TestWhoMayAsk: root and the daemon's group.
 func TestWhoMayAsk(t *testing.T) {
-	m := manageGateway(t, daemon.Auto, masquerade(1))
+	m := manageGateway(t, gateway.Auto, masquerade(1))
 	m.start()
 	m.server(lab.Behaviour{})
 	callOn(t, m.client(0), pptp.CallID(7))

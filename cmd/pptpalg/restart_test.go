@@ -12,7 +12,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 const (
@@ -36,7 +36,7 @@ const (
 // lost while there is none; the calls go on after it.
 func TestRestart(t *testing.T) { overDataPathsInTurn(t, testRestart) }
 
-func testRestart(t *testing.T, path daemon.DataPath) {
+func testRestart(t *testing.T, path gateway.DataPath) {
 	t.Run("by hand", func(t *testing.T) {
 		endQuickly(t)
 		g := startGateway(t, path, masquerade(3))
@@ -45,11 +45,11 @@ func testRestart(t *testing.T, path daemon.DataPath) {
 	t.Run("unit", func(t *testing.T) {
 		m := manageGateway(t, path, masquerade(3))
 		m.start()
-		restartUnderTraffic(t, m.gateway, func() { m.stop(); m.start() })
+		restartUnderTraffic(t, m.testGateway, func() { m.stop(); m.start() })
 	})
 }
 
-func restartUnderTraffic(t *testing.T, g *gateway, restart func()) {
+func restartUnderTraffic(t *testing.T, g *testGateway, restart func()) {
 	s := g.server(lab.Behaviour{Refuse: true})
 	streams := []*stream{startStream(t, g, 0), startStream(t, g, 1)}
 	var p phase
@@ -66,7 +66,7 @@ func restartUnderTraffic(t *testing.T, g *gateway, restart func()) {
 	}
 	setter.stop()
 	for i, b := range streams {
-		b.check(t, i, s.Calls()[i], g.path == daemon.InDaemon)
+		b.check(t, i, s.Calls()[i], g.path == gateway.Queue)
 	}
 	setter.check(t)
 	exchange(t, callOn(t, g.client(2), 7))
@@ -132,7 +132,7 @@ type stream struct {
 	returned atomic.Int64 // packets that came back
 }
 
-func startStream(t *testing.T, g *gateway, i int) *stream {
+func startStream(t *testing.T, g *testGateway, i int) *stream {
 	t.Helper()
 	b := &stream{loop: loop{end: make(chan struct{})}, client: g.client(i), began: time.Now()}
 	b.call = callOn(t, b.client, 7)

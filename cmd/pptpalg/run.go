@@ -18,13 +18,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pptpalg/alg"
+	"pptpalg/alg/calls"
 	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/config"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 	"pptpalg/cmd/pptpalg/internal/notify"
 	"pptpalg/cmd/pptpalg/internal/status"
-	"pptpalg/conntrack"
 )
 
 // defaultQueue is the queue's number: the port that every PPTP administrator knows.
@@ -44,7 +44,7 @@ type options struct {
 	stateDir  string
 	logLevel  slog.Level
 
-	table       conntrack.Config
+	table       calls.Config
 	connections int
 	idle        time.Duration
 	queueLen    int
@@ -115,7 +115,7 @@ func (o *options) checkRules() error {
 // limitFlags are the flags for sites whose traffic, or whose enemies, are out of the
 // ordinary.
 func (o *options) limitFlags(f *pflag.FlagSet) {
-	def := conntrack.DefaultConfig()
+	def := calls.DefaultConfig()
 	f.DurationVar(&o.table.Rest, "rest", def.Rest, "how long a freed public Call ID stays unused")
 	f.BoolVar(&o.table.Random, "random-ids", false, "draw public Call IDs at random instead of keeping an endpoint's own")
 	f.IntVar(&o.table.Calls, "max-calls", def.Calls, "calls at most; a request beyond passes unedited, as for the other limits")
@@ -171,7 +171,7 @@ func run(ctx context.Context, e env, s *settings) error {
 	defer signal.Stop(hangups)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	d, err := daemon.Open(cfg, registry, log.Logger)
+	d, err := gateway.Open(cfg, registry, log.Logger)
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func run(ctx context.Context, e env, s *settings) error {
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
-	d.Count(daemon.Beside{LogLost: log.lines.Lost, EventsLost: events.Lost, AdminClosed: srv.Crowded})
+	d.Count(gateway.Beside{LogLost: log.lines.Lost, EventsLost: events.Lost, AdminClosed: srv.Crowded})
 	group, ctx := errgroup.WithContext(ctx)
 	ready := make(chan struct{})
 	ended := make(chan struct{})
@@ -235,12 +235,12 @@ func waitBriefly(group *errgroup.Group, ended <-chan struct{}) error {
 }
 
 // daemon returns the daemon's configuration, if the options go together.
-func (o *options) daemon() (daemon.Config, error) {
+func (o *options) daemon() (gateway.Config, error) {
 	loaded, err := o.all()
 	if err != nil {
-		return daemon.Config{}, err
+		return gateway.Config{}, err
 	}
-	return daemon.Config{
+	return gateway.Config{
 		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, ResetMark: loaded.ResetMark, LoadRules: o.rules == "load", DataPath: o.dataPath, Data: loaded.Data,
 		StateDir: o.stateDir, Version: buildVersion(), Table: o.table, Connections: o.connections, Idle: o.idle, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
 	}, nil

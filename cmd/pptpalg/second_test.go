@@ -10,21 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // TestSecondDaemon: a network namespace has one daemon. Another one is refused whatever its
 // queue, state directory and rules are, learns whose the namespace is, and changes nothing.
 func TestSecondDaemon(t *testing.T) {
-	overDataPaths(t, func(t *testing.T, path daemon.DataPath) {
+	overDataPaths(t, func(t *testing.T, path gateway.DataPath) {
 		g := startGateway(t, path, masquerade(2))
 		g.server(lab.Behaviour{})
 		call := callOn(t, g.client(0), 7)
 		rules := g.mangle()
 		for _, args := range [][]string{
 			{"--queue", "1900"},
-			{"--queue", "1900", "--datapath", string(daemon.InKernel)},
-			{"--queue", "1900", "--datapath", string(daemon.InDaemon)},
+			{"--queue", "1900", "--datapath", string(gateway.Kernel)},
+			{"--queue", "1900", "--datapath", string(gateway.Queue)},
 			{"--queue", "1900", "--rules", "none"},
 			{"--queue", "1900", "--ports", "1724"},
 		} {
@@ -42,7 +42,7 @@ func TestSecondDaemon(t *testing.T) {
 
 // TestSquattersKeepNoDaemonOut: without rights nobody keeps a daemon from starting.
 func TestSquattersKeepNoDaemonOut(t *testing.T) {
-	g := buildGateway(t, daemon.InKernel, masquerade(1))
+	g := buildGateway(t, gateway.Kernel, masquerade(1))
 	for _, name := range []string{"@pptpalg", "@pptpalg/1/1723//run/pptpalg"} {
 		fd := -1
 		must(t, g.Gateway.Do(func() (err error) {
@@ -61,7 +61,7 @@ func TestSquattersKeepNoDaemonOut(t *testing.T) {
 	g.start()
 }
 
-func (g *gateway) mangle() string {
+func (g *testGateway) mangle() string {
 	g.t.Helper()
 	out, err := g.Gateway.Run(g.t.Context(), "iptables", "-t", "mangle", "-S")
 	must(g.t, err)
@@ -69,7 +69,7 @@ func (g *gateway) mangle() string {
 }
 
 // wantRefused starts a second daemon with another state directory.
-func (g *gateway) wantRefused(want string, args ...string) {
+func (g *testGateway) wantRefused(want string, args ...string) {
 	g.t.Helper()
 	args = append([]string{"run", "--listen", "", "--state-dir", filepath.Join(g.t.TempDir(), "second")}, args...)
 	cmd, err := g.Gateway.Command(g.t.Context(), os.Args[0], args...)

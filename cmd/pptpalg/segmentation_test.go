@@ -16,7 +16,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // The editor under a real TCP on both ends: the same dialogue, cut in every way.
@@ -76,7 +76,7 @@ func dialogue(c *lab.Client, own pptp.CallID) error {
 
 // dialogues has hosts dial the server at the same time, and each hold its dialogue
 // under the same Call ID.
-func (g *gateway) dialogues(hosts []*lab.Host, server netip.Addr, own pptp.CallID, w lab.Write) error {
+func (g *testGateway) dialogues(hosts []*lab.Host, server netip.Addr, own pptp.CallID, w lab.Write) error {
 	ctx, cancel := context.WithTimeout(g.t.Context(), 4*lab.Patience)
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
@@ -95,14 +95,14 @@ func (g *gateway) dialogues(hosts []*lab.Host, server netip.Addr, own pptp.CallI
 
 // hold has the first inside host take the Call ID for the rest of the test, so
 // that no other can keep it.
-func (g *gateway) hold(server netip.Addr, own pptp.CallID) *lab.Call {
+func (g *testGateway) hold(server netip.Addr, own pptp.CallID) *lab.Call {
 	g.t.Helper()
 	return callOn(g.t, clientOn(g.t, g.Inside[0], server), own)
 }
 
 func TestOneBytePerSegment(t *testing.T) { overDataPaths(t, testOneBytePerSegment) }
 
-func testOneBytePerSegment(t *testing.T, path daemon.DataPath) {
+func testOneBytePerSegment(t *testing.T, path gateway.DataPath) {
 	g := startGateway(t, path, lab.Options{Inside: 3, Outside: 2, Masquerade: true, Firewall: true})
 	ways := []struct {
 		name  string
@@ -130,7 +130,7 @@ func testOneBytePerSegment(t *testing.T, path daemon.DataPath) {
 }
 
 // segmentsRead counts the segments whose bytes were new to the editor.
-func (g *gateway) segmentsRead() (n int) {
+func (g *testGateway) segmentsRead() (n int) {
 	g.t.Helper()
 	for _, verdict := range []string{"accept", "edited"} {
 		count, _ := strconv.Atoi(g.metric(`pptpalg_packets_total{reason="read",verdict="` + verdict + `"}`)) // "" is 0
@@ -143,7 +143,7 @@ func (g *gateway) segmentsRead() (n int) {
 // the last byte that the editor looks at.
 func TestCutAtEveryOffset(t *testing.T) { overDataPaths(t, testCutAtEveryOffset) }
 
-func testCutAtEveryOffset(t *testing.T, path daemon.DataPath) {
+func testCutAtEveryOffset(t *testing.T, path gateway.DataPath) {
 	g := startGateway(t, path, masquerade(3))
 	var at atomic.Int64
 	cut := func(c *lab.Control, b []byte) error {
@@ -170,7 +170,7 @@ func testCutAtEveryOffset(t *testing.T, path daemon.DataPath) {
 // TestCoalesced has a whole conversation leave the client in one segment.
 func TestCoalesced(t *testing.T) { overDataPaths(t, testCoalesced) }
 
-func testCoalesced(t *testing.T, path daemon.DataPath) {
+func testCoalesced(t *testing.T, path gateway.DataPath) {
 	g := startGateway(t, path, masquerade(2))
 	s := talkingServer(t, g.Outside[0], nil)
 	held := g.hold(s.Host.Addr, 7)
@@ -195,7 +195,7 @@ func testCoalesced(t *testing.T, path daemon.DataPath) {
 // TestUrgentData sends each message with its last byte urgent.
 func TestUrgentData(t *testing.T) { overDataPaths(t, testUrgentData) }
 
-func testUrgentData(t *testing.T, path daemon.DataPath) {
+func testUrgentData(t *testing.T, path gateway.DataPath) {
 	g := startGateway(t, path, masquerade(2))
 	l := listen(t, g.Outside[0])
 	urgent := func(c *lab.Control, b []byte) error {
@@ -236,7 +236,7 @@ func onSocket(c *lab.Control, f func(fd int) error) error {
 // packets: it sends again what was edited, merged and cut as it likes.
 func TestBadNetwork(t *testing.T) { overDataPathsInTurn(t, testBadNetwork) }
 
-func testBadNetwork(t *testing.T, path daemon.DataPath) {
+func testBadNetwork(t *testing.T, path gateway.DataPath) {
 	tests := []struct {
 		name                      string
 		loses, reorders, doubles  bool
@@ -285,7 +285,7 @@ func testBadNetwork(t *testing.T, path daemon.DataPath) {
 
 // loseSegments drops one segment in sixteen in a chain of the gateway, the first ones of
 // connections excepted.
-func (g *gateway) loseSegments(table, chain string) {
+func (g *testGateway) loseSegments(table, chain string) {
 	g.t.Helper()
 	for _, port := range []string{"--sport", "--dport"} {
 		must(g.t, g.Gateway.IPTables(g.t.Context(), "-t", table, "-I", chain, "-p", "tcp", port, "1723",
@@ -313,7 +313,7 @@ func cutAtRandom(c *lab.Control, b []byte) error {
 }
 
 // hurry has every host's TCP repeat itself after 10 ms rather than 200.
-func (g *gateway) hurry() {
+func (g *testGateway) hurry() {
 	g.t.Helper()
 	for _, h := range g.Hosts()[1:] {
 		routes, err := h.Run(g.t.Context(), "ip", "-4", "route", "show")
@@ -343,7 +343,7 @@ func shuffle(t *testing.T, h *lab.Host) {
 }
 
 // wantCounted waits for a counter to be more than 0.
-func (g *gateway) wantCounted(series string) {
+func (g *testGateway) wantCounted(series string) {
 	g.t.Helper()
 	positive := func() bool {
 		n, err := strconv.ParseFloat(g.metric(series), 64)

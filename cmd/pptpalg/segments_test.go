@@ -9,7 +9,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // The editor between two ends that speak no TCP: they send the single segments that
@@ -18,14 +18,14 @@ import (
 // segments is a network whose hosts are such ends. Another client holds Call ID 7,
 // so that everybody else's is translated.
 type segments struct {
-	*gateway
+	*testGateway
 	server *lab.TCP
 	ports  uint16
 }
 
-func startSegments(t *testing.T, path daemon.DataPath) *segments {
+func startSegments(t *testing.T, path gateway.DataPath) *segments {
 	t.Helper()
-	n := &segments{gateway: startGateway(t, path, masquerade(2)), ports: 40000}
+	n := &segments{testGateway: startGateway(t, path, masquerade(2)), ports: 40000}
 	n.server = n.tcp(n.Outside[0])
 	w := n.connect(t, n.tcp(n.Inside[1]), n.Inside[1], nil)
 	w.deliver(clientEnd, lab.NewOutgoingCallRequest(7).Bytes())
@@ -175,7 +175,7 @@ const secondID = 168 + 12
 
 func TestSegments(t *testing.T) { overDataPaths(t, testSegments) }
 
-func testSegments(t *testing.T, path daemon.DataPath) {
+func testSegments(t *testing.T, path gateway.DataPath) {
 	n := startSegments(t, path)
 	end := n.tcp(n.Inside[0])
 	tests := []struct {

@@ -19,7 +19,7 @@ import (
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // soakTime is how long TestSoak runs, half of it over each data path: `make soak` gives
@@ -37,7 +37,7 @@ const healing = 15 * time.Second
 // are what they were.
 func TestSoak(t *testing.T) { overDataPathsInTurn(t, testSoak) }
 
-func testSoak(t *testing.T, path daemon.DataPath) {
+func testSoak(t *testing.T, path gateway.DataPath) {
 	const honest, liars = 8, 2
 	network := masquerade(honest + liars)
 	network.Outside += liars
@@ -54,7 +54,7 @@ func testSoak(t *testing.T, path daemon.DataPath) {
 	s.round(t, *soakTime/4, s.violence, true)
 	// A connection that ended in the moment of a flush was made again, and may be for a day.
 	// One that has no entry when a daemon starts has ended.
-	if path == daemon.InDaemon {
+	if path == gateway.Queue {
 		pass(4 * time.Second) // the last flush must be dealt with, for this is taken for one else
 	}
 	g.kill()
@@ -113,7 +113,7 @@ func (s *soak) honestCalls() (n int) {
 }
 
 type soak struct {
-	g              *gateway
+	g              *testGateway
 	honest         []*lab.Host
 	liars          []*liar
 	events         string // file of the calls' events, of all daemons
@@ -267,7 +267,7 @@ func (s *soak) trouble() {
 // lossy are the chains in which the gateway loses segments: before and behind the queue.
 var lossy = map[string]string{"raw": "PREROUTING", "mangle": "FORWARD"}
 
-func (g *gateway) prepareLoss() {
+func (g *testGateway) prepareLoss() {
 	g.t.Helper()
 	for table, chain := range lossy {
 		must(g.t, g.Gateway.IPTables(context.Background(), "-t", table, "-N", "LOSS"))
@@ -276,7 +276,7 @@ func (g *gateway) prepareLoss() {
 }
 
 // lose has the gateway drop a share of control segments.
-func (g *gateway) lose(share string) {
+func (g *testGateway) lose(share string) {
 	g.t.Helper()
 	for table := range lossy {
 		for _, port := range []string{"--dport", "--sport"} {
@@ -287,14 +287,14 @@ func (g *gateway) lose(share string) {
 }
 
 // calm ends the loss of segments.
-func (g *gateway) calm() {
+func (g *testGateway) calm() {
 	g.t.Helper()
 	for table := range lossy {
 		must(g.t, g.Gateway.IPTables(context.Background(), "-t", table, "-F", "LOSS"))
 	}
 }
 
-func (g *gateway) conntrack(args ...string) {
+func (g *testGateway) conntrack(args ...string) {
 	g.t.Helper()
 	_, err := g.Gateway.Run(context.Background(), "conntrack", args...)
 	if err != nil {
@@ -441,7 +441,7 @@ func (s *soak) carry(call *lab.Call, client string) error {
 // the next one's goal tells (GOGC): twice as much.
 type footprint struct{ goroutines, heap int }
 
-func (g *gateway) footprint() footprint {
+func (g *testGateway) footprint() footprint {
 	g.t.Helper()
 	number := func(series string) int {
 		f, err := strconv.ParseFloat(g.metric(series), 64)

@@ -11,7 +11,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // complete is the metric that tells whether the journal has all calls.
@@ -22,26 +22,26 @@ const complete = "pptpalg_journal_complete"
 func TestUnusableStateDirectory(t *testing.T) {
 	tests := []struct {
 		name    string
-		prepare func(t *testing.T, g *gateway) (mend func())
+		prepare func(t *testing.T, g *testGateway) (mend func())
 	}{
-		{"cannot be made", func(t *testing.T, g *gateway) func() {
+		{"cannot be made", func(t *testing.T, g *testGateway) func() {
 			inTheWay := filepath.Join(t.TempDir(), "in the way")
 			must(t, os.WriteFile(inTheWay, nil, 0o600))
 			g.state = filepath.Join(inTheWay, "state")
 			return func() { must(t, os.Remove(inTheWay)) }
 		}},
-		{"full", func(t *testing.T, g *gateway) func() {
+		{"full", func(t *testing.T, g *testGateway) func() {
 			g.state = smallDisk(t, "64k")
 			fill := fillDisk(t, g.state)
 			return func() { must(t, os.Remove(fill)) }
 		}},
-		{"no room for a file", func(t *testing.T, g *gateway) func() {
+		{"no room for a file", func(t *testing.T, g *testGateway) func() {
 			g.state = smallDisk(t, "64k,nr_inodes=2")
 			fill := filepath.Join(g.state, "fill")
 			must(t, os.WriteFile(fill, nil, 0o600))
 			return func() { must(t, unix.Mount("none", g.state, "", unix.MS_REMOUNT, "nr_inodes=0")) }
 		}},
-		{"read-only", func(t *testing.T, g *gateway) func() {
+		{"read-only", func(t *testing.T, g *testGateway) func() {
 			g.state = smallDisk(t, "64k")
 			must(t, unix.Mount("none", g.state, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 			return func() { must(t, unix.Mount("none", g.state, "", unix.MS_REMOUNT, "")) }
@@ -49,7 +49,7 @@ func TestUnusableStateDirectory(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g := buildGateway(t, daemon.InKernel, masquerade(2))
+			g := buildGateway(t, gateway.Kernel, masquerade(2))
 			mend := tt.prepare(t, g)
 			g.start()
 			g.server(lab.Behaviour{})
@@ -78,7 +78,7 @@ func TestUnusableStateDirectory(t *testing.T) {
 }
 
 // callsOrNone returns how many calls the daemon tells of, -1 if nobody answers.
-func (g *gateway) callsOrNone() int {
+func (g *testGateway) callsOrNone() int {
 	code, stdout, _ := pptpalg(g.t, "calls", "--json", "--state-dir", g.state)
 	if code != 0 {
 		return -1
@@ -91,7 +91,7 @@ func (g *gateway) callsOrNone() int {
 // TestStateDirectoryFillsUp while calls come and go: they do not notice, and a daemon that is
 // killed after there is room again has left all it knew.
 func TestStateDirectoryFillsUp(t *testing.T) {
-	g := buildGateway(t, daemon.InKernel, masquerade(2))
+	g := buildGateway(t, gateway.Kernel, masquerade(2))
 	g.state = smallDisk(t, "64k")
 	g.start()
 	g.server(lab.Behaviour{})
@@ -121,7 +121,7 @@ func TestStateDirectoryFillsUp(t *testing.T) {
 // TestFrozenStateDirectory: a disk that does not answer holds up no control connection, and
 // the journal has everything when it is back.
 func TestFrozenStateDirectory(t *testing.T) {
-	g := buildGateway(t, daemon.InKernel, masquerade(2))
+	g := buildGateway(t, gateway.Kernel, masquerade(2))
 	g.state = freezable(t)
 	g.start()
 	g.server(lab.Behaviour{})
@@ -183,7 +183,7 @@ func TestJournalLost(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g := startGateway(t, daemon.InKernel, masquerade(2))
+			g := startGateway(t, gateway.Kernel, masquerade(2))
 			g.server(lab.Behaviour{Refuse: true})
 			var clients []*lab.Client
 			var calls []*lab.Call

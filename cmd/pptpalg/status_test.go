@@ -8,7 +8,7 @@ import (
 
 	"pptpalg/cmd/internal/browser"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 const (
@@ -19,7 +19,7 @@ const (
 // TestStatusPage reads the daemon's page in a browser on the gateway, while calls come and
 // go, and the daemon as well.
 func TestStatusPage(t *testing.T) {
-	g := buildGateway(t, daemon.InKernel, masquerade(2))
+	g := buildGateway(t, gateway.Kernel, masquerade(2))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	g.start()
 	g.server(lab.Behaviour{})
@@ -73,7 +73,7 @@ func TestStatusPageFlag(t *testing.T) {
 }
 
 // browse opens a page in a browser on the gateway, that reaches nothing else.
-func (g *gateway) browse(url string) *browser.Tab {
+func (g *testGateway) browse(url string) *browser.Tab {
 	g.t.Helper()
 	if err := lab.Need(browser.Program); err != nil {
 		if os.Getenv("PPTPALG_NO_SKIP") != "" {

@@ -18,8 +18,8 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
-	"pptpalg/cmd/pptpalg/internal/events"
+	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/history"
 )
 
 // promptly is how long the daemon may take to end, whatever else is stuck.
@@ -28,7 +28,7 @@ const promptly = 5 * time.Second
 // TestStuckReaders: nobody reads standard output and error any more, and both pipes are full.
 // Control connections do not notice, and the daemon ends, and takes its rules away.
 func TestStuckReaders(t *testing.T) {
-	overDataPaths(t, func(t *testing.T, path daemon.DataPath) {
+	overDataPaths(t, func(t *testing.T, path gateway.DataPath) {
 		g := buildGateway(t, path, masquerade(2))
 		g.launchInto(fullPipe(t), fullPipe(t), "--event-log", "-", "--max-requests", "2", "--log-level", "debug")
 		g.serveAndEnd()
@@ -37,7 +37,7 @@ func TestStuckReaders(t *testing.T) {
 
 // TestGoneReaders: the other ends of both pipes are closed.
 func TestGoneReaders(t *testing.T) {
-	g := buildGateway(t, daemon.InKernel, masquerade(2))
+	g := buildGateway(t, gateway.Kernel, masquerade(2))
 	g.launchInto(gonePipe(t), gonePipe(t), "--event-log", "-", "--max-requests", "2")
 	if err := lab.Poll(lab.Patience, func() bool { return g.metric(`pptpalg_log_lines_lost_total{log="daemon"}`) != "0" }); err != nil {
 		t.Error("no line is counted as lost")
@@ -47,7 +47,7 @@ func TestGoneReaders(t *testing.T) {
 
 // TestCannotStartWithStuckReaders: what cannot start ends all the same.
 func TestCannotStartWithStuckReaders(t *testing.T) {
-	g := startGateway(t, daemon.InKernel, masquerade(1))
+	g := startGateway(t, gateway.Kernel, masquerade(1))
 	first := g.daemon
 	g.launchProgram(fullPipe(t), fullPipe(t))
 	if err := g.daemon.Wait(promptly); err == nil || !strings.Contains(err.Error(), "exit status") {
@@ -58,7 +58,7 @@ func TestCannotStartWithStuckReaders(t *testing.T) {
 }
 
 // launchInto starts a daemon and waits until it edits.
-func (g *gateway) launchInto(stdout, stderr *os.File, args ...string) {
+func (g *testGateway) launchInto(stdout, stderr *os.File, args ...string) {
 	g.t.Helper()
 	g.launchProgram(stdout, stderr, args...)
 	if err := lab.Poll(lab.Patience, func() bool { return g.get("/-/ready") == http.StatusOK }); err != nil {
@@ -66,7 +66,7 @@ func (g *gateway) launchInto(stdout, stderr *os.File, args ...string) {
 	}
 }
 
-func (g *gateway) launchProgram(stdout, stderr *os.File, args ...string) {
+func (g *testGateway) launchProgram(stdout, stderr *os.File, args ...string) {
 	g.t.Helper()
 	args = append([]string{"run", "--state-dir", g.state, "--datapath", string(g.path)}, args...)
 	cmd, err := g.Gateway.Command(context.Background(), os.Args[0], args...)
@@ -79,7 +79,7 @@ func (g *gateway) launchProgram(stdout, stderr *os.File, args ...string) {
 
 // serveAndEnd has one client cause many log lines; another one's call works, and then the
 // daemon ends.
-func (g *gateway) serveAndEnd() {
+func (g *testGateway) serveAndEnd() {
 	g.t.Helper()
 	g.server(lab.Behaviour{})
 	loud, quiet := g.client(0), g.client(1)
@@ -102,7 +102,7 @@ func (g *gateway) serveAndEnd() {
 }
 
 // get asks --listen for something, and returns the status, 0 if nobody answers.
-func (g *gateway) get(what string) int {
+func (g *testGateway) get(what string) int {
 	g.t.Helper()
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return g.Gateway.Dial(ctx, netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.1:9723"))
@@ -145,7 +145,7 @@ func gonePipe(t *testing.T) *os.File {
 	return w
 }
 
-func (g *gateway) readEvents(file string) []events.Record {
+func (g *testGateway) readEvents(file string) []history.Record {
 	g.t.Helper()
 	b, err := os.ReadFile(file)
 	must(g.t, err)
@@ -155,7 +155,7 @@ func (g *gateway) readEvents(file string) []events.Record {
 // TestEventLogOnAFullDisk: lines for which there is no room are counted, and what the file has
 // are whole lines, at any time.
 func TestEventLogOnAFullDisk(t *testing.T) {
-	g := buildGateway(t, daemon.InKernel, masquerade(1))
+	g := buildGateway(t, gateway.Kernel, masquerade(1))
 	disk := smallDisk(t, "64k")
 	file := filepath.Join(disk, "events.log")
 	g.start("--event-log", file)

@@ -7,13 +7,13 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/daemon"
+	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // Tunnels of plain GRE between hosts that also have calls, by which the kernel knows packets
 // to Call ID 0 and those of a tunnel as the same.
 
-func (g *gateway) tunnel(near *lab.Host) *lab.Tunnel {
+func (g *testGateway) tunnel(near *lab.Host) *lab.Tunnel {
 	g.t.Helper()
 	u, err := lab.StartTunnel(near, lab.GatewayPublic, g.Outside[0])
 	must(g.t, err)
@@ -26,24 +26,24 @@ func (g *gateway) tunnel(near *lab.Host) *lab.Tunnel {
 func TestTunnels(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		near func(g *gateway) *lab.Host
+		near func(g *testGateway) *lab.Host
 		late bool // the tunnel begins during the first call
 		own  pptp.CallID
 		peer pptp.CallID
 	}{
-		{"the gateway's, server's ID 0", func(g *gateway) *lab.Host { return g.Gateway }, false, 7, 0},
-		{"the gateway's, client's ID 0", func(g *gateway) *lab.Host { return g.Gateway }, false, 0, 900},
-		{"the gateway's, both IDs 0", func(g *gateway) *lab.Host { return g.Gateway }, false, 0, 0},
-		{"the gateway's, both IDs 0, later", func(g *gateway) *lab.Host { return g.Gateway }, true, 0, 0},
-		{"the client's, client's ID 0", func(g *gateway) *lab.Host { return g.Inside[0] }, false, 0, 900},
-		{"the client's, client's ID 0, later", func(g *gateway) *lab.Host { return g.Inside[0] }, true, 0, 900},
-		{"the client's, both IDs 0", func(g *gateway) *lab.Host { return g.Inside[0] }, false, 0, 0},
-		{"another client's, both IDs 0", func(g *gateway) *lab.Host { return g.Inside[1] }, false, 0, 0},
-		{"another client's, both IDs 0, later", func(g *gateway) *lab.Host { return g.Inside[1] }, true, 0, 0},
+		{"the gateway's, server's ID 0", func(g *testGateway) *lab.Host { return g.Gateway }, false, 7, 0},
+		{"the gateway's, client's ID 0", func(g *testGateway) *lab.Host { return g.Gateway }, false, 0, 900},
+		{"the gateway's, both IDs 0", func(g *testGateway) *lab.Host { return g.Gateway }, false, 0, 0},
+		{"the gateway's, both IDs 0, later", func(g *testGateway) *lab.Host { return g.Gateway }, true, 0, 0},
+		{"the client's, client's ID 0", func(g *testGateway) *lab.Host { return g.Inside[0] }, false, 0, 900},
+		{"the client's, client's ID 0, later", func(g *testGateway) *lab.Host { return g.Inside[0] }, true, 0, 900},
+		{"the client's, both IDs 0", func(g *testGateway) *lab.Host { return g.Inside[0] }, false, 0, 0},
+		{"another client's, both IDs 0", func(g *testGateway) *lab.Host { return g.Inside[1] }, false, 0, 0},
+		{"another client's, both IDs 0, later", func(g *testGateway) *lab.Host { return g.Inside[1] }, true, 0, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			g := startGateway(t, daemon.InKernel, masquerade(2))
+			g := startGateway(t, gateway.Kernel, masquerade(2))
 			s := g.server(lab.Behaviour{NextID: lab.Fixed(tt.peer)})
 			u := g.tunnel(tt.near(g))
 			carry := func(when string) {
@@ -77,7 +77,7 @@ func TestTunnels(t *testing.T) {
 // TestUpgradeOfEntries: a daemon takes up a call whose entry an earlier release has made, one for
 // both its flows. The call goes on, and the tunnel can begin.
 func TestUpgradeOfEntries(t *testing.T) {
-	g := startGateway(t, daemon.InKernel, masquerade(1))
+	g := startGateway(t, gateway.Kernel, masquerade(1))
 	g.server(lab.Behaviour{NextID: lab.Fixed(0)})
 	c := g.client(0)
 	call := callOn(t, c, 0)
@@ -110,7 +110,7 @@ func TestUpgradeOfEntries(t *testing.T) {
 
 // publicOf returns the public Call ID by which the server knows the one client, as the
 // conntrack tool shows it.
-func publicOf(t *testing.T, g *gateway, server string) string {
+func publicOf(t *testing.T, g *testGateway, server string) string {
 	t.Helper()
 	for line := range strings.Lines(g.entries()) {
 		_, rest, found := strings.Cut(line, "src="+server+" dst="+lab.GatewayPublic.String()+" srckey=0x0 dstkey=")

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
-	"pptpalg/alg/gre"
+	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
 )
 
@@ -49,12 +49,12 @@ func frame(p Packet, size int) []byte {
 	ip[0] = 0x45
 	binary.BigEndian.PutUint16(ip[2:], uint16(size))
 	ip[6] = 0x40 // don't fragment
-	ip[8], ip[9] = ttl, gre.Protocol
+	ip[8], ip[9] = ttl, packet.ProtocolGRE
 	src, dst := p.Src.As4(), p.Dst.As4()
 	copy(ip[12:], src[:])
 	copy(ip[16:], dst[:])
 	binary.BigEndian.PutUint16(ip[10:], ^sum(ip))
-	return gre.Append(b, gre.Fields{CallID: p.Key, HasSeq: true, Payload: make([]byte, size-(headers-offIP))})
+	return packet.AppendGRE(b, packet.GREFields{CallID: p.Key, HasSeq: true, Payload: make([]byte, size-(headers-offIP))})
 }
 
 // sum is the ones' complement sum of RFC 1071 over an even number of bytes.

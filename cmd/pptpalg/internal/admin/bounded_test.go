@@ -15,7 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"pptpalg/conntrack"
+	"pptpalg/alg/calls"
 )
 
 // TestIdleClients: whatever number of clients connect and say nothing, the server has no more
@@ -140,7 +140,7 @@ func TestNoStateDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(file, "state")
-	s, err := Listen(Config{Listen: "127.0.0.1:0", StateDir: dir, Log: slog.New(slog.DiscardHandler)}, prometheus.NewRegistry(), func() []conntrack.View { return nil })
+	s, err := Listen(Config{Listen: "127.0.0.1:0", StateDir: dir, Log: slog.New(slog.DiscardHandler)}, prometheus.NewRegistry(), func() []calls.View { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,8 +3,8 @@ package admin
 import (
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // Call is a call as it is shown to people and programs.
@@ -43,7 +43,7 @@ type Control struct {
 }
 
 // NewCall returns a call as it is shown, with what its flows have carried.
-func NewCall(v *conntrack.View, toPNS, toPAC *Traffic) Call {
+func NewCall(v *calls.View, toPNS, toPAC *Traffic) Call {
 	return Call{
 		Number: v.Number,
 		PNS:    newParty(v.PNS), PAC: newParty(v.PAC),
@@ -55,7 +55,7 @@ func NewCall(v *conntrack.View, toPNS, toPAC *Traffic) Call {
 
 // Carried returns what has travelled to each end of a call, by what flows have carried in
 // their Unmarked form: nil where nobody counts it.
-func Carried(v *conntrack.View, by map[conntrack.Flow]conntrack.Traffic) (toPNS, toPAC *Traffic) {
+func Carried(v *calls.View, by map[calls.Flow]calls.Traffic) (toPNS, toPAC *Traffic) {
 	for _, f := range v.Flows {
 		t := by[f.Unmarked()]
 		if !t.Counted {
@@ -84,7 +84,7 @@ func PerSecond(before, now *Traffic, apart time.Duration) *Traffic {
 	}
 }
 
-func newParty(p conntrack.Party) Party {
+func newParty(p calls.Party) Party {
 	shown := Party{Address: p.Address.String(), PublicAddress: p.Endpoint.Public.String()}
 	if p.Known {
 		shown.CallID, shown.PublicCallID = &p.Own, &p.Public

@@ -9,7 +9,7 @@ import (
 	"net/http"
 	"time"
 
-	"pptpalg/cmd/pptpalg/internal/events"
+	"pptpalg/cmd/pptpalg/internal/history"
 )
 
 // followBuffer is how many events wait at most for a client that follows.
@@ -22,14 +22,14 @@ func (s *Server) serveEvents(ctx context.Context) http.HandlerFunc {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(r.Context(), cancel)()
-		var sub *events.Subscription
+		var sub *history.Subscription
 		if r.FormValue("follow") != "" {
-			sub = s.events.Subscribe(followBuffer, events.Logged...)
+			sub = s.events.Subscribe(followBuffer, history.Logged...)
 			defer sub.Close()
 		}
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		out := stream{json.NewEncoder(w), http.NewResponseController(w)}
-		told, err := out.kept(s.events.Kept(events.Logged...))
+		told, err := out.kept(s.events.Kept(history.Logged...))
 		if err == nil && sub != nil {
 			_ = out.follow(ctx, sub, told) // the client went away, or the server ends
 		}
@@ -44,28 +44,28 @@ type stream struct {
 
 // kept writes the events that there are, and returns the number of each: those that came
 // since the client subscribed will come again.
-func (s stream) kept(all []events.Event) (told map[uint64]bool, err error) {
+func (s stream) kept(all []history.Event) (told map[uint64]bool, err error) {
 	told = make(map[uint64]bool, len(all))
 	for _, e := range all {
 		told[e.Seq] = true
-		if err := s.Encode(events.NewRecord(e)); err != nil {
+		if err := s.Encode(history.NewRecord(e)); err != nil {
 			return nil, err
 		}
 	}
 	return told, s.control.Flush()
 }
 
-func (s stream) follow(ctx context.Context, sub *events.Subscription, told map[uint64]bool) error {
+func (s stream) follow(ctx context.Context, sub *history.Subscription, told map[uint64]bool) error {
 	for {
 		e, lost, err := sub.Next(ctx)
 		if err != nil {
 			return err
 		}
 		if lost > 0 {
-			err = s.Encode(events.NewLost(lost, time.Now()))
+			err = s.Encode(history.NewLost(lost, time.Now()))
 		}
 		if !told[e.Seq] {
-			err = errors.Join(err, s.Encode(events.NewRecord(e)))
+			err = errors.Join(err, s.Encode(history.NewRecord(e)))
 		}
 		if sub.Idle() {
 			told = nil // all that came before it was asked for has come
@@ -80,7 +80,7 @@ func (s stream) follow(ctx context.Context, sub *events.Subscription, told map[u
 // Events has show called with each line of the translation log that the daemon keeps, the
 // oldest first; with follow also with those to come, until ctx is done or the daemon
 // ends.
-func (c Client) Events(ctx context.Context, follow bool, show func(events.Record) error) error {
+func (c Client) Events(ctx context.Context, follow bool, show func(history.Record) error) error {
 	what := "/events"
 	if follow {
 		what += "?follow=1"
@@ -91,7 +91,7 @@ func (c Client) Events(ctx context.Context, follow bool, show func(events.Record
 	}
 	defer body.Close()
 	for lines := json.NewDecoder(body); ; {
-		var r events.Record
+		var r history.Record
 		switch err := lines.Decode(&r); {
 		case errors.Is(err, io.EOF), ctx.Err() != nil:
 			return nil

@@ -19,9 +19,9 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 	"golang.org/x/sync/errgroup"
 
-	"pptpalg/cmd/pptpalg/internal/events"
+	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/explain"
-	"pptpalg/conntrack"
+	"pptpalg/cmd/pptpalg/internal/history"
 )
 
 // socketName is the socket's name in the state directory.
@@ -64,9 +64,9 @@ type Config struct {
 	// Explain, and what else is told on the unix socket alone, must be safe to call from
 	// any goroutine. What is nil is not told.
 	Explain func(ctx context.Context, client netip.Addr) (explain.Report, error)
-	Events  *events.Store
+	Events  *history.Store
 	// Traffic returns what flows have carried, by their Unmarked form.
-	Traffic func() (map[conntrack.Flow]conntrack.Traffic, error)
+	Traffic func() (map[calls.Flow]calls.Traffic, error)
 
 	// Page answers on Listen for what is not the metrics' or the probes', as Show says.
 	// Nil is for no page.
@@ -79,15 +79,15 @@ type Server struct {
 	metrics, control net.Listener // control is nil while there can be no socket
 	stateDir         string
 	gatherer         *sharedGatherer
-	views            func() []conntrack.View
+	views            func() []calls.View
 	calls            shared[[]byte] // as JSON
 	healthy, ready   func(now time.Time) error
 	webConfig        string
 	log              *slog.Logger
 	explain          func(context.Context, netip.Addr) (explain.Report, error)
 	explaining       *pace
-	events           *events.Store
-	traffic          func() (map[conntrack.Flow]conntrack.Traffic, error)
+	events           *history.Store
+	traffic          func() (map[calls.Flow]calls.Traffic, error)
 	page             http.Handler
 	show             Show
 	crowded          atomic.Uint64 // connections that were closed for others
@@ -95,10 +95,10 @@ type Server struct {
 
 // Listen opens the listeners, so that a port or a socket that is taken is found
 // before the daemon touches a packet. A state directory in which there can be no socket, for
-// want of room or rights, is logged; Run goes on trying. calls must be safe to call from any
+// want of room or rights, is logged; Run goes on trying. all must be safe to call from any
 // goroutine. The caller must call Run or Close.
-func Listen(cfg Config, g prometheus.Gatherer, calls func() []conntrack.View) (*Server, error) {
-	s := &Server{stateDir: cfg.StateDir, gatherer: shareGatherer(g), views: calls, healthy: cfg.Healthy, ready: cfg.Ready, webConfig: cfg.WebConfig, log: cfg.Log}
+func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server, error) {
+	s := &Server{stateDir: cfg.StateDir, gatherer: shareGatherer(g), views: all, healthy: cfg.Healthy, ready: cfg.Ready, webConfig: cfg.WebConfig, log: cfg.Log}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -256,27 +256,27 @@ func (s *Server) answer(srv *http.Server, l net.Listener) error {
 }
 
 func (s *Server) serveCalls(w http.ResponseWriter, r *http.Request) {
-	calls, ok := s.calls.get(r.Context())
+	all, ok := s.calls.get(r.Context())
 	if !ok {
 		return // the client went away
 	}
 	w.Header().Set("Content-Type", "application/json")
 	// A reader that went away is the only way for this to fail.
-	_, _ = w.Write(calls)
+	_, _ = w.Write(all)
 }
 
 func (s *Server) callsJSON() []byte {
 	views := s.views()
-	var carried map[conntrack.Flow]conntrack.Traffic
+	var carried map[calls.Flow]calls.Traffic
 	if s.traffic != nil && len(views) > 0 {
 		carried, _ = s.traffic() // without it the calls are shown uncounted
 	}
-	calls := make([]Call, len(views))
+	all := make([]Call, len(views))
 	for i := range views {
 		toPNS, toPAC := Carried(&views[i], carried)
-		calls[i] = NewCall(&views[i], toPNS, toPAC)
+		all[i] = NewCall(&views[i], toPNS, toPAC)
 	}
-	b, _ := json.Marshal(calls) // a Call has nothing that JSON cannot say
+	b, _ := json.Marshal(all) // a Call has nothing that JSON cannot say
 	return append(b, '\n')
 }
 

@@ -21,7 +21,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"pptpalg/conntrack"
+	"pptpalg/alg/calls"
 )
 
 func TestReady(t *testing.T) {
@@ -86,15 +86,15 @@ func TestWebConfig(t *testing.T) {
 func TestSocketNeedsNoPassword(t *testing.T) {
 	path, _ := webConfig(t, useTLS+users)
 	dir := t.TempDir()
-	s, err := Listen(Config{Listen: "127.0.0.1:0", StateDir: dir, WebConfig: path}, prometheus.NewRegistry(), func() []conntrack.View { return make([]conntrack.View, 1) })
+	s, err := Listen(Config{Listen: "127.0.0.1:0", StateDir: dir, WebConfig: path}, prometheus.NewRegistry(), func() []calls.View { return make([]calls.View, 1) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
-	if calls, err := (Client{StateDir: dir}).Calls(t.Context()); err != nil || len(calls) != 1 {
-		t.Errorf("%d calls, %v", len(calls), err)
+	if all, err := (Client{StateDir: dir}).Calls(t.Context()); err != nil || len(all) != 1 {
+		t.Errorf("%d calls, %v", len(all), err)
 	}
 	stop()
 	if err := <-ended; err != nil {

@@ -5,9 +5,9 @@ import (
 	"slices"
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
-	"pptpalg/cmd/pptpalg/internal/events"
-	"pptpalg/conntrack"
+	"pptpalg/cmd/pptpalg/internal/history"
 )
 
 // Facts are what is known of one client.
@@ -15,12 +15,12 @@ type Facts struct {
 	Client netip.Addr // inside: who dials, or a server that is dialled
 	Now    time.Time
 
-	Events      []events.Event         // of the client, the oldest first
-	Connections []conntrack.Connection // of the client, that the kernel's conntrack has, in no order
-	Calls       []Call                 // of the client, that live, the oldest first
-	Refusals    []Refusal              // of late, of all clients, the latest first
+	Events      []history.Event    // of the client, the oldest first
+	Connections []calls.Connection // of the client, that the kernel's conntrack has, in no order
+	Calls       []Call             // of the client, that live, the oldest first
+	Refusals    []Refusal          // of late, of all clients, the latest first
 	Rules       Rules
-	InDaemon    bool    // GRE visits the daemon, which counts it
+	OverQueue   bool    // GRE visits the daemon, which counts it
 	Unmatched   uint64  // GRE packets of all clients that visited the daemon and were no call's
 	Strays      []Stray // GRE between the ends of Connections that the kernel has now and that is no call's
 }
@@ -29,7 +29,7 @@ type Facts struct {
 type Stray struct {
 	From, To netip.Addr // as it comes: To is a public address where NAT hides the end
 	CallID   pptp.CallID
-	Traffic  conntrack.Traffic
+	Traffic  calls.Traffic
 }
 
 // Rules says whether the firewall rules are there that bring control connections to
@@ -45,7 +45,7 @@ const (
 
 // Call is a call that lives, with its GRE both ways.
 type Call struct {
-	conntrack.View
+	calls.View
 	ToClient, ToPeer Way // the peer is the end that is not Facts.Client
 }
 
@@ -59,36 +59,36 @@ type Refusal struct {
 // Way is the GRE that travels to one end of a call.
 type Way struct {
 	Present bool // the data path has its flow
-	Traffic conntrack.Traffic
+	Traffic calls.Traffic
 }
 
 // none reports whether it is known that nothing came.
 func (w Way) none() bool { return w.Present && w.Traffic.Counted && w.Traffic.Packets == 0 }
 
 // known reports whether something was seen of a connection.
-func (f *Facts) known(c *conntrack.Connection) bool {
-	ends := events.EndsOf(c)
-	return slices.ContainsFunc(f.Events, func(e events.Event) bool { return e.Ends == ends })
+func (f *Facts) known(c *calls.Connection) bool {
+	ends := history.EndsOf(c)
+	return slices.ContainsFunc(f.Events, func(e history.Event) bool { return e.Ends == ends })
 }
 
 // open reports whether the kernel has a connection with these ends that TCP has not ended.
-func (f *Facts) open(ends [2]events.End) bool {
-	return slices.ContainsFunc(f.Connections, func(c conntrack.Connection) bool { return !c.Closing && events.EndsOf(&c) == ends })
+func (f *Facts) open(ends [2]history.End) bool {
+	return slices.ContainsFunc(f.Connections, func(c calls.Connection) bool { return !c.Closing && history.EndsOf(&c) == ends })
 }
 
 // last are the events of the client's latest control connection.
-func (f *Facts) last() []events.Event {
+func (f *Facts) last() []history.Event {
 	n := len(f.Events)
 	if n == 0 {
 		return nil
 	}
 	ends := f.Events[n-1].Ends
-	var found []events.Event
+	var found []history.Event
 	for _, e := range f.Events {
 		if e.Ends != ends {
 			continue
 		}
-		if e.Kind == events.ConnectionOpened {
+		if e.Kind == history.ConnectionOpened {
 			found = found[:0] // an earlier connection had the same ports
 		}
 		found = append(found, e)

@@ -7,9 +7,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"pptpalg/alg"
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
-	"pptpalg/cmd/pptpalg/internal/events"
-	"pptpalg/conntrack"
+	"pptpalg/cmd/pptpalg/internal/history"
 )
 
 // What is wrong with the gateway stands first where it explains what is seen, and is left
@@ -17,7 +17,7 @@ import (
 func TestWeigh(t *testing.T) {
 	opening, over := link, link
 	opening.Opening, over.Closing = true, true
-	before := []events.Event{opened(alg.Read), said(them, pptp.OutgoingCallReply, 1), closed(conntrack.Reset)}
+	before := []history.Event{opened(alg.Read), said(them, pptp.OutgoingCallReply, 1), closed(calls.Reset)}
 	tests := []struct {
 		name     string
 		facts    Facts
@@ -27,14 +27,14 @@ func TestWeigh(t *testing.T) {
 		{"nothing came, port closed", Facts{}, "firewall-control", "firewall-control never_seen"},
 		{"nothing came, flushed", Facts{}, "daemon firewall-gre nat", "nat rules_missing never_seen"},
 		{"nothing comes any more", Facts{Events: before}, "firewall-control", "firewall-control call_ended"},
-		{"over a moment ago", Facts{Events: before, Connections: []conntrack.Connection{over}}, "proxy", "proxy call_ended"},
-		{"helper, and of old", Facts{Events: []events.Event{opened(alg.Helped)}}, "kernel-helper firewall-control", "firewall-control kernel_helper"},
-		{"no answer", Facts{Connections: []conntrack.Connection{opening}}, "firewall-control ip-forward", "firewall-control server_no_answer"},
-		{"unseen", Facts{Connections: []conntrack.Connection{link}}, "daemon", "rules_missing not_queued"},
-		{"not PPTP", Facts{Events: []events.Event{opened(alg.Read), odd(alg.NotPPTPFound)}, Connections: []conntrack.Connection{link}}, "proxy nat", "proxy not_pptp"},
+		{"over a moment ago", Facts{Events: before, Connections: []calls.Connection{over}}, "proxy", "proxy call_ended"},
+		{"helper, and of old", Facts{Events: []history.Event{opened(alg.Helped)}}, "kernel-helper firewall-control", "firewall-control kernel_helper"},
+		{"no answer", Facts{Connections: []calls.Connection{opening}}, "firewall-control ip-forward", "firewall-control server_no_answer"},
+		{"unseen", Facts{Connections: []calls.Connection{link}}, "daemon", "rules_missing not_queued"},
+		{"not PPTP", Facts{Events: []history.Event{opened(alg.Read), odd(alg.NotPPTPFound)}, Connections: []calls.Connection{link}}, "proxy nat", "proxy not_pptp"},
 		{"up", Facts{Events: before[:2], Calls: call(way(4), way(4))}, "firewall-gre firewall-control", "firewall-gre working"},
 		{"up, flushed", Facts{Events: before[:2], Calls: call(way(4), way(4))}, "daemon nat", "working rules_missing"},
-		{"refused by the server", Facts{Events: []events.Event{opened(alg.Read), said(them, pptp.StartControlConnectionReply, 4)}, Connections: []conntrack.Connection{link}},
+		{"refused by the server", Facts{Events: []history.Event{opened(alg.Read), said(them, pptp.StartControlConnectionReply, 4)}, Connections: []calls.Connection{link}},
 			"firewall-control daemon", "server_refused"},
 		{"well", Facts{Events: before[:2], Calls: call(way(4), way(4))}, "", "working"},
 	}
@@ -61,7 +61,7 @@ func TestWeigh(t *testing.T) {
 // TestEarlierDaemons: of a connection that was taken up after a restart nothing is told, and
 // it is edited all the same.
 func TestEarlierDaemons(t *testing.T) {
-	f := Facts{Client: client, Now: now, Connections: []conntrack.Connection{link}}
+	f := Facts{Client: client, Now: now, Connections: []calls.Connection{link}}
 	if r := New(f); r.Control.Edited || r.Control.Reason == "" {
 		t.Errorf("without calls: %+v", r.Control)
 	}
@@ -74,7 +74,7 @@ func TestEarlierDaemons(t *testing.T) {
 // A connection that is over is shown as such, with when it was last seen.
 func TestOver(t *testing.T) {
 	var b strings.Builder
-	r := New(Facts{Client: client, Now: now, Events: []events.Event{opened(alg.Read)}})
+	r := New(Facts{Client: client, Now: now, Events: []history.Event{opened(alg.Read)}})
 	if err := r.Text(&b); err != nil {
 		t.Fatal(err)
 	}

@@ -6,9 +6,9 @@ import (
 	"time"
 
 	"pptpalg/alg"
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
-	"pptpalg/cmd/pptpalg/internal/events"
-	"pptpalg/conntrack"
+	"pptpalg/cmd/pptpalg/internal/history"
 )
 
 // Cause is one thing that explains what is seen.
@@ -39,7 +39,7 @@ func Judge(f Facts) []Cause {
 // judge is a judgement under way.
 type judge struct {
 	*Facts
-	seen   []events.Event // of the latest control connection
+	seen   []history.Event // of the latest control connection
 	causes []Cause
 }
 
@@ -131,14 +131,14 @@ func (j *judge) untranslated() {
 func (j *judge) letAlone() {
 	for _, e := range j.seen {
 		switch {
-		case e.Kind == events.ConnectionOpened && e.Reason == alg.Helped:
+		case e.Kind == history.ConnectionOpened && e.Reason == alg.Helped:
 			j.helper("")
-		case e.Kind == events.ConnectionOpened && e.Reason == alg.Untranslated && !j.read():
+		case e.Kind == history.ConnectionOpened && e.Reason == alg.Untranslated && !j.read():
 			j.untranslated()
-		case e.Kind == events.ConnectionOpened && e.Reason == alg.NoConnection:
+		case e.Kind == history.ConnectionOpened && e.Reason == alg.NoConnection:
 			j.add("too_many_connections", "too many control connections are on record: this one is not edited", "raise --max-connections")
-		case e.Kind == events.AnomalySeen && e.Anomaly == alg.NotPPTPFound:
-			j.add("not_pptp", fmt.Sprintf("%s does not speak PPTP on the connection to %v", j.who(e), e.Ends[conntrack.Responder].Public),
+		case e.Kind == history.AnomalySeen && e.Anomaly == alg.NotPPTPFound:
+			j.add("not_pptp", fmt.Sprintf("%s does not speak PPTP on the connection to %v", j.who(e), e.Ends[calls.Responder].Public),
 				"see what listens there: another service, or a proxy on the way that takes the port")
 		}
 	}
@@ -146,7 +146,7 @@ func (j *judge) letAlone() {
 
 // read reports whether messages of the connection were read.
 func (j *judge) read() bool {
-	return slices.ContainsFunc(j.seen, func(e events.Event) bool { return e.Kind == events.MessageRead })
+	return slices.ContainsFunc(j.seen, func(e history.Event) bool { return e.Kind == history.MessageRead })
 }
 
 // limitWords are what was hit, and the flag that moves it.
@@ -161,7 +161,7 @@ var limitWords = map[alg.Anomaly][2]string{
 
 func (j *judge) limits() {
 	for _, e := range j.seen {
-		if e.Kind != events.AnomalySeen {
+		if e.Kind != history.AnomalySeen {
 			continue
 		}
 		if words, ok := limitWords[e.Anomaly]; ok {
@@ -186,7 +186,7 @@ func (j *judge) refused() {
 }
 
 // answer shows a reply's codes in words.
-func answer(e events.Event) string {
+func answer(e history.Event) string {
 	text := fmt.Sprintf("%v with result %s", e.Message.Type, e.Message.Type.ResultWords(e.Message.Result))
 	if words := pptp.ErrorWords(e.Error); words != "" {
 		text += ", error " + words
@@ -197,7 +197,7 @@ func answer(e events.Event) string {
 func (j *judge) established() []Call {
 	var up []Call
 	for _, c := range j.Calls {
-		if c.State == conntrack.Established {
+		if c.State == calls.Established {
 			up = append(up, c)
 		}
 	}
@@ -231,7 +231,7 @@ func (j *judge) traffic() {
 		j.add("no_gre_from_client", fmt.Sprintf("the call is up and %d GRE packets came for the client, but none from it: GRE is blocked on its side, or by a rule before conntrack", in.Traffic.Packets),
 			"see the client's own firewall, the network before this gateway, and rules in table raw here: "+greAdvice)
 	}
-	if j.InDaemon && j.Unmatched > 0 && in.Traffic.Packets == 0 {
+	if j.OverQueue && j.Unmatched > 0 && in.Traffic.Packets == 0 {
 		j.add("gre_without_flow", fmt.Sprintf("GRE came that belongs to no call (%d packets, of all clients)", j.Unmatched),
 			"the other end sends under a Call ID or from an address that it did not give: see its log")
 	}
@@ -260,20 +260,20 @@ func (j *judge) strays() {
 }
 
 // endings are the causes of a call's end, in words, and the messages that tell by whom.
-var endings = map[conntrack.Cause]struct {
+var endings = map[calls.Cause]struct {
 	words string
 	by    []pptp.Type
 }{
-	conntrack.Cleared:      {"was asked to end (Call-Clear-Request)", []pptp.Type{pptp.CallClearRequest}},
-	conntrack.Disconnected: {"was ended (Call-Disconnect-Notify)", []pptp.Type{pptp.CallDisconnectNotify}},
-	conntrack.Refused:      {"was refused", []pptp.Type{pptp.OutgoingCallReply, pptp.IncomingCallReply}},
-	conntrack.Stopped:      {"ended with its control connection (Stop-Control-Connection)", []pptp.Type{pptp.StopControlConnectionRequest, pptp.StopControlConnectionReply}},
-	conntrack.Finished:     {"ended because TCP was closed", nil},
-	conntrack.Reset:        {"ended because TCP was reset", nil},
-	conntrack.Expired:      {"ended because the kernel has its control connection as closed, or lost it after a long time-out", nil},
-	conntrack.Lost:         {"ended because its control connection could not go on: its public address went away, or another connection has its ports", nil},
-	conntrack.Replaced:     {"gave way to another call of the same end with the same Call ID", nil},
-	conntrack.Idle:         {"ended because nothing came for the set time (--idle-timeout)", nil},
+	calls.Cleared:      {"was asked to end (Call-Clear-Request)", []pptp.Type{pptp.CallClearRequest}},
+	calls.Disconnected: {"was ended (Call-Disconnect-Notify)", []pptp.Type{pptp.CallDisconnectNotify}},
+	calls.Refused:      {"was refused", []pptp.Type{pptp.OutgoingCallReply, pptp.IncomingCallReply}},
+	calls.Stopped:      {"ended with its control connection (Stop-Control-Connection)", []pptp.Type{pptp.StopControlConnectionRequest, pptp.StopControlConnectionReply}},
+	calls.Finished:     {"ended because TCP was closed", nil},
+	calls.Reset:        {"ended because TCP was reset", nil},
+	calls.Expired:      {"ended because the kernel has its control connection as closed, or lost it after a long time-out", nil},
+	calls.Lost:         {"ended because its control connection could not go on: its public address went away, or another connection has its ports", nil},
+	calls.Replaced:     {"gave way to another call of the same end with the same Call ID", nil},
+	calls.Idle:         {"ended because nothing came for the set time (--idle-timeout)", nil},
 }
 
 // ended tells of the last call that ended, if none is up.
@@ -282,10 +282,10 @@ func (j *judge) ended() {
 		return
 	}
 	for i, e := range slices.Backward(j.seen) {
-		if e.Kind != events.CallClosed {
+		if e.Kind != history.CallClosed {
 			continue
 		}
-		if e.Call.Cause == conntrack.Refused && j.has("call_refused") {
+		if e.Call.Cause == calls.Refused && j.has("call_refused") {
 			return
 		}
 		how := endings[e.Call.Cause]
@@ -302,17 +302,17 @@ func (j *judge) ended() {
 	}
 }
 
-func (j *judge) lastOf(seen []events.Event, types []pptp.Type) (events.Event, bool) {
+func (j *judge) lastOf(seen []history.Event, types []pptp.Type) (history.Event, bool) {
 	for _, e := range slices.Backward(seen) {
-		if e.Kind == events.MessageRead && slices.Contains(types, e.Message.Type) {
+		if e.Kind == history.MessageRead && slices.Contains(types, e.Message.Type) {
 			return e, true
 		}
 	}
-	return events.Event{}, false
+	return history.Event{}, false
 }
 
 // who names the sender of a message.
-func (j *judge) who(e events.Event) string {
+func (j *judge) who(e history.Event) string {
 	a := e.Ends[e.From].Address.Addr()
 	if a == j.Client {
 		return fmt.Sprintf("the client %v", a)
@@ -347,7 +347,7 @@ func (j *judge) silent() {
 // oddities names what else was strange.
 func (j *judge) oddities() {
 	for _, e := range j.seen {
-		if e.Kind != events.AnomalySeen {
+		if e.Kind != history.AnomalySeen {
 			continue
 		}
 		switch e.Anomaly {

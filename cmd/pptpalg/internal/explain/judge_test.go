@@ -10,61 +10,61 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"pptpalg/alg"
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
-	"pptpalg/cmd/pptpalg/internal/events"
-	"pptpalg/conntrack"
+	"pptpalg/cmd/pptpalg/internal/history"
 )
 
 var (
 	now    = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	client = netip.MustParseAddr("10.0.0.10")
-	link   = conntrack.Connection{
-		Original: conntrack.Tuple{Src: netip.MustParseAddrPort("10.0.0.10:4000"), Dst: netip.MustParseAddrPort("203.0.113.9:1723")},
-		Reply:    conntrack.Tuple{Src: netip.MustParseAddrPort("203.0.113.9:1723"), Dst: netip.MustParseAddrPort("198.51.100.1:4000")},
+	link   = calls.Connection{
+		Original: calls.Tuple{Src: netip.MustParseAddrPort("10.0.0.10:4000"), Dst: netip.MustParseAddrPort("203.0.113.9:1723")},
+		Reply:    calls.Tuple{Src: netip.MustParseAddrPort("203.0.113.9:1723"), Dst: netip.MustParseAddrPort("198.51.100.1:4000")},
 	}
 )
 
 // event is one of the connection, a minute ago.
-func event(k events.Kind, change func(e *events.Event)) events.Event {
-	e := events.Event{Time: now.Add(-time.Minute), Kind: k, Ends: events.EndsOf(&link)}
+func event(k history.Kind, change func(e *history.Event)) history.Event {
+	e := history.Event{Time: now.Add(-time.Minute), Kind: k, Ends: history.EndsOf(&link)}
 	if change != nil {
 		change(&e)
 	}
 	return e
 }
 
-func opened(r alg.Reason) events.Event {
-	return event(events.ConnectionOpened, func(e *events.Event) { e.Reason = r })
+func opened(r alg.Reason) history.Event {
+	return event(history.ConnectionOpened, func(e *history.Event) { e.Reason = r })
 }
 
-func said(from conntrack.Side, t pptp.Type, result byte) events.Event {
-	return event(events.MessageRead, func(e *events.Event) { e.From, e.Message = from, alg.Message{Type: t, Result: result} })
+func said(from calls.Side, t pptp.Type, result byte) history.Event {
+	return event(history.MessageRead, func(e *history.Event) { e.From, e.Message = from, alg.Message{Type: t, Result: result} })
 }
 
-func odd(a alg.Anomaly) events.Event {
-	return event(events.AnomalySeen, func(e *events.Event) { e.Anomaly = a })
+func odd(a alg.Anomaly) history.Event {
+	return event(history.AnomalySeen, func(e *history.Event) { e.Anomaly = a })
 }
 
-func closed(c conntrack.Cause) events.Event {
-	return event(events.CallClosed, func(e *events.Event) {
-		e.Call = events.Call{Number: 1, Since: e.Time.Add(-10 * time.Second), Cause: c}
+func closed(c calls.Cause) history.Event {
+	return event(history.CallClosed, func(e *history.Event) {
+		e.Call = history.Call{Number: 1, Since: e.Time.Add(-10 * time.Second), Cause: c}
 	})
 }
 
-func old(e events.Event) events.Event {
+func old(e history.Event) history.Event {
 	e.Time = e.Time.Add(-time.Hour)
 	return e
 }
 
-const us, them = conntrack.Initiator, conntrack.Responder
+const us, them = calls.Initiator, calls.Responder
 
 // call is up, with its GRE both ways.
 func call(toClient, toPeer Way) []Call {
-	return []Call{{View: conntrack.View{Number: 1, State: conntrack.Established, Since: now}, ToClient: toClient, ToPeer: toPeer}}
+	return []Call{{View: calls.View{Number: 1, State: calls.Established, Since: now}, ToClient: toClient, ToPeer: toPeer}}
 }
 
 func way(packets uint64) Way {
-	return Way{Present: true, Traffic: conntrack.Traffic{Packets: packets, Counted: true}}
+	return Way{Present: true, Traffic: calls.Traffic{Packets: packets, Counted: true}}
 }
 
 func TestJudge(t *testing.T) {
@@ -78,7 +78,7 @@ func TestJudge(t *testing.T) {
 	next.Original.Src, next.Reply.Dst = netip.MustParseAddrPort("10.0.0.10:4001"), netip.MustParseAddrPort("198.51.100.1:4001")
 	nextOver := next
 	nextOver.Closing = true
-	granted := []events.Event{
+	granted := []history.Event{
 		opened(alg.Read), said(us, pptp.StartControlConnectionRequest, 0), said(them, pptp.StartControlConnectionReply, 1),
 		said(us, pptp.OutgoingCallRequest, 0), said(them, pptp.OutgoingCallReply, 1),
 	}
@@ -92,45 +92,45 @@ func TestJudge(t *testing.T) {
 		{"nothing, and no rules", Facts{Rules: RulesMissing}, "rules_missing never_seen", "not loaded"},
 		{"somebody refused", Facts{Refusals: []Refusal{{now, link.Original.Dst, link.Reply.Dst}}}, "server_refused_tcp never_seen", "perhaps this client's"},
 		{"it was refused", Facts{Refusals: []Refusal{{now, link.Original.Dst, link.Original.Src}}}, "server_refused_tcp never_seen", "03:04:05Z"},
-		{"SYN sent", Facts{Connections: []conntrack.Connection{opening}}, "server_no_answer", "203.0.113.9:1723"},
-		{"SYN sent, without NAT", Facts{Connections: []conntrack.Connection{unhidden}}, "untranslated server_no_answer", "inside address"},
-		{"SYN sent, routed", Facts{Connections: []conntrack.Connection{routed}}, "server_no_answer", ""},
-		{"unseen, after a call", Facts{Connections: []conntrack.Connection{next}, Events: append(granted, closed(conntrack.Reset))}, "not_queued call_ended", "10.0.0.10:4001"},
-		{"the same, over", Facts{Connections: []conntrack.Connection{nextOver}, Events: append(granted, closed(conntrack.Reset))}, "call_ended", ""},
-		{"SYN sent again, after a call", Facts{Connections: []conntrack.Connection{opening}, Events: append(granted, closed(conntrack.Reset))},
+		{"SYN sent", Facts{Connections: []calls.Connection{opening}}, "server_no_answer", "203.0.113.9:1723"},
+		{"SYN sent, without NAT", Facts{Connections: []calls.Connection{unhidden}}, "untranslated server_no_answer", "inside address"},
+		{"SYN sent, routed", Facts{Connections: []calls.Connection{routed}}, "server_no_answer", ""},
+		{"unseen, after a call", Facts{Connections: []calls.Connection{next}, Events: append(granted, closed(calls.Reset))}, "not_queued call_ended", "10.0.0.10:4001"},
+		{"the same, over", Facts{Connections: []calls.Connection{nextOver}, Events: append(granted, closed(calls.Reset))}, "call_ended", ""},
+		{"SYN sent again, after a call", Facts{Connections: []calls.Connection{opening}, Events: append(granted, closed(calls.Reset))},
 			"server_no_answer call_ended", ""},
-		{"closed early", Facts{Connections: []conntrack.Connection{over}}, "closed_early", ""},
-		{"unseen", Facts{Connections: []conntrack.Connection{link}}, "not_queued", ""},
-		{"unseen, and no rules", Facts{Connections: []conntrack.Connection{link}, Rules: RulesMissing}, "rules_missing", ""},
-		{"unseen, with a helper", Facts{Connections: []conntrack.Connection{helped}}, "kernel_helper", "helper"},
-		{"unseen, without NAT", Facts{Connections: []conntrack.Connection{plain}}, "untranslated", ""},
-		{"helper", Facts{Events: []events.Event{opened(alg.Helped)}}, "kernel_helper", ""},
-		{"too many connections", Facts{Events: []events.Event{opened(alg.NoConnection)}}, "too_many_connections", ""},
-		{"not PPTP", Facts{Events: []events.Event{opened(alg.Read), odd(alg.NotPPTPFound)}}, "not_pptp", "the client 10.0.0.10 does not"},
-		{"the gateway's own", Facts{Events: append([]events.Event{opened(alg.Untranslated)}, granted[1:3]...)}, "no_call", ""},
+		{"closed early", Facts{Connections: []calls.Connection{over}}, "closed_early", ""},
+		{"unseen", Facts{Connections: []calls.Connection{link}}, "not_queued", ""},
+		{"unseen, and no rules", Facts{Connections: []calls.Connection{link}, Rules: RulesMissing}, "rules_missing", ""},
+		{"unseen, with a helper", Facts{Connections: []calls.Connection{helped}}, "kernel_helper", "helper"},
+		{"unseen, without NAT", Facts{Connections: []calls.Connection{plain}}, "untranslated", ""},
+		{"helper", Facts{Events: []history.Event{opened(alg.Helped)}}, "kernel_helper", ""},
+		{"too many connections", Facts{Events: []history.Event{opened(alg.NoConnection)}}, "too_many_connections", ""},
+		{"not PPTP", Facts{Events: []history.Event{opened(alg.Read), odd(alg.NotPPTPFound)}}, "not_pptp", "the client 10.0.0.10 does not"},
+		{"the gateway's own", Facts{Events: append([]history.Event{opened(alg.Untranslated)}, granted[1:3]...)}, "no_call", ""},
 		{"rate", Facts{Events: append(granted[:3:3], odd(alg.LimitRate), said(us, pptp.OutgoingCallRequest, 0))}, "limit_rate call_unanswered", "too fast"},
 		{"Start refused", Facts{Events: append(granted[:2:2], said(them, pptp.StartControlConnectionReply, 5))}, "server_refused", "5 (protocol version not supported)"},
 		{"Start not answered", Facts{Events: granted[:2]}, "start_unanswered", ""},
 		{"call not answered", Facts{Events: granted[:4]}, "call_unanswered", "at 2026-01-02T03:03:05Z"},
-		{"call refused", Facts{Events: append(granted[:4:4], said(them, pptp.OutgoingCallReply, 4), closed(conntrack.Refused))},
+		{"call refused", Facts{Events: append(granted[:4:4], said(them, pptp.OutgoingCallReply, 4), closed(calls.Refused))},
 			"call_refused", "the other end 203.0.113.9: Outgoing-Call-Reply with result 4 (busy)"},
 		{"refused, then granted", Facts{Events: append(granted[:4:4], said(them, pptp.OutgoingCallReply, 4), said(them, pptp.OutgoingCallReply, 1)), Calls: call(way(1), way(1))},
 			"working", ""},
-		{"ended by the server", Facts{Events: append(granted[:5:5], said(them, pptp.CallDisconnectNotify, 3), closed(conntrack.Disconnected))},
+		{"ended by the server", Facts{Events: append(granted[:5:5], said(them, pptp.CallDisconnectNotify, 3), closed(calls.Disconnected))},
 			"call_ended", "by the other end 203.0.113.9: Call-Disconnect-Notify with result 3 (admin shutdown), at 2026-01-02T03:03:05Z after 10s"},
-		{"expired", Facts{Events: append(granted[:5:5], closed(conntrack.Expired))}, "call_ended", "time-out"},
+		{"expired", Facts{Events: append(granted[:5:5], closed(calls.Expired))}, "call_ended", "time-out"},
 		{"no call", Facts{Events: granted[:3]}, "no_call", ""},
 		{"not counted", Facts{Events: granted, Calls: call(Way{Present: true}, Way{Present: true})}, "not_counted", ""},
 		{"no GRE", Facts{Events: granted, Calls: call(way(0), way(0))}, "no_gre", ""},
 		{"none from the server", Facts{Events: granted, Calls: call(way(0), way(4))}, "no_gre_from_server", "4 GRE packets"},
 		{"none from the client", Facts{Events: granted, Calls: call(way(5), way(0))}, "no_gre_from_client", "5 GRE packets"},
-		{"GRE without a flow", Facts{Events: granted, Calls: call(way(0), way(4)), InDaemon: true, Unmatched: 9}, "no_gre_from_server gre_without_flow", ""},
+		{"GRE without a flow", Facts{Events: granted, Calls: call(way(0), way(4)), OverQueue: true, Unmatched: 9}, "no_gre_from_server gre_without_flow", ""},
 		{"GRE without a flow, of the kernel's", Facts{Events: granted, Calls: call(way(0), way(4)), Strays: []Stray{{From: link.Original.Dst.Addr(), To: link.Reply.Dst.Addr(), CallID: 9, Traffic: way(3).Traffic}}},
 			"gre_without_flow no_gre_from_server", "for Call ID 9, which no call has (3 packets)"},
 		{"GRE without a flow beside a call that works", Facts{Events: granted, Calls: call(way(1), way(4)), Strays: []Stray{{}}}, "working", ""},
 		{"flow missing", Facts{Events: granted, Calls: call(Way{}, way(4))}, "flow_missing", ""},
 		{"call of an earlier daemon", Facts{Calls: call(way(1), way(1))}, "working", ""},
-		{"ended long ago", Facts{Events: []events.Event{opened(alg.Read), old(closed(conntrack.Reset))}}, "call_ended nothing_since", "TCP was reset"},
+		{"ended long ago", Facts{Events: []history.Event{opened(alg.Read), old(closed(calls.Reset))}}, "call_ended nothing_since", "TCP was reset"},
 		{"strange messages", Facts{Events: append(granted[:3:3], odd(alg.BadMessage), odd(alg.EarlyRequest))}, "bad_messages early_request", "the client 10.0.0.10 sends"},
 		{"rules gone meanwhile", Facts{Events: granted, Calls: call(way(1), way(1)), Rules: RulesMissing}, "working rules_missing", ""},
 	}
@@ -157,16 +157,16 @@ func TestJudge(t *testing.T) {
 
 // TestLast: what is judged is the latest connection, not an earlier one of the same ports.
 func TestLast(t *testing.T) {
-	other := event(events.ConnectionOpened, nil)
+	other := event(history.ConnectionOpened, nil)
 	other.Ends[us].Address = netip.MustParseAddrPort("10.0.0.10:5")
-	f := Facts{Events: []events.Event{opened(alg.Read), odd(alg.LimitRate), other, opened(alg.Read), odd(alg.BadMessage)}}
+	f := Facts{Events: []history.Event{opened(alg.Read), odd(alg.LimitRate), other, opened(alg.Read), odd(alg.BadMessage)}}
 	if got := f.last(); len(got) != 2 || got[1].Anomaly != alg.BadMessage {
 		t.Errorf("got %+v", got)
 	}
 }
 
 func TestEveryCauseHasWords(t *testing.T) {
-	for _, c := range conntrack.Causes() {
+	for _, c := range calls.Causes() {
 		if endings[c].words == "" {
 			t.Errorf("%v has none", c)
 		}
@@ -180,8 +180,8 @@ func TestEveryCauseHasWords(t *testing.T) {
 
 func TestText(t *testing.T) {
 	r := New(Facts{
-		Client: client, Now: now, Rules: RulesLoaded, Calls: call(way(0), way(4)), Connections: []conntrack.Connection{link},
-		Events: []events.Event{opened(alg.Read), event(events.MessageRead, func(e *events.Event) {
+		Client: client, Now: now, Rules: RulesLoaded, Calls: call(way(0), way(4)), Connections: []calls.Connection{link},
+		Events: []history.Event{opened(alg.Read), event(history.MessageRead, func(e *history.Event) {
 			e.From, e.Error = them, 4
 			e.Message = alg.Message{Type: pptp.OutgoingCallReply, Result: 2, Own: alg.Translation{From: 9, To: 9}, Peer: alg.Translation{From: 8, To: 7}}
 		})},

@@ -6,9 +6,9 @@ import (
 	"time"
 
 	"pptpalg/alg"
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
-	"pptpalg/cmd/pptpalg/internal/events"
-	"pptpalg/conntrack"
+	"pptpalg/cmd/pptpalg/internal/history"
 )
 
 // Report is what is told about a client: the causes, and what they were seen from.
@@ -74,14 +74,14 @@ type Ended struct {
 	Number  uint64    `json:"number"`
 	Time    time.Time `json:"time"`
 	Seconds float64   `json:"seconds"` // since it was asked for
-	Cause   string    `json:"cause"`   // see conntrack.Cause
+	Cause   string    `json:"cause"`   // see calls.Cause
 }
 
 // New judges, and tells.
 func New(f Facts) Report {
 	r := Report{Client: f.Client, Causes: Judge(f), DataPath: "kernel", Rules: f.Rules.String(),
 		Messages: []Message{}, Calls: []CallLine{}, Ended: []Ended{}}
-	if f.InDaemon {
+	if f.OverQueue {
 		r.DataPath = "queue"
 	}
 	for _, e := range f.last() {
@@ -90,7 +90,7 @@ func New(f Facts) Report {
 	}
 	if r.Control == nil && len(f.Connections) > 0 {
 		c := f.Connections[len(f.Connections)-1]
-		r.Control = newControl(events.EndsOf(&c))
+		r.Control = newControl(history.EndsOf(&c))
 		r.Control.Over = c.Closing
 		if r.Control.Edited = len(f.Calls) > 0; !r.Control.Edited { // calls without a word are an earlier daemon's
 			r.Control.Reason = "not seen by the daemon"
@@ -102,7 +102,7 @@ func New(f Facts) Report {
 	return r
 }
 
-func (r *Report) take(e events.Event) {
+func (r *Report) take(e history.Event) {
 	if r.Control == nil {
 		r.Control = newControl(e.Ends)
 		r.Control.Edited = true
@@ -110,20 +110,20 @@ func (r *Report) take(e events.Event) {
 	last := e.Time.UTC()
 	r.Control.Last = &last
 	switch {
-	case e.Kind == events.ConnectionOpened && e.Reason != alg.Read:
+	case e.Kind == history.ConnectionOpened && e.Reason != alg.Read:
 		r.Control.Edited, r.Control.Reason = false, e.Reason.String()
-	case e.Kind == events.AnomalySeen && e.Anomaly == alg.NotPPTPFound:
+	case e.Kind == history.AnomalySeen && e.Anomaly == alg.NotPPTPFound:
 		r.Control.Edited, r.Control.Reason = false, alg.NotPPTP.String()
-	case e.Kind == events.MessageRead:
+	case e.Kind == history.MessageRead:
 		r.Control.Edited, r.Control.Reason = true, ""
 		r.Messages = append(r.Messages, newMessage(e))
-	case e.Kind == events.CallClosed:
+	case e.Kind == history.CallClosed:
 		r.Ended = append(r.Ended, Ended{e.Call.Number, e.Time.UTC(), e.Time.Sub(e.Call.Since).Seconds(), e.Call.Cause.String()})
 	}
 }
 
-func newControl(ends [2]events.End) *Control {
-	from, to := ends[conntrack.Initiator], ends[conntrack.Responder]
+func newControl(ends [2]history.End) *Control {
+	from, to := ends[calls.Initiator], ends[calls.Responder]
 	c := &Control{Src: from.Address, Dst: to.Public, PublicSrc: from.Public, RealDst: to.Address}
 	c.NAT = map[[2]bool]string{
 		{true, false}: "source", {false, true}: "destination", {true, true}: "source and destination",
@@ -134,7 +134,7 @@ func newControl(ends [2]events.End) *Control {
 	return c
 }
 
-func newMessage(e events.Event) Message {
+func newMessage(e history.Event) Message {
 	m := Message{
 		Time: e.Time.UTC(), From: e.Ends[e.From].Address.Addr(), Type: e.Message.Type.String(),
 		Result: e.Message.Type.ResultWords(e.Message.Result), Error: pptp.ErrorWords(e.Error),

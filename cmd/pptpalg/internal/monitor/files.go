@@ -98,7 +98,7 @@ func ReadDashboard(b []byte) (Dashboard, error) {
 
 // The lines between which the table stands in its file.
 const (
-	tableBegins = "<!-- The table is made by go test ./cmd/pptpalg/internal/daemon -run Documented -update -->\n"
+	tableBegins = "<!-- The table is made by go test ./cmd/pptpalg/internal/gateway -run Documented -update -->\n"
 	tableEnds   = "<!-- The table ends. -->\n"
 )
 

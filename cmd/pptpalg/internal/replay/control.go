@@ -6,9 +6,9 @@ import (
 	"slices"
 
 	"pptpalg/alg"
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // link is a control connection as captured.
@@ -16,7 +16,7 @@ type link struct {
 	Control
 	gateway    *gateway
 	translated bool
-	inside     conntrack.Side // the end that is translated
+	inside     calls.Side     // the end that is translated
 	public     netip.AddrPort // its address and port outside
 	known      bool           // the editor was told of it, since its SYN
 	closer     netip.AddrPort // who sent the first FIN
@@ -52,7 +52,7 @@ func (r *run) tcp(c captured) error {
 }
 
 // segment edits a segment of a control connection, and writes or holds it.
-func (r *run) segment(l *link, from conntrack.Side, c captured, seg packet.Segment) error {
+func (r *run) segment(l *link, from calls.Side, c captured, seg packet.Segment) error {
 	original := c.clone()
 	out := r.edit(l, from, c.datagram())
 	r.tell(l, from, original, out)
@@ -73,20 +73,20 @@ func (r *run) segment(l *link, from conntrack.Side, c captured, seg packet.Segme
 
 // link returns the connection of a segment and who of it sends, nil if neither end
 // is a server.
-func (r *run) link(seg packet.Segment) (*link, conntrack.Side) {
+func (r *run) link(seg packet.Segment) (*link, calls.Side) {
 	c := Control{seg.Src(), seg.Dst()}
 	if l := r.links[c]; l != nil {
-		return l, conntrack.Initiator
+		return l, calls.Initiator
 	}
 	if l := r.links[Control{c.Dst, c.Src}]; l != nil {
-		return l, conntrack.Responder
+		return l, calls.Responder
 	}
 	greets := seg.Flags().Has(packet.SYN | packet.ACK)
 	switch {
 	case r.control(c.Dst.Port()) && !(greets && r.control(c.Src.Port())):
-		return r.add(c), conntrack.Initiator
+		return r.add(c), calls.Initiator
 	case r.control(c.Src.Port()):
-		return r.add(Control{c.Dst, c.Src}), conntrack.Responder
+		return r.add(Control{c.Dst, c.Src}), calls.Responder
 	}
 	return nil, 0
 }
@@ -98,9 +98,9 @@ func (r *run) add(c Control) *link {
 	server, serverInside := r.nat.hidden(c.Dst.Addr())
 	switch {
 	case clientInside && !serverInside:
-		l.inside, l.public = conntrack.Initiator, r.nat.port(client.Public, c.Src.Port(), c.Dst)
+		l.inside, l.public = calls.Initiator, r.nat.port(client.Public, c.Src.Port(), c.Dst)
 	case serverInside && !clientInside && server.Net.IsSingleIP():
-		l.inside, l.public = conntrack.Responder, netip.AddrPortFrom(server.Public, c.Dst.Port())
+		l.inside, l.public = calls.Responder, netip.AddrPortFrom(server.Public, c.Dst.Port())
 	default:
 		return l
 	}
@@ -122,7 +122,7 @@ func (l *link) handshake(seg packet.Segment) {
 
 // edit has the editor edit the datagram, and gives it the addresses and ports of
 // outside the NAT.
-func (r *run) edit(l *link, from conntrack.Side, d datagram) alg.Outcome {
+func (r *run) edit(l *link, from calls.Side, d datagram) alg.Outcome {
 	b := d.whole()
 	if !l.translated {
 		return r.take(l, from, b)
@@ -141,7 +141,7 @@ func (r *run) edit(l *link, from conntrack.Side, d datagram) alg.Outcome {
 }
 
 // take has the editor read a packet that has its sender's addresses.
-func (r *run) take(l *link, from conntrack.Side, b []byte) alg.Outcome {
+func (r *run) take(l *link, from calls.Side, b []byte) alg.Outcome {
 	seg, err := packet.Parse(b)
 	if err != nil {
 		return alg.Outcome{Reason: alg.Malformed} // it was parsed before, and its lengths are the same
@@ -159,38 +159,38 @@ func (r *run) take(l *link, from conntrack.Side, b []byte) alg.Outcome {
 
 // connection is what conntrack would say of the segment's connection. If it is
 // known and the editor asks again though nobody greets, its end has been seen.
-func (l *link) connection(seg packet.Segment) conntrack.Connection {
+func (l *link) connection(seg packet.Segment) calls.Connection {
 	greets := seg.Flags().Has(packet.SYN | packet.ACK)
-	return conntrack.Connection{
-		Original: l.tuple(conntrack.Initiator), Reply: l.tuple(conntrack.Responder),
+	return calls.Connection{
+		Original: l.tuple(calls.Initiator), Reply: l.tuple(calls.Responder),
 		Opening: greets, Closing: l.known && !greets,
 	}
 }
 
 // tuple is what the packets of an end carry when they enter the gateway.
-func (l *link) tuple(from conntrack.Side) conntrack.Tuple {
-	ends := [2]netip.AddrPort{conntrack.Initiator: l.Src, conntrack.Responder: l.Dst}
+func (l *link) tuple(from calls.Side) calls.Tuple {
+	ends := [2]netip.AddrPort{calls.Initiator: l.Src, calls.Responder: l.Dst}
 	if l.translated && from != l.inside {
 		ends[l.inside] = l.public
 	}
-	return conntrack.Tuple{Src: ends[from], Dst: ends[from.Other()]}
+	return calls.Tuple{Src: ends[from], Dst: ends[from.Other()]}
 }
 
 // event begins an event with what is captured of an end.
-func (l *link) event(from conntrack.Side, at Moment) Event {
-	ends := [2]netip.AddrPort{conntrack.Initiator: l.Src, conntrack.Responder: l.Dst}
+func (l *link) event(from calls.Side, at Moment) Event {
+	ends := [2]netip.AddrPort{calls.Initiator: l.Src, calls.Responder: l.Dst}
 	return Event{Moment: at, Src: ends[from], Dst: ends[from.Other()]}
 }
 
 // note reports what is no message.
-func (r *run) note(l *link, from conntrack.Side, at Moment, text string) {
+func (r *run) note(l *link, from calls.Side, at Moment, text string) {
 	e := l.event(from, at)
 	e.Note = text
 	r.report.Events = append(r.report.Events, e)
 }
 
 // tell reports what came of a segment.
-func (r *run) tell(l *link, from conntrack.Side, c captured, out alg.Outcome) {
+func (r *run) tell(l *link, from calls.Side, c captured, out alg.Outcome) {
 	e := l.event(from, c.at)
 	for _, m := range out.Messages {
 		r.report.Events = append(r.report.Events, e.message(m))
@@ -225,17 +225,17 @@ func (e Event) message(m alg.Message) Event {
 func (r *run) calls(l *link, e Event, out alg.Outcome) {
 	g := l.gateway
 	for _, c := range out.Changes {
-		if c.Kind == conntrack.Opened {
+		if c.Kind == calls.Opened {
 			g.calls[c.Call] = r.ledger.open(l.Control, e.Moment)
 		}
 	}
 	if len(out.Changes) > 0 || slices.ContainsFunc(out.Messages, aboutCall) {
-		for _, v := range g.editor.CallsOf(l.tuple(conntrack.Initiator)) {
+		for _, v := range g.editor.CallsOf(l.tuple(calls.Initiator)) {
 			r.ledger.update(g.calls[v.Number], v)
 		}
 	}
 	for _, c := range out.Changes {
-		if c.Kind == conntrack.Closed {
+		if c.Kind == calls.Closed {
 			r.ledger.close(g.calls[c.Call], &End{Moment: e.Moment, Cause: c.Cause.String(), Words: causes[c.Cause], By: l.by(c.Cause, e.Src)})
 			delete(g.calls, c.Call)
 		}
@@ -247,26 +247,26 @@ func aboutCall(m alg.Message) bool {
 }
 
 // by names who ended a call. Of two FINs the first did.
-func (l *link) by(c conntrack.Cause, sender netip.AddrPort) string {
+func (l *link) by(c calls.Cause, sender netip.AddrPort) string {
 	switch {
-	case c == conntrack.Expired:
+	case c == calls.Expired:
 		return ""
-	case c == conntrack.Finished && l.closer.IsValid():
+	case c == calls.Finished && l.closer.IsValid():
 		return l.closer.Addr().String()
 	}
 	return sender.Addr().String()
 }
 
 // causes says in words what a call's end means.
-var causes = map[conntrack.Cause]string{
-	conntrack.Cleared:      "Call-Clear-Request",
-	conntrack.Disconnected: "Call-Disconnect-Notify",
-	conntrack.Refused:      "by the reply's result code",
-	conntrack.Stopped:      "Stop-Control-Connection",
-	conntrack.Finished:     "TCP FIN both ways",
-	conntrack.Reset:        "TCP RST",
-	conntrack.Expired:      "another TCP connection has its ports",
-	conntrack.Replaced:     "another call took its Call ID",
+var causes = map[calls.Cause]string{
+	calls.Cleared:      "Call-Clear-Request",
+	calls.Disconnected: "Call-Disconnect-Notify",
+	calls.Refused:      "by the reply's result code",
+	calls.Stopped:      "Stop-Control-Connection",
+	calls.Finished:     "TCP FIN both ways",
+	calls.Reset:        "TCP RST",
+	calls.Expired:      "another TCP connection has its ports",
+	calls.Replaced:     "another call took its Call ID",
 }
 
 // reasons says in words why a segment was not read, or not at once.

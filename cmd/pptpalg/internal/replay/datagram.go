@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"pptpalg/alg/gre"
+	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
 )
 
@@ -29,7 +29,7 @@ const fragmentMask = 0x3fff
 
 const (
 	protocolTCP = 6
-	protocolGRE = gre.Protocol
+	protocolGRE = packet.ProtocolGRE
 )
 
 // datagram is a view of an IPv4 packet of which the end may not have been captured.
@@ -165,7 +165,7 @@ func (d datagram) callID() (id pptp.CallID, ok bool) {
 	}
 	// The payload's length is set to none, so that the header is judged alone.
 	header[greLength], header[greLength+1] = 0, 0
-	h, err := gre.Parse(header[:])
+	h, err := packet.ParseGRE(header[:])
 	return h.CallID(), err == nil
 }
 

@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"pptpalg/alg"
-	"pptpalg/conntrack"
+	"pptpalg/alg/calls"
 )
 
 // sweepEvery is how much time of the capture passes between two looks at what has
@@ -19,7 +19,7 @@ type gateway struct {
 }
 
 func newGateway() *gateway {
-	return &gateway{editor: alg.NewEditor(conntrack.New(conntrack.DefaultConfig()), alg.DefaultConnections), calls: make(map[uint64]*record)}
+	return &gateway{editor: alg.NewEditor(calls.New(calls.DefaultConfig()), alg.DefaultConnections), calls: make(map[uint64]*record)}
 }
 
 // tick lets time pass in the call table. No connection ends by it: that conntrack

@@ -4,8 +4,8 @@ import (
 	"slices"
 
 	"pptpalg/alg"
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
-	"pptpalg/conntrack"
 )
 
 // The editor drops a segment ahead of a gap, since TCP sends it again once the gap
@@ -42,7 +42,7 @@ type held struct {
 }
 
 // hold keeps a segment, as it was captured, in the order of sequence numbers.
-func (l *link) hold(from conntrack.Side, c captured, seg packet.Segment) {
+func (l *link) hold(from calls.Side, c captured, seg packet.Segment) {
 	waiting := l.held[from]
 	if len(waiting) >= mostHeld {
 		return
@@ -57,7 +57,7 @@ func (l *link) hold(from conntrack.Side, c captured, seg packet.Segment) {
 
 // release sends the held segments again that a segment of the other end
 // acknowledges.
-func (r *run) release(l *link, by conntrack.Side, seg packet.Segment) error {
+func (r *run) release(l *link, by calls.Side, seg packet.Segment) error {
 	from := by.Other()
 	if !seg.Flags().Has(packet.ACK) {
 		return nil
@@ -74,7 +74,7 @@ func (r *run) release(l *link, by conntrack.Side, seg packet.Segment) error {
 
 // follow sends the held segments again that are no longer ahead, now that the
 // stream has come to a sequence number.
-func (r *run) follow(l *link, from conntrack.Side, next packet.Seq) error {
+func (r *run) follow(l *link, from calls.Side, next packet.Seq) error {
 	for len(l.held[from]) > 0 && !l.held[from][0].seq.After(next) {
 		h := l.held[from][0]
 		l.held[from] = l.held[from][1:]
@@ -90,7 +90,7 @@ func (r *run) follow(l *link, from conntrack.Side, next packet.Seq) error {
 
 // again sends a held segment again. If bytes before it are still missing, they will
 // not come.
-func (r *run) again(l *link, from conntrack.Side, h held) error {
+func (r *run) again(l *link, from calls.Side, h held) error {
 	sent := h.clone()
 	out := r.edit(l, from, sent.datagram())
 	if out.Reason == alg.Gap || out.Reason == alg.Unread {

@@ -6,8 +6,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // ledger keeps the calls of both gateways, and which GRE is theirs.
@@ -43,20 +43,20 @@ func newLedger() *ledger {
 
 // open enters a call that has just been requested.
 func (l *ledger) open(c Control, at Moment) *record {
-	r := &record{Call: Call{Number: len(l.records) + 1, Control: c, Began: at, State: conntrack.Requested.String()}}
+	r := &record{Call: Call{Number: len(l.records) + 1, Control: c, Began: at, State: calls.Requested.String()}}
 	l.records = append(l.records, r)
 	return r
 }
 
 // update writes down how a call is now.
-func (l *ledger) update(r *record, v conntrack.View) {
+func (l *ledger) update(r *record, v calls.View) {
 	r.State = v.State.String()
 	r.PNS, r.PAC = party(v.PNS), party(v.PAC)
 	l.attach(r, 0, v.PNS, v.PAC)
 	l.attach(r, 1, v.PAC, v.PNS)
 }
 
-func party(p conntrack.Party) Party {
+func party(p calls.Party) Party {
 	shown := Party{Address: p.Address, PublicAddress: p.Endpoint.Public}
 	if p.Known {
 		shown.CallID, shown.PublicCallID = &p.Own, &p.Public
@@ -65,7 +65,7 @@ func party(p conntrack.Party) Party {
 }
 
 // attach gives a call the GRE that travels to one of its ends: 0 is the PNS.
-func (l *ledger) attach(r *record, end int, to, from conntrack.Party) {
+func (l *ledger) attach(r *record, end int, to, from calls.Party) {
 	if !to.Known {
 		return
 	}

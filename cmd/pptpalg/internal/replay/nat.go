@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"pptpalg/conntrack"
+	"pptpalg/alg/calls"
 )
 
 // NAT says that the hosts of a network are known outside by one public address.
@@ -49,12 +49,12 @@ func (n NAT) String() string { return fmt.Sprintf("%v=%v", n.Net, n.Public) }
 // translator knows which hosts are hidden, and which ports their connections have
 // outside.
 type translator struct {
-	rules []NAT                      // the longest prefix first
-	ports map[conntrack.Tuple]uint16 // those in use, each with the one to try next in its place
+	rules []NAT                  // the longest prefix first
+	ports map[calls.Tuple]uint16 // those in use, each with the one to try next in its place
 }
 
 func newTranslator(rules []NAT) *translator {
-	t := &translator{rules: slices.Clone(rules), ports: make(map[conntrack.Tuple]uint16)}
+	t := &translator{rules: slices.Clone(rules), ports: make(map[calls.Tuple]uint16)}
 	slices.SortStableFunc(t.rules, func(a, b NAT) int { return b.Net.Bits() - a.Net.Bits() })
 	return t
 }
@@ -86,7 +86,7 @@ func (t *translator) public(src, dst netip.Addr) (outSrc, outDst netip.Addr) {
 // port returns the port that an inside host's connection to a peer has outside: its
 // own, unless another host's connection to that peer has it there.
 func (t *translator) port(public netip.Addr, own uint16, peer netip.AddrPort) netip.AddrPort {
-	wanted := conntrack.Tuple{Src: netip.AddrPortFrom(public, own), Dst: peer}
+	wanted := calls.Tuple{Src: netip.AddrPortFrom(public, own), Dst: peer}
 	tuple := wanted
 	for range 1 << 16 {
 		next, taken := t.ports[tuple]

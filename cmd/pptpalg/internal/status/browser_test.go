@@ -21,8 +21,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pptpalg/alg/calls"
 	"pptpalg/cmd/internal/browser"
-	"pptpalg/conntrack"
 )
 
 var screenshots = flag.String("screenshots", "", "directory for screenshots of the page")
@@ -95,19 +95,19 @@ const apart = `[...document.querySelectorAll("#rows tr")].every((row) => {
 func office() *fake {
 	f := newFake()
 	for i, p := range []person{
-		{"10.20.1.14", "203.0.113.50", 0, 256, 11, conntrack.Established, 26*time.Hour + 17*time.Minute},
-		{"10.20.1.15", "203.0.113.50", 0, 257, 12, conntrack.Established, 9*time.Hour + 3*time.Minute},
-		{"10.20.1.22", "203.0.113.50", 7, 7, 19, conntrack.Established, 7*time.Hour + 41*time.Minute},
-		{"10.20.3.101", "192.0.2.17", 49152, 49152, 4096, conntrack.Established, 5*time.Hour + 12*time.Minute},
-		{"10.20.3.118", "192.0.2.17", 49152, 49407, 4353, conntrack.Established, 3*time.Hour + 55*time.Minute},
-		{"10.20.3.7", "203.0.113.50", 16384, 16384, 23, conntrack.Established, 96 * time.Minute},
-		{"10.20.1.40", "203.0.113.50", 7, 255, 24, conntrack.Established, 41*time.Minute + 9*time.Second},
-		{"10.20.4.12", "192.0.2.17", 32801, 32801, 4401, conntrack.Established, 12*time.Minute + 30*time.Second},
-		{"10.20.4.13", "192.0.2.17", 32801, 32770, 4402, conntrack.Answered, 3 * time.Second},
-		{"10.20.4.90", "203.0.113.50", 512, 512, 0, conntrack.Requested, time.Second},
+		{"10.20.1.14", "203.0.113.50", 0, 256, 11, calls.Established, 26*time.Hour + 17*time.Minute},
+		{"10.20.1.15", "203.0.113.50", 0, 257, 12, calls.Established, 9*time.Hour + 3*time.Minute},
+		{"10.20.1.22", "203.0.113.50", 7, 7, 19, calls.Established, 7*time.Hour + 41*time.Minute},
+		{"10.20.3.101", "192.0.2.17", 49152, 49152, 4096, calls.Established, 5*time.Hour + 12*time.Minute},
+		{"10.20.3.118", "192.0.2.17", 49152, 49407, 4353, calls.Established, 3*time.Hour + 55*time.Minute},
+		{"10.20.3.7", "203.0.113.50", 16384, 16384, 23, calls.Established, 96 * time.Minute},
+		{"10.20.1.40", "203.0.113.50", 7, 255, 24, calls.Established, 41*time.Minute + 9*time.Second},
+		{"10.20.4.12", "192.0.2.17", 32801, 32801, 4401, calls.Established, 12*time.Minute + 30*time.Second},
+		{"10.20.4.13", "192.0.2.17", 32801, 32770, 4402, calls.Answered, 3 * time.Second},
+		{"10.20.4.90", "203.0.113.50", 512, 512, 0, calls.Requested, time.Second},
 	} {
 		f.add(p)
-		if p.state == conntrack.Established {
+		if p.state == calls.Established {
 			f.carry(i, uint64(p.age/time.Second)*9100, uint64(p.age/time.Second)*1300)
 		}
 	}
@@ -220,7 +220,7 @@ func wantFit(t *testing.T, tab *browser.Tab, width, height int) {
 func testTrouble(t *testing.T, b *browser.Browser) {
 	f := newFake()
 	f.stuck = errors.New(`the packet loop is stuck: <img src=x onerror="document.title='hacked'">` + strings.Repeat("x", 200))
-	f.add(person{"10.20.30.40", "203.0.113.250", 65535, 65534, 65533, conntrack.Established, 200 * 24 * time.Hour})
+	f.add(person{"10.20.30.40", "203.0.113.250", 65535, 65534, 65533, calls.Established, 200 * 24 * time.Hour})
 	f.carry(0, 123_456_789_012, 98_765_432_101)
 	cfg := f.config()
 	cfg.Version = "v1.2.3-45-g0123456789abcdef-dirty"

@@ -11,15 +11,15 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
-	"pptpalg/conntrack"
 )
 
 // fake is a daemon that says what it is told to.
 type fake struct {
 	mu      sync.Mutex // guards what follows
-	calls   []conntrack.View
-	carried map[conntrack.Flow]conntrack.Traffic
+	calls   []calls.View
+	carried map[calls.Flow]calls.Traffic
 	stuck   error
 	started error
 	looked  int           // times that the calls were asked for
@@ -27,7 +27,7 @@ type fake struct {
 
 }
 
-func newFake() *fake { return &fake{carried: make(map[conntrack.Flow]conntrack.Traffic)} }
+func newFake() *fake { return &fake{carried: make(map[calls.Flow]calls.Traffic)} }
 
 func (f *fake) config() Config {
 	return Config{
@@ -43,7 +43,7 @@ func (f *fake) says(err *error) error {
 	return *err
 }
 
-func (f *fake) views() []conntrack.View {
+func (f *fake) views() []calls.View {
 	f.mu.Lock()
 	f.looked++
 	hold := f.hold
@@ -53,16 +53,16 @@ func (f *fake) views() []conntrack.View {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return append([]conntrack.View(nil), f.calls...)
+	return append([]calls.View(nil), f.calls...)
 }
 
-func (f *fake) traffic() (map[conntrack.Flow]conntrack.Traffic, error) {
+func (f *fake) traffic() (map[calls.Flow]calls.Traffic, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.carried == nil {
 		return nil, errors.New("the kernel says no")
 	}
-	carried := make(map[conntrack.Flow]conntrack.Traffic, len(f.carried))
+	carried := make(map[calls.Flow]calls.Traffic, len(f.carried))
 	for flow, t := range f.carried {
 		carried[flow] = t
 	}
@@ -73,7 +73,7 @@ func (f *fake) traffic() (map[conntrack.Flow]conntrack.Traffic, error) {
 type person struct {
 	client, server    string
 	own, public, peer pptp.CallID
-	state             conntrack.State
+	state             calls.State
 	age               time.Duration
 }
 
@@ -85,15 +85,15 @@ func (f *fake) add(p person) {
 	defer f.mu.Unlock()
 	n := uint64(len(f.calls) + 1)
 	client, server := netip.MustParseAddr(p.client), netip.MustParseAddr(p.server)
-	v := conntrack.View{
+	v := calls.View{
 		Number: n, State: p.state, Since: time.Now().Add(-p.age),
-		PNS:     conntrack.Party{Endpoint: conntrack.Endpoint{Address: client, Public: public}, Known: true, Own: p.own, Public: p.public},
-		PAC:     conntrack.Party{Endpoint: conntrack.Endpoint{Address: server, Public: server}, Known: p.state != conntrack.Requested, Own: p.peer, Public: p.peer},
-		Control: conntrack.Tuple{Src: netip.AddrPortFrom(client, uint16(1024+n)), Dst: netip.AddrPortFrom(server, 1723)},
+		PNS:     calls.Party{Endpoint: calls.Endpoint{Address: client, Public: public}, Known: true, Own: p.own, Public: p.public},
+		PAC:     calls.Party{Endpoint: calls.Endpoint{Address: server, Public: server}, Known: p.state != calls.Requested, Own: p.peer, Public: p.peer},
+		Control: calls.Tuple{Src: netip.AddrPortFrom(client, uint16(1024+n)), Dst: netip.AddrPortFrom(server, 1723)},
 	}
-	v.Flows = []conntrack.Flow{{Src: server, Dst: public, Key: p.public, NewSrc: server, NewDst: client, NewKey: p.own}}
+	v.Flows = []calls.Flow{{Src: server, Dst: public, Key: p.public, NewSrc: server, NewDst: client, NewKey: p.own}}
 	if v.PAC.Known {
-		v.Flows = append(v.Flows, conntrack.Flow{Src: client, Dst: server, Key: p.peer, NewSrc: public, NewDst: server, NewKey: p.peer})
+		v.Flows = append(v.Flows, calls.Flow{Src: client, Dst: server, Key: p.peer, NewSrc: public, NewDst: server, NewKey: p.peer})
 	}
 	f.calls = append(f.calls, v)
 }
@@ -108,7 +108,7 @@ func (f *fake) carry(call int, bytes ...uint64) {
 		}
 		flow := f.calls[call].Flows[i].Unmarked()
 		t := f.carried[flow]
-		f.carried[flow] = conntrack.Traffic{Counted: true, Bytes: t.Bytes + n, Packets: t.Packets + (n+899)/900}
+		f.carried[flow] = calls.Traffic{Counted: true, Bytes: t.Bytes + n, Packets: t.Packets + (n+899)/900}
 	}
 }
 
@@ -119,7 +119,7 @@ func (f *fake) crowd(n int) {
 		f.add(person{
 			client: a.String(), server: fmt.Sprintf("203.0.113.%d", 10+i%4),
 			own: pptp.CallID(i % 1000), public: pptp.CallID(i), peer: pptp.CallID(i/4 + 1),
-			state: conntrack.Established, age: time.Duration(i) * time.Second,
+			state: calls.Established, age: time.Duration(i) * time.Second,
 		})
 		f.carry(i, uint64(i)*1000, uint64(i)*100)
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"pptpalg/conntrack"
+	"pptpalg/alg/calls"
 )
 
 // Config is what the page is made of. Its functions must be safe to call from any goroutine.
@@ -23,8 +23,8 @@ type Config struct {
 	Healthy, Ready func(now time.Time) error
 
 	// Calls returns all calls, Traffic what flows have carried, by their Unmarked form.
-	Calls    func() []conntrack.View
-	Traffic  func() (map[conntrack.Flow]conntrack.Traffic, error)
+	Calls    func() []calls.View
+	Traffic  func() (map[calls.Flow]calls.Traffic, error)
 	Gatherer prometheus.Gatherer // of the daemon's metrics
 }
 

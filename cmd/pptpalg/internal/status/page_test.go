@@ -18,7 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"pptpalg/conntrack"
+	"pptpalg/alg/calls"
 )
 
 // get asks a page and returns what it answered.
@@ -179,8 +179,8 @@ func TestQueryRefused(t *testing.T) {
 // TestCall has the shape of "pptpalg calls --json", and tells which end is the client.
 func TestCall(t *testing.T) {
 	f := newFake()
-	f.add(person{"10.20.1.40", "203.0.113.50", 7, 255, 24, conntrack.Established, time.Hour})
-	f.add(person{"10.20.1.41", "203.0.113.50", 7, 256, 25, conntrack.Requested, time.Hour})
+	f.add(person{"10.20.1.40", "203.0.113.50", 7, 255, 24, calls.Established, time.Hour})
+	f.add(person{"10.20.1.41", "203.0.113.50", 7, 256, 25, calls.Requested, time.Hour})
 	// The server is inside, and calls: its client is the PAC.
 	f.calls[1].PNS, f.calls[1].PAC = f.calls[1].PAC, f.calls[1].PNS
 	p := New(f.config())
@@ -363,7 +363,7 @@ func TestShared(t *testing.T) {
 	}
 	now = now.Add(fresh)
 	views := p.cfg.Calls
-	p.cfg.Calls = func() []conntrack.View { now = now.Add(time.Second); return views() } // it takes long
+	p.cfg.Calls = func() []calls.View { now = now.Add(time.Second); return views() } // it takes long
 	looks("/api/calls")
 	now = now.Add((share-1)*time.Second - 1)
 	if n := looks("/api/calls", "/api/status"); n != 0 {
@@ -445,8 +445,8 @@ func BenchmarkStatus(b *testing.B) {
 	f.crowd(50_000)
 	p := New(f.config())
 	carried := f.carried
-	p.cfg.Calls = func() []conntrack.View { return append([]conntrack.View(nil), f.calls...) }
-	p.cfg.Traffic = func() (map[conntrack.Flow]conntrack.Traffic, error) { return carried, nil }
+	p.cfg.Calls = func() []calls.View { return append([]calls.View(nil), f.calls...) }
+	p.cfg.Traffic = func() (map[calls.Flow]calls.Traffic, error) { return carried, nil }
 	first := p.take(nil)
 	b.Run("look", func(b *testing.B) {
 		b.ReportAllocs()

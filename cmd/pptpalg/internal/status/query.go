@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"pptpalg/conntrack"
+	"pptpalg/alg/calls"
 )
 
 const (
@@ -45,11 +45,11 @@ var compares = map[string]func(a, b *row) int{
 	"to_server": func(a, b *row) int { return compareWays(a.toServer, b.toServer) },
 }
 
-func compareEnds(a, b *conntrack.Party) int {
+func compareEnds(a, b *calls.Party) int {
 	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Own, b.Own))
 }
 
-func comparePublic(a, b *conntrack.Party) int {
+func comparePublic(a, b *calls.Party) int {
 	return cmp.Or(a.Endpoint.Public.Compare(b.Endpoint.Public), cmp.Compare(a.Public, b.Public))
 }
 
@@ -128,7 +128,7 @@ func (w word) matches(r *row, line []byte) bool {
 
 // appendLine writes what words are looked for in.
 func (r *row) appendLine(b []byte) []byte {
-	for _, p := range [...]*conntrack.Party{r.client, r.server} {
+	for _, p := range [...]*calls.Party{r.client, r.server} {
 		b = appendEnd(b, p.Address, uint16(p.Own), p.Known)
 		b = appendEnd(b, p.Endpoint.Public, uint16(p.Public), p.Known)
 	}

@@ -7,8 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/admin"
-	"pptpalg/conntrack"
 )
 
 const (
@@ -25,7 +25,7 @@ type snapshot struct {
 	at      time.Time
 	until   time.Time // when another one may be taken
 	rows    []row
-	states  map[conntrack.State]int
+	states  map[calls.State]int
 	counted int            // rows whose packets are counted
 	rate    *admin.Traffic // of all rows that have one, both ways; nil if there is none
 	figures figures
@@ -36,8 +36,8 @@ type snapshot struct {
 
 // row is a call, with what is sorted and added up.
 type row struct {
-	*conntrack.View
-	client, server     *conntrack.Party // client is who opened the control connection
+	*calls.View
+	client, server     *calls.Party // client is who opened the control connection
 	toClient, toServer way
 }
 
@@ -56,11 +56,11 @@ func (w way) bytes() uint64 {
 func (p *Page) take(before *snapshot) *snapshot {
 	began := p.now()
 	views := p.cfg.Calls()
-	var carried map[conntrack.Flow]conntrack.Traffic
+	var carried map[calls.Flow]calls.Traffic
 	if len(views) > 0 {
 		carried, _ = p.cfg.Traffic() // without it the calls are shown uncounted
 	}
-	s := &snapshot{at: p.now(), states: make(map[conntrack.State]int), orders: make(map[string][]int32)}
+	s := &snapshot{at: p.now(), states: make(map[calls.State]int), orders: make(map[string][]int32)}
 	s.fill(views, carried)
 	if before != nil && s.at.Sub(before.at) <= rateSpan {
 		s.measure(before)
@@ -71,8 +71,8 @@ func (p *Page) take(before *snapshot) *snapshot {
 	return s
 }
 
-func (s *snapshot) fill(views []conntrack.View, carried map[conntrack.Flow]conntrack.Traffic) {
-	slices.SortFunc(views, func(a, b conntrack.View) int { return cmp.Compare(a.Number, b.Number) })
+func (s *snapshot) fill(views []calls.View, carried map[calls.Flow]calls.Traffic) {
+	slices.SortFunc(views, func(a, b calls.View) int { return cmp.Compare(a.Number, b.Number) })
 	s.rows = make([]row, len(views))
 	for i := range views {
 		v := &views[i]

@@ -3,8 +3,8 @@ package status
 import (
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/admin"
-	"pptpalg/conntrack"
 )
 
 // Status is the answer of /api/status.
@@ -67,8 +67,8 @@ func (s *snapshot) sums() *Sums {
 	return &Sums{
 		AsOf: s.at, Started: f.started(), Rate: s.rate,
 		Calls: Count{
-			All: len(s.rows), Requested: s.states[conntrack.Requested], Answered: s.states[conntrack.Answered],
-			Established: s.states[conntrack.Established], Clearing: s.states[conntrack.Clearing], Counted: s.counted,
+			All: len(s.rows), Requested: s.states[calls.Requested], Answered: s.states[calls.Answered],
+			Established: s.states[calls.Established], Clearing: s.states[calls.Clearing], Counted: s.counted,
 		},
 		CallIDSpace: f.sum("call_id_space_used_ratio"), CallIDsResting: f.count("call_ids_resting"),
 		Connections: f.count("control_connections"), Untouched: f.count("control_connections_untouched"),

@@ -1,0 +1,80 @@
+package calls
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Tuple is one direction of a TCP connection, as a packet of that direction
+// carries it when it enters the gateway (mangle PREROUTING or OUTPUT).
+type Tuple struct {
+	Src, Dst netip.AddrPort
+}
+
+// Reversed returns the tuple with source and destination exchanged.
+func (t Tuple) Reversed() Tuple { return Tuple{Src: t.Dst, Dst: t.Src} }
+
+func (t Tuple) String() string { return fmt.Sprintf("%v > %v", t.Src, t.Dst) }
+
+// Side names an endpoint of a control connection by who opened TCP. Which of the
+// two is the PNS and which the PAC is said by each call's request, not by this.
+type Side uint8
+
+// The two ends of a TCP connection.
+const (
+	Initiator Side = iota
+	Responder
+)
+
+// Other returns the opposite end.
+func (s Side) Other() Side { return s ^ 1 }
+
+func (s Side) String() string {
+	switch s {
+	case Initiator:
+		return "initiator"
+	case Responder:
+		return "responder"
+	}
+	return fmt.Sprintf("unknown(%d)", uint8(s))
+}
+
+// Connection is a TCP connection as the kernel's conntrack knows it. The reply
+// tuple tells how it is translated: without NAT it is the original one reversed.
+type Connection struct {
+	Original, Reply Tuple
+	Zone            uint16 // conntrack zone, 0 is the default zone
+	Mark            uint32 // connmark
+	Helper          string // the kernel helper attached to it, "" for none
+	Opening         bool   // TCP's handshake is under way: its conntrack state is SYN_SENT or SYN_RECV
+	Closing         bool   // TCP has ended: its conntrack state is LAST_ACK, TIME_WAIT or CLOSE
+	Reset           bool   // and it is CLOSE: conntrack has believed a RST
+}
+
+// Endpoint is one end of a connection: the address it has, and the address under
+// which the other end knows it. They differ where NAT translates it.
+type Endpoint struct {
+	Address, Public netip.Addr
+}
+
+// Translated reports whether NAT hides the endpoint's own address.
+func (e Endpoint) Translated() bool { return e.Address != e.Public }
+
+// Endpoint returns one end of the connection.
+func (c Connection) Endpoint(s Side) Endpoint {
+	if s == Initiator {
+		return Endpoint{Address: c.Original.Src.Addr(), Public: c.Reply.Dst.Addr()}
+	}
+	return Endpoint{Address: c.Reply.Src.Addr(), Public: c.Original.Dst.Addr()}
+}
+
+// Same reports whether both are translated alike between the same ends: one TCP
+// connection, or two that follow each other.
+func (c Connection) Same(o Connection) bool {
+	return c.Original == o.Original && c.Reply == o.Reply && c.Zone == o.Zone
+}
+
+// Translated reports whether NAT translates either end's address.
+func (c Connection) Translated() bool {
+	return c.Endpoint(Initiator).Translated() || c.Endpoint(Responder).Translated()
+}

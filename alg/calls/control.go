@@ -1,0 +1,238 @@
+package calls
+
+import (
+	"time"
+
+	"pptpalg/alg/pptp"
+)
+
+// Control is a control connection and the calls on it.
+//
+// Its methods name the sender of the message they serve. They never look at the
+// type of a message or at who opened TCP: the sender's own ID goes to its public
+// form, the receiver's comes back from its public form to its own.
+type Control struct {
+	table      *Table
+	connection packed
+	calls      []*Call
+	index      *index
+	pages      []pagePair    // first bytes that are promised
+	live       int32         // how many of calls are not being cleared; these come first
+	local      [2]bool       // ends that are the gateway's own, by Side
+	habits     [2]form       // the form of the last Call-Disconnect-Notify that left no doubt, by sender
+	pending    [2]assignment // IDs assigned by messages still being read, by Side
+}
+
+// pagePair is a promise: on this connection IDs of one end that begin with the byte
+// own have public forms that begin with the byte public.
+type pagePair struct {
+	side        Side
+	own, public byte
+	uses        int32 // legs that depend on it
+}
+
+// assignment is a public form that was chosen and not yet given to a call.
+type assignment struct {
+	own, public pptp.CallID
+	ready       bool // both IDs are chosen
+	reserved    bool // public is taken in the space
+	admitted    bool // a call counts already that is to have it
+	refused     Refusal
+}
+
+// Open adds a control connection to the table.
+func (t *Table) Open(c Connection) *Control { return &Control{table: t, connection: pack(c)} }
+
+// Connection returns what was known of the connection when it was opened, but for its
+// helper, and with what conntrack says of its end.
+func (c *Control) Connection() Connection { return c.connection.unpack() }
+
+// Same reports whether a connection is the one that was opened, as Connection.Same has it.
+func (c *Control) Same(o Connection) bool {
+	p := pack(o)
+	return c.connection.original == p.original && c.connection.reply == p.reply && c.connection.zone == p.zone
+}
+
+// SetLocal says that one end is the gateway itself. Its IDs cannot be translated,
+// as no address of it is, but they lie in the same space as those of the hosts
+// behind the gateway's address and must not be given to one of these.
+func (c *Control) SetLocal(s Side) { c.local[s] = true }
+
+// Dispute takes note of what conntrack says of the connection's end, against the
+// caller's own knowledge: whoever takes up its calls after a restart is to know.
+func (c *Control) Dispute(closing bool) {
+	if c.connection.closing == closing {
+		return
+	}
+	c.connection.closing = closing
+	for _, call := range c.calls {
+		c.table.touch(call)
+	}
+}
+
+// Disputed reports whether conntrack said last that the connection has ended, and was not
+// believed.
+func (c *Control) Disputed() bool { return c.connection.closing }
+
+// Calls appends to views those calls of the connection that have not ended.
+func (c *Control) Calls(views []View) []View {
+	for _, call := range c.calls[:c.live] {
+		views = append(views, call.view())
+	}
+	return views
+}
+
+// Busy reports whether the connection has calls, those too that are being cleared.
+func (c *Control) Busy() bool { return len(c.calls) > 0 }
+
+// Close ends the connection and all its calls.
+func (c *Control) Close(cause Cause, now time.Time) {
+	c.Abandon(Initiator)
+	c.Abandon(Responder)
+	for len(c.calls) > 0 {
+		c.table.end(c.calls[len(c.calls)-1], cause, now)
+	}
+}
+
+// EndIf ends those calls of the connection for which over holds.
+func (c *Control) EndIf(over func(Record) bool, cause Cause, now time.Time) {
+	for i := c.live - 1; i >= 0; i-- { // an ended call's place is taken by the last
+		if call := c.calls[i]; over(call.record()) {
+			c.table.end(call, cause, now)
+		}
+	}
+}
+
+// Request opens a call that the sender asks for under its own ID, which must have
+// been assigned. It replaces a call of the sender that has this ID. false means
+// that no public form could be had or a limit is reached, and that the call is none of
+// the table's.
+func (c *Control) Request(sender, pns Side, own pptp.CallID, now time.Time) bool {
+	a, ok := c.assigned(sender, own)
+	return ok && c.open(sender, pns, a, now)
+}
+
+// Reply is what the sender answers to a call that the receiver requested.
+type Reply struct {
+	PNS       Side
+	Own, Peer pptp.CallID // as the sender wrote them
+	Granted   bool        // result code 1
+	Next      State       // of a granted call
+	Adopt     bool        // the request may have passed before the connection was watched
+}
+
+// Reply grants or refuses a call. The sender's own ID must have been assigned. An answer
+// to what nobody has asked changes nothing.
+func (c *Control) Reply(sender Side, r Reply, now time.Time) bool {
+	a, assigned := c.assigned(sender, r.Own)
+	if !r.Granted {
+		c.giveUp(sender, &a)
+		return c.refuse(sender.Other(), r.Peer, now)
+	}
+	if !assigned {
+		return false
+	}
+	call := c.asked(sender, r, now)
+	if call == nil {
+		c.giveUp(sender, &a)
+		return false
+	}
+	if call.state == Requested {
+		call.state = r.Next
+		c.table.touch(call)
+	}
+	c.table.attach(call, sender, a, now)
+	return true
+}
+
+// asked returns the call that is granted: one that the other end has requested, and that
+// the sender has not given another ID.
+func (c *Control) asked(sender Side, r Reply, now time.Time) *Call {
+	l := c.leg(sender.Other(), r.Peer)
+	if l == nil {
+		return c.adopt(sender.Other(), r, now)
+	}
+	if answered := &l.call.legs[sender]; l.call.asker == sender || answered.known && answered.own != r.Own {
+		return nil
+	}
+	return l.call
+}
+
+func (c *Control) refuse(requester Side, public pptp.CallID, now time.Time) bool {
+	l := c.leg(requester, public)
+	if l == nil || l.call.state != Requested || l.call.asker != requester {
+		return false
+	}
+	c.table.end(l.call, Refused, now)
+	return true
+}
+
+// adopt opens a call whose request passed before the connection was watched, and so was
+// not translated either: if the requester's ID is nobody else's. That the requester has
+// asked is the replier's word alone, so it has no say in the calls of other connections, and
+// the call is charged to the replier; but a requester that has as many calls as it may have
+// gets no more in this way.
+func (c *Control) adopt(requester Side, r Reply, now time.Time) *Call {
+	replier := requester.Other()
+	if !r.Adopt || c.table.leaving[c.connection.leaving(requester, r.Peer)] > 0 || c.full(requester) || c.admit(replier) != NoneRefused {
+		return nil
+	}
+	halfRead := c.take(requester)
+	defer func() { c.pending[requester] = halfRead }()
+	c.promiseSame(requester, r.Peer.High())
+	public, ok := c.Assign(requester, r.Peer, nil)
+	a, _ := c.assigned(requester, r.Peer)
+	if !ok || public != r.Peer {
+		c.release(requester, &a)
+		c.dismiss(replier)
+		return nil
+	}
+	c.enlist(requester, replier, r.PNS, a, now)
+	return c.leg(requester, r.Peer).call
+}
+
+// Connected establishes the incoming call that the receiver knows by the ID whose
+// public form is peer.
+func (c *Control) Connected(sender Side, peer pptp.CallID) bool {
+	l := c.leg(sender.Other(), peer)
+	if l == nil {
+		return false
+	}
+	if l.call.state == Answered {
+		l.call.state = Established
+		c.table.touch(l.call)
+	}
+	return true
+}
+
+// Clear ends the call that the sender knows by its own ID. The IDs stay
+// translated until Disconnect, Close, or a minute has passed.
+func (c *Control) Clear(sender Side, own pptp.CallID, now time.Time) bool {
+	l := c.ownLeg(sender, own)
+	if l == nil {
+		return false
+	}
+	c.table.clear(l.call, Cleared, now)
+	return true
+}
+
+// Disconnect ends the call that a Call-Disconnect-Notify of the sender speaks of. shown
+// is what Translate made of the ID.
+func (c *Control) Disconnect(sender Side, id, shown pptp.CallID, now time.Time) bool {
+	l, f := c.notice(&forward, sender, id, func(out pptp.CallID) bool { return out == shown })
+	if l == nil {
+		return false
+	}
+	if c.unambiguous(sender, id) {
+		c.habits[sender] = f
+	}
+	c.table.end(l.call, Disconnected, now)
+	return true
+}
+
+// Stop ends all calls of the connection; their IDs stay translated as after Clear.
+func (c *Control) Stop(now time.Time) {
+	for c.live > 0 {
+		c.table.clear(c.calls[c.live-1], Stopped, now)
+	}
+}

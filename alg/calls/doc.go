@@ -1,0 +1,7 @@
+// Package calls owns the call table: which Call ID belongs to which endpoint
+// of which control connection, what its public form is, and which GRE
+// translations follow from it.
+//
+// It is pure: values and a time.Time in, values out. The kernel's own conntrack
+// is reached by package conntrack.
+package calls

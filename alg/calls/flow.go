@@ -1,0 +1,53 @@
+package calls
+
+import (
+	"fmt"
+	"net/netip"
+
+	"pptpalg/alg/pptp"
+)
+
+// Flow is the translation of the GRE packets that travel one way in one call. A
+// packet carries the Call ID of the endpoint it goes to, so a flow belongs to its
+// receiver:
+//
+//	enters as   Src > Dst        key Key      (Dst, Key: the receiver's public forms)
+//	leaves as   NewSrc > NewDst  key NewKey   (NewDst, NewKey: the receiver's own)
+//
+// NewSrc equals Src, and NewDst equals Dst, where that end is not translated.
+type Flow struct {
+	Src, Dst       netip.Addr
+	Key            pptp.CallID
+	NewSrc, NewDst netip.Addr
+	NewKey         pptp.CallID
+	Zone           uint16 // of the control connection
+	Mark           uint32 // of the control connection
+}
+
+// Traffic is what has travelled in a flow.
+type Traffic struct {
+	Packets, Bytes uint64 // since the kernel's entry was made
+	Counted        bool   // false where the kernel does not count: net.netfilter.nf_conntrack_acct is 0
+	Lent           bool   // the flow has no entry of its own: somebody else's has the same packets and translates them as its own would
+}
+
+func (f Flow) String() string {
+	return fmt.Sprintf("%v > %v key %v => %v > %v key %v", f.Src, f.Dst, f.Key, f.NewSrc, f.NewDst, f.NewKey)
+}
+
+// Unmarked returns the flow without its mark, which others may change in the
+// kernel's entry: what is left tells flows apart.
+func (f Flow) Unmarked() Flow {
+	f.Mark = 0
+	return f
+}
+
+// flow is the GRE that travels to one end, which knows the call by its own ID.
+func (c Connection) flow(to Side, own, public pptp.CallID) Flow {
+	y, x := c.Endpoint(to), c.Endpoint(to.Other())
+	return Flow{
+		Src: x.Address, Dst: y.Public, Key: public,
+		NewSrc: x.Public, NewDst: y.Address, NewKey: own,
+		Zone: c.Zone, Mark: c.Mark,
+	}
+}

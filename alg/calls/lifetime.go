@@ -1,0 +1,219 @@
+package calls
+
+import (
+	"slices"
+	"time"
+)
+
+// open enters a call that an end requests under the ID that it was assigned. Every call
+// comes this way, whatever message brings it, but for those that Resume takes up.
+func (c *Control) open(requester, pns Side, a assignment, now time.Time) bool {
+	if !a.admitted && c.admit(requester) != NoneRefused {
+		c.release(requester, &a)
+		return false
+	}
+	c.enlist(requester, requester, pns, a, now)
+	return true
+}
+
+// enlist enters a call that payer was admitted for.
+func (c *Control) enlist(requester, payer, pns Side, a assignment, now time.Time) {
+	c.table.admitted--
+	call := c.add(requester, payer, pns, now)
+	c.table.note(Change{Kind: Opened, Call: call.number})
+	c.table.attach(call, requester, a, now)
+}
+
+// add enters a call without legs.
+func (c *Control) add(requester, payer, pns Side, since time.Time) *Call {
+	c.table.opened++
+	call := &Call{control: c, number: c.table.opened, asker: requester, payer: payer, pns: pns, since: since}
+	call.client = c.table.client(c.connection.address(payer))
+	c.enter(call)
+	return call
+}
+
+// attach gives an assigned ID to a leg of a call, and its GRE a way. A call of the same
+// connection that has the ID is one that its endpoint has forgotten: it is replaced.
+func (t *Table) attach(call *Call, s Side, a assignment, now time.Time) {
+	if l := &call.legs[s]; l.known && l.own == a.own && l.public == a.public {
+		return
+	}
+	c := call.control
+	for _, old := range []*leg{c.leg(s, a.public), c.ownLeg(s, a.own)} {
+		if old != nil && old.known && old.call != call {
+			t.replace(old, a, now)
+		}
+	}
+	t.place(call, s, a)
+	t.touch(call)
+}
+
+// replace ends the call of a leg. A public ID that the next call inherits does not rest.
+func (t *Table) replace(old *leg, by assignment, now time.Time) {
+	if old.public == by.public {
+		t.displace(old)
+	}
+	t.end(old.call, Replaced, now)
+}
+
+// place puts a leg where it is found.
+func (t *Table) place(call *Call, s Side, a assignment) {
+	l := &call.legs[s]
+	*l = leg{call: call, own: a.own, public: a.public, side: s, known: true}
+	c := call.control
+	c.index.add(l)
+	c.uses(l, 1)
+	t.leaving[c.connection.leaving(s, a.own)]++
+	if call.state != Clearing {
+		t.enlist(l)
+	}
+}
+
+// displace is place undone. The leg's public ID is still taken.
+func (t *Table) displace(l *leg) {
+	c := l.call.control
+	if l.call.state != Clearing {
+		t.withdraw(l)
+	}
+	out := c.connection.leaving(l.side, l.own)
+	if t.leaving[out]--; t.leaving[out] == 0 {
+		delete(t.leaving, out)
+	}
+	c.uses(l, -1)
+	c.index.remove(l)
+	l.known = false
+}
+
+// enlist has the GRE to a leg translated. Where that of another leg enters alike, the
+// first has it until it ends.
+func (t *Table) enlist(l *leg) {
+	key := l.entering()
+	if t.entering[key] != nil {
+		t.behind[key] = append(t.behind[key], l)
+		return
+	}
+	t.entering[key] = l
+	t.flows(Install, l)
+}
+
+// withdraw has it translated no more.
+func (t *Table) withdraw(l *leg) {
+	key := l.entering()
+	next := t.next(key, l)
+	switch {
+	case t.entering[key] != l:
+	case next == nil:
+		delete(t.entering, key)
+		t.flows(Remove, l)
+	default:
+		t.entering[key] = next
+		if next.flow() != l.flow() {
+			t.flows(Remove, l)
+			t.flows(Install, next)
+		}
+	}
+}
+
+// next takes a leg off those that wait behind another, or, if it is the first, the one
+// behind it, and returns that.
+func (t *Table) next(key legKey, l *leg) (next *leg) {
+	waiting := t.behind[key]
+	if len(waiting) == 0 {
+		return nil
+	}
+	at := 0
+	if t.entering[key] != l {
+		at = slices.Index(waiting, l)
+	}
+	next = waiting[at]
+	if t.behind[key] = slices.Delete(waiting, at, at+1); len(waiting) == 1 {
+		delete(t.behind, key)
+	}
+	return next
+}
+
+func (t *Table) flows(kind ChangeKind, l *leg) {
+	if l.call.control.connection.translated() {
+		t.note(Change{Kind: kind, Flow: l.flow()})
+	}
+}
+
+// detach takes a leg's ID away from it, which then rests.
+func (t *Table) detach(l *leg, now time.Time) {
+	if !l.known {
+		return
+	}
+	t.displace(l)
+	if c := l.call.control; c.spaced(l.side) && l.public != 0 {
+		t.layDown(&rest{key: c.connection.space(l.side), owner: c.connection.address(l.side), id: l.public, until: now.Add(t.cfg.Rest)})
+	}
+}
+
+// clear takes a call's GRE away and leaves its IDs.
+func (t *Table) clear(call *Call, cause Cause, now time.Time) {
+	if call.state == Clearing {
+		return
+	}
+	for s := range call.legs {
+		if l := &call.legs[s]; l.known {
+			t.withdraw(l)
+		}
+	}
+	t.count(call, cause)
+	t.await(call, now)
+}
+
+// await has a call that is being cleared wait for its Call-Disconnect-Notify.
+func (t *Table) await(call *Call, now time.Time) {
+	t.clearing.push(clearingCall{call, now.Add(clearingTime)})
+	call.client.clearing.push(call)
+	t.bound(call.client, now)
+}
+
+// bound has a client clear no more calls at a time than it may have. Those that were
+// cleared first have waited longest for an answer.
+func (t *Table) bound(cl *client, now time.Time) {
+	for call, ok := cl.clearing.first(); ok; call, ok = cl.clearing.first() {
+		if call.index >= 0 && cl.clearing.len() <= t.cfg.CallsPerClient {
+			return
+		}
+		cl.clearing.drop()
+		t.forget(call, now)
+	}
+}
+
+// count closes a call for those who count.
+func (t *Table) count(call *Call, cause Cause) {
+	call.control.closed(call)
+	call.state = Clearing
+	t.touch(call)
+	t.calls--
+	call.client.calls--
+	t.note(Change{Kind: Closed, Call: call.number, Cause: cause})
+}
+
+// end removes a call with all it has.
+func (t *Table) end(call *Call, cause Cause, now time.Time) {
+	alive := call.state != Clearing
+	t.forgetLegs(call, now)
+	if alive {
+		t.count(call, cause)
+	}
+	t.forget(call, now)
+}
+
+// forget takes the call out of the table. It may be asked twice.
+func (t *Table) forget(call *Call, now time.Time) {
+	t.forgetLegs(call, now)
+	if call.index >= 0 {
+		call.control.leave(call)
+		t.touch(call)
+	}
+}
+
+func (t *Table) forgetLegs(call *Call, now time.Time) {
+	for s := range call.legs {
+		t.detach(&call.legs[s], now)
+	}
+}

@@ -1,0 +1,112 @@
+package calls
+
+import (
+	"fmt"
+	"time"
+)
+
+// Config says how the table behaves. DefaultConfig is what an honest site needs.
+type Config struct {
+	// Rest is how long a freed public Call ID stays unused. Servers refuse an ID
+	// that they still hold for a call whose end they have not noticed. Where no other
+	// ID is free, the one that has rested longest is used before its time.
+	Rest time.Duration
+	// Random draws every public ID at random instead of keeping an endpoint's own
+	// where it is free: a stranger who can forge the peer's address cannot guess it.
+	Random bool
+	// What the table holds at most. A request beyond passes unedited.
+	Calls          int // in all
+	CallsPerClient int // requested by one address
+	CallsPerSpace  int // public IDs in use or resting of one public address towards one peer
+	Requests       int // calls that one address may request per second; as many may come at once
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	return Config{Rest: 2 * time.Minute, Calls: 131072, CallsPerClient: 16384, CallsPerSpace: 65535, Requests: 1000}
+}
+
+// Refusal is why a call gets no public ID.
+type Refusal uint8
+
+// The refusals.
+const (
+	NoneRefused     Refusal = iota
+	SpaceFull               // no public ID is free that begins as it must
+	IDTaken                 // the gateway's own end chose an ID that a host behind it has
+	TooManyCalls            // Config.Calls
+	TooManyOfClient         // Config.CallsPerClient
+	TooManyOfSpace          // Config.CallsPerSpace
+	TooFast                 // Config.Requests
+)
+
+var refusalNames = [...]string{"none", "space_full", "id_taken", "limit_calls", "limit_client", "limit_space", "limit_rate"}
+
+func (r Refusal) String() string {
+	if int(r) < len(refusalNames) {
+		return refusalNames[r]
+	}
+	return fmt.Sprintf("unknown(%d)", uint8(r))
+}
+
+// client is an address that requests calls.
+type client struct {
+	calls    int // with those that are admitted and not yet open
+	clearing queue[*Call]
+	tokens   float64 // requests that it may make now
+	seen     time.Time
+}
+
+func (t *Table) client(k [4]byte) *client {
+	cl := t.clients[k]
+	if cl == nil {
+		cl = &client{tokens: float64(t.cfg.Requests), seen: t.now}
+		t.clients[k] = cl
+	}
+	return cl
+}
+
+// admit is the one door for calls. It reports which limit a call that an end requests
+// exceeds; if none, the call counts from now on, until it ends or dismiss gives it up.
+func (c *Control) admit(s Side) Refusal {
+	t := c.table
+	cl := t.client(c.connection.address(s))
+	most := float64(t.cfg.Requests)
+	cl.tokens = min(most, cl.tokens+t.now.Sub(cl.seen).Seconds()*most)
+	cl.seen = t.now
+	switch {
+	case t.calls >= t.cfg.Calls:
+		return TooManyCalls
+	case c.full(s):
+		return TooManyOfClient
+	case cl.tokens < 1:
+		return TooFast
+	}
+	cl.tokens--
+	cl.calls++
+	t.calls++
+	t.admitted++
+	return NoneRefused
+}
+
+// full reports whether an end is charged with as many calls as it may have.
+func (c *Control) full(s Side) bool {
+	return c.table.client(c.connection.address(s)).calls >= c.table.cfg.CallsPerClient
+}
+
+// dismiss gives up a call that was admitted and not opened.
+func (c *Control) dismiss(s Side) {
+	c.table.client(c.connection.address(s)).calls--
+	c.table.calls--
+	c.table.admitted--
+}
+
+// forgetClients forgets clients that have had no calls for so long that none of theirs
+// is being cleared.
+func (t *Table) forgetClients(now time.Time) {
+	for k, cl := range t.clients {
+		if cl.calls == 0 && now.Sub(cl.seen) > clearingTime {
+			delete(t.clients, k)
+		}
+	}
+}

@@ -1,0 +1,127 @@
+package calls
+
+import (
+	"time"
+
+	"pptpalg/alg/pptp"
+)
+
+// Record is a call as it is kept over a restart of whoever holds the table. The
+// kernel's entries cannot tell which two of them belong together, or to whom.
+type Record struct {
+	Number     uint64 // the call's, see View
+	Connection Connection
+	PNS        Side
+	Asker      Side // who requested it
+	Payer      Side // who is charged with it: the asker, or whose word alone it is that it was asked for
+	State      State
+	Since      time.Time
+	Legs       [2]LegRecord // by Side
+}
+
+// LegRecord is one end of a kept call.
+type LegRecord struct {
+	Known       bool
+	Own, Public pptp.CallID
+}
+
+// Keep says what a restart is to find of a call.
+type Keep struct {
+	Record Record
+	Gone   bool // nothing: it is over
+}
+
+func (c *Call) record() Record {
+	r := Record{Number: c.number, Connection: c.control.Connection(), PNS: c.pns, Asker: c.asker, Payer: c.payer, State: c.state, Since: c.since}
+	for s := range c.legs {
+		r.Legs[s] = LegRecord{Known: c.legs[s].known, Own: c.legs[s].own, Public: c.legs[s].public}
+	}
+	return r
+}
+
+// Flows returns what the kernel is to translate for the call: nothing while it is
+// being cleared.
+func (r Record) Flows() []Flow {
+	if r.State == Clearing {
+		return nil
+	}
+	return r.AllFlows()
+}
+
+// AllFlows returns what the kernel was ever asked to translate for the call as it
+// is recorded.
+func (r Record) AllFlows() []Flow {
+	var flows []Flow
+	for s := range r.Legs {
+		if f, ok := r.FlowTo(Side(s)); ok {
+			flows = append(flows, f)
+		}
+	}
+	return flows
+}
+
+// FlowTo returns the one of AllFlows that travels to an end, false if there is none.
+func (r *Record) FlowTo(s Side) (Flow, bool) {
+	l := r.Legs[s]
+	if !l.Known || !r.Connection.Translated() {
+		return Flow{}, false
+	}
+	return r.Connection.flow(s, l.Own, l.Public), true
+}
+
+// Resume puts a kept call back on its connection. It reports false, and changes
+// nothing, if another call has one of its IDs.
+func (c *Control) Resume(r Record, now time.Time) bool {
+	for s, l := range r.Legs {
+		if l.Known && !c.free(Side(s), l) {
+			return false
+		}
+	}
+	call := c.add(r.Asker, r.Payer, r.PNS, r.Since)
+	call.number = r.Number
+	c.table.opened = max(c.table.opened, r.Number)
+	call.client.calls++
+	c.table.calls++
+	call.state = r.State
+	for s, l := range r.Legs {
+		if l.Known {
+			c.resumeLeg(call, Side(s), l)
+		}
+	}
+	if call.state == Clearing {
+		c.closed(call)
+		c.table.calls--
+		call.client.calls--
+		c.table.await(call, now)
+	}
+	c.table.touch(call)
+	return true
+}
+
+// free reports whether no call has the IDs of a kept leg.
+func (c *Control) free(s Side, l LegRecord) bool {
+	taken := c.spaced(s) && l.Public != 0 && !c.table.space(c.connection.space(s)).free(l.Public)
+	return !taken && c.leg(s, l.Public) == nil && c.ownLeg(s, l.Own) == nil
+}
+
+func (c *Control) resumeLeg(call *Call, s Side, r LegRecord) {
+	c.table.place(call, s, assignment{own: r.Own, public: r.Public})
+	if c.spaced(s) {
+		c.table.space(c.connection.space(s)).take(r.Public)
+	}
+}
+
+// Has reports whether a call of the table needs the flow.
+func (t *Table) Has(f Flow) bool {
+	l := t.entering[legKey{as4(f.Src), as4(f.Dst), f.Key, f.Zone}]
+	return l != nil && l.flow().Unmarked() == f.Unmarked()
+}
+
+// Records returns a copy of all calls of the connection, those too that are being
+// cleared.
+func (c *Control) Records(records []Record) []Record {
+	for _, call := range c.calls {
+		records = append(records, call.record())
+	}
+	return records
+}

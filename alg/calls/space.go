@@ -1,0 +1,132 @@
+package calls
+
+import (
+	"math/bits"
+	"math/rand/v2"
+
+	"pptpalg/alg/pptp"
+)
+
+// space is the set of public Call IDs 1…65535 that one public address has towards
+// one peer. It keeps a bit per ID in use or resting, in pages of 256 that share
+// the ID's first byte; a page appears when its first ID is taken.
+type space struct {
+	pages   map[byte]*page
+	taken   int
+	crowd   *crowd // of the table's spaces
+	resting line
+	owners  map[[4]byte]*line // of resting, by whose ID each was
+}
+
+type page struct {
+	bits  [4]uint64
+	taken int
+}
+
+const pageSize = 256
+
+func newSpace(c *crowd) *space { return &space{pages: make(map[byte]*page, 1), crowd: c} }
+
+// owned returns the line of an owner's IDs.
+func (s *space) owned(owner [4]byte) *line {
+	l := s.owners[owner]
+	if l == nil {
+		if s.owners == nil {
+			s.owners = make(map[[4]byte]*line, 1)
+		}
+		l = new(line)
+		s.owners[owner] = l
+	}
+	return l
+}
+
+// woken takes an ID out of its lines.
+func (s *space) woken(r *rest) {
+	s.resting.left()
+	l := s.owners[r.owner]
+	if l.left(); l.items.len() == 0 {
+		delete(s.owners, r.owner)
+	}
+}
+
+// room returns how many IDs of a page are neither in use nor resting. ID 0 is
+// never given out, so the first page has one less.
+func (s *space) room(high byte) int {
+	room := pageSize
+	if high == 0 {
+		room--
+	}
+	if p := s.pages[high]; p != nil {
+		room -= p.taken
+	}
+	return room
+}
+
+func (s *space) free(id pptp.CallID) bool {
+	if id == 0 {
+		return false
+	}
+	p := s.pages[id.High()]
+	return p == nil || p.bits[id.Low()/64]&(1<<(id.Low()%64)) == 0
+}
+
+func (s *space) take(id pptp.CallID) {
+	if !s.free(id) {
+		return
+	}
+	p := s.pages[id.High()]
+	if p == nil {
+		p = new(page)
+		s.pages[id.High()] = p
+	}
+	p.bits[id.Low()/64] |= 1 << (id.Low() % 64)
+	p.taken++
+	s.taken++
+	s.crowd.moved(s.taken-1, s.taken)
+}
+
+func (s *space) release(id pptp.CallID) {
+	if id == 0 || s.free(id) {
+		return
+	}
+	p := s.pages[id.High()]
+	p.bits[id.Low()/64] &^= 1 << (id.Low() % 64)
+	s.taken--
+	s.crowd.moved(s.taken+1, s.taken)
+	if p.taken--; p.taken == 0 {
+		delete(s.pages, id.High())
+	}
+}
+
+// highest returns the highest free ID of a page for which fit holds. It searches
+// from the top: low numbers are what endpoints that count choose for themselves.
+func (s *space) highest(high byte, fit func(pptp.CallID) bool) (pptp.CallID, bool) {
+	var used [4]uint64
+	if p := s.pages[high]; p != nil {
+		used = p.bits
+	}
+	for word := 3; word >= 0; word-- {
+		for free := ^used[word]; free != 0; {
+			bit := 63 - bits.LeadingZeros64(free)
+			free &^= 1 << bit
+			id := pptp.CallID(high)<<8 | pptp.CallID(word*64+bit)
+			if id != 0 && fit(id) {
+				return id, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// draw returns a free ID of a page at random, if one of a few tries is free and fit
+// holds for it. The generator is the runtime's, seeded by the kernel: nobody outside
+// can tell what comes next.
+func (s *space) draw(high byte, fit func(pptp.CallID) bool) (pptp.CallID, bool) {
+	for range 64 {
+		id := pptp.CallID(high)<<8 | pptp.CallID(rand.Uint32()&0xff)
+		if s.free(id) && fit(id) {
+			return id, true
+		}
+	}
+	return 0, false
+}

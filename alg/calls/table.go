@@ -1,0 +1,172 @@
+package calls
+
+import (
+	"time"
+
+	"pptpalg/alg/pptp"
+)
+
+// clearingTime is how long the IDs of a cleared call are still translated: time
+// for the Call-Disconnect-Notify. Many servers never send it.
+const clearingTime = time.Minute
+
+// Table is the call table. It is not safe for concurrent use.
+type Table struct {
+	cfg    Config
+	now    time.Time // of the last Tick
+	spaces map[spaceKey]*space
+	crowd  crowd // of spaces
+
+	// The calls whose GRE is translated, by where it enters the gateway (sender's address,
+	// receiver's public address, public ID): the first of those that enter alike, and those
+	// that have come behind it. There are some only where a peer gives one ID to two
+	// connections of one host.
+	entering map[legKey]*leg
+	behind   map[legKey][]*leg
+	// How many legs' GRE leaves alike (receiver's address, sender's public address, own ID).
+	leaving map[legKey]int32
+
+	clients  map[[4]byte]*client // by the address of who requests calls
+	calls    int                 // neither clearing nor ended; with those admitted
+	admitted int                 // and not open yet
+	opened   uint64              // calls ever opened
+	dirty    []*Call             // whose Record has changed since Keeps was asked
+	keeps    []Keep
+	resting  restHeap
+	clearing queue[clearingCall]
+	changes  []Change
+}
+
+type spaceKey struct {
+	public, peer [4]byte
+	zone         uint16
+}
+
+type legKey struct {
+	a, b [4]byte
+	id   pptp.CallID
+	zone uint16
+}
+
+type clearingCall struct {
+	call  *Call
+	until time.Time
+}
+
+// New returns an empty table.
+func New(cfg Config) *Table {
+	return &Table{
+		cfg:      cfg,
+		spaces:   make(map[spaceKey]*space),
+		entering: make(map[legKey]*leg),
+		behind:   make(map[legKey][]*leg),
+		leaving:  make(map[legKey]int32),
+		clients:  make(map[[4]byte]*client),
+	}
+}
+
+// SetConfig changes all of the configuration but Random. Calls beyond a lower limit live
+// on, IDs that rest do so for as long as they were to, and what is lower counts for new
+// ones.
+func (t *Table) SetConfig(cfg Config) {
+	cfg.Random = t.cfg.Random
+	t.cfg = cfg
+}
+
+// Tick lets time pass, for the limits on rates.
+func (t *Table) Tick(now time.Time) { t.now = now }
+
+// Calls returns how many calls are requested, answered or established.
+func (t *Table) Calls() int { return t.calls - t.admitted }
+
+// Changes returns what happened since it was asked last, oldest first. The slice
+// is valid until the table is used again.
+func (t *Table) Changes() []Change {
+	changes := t.changes
+	t.changes = reuse(t.changes)
+	return changes
+}
+
+// few is how many things the table keeps room for that are handed on with each packet.
+// After a restart, or when all calls end at once, there are as many as calls: room for
+// these would stay for ever.
+const few = 1024
+
+func reuse[T any](s []T) []T {
+	if cap(s) > few {
+		return nil
+	}
+	return s[:0]
+}
+
+// Keeps returns which calls have come, changed or gone since it was asked last. The
+// slice is valid until the table is used again.
+func (t *Table) Keeps() []Keep {
+	t.keeps = reuse(t.keeps)
+	for _, c := range t.dirty {
+		t.keeps = append(t.keeps, Keep{Record: c.record(), Gone: c.index < 0})
+		c.dirty = false
+	}
+	clear(t.dirty)
+	t.dirty = reuse(t.dirty)
+	return t.keeps
+}
+
+// touch takes note that a call's Record has changed.
+func (t *Table) touch(c *Call) {
+	if !c.dirty {
+		c.dirty = true
+		t.dirty = append(t.dirty, c)
+	}
+}
+
+// Expire frees the IDs that have rested and ends the calls whose clearing nobody
+// answered.
+func (t *Table) Expire(now time.Time) {
+	for c, ok := t.clearing.first(); ok && !now.Before(c.until); c, ok = t.clearing.first() {
+		t.clearing.drop()
+		if c.call.state == Clearing {
+			t.forget(c.call, now)
+		}
+	}
+	for len(t.resting) > 0 && !now.Before(t.resting[0].until) {
+		t.wake(t.resting[0])
+	}
+	t.forgetClients(now)
+}
+
+func (t *Table) free(k spaceKey, id pptp.CallID) {
+	s := t.spaces[k]
+	if s == nil {
+		return
+	}
+	if s.release(id); s.taken == 0 {
+		delete(t.spaces, k)
+	}
+}
+
+func (t *Table) space(k spaceKey) *space {
+	s := t.spaces[k]
+	if s == nil {
+		s = newSpace(&t.crowd)
+		t.spaces[k] = s
+	}
+	return s
+}
+
+func (t *Table) note(c Change) { t.changes = append(t.changes, c) }
+
+// space names the space in which the public IDs of an end lie.
+func (p *packed) space(s Side) spaceKey {
+	return spaceKey{p.public(s), p.address(s.Other()), p.zone}
+}
+
+// entering is how GRE to the leg comes to the gateway.
+func (l *leg) entering() legKey {
+	p := &l.call.control.connection
+	return legKey{p.address(l.side.Other()), p.public(l.side), l.public, p.zone}
+}
+
+func (p *packed) leaving(s Side, own pptp.CallID) legKey {
+	return legKey{p.address(s), p.public(s.Other()), own, p.zone}
+}

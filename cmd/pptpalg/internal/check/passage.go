@@ -1,0 +1,229 @@
+package check
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// standard is PPTP's own port.
+const standard = 1723
+
+// outcome is how a role fares: the worse of the fates of its packets.
+type outcome struct {
+	role
+	fate
+}
+
+// outcomes sends packets of each role through the firewall.
+func (f firewall) outcomes(all []role, packets func(role) []packet) []outcome {
+	found := make([]outcome, len(all))
+	for i, r := range all {
+		found[i].role = r
+		for _, p := range packets(r) {
+			found[i].fate = worse(found[i].fate, f.meet(p))
+		}
+	}
+	return found
+}
+
+func (f firewall) control(all []role) []outcome {
+	return f.outcomes(all, func(r role) []packet { return []packet{r.opening(), r.answer()} })
+}
+
+// bestOf returns the outcome that is best, the first of several.
+func bestOf(all []outcome) outcome {
+	return slices.MinFunc(all, func(a, b outcome) int { return cmp.Compare(a.passage, b.passage) })
+}
+
+// lost returns those that do not come through.
+func lost(all []outcome) []outcome {
+	return slices.DeleteFunc(slices.Clone(all), func(o outcome) bool { return o.passage < unsure })
+}
+
+// judgeGroup judges roles of which one will do. Rules that are about PPTP are told of in
+// any case.
+func judgeGroup(all []outcome, judge func(outcome) Finding) Finding {
+	found := judge(bestOf(all))
+	for _, o := range all {
+		if o.passage == doubted {
+			found = worst(found, judge(o))
+		}
+	}
+	return found
+}
+
+// byTarget divides servers' roles by where they are sent.
+func byTarget(all []outcome) [][]outcome {
+	groups := map[string][]outcome{}
+	var names []string
+	for _, o := range all {
+		name := o.target()
+		if groups[name] == nil {
+			names = append(names, name)
+		}
+		groups[name] = append(groups[name], o)
+	}
+	var found [][]outcome
+	for _, name := range names {
+		found = append(found, groups[name])
+	}
+	return found
+}
+
+// target is where a role's connections end.
+func (o outcome) target() string { return fmt.Sprint(o.host, o.inner) }
+
+// judgeControl looks for what drops the packet that opens a control connection, or the
+// answers to it.
+func judgeControl(f firewall) Finding {
+	var notes string
+	var all []Finding
+	for _, number := range f.ports {
+		servers, clients := f.control(f.servers(number)), f.control(f.clients(number))
+		for _, group := range byTarget(servers) {
+			all = append(all, f.judgeServer(group))
+		}
+		if len(servers) == 0 {
+			all = append(all, judgeGroup(clients, outcome.judgeControl), judgeContainers(clients))
+		}
+		if number == standard || len(servers) == 0 { // another port may be of servers alone
+			notes += note(lost(clients))
+		}
+	}
+	return worst(ok("control connections to TCP port %s may pass, both ways%s", list(f.ports), notes), all...)
+}
+
+// judgeServer judges the roles of one server. One that is there for another network inside
+// may be meant to be closed to the world.
+func (f firewall) judgeServer(group []outcome) Finding {
+	found := judgeGroup(group, outcome.judgeControl)
+	if found.Result != Problem {
+		return found
+	}
+	near := slices.DeleteFunc(f.control(f.neighbours(group[0].port)), func(o outcome) bool { return o.target() != group[0].target() })
+	if len(near) > 0 && bestOf(near).passage == open {
+		return soften(found)
+	}
+	return found
+}
+
+// note tells of clients that may be meant to be closed out.
+func note(all []outcome) string {
+	var ways []string
+	for _, o := range all {
+		ways = append(ways, fmt.Sprintf("port %d%s", o.port, between(o.inside, o.outside)))
+	}
+	if len(ways) == 0 {
+		return ""
+	}
+	return "; closed: " + strings.Join(ways, ", ")
+}
+
+// judgeContainers warns where the only clients that come through are containers: their
+// program has made way for them, and has closed it for others.
+func judgeContainers(clients []outcome) Finding {
+	isContainer := func(o outcome) bool { return container(o.inside) }
+	people := slices.DeleteFunc(slices.Clone(clients), isContainer)
+	if len(people) == 0 || bestOf(people).passage == open {
+		return Finding{}
+	}
+	return soften(bestOf(people).judgeControl())
+}
+
+// soften makes a warning of a problem.
+func soften(f Finding) Finding {
+	f.Result = min(f.Result, Warning)
+	return f
+}
+
+func (o outcome) judgeControl() Finding {
+	what := fmt.Sprintf("TCP to port %d", o.seen())
+	pass := statement{fmt.Sprintf("-p tcp --dport %d -j ACCEPT", o.seen()), fmt.Sprintf("tcp dport %d accept", o.seen())}
+	if o.packet.reply {
+		what = fmt.Sprintf("TCP from port %d", o.seen())
+		pass = statement{"-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT", "ct state established,related accept"}
+		if o.base.hook == "ingress" || o.base.hook == "egress" {
+			pass.nft = fmt.Sprintf("tcp sport %d accept", o.seen())
+		}
+	} else {
+		pass = o.base.only(pass, o.packet)
+	}
+	what += between(o.packet.in, o.packet.out)
+	switch o.passage {
+	case closed:
+		return problem(o.mend(pass), "%s drops %s", o.where(), what)
+	case unsure:
+		return warning(o.mend(pass), "%s: %s is dropped, but for packets that cannot be told here", o.where(), what)
+	case doubted:
+		return warning(o.chain.without(o.rule), "%s may drop %s: look whether it is meant for the clients", o.where(), what)
+	}
+	return Finding{}
+}
+
+// seen is the port of a control connection where the packet was lost.
+func (o outcome) seen() uint16 {
+	p := o.packet.at(o.base)
+	return max(p.src, p.dst)
+}
+
+// judgeGRE looks for what drops the packets of calls, on ways that their control
+// connections may take.
+func judgeGRE(f firewall) Finding {
+	var all []Finding
+	for _, group := range f.calls() {
+		found := f.outcomes(group, f.gre.packets)
+		all = append(all, judgeGroup(found, f.judgeCall))
+		for _, o := range lost(found) {
+			all = append(all, soften(f.judgeCall(o)))
+		}
+	}
+	return worst(ok("GRE of calls may pass"), all...)
+}
+
+// calls returns the roles whose control connections come through: clients, and those of
+// each server. Where none does, it is all clients.
+func (f firewall) calls() [][]role {
+	var clients, served []outcome
+	for _, number := range f.ports {
+		clients = append(clients, f.control(f.clients(number))...)
+		served = append(served, f.control(f.servers(number))...)
+	}
+	var groups [][]role
+	for _, group := range append(byTarget(served), clients) {
+		if through := passing(group); len(through) > 0 {
+			groups = append(groups, through)
+		}
+	}
+	if groups == nil {
+		return [][]role{f.clients(f.ports[0])}
+	}
+	return groups
+}
+
+// passing returns the roles that are not closed, of all ports one for each way.
+func passing(all []outcome) []role {
+	var found []role
+	for _, o := range all {
+		again := slices.ContainsFunc(found, func(r role) bool { return r.way == o.way })
+		if o.passage != closed && !again {
+			found = append(found, o.role)
+		}
+	}
+	return found
+}
+
+func (f firewall) judgeCall(o outcome) Finding {
+	what := "GRE" + between(o.packet.in, o.packet.out)
+	mend := o.mend(f.gre.passing(o.base))
+	switch o.passage {
+	case closed:
+		return problem(mend, "%s drops %s", o.where(), what)
+	case unsure:
+		return warning(mend, "%s drops %s, but for packets that cannot be told here: look whether calls' are among those", o.where(), what)
+	case doubted:
+		return warning(mend, "%s may drop %s: look whether it is meant for calls", o.where(), what)
+	}
+	return Finding{}
+}

@@ -1,0 +1,653 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/exporter-toolkit/web"
+
+	"pptpalg/alg/nfqueue"
+	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/conntrack"
+	"pptpalg/rules"
+)
+
+// reader reads the facts of the calling thread's network namespace. /proc/self would
+// be the namespace of the process's first thread.
+type reader struct {
+	ctx context.Context
+	cfg Config
+
+	// What several checks look at is read once.
+	firewallOnce func() (firewall, error)
+	networkOnce  func() (network, error)
+	askedOnce    func() tracked
+	answers      func() error // nil: a daemon answers
+}
+
+func newReader(ctx context.Context, cfg Config) *reader {
+	r := &reader{ctx: ctx, cfg: cfg}
+	r.firewallOnce = sync.OnceValues(r.readFirewall)
+	r.networkOnce = sync.OnceValues(r.readNetwork)
+	r.askedOnce = sync.OnceValue(r.askConntrack)
+	r.answers = sync.OnceValue(r.askDaemon)
+	return r
+}
+
+// running reports whether a daemon answers.
+func (r *reader) running() bool { return r.answers() == nil }
+
+// queued reports whether the daemon will translate GRE: it decides by the same probe.
+func (r *reader) queued() bool {
+	return r.cfg.DataPath == "queue" || r.cfg.DataPath == "auto" && r.askedOnce().probe != nil
+}
+
+// config passes on what others have found. A file that may not be read is not a wrong
+// one.
+func (r *reader) config() (File, error) {
+	if f := r.cfg.File; !errors.Is(f.Err, os.ErrPermission) {
+		return f, nil
+	}
+	return File{}, r.cfg.File.Err
+}
+
+func (r *reader) rights() (capabilities, error) {
+	status, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		return 0, fmt.Errorf("read rights: %w", err)
+	}
+	_, rest, _ := strings.Cut(string(status), "\nCapEff:")
+	line, _, _ := strings.Cut(rest, "\n")
+	set, err := strconv.ParseUint(strings.TrimSpace(line), 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read rights: %w", err)
+	}
+	return capabilities(set), nil
+}
+
+func (r *reader) iptables() (backend, error) {
+	version, err := r.command("iptables", "-V")
+	if errors.Is(err, exec.ErrNotFound) {
+		return backend{spared: !r.cfg.LoadRules}, nil
+	}
+	if err != nil {
+		return backend{}, err
+	}
+	return backend{version: oneLine(version), legacy: legacyTables(), spared: !r.cfg.LoadRules}, nil
+}
+
+// legacyTables lists the tables that iptables-legacy has made.
+func legacyTables() string {
+	names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
+	if err != nil {
+		return "" // a kernel without it, or no right to know
+	}
+	return oneLine(string(names))
+}
+
+// bindable binds the highest number that nobody has: no rule sends packets there.
+func (r *reader) bindable() (binding, error) {
+	taken, err := queueOwners()
+	if err != nil {
+		return binding{}, err
+	}
+	number := uint16(65535)
+	for taken[number] {
+		number--
+	}
+	q, err := nfqueue.Open(nfqueue.Config{Queue: number}, func(*nfqueue.Packet) nfqueue.Verdict { return nfqueue.Accept })
+	if errors.Is(err, os.ErrPermission) {
+		return binding{}, err
+	}
+	if err != nil {
+		return binding{err}, nil
+	}
+	return binding{}, q.Close()
+}
+
+// queueOwners returns the numbers of the queues that are bound (nfqnl seq_show: queue
+// number first).
+func queueOwners() (map[uint16]bool, error) {
+	b, err := os.ReadFile("/proc/thread-self/net/netfilter/nfnetlink_queue")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // then binding says so
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read queues: %w", err)
+	}
+	taken := map[uint16]bool{}
+	for line := range strings.Lines(string(b)) {
+		if words := strings.Fields(line); len(words) > 0 {
+			taken[port(words[0], 0)] = true
+		}
+	}
+	return taken, nil
+}
+
+// queueOwner asks for queues that are taken, for the refusal tells whose they are.
+func (r *reader) queueOwner() (owned, error) {
+	o := owned{numbers: []uint16{r.cfg.Rules.Queue}, running: r.running(), set: r.cfg.Set}
+	data := r.cfg.Rules.Data
+	if r.queued() {
+		for i := range data.Queues {
+			o.numbers = append(o.numbers, data.Queue+uint16(i))
+		}
+	}
+	taken, err := queueOwners()
+	if err != nil {
+		return o, err
+	}
+	for i, number := range o.numbers {
+		if o.taken == nil && taken[number] {
+			o.taken, err = ask(number)
+			if o.taken != nil && i > 0 {
+				o.taken.key = "gre-queue"
+			}
+		}
+	}
+	o.free = free(taken, o.numbers)
+	return o, err
+}
+
+// ask tells who has a queue, nil if nobody has it any more.
+func ask(number uint16) (*takenBy, error) {
+	q, err := nfqueue.Open(nfqueue.Config{Queue: number}, func(*nfqueue.Packet) nfqueue.Verdict { return nfqueue.Accept })
+	if err == nil {
+		return nil, q.Close()
+	}
+	var by *nfqueue.TakenError
+	if !errors.As(err, &by) {
+		return nil, err
+	}
+	return &takenBy{queue: number, pid: by.PID, command: by.Command, key: "queue"}, nil
+}
+
+// free returns the first of as many consecutive queues as numbers, of which none is taken
+// or among numbers: above these if possible, else from 0 on.
+func free(taken map[uint16]bool, numbers []uint16) uint16 {
+	above := int(slices.Max(numbers)) + 1
+	for i := range queues {
+		first := (above + i) % queues
+		if first+len(numbers) <= queues && allFree(taken, numbers, first) {
+			return uint16(first)
+		}
+	}
+	return 0
+}
+
+const queues = 1 << 16
+
+func allFree(taken map[uint16]bool, own []uint16, first int) bool {
+	for i := range own {
+		if n := uint16(first + i); taken[n] || n == nfqueue.Lock || slices.Contains(own, n) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *reader) conntrack() (tracked, error) {
+	t := r.askedOnce()
+	if errors.Is(t.dial, os.ErrPermission) {
+		return t, t.dial
+	}
+	if errors.Is(t.probe, os.ErrPermission) {
+		return t, t.probe
+	}
+	return t, nil
+}
+
+func (r *reader) askConntrack() tracked {
+	t := tracked{path: r.cfg.DataPath, set: r.cfg.Set}
+	c, err := conntrack.Dial()
+	if err != nil {
+		t.dial = err
+	} else {
+		t.probe = errors.Join(c.Probe(), c.Close())
+	}
+	t.queued = t.path == "queue" || t.path == "auto" && t.probe != nil
+	return t
+}
+
+func (r *reader) translation() (tried, error) {
+	err := tryTranslation(r.ctx, natRule)
+	if errors.Is(err, errNoTrial) {
+		return tried{}, err
+	}
+	return tried{err: err, queued: r.queued(), set: r.cfg.Set}, nil
+}
+
+// loading loads the daemon's rules in a namespace that ends with it. Where the daemon
+// does not load them, somebody else does, with iptables if there is any.
+func (r *reader) loading() (loading, error) {
+	b, err := r.iptables()
+	if err != nil || b.version == "" && b.spared {
+		return loading{spared: true}, err
+	}
+	f, err := r.firewall()
+	if err != nil {
+		return loading{}, err
+	}
+	if _, native := f.rules.table("nft ip " + rules.NFTTable); native && b.spared {
+		return loading{spared: true}, nil
+	}
+	cfg := r.cfg.Rules
+	tables := []string{"mangle"}
+	if !r.queued() {
+		cfg.Data = rules.Data{}
+	} else {
+		tables = append(tables, "raw", "filter")
+	}
+	for _, name := range tables {
+		if _, err := r.command("iptables", "-w", "5", "-t", name, "-S"); err != nil && incompatible.MatchString(err.Error()) {
+			return loading{table: name}, nil
+		}
+	}
+	if err := r.resetRefused(&cfg); err != nil {
+		l, tryErr := r.tryLoading(cfg)
+		l.refused = errors.Join(err, l.refused)
+		return l, tryErr
+	}
+	return r.tryLoading(cfg)
+}
+
+// resetRefused returns an error, and takes the rule that answers segments with a RST out of
+// cfg, if table filter does not take it.
+func (r *reader) resetRefused(cfg *rules.Config) error {
+	if cfg.ResetMark == 0 {
+		return nil
+	}
+	_, err := r.command("iptables", "-w", "5", "-t", "filter", "-S")
+	if err == nil || !incompatible.MatchString(err.Error()) {
+		return nil
+	}
+	cfg.ResetMark = 0
+	return errors.New("iptables refuses table filter, which has rules of nft's own (--reset-lost)")
+}
+
+// incompatible is what iptables says to a table with rules of nft's own.
+var incompatible = regexp.MustCompile(`incompatible|Parsing nftables rule failed`)
+
+func (r *reader) tryLoading(cfg rules.Config) (l loading, err error) {
+	p, err := newPlace()
+	if err != nil {
+		return loading{}, fmt.Errorf("make network namespace: %w", err)
+	}
+	defer p.close()
+	_ = p.do(func() error {
+		done, err := new(rules.Firewall).Load(r.ctx, cfg)
+		l = loading{failed: err, refused: done.Refused}
+		return nil
+	})
+	return l, nil
+}
+
+func (r *reader) forwarding() (forwards, error) {
+	f := forwards{by: map[string]setting{}}
+	var err error
+	if f.all, err = readSetting("net/ipv4/ip_forward"); err != nil {
+		return f, err
+	}
+	w, err := r.firewall()
+	if err != nil {
+		f.ways = []way{{}} // without the rules it is not known which interfaces count
+		return f, nil
+	}
+	f.ways = w.ways
+	for _, w := range f.ways {
+		for _, dev := range []string{w.inside, w.outside} {
+			if s, err := readSetting("net/ipv4/conf/" + dev + "/forwarding"); dev != "" && err == nil && s != "" {
+				f.by[dev] = s
+			}
+		}
+	}
+	return f, nil
+}
+
+func (r *reader) accounting() (setting, error) {
+	s, err := readSetting("net/netfilter/nf_conntrack_acct")
+	if err == nil && s == "" {
+		err = errors.New("read net.netfilter.nf_conntrack_acct: conntrack is not loaded")
+	}
+	return s, err
+}
+
+func (r *reader) helperSetting() (helperSetting, error) {
+	s, err := readSetting("net/netfilter/nf_conntrack_helper")
+	_, missing := os.Stat("/sys/module/nf_conntrack_pptp")
+	return helperSetting{automatic: s, loaded: missing == nil}, err
+}
+
+// readSetting reads a sysctl by its path below /proc/sys.
+func readSetting(path string) (setting, error) {
+	b, err := os.ReadFile(filepath.Join("/proc/sys", path))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read setting: %w", err)
+	}
+	return setting(strings.TrimSpace(string(b))), nil
+}
+
+func readNumber(path string) (int, error) {
+	s, err := readSetting(path)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(string(s))
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", path, err)
+	}
+	return n, nil
+}
+
+func (r *reader) table() (table, error) {
+	count, err := readNumber("net/netfilter/nf_conntrack_count")
+	if err != nil {
+		return table{}, err
+	}
+	limit, err := readNumber("net/netfilter/nf_conntrack_max")
+	return table{count: count, max: limit}, err
+}
+
+func (r *reader) reversePath() (reversePath, error) {
+	strict, err := strictInterfaces()
+	if err != nil {
+		return reversePath{}, err
+	}
+	n, err := r.network()
+	return reversePath{strict: strict, defaults: n.defaults(), rules: len(n.rules)}, err
+}
+
+// strictInterfaces lists those whose filter is strict: the higher of its own setting
+// and that of all counts, and 2 is loose.
+func strictInterfaces() ([]string, error) {
+	const base = "net/ipv4/conf"
+	all, err := readNumber(base + "/all/rp_filter")
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(filepath.Join("/proc/sys", base))
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	var strict []string
+	for _, e := range entries {
+		if name := e.Name(); name != "all" && name != "default" && name != "lo" {
+			own, err := readNumber(base + "/" + name + "/rp_filter")
+			if err == nil && max(own, all) == 1 { // an interface may go meanwhile
+				strict = append(strict, name)
+			}
+		}
+	}
+	return strict, nil
+}
+
+func (r *reader) network() (network, error) { return r.networkOnce() }
+
+func (r *reader) readNetwork() (network, error) {
+	routes, err := r.command("ip", "-json", "-4", "route", "show", "table", "all")
+	if err != nil {
+		return network{}, err
+	}
+	policies, err := r.command("ip", "-json", "-4", "rule", "show")
+	if err != nil {
+		return network{}, err
+	}
+	var n network
+	if err := n.readRoutes(routes); err != nil {
+		return network{}, err
+	}
+	n.rules, err = readRules(policies)
+	return n, err
+}
+
+func (r *reader) firewall() (firewall, error) { return r.firewallOnce() }
+
+// readFirewall reads the rules of iptables, of its other backend where it has some, and of
+// nft where that is installed; and between which interfaces calls pass.
+func (r *reader) readFirewall() (firewall, error) {
+	all, err := r.readRules()
+	if err != nil {
+		return firewall{}, err
+	}
+	n, err := r.network()
+	if err != nil {
+		return firewall{}, err
+	}
+	bound, err := queueOwners()
+	if err != nil {
+		return firewall{}, err
+	}
+	return firewall{
+		rules: all.link(), network: n, ways: n.ways(all.translating(n)), ports: r.cfg.Rules.Ports, set: r.cfg.Set, reload: r.cfg.Load, bound: bound,
+		gre: greRules{queued: r.queued(), load: r.cfg.LoadRules, data: r.cfg.Rules.Data},
+	}, nil
+}
+
+func (r *reader) readRules() (ruleset, error) {
+	b, err := r.iptables()
+	if err != nil {
+		return nil, err
+	}
+	var listed ruleset
+	for _, program := range b.programs() {
+		text, err := r.save(program)
+		if err != nil {
+			return nil, err
+		}
+		listed = append(listed, parseIPTables(program, text)...)
+	}
+	native, err := r.readNFT(b)
+	switch {
+	case err != nil:
+		return nil, err
+	case native == nil || !b.nft():
+		return append(listed, native...), nil
+	}
+	legacy := slices.DeleteFunc(slices.Clone(listed), func(c chain) bool { return strings.HasPrefix(c.table, "iptables ") })
+	return append(merge(listed, native), legacy...), nil
+}
+
+// save returns the rules of iptables. A table of which it cannot read a rule is left out,
+// for nft to tell.
+func (r *reader) save(program string) (string, error) {
+	text, err := r.command(program + "-save")
+	if err == nil || !incompatible.MatchString(err.Error()) {
+		return text, err
+	}
+	if _, missing := find("nft"); missing != nil {
+		return "", err
+	}
+	var all strings.Builder
+	for _, name := range xtables {
+		if text, err := r.command(program+"-save", "-t", name); err == nil {
+			all.WriteString(text)
+		}
+	}
+	return all.String(), nil
+}
+
+// programs are those whose rules are in force.
+func (b backend) programs() []string {
+	switch {
+	case b.version == "":
+		return nil
+	case b.nft() && b.legacy != "":
+		return []string{"iptables", "iptables-legacy"}
+	}
+	return []string{"iptables"}
+}
+
+// readNFT reads nft's ruleset: none where it is not installed, or the kernel has no
+// nf_tables, and iptables has told its own.
+func (r *reader) readNFT(b backend) (ruleset, error) {
+	text, err := r.command("nft", "-j", "list", "ruleset")
+	switch {
+	case err == nil:
+		asleep, err := r.dormant(text)
+		if err != nil {
+			return nil, err
+		}
+		return parseNFT(text, asleep)
+	case b.version != "" && errors.Is(err, exec.ErrNotFound):
+		return nil, nil
+	case b.version != "" && !b.nft() && unsupported.MatchString(err.Error()):
+		return nil, nil
+	}
+	return nil, err
+}
+
+// dormant lists the tables that are not in force. That a table has flags is all that
+// the JSON of some versions tells.
+func (r *reader) dormant(text string) ([]string, error) {
+	if !flagged.MatchString(text) {
+		return nil, nil
+	}
+	plain, err := r.command("nft", "-t", "list", "ruleset")
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, found := range sleeping.FindAllStringSubmatch(plain, -1) {
+		all = append(all, found[1])
+	}
+	return all, nil
+}
+
+var (
+	flagged  = regexp.MustCompile(`\{"table": \{[^}]*"flags"`)
+	sleeping = regexp.MustCompile(`(?m)^table (\S+ \S+) \{[^\n]*\n\s*flags [^\n]*dormant`)
+)
+
+// unsupported is what nft says to a kernel without nf_tables.
+var unsupported = regexp.MustCompile(`(?i)not supported`)
+
+// daemon reads whether it runs, and whether control connections come to it.
+func (r *reader) daemon() (state, error) {
+	f, err := r.firewall()
+	if err != nil {
+		return state{}, err
+	}
+	s := state{running: true, queued: f.queueing(r.cfg.Rules.Queue, r.cfg.Rules.Data), load: r.cfg.Load}
+	err = r.answers()
+	if errors.Is(err, os.ErrPermission) {
+		return state{}, err
+	}
+	if err != nil {
+		s.running, s.why = false, err.Error()
+	}
+	return s, nil
+}
+
+// listener opens that of the metrics for an instant, if no daemon has it.
+func (r *reader) listener() (listening, error) {
+	l := listening{addr: r.cfg.Listen, running: r.running(), set: r.cfg.Set}
+	if l.addr == "" {
+		return l, nil
+	}
+	l.web = web.Validate(r.cfg.WebConfig)
+	if errors.Is(l.web, os.ErrPermission) {
+		return l, l.web
+	}
+	if l.running {
+		return l, nil
+	}
+	if l.err = r.listen(l.addr); errors.Is(l.err, os.ErrPermission) {
+		return l, l.err
+	}
+	if l.err != nil && errors.Is(r.answers(), os.ErrPermission) {
+		return l, r.answers() // it may be the daemon's
+	}
+	if l.err != nil {
+		l.free = r.freeListener()
+	}
+	return l, nil
+}
+
+func (r *reader) listen(addr string) error {
+	l, err := new(net.ListenConfig).Listen(r.ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+// freeListener returns an address of this host that nobody listens on.
+func (r *reader) freeListener() string {
+	const first, last = 9723, 9800
+	for number := first; number <= last; number++ {
+		if addr := fmt.Sprintf("127.0.0.1:%d", number); r.listen(addr) == nil {
+			return addr
+		}
+	}
+	return ""
+}
+
+func (r *reader) eventLog() (logged, error) {
+	l := logged{file: r.cfg.EventLog}
+	if l.file == "" || l.file == "-" {
+		return l, nil
+	}
+	_, l.err = os.Stat(filepath.Dir(l.file))
+	if errors.Is(l.err, os.ErrPermission) {
+		return l, l.err
+	}
+	return l, nil
+}
+
+func (r *reader) askDaemon() error {
+	ctx, cancel := context.WithTimeout(r.ctx, commandTime)
+	defer cancel()
+	_, err := admin.Client{StateDir: r.cfg.StateDir}.Calls(ctx)
+	return err
+}
+
+// commandTime bounds how long a program, or the daemon, may take to answer.
+const commandTime = 10 * time.Second
+
+func (r *reader) command(name string, args ...string) (string, error) {
+	return command(r.ctx, "", name, args...)
+}
+
+// command runs a program in the namespace of the calling thread and returns what it
+// prints. The error wraps exec.ErrNotFound where it is not installed.
+func command(ctx context.Context, stdin, name string, args ...string) (string, error) {
+	path, err := find(name)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTime)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	c := exec.CommandContext(ctx, path, args...)
+	c.Env = append(os.Environ(), "LC_ALL=C")
+	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	if err := c.Run(); err != nil {
+		return "", fmt.Errorf("run %s: %w: %s", name, err, oneLine(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+// find looks where programs of root are, too: the PATH may be a user's.
+func find(name string) (string, error) {
+	for _, dir := range []string{"", "/usr/sbin", "/sbin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("find %s: %w", name, exec.ErrNotFound)
+}

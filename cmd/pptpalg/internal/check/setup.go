@@ -1,0 +1,180 @@
+package check
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// The judges of this file look at what the daemon is, or will be, run with.
+
+func judgeConfig(f File) Finding {
+	switch {
+	case f.Err != nil:
+		return problem(f.Mend, "the daemon does not start with its configuration: %s", oneLine(f.Err.Error()))
+	case f.Name == "":
+		return ok("no configuration file: flags and defaults")
+	}
+	return ok("%s", f.Name)
+}
+
+// backend is what is known of iptables.
+type backend struct {
+	version string // "iptables v1.8.9 (nf_tables)", "" where it is not installed
+	legacy  string // the tables that iptables-legacy has filled, separated by spaces
+	spared  bool   // the daemon does not load rules
+}
+
+func (b backend) nft() bool { return strings.Contains(b.version, "nf_tables") }
+
+func judgeIPTables(b backend) Finding {
+	switch {
+	case b.version == "" && b.spared:
+		return ok("iptables is not installed, and not needed for --rules none")
+	case b.version == "":
+		return problem("apt-get install -y iptables", "iptables is not installed: the daemon cannot load its rules")
+	case b.nft() && b.legacy != "":
+		return warning("iptables-legacy-save, then move its rules to iptables",
+			"%s, but iptables-legacy has rules too (%s): both sets are in force", b.version, b.legacy)
+	}
+	return ok("%s", b.version)
+}
+
+// loading is what comes of loading the daemon's rules.
+type loading struct {
+	spared  bool   // they are loaded in nft's own form, or by nobody with iptables
+	table   string // that iptables refuses to list, because of nft's own rules in it
+	failed  error  // loading them in a namespace where there are no others
+	refused error  // what had to be left out
+}
+
+func judgeLoading(l loading) Finding {
+	switch {
+	case l.spared:
+		return ok("they are not loaded with iptables")
+	case l.table != "":
+		return problem(renamed(l.table),
+			"iptables refuses table %s, which has rules of nft's own: the daemon cannot load its rules there. Give that table another name, where it is made too", l.table)
+	case l.failed != nil:
+		return problem("modprobe -a xt_NFQUEUE xt_conntrack", "the daemon's rules cannot be loaded: %s", oneLine(l.failed.Error()))
+	case l.refused != nil:
+		return warning("modprobe -a xt_bpf xt_connlabel xt_connmark ipt_REJECT", "the daemon's rules are loaded without what is refused: %s", oneLine(l.refused.Error()))
+	}
+	return ok("iptables and the kernel take the daemon's rules")
+}
+
+// renamed returns the command that gives a table of nft's another name, in one step.
+func renamed(table string) string {
+	return fmt.Sprintf("{ nft -s list table ip %[1]s | sed '1,2s/^table ip %[1]s /table ip own-%[1]s /'; echo delete table ip %[1]s; } | nft -f -", table)
+}
+
+// owned is who has the daemon's queues.
+type owned struct {
+	numbers []uint16 // of the queues that the daemon has, or will have
+	taken   *takenBy // the first that is taken; nil: none is
+	running bool     // a daemon answers at the state directory
+	free    uint16   // a number from which on queues are free
+	set     func(key, value string) string
+}
+
+// takenBy is another program.
+type takenBy struct {
+	queue   uint16
+	pid     int // 0: not known
+	command string
+	key     string // of the configuration, that chooses the number
+}
+
+func judgeQueueOwner(o owned) Finding {
+	switch {
+	case o.taken == nil && o.running:
+		return problem("systemctl restart pptpalg", "the daemon runs, but nobody has queue %s: it was started with another number", span16(o.numbers))
+	case o.taken == nil:
+		return ok("queue %s is free", span16(o.numbers))
+	case o.running:
+		return ok("queue %s is the running daemon's", span16(o.numbers))
+	}
+	who := "another program"
+	if o.taken.pid != 0 {
+		who = fmt.Sprintf("%s (process %d)", o.taken.command, o.taken.pid)
+	}
+	return problem(o.set(o.taken.key, fmt.Sprint(o.free)), "queue %d is taken by %s, and no daemon answers", o.taken.queue, who)
+}
+
+// span16 writes numbers that follow each other.
+func span16(numbers []uint16) string {
+	if len(numbers) == 1 {
+		return fmt.Sprint(numbers[0])
+	}
+	return fmt.Sprintf("%d, %d-%d", numbers[0], numbers[1], slices.Max(numbers))
+}
+
+// listening is what comes of opening the listener of the metrics.
+type listening struct {
+	addr    string // "" for none
+	running bool   // a daemon answers at the state directory, and has it
+	err     error
+	web     error // reading the file with TLS and passwords
+	free    string
+	set     func(key, value string) string
+}
+
+func judgeListener(l listening) Finding {
+	switch {
+	case l.addr == "":
+		return ok("no metrics")
+	case l.web != nil:
+		return problem(l.set("listen", ""), "the daemon does not start: --web-config: %s", oneLine(l.web.Error()))
+	case l.running:
+		return ok("the running daemon's")
+	case l.err != nil:
+		return problem(l.set("listen", l.free), "the daemon does not start: %s", oneLine(l.err.Error()))
+	}
+	return ok("%s is free for metrics", l.addr)
+}
+
+// logged is where events are to be written.
+type logged struct {
+	file string // "" or "-" for none
+	err  error  // its directory
+}
+
+func judgeEventLog(l logged) Finding {
+	switch {
+	case l.file == "" || l.file == "-":
+		return ok("no file")
+	case l.err != nil:
+		return problem(shell("mkdir", "-p", filepath.Dir(l.file)), "the daemon does not start: the event log has no directory: %s", oneLine(l.err.Error()))
+	}
+	return ok("%s", l.file)
+}
+
+// state is the daemon's.
+type state struct {
+	running bool
+	why     string // not
+	queued  queueing
+	load    string // the command that loads its rules
+}
+
+func judgeDaemon(s state) Finding {
+	q := s.queued
+	switch {
+	case !s.running && q.state == nowhere:
+		return warning("systemctl start pptpalg", "%s", s.why)
+	case !s.running:
+		return warning("systemctl start pptpalg", "rules are loaded, but control connections pass unedited: %s", s.why)
+	case q.state == nowhere:
+		return problem(s.load, "the daemon runs, but no rule sends it control connections")
+	case q.state == elsewhere:
+		return problem(s.load, "the daemon runs, but its rules send control connections to queue %s", q.event.arg)
+	case q.state == missing:
+		return problem(s.load, "the daemon runs, but no rule sends it control connections to TCP port %d", q.port)
+	case q.state == preceded:
+		return problem(q.first(), "the daemon runs, but %s keeps control connections from its rules", q.event.where())
+	case q.gre:
+		return problem(s.load, "the daemon runs and is to translate GRE, but no rule sends it any")
+	}
+	return ok("the daemon runs, and its rules are loaded")
+}

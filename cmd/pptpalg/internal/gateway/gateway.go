@@ -1,0 +1,288 @@
+package gateway
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"pptpalg/alg"
+	"pptpalg/alg/calls"
+	"pptpalg/alg/gre"
+	"pptpalg/cmd/pptpalg/internal/store/journal"
+	"pptpalg/conntrack"
+	"pptpalg/rules"
+)
+
+// unloadTime bounds how long stopping waits for iptables.
+const unloadTime = 15 * time.Second
+
+// Config is what the daemon is told.
+type Config struct {
+	Queue     uint16
+	Ports     []uint16 // TCP ports to which control connections are opened
+	LoadRules bool     // load the firewall rules, and remove them in the end
+	DataPath  DataPath
+	Data      rules.Data   // the GRE queues, for Queue
+	Bypass    rules.Bypass // how the kernel is told of connections that are let alone
+	ResetMark uint32       // of segments that rules answer with a RST; 0 for none
+	StateDir  string       // directory of the journal
+
+	Table       calls.Config
+	Connections int           // control connections on record at most
+	Idle        time.Duration // a call without GRE and control messages for so long is ended; 0 for never
+	QueueLen    int           // packets that wait for a verdict at most
+	QueueBuffer int           // of the queue's socket, bytes
+	Version     string
+}
+
+// kernel and lister are what the daemon needs of the kernel's conntrack;
+// conntrack.Conn is both.
+type kernel interface {
+	Connection(calls.Tuple) (calls.Connection, error)
+	Apply(changes []calls.Change) (failed map[int]error)
+	ApplyCounting(changes []calls.Change, counted func(calls.Flow, calls.Traffic)) (failed map[int]error)
+	ApplyLate(changes []calls.Change) (failed map[int]error)
+	Has(calls.Flow) (bool, error)
+	Leave(calls.Tuple, uint16, conntrack.Bypass) error
+	Revive(calls.Connection) error
+	Probe() error
+	Close() error
+}
+
+type lister interface {
+	Traffic(into map[calls.Flow]calls.Traffic, wanted func(*conntrack.Stray) bool) ([]conntrack.Stray, error)
+	Connections(ports []uint16) ([]calls.Connection, error)
+	StandingTraffic(into map[calls.Flow]calls.Traffic, known []calls.Flow) error
+	StandingConnections([]calls.Connection) ([]calls.Connection, error)
+	Renew(mine func(calls.Flow) bool) (renewed int, err error)
+	Close() error
+}
+
+// Gateway edits the control connections of one network namespace.
+type Gateway struct {
+	cfg      Config
+	log      *slog.Logger
+	limits   limits
+	kernel   kernel // for the packet loop
+	lister   lister // for sweeps: a socket of its own, so that no packet waits for a dump
+	viewer   lister // for those who ask the daemon: no sweep waits for them
+	queues   []*queue
+	path     path
+	gre      *gre.Table // the flows of Queue; nil without
+	firewall rules.Firewall
+	metrics  *metrics
+	pulse    pulse
+	sweeper  sweeper    // owned by sweep
+	strays   strayWatch // owned by sweep
+	orphans  orphans
+	compared int                    // how often; owned by sweep
+	homes    homes                  // owned by sweep
+	turn     turn                   // of the packet loop, which owns it
+	ready    atomic.Bool            // the daemon edits
+	beside   atomic.Pointer[Beside] // nil until Count
+
+	// mu guards what follows. The packet loop holds it for one packet; a comparison
+	// while it looks through the table, and for each chunk of entries that it makes
+	// or deletes.
+	mu      sync.Mutex
+	pending []calls.Change // of the data path, to be carried out before their packets are let go
+	table   *calls.Table
+	editor  *alg.Editor
+	journal *journal.Journal
+	sight   sight
+	lacking int                     // flows that the kernel lacked when it was last looked
+	doomed  map[calls.Flow]struct{} // of calls that are over, and perhaps still in the kernel
+}
+
+// Open checks what the daemon needs and binds the queue. Packets that come before
+// Run wait. The caller must call Run.
+func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Gateway, error) {
+	var conns [3]*conntrack.Conn
+	for i := range conns {
+		var err error
+		if conns[i], err = conntrack.Dial(); err != nil {
+			return nil, errors.Join(err, closeAll(conns[:i]))
+		}
+	}
+	d := newGateway(cfg, reg, log)
+	d.kernel, d.lister, d.viewer = conns[0], conns[1], conns[2]
+	d.choosePath()
+	if err := errors.Join(d.openControl(), d.openGRE()); err != nil {
+		return nil, errors.Join(err, d.closeQueues(), d.closeKernel())
+	}
+	if err := d.remember(); err != nil {
+		return nil, errors.Join(err, d.closeQueues(), d.closeKernel())
+	}
+	return d, nil
+}
+
+func newGateway(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Gateway {
+	table := calls.New(cfg.Table)
+	d := &Gateway{
+		cfg: cfg, log: log, table: table, editor: alg.NewEditor(table, cfg.Connections),
+		doomed: make(map[calls.Flow]struct{}), sight: newSight(), sweeper: sweeper{have: make(flows)}, homes: homes{list: interfaceAddrs},
+	}
+	d.editor.ResetLost(cfg.ResetMark != 0)
+	d.metrics = newMetrics(reg, d, cfg.Version)
+	return d
+}
+
+// Close gives up a daemon that was not run.
+func (g *Gateway) Close() error {
+	return errors.Join(g.closeQueues(), g.closePath(), g.journal.Close())
+}
+
+func (g *Gateway) closeKernel() error {
+	return errors.Join(g.kernel.Close(), g.lister.Close(), g.viewer.Close())
+}
+
+func closeAll(conns []*conntrack.Conn) error {
+	var errs []error
+	for _, c := range conns {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (g *Gateway) closePath() error { return errors.Join(g.path.close(), g.closeKernel()) }
+
+// Run edits until ctx is done. The rules are loaded after the queue was bound and
+// removed before it is let go, so that no segment is ever sent to a queue without
+// a reader. The GRE entries of calls that live are left in place: the calls go on.
+//
+// ready is called once, when everything works.
+func (g *Gateway) Run(ctx context.Context, ready func()) error {
+	lock, err := takeLock(&g.cfg)
+	if err != nil {
+		return errors.Join(err, g.Close())
+	}
+	g.adopt()
+	g.clearKernel()
+	g.compare()
+	g.renew()
+	g.rewrite() // what the comparison has deleted need not be looked for again
+	if err := g.load(ctx); err != nil {
+		return errors.Join(err, g.Close(), lock.release())
+	}
+	g.ready.Store(true)
+	ready()
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group, working := errgroup.WithContext(working)
+	for _, q := range g.queues {
+		group.Go(func() error { return q.Run(working) })
+	}
+	group.Go(func() error { return g.sweep(working) })
+	group.Go(func() error {
+		defer stop()
+		select {
+		case <-ctx.Done():
+		case <-working.Done():
+		}
+		g.ready.Store(false)
+		return g.unload()
+	})
+	err = errors.Join(group.Wait(), g.closePath(), lock.release())
+	g.journalFailed(g.journal.Close())
+	return err
+}
+
+func (g *Gateway) load(ctx context.Context) error {
+	if !g.cfg.LoadRules {
+		return nil
+	}
+	cfg := rules.Config{Queue: g.cfg.Queue, Ports: g.cfg.Ports, Bypass: g.cfg.Bypass, ResetMark: g.cfg.ResetMark}
+	if g.gre != nil {
+		cfg.Data = g.cfg.Data
+	}
+	done, err := g.firewall.Load(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if done.Refused != nil {
+		g.log.Warn("rules are loaded without what iptables refused", "every_segment_is_queued", done.Config.AllSegments,
+			"bypass", done.Config.Bypass, "reset_mark", done.Config.ResetMark, "err", done.Refused)
+	}
+	g.cfg.Bypass, g.cfg.ResetMark = done.Config.Bypass, done.Config.ResetMark
+	g.editor.ResetLost(g.cfg.ResetMark != 0)
+	return nil
+}
+
+func (g *Gateway) unload() error {
+	if !g.cfg.LoadRules {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), unloadTime)
+	defer cancel()
+	return g.firewall.Unload(ctx)
+}
+
+// Reload takes over cfg.Table, but for Random, and cfg.Idle. No call is lost for it. The
+// rest of cfg needs a new daemon.
+func (g *Gateway) Reload(cfg Config) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.table.SetConfig(cfg.Table)
+	g.cfg.Table, g.cfg.Idle = cfg.Table, cfg.Idle
+	return nil
+}
+
+// Calls returns a copy of the call table, the oldest call first. It may be called from any
+// goroutine: packets wait for a slice of the table at most.
+func (g *Gateway) Calls() []calls.View {
+	views := g.views()
+	slices.SortFunc(views, func(a, b calls.View) int {
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Number, b.Number))
+	})
+	return slices.CompactFunc(views, func(a, b calls.View) bool { return a.Number == b.Number })
+}
+
+func (g *Gateway) views() []calls.View {
+	g.mu.Lock()
+	list := g.editor.List()
+	views := make([]calls.View, 0, g.table.Calls())
+	g.mu.Unlock()
+	for more := true; more; {
+		g.mu.Lock()
+		views, more = list.Next(slice, views)
+		g.mu.Unlock()
+	}
+	return views
+}
+
+func (g *Gateway) calls() float64   { return g.read(func() int { return g.table.Calls() }) }
+func (g *Gateway) resting() float64 { return g.read(func() int { return g.table.RestingIDs() }) }
+func (g *Gateway) missing() float64 { return g.read(func() int { return g.lacking }) }
+
+func (g *Gateway) evicted() float64 {
+	return g.read(func() int { return int(g.editor.Evicted()) })
+}
+
+func (g *Gateway) edited() float64 {
+	return g.read(func() int { return g.editor.Connections()[alg.Read] })
+}
+
+func (g *Gateway) untouched() float64 {
+	return g.read(func() int {
+		n := 0
+		for pass, count := range g.editor.Connections() {
+			if pass != alg.Read {
+				n += count
+			}
+		}
+		return n
+	})
+}
+
+func (g *Gateway) read(f func() int) float64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return float64(f())
+}

@@ -1,0 +1,97 @@
+package gateway
+
+import (
+	"errors"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// registerGauges has what the daemon and the kernel are in read when it is scraped.
+func (g *Gateway) registerGauges(reg prometheus.Registerer) {
+	reg.MustRegister(
+		gauge("ready", "Whether the daemon edits: 1 once it has compared its calls with the kernel's and loaded the rules that it is to load, 0 else.", yes(g.Ready)),
+		gauge("healthy", "Whether packets get their verdicts and comparisons end: 0 if one of them is stuck.", yes(g.Healthy)),
+		gauge("journal_complete", "Whether the journal has all calls: 0 while the state directory is full, cannot be used or does not answer. Calls are edited as ever, and a daemon that dies then knows less of them afterwards.", g.complete),
+		gauge("conntrack_entries_unexplained", "GRE entries of an earlier daemon of which the journal does not tell, and whose control connection is not plain. Their public Call IDs are reserved while there is a control connection between their ends.", func() float64 { return float64(g.orphans.count.Load()) }),
+		gauge("call_id_space_used_ratio", "Public Call IDs in use or resting in the fullest space, which is that of one public address towards one peer: 1 is all that may be.", g.spaceUsed),
+		gauge("conntrack_table_entries", "Entries in the conntrack table of the daemon's network namespace. NaN if the kernel does not tell.", kernelNumber("nf_conntrack_count")),
+		gauge("conntrack_table_limit", "Entries that the conntrack table holds at most. NaN if the kernel does not tell.", kernelNumber("nf_conntrack_max")),
+	)
+	for _, name := range []string{controlQueue, greQueue} {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "queue_waiting",
+			Help:        "Packets that wait for a verdict. NaN where the daemon may not read /proc/net/netfilter.",
+			ConstLabels: prometheus.Labels{"queue": name},
+		}, func() float64 { return g.waiting(name) }))
+	}
+}
+
+// Ready returns nil from when the daemon edits, with the rules loaded that it is to load,
+// until it begins to stop, while it is healthy; else the error says why not. It may be
+// called from any goroutine and waits for nothing.
+func (g *Gateway) Ready(now time.Time) error {
+	if !g.ready.Load() {
+		return errNotReady
+	}
+	return g.Healthy(now)
+}
+
+var errNotReady = errors.New("the daemon does not edit: it is starting or stopping")
+
+func yes(ask func(time.Time) error) func() float64 {
+	return func() float64 {
+		if ask(time.Now()) != nil {
+			return 0
+		}
+		return 1
+	}
+}
+
+func (g *Gateway) complete() float64 {
+	if g.journal == nil || !g.journal.Whole() {
+		return 0
+	}
+	return 1
+}
+
+func (g *Gateway) spaceUsed() float64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	taken, limit := g.table.FullestSpace()
+	return float64(taken) / float64(limit)
+}
+
+// waiting is the depth of a queue: 0 of one that is not bound.
+func (g *Gateway) waiting(name string) float64 {
+	for _, q := range g.queues {
+		if q.name != name {
+			continue
+		}
+		s, err := q.Stats()
+		if err != nil {
+			return math.NaN()
+		}
+		return float64(s.Waiting)
+	}
+	return 0
+}
+
+// kernelNumber reads a setting of netfilter's, of the reading thread's network namespace.
+func kernelNumber(name string) func() float64 {
+	return func() float64 {
+		b, err := os.ReadFile("/proc/sys/net/netfilter/" + name)
+		if err != nil {
+			return math.NaN()
+		}
+		n, err := strconv.ParseFloat(strings.TrimSpace(string(b)), 64)
+		if err != nil {
+			return math.NaN()
+		}
+		return n
+	}
+}

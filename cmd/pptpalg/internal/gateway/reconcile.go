@@ -1,0 +1,378 @@
+package gateway
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"pptpalg/alg"
+	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/store/journal"
+	"pptpalg/conntrack"
+)
+
+// chunk is how many entries are made or deleted while no packet is edited.
+const chunk = 64
+
+// remember takes up what an earlier daemon knew. The kernel still has the entries of
+// its calls; those of calls that were over when it died are deleted.
+func (g *Gateway) remember() error {
+	identity, err := journal.Identity()
+	if err != nil {
+		return err
+	}
+	j, contents, err := journal.Open(g.cfg.StateDir, identity)
+	if errors.Is(err, journal.ErrTaken) {
+		return err
+	}
+	g.journalFailed(err) // it goes on without, until the directory can be used
+	g.journal = j
+	now := time.Now()
+	refused := g.editor.Restore(contents.Calls, now)
+	if p, ok := g.path.(*daemonPath); ok {
+		p.heir = g.table.Calls() > 0
+	}
+	g.sight.know(g.editor.Records(), g.gre != nil)
+	for _, r := range contents.Resting {
+		g.table.Rest(r, now)
+	}
+	for _, over := range contents.Gone {
+		g.table.RestCall(over.Record, over.At, now)
+	}
+	for _, f := range contents.Stale {
+		g.doomed[f] = struct{}{}
+	}
+	if len(contents.Calls) > 0 {
+		g.log.Info("took up calls of an earlier run", "calls", len(contents.Calls)-refused, "refused", refused)
+	}
+	return nil
+}
+
+// rewrite has the journal forget what is over. The caller holds mu, or is alone.
+func (g *Gateway) rewrite() {
+	g.journalFailed(g.journal.Rewrite(g.editor.Records(), g.table.Resting()))
+}
+
+// clearKernel deletes the entries of an earlier daemon that had the kernel translate,
+// if this one translates by itself.
+func (g *Gateway) clearKernel() {
+	if g.gre == nil {
+		return
+	}
+	have := make(flows)
+	if _, err := g.lister.Traffic(have, nil); err != nil {
+		g.conntrackFailed(opList, err)
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var left []calls.Change
+	remove := func(f calls.Flow) { left = append(left, calls.Change{Kind: calls.Remove, Flow: f}) }
+	for f := range g.doomed {
+		if _, there := have.at(f); there {
+			remove(f)
+		}
+	}
+	for f := range have {
+		if g.table.Has(f) {
+			remove(f)
+		}
+	}
+	g.refused(left, g.kernel.ApplyLate(left))
+}
+
+// renew has the calls that were taken up translated by entries as this release makes them. One
+// of an earlier release may have translated two flows, of which the other is then missing.
+func (g *Gateway) renew() {
+	if g.gre != nil {
+		return
+	}
+	n, err := g.lister.Renew(g.needs)
+	if err != nil {
+		g.conntrackFailed(opCreate, err)
+	}
+	if n > 0 {
+		g.compare()
+	}
+}
+
+// slice is how many connections are looked at while no packet is edited: so many take
+// some hundred microseconds.
+const slice = 1000
+
+// compare makes the table and the kernel's agree: connections that the kernel no
+// longer has are ended, entries that calls need are made again, and entries of calls
+// that are over are deleted. Entries that were never ours are not touched.
+func (g *Gateway) compare() {
+	asked := time.Now()
+	g.pulse.sweep.begin(asked)
+	defer g.pulse.sweep.end()
+	defer g.sweeper.release()
+	have := g.sweeper.have
+	c, err := g.find(asked, have)
+	if err != nil {
+		g.conntrackFailed(opList, err)
+		return
+	}
+	g.look(asked)
+	g.revive(c, have, asked)
+	if err := g.path.watched(); err != nil {
+		g.conntrackFailed(opCreate, err)
+	}
+	g.sweepAway(c)
+	all := g.records(c)
+	now := time.Now()
+	t := g.tallyUp(all, have, now)
+	g.show(&t)
+	g.endIdle(c, &t, now)
+	g.repair(t.missing)
+	g.bury(have)
+	g.sweeper.sample(all, g.homes.away)
+	g.shrink()
+}
+
+// askMost is how many entries are asked for one by one at most: beyond that, a list of
+// all that the kernel has costs less.
+const askMost = 2000
+
+// listEvery is how many comparisons go from one that lists all to the next. They meet
+// what is not on record: strays last for thirty seconds, and are seen once at least.
+const listEvery = 14
+
+// find begins a comparison with what the kernel has. It has the flows in have.
+func (g *Gateway) find(asked time.Time, have flows) (*alg.Comparison, error) {
+	g.mu.Lock()
+	c := g.editor.Compare(asked)
+	g.mu.Unlock()
+	if err := g.path.watch(); err != nil {
+		return nil, err
+	}
+	live, err := g.inKernel(c, have)
+	for some := range slices.Chunk(live, slice) {
+		g.mu.Lock()
+		c.Found(some)
+		g.mu.Unlock()
+	}
+	return c, err
+}
+
+// inKernel returns the control connections that the kernel has, and has the flows of the
+// data path in have: all of them, or those on record.
+func (g *Gateway) inKernel(c *alg.Comparison, have flows) (live []calls.Connection, err error) {
+	g.compared++
+	connections, known, few := g.onRecord(c)
+	if few && g.compared%listEvery != 1 {
+		live, err = g.lister.StandingConnections(connections)
+		return live, errors.Join(err, g.path.standing(have, known))
+	}
+	live, err = g.lister.Connections(g.cfg.Ports)
+	strays, flowsErr := g.path.list(have, firstStrays())
+	if err := errors.Join(err, flowsErr); err != nil {
+		return nil, err
+	}
+	g.metrics.strays.Set(float64(g.strays.take(strays, live, time.Now())))
+	g.watchOrphans(live, time.Now())
+	return live, nil
+}
+
+// onRecord returns the connections that live, and the flows of calls and those to be
+// deleted, if they are few.
+func (g *Gateway) onRecord(c *alg.Comparison) (connections []calls.Connection, known []calls.Flow, few bool) {
+	var all []calls.Record
+	for more := true; more; {
+		g.mu.Lock()
+		connections, all, more = c.Standing(slice, connections, all)
+		g.mu.Unlock()
+		if len(connections)+2*len(all) > askMost {
+			return nil, nil, false
+		}
+	}
+	for _, call := range all {
+		known = append(known, call.Flows()...)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	known = slices.AppendSeq(known, maps.Keys(g.doomed))
+	return connections, known, len(connections)+len(known) <= askMost
+}
+
+// sliced has a step of a comparison done slice by slice. Other packets get their turn
+// between two, and what a slice has changed is carried out with it.
+func (g *Gateway) sliced(step func() (more bool)) {
+	for more := true; more; {
+		more = g.locked(step)
+	}
+}
+
+func (g *Gateway) locked(step func() (more bool)) (more bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	more = step()
+	g.carryOut(time.Now())
+	return more
+}
+
+// revive makes the entries anew of control connections that conntrack has lost, and keeps
+// those on record that may yet have theirs.
+func (g *Gateway) revive(c *alg.Comparison, have flows, now time.Time) {
+	var lost []alg.Lost
+	g.sliced(func() bool {
+		some, more := c.Missing(slice, alg.Witness{Moved: g.moved, Homeless: g.homes.left}, now)
+		lost = append(lost, some...)
+		return more
+	})
+	for i := range lost {
+		l := &lost[i]
+		switch g.fate(l, have) {
+		case fateRevives:
+			g.reviveOne(c, l)
+		case fateWaits:
+			g.settleLost(c.Keep, l)
+		}
+	}
+}
+
+// fate is what becomes of a lost connection.
+type fate uint8
+
+const (
+	fateEnds fate = iota
+	fateWaits
+	fateRevives
+)
+
+// fate decides on a lost connection. One that an earlier daemon knew may have ended before
+// this one came, unless somebody flushed the kernel's table. A flush takes its time, and
+// what tells it from an end may go last: so such a connection waits for another comparison.
+func (g *Gateway) fate(l *alg.Lost, have flows) fate {
+	switch {
+	case l.Unseen && !g.path.flushed(l, have):
+		if l.Again {
+			return fateEnds
+		}
+		return fateWaits
+	case g.homes.left(l.Connection):
+		return fateEnds
+	case g.homes.away(l.Connection):
+		return fateWaits
+	}
+	return fateRevives
+}
+
+// reviveOne makes one entry anew. Where another connection has its place, it is lost for good.
+func (g *Gateway) reviveOne(c *alg.Comparison, l *alg.Lost) {
+	err := g.kernel.Revive(l.Connection)
+	switch {
+	case errors.Is(err, conntrack.ErrTaken):
+		g.log.Debug("a lost control connection cannot be revived", "connection", l.Connection.Original, "err", err)
+	case err != nil:
+		g.conntrackFailed(opCreate, err)
+		g.settleLost(c.Keep, l)
+	default:
+		g.metrics.repairs.WithLabelValues(repairRevived).Inc()
+		g.settleLost(c.Revived, l)
+	}
+}
+
+func (g *Gateway) settleLost(say func(*alg.Lost), l *alg.Lost) {
+	g.sweeper.repaired = true
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	say(l)
+}
+
+// moved tells when a call's GRE was last seen to flow. The caller holds mu.
+func (g *Gateway) moved(r calls.Record) time.Time {
+	if was := g.sight.calls[r.Number]; was != nil {
+		return was.moved
+	}
+	return time.Time{}
+}
+
+// sweepAway ends what is over.
+func (g *Gateway) sweepAway(c *alg.Comparison) {
+	g.sliced(func() bool {
+		changes, more := c.Sweep(slice, time.Now())
+		g.note(changes)
+		return more
+	})
+}
+
+// records returns a copy of the calls that are left, until it is called again.
+func (g *Gateway) records(c *alg.Comparison) []calls.Record {
+	records := g.sweeper.records[:0]
+	g.sliced(func() (more bool) {
+		records, more = c.Records(slice, records)
+		return more
+	})
+	g.sweeper.records = records
+	return records
+}
+
+// shrink has the journal forget what is over, if that is most of it.
+func (g *Gateway) shrink() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.journal.Overgrown() {
+		g.rewrite()
+	}
+}
+
+// repair creates flows unless their calls have ended meanwhile, a chunk at a time so
+// that no packet waits for long. One that a packet has just created is left as it is
+// by the kernel's adapter.
+func (g *Gateway) repair(missing []calls.Flow) {
+	g.setLacking(len(missing))
+	g.sweeper.repaired = g.sweeper.repaired || len(missing) > 0
+	g.change(calls.Install, g.path.Apply, missing, func(f calls.Flow) bool {
+		needed := g.table.Has(f)
+		if needed {
+			g.metrics.repairs.WithLabelValues(repairCreated).Inc()
+		}
+		return needed
+	})
+}
+
+func (g *Gateway) setLacking(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lacking = n
+}
+
+// bury deletes what the kernel still has of calls that are over.
+func (g *Gateway) bury(have flows) {
+	g.change(calls.Remove, g.path.ApplyLate, g.leftovers(have), func(f calls.Flow) bool { return !g.table.Has(f) })
+}
+
+// change has those of the flows installed or removed for which that is still wanted.
+func (g *Gateway) change(kind calls.ChangeKind, apply func([]calls.Change) map[int]error, all []calls.Flow, wanted func(calls.Flow) bool) {
+	for some := range slices.Chunk(all, chunk) {
+		g.locked(func() bool {
+			var changes []calls.Change
+			for _, f := range some {
+				if wanted(f) {
+					changes = append(changes, calls.Change{Kind: kind, Flow: f})
+				}
+			}
+			g.carryOut(time.Now()) // what was noted before comes first
+			g.refused(changes, apply(changes))
+			return false
+		})
+	}
+}
+
+// leftovers returns the doomed flows that the kernel has and no call needs, and
+// forgets the others.
+func (g *Gateway) leftovers(have flows) []calls.Flow {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var left []calls.Flow
+	for f := range g.doomed {
+		if _, there := have[f.Unmarked()]; there && !g.table.Has(f) {
+			left = append(left, f)
+		}
+	}
+	clear(g.doomed)
+	return left
+}

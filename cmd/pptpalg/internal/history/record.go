@@ -1,0 +1,136 @@
+package history
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"pptpalg/alg/calls"
+	"pptpalg/alg/pptp"
+)
+
+// Logged are the kinds of events that the translation log has.
+var Logged = []Kind{CallRequested, CallTranslated, CallClosed}
+
+// Record is a line of the translation log: who had which public form, from when to when.
+// The client is the end that opened the control connection.
+type Record struct {
+	Time  time.Time `json:"time"`  // UTC
+	Event string    `json:"event"` // opened, translated, closed; lost for events that did not fit
+	Lost  uint64    `json:"lost,omitempty"`
+	*CallRecord
+}
+
+// CallRecord is what a Record says of its call. Call IDs are null while they are not
+// known.
+type CallRecord struct {
+	Call         uint64         `json:"call"`
+	Client       netip.AddrPort `json:"client"`
+	ClientPublic netip.AddrPort `json:"client_public"`
+	Server       netip.AddrPort `json:"server"`
+	ServerPublic netip.AddrPort `json:"server_public"`
+	PNS          string         `json:"pns"` // client or server
+
+	ClientCallID       *pptp.CallID `json:"client_call_id"`
+	ClientPublicCallID *pptp.CallID `json:"client_public_call_id"`
+	ServerCallID       *pptp.CallID `json:"server_call_id"`
+	ServerPublicCallID *pptp.CallID `json:"server_public_call_id"`
+
+	*Closing
+}
+
+// Closing is what a Record says of a call that ended. Counts are null where nobody
+// counted, and else as of the end: unless they are Approximate, nothing is missing that
+// the gateway translated.
+type Closing struct {
+	Opened   time.Time `json:"opened"` // when it was asked for, UTC
+	Seconds  float64   `json:"seconds"`
+	Reason   string    `json:"reason"` // see calls.Cause
+	ToClient *Count    `json:"to_client"`
+	ToServer *Count    `json:"to_server"`
+
+	// Approximate: the counts may be too low. Somebody deleted an entry that counted before
+	// it was read, or an earlier daemon translated, and counted, by itself.
+	Approximate bool `json:"approximate,omitempty"`
+}
+
+// Count is the GRE that went one way, bytes with IP headers.
+type Count struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// names of the Logged kinds in Records.
+var names = map[Kind]string{CallRequested: "opened", CallTranslated: "translated", CallClosed: "closed"}
+
+// NewRecord returns the line for an event of a kind that is Logged.
+func NewRecord(e Event) Record {
+	client, server := e.Ends[calls.Initiator], e.Ends[calls.Responder]
+	c := &CallRecord{
+		Call: e.Call.Number, Client: client.Address, ClientPublic: client.Public, Server: server.Address, ServerPublic: server.Public,
+		PNS: [...]string{"client", "server"}[e.Call.PNS&1],
+	}
+	if l := e.Call.Legs[calls.Initiator]; l.Known {
+		c.ClientCallID, c.ClientPublicCallID = &l.Own, &l.Public
+	}
+	if l := e.Call.Legs[calls.Responder]; l.Known {
+		c.ServerCallID, c.ServerPublicCallID = &l.Own, &l.Public
+	}
+	if e.Kind == CallClosed {
+		c.Closing = &Closing{
+			Opened: stamp(e.Call.Since), Seconds: e.Time.Sub(e.Call.Since).Round(time.Millisecond).Seconds(), Reason: e.Call.Cause.String(),
+			ToClient: count(e.Call.Traffic[calls.Initiator]), ToServer: count(e.Call.Traffic[calls.Responder]),
+			Approximate: e.Call.Approximate,
+		}
+	}
+	return Record{Time: stamp(e.Time), Event: names[e.Kind], CallRecord: c}
+}
+
+// NewLost returns the line that stands for events that did not fit.
+func NewLost(n uint64, at time.Time) Record { return Record{Time: stamp(at), Event: "lost", Lost: n} }
+
+func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
+
+func count(t calls.Traffic) *Count {
+	if !t.Counted {
+		return nil
+	}
+	return &Count{t.Packets, t.Bytes}
+}
+
+// String is the line for people: what changes from line to line first.
+func (r Record) String() string {
+	head := fmt.Sprintf("%s %s", r.Time.Format("2006-01-02T15:04:05.000Z07:00"), r.Event)
+	if r.CallRecord == nil {
+		return fmt.Sprintf("%s events=%d", head, r.Lost)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s call=%d client=%v/%s public=%v/%s server=%v/%s", head, r.Call,
+		r.Client, idText(r.ClientCallID), r.ClientPublic, idText(r.ClientPublicCallID), r.Server, idText(r.ServerCallID))
+	if r.ServerPublic != r.Server || idText(r.ServerPublicCallID) != idText(r.ServerCallID) {
+		fmt.Fprintf(&b, " server_public=%v/%s", r.ServerPublic, idText(r.ServerPublicCallID))
+	}
+	if c := r.Closing; c != nil {
+		fmt.Fprintf(&b, " reason=%s seconds=%.3f to_client=%v to_server=%v", c.Reason, c.Seconds, c.ToClient, c.ToServer)
+		if c.Approximate {
+			b.WriteString(" approximate")
+		}
+	}
+	return b.String()
+}
+
+func idText(id *pptp.CallID) string {
+	if id == nil {
+		return "-"
+	}
+	return id.String()
+}
+
+// String is packets/bytes, "-" where nobody counted.
+func (c *Count) String() string {
+	if c == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%d/%d", c.Packets, c.Bytes)
+}

@@ -1,0 +1,80 @@
+package journal
+
+import (
+	"bytes"
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"pptpalg/alg/calls"
+)
+
+// Contents is what a journal remembers.
+type Contents struct {
+	Calls   []calls.Record // in the order of their numbers
+	Gone    []Gone         // calls that are over, the oldest first
+	Resting []calls.Resting
+	// Stale are flows that calls no longer need. The kernel may still have their
+	// entries, if the daemon died before it deleted them.
+	Stale []calls.Flow
+}
+
+// Gone is a call that is over. Its public Call IDs may still rest.
+type Gone struct {
+	Record calls.Record
+	At     time.Time
+}
+
+// read takes all whole records and returns how many bytes they and the head have. A
+// file of another identity has none.
+func read(head string, b []byte) (c Contents, whole int) {
+	size := len(b)
+	b, ours := bytes.CutPrefix(b, []byte(head))
+	if !ours {
+		return Contents{}, 0
+	}
+	all := make(map[uint64]calls.Record)
+	for len(b) > 0 {
+		kind, payload, rest, err := next(b)
+		if err != nil {
+			break
+		}
+		b = rest
+		c.add(kind, payload, all)
+	}
+	byNumber := func(a, b calls.Record) int { return cmp.Compare(a.Number, b.Number) }
+	c.Calls = slices.SortedFunc(maps.Values(all), byNumber)
+	return c, size - len(b)
+}
+
+// add takes in one record. One of a kind or a length that is unknown is left out.
+func (c *Contents) add(kind byte, payload []byte, all map[uint64]calls.Record) {
+	switch kind {
+	case kindKept:
+		if r, err := decodeKept(payload); err == nil {
+			c.outdate(all[r.Number], r.Flows())
+			all[r.Number] = r
+		}
+	case kindGone:
+		number, at, err := decodeGone(payload)
+		if r, known := all[number]; err == nil && known {
+			c.outdate(r, nil)
+			c.Gone = append(c.Gone, Gone{r, at})
+			delete(all, number)
+		}
+	case kindRest:
+		if r, err := decodeRest(payload); err == nil {
+			c.Resting = append(c.Resting, r)
+		}
+	}
+}
+
+// outdate takes note of those of a record's flows that are not needed any more.
+func (c *Contents) outdate(r calls.Record, needed []calls.Flow) {
+	for _, f := range r.AllFlows() {
+		if !slices.Contains(needed, f) {
+			c.Stale = append(c.Stale, f)
+		}
+	}
+}

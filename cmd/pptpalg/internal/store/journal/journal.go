@@ -1,0 +1,308 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"pptpalg/alg/calls"
+)
+
+// name is the journal's file name in the state directory. Its head is the format's
+// version and the kernel table's identity (see Identity).
+const (
+	name   = "calls.journal"
+	format = "pptpalg journal 1 "
+)
+
+const (
+	slack       = 1 << 20 // bytes of outdated records that are worth a rewrite
+	mostWaiting = 4 << 20 // bytes of records that wait for a disk which does not answer
+
+	patience      = 100 * time.Millisecond // for the disk to take a change
+	distrust      = time.Second            // for how long nobody waits for a disk that was late
+	openPatience  = 5 * time.Second
+	closePatience = time.Second
+)
+
+// ErrBehind says that the disk does not answer: changes are in memory alone until it does.
+var ErrBehind = errors.New("the disk of the state directory does not answer: the journal is behind")
+
+// Journal remembers changes in a file.
+//
+//	Append, Rewrite ─► memory ─► goroutine ─► file
+//	      └── wait for it, for a moment at most ──┘
+//
+// Whoever appends waits until the file has the change. If the disk does not answer in time,
+// the journal is behind: then nobody waits any more, and what is remembered meanwhile is
+// written, in its order, when the disk is back. In a file system without a disk Append writes by
+// itself.
+//
+// One goroutine at a time may use a Journal, except for Whole.
+type Journal struct {
+	file   file // the goroutine's; without one, that of the caller of flush
+	direct bool // there is no goroutine
+
+	more    chan struct{} // has an item when there may be something to write
+	settled chan struct{} // has an item when something was written
+	done    chan struct{} // closed when the goroutine has ended
+	timer   *time.Timer   // of wait
+
+	mu      sync.Mutex // guards what follows
+	fresh   []byte     // is to replace the file's contents; nil for nothing
+	waiting []byte     // is to be appended after that
+	spare   []byte     // memory for waiting
+	asked   uint64     // changes so far
+	written uint64     // those that the file has, or has refused
+	size    int64      // of the file
+	live    int64      // of the file when it was written anew
+	damaged bool       // the file lacks changes that were to be remembered
+	behind  bool       // the disk does not answer
+	trust   time.Time  // from when on it is waited for again
+	err     error      // of what was written since somebody was told last
+	closed  bool
+}
+
+// Open reads what the journal in a directory remembers of the kernel table with an
+// identity, and goes on writing it. If another process writes to it, the error is ErrTaken
+// and there is no journal. With any other error there is: it remembers nothing that it could
+// not read, and is not Whole until Rewrite finds that the directory can be used.
+func Open(dir, identity string) (*Journal, Contents, error) {
+	j := &Journal{
+		file: file{dir: dir, head: format + identity + "\n"},
+		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), done: make(chan struct{}),
+		timer: time.NewTimer(time.Hour),
+	}
+	contents, err := j.open()
+	if errors.Is(err, ErrTaken) {
+		return nil, Contents{}, err
+	}
+	return j, contents, err
+}
+
+// open waits for the file, unless the disk does not answer: then the goroutine goes on
+// waiting, and what it reads in the end comes too late to count.
+func (j *Journal) open() (Contents, error) {
+	var contents Contents
+	var err error
+	opened := make(chan struct{})
+	go func() {
+		contents, err = j.file.open()
+		close(opened)
+	}()
+	select {
+	case <-opened:
+		j.size, j.damaged, j.direct = j.file.size, err != nil, j.file.inMemory()
+		if !j.direct && !errors.Is(err, ErrTaken) {
+			go j.serve()
+		}
+		return contents, err
+	case <-time.After(openPatience):
+		j.damaged, j.behind = true, true
+		go func() {
+			<-opened
+			j.flush() // nothing as a rule: the disk is back
+			j.serve()
+		}()
+		return Contents{}, ErrBehind
+	}
+}
+
+// Append remembers changes, in one write. An error may be that of an earlier change.
+func (j *Journal) Append(keeps []calls.Keep, now time.Time) error {
+	if len(keeps) == 0 {
+		return nil
+	}
+	return j.change(func() {
+		if len(j.waiting) > mostWaiting {
+			j.waiting, j.damaged = j.waiting[:0], true
+		}
+		for _, k := range keeps {
+			if k.Gone {
+				j.waiting = appendGone(j.waiting, k.Record.Number, now)
+			} else {
+				j.waiting = appendKept(j.waiting, k.Record)
+			}
+		}
+	})
+}
+
+// Rewrite replaces the file by one that remembers just these calls and IDs, which must be all
+// there are. An error may be that of an earlier change.
+func (j *Journal) Rewrite(all []calls.Record, resting []calls.Resting) error {
+	b := []byte(j.file.head)
+	for _, r := range all {
+		b = appendKept(b, r)
+	}
+	for _, r := range resting {
+		b = appendRest(b, r)
+	}
+	return j.change(func() { j.fresh, j.waiting = b, j.waiting[:0] })
+}
+
+// Overgrown reports whether the file should be written anew: most of it is outdated, or
+// something is missing in it, and the disk answers.
+func (j *Journal) Overgrown() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return !j.behind && (j.damaged || j.size > 2*j.live+slack)
+}
+
+// Whole reports whether the file has all that was to be remembered. It may be called from any
+// goroutine.
+func (j *Journal) Whole() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return !j.behind && !j.damaged
+}
+
+// Close writes what is left, if the disk answers, and lets another process have the journal.
+func (j *Journal) Close() error {
+	if err := j.close(); err != nil {
+		return err
+	}
+	if j.direct {
+		return j.file.close()
+	}
+	j.wake()
+	select {
+	case <-j.done:
+		return j.file.close()
+	case <-time.After(closePatience):
+		return ErrBehind
+	}
+}
+
+func (j *Journal) close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return os.ErrClosed
+	}
+	j.closed = true
+	return nil
+}
+
+// change takes note of a change, and waits for it if the disk is known to answer.
+func (j *Journal) change(note func()) error {
+	j.mu.Lock()
+	if j.closed {
+		j.mu.Unlock()
+		return fmt.Errorf("append to journal: %w", os.ErrClosed)
+	}
+	note()
+	j.asked++
+	number, waits := j.asked, !j.behind && !time.Now().Before(j.trust)
+	j.mu.Unlock()
+	if j.direct {
+		j.flush()
+		return j.failed()
+	}
+	j.wake()
+	if waits && !j.wait(number) {
+		return ErrBehind
+	}
+	return j.failed()
+}
+
+func (j *Journal) wake() { signal(j.more) }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // one is on its way
+	}
+}
+
+// wait reports whether a change was written, or refused, in time.
+func (j *Journal) wait(number uint64) bool {
+	j.timer.Reset(patience)
+	defer j.timer.Stop()
+	for !j.has(number, false) {
+		select {
+		case <-j.settled:
+		case <-j.timer.C:
+			return j.has(number, true)
+		}
+	}
+	return true
+}
+
+// has reports whether a change was written. If it was not and the time for it is over, the
+// journal is behind.
+func (j *Journal) has(number uint64, over bool) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	done := j.written >= number
+	j.behind = j.behind || over && !done
+	return done
+}
+
+// failed returns the error of what was written since it was asked last.
+func (j *Journal) failed() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	err := j.err
+	j.err = nil
+	return err
+}
+
+// serve writes until the journal is closed and nothing is left.
+func (j *Journal) serve() {
+	defer close(j.done)
+	for {
+		waiting, closed := j.pending()
+		switch {
+		case waiting:
+			j.flush()
+		case closed:
+			return
+		default:
+			<-j.more
+		}
+	}
+}
+
+func (j *Journal) pending() (waiting, closed bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.fresh != nil || len(j.waiting) > 0, j.closed
+}
+
+// flush writes all that is to be written, once.
+func (j *Journal) flush() {
+	fresh, waiting, number := j.take()
+	var err error
+	if fresh != nil {
+		err = j.file.replace(fresh)
+	}
+	renewed := fresh != nil && err == nil
+	if len(waiting) > 0 {
+		err = errors.Join(err, j.file.append(waiting))
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.spare, j.written, j.size = waiting[:0], number, j.file.size
+	if renewed {
+		j.live = int64(len(fresh))
+	}
+	if err != nil {
+		j.err, j.damaged = err, true
+	}
+	if j.behind && j.fresh == nil && len(j.waiting) == 0 {
+		j.behind, j.trust = false, time.Now().Add(distrust)
+	}
+	signal(j.settled)
+}
+
+// take hands over what is to be written. Contents that are whole mend what was damaged.
+func (j *Journal) take() (fresh, waiting []byte, number uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	fresh, waiting = j.fresh, j.waiting
+	j.fresh, j.waiting = nil, j.spare
+	j.damaged = j.damaged && fresh == nil
+	return fresh, waiting, j.asked
+}

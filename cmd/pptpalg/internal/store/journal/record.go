@@ -1,0 +1,196 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"net/netip"
+	"time"
+
+	"pptpalg/alg/calls"
+	"pptpalg/alg/pptp"
+)
+
+// A record in the file:
+//
+//	kind     1 byte
+//	length   1 byte, of the payload
+//	payload
+//	checksum 4 bytes, CRC-32C of all before it
+//
+// Numbers are big-endian.
+const (
+	kindKept byte = 1 // a call as it is now
+	kindGone byte = 2 // a call is over: its number and when
+	kindRest byte = 3 // a public Call ID that rests
+)
+
+const (
+	headLen = 2
+	sumLen  = 4
+)
+
+// Payload lengths, bytes.
+const (
+	keptLen = 8 + 4*6 + 2 + 4 + 1 + 1 + 8 + 2*5
+	goneLen = 8 + 8
+	restLen = 4 + 4 + 2 + 2 + 8
+)
+
+// The byte of a call's sides.
+const (
+	pnsBit      = 1 << 0 // the PNS is the responder
+	disputedBit = 1 << 1 // conntrack says that the connection has ended
+	askerBit    = 1 << 2 // the responder requested the call
+	payerBit    = 1 << 3 // the responder is charged with it
+)
+
+func flag(set bool, bit byte) byte {
+	if set {
+		return bit
+	}
+	return 0
+}
+
+func sides(r *calls.Record) byte {
+	b := flag(r.Connection.Closing, disputedBit)
+	for bit, s := range map[byte]calls.Side{pnsBit: r.PNS, askerBit: r.Asker, payerBit: r.Payer} {
+		b |= flag(s == calls.Responder, bit)
+	}
+	return b
+}
+
+func sideOf(bit byte) calls.Side {
+	if bit != 0 {
+		return calls.Responder
+	}
+	return calls.Initiator
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+var errCut = errors.New("record is cut off or damaged")
+
+// appendKept appends the record of a call.
+func appendKept(b []byte, r calls.Record) []byte {
+	start := len(b)
+	b = append(b, kindKept, keptLen)
+	b = binary.BigEndian.AppendUint64(b, r.Number)
+	for _, a := range []netip.AddrPort{r.Connection.Original.Src, r.Connection.Original.Dst, r.Connection.Reply.Src, r.Connection.Reply.Dst} {
+		ip := a.Addr().As4()
+		b = append(b, ip[:]...)
+		b = binary.BigEndian.AppendUint16(b, a.Port())
+	}
+	b = binary.BigEndian.AppendUint16(b, r.Connection.Zone)
+	b = binary.BigEndian.AppendUint32(b, r.Connection.Mark)
+	b = append(b, sides(&r), byte(r.State))
+	b = binary.BigEndian.AppendUint64(b, uint64(r.Since.UnixNano()))
+	for _, l := range r.Legs {
+		b = append(b, flag(l.Known, 1))
+		b = binary.BigEndian.AppendUint16(b, uint16(l.Own))
+		b = binary.BigEndian.AppendUint16(b, uint16(l.Public))
+	}
+	return appendSum(b, start)
+}
+
+// appendGone appends that a call is over.
+func appendGone(b []byte, number uint64, at time.Time) []byte {
+	start := len(b)
+	b = append(b, kindGone, goneLen)
+	b = binary.BigEndian.AppendUint64(b, number)
+	b = binary.BigEndian.AppendUint64(b, uint64(at.UnixNano()))
+	return appendSum(b, start)
+}
+
+// appendRest appends a public ID that rests.
+func appendRest(b []byte, r calls.Resting) []byte {
+	start := len(b)
+	b = append(b, kindRest, restLen)
+	b = append(b, r.Public.AsSlice()...)
+	b = append(b, r.Peer.AsSlice()...)
+	b = binary.BigEndian.AppendUint16(b, r.Zone)
+	b = binary.BigEndian.AppendUint16(b, uint16(r.ID))
+	b = binary.BigEndian.AppendUint64(b, uint64(r.Until.UnixNano()))
+	return appendSum(b, start)
+}
+
+func appendSum(b []byte, start int) []byte {
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
+}
+
+// next splits the first record off. The error means that the rest is not to be
+// read.
+func next(b []byte) (kind byte, payload, rest []byte, err error) {
+	if len(b) < headLen || len(b) < headLen+int(b[1])+sumLen {
+		return 0, nil, nil, errCut
+	}
+	n := headLen + int(b[1])
+	if crc32.Checksum(b[:n], castagnoli) != binary.BigEndian.Uint32(b[n:]) {
+		return 0, nil, nil, errCut
+	}
+	return b[0], b[headLen:n], b[n+sumLen:], nil
+}
+
+func decodeKept(p []byte) (calls.Record, error) {
+	if len(p) != keptLen {
+		return calls.Record{}, errCut
+	}
+	f := fields{p}
+	r := calls.Record{Number: f.uint64()}
+	r.Connection.Original = calls.Tuple{Src: f.addrPort(), Dst: f.addrPort()}
+	r.Connection.Reply = calls.Tuple{Src: f.addrPort(), Dst: f.addrPort()}
+	r.Connection.Zone = f.uint16()
+	r.Connection.Mark = f.uint32()
+	side := f.uint8()
+	r.PNS, r.Asker, r.Payer = sideOf(side&pnsBit), sideOf(side&askerBit), sideOf(side&payerBit)
+	r.Connection.Closing = side&disputedBit != 0
+	r.State = calls.State(f.uint8())
+	r.Since = time.Unix(0, int64(f.uint64()))
+	for s := range r.Legs {
+		r.Legs[s] = calls.LegRecord{Known: f.uint8() != 0, Own: pptp.CallID(f.uint16()), Public: pptp.CallID(f.uint16())}
+	}
+	if r.State > calls.Clearing {
+		return calls.Record{}, errCut
+	}
+	return r, nil
+}
+
+func decodeGone(p []byte) (number uint64, at time.Time, err error) {
+	if len(p) != goneLen {
+		return 0, time.Time{}, errCut
+	}
+	f := fields{p}
+	return f.uint64(), time.Unix(0, int64(f.uint64())), nil
+}
+
+func decodeRest(p []byte) (calls.Resting, error) {
+	if len(p) != restLen {
+		return calls.Resting{}, errCut
+	}
+	f := fields{p}
+	return calls.Resting{
+		Public: f.addr(), Peer: f.addr(), Zone: f.uint16(), ID: pptp.CallID(f.uint16()),
+		Until: time.Unix(0, int64(f.uint64())),
+	}, nil
+}
+
+// fields takes numbers off a payload whose length was checked.
+type fields struct{ b []byte }
+
+func (f *fields) take(n int) []byte {
+	b := f.b[:n]
+	f.b = f.b[n:]
+	return b
+}
+
+func (f *fields) uint8() uint8   { return f.take(1)[0] }
+func (f *fields) uint16() uint16 { return binary.BigEndian.Uint16(f.take(2)) }
+func (f *fields) uint32() uint32 { return binary.BigEndian.Uint32(f.take(4)) }
+func (f *fields) uint64() uint64 { return binary.BigEndian.Uint64(f.take(8)) }
+
+func (f *fields) addr() netip.Addr { return netip.AddrFrom4([4]byte(f.take(4))) }
+
+func (f *fields) addrPort() netip.AddrPort {
+	a := f.addr()
+	return netip.AddrPortFrom(a, f.uint16())
+}

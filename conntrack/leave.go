@@ -1,0 +1,92 @@
+package conntrack
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+
+	"golang.org/x/sys/unix"
+
+	"pptpalg/alg/calls"
+)
+
+// ErrNoLabels says that a conntrack entry has no room for labels: it is older than
+// the first firewall rule about a label in its network namespace (nf_conntrack.h's
+// label_words), and will never have any.
+var ErrNoLabels = errors.New("conntrack entry without room for labels")
+
+// maxLabel is the last bit of an entry's labels (XT_CONNLABEL_MAXBIT).
+const maxLabel = 127
+
+// Bypass says by what an entry of a connection tells the firewall that it need not
+// be queued. The zero value is by nothing.
+type Bypass struct {
+	Mark     uint32 // bits of the connection mark, all of them; 0 for none
+	Label    uint8  // connection label, 0 to 127; used only if Labelled, and there is no Mark
+	Labelled bool
+}
+
+// Leave marks the entry of the TCP connection that has t as one of its tuples, in
+// its zone, as one that need not be queued any more. Other bits of its mark, and
+// its other labels, stay as they are. Without Mark and label it does nothing.
+//
+// The error is ErrNotFound where there is no such entry, and ErrNoLabels where it
+// cannot have the label.
+func (c *Conn) Leave(t calls.Tuple, zone uint16, b Bypass) error {
+	if b.Mark == 0 && !b.Labelled {
+		return nil
+	}
+	if err := c.leave(t, zone, b); err != nil {
+		return fmt.Errorf("mark conntrack entry of TCP %v as left alone: %w", t, err)
+	}
+	return nil
+}
+
+func (c *Conn) leave(t calls.Tuple, zone uint16, b Bypass) error {
+	if err := checkIPv4(t.Src.Addr(), t.Dst.Addr()); err != nil {
+		return err
+	}
+	if b.Mark == 0 && b.Label > maxLabel {
+		return fmt.Errorf("label %d is above %d", b.Label, maxLabel)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.exchange(leaveRequest(tcp(t), zone, b), nil, nil)
+	if errors.Is(err, unix.ENOSPC) {
+		return ErrNoLabels
+	}
+	return err
+}
+
+// leaveRequest sets bits of the entry of which t is a tuple, and creates none.
+//
+// The kernel clears the bits of the mask and flips those of the value
+// (ctnetlink_change_mark, replace_u32 in nf_conntrack_labels.c), so that the same
+// bits in both set them. Labels that the attribute is too short for are cleared.
+func leaveRequest(t tuple, zone uint16, b Bypass) request {
+	return request{kind: msgNew, attrs: func(ae *encoder) {
+		t.encode(ae, ctaTupleOrig)
+		if b.Mark != 0 {
+			ae.put32(ctaMark, b.Mark)
+			ae.put32(ctaMarkMask, b.Mark)
+		} else {
+			label := labelBits(b.Label)
+			ae.put(ctaLabels, label[:]...)
+			ae.put(ctaLabelsMask, label[:]...)
+		}
+		encodeZone(ae, zone)
+	}}
+}
+
+// labelBits returns an entry's labels with one of them set: a bitmap of unsigned
+// longs (struct nf_conn_labels).
+func labelBits(label uint8) (b [(maxLabel + 1) / 8]byte) {
+	word, bit := int(label)/bits.UintSize, int(label)%bits.UintSize
+	if bits.UintSize == 64 {
+		binary.NativeEndian.PutUint64(b[8*word:], 1<<bit)
+	} else {
+		binary.NativeEndian.PutUint32(b[4*word:], 1<<bit)
+	}
+	return b
+}

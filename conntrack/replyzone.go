@@ -1,0 +1,148 @@
+package conntrack
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"pptpalg/alg/calls"
+)
+
+// The zones in which the reply tuples lie of flows whose own key is 0: see "Own key 0" in the
+// package's documentation. There are two of them, since the kernel refuses an entry whose
+// original tuple is another one's reply tuple in the zone of its own reply
+// (nf_conntrack_find_get): the original tuple of a flow to Call ID 0 is the reply tuple of the
+// flow that comes back.
+const (
+	zoneTranslated = 65002 // of flows whose destination is translated
+	zoneOther      = 65003
+)
+
+// replyZone returns the zone of the reply tuple of f's entry alone, 0 if it has none.
+func replyZone(f calls.Flow) uint16 {
+	switch {
+	case f.NewKey != 0 || f.Zone != 0:
+		return 0
+	case f.NewDst != f.Dst:
+		return zoneTranslated
+	}
+	return zoneOther
+}
+
+// The zones of reply tuples of flows that leave as another one does: see "Two flows that leave
+// alike" in the package's documentation. As above, those whose destination is translated have
+// zones of their own, the odd ones.
+const (
+	zoneSpare  = 64000
+	zonesSpare = 500 // of either kind
+)
+
+// spareZone returns the zone of a flow's reply tuple after so many that were taken.
+func spareZone(f calls.Flow, taken int) uint16 {
+	a := f.Src.As4()
+	h := uint32(f.Key)
+	for _, b := range a {
+		h = h*31 + uint32(b)
+	}
+	z := zoneSpare + 2*uint16((h+uint32(taken))%zonesSpare)
+	if f.NewDst != f.Dst {
+		z++
+	}
+	return z
+}
+
+// replyZoneOf reports whether the reply tuple of an entry of f may lie in a zone.
+func replyZoneOf(f calls.Flow, zone uint16) bool {
+	spare := zone >= zoneSpare && zone < zoneSpare+2*zonesSpare && (zone%2 == 1) == (f.NewDst != f.Dst)
+	return zone == 0 || zone == replyZone(f) || spare && f.Zone == 0
+}
+
+// entryOf returns the entry of a flow as this kernel takes it.
+func (c *Conn) entryOf(f calls.Flow) entry {
+	e := flowEntry(f)
+	if c.noZones {
+		e.reply.zone = 0
+	}
+	return e
+}
+
+// outdated reports whether an entry is as earlier releases made it for a flow whose own
+// key is 0: its reply tuple is in the zone of packets.
+func (e *entry) outdated() bool {
+	f, ours := e.flow()
+	return ours && e.reply.zone == 0 && replyZone(f) != 0
+}
+
+// Renew makes the entries anew that an earlier release has made and that would be made
+// otherwise today, if mine says so of their flows. It returns how many there were. It walks
+// the whole table once.
+func (c *Conn) Renew(mine func(calls.Flow) bool) (renewed int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.noZones {
+		return 0, nil
+	}
+	old, err := list(c, byProto(unix.IPPROTO_GRE), func(e *entry) (entry, bool) { return *e, e.outdated() })
+	for _, e := range old {
+		if f, _ := e.flow(); mine(f) {
+			err = errors.Join(err, c.replace(e, f))
+			renewed++
+		}
+	}
+	if err != nil {
+		return renewed, fmt.Errorf("renew GRE entries: %w", err)
+	}
+	return renewed, nil
+}
+
+// replace makes the entry of a flow anew. It is deleted in the datagram in which its
+// successor is created. A packet that comes between the two is dealt with as by Create.
+func (c *Conn) replace(old entry, f calls.Flow) error {
+	c.out.reset()
+	c.out.add(deleteRequest(old.orig, f.Zone, old.id))
+	c.out.add(createRequest(c.entryOf(f)))
+	if err := c.send(nil)[1]; err != nil {
+		return c.create(f, nil)
+	}
+	return nil
+}
+
+// lent returns flows that an entry translates beside its own, if it has both keys 0 and each
+// of its directions is open to packets: the kernel has made it of somebody's packets, of a
+// tunnel perhaps, and they were answered; or it is the entry of a flow whose reply tuple lies in the
+// zone of packets. A flow to Call ID 0 has the same tuple, and needs no entry where this one
+// translates as its own would.
+func (e *entry) lent() []calls.Flow {
+	if e.orig.proto != unix.IPPROTO_GRE || e.status&statusSeenReply == 0 || e.helper != "" || e.orig.zone|e.reply.zone != 0 ||
+		e.orig.Src.Port()|e.reply.Src.Port()|e.reply.Dst.Port() != 0 {
+		return nil
+	}
+	back := translation(e.reply, e.orig, e.both)
+	if _, ours := e.flow(); ours {
+		return []calls.Flow{back}
+	}
+	if e.orig.Dst.Port() != 0 {
+		return nil
+	}
+	return []calls.Flow{back, translation(e.orig, e.reply, e.both)}
+}
+
+// translation returns what becomes of packets of key 0 that have one tuple of an entry,
+// given the other one.
+func translation(from, to tuple, zone uint16) calls.Flow {
+	return calls.Flow{
+		Src: from.Src.Addr(), Dst: from.Dst.Addr(),
+		NewSrc: to.Dst.Addr(), NewDst: to.Src.Addr(), Zone: zone,
+	}
+}
+
+// lends reports whether f needs no entry because of this one.
+func (e *entry) lends(f calls.Flow) bool {
+	for _, lent := range e.lent() {
+		if lent == f.Unmarked() {
+			return true
+		}
+	}
+	return false
+}

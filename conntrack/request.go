@@ -1,0 +1,236 @@
+package conntrack
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"pptpalg/alg/calls"
+)
+
+// request is one message to the kernel, with its attributes yet to be encoded.
+type request struct {
+	kind  netlink.HeaderType
+	flags netlink.HeaderFlags
+	attrs func(*encoder)
+}
+
+// outbox is the messages of one datagram yet to be sent, in memory that is used
+// again for the next.
+type outbox struct {
+	encoder
+	at []int // where in the buffer each message begins
+}
+
+func (o *outbox) reset() { o.b, o.at = o.b[:0], o.at[:0] }
+
+// add encodes a request. What sending it needs is left open: see number.
+func (o *outbox) add(r request) {
+	at := len(o.b)
+	o.at = append(o.at, at)
+	o.b = binary.NativeEndian.AppendUint32(o.b, 0)
+	o.b = binary.NativeEndian.AppendUint16(o.b, uint16(r.kind))
+	o.b = binary.NativeEndian.AppendUint16(o.b, uint16(netlink.Request|r.flags))
+	o.b = append(o.b, 0, 0, 0, 0, 0, 0, 0, 0)                // sequence; port: the socket's
+	o.b = append(o.b, unix.AF_INET, unix.NFNETLINK_V0, 0, 0) // struct nfgenmsg
+	r.attrs(&o.encoder)
+	binary.NativeEndian.PutUint32(o.b[at:], uint32(len(o.b)-at))
+}
+
+// number gives the messages the sequence numbers from first on. Only the last one
+// is to be acknowledged, and not even that if it asks for entries, which are the
+// answer: the kernel carries the messages out in order, each to its end, and
+// answers a failure unasked (netlink_rcv_skb in af_netlink.c).
+//
+// bare says that the last message's answer is an entry, with no end after it.
+func (o *outbox) number(first uint32) (bare bool) {
+	for i, at := range o.at {
+		binary.NativeEndian.PutUint32(o.b[at+8:], first+uint32(i))
+	}
+	last := o.b[o.at[len(o.at)-1]:]
+	kind, flags := netlink.HeaderType(binary.NativeEndian.Uint16(last[4:])), netlink.HeaderFlags(binary.NativeEndian.Uint16(last[6:]))
+	if kind != msgGet {
+		binary.NativeEndian.PutUint16(last[6:], uint16(flags|netlink.Acknowledge))
+	}
+	return kind == msgGet && flags&netlink.Dump == 0
+}
+
+// getRequest asks for the entry of which t is a tuple, of either direction. The
+// kernel looks in one zone.
+func getRequest(t tuple, zone uint16) request {
+	return request{kind: msgGet, attrs: func(ae *encoder) {
+		t.encode(ae, ctaTupleOrig)
+		encodeZone(ae, zone)
+	}}
+}
+
+// createRequest puts e into the table, and is refused with EEXIST if one of its
+// tuples is there.
+func createRequest(e entry) request {
+	return request{kind: msgNew, flags: netlink.Create | netlink.Excl, attrs: func(ae *encoder) { e.encode(ae) }}
+}
+
+// markRequest gives another mark to the entry of which t is a tuple. It creates
+// none: without one the answer is ENOENT.
+func markRequest(t tuple, zone uint16, mark uint32) request {
+	return request{kind: msgNew, attrs: func(ae *encoder) {
+		t.encode(ae, ctaTupleOrig)
+		ae.put32(ctaMark, mark)
+		encodeZone(ae, zone)
+	}}
+}
+
+// deleteRequest takes the entry of which t is a tuple out of the table; with an
+// id other than 0, only if it is the entry's.
+//
+// The tuple is never left out: a delete without one empties the whole table.
+func deleteRequest(t tuple, zone uint16, id uint32) request {
+	return request{kind: msgDelete, attrs: func(ae *encoder) {
+		t.encode(ae, ctaTupleOrig)
+		encodeZone(ae, zone)
+		if id != 0 {
+			ae.put32(ctaID, id)
+		}
+	}}
+}
+
+// filter says which entries a dump is about. A kernel before 5.8 takes no notice
+// of it, and a later one may know no such filter, so what comes is looked at
+// again with match. Of the two tuples, the one with flags counts.
+type filter struct {
+	orig, reply           tuple
+	origFlags, replyFlags filterFlags
+	match                 func(*entry) bool
+}
+
+// byProto filters by protocol: f(tuple).
+func byProto(proto uint8) filter {
+	return filter{
+		orig:      tuple{proto: proto},
+		origFlags: filterProto,
+		match:     func(e *entry) bool { return e.orig.proto == proto },
+	}
+}
+
+// byPort filters the TCP connections by original destination port.
+func byPort(port uint16) filter {
+	f := byProto(unix.IPPROTO_TCP)
+	f.orig.Dst = netip.AddrPortFrom(netip.Addr{}, port)
+	f.origFlags |= filterDstPort
+	f.match = func(e *entry) bool {
+		return e.orig.proto == unix.IPPROTO_TCP && e.orig.Dst.Port() == port
+	}
+	return f
+}
+
+// byTuple returns two filters, since the kernel's demands both tuples at once:
+// the TCP entries whose original tuple is t, and those whose reply tuple is.
+func byTuple(t calls.Tuple) [2]filter {
+	tcp := tuple{Tuple: t, proto: unix.IPPROTO_TCP}
+	match := func(e *entry) bool { return e.has(unix.IPPROTO_TCP, t) }
+	return [2]filter{
+		{orig: tcp, origFlags: filterTuple, match: match},
+		{reply: tcp, replyFlags: filterTuple, match: match},
+	}
+}
+
+// dumpRequest asks for all IPv4 entries of all zones that pass the filter, or
+// simply all of them.
+func dumpRequest(f filter, inKernel bool) request {
+	return request{kind: msgGet, flags: netlink.Dump, attrs: func(ae *encoder) {
+		if inKernel {
+			f.encode(ae)
+		}
+	}}
+}
+
+func (f filter) encode(ae *encoder) {
+	if f.origFlags != 0 {
+		f.orig.encode(ae, ctaTupleOrig)
+	}
+	if f.replyFlags != 0 {
+		f.reply.encode(ae, ctaTupleReply)
+	}
+	ae.nest(ctaFilter, func(ae *encoder) {
+		ae.putNative32(ctaFilterOrigFlags, uint32(f.origFlags))
+		ae.putNative32(ctaFilterReplyFlags, uint32(f.replyFlags))
+	})
+}
+
+func (e *entry) encode(ae *encoder) {
+	e.orig.encode(ae, ctaTupleOrig)
+	e.reply.encode(ae, ctaTupleReply)
+	ae.put32(ctaStatus, uint32(e.status))
+	ae.put32(ctaTimeout, e.timeout)
+	ae.put32(ctaMark, e.mark)
+	encodeZone(ae, e.both)
+	encodeNAT(ae, ctaNATDst, e.natDst)
+	encodeNAT(ae, ctaNATSrc, e.natSrc)
+	encodeTCP(ae, e.tcp)
+}
+
+// encode writes the tuple; without addresses, where a filter needs none.
+func (t tuple) encode(ae *encoder, as uint16) {
+	ae.nest(as, func(ae *encoder) {
+		if t.Src.IsValid() && t.Dst.IsValid() {
+			ae.nest(ctaTupleIP, func(ae *encoder) {
+				ae.putAddr(ctaIPv4Src, t.Src.Addr())
+				ae.putAddr(ctaIPv4Dst, t.Dst.Addr())
+			})
+		}
+		ae.nest(ctaTupleProto, func(ae *encoder) {
+			ae.put(ctaProtoNum, t.proto)
+			ae.put16(ctaProtoSrcPort, t.Src.Port())
+			ae.put16(ctaProtoDstPort, t.Dst.Port())
+		})
+		if t.zone != 0 {
+			ae.put16(ctaTupleZone, t.zone)
+		}
+	})
+}
+
+// encodeZone leaves the default zone out: a kernel without zones refuses the
+// attribute.
+func encodeZone(ae *encoder, zone uint16) {
+	if zone != 0 {
+		ae.put16(ctaZone, zone)
+	}
+}
+
+// encodeNAT writes the one address of a NAT range and, unless it is 0, the one
+// port; or nothing.
+func encodeNAT(ae *encoder, as uint16, to netip.AddrPort) {
+	if !to.IsValid() {
+		return
+	}
+	ae.nest(as, func(ae *encoder) {
+		ae.putAddr(ctaNATv4MinIP, to.Addr())
+		ae.putAddr(ctaNATv4MaxIP, to.Addr())
+		if to.Port() != 0 {
+			ae.nest(ctaNATProto, func(ae *encoder) {
+				ae.put16(ctaProtoNATPortMin, to.Port())
+				ae.put16(ctaProtoNATPortMax, to.Port())
+			})
+		}
+	})
+}
+
+// encodeTCP writes the state of a TCP connection that the kernel is to track from
+// here on, or nothing.
+func encodeTCP(ae *encoder, s tcpState) {
+	if s == 0 {
+		return
+	}
+	const flags = byte(tcpFlagsRevived)
+	ae.nest(ctaProtoInfo, func(ae *encoder) {
+		ae.nest(ctaProtoInfoTCP, func(ae *encoder) {
+			ae.put(ctaProtoInfoTCPState, byte(s))
+			ae.put(ctaProtoInfoTCPWscaleOrig, tcpMaxWscale)
+			ae.put(ctaProtoInfoTCPWscaleReply, tcpMaxWscale)
+			ae.put(ctaProtoInfoTCPFlagsOrig, flags, flags)
+			ae.put(ctaProtoInfoTCPFlagsReply, flags, flags)
+		})
+	})
+}
