@@ -118,6 +118,14 @@ func (h *half) believe() {
 // finished reports whether both ends have sent their FIN.
 func (d *dialogue) finished() bool { return d.halves[0].fin && d.halves[1].fin }
 
+// parts reports whether both ends have sent a FIN, and one of the two is believed. The last
+// acknowledgement may be a segment without data, which the rules do not queue: of the other FIN
+// conntrack tells.
+func (d *dialogue) parts() bool {
+	a, b := &d.halves[0], &d.halves[1]
+	return a.fin && b.unsure || b.fin && a.unsure
+}
+
 // certain reports whether a RST of either end can be checked against its stream.
 func (d *dialogue) certain() bool {
 	return d.halves[0].stream.Certain() && d.halves[1].stream.Certain()
@@ -130,7 +138,7 @@ func (d *dialogue) certain() bool {
 // what ended before a restart, conntrack is the judge; but not if it said so before that
 // restart already, and was not believed.
 func (d *dialogue) believes(c *calls.Connection) bool {
-	return c.Closing && (d.pass != Read || c.Reset && !d.certain() || d.unseen && !d.control.Disputed())
+	return c.Closing && (d.pass != Read || d.parts() || c.Reset && !d.certain() || d.unseen && !d.control.Disputed())
 }
 
 // patience is how long segments may still come after Leave: those that were queued

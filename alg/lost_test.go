@@ -165,6 +165,19 @@ func TestClosedInConntrack(t *testing.T) {
 			w.ed.Sweep([]calls.Connection{w.conn}, w.now.Add(1), w.now.Add(1))
 			return w.restart()
 		}, false, false},
+		{"after a restart, FINs of both", func(t *testing.T) *wire {
+			w := restored(t)
+			w.segment(client, fin, w.seq[0], nil)
+			w.segment(server, fin, w.seq[1], nil)
+			return w
+		}, false, true},
+		{"after a restart, FINs of both, and one is acknowledged", func(t *testing.T) *wire {
+			w := restored(t)
+			w.segment(client, fin, w.seq[0], nil)
+			w.seq[0] = w.seq[0].Add(1)
+			w.segment(server, fin, w.seq[1], nil)
+			return w
+		}, false, false},
 		{"with a gap, which anybody can pretend", func(t *testing.T) *wire {
 			w := half(t)
 			w.segment(server, fin, w.seq[1].Add(100), nil)
