@@ -45,8 +45,8 @@ func BenchmarkMemory(b *testing.B) {
 			for b.Loop() {
 				before := heap()
 				r := many(b, n)
-				r.table.Keeps() // as who keeps a journal does, with every packet
-				r.table.Keeps()
+				r.table.Events() // as their takers do, with every packet
+				r.table.Events()
 				b.ReportMetric(float64(heap()-before)/float64(n), "B/call")
 				if r.table.Calls() != n {
 					b.Fatalf("%d calls", r.table.Calls())

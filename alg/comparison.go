@@ -158,7 +158,7 @@ func (c *Comparison) Keep(l *Lost) {
 // Sweep ends the connections that conntrack no longer has as they were, or has as closed,
 // and forgets those that have ended long ago. With its last slice it lets time pass
 // in the call table. The changes are valid until the editor is used again.
-func (c *Comparison) Sweep(most int, now time.Time) (changes []calls.Change, more bool) {
+func (c *Comparison) Sweep(most int, now time.Time) (changes []calls.Event, more bool) {
 	at := c.ed.since(now)
 	more = c.walk(&c.sweep, most, func(d *dialogue) {
 		if d.opened < c.asked && !(d.found == c.pass && d.alive) {
@@ -170,7 +170,7 @@ func (c *Comparison) Sweep(most int, now time.Time) (changes []calls.Change, mor
 		c.ed.forgetBefore(&c.ed.lost, at-lostLinger)
 		c.ed.table.Expire(now)
 	}
-	return c.ed.table.Changes(), more
+	return c.ed.table.Events(), more
 }
 
 // ending is why a connection ends that conntrack does not have as it was.
@@ -183,14 +183,14 @@ func (d *dialogue) ending() calls.Cause {
 
 // EndIdle ends the calls on connections that have been silent since a time, if GRE
 // has been as silent: silent tells. The changes are valid until the editor is used again.
-func (c *Comparison) EndIdle(most int, since time.Time, silent func(calls.Record) bool, now time.Time) (changes []calls.Change, more bool) {
+func (c *Comparison) EndIdle(most int, since time.Time, silent func(calls.Record) bool, now time.Time) (changes []calls.Event, more bool) {
 	at := c.ed.since(since)
 	more = c.walk(&c.idle, most, func(d *dialogue) {
 		if !d.over && d.heard < at {
 			d.control.EndIf(silent, calls.Idle, now)
 		}
 	})
-	return c.ed.table.Changes(), more
+	return c.ed.table.Events(), more
 }
 
 // Records appends the calls to records that a restart is to find.
@@ -205,7 +205,7 @@ func (c *Comparison) Records(most int, records []calls.Record) (_ []calls.Record
 
 // Sweep is Comparison.Sweep in one slice. live is what conntrack had at a time
 // not before asked.
-func (e *Editor) Sweep(live []calls.Connection, asked, now time.Time) []calls.Change {
+func (e *Editor) Sweep(live []calls.Connection, asked, now time.Time) []calls.Event {
 	c := e.Compare(asked)
 	c.Found(live)
 	changes, _ := c.Sweep(len(e.all), now)

@@ -49,7 +49,7 @@ func TestCompare(t *testing.T) {
 				t.Errorf("missing: %v", lost)
 			}
 			changes, more := c.Sweep(10, asked)
-			ended := slices.ContainsFunc(changes, func(c calls.Change) bool { return c.Kind == calls.Closed })
+			ended := slices.ContainsFunc(changes, func(c calls.Event) bool { return c.Kind == calls.Closed })
 			if ended != tt.ends || more {
 				t.Errorf("ended: %v, more %v", ended, more)
 			}

@@ -134,7 +134,7 @@ func (w *world) finish() {
 		l.send(server, 0, len(l.ways[server].said))
 		for _, from := range []calls.Side{client, server} {
 			l.segment(from, packet.FIN|packet.ACK, l.at(from, len(l.ways[from].said)), nil)
-			w.kernel.apply(l.last.Changes)
+			w.kernel.apply(l.last.Events)
 		}
 		for _, a := range l.anomalies() {
 			if a != UnknownCall {
@@ -182,7 +182,7 @@ func leaves(f calls.Flow) calls.Flow {
 	return calls.Flow{NewSrc: f.NewSrc, NewDst: f.NewDst, NewKey: f.NewKey}
 }
 
-func (k kernel) apply(changes []calls.Change) {
+func (k kernel) apply(changes []calls.Event) {
 	for _, c := range changes {
 		switch c.Kind {
 		case calls.Install:

@@ -265,7 +265,7 @@ func (e *Editor) take(local bool) {
 	if e.out.Leave = t.leaves(); e.out.Leave {
 		e.out.Reason = t.pass // the last that is heard of it
 	}
-	e.out.Changes = e.table.Changes()
+	e.out.Events = e.table.Events()
 }
 
 // hail lets a SYN pass. Its data, if it has any, is read when it was accepted.

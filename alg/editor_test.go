@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
@@ -33,18 +34,18 @@ func TestTwoClientsWithOneCallID(t *testing.T) {
 	if pubA != 7 || pubB == 7 || pubB == 0 {
 		t.Fatalf("the server sees %v and %v, want 7 kept and another drawn", pubA, pubB)
 	}
-	want := []calls.Change{
-		{Kind: calls.Opened, Call: 2},
+	want := []calls.Event{
 		{Kind: calls.Install, Flow: calls.Flow{
 			Src: serverAddr, Dst: gatewayAddr, Key: pubB,
 			NewSrc: serverAddr, NewDst: netip.MustParseAddr("10.0.0.11"), NewKey: 7,
 		}},
+		{Kind: calls.Opened, Call: calls.Record{Number: 2}},
 		{Kind: calls.Install, Flow: calls.Flow{
 			Src: netip.MustParseAddr("10.0.0.11"), Dst: serverAddr, Key: 101,
 			NewSrc: gatewayAddr, NewDst: serverAddr, NewKey: 101,
 		}},
 	}
-	if diff := cmp.Diff(want, b.changes, cmp.Comparer(func(x, y netip.Addr) bool { return x == y })); diff != "" {
+	if diff := cmp.Diff(want, b.changes, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); diff != "" {
 		t.Errorf("changes (-want +got):\n%s", diff)
 	}
 	// A client's Set-Link-Info carries the server's ID and stays; the server's
@@ -404,7 +405,7 @@ func TestEndOfTCP(t *testing.T) {
 		{"RST that does not fit", func(w *wire) { w.segment(server, packet.RST, w.seq[1].Add(5), nil) }, 1, 0},
 		{"conntrack lost it", func(w *wire) {
 			w.now = w.now.Add(1)
-			w.changes = append(w.changes, w.ed.Sweep(nil, w.now, w.now)...)
+			w.changes = append(w.changes, brief(w.ed.Sweep(nil, w.now, w.now))...)
 		}, 0, calls.Lost},
 	}
 	for _, tt := range tests {
@@ -420,7 +421,7 @@ func TestEndOfTCP(t *testing.T) {
 			if tt.left == 1 {
 				return
 			}
-			if len(w.changes) != 3 || w.changes[2] != (calls.Change{Kind: calls.Closed, Call: 1, Cause: tt.cause}) {
+			if len(w.changes) != 3 || w.changes[2] != (calls.Event{Kind: calls.Closed, Call: calls.Record{Number: 1}, Cause: tt.cause}) {
 				t.Errorf("changes: %v", w.changes)
 			}
 		})
@@ -484,7 +485,7 @@ func TestOwnClientsIDIsNotGivenAway(t *testing.T) {
 	})
 	raw := tcp(t, own.conn.Original, packet.ACK, 1, 1, message(pptp.OutgoingCallRequest, 7, 0, 0))
 	seg, _ := packet.Parse(raw)
-	if out := r.ed.Edit(seg, true, r.now); out.Verdict != Accept || len(out.Changes) != 1 {
+	if out := r.ed.Edit(seg, true, r.now); out.Verdict != Accept || len(out.Events) != 1 {
 		t.Fatalf("the gateway's own request: %+v", out)
 	}
 	if public := r.masqueraded(insideAddr).handshake().outgoing(7, 9); public == 7 {

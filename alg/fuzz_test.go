@@ -24,12 +24,12 @@ func FuzzEditor(f *testing.F) {
 		r := newRig(t)
 		crowd(r, 7)
 		wires := []*wire{r.masqueraded(insideAddr).handshake(), r.masqueraded(netip.MustParseAddr("10.0.0.11"))}
-		var changes []calls.Change
+		var changes []calls.Event
 		for len(b) >= 2 {
 			op, n := b[0], min(int(b[1]), len(b)-2)
 			w, from := wires[op>>1&1], calls.Side(op&1)
 			fuzzSegment(t, w, from, op, bytes.Clone(b[2:2+n]))
-			changes = append(changes, w.last.Changes...)
+			changes = append(changes, w.last.Events...)
 			b = b[2+n:]
 		}
 		checkFlows(t, changes)
@@ -61,7 +61,7 @@ func fuzzSegment(t *testing.T, w *wire, from calls.Side, op byte, payload []byte
 
 // checkFlows plays changes to a model of the kernel's table: what is removed was
 // installed, and no two flows enter the same way.
-func checkFlows(t *testing.T, changes []calls.Change) {
+func checkFlows(t *testing.T, changes []calls.Event) {
 	type way struct {
 		src, dst netip.Addr
 		key      pptp.CallID

@@ -206,7 +206,7 @@ func TestWhatIsLeftIsNeverEdited(t *testing.T) {
 				rt.Fatal("a connection of the gateway itself is left")
 			}
 			left = left || leave
-			if left && (w.last.Verdict != Accept || len(w.last.Changes) > 0 || w.last.Reason == Read) {
+			if left && (w.last.Verdict != Accept || len(w.last.Events) > 0 || w.last.Reason == Read) {
 				rt.Fatalf("after it was left: %v, %v", w.last.Verdict, w.last.Reason)
 			}
 		}

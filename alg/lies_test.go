@@ -164,7 +164,7 @@ func (w *liars) segment(l *wire, from calls.Side, flags packet.Flags, at packet.
 	if len(got) != len(b) || l.last.Verdict != Edited && !bytes.Equal(got, b) {
 		w.rt.Fatalf("% x became % x, %v", b, got, l.last.Verdict)
 	}
-	w.apply(l.last.Changes)
+	w.apply(l.last.Events)
 	return got
 }
 
@@ -246,7 +246,7 @@ func (w *liars) restart() {
 	before := w.calls(-1)
 	w.again(w.cfg, mostConnections)
 	clear(w.kernel)
-	w.apply(w.table.Changes()) // which has them anew
+	w.apply(w.table.Events()) // which has them anew
 	if diff := cmp.Diff(before, w.calls(-1), same); diff != "" {
 		w.rt.Fatalf("calls have changed by a restart (-was +is):\n%s", diff)
 	}
@@ -255,7 +255,7 @@ func (w *liars) restart() {
 // mostConnections is fewer than there are.
 const mostConnections = 5
 
-func (w *liars) apply(changes []calls.Change) {
+func (w *liars) apply(changes []calls.Event) {
 	for _, c := range changes {
 		enters := calls.Flow{Src: c.Flow.Src, Dst: c.Flow.Dst, Key: c.Flow.Key}
 		there, taken := w.kernel[enters]

@@ -246,7 +246,7 @@ func TestClosedThenGone(t *testing.T) {
 	}
 }
 
-func (w *wire) wantEnd(changes []calls.Change, cause calls.Cause) {
+func (w *wire) wantEnd(changes []calls.Event, cause calls.Cause) {
 	w.t.Helper()
 	for _, c := range changes {
 		if c.Kind == calls.Closed {

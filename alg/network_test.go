@@ -102,7 +102,7 @@ func (l *line) send(from calls.Side, at, n int) {
 	}
 	l.seq[from.Other()] = l.at(from.Other(), len(l.ways[from.Other()].got)) // what it acknowledges
 	b := l.segment(from, packet.ACK, l.at(from, at), bytes.Clone(w.said[at:at+n]))
-	l.world.kernel.apply(l.last.Changes)
+	l.world.kernel.apply(l.last.Events)
 	if l.last.Leave {
 		l.world.rt.Fatalf("%v, which is edited, is left", l.conn.Original)
 	}

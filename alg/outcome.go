@@ -138,9 +138,9 @@ type Translation struct{ From, To pptp.CallID }
 type Outcome struct {
 	Verdict   Verdict
 	Reason    Reason
-	Leave     bool           // no later segment of the connection need come: see the package's words
-	Reset     bool           // its sender is to get a RST: see Editor.ResetLost
-	Changes   []calls.Change // to be carried out in order, before the packet is let go
-	Messages  []Message      // whose Call IDs and result were read to their end
+	Leave     bool          // no later segment of the connection need come: see the package's words
+	Reset     bool          // its sender is to get a RST: see Editor.ResetLost
+	Events    []calls.Event // flows are to be translated before the packet is let go
+	Messages  []Message     // whose Call IDs and result were read to their end
 	Anomalies []Anomaly
 }

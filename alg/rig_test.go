@@ -45,7 +45,7 @@ type wire struct {
 	seq      [2]packet.Seq // next byte to send
 	received [2][]byte     // by the side that receives
 	last     Outcome
-	changes  []calls.Change
+	changes  []calls.Event
 	noted    []Anomaly
 }
 
@@ -116,10 +116,21 @@ func (w *wire) segment(from calls.Side, flags packet.Flags, seq packet.Seq, payl
 		w.t.Fatal(err)
 	}
 	w.last = w.ed.Edit(seg, false, w.now)
-	w.changes = append(w.changes, w.last.Changes...)
+	w.changes = append(w.changes, brief(w.last.Events)...)
 	w.noted = append(w.noted, w.last.Anomalies...)
 	verifyChecksum(w.t, raw)
 	return seg.Payload()
+}
+
+// brief leaves of events the flows, which calls began and ended, and their numbers.
+func brief(events []calls.Event) (left []calls.Event) {
+	for _, e := range events {
+		if e.Kind <= calls.Opened || e.Kind == calls.Closed {
+			e.Call = calls.Record{Number: e.Call.Number}
+			left = append(left, e)
+		}
+	}
+	return left
 }
 
 func (w *wire) anomalies() []Anomaly {

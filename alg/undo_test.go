@@ -93,8 +93,8 @@ func TestUndoTellsBothForms(t *testing.T) {
 	if len(w.last.Messages) != 1 || w.last.Messages[0] != want {
 		t.Errorf("messages %+v, want %+v", w.last.Messages, want)
 	}
-	if len(w.last.Changes) == 0 || r.table.Calls() != 2 {
-		t.Errorf("the call was not established: %+v", w.last.Changes)
+	if len(w.last.Events) == 0 || r.table.Calls() != 2 {
+		t.Errorf("the call was not established: %+v", w.last.Events)
 	}
 }
 

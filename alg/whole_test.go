@@ -24,7 +24,7 @@ var nobody = Witness{
 }
 
 // EndIdle is Comparison.EndIdle in one slice.
-func (e *Editor) EndIdle(since time.Time, silent func(calls.Record) bool, now time.Time) []calls.Change {
+func (e *Editor) EndIdle(since time.Time, silent func(calls.Record) bool, now time.Time) []calls.Event {
 	c := Comparison{ed: e, idle: len(e.all)}
 	changes, _ := c.EndIdle(len(e.all), since, silent, now)
 	return changes

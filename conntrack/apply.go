@@ -25,7 +25,7 @@ const batch = 64
 // something is to be removed. Other requests get their turn
 // between one batch and the next, so that this may go on for long on a Conn that
 // others use.
-func (c *Conn) Apply(changes []calls.Change) (failed map[int]error) {
+func (c *Conn) Apply(changes []calls.Event) (failed map[int]error) {
 	return c.applyAll(changes, manner{})
 }
 
@@ -34,13 +34,13 @@ func (c *Conn) Apply(changes []calls.Change) (failed map[int]error) {
 // entry goes in one datagram with its delete, right before it: only what comes in the
 // microsecond between the two is missed. A flow of which nothing is shown was not
 // there, or nobody counted. counted may not use the Conn.
-func (c *Conn) ApplyCounting(changes []calls.Change, counted func(calls.Flow, calls.Traffic)) (failed map[int]error) {
+func (c *Conn) ApplyCounting(changes []calls.Event, counted func(calls.Flow, calls.Traffic)) (failed map[int]error) {
 	return c.applyAll(changes, manner{counted: counted})
 }
 
 // ApplyLate is Apply for flows that ended some time ago: an entry that is not a flow's
 // own is left alone, as by Delete.
-func (c *Conn) ApplyLate(changes []calls.Change) (failed map[int]error) {
+func (c *Conn) ApplyLate(changes []calls.Event) (failed map[int]error) {
 	return c.applyAll(changes, manner{late: true})
 }
 
@@ -50,7 +50,7 @@ type manner struct {
 	counted func(calls.Flow, calls.Traffic) // as by ApplyCounting; nil for nobody
 }
 
-func (c *Conn) applyAll(changes []calls.Change, how manner) (failed map[int]error) {
+func (c *Conn) applyAll(changes []calls.Event, how manner) (failed map[int]error) {
 	for at := 0; at < len(changes); {
 		n := together(changes[at:])
 		failed = c.apply(changes[at:at+n], how, at, failed)
@@ -62,7 +62,7 @@ func (c *Conn) applyAll(changes []calls.Change, how manner) (failed map[int]erro
 // together returns how many of the changes, one at least, can share datagrams:
 // none that has a tuple in common with an Install before it, since it is that one's
 // entry which it must meet.
-func together(changes []calls.Change) int {
+func together(changes []calls.Event) int {
 	n := min(len(changes), batch)
 	for i := 1; i < n; i++ {
 		for j := range i {
@@ -75,7 +75,7 @@ func together(changes []calls.Change) int {
 }
 
 // touches reports whether a change is one of the table's.
-func touches(c *calls.Change) bool {
+func touches(c *calls.Event) bool {
 	return c.Kind == calls.Install || c.Kind == calls.Remove
 }
 
@@ -106,7 +106,7 @@ const (
 
 // apply carries out changes that can go together, of which the first one has an
 // index, and adds to failed.
-func (c *Conn) apply(changes []calls.Change, how manner, first int, failed map[int]error) map[int]error {
+func (c *Conn) apply(changes []calls.Event, how manner, first int, failed map[int]error) map[int]error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.plan(changes, how.late)
@@ -128,7 +128,7 @@ func (c *Conn) apply(changes []calls.Change, how manner, first int, failed map[i
 // plan sets out the first step of each change. A flow that cannot be encoded goes
 // alone to get its error. What has the original tuple of a flow to Call ID 0 may be somebody's
 // tunnel, which a delete would hit: the flow's own entry is asked for.
-func (c *Conn) plan(changes []calls.Change, late bool) {
+func (c *Conn) plan(changes []calls.Event, late bool) {
 	c.steps = c.steps[:0]
 	for i := range changes {
 		var s step
@@ -146,7 +146,7 @@ func (c *Conn) plan(changes []calls.Change, late bool) {
 }
 
 // identify looks for the entries that are to be taken out, as take does.
-func (c *Conn) identify(changes []calls.Change) {
+func (c *Conn) identify(changes []calls.Event) {
 	c.write(ask, func(i int) {
 		f := &changes[i].Flow
 		c.out.add(getRequest(gre(enters(*f)), f.Zone))
@@ -163,7 +163,7 @@ func (c *Conn) identify(changes []calls.Change) {
 
 // sendSteps puts entries in and takes entries out, and asks before for what these
 // have counted if somebody wants to know.
-func (c *Conn) sendSteps(changes []calls.Change, counted func(calls.Flow, calls.Traffic)) {
+func (c *Conn) sendSteps(changes []calls.Event, counted func(calls.Flow, calls.Traffic)) {
 	c.write(send, func(i int) {
 		f := &changes[i].Flow
 		if changes[i].Kind == calls.Install {
@@ -217,7 +217,7 @@ func (c *Conn) settle(errs []error) {
 
 // rest does what the datagrams of the batch have not done. What they found in the
 // way of an entry is dealt with as Create does; with other errors all is tried anew.
-func (c *Conn) rest(change *calls.Change, s step) error {
+func (c *Conn) rest(change *calls.Event, s step) error {
 	switch {
 	case s.do != alone:
 		return nil

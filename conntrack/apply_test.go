@@ -223,9 +223,9 @@ func TestApplyInOrder(t *testing.T) {
 	c, one := ns.dial(t), model.dial(t)
 	random := rand.New(rand.NewPCG(1, 2))
 	for round := range 200 {
-		all := make([]calls.Change, 1+random.IntN(12))
+		all := make([]calls.Event, 1+random.IntN(12))
 		for i := range all {
-			all[i] = calls.Change{Kind: calls.ChangeKind(random.IntN(3)), Flow: entangled(random)}
+			all[i] = calls.Event{Kind: calls.EventKind(random.IntN(3)), Flow: entangled(random)}
 		}
 		if failed := c.ApplyLate(all); failed != nil {
 			t.Fatalf("round %d: %v", round, failed)
@@ -292,13 +292,13 @@ func TestApplySends(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name    string
-		changes []calls.Change
+		changes []calls.Event
 		scripts []func(netlink.Message) []datagram
 		sends   []int
 		atOnce  bool
 	}{
 		{"nothing", nil, nil, nil, false},
-		{"others' business", []calls.Change{{Kind: calls.Opened}, {Kind: calls.Kept}}, nil, nil, false},
+		{"others' business", []calls.Event{{Kind: calls.Opened}, {Kind: calls.Gone}}, nil, nil, false},
 		{"one create", installs[:1], quiets(1), []int{1}, false},
 		{"a call begins", installs[:2], quiets(2), []int{2}, false},
 		{"a call ends", removes[:2], append(shown(2), quiets(2)...), []int{2, 2}, false},
@@ -356,7 +356,7 @@ func deleteAll(c *Conn, flows []calls.Flow) map[calls.Flow]error {
 }
 
 // applyAll applies one kind of change to flows and returns the errors by flow.
-func applyAll(c *Conn, kind calls.ChangeKind, flows []calls.Flow) map[calls.Flow]error {
+func applyAll(c *Conn, kind calls.EventKind, flows []calls.Flow) map[calls.Flow]error {
 	failed := make(map[calls.Flow]error)
 	for i, err := range c.ApplyLate(changes(kind, flows...)) {
 		failed[flows[i]] = err
@@ -364,9 +364,9 @@ func applyAll(c *Conn, kind calls.ChangeKind, flows []calls.Flow) map[calls.Flow
 	return failed
 }
 
-func changes(kind calls.ChangeKind, flows ...calls.Flow) (all []calls.Change) {
+func changes(kind calls.EventKind, flows ...calls.Flow) (all []calls.Event) {
 	for _, f := range flows {
-		all = append(all, calls.Change{Kind: kind, Flow: f})
+		all = append(all, calls.Event{Kind: kind, Flow: f})
 	}
 	return all
 }

@@ -137,7 +137,7 @@ func TestApplyCountingRefused(t *testing.T) {
 	}
 }
 
-func mustApply(t testing.TB, c *Conn, all []calls.Change) {
+func mustApply(t testing.TB, c *Conn, all []calls.Event) {
 	t.Helper()
 	if failed := c.Apply(all); failed != nil {
 		t.Fatal(failed)

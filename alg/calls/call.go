@@ -86,7 +86,6 @@ type Call struct {
 	payer   Side      // who is charged with it
 	pns     Side
 	state   State
-	dirty   bool // its Record has changed
 }
 
 // leg is one endpoint's end of a call: the Call ID it assigned, and the form of

@@ -66,7 +66,7 @@ func (c *Control) Dispute(closing bool) {
 	}
 	c.connection.closing = closing
 	for _, call := range c.calls {
-		c.table.touch(call)
+		c.table.note(Noted, call)
 	}
 }
 
@@ -137,12 +137,25 @@ func (c *Control) Reply(sender Side, r Reply, now time.Time) bool {
 		c.giveUp(sender, &a)
 		return false
 	}
-	if call.state == Requested {
-		call.state = r.Next
-		c.table.touch(call)
-	}
+	news := !call.legs[sender].known
 	c.table.attach(call, sender, a, now)
+	if news {
+		c.granted(call, r.Next)
+	}
 	return true
+}
+
+// granted takes note that both ends of a call have given their IDs.
+func (c *Control) granted(call *Call, next State) {
+	if call.state != Requested {
+		c.table.note(Noted, call) // it was cleared meanwhile
+		return
+	}
+	call.state = next
+	c.table.note(Assigned, call)
+	if next == Established {
+		c.table.note(SetUp, call)
+	}
 }
 
 // asked returns the call that is granted: one that the other end has requested, and that
@@ -200,7 +213,7 @@ func (c *Control) Connected(sender Side, peer pptp.CallID) bool {
 	}
 	if l.call.state == Answered {
 		l.call.state = Established
-		c.table.touch(l.call)
+		c.table.note(SetUp, l.call)
 	}
 	return true
 }

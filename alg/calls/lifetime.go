@@ -20,8 +20,8 @@ func (c *Control) open(requester, pns Side, a assignment, now time.Time) bool {
 func (c *Control) enlist(requester, payer, pns Side, a assignment, now time.Time) {
 	c.table.admitted--
 	call := c.add(requester, payer, pns, now)
-	c.table.note(Change{Kind: Opened, Call: call.number})
 	c.table.attach(call, requester, a, now)
+	c.table.note(Opened, call)
 }
 
 // add enters a call without legs.
@@ -46,15 +46,18 @@ func (t *Table) attach(call *Call, s Side, a assignment, now time.Time) {
 		}
 	}
 	t.place(call, s, a)
-	t.touch(call)
 }
 
 // replace ends the call of a leg. A public ID that the next call inherits does not rest.
 func (t *Table) replace(old *leg, by assignment, now time.Time) {
+	if old.call.state != Clearing {
+		t.withdrawAll(old.call)
+		t.close(old.call, Replaced)
+	}
 	if old.public == by.public {
 		t.displace(old)
 	}
-	t.end(old.call, Replaced, now)
+	t.forget(old.call, now)
 }
 
 // place puts a leg where it is found.
@@ -133,9 +136,9 @@ func (t *Table) next(key legKey, l *leg) (next *leg) {
 	return next
 }
 
-func (t *Table) flows(kind ChangeKind, l *leg) {
+func (t *Table) flows(kind EventKind, l *leg) {
 	if l.call.control.connection.translated() {
-		t.note(Change{Kind: kind, Flow: l.flow()})
+		t.events = append(t.events, Event{Kind: kind, Flow: l.flow()})
 	}
 }
 
@@ -155,13 +158,17 @@ func (t *Table) clear(call *Call, cause Cause, now time.Time) {
 	if call.state == Clearing {
 		return
 	}
+	t.withdrawAll(call)
+	t.close(call, cause)
+	t.await(call, now)
+}
+
+func (t *Table) withdrawAll(call *Call) {
 	for s := range call.legs {
 		if l := &call.legs[s]; l.known {
 			t.withdraw(l)
 		}
 	}
-	t.count(call, cause)
-	t.await(call, now)
 }
 
 // await has a call that is being cleared wait for its Call-Disconnect-Notify.
@@ -183,37 +190,32 @@ func (t *Table) bound(cl *client, now time.Time) {
 	}
 }
 
-// count closes a call for those who count.
-func (t *Table) count(call *Call, cause Cause) {
+// close has a call, whose flows are gone, be one that is cleared.
+func (t *Table) close(call *Call, cause Cause) {
 	call.control.closed(call)
 	call.state = Clearing
-	t.touch(call)
 	t.calls--
 	call.client.calls--
-	t.note(Change{Kind: Closed, Call: call.number, Cause: cause})
+	t.events = append(t.events, Event{Kind: Closed, Call: call.record(), Cause: cause})
 }
 
 // end removes a call with all it has.
 func (t *Table) end(call *Call, cause Cause, now time.Time) {
-	alive := call.state != Clearing
-	t.forgetLegs(call, now)
-	if alive {
-		t.count(call, cause)
+	if call.state != Clearing {
+		t.withdrawAll(call)
+		t.close(call, cause)
 	}
 	t.forget(call, now)
 }
 
 // forget takes the call out of the table. It may be asked twice.
 func (t *Table) forget(call *Call, now time.Time) {
-	t.forgetLegs(call, now)
-	if call.index >= 0 {
-		call.control.leave(call)
-		t.touch(call)
+	if call.index < 0 {
+		return
 	}
-}
-
-func (t *Table) forgetLegs(call *Call, now time.Time) {
+	t.note(Gone, call)
 	for s := range call.legs {
 		t.detach(&call.legs[s], now)
 	}
+	call.control.leave(call)
 }

@@ -174,7 +174,7 @@ func TestRepliesThatAnswerNothing(t *testing.T) {
 			t.Errorf("%s: the call is now %+v", name, got)
 		}
 	}
-	if tab.Changes(); !answer(c, 100, public, false) || len(tab.Changes()) != 0 {
+	if tab.Events(); !answer(c, 100, public, false) || len(tab.Events()) != 0 {
 		t.Error("the same answer again is not understood, or changes something")
 	}
 }
@@ -271,12 +271,12 @@ func TestStop(t *testing.T) {
 		dial(t, c, own, 100+own)
 	}
 	c.Clear(Initiator, 5, epoch)
-	tab.Changes()
+	tab.Events()
 	c.Stop(epoch)
-	if n := len(tab.Changes()); n != 19*3 || tab.Calls() != 0 || len(c.calls) != 20 {
+	if n := len(tab.Events()); n != 19*3 || tab.Calls() != 0 || len(c.calls) != 20 {
 		t.Errorf("%d changes, %d calls live, %d are being cleared", n, tab.Calls(), len(c.calls))
 	}
-	if c.Stop(epoch); len(tab.Changes()) != 0 {
+	if c.Stop(epoch); len(tab.Events()) != 0 {
 		t.Error("a second one changes something")
 	}
 	for own := range pptp.CallID(20) {

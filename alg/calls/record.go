@@ -25,12 +25,6 @@ type LegRecord struct {
 	Own, Public pptp.CallID
 }
 
-// Keep says what a restart is to find of a call.
-type Keep struct {
-	Record Record
-	Gone   bool // nothing: it is over
-}
-
 func (c *Call) record() Record {
 	r := Record{Number: c.number, Connection: c.control.Connection(), PNS: c.pns, Asker: c.asker, Payer: c.payer, State: c.state, Since: c.since}
 	for s := range c.legs {
@@ -94,7 +88,7 @@ func (c *Control) Resume(r Record, now time.Time) bool {
 		call.client.calls--
 		c.table.await(call, now)
 	}
-	c.table.touch(call)
+	c.table.note(Noted, call)
 	return true
 }
 

@@ -65,38 +65,52 @@ func TestIDsOfManyCalls(t *testing.T) {
 	}
 }
 
-// TestKeeps: whoever keeps the calls is told of each that came, changed or went, once.
-func TestKeeps(t *testing.T) {
+// TestEvents: what happens to a call is told once, in its order, with the call as it is then.
+func TestEvents(t *testing.T) {
 	tab := New(testConfig(time.Minute))
 	c := tab.Open(masqueraded(inside(1), 1))
+	answered := func() { dial(t, c, 7, 100) }
 	for _, tt := range []struct {
 		name  string
 		do    func()
-		keeps bool
+		kinds []EventKind
 		state State
-		gone  bool
 	}{
-		{"nothing yet", func() {}, false, 0, false},
-		{"requested", func() { request(t, c, 7) }, true, Requested, false},
-		{"asked again", func() {}, false, 0, false},
-		{"conntrack says that it has ended", func() { c.Dispute(true) }, true, Requested, false},
-		{"conntrack says so again", func() { c.Dispute(true) }, false, 0, false},
-		{"answered", func() { dial(t, c, 7, 100) }, true, Established, false},
-		{"cleared", func() { c.Clear(Initiator, 7, epoch) }, true, Clearing, false},
-		{"cleared again", func() { c.Clear(Initiator, 7, epoch) }, false, 0, false},
-		{"gone", func() { c.Disconnect(Responder, 100, 100, epoch) }, true, Clearing, true},
-		{"everything has gone", func() { c.Close(Finished, epoch) }, false, 0, false},
+		{"nothing yet", func() {}, nil, 0},
+		{"requested", func() { request(t, c, 7) }, []EventKind{Install, Opened}, Requested},
+		{"asked again", func() {}, nil, 0},
+		{"conntrack says that it has ended", func() { c.Dispute(true) }, []EventKind{Noted}, Requested},
+		{"conntrack says so again", func() { c.Dispute(true) }, nil, 0},
+		{"answered", answered, []EventKind{Remove, Closed, Gone, Install, Opened, Install, Assigned, SetUp}, Established},
+		{"cleared", func() { c.Clear(Initiator, 7, epoch) }, []EventKind{Remove, Remove, Closed}, Clearing},
+		{"cleared again", func() { c.Clear(Initiator, 7, epoch) }, nil, 0},
+		{"gone", func() { c.Disconnect(Responder, 100, 100, epoch) }, []EventKind{Gone}, Clearing},
+		{"everything has gone", func() { c.Close(Finished, epoch) }, nil, 0},
+		{"incoming, asked for", func() {
+			c.Translate(Responder, Requests, 9, nil)
+			c.Request(Responder, Initiator, 9, epoch)
+		}, []EventKind{Install, Opened}, Requested},
+		{"incoming, answered", func() {
+			c.Translate(Initiator, Assigns, 8, nil)
+			c.Reply(Initiator, Reply{PNS: Initiator, Own: 8, Peer: 9, Granted: true, Next: Answered}, epoch)
+		}, []EventKind{Install, Assigned}, Answered},
+		{"incoming, connected", func() { c.Connected(Responder, c.calls[0].legs[Initiator].public) }, []EventKind{SetUp}, Established},
+		{"the connection ends", func() { c.Close(Finished, epoch) }, []EventKind{Remove, Remove, Closed, Gone}, Clearing},
 	} {
 		tt.do()
-		keeps := tab.Keeps()
-		if len(keeps) > 0 != tt.keeps {
-			t.Errorf("%s: %+v", tt.name, keeps)
-			continue
-		}
-		if tt.keeps {
-			if last := keeps[len(keeps)-1]; last.Record.State != tt.state || last.Gone != tt.gone {
-				t.Errorf("%s: the call is %v, gone %v", tt.name, last.Record.State, last.Gone)
+		var kinds []EventKind
+		var last Record
+		for _, e := range tab.Events() {
+			kinds, last = append(kinds, e.Kind), e.Call
+			if e.Kind == Closed && !e.Call.Legs[0].Known {
+				t.Errorf("%s: the IDs of the call that ends are not known any more", tt.name)
 			}
+		}
+		if len(kinds) > 0 && last.State != tt.state {
+			t.Errorf("%s: the call is %v", tt.name, last.State)
+		}
+		if !slices.Equal(kinds, tt.kinds) {
+			t.Errorf("%s: %v, want %v", tt.name, kinds, tt.kinds)
 		}
 	}
 }
@@ -276,7 +290,7 @@ func TestWords(t *testing.T) {
 	if len(seen) != known {
 		t.Errorf("of %d values, the words are not distinct: %v", known, seen)
 	}
-	for _, got := range []fmt.Stringer{causes, Responder + 1, Clearing + 1, Refusal(len(refusalNames)), ChangeKind(len(changeNames))} {
+	for _, got := range []fmt.Stringer{causes, Responder + 1, Clearing + 1, Refusal(len(refusalNames)), EventKind(len(eventNames))} {
 		if !strings.HasPrefix(got.String(), "unknown(") {
 			t.Errorf("a %T beyond all is %q", got, got)
 		}

@@ -30,11 +30,9 @@ type Table struct {
 	calls    int                 // neither clearing nor ended; with those admitted
 	admitted int                 // and not open yet
 	opened   uint64              // calls ever opened
-	dirty    []*Call             // whose Record has changed since Keeps was asked
-	keeps    []Keep
 	resting  restHeap
 	clearing queue[clearingCall]
-	changes  []Change
+	events   []Event
 }
 
 type spaceKey struct {
@@ -79,12 +77,12 @@ func (t *Table) Tick(now time.Time) { t.now = now }
 // Calls returns how many calls are requested, answered or established.
 func (t *Table) Calls() int { return t.calls - t.admitted }
 
-// Changes returns what happened since it was asked last, oldest first. The slice
-// is valid until the table is used again.
-func (t *Table) Changes() []Change {
-	changes := t.changes
-	t.changes = reuse(t.changes)
-	return changes
+// Events returns what happened since it was asked last, oldest first. The slice is valid
+// until the table is used again.
+func (t *Table) Events() []Event {
+	events := t.events
+	t.events = reuse(t.events)
+	return events
 }
 
 // few is how many things the table keeps room for that are handed on with each packet.
@@ -97,27 +95,6 @@ func reuse[T any](s []T) []T {
 		return nil
 	}
 	return s[:0]
-}
-
-// Keeps returns which calls have come, changed or gone since it was asked last. The
-// slice is valid until the table is used again.
-func (t *Table) Keeps() []Keep {
-	t.keeps = reuse(t.keeps)
-	for _, c := range t.dirty {
-		t.keeps = append(t.keeps, Keep{Record: c.record(), Gone: c.index < 0})
-		c.dirty = false
-	}
-	clear(t.dirty)
-	t.dirty = reuse(t.dirty)
-	return t.keeps
-}
-
-// touch takes note that a call's Record has changed.
-func (t *Table) touch(c *Call) {
-	if !c.dirty {
-		c.dirty = true
-		t.dirty = append(t.dirty, c)
-	}
 }
 
 // Expire frees the IDs that have rested and ends the calls whose clearing nobody
@@ -154,7 +131,9 @@ func (t *Table) space(k spaceKey) *space {
 	return s
 }
 
-func (t *Table) note(c Change) { t.changes = append(t.changes, c) }
+func (t *Table) note(kind EventKind, c *Call) {
+	t.events = append(t.events, Event{Kind: kind, Call: c.record()})
+}
 
 // space names the space in which the public IDs of an end lie.
 func (p *packed) space(s Side) spaceKey {

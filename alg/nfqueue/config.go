@@ -27,7 +27,7 @@ const drainLimit = time.Second
 //
 // The functions are called by the goroutine that receives, with several queues by
 // several goroutines at a time: packets wait as long as they take, and none but Settle
-// may panic. Each may be nil.
+// and Released may panic. Each may be nil.
 type Config struct {
 	Queue      uint16 // queue number, as the firewall rule says it
 	Queues     int    // how many queues, numbered on from Queue; 0 is 1
@@ -42,6 +42,9 @@ type Config struct {
 	// carry out, for all at once, what has to be done before they go on. If it
 	// panics, they go on as the handler decided.
 	Settle func()
+	// Released is called when these packets have got their verdicts, if Settle did not
+	// panic: the place for what can wait until they are on their way.
+	Released func()
 	// Panicked is told of a panic in the handler or in Settle, after the packets
 	// got their verdict.
 	Panicked func(value any, stack []byte)
@@ -72,6 +75,9 @@ func (c Config) withDefaults() Config {
 func (c Config) withListeners() Config {
 	if c.Settle == nil {
 		c.Settle = func() {}
+	}
+	if c.Released == nil {
+		c.Released = func() {}
 	}
 	if c.Panicked == nil {
 		c.Panicked = func(any, []byte) {}

@@ -8,6 +8,7 @@ func TestConfigDefaults(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	c.Settle()
+	c.Released()
 	c.Panicked(nil, nil)
 	c.Overrun()
 	c.Failed(nil)

@@ -19,7 +19,7 @@ var errNoPacketID = errors.New("receive packet: the kernel gave no packet ID, so
 
 // lane is one NFQUEUE of a Queue: its socket, and the one goroutine that uses it.
 //
-//	recvmmsg ─► slots ─► handler ─► rulings, written into the slots ─► Settle ─► writev
+//	recvmmsg ─► slots ─► handler ─► rulings, written into the slots ─► Settle ─► writev ─► Released
 //
 // From receive to send nothing is copied and nothing is allocated.
 type lane struct {
@@ -171,8 +171,11 @@ func (l *lane) turn() {
 	for i := 0; i < l.n && !l.course.over(); i++ {
 		l.message(l.in.message(i))
 	}
-	l.settle()
+	settled := l.settle()
 	l.out.flush()
+	if settled {
+		l.released()
+	}
 	l.tellPanics()
 }
 
@@ -206,15 +209,21 @@ func (l *lane) decide() (v Verdict, mark uint32) {
 	return v, l.q.Mark
 }
 
-// settle calls Settle if there was a packet. After a panic the rulings stand: each is
-// right for its packet, and the packets wait.
-func (l *lane) settle() {
+// settle calls Settle if there was a packet, and reports whether it came to its end. After a
+// panic the rulings stand: each is right for its packet, and the packets wait.
+func (l *lane) settle() (settled bool) {
 	if !l.decided {
-		return
+		return false
 	}
 	l.decided = false
 	defer l.catch()
 	l.cfg.Settle()
+	return true
+}
+
+func (l *lane) released() {
+	defer l.catch()
+	l.cfg.Released()
 }
 
 // catch, deferred, ends a panic and keeps it until the verdicts are given.

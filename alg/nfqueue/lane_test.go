@@ -290,7 +290,8 @@ func TestLaneAtOnceAndWithoutAllocating(t *testing.T) {
 	}
 }
 
-// TestLaneSettle: once for a batch, between the last decision and the first verdict.
+// TestLaneSettle: once for a batch, between the last decision and the first verdict. Released follows
+// the last one.
 func TestLaneSettle(t *testing.T) {
 	large := strings.Repeat("1", sendLimit/2)
 	tests := []struct {
@@ -299,17 +300,17 @@ func TestLaneSettle(t *testing.T) {
 		settle   func()
 		want     []string
 	}{
-		{"one packet", [][]byte{packetMessage(1, "0")}, nil, []string{"decide", "settle", "send"}},
-		{"several", [][]byte{packetMessage(1, "0"), packetMessage(2, "1")}, nil, []string{"decide", "decide", "settle", "send"}},
+		{"one packet", [][]byte{packetMessage(1, "0")}, nil, []string{"decide", "settle", "send", "released"}},
+		{"several", [][]byte{packetMessage(1, "0"), packetMessage(2, "1")}, nil, []string{"decide", "decide", "settle", "send", "released"}},
 		{"more than one send", [][]byte{packetMessage(1, large), packetMessage(2, large), packetMessage(3, large)}, nil,
-			[]string{"decide", "decide", "decide", "settle", "send", "send", "send"}},
+			[]string{"decide", "decide", "decide", "settle", "send", "send", "send", "released"}},
 		{"a panic among them", [][]byte{packetMessage(1, ""), packetMessage(2, "0")}, nil,
-			[]string{"decide", "decide", "settle", "send", "panicked"}},
+			[]string{"decide", "decide", "settle", "send", "released", "panicked"}},
 		{"settle panics", [][]byte{packetMessage(1, "0"), packetMessage(2, "1")}, func() { panic("x") },
 			[]string{"decide", "decide", "settle", "send", "panicked"}},
 		{"an answer", [][]byte{errorMessage(unix.ENOENT)}, nil, nil},
 		{"a packet without an ID", [][]byte{packetMessage(7, "abc")[:30]}, nil, nil},
-		{"an answer and a packet", [][]byte{errorMessage(unix.ENOENT), packetMessage(1, "0")}, nil, []string{"decide", "settle", "send"}},
+		{"an answer and a packet", [][]byte{errorMessage(unix.ENOENT), packetMessage(1, "0")}, nil, []string{"decide", "settle", "send", "released"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -317,6 +318,7 @@ func TestLaneSettle(t *testing.T) {
 			log := func(event string) { got = append(got, event) }
 			cfg := Config{
 				Panicked: func(any, []byte) { log("panicked") },
+				Released: func() { log("released") },
 				Settle: func() {
 					log("settle")
 					if tt.settle != nil {

@@ -15,7 +15,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 func readAll(t *testing.T, resp *http.Response) string {
@@ -31,7 +31,7 @@ func readAll(t *testing.T, resp *http.Response) string {
 // another client's next.
 func TestServerGivesItsIDAgain(t *testing.T) { overDataPaths(t, testServerGivesItsIDAgain) }
 
-func testServerGivesItsIDAgain(t *testing.T, path gateway.DataPath) {
+func testServerGivesItsIDAgain(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	g.server(lab.Behaviour{NextID: lab.Fixed(901)})
 	for i := range 4 {
@@ -44,7 +44,7 @@ func testServerGivesItsIDAgain(t *testing.T, path gateway.DataPath) {
 
 func TestTwoClientsWithOneCallID(t *testing.T) { overDataPaths(t, testTwoClientsWithOneCallID) }
 
-func testTwoClientsWithOneCallID(t *testing.T, path gateway.DataPath) {
+func testTwoClientsWithOneCallID(t *testing.T, path datapath.Name) {
 	for _, id := range []pptp.CallID{7, 0, 65535} {
 		t.Run(id.String(), func(t *testing.T) {
 			g := startGateway(t, path, masquerade(2))
@@ -83,7 +83,7 @@ func TestSequenceAcknowledgementAndBoth(t *testing.T) {
 	overDataPaths(t, testSequenceAcknowledgementAndBoth)
 }
 
-func testSequenceAcknowledgementAndBoth(t *testing.T, path gateway.DataPath) {
+func testSequenceAcknowledgementAndBoth(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	s := g.server(lab.Behaviour{Refuse: true, Answer: func(lab.CallRecord, []byte) []byte { return nil }})
 	clients := []*lab.Client{g.client(0), g.client(1)}
@@ -120,7 +120,7 @@ func TestForeignGREReachesNobodyInside(t *testing.T) {
 	overDataPaths(t, testForeignGREReachesNobodyInside)
 }
 
-func testForeignGREReachesNobodyInside(t *testing.T, path gateway.DataPath) {
+func testForeignGREReachesNobodyInside(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
 	s := g.server(lab.Behaviour{})
 	clients := []*lab.Client{g.client(0), g.client(1)}
@@ -146,7 +146,7 @@ func testForeignGREReachesNobodyInside(t *testing.T, path gateway.DataPath) {
 // times over: the translation is there before the request is let go.
 func TestNoRace(t *testing.T) { overDataPaths(t, testNoRace) }
 
-func testNoRace(t *testing.T, path gateway.DataPath) {
+func testNoRace(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	g.server(lab.Behaviour{Refuse: true, Early: [][]byte{[]byte("early")}})
 	other := g.client(1)
@@ -165,7 +165,7 @@ func testNoRace(t *testing.T, path gateway.DataPath) {
 
 func TestRealClientsAndServer(t *testing.T) { overDataPaths(t, testRealClientsAndServer) }
 
-func testRealClientsAndServer(t *testing.T, path gateway.DataPath) {
+func testRealClientsAndServer(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	d, err := lab.StartPPTPD(g.Outside[0], lab.PPTPDOptions{})
 	must(t, err)
@@ -205,7 +205,7 @@ func testRealClientsAndServer(t *testing.T, path gateway.DataPath) {
 
 func TestCallList(t *testing.T) { overDataPaths(t, testCallList) }
 
-func testCallList(t *testing.T, path gateway.DataPath) {
+func testCallList(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(100)})
 	callOn(t, g.client(0), 7)
@@ -249,7 +249,7 @@ func testCallList(t *testing.T, path gateway.DataPath) {
 
 func TestEndsOfCalls(t *testing.T) { overDataPaths(t, testEndsOfCalls) }
 
-func testEndsOfCalls(t *testing.T, path gateway.DataPath) {
+func testEndsOfCalls(t *testing.T, path datapath.Name) {
 	ends := map[string]func(t *testing.T, s *lab.Server, c *lab.Client, call *lab.Call){
 		"cleared": func(t *testing.T, _ *lab.Server, c *lab.Client, call *lab.Call) {
 			must(t, call.Clear())
@@ -289,7 +289,7 @@ func testEndsOfCalls(t *testing.T, path gateway.DataPath) {
 
 func TestRefusedCall(t *testing.T) { overDataPaths(t, testRefusedCall) }
 
-func testRefusedCall(t *testing.T, path gateway.DataPath) {
+func testRefusedCall(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(1))
 	g.server(lab.Behaviour{Message: func(s *lab.Session, m lab.Message) bool {
 		return m.Type == lab.OutgoingCallRequest && s.Send(lab.NewOutgoingCallReply(0, m.CallID, lab.ResultBusy)) == nil
@@ -305,7 +305,7 @@ func testRefusedCall(t *testing.T, path gateway.DataPath) {
 // TestStaleEntry has GRE of an earlier time stand in the way of a call's entries.
 func TestStaleEntry(t *testing.T) { overDataPaths(t, testStaleEntry) }
 
-func testStaleEntry(t *testing.T, path gateway.DataPath) {
+func testStaleEntry(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	s := g.server(lab.Behaviour{NextID: lab.Fixed(100)})
 	early, err := lab.OpenGRE(g.Inside[0], g.Inside[0].Addr)
@@ -321,7 +321,7 @@ func testStaleEntry(t *testing.T, path gateway.DataPath) {
 // What is not PPTP goes through as it is.
 func TestNotPPTP(t *testing.T) { overDataPaths(t, testNotPPTP) }
 
-func testNotPPTP(t *testing.T, path gateway.DataPath) {
+func testNotPPTP(t *testing.T, path datapath.Name) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	random := make([]byte, 3<<20)
 	for i := range random {
@@ -371,14 +371,14 @@ func testNotPPTP(t *testing.T, path gateway.DataPath) {
 // control connections go on unedited.
 func TestKilled(t *testing.T) { overDataPaths(t, testKilled) }
 
-func testKilled(t *testing.T, path gateway.DataPath) {
+func testKilled(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	s := g.server(lab.Behaviour{Refuse: true})
 	a, b := g.client(0), g.client(1)
 	calls := []*lab.Call{callOn(t, a, 7), callOn(t, b, 7)}
 	exchange(t, calls...)
 	g.kill()
-	if path == gateway.Kernel {
+	if path == datapath.Kernel {
 		exchange(t, calls...)
 	}
 	for i, c := range []*lab.Client{a, b} {
@@ -400,7 +400,7 @@ func testKilled(t *testing.T, path gateway.DataPath) {
 // TestTerminated: SIGTERM removes the rules and leaves the calls.
 func TestTerminated(t *testing.T) { overDataPaths(t, testTerminated) }
 
-func testTerminated(t *testing.T, path gateway.DataPath) {
+func testTerminated(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(1))
 	g.server(lab.Behaviour{})
 	call := callOn(t, g.client(0), 7)
@@ -420,7 +420,7 @@ func testTerminated(t *testing.T, path gateway.DataPath) {
 	if strings.Contains(rules(), "PPTPALG") {
 		t.Errorf("rules after its end:\n%s", rules())
 	}
-	if path == gateway.Kernel {
+	if path == datapath.Kernel {
 		exchange(t, call)
 		g.wantEntries(2)
 	}
@@ -428,7 +428,7 @@ func testTerminated(t *testing.T, path gateway.DataPath) {
 
 func TestKernelHelperIsLeftAlone(t *testing.T) { overDataPaths(t, testKernelHelperIsLeftAlone) }
 
-func testKernelHelperIsLeftAlone(t *testing.T, path gateway.DataPath) {
+func testKernelHelperIsLeftAlone(t *testing.T, path datapath.Name) {
 	g := buildGateway(t, path, masquerade(2))
 	must(t, g.AttachKernelHelper(t.Context()))
 	g.start()
@@ -446,7 +446,7 @@ func testKernelHelperIsLeftAlone(t *testing.T, path gateway.DataPath) {
 func TestLeftAlone(t *testing.T) {
 	for _, tt := range []struct{ bypass, packets string }{{"none", "14"}, {"label:118", "2"}, {"mark:0x2000", "2"}} {
 		t.Run(tt.bypass, func(t *testing.T) {
-			g := startGateway(t, gateway.Auto, lab.Options{Inside: 1, Outside: 1}, "--bypass", tt.bypass)
+			g := startGateway(t, datapath.Auto, lab.Options{Inside: 1, Outside: 1}, "--bypass", tt.bypass)
 			g.server(lab.Behaviour{})
 			c := g.client(0)
 			for i := range 6 {
@@ -465,7 +465,7 @@ func TestLeftAlone(t *testing.T) {
 }
 
 func TestCannotStart(t *testing.T) {
-	g := startGateway(t, gateway.Auto, masquerade(1))
+	g := startGateway(t, datapath.Auto, masquerade(1))
 	tests := []struct {
 		name string
 		args []string
@@ -499,7 +499,7 @@ func TestCannotStart(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	g := startGateway(t, gateway.Auto, masquerade(1))
+	g := startGateway(t, datapath.Auto, masquerade(1))
 	g.server(lab.Behaviour{})
 	callOn(t, g.client(0), 7)
 	for series, want := range map[string]string{

@@ -12,7 +12,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/replay"
 )
 
@@ -59,7 +59,7 @@ func TestCapture(t *testing.T) {
 }
 
 func (s session) capture(t *testing.T) {
-	g := buildGateway(t, gateway.Auto, masquerade(2))
+	g := buildGateway(t, datapath.Auto, masquerade(2))
 	must(t, lab.Need("tcpdump"))
 	if !s.unedited {
 		g.start()

@@ -7,13 +7,13 @@ import (
 	"testing"
 
 	"pptpalg/cmd/pptpalg/internal/check"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // TestCheckConfigurationFile: what is checked is what the daemon has from its file, and a
 // file with which it would not start is a problem, whether it runs or not.
 func TestCheckConfigurationFile(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(1))
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
 	file := filepath.Join(t.TempDir(), "pptpalg.yaml")
 	must(t, os.WriteFile(file, []byte("queue: 9\nports: [1723, 1724]\n"), 0o644))
 	g.start("--config", file)

@@ -12,7 +12,7 @@ import (
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/check"
 	"pptpalg/cmd/pptpalg/internal/config"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // finding is what check prints of one, as JSON.
@@ -79,7 +79,7 @@ func wantFinding(t *testing.T, f finding, result check.Result, text string) {
 
 // TestCheck follows a gateway from before the daemon's start to its end, and breaks it.
 func TestCheck(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(1))
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
 	code, found := g.check()
 	wantFinding(t, found["daemon"], check.Warning, "no daemon is running")
 	if code != 0 {
@@ -118,7 +118,7 @@ func TestCheck(t *testing.T) {
 
 // TestCheckDataPathQueue: the daemon's own rules for GRE are no trouble of the firewall's.
 func TestCheckDataPathQueue(t *testing.T) {
-	g := startGateway(t, gateway.Queue, masquerade(1))
+	g := startGateway(t, datapath.Queue, masquerade(1))
 	code, found := g.check()
 	for _, f := range found {
 		if f.Result != check.OK.String() && f.Check != "accounting" {
@@ -141,7 +141,7 @@ func TestCheckFindsWhatBreaksCalls(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g := startGateway(t, gateway.Kernel, masquerade(1))
+			g := startGateway(t, datapath.Kernel, masquerade(1))
 			s := g.server(lab.Behaviour{})
 			must(t, g.Gateway.IPTables(t.Context(), strings.Fields(tt.rule)...))
 			call := callOn(t, clientOn(t, g.Inside[0], s.Host.Addr), 5)
@@ -158,7 +158,7 @@ func TestCheckFindsWhatBreaksCalls(t *testing.T) {
 // TestCheckTwoWANs: the mark of the second way is given back to TCP alone, and a provider
 // drops what comes with the address of another one.
 func TestCheckTwoWANs(t *testing.T) {
-	w := startWANs(t, gateway.Kernel, "")
+	w := startWANs(t, datapath.Kernel, "")
 	must(t, w.Outside[0].IPTables(t.Context(), "-A", "INPUT", "-i", "eth0", "-s", secondWAN.String(), "-j", "DROP"))
 	_, found := w.check()
 	wantFinding(t, found["multi-wan"], check.OK, "")
@@ -181,7 +181,7 @@ func TestCheckTwoWANs(t *testing.T) {
 // TestCheckZones has control connections in a zone, and GRE in none. The rule is there
 // before the connection.
 func TestCheckZones(t *testing.T) {
-	g := startGateway(t, gateway.Kernel, masquerade(1))
+	g := startGateway(t, datapath.Kernel, masquerade(1))
 	must(t, g.Gateway.IPTables(t.Context(), "-t", "raw", "-A", "PREROUTING", "-p", "tcp", "-j", "CT", "--zone", "5"))
 	call := callOn(t, clientOn(t, g.Inside[0], g.server(lab.Behaviour{}).Host.Addr), 5)
 	if call.Exchange([]byte("x"), silence) == nil {
@@ -200,7 +200,7 @@ func TestCheckZones(t *testing.T) {
 // TestCheckReadsTheFile: what is judged is what run would do with the same file and the
 // same flags.
 func TestCheckReadsTheFile(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(1))
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	must(t, g.Gateway.IPTables(t.Context(), "-I", "FORWARD", "-p", "tcp", "--dport", "1800", "-j", "DROP"))
 	must(t, g.Gateway.IPTables(t.Context(), "-I", "FORWARD", "-p", "gre", "-m", "conntrack", "--ctstate", "NEW", "-j", "DROP"))
@@ -257,18 +257,18 @@ func TestCheckBadFile(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g := buildGateway(t, gateway.Kernel, masquerade(1))
+			g := buildGateway(t, datapath.Kernel, masquerade(1))
 			file := filepath.Join(t.TempDir(), "an operator's.yaml")
 			reconfigure(t, file, tt.text)
 			g.wantMendedFile(file, tt.want)
 		})
 	}
 	t.Run("no file", func(t *testing.T) {
-		g := buildGateway(t, gateway.Kernel, masquerade(1))
+		g := buildGateway(t, datapath.Kernel, masquerade(1))
 		g.wantMendedFile(filepath.Join(t.TempDir(), "etc", "none.yaml"), "no such file")
 	})
 	t.Run("a directory", func(t *testing.T) {
-		g := buildGateway(t, gateway.Kernel, masquerade(1))
+		g := buildGateway(t, datapath.Kernel, masquerade(1))
 		g.wantMendedFile(t.TempDir(), "is a directory")
 	})
 }
@@ -292,7 +292,7 @@ func (g *testGateway) wantMendedFile(file, want string) {
 // TestCheckJudgesTheRest: what is right in a file that is wrong counts, and the file is to
 // be mended before anything is changed in it.
 func TestCheckJudgesTheRest(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(1))
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
 	must(t, g.Gateway.IPTables(t.Context(), "-I", "FORWARD", "-p", "tcp", "--dport", "1800", "-j", "DROP"))
 	file := configured(t, "ports: [1723, 1800]\nlisten: 192.0.2.77:9723\nrest: 1m\nqueu: 5\n")
 	_, found := g.check("--config", file)
@@ -363,7 +363,7 @@ func sh(t *testing.T, script string) {
 // TestCheckTakesTheDaemonsFlags: they are in the unit, and not in the file.
 func TestCheckTakesTheDaemonsFlags(t *testing.T) {
 	restarts := programs(t)
-	g := buildGateway(t, gateway.Queue, masquerade(1))
+	g := buildGateway(t, datapath.Queue, masquerade(1))
 	file := configured(t, "max-calls: 50\nqueue: 5\n")
 	g.start("--config", file, "--queue", "1800", "--ports=1723,1724", "--gre-queues", "2", "--listen", "")
 	code, found := g.check()
@@ -407,7 +407,7 @@ func TestCheckTakesTheDaemonsFlags(t *testing.T) {
 // edited until the daemon knows it.
 func TestCheckForwardedPort(t *testing.T) {
 	restarts := programs(t)
-	g := buildGateway(t, gateway.Kernel, masquerade(1))
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
 	file := configured(t, "max-calls: 50\n")
 	g.start("--config", file)
 	must(t, g.Gateway.IPTables(t.Context(), "-t", "nat", "-A", "PREROUTING", "-i", "wan", "-p", "tcp", "--dport", "1724", "-j", "DNAT", "--to-destination", g.Inside[0].Addr.String()+":1723"))
@@ -427,7 +427,7 @@ func TestCheckForwardedPort(t *testing.T) {
 // TestCheckWithoutRights has a process without any capability check: what it cannot read it
 // says so.
 func TestCheckWithoutRights(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(1))
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
 	cmd, err := g.Gateway.Command(t.Context(), "setpriv", "--bounding-set=-all", "--inh-caps=-all", os.Args[0], "check", "--json")
 	must(t, err)
 	cmd.Env = append(os.Environ(), asProgram+"=1")
@@ -484,7 +484,7 @@ func TestExitCode(t *testing.T) {
 
 // TestCheckText is what people read.
 func TestCheckText(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(1))
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
 	must(t, g.Gateway.SetSysctl("net.ipv4.ip_forward", "0"))
 	var code int
 	var stdout, stderr string

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // feat is something that a client wants of the gateway. Another client has a call with
@@ -138,7 +138,7 @@ func TestBesideTheKernelHelper(t *testing.T) {
 
 // over tries the feat on a gateway of its own.
 func (f feat) over(t *testing.T, edit func(*testGateway)) error {
-	g := buildGateway(t, gateway.Kernel, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
+	g := buildGateway(t, datapath.Kernel, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
 	edit(g)
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(900)})
 	exchange(t, callOn(t, g.client(0), 7))

@@ -15,6 +15,7 @@ import (
 
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/config"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
@@ -342,7 +343,7 @@ func TestReloadOfAFileThatIsGone(t *testing.T) {
 // TestHangup: SIGHUP applies the file to a running daemon, whose calls go on.
 func TestHangup(t *testing.T) {
 	file := configured(t, "")
-	g := startGateway(t, gateway.Kernel, masquerade(2), "--config", file)
+	g := startGateway(t, datapath.Kernel, masquerade(2), "--config", file)
 	g.server(lab.Behaviour{Refuse: true})
 	calls := []*lab.Call{callOn(t, g.client(0), 7), callOn(t, g.client(1), 7)}
 	exchange(t, calls...)

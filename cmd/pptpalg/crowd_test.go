@@ -15,13 +15,13 @@ import (
 
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // TestIdleHTTPClients: clients that connect and say nothing leave the daemon the descriptors
 // that it needs, however few it may have.
 func TestIdleHTTPClients(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(1))
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
 	g.startProgram("sh", "-c", `ulimit -n 256 && exec "$0" "$@"`, os.Args[0], "run", "--state-dir", g.state)
 	g.server(lab.Behaviour{})
 	call := callOn(t, g.client(0), 7)
@@ -44,7 +44,7 @@ func TestIdleHTTPClients(t *testing.T) {
 // TestManyWatchers: neither packets nor repairs wait for those who look on, some of whom do not
 // read what they asked for.
 func TestManyWatchers(t *testing.T) {
-	g := startGateway(t, gateway.Kernel, masquerade(2))
+	g := startGateway(t, datapath.Kernel, masquerade(2))
 	g.server(lab.Behaviour{})
 	call := callOn(t, g.client(0), 7)
 	exchange(t, call)

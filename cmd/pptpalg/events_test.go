@@ -15,7 +15,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/history"
 )
 
@@ -23,7 +23,7 @@ import (
 // to a follower, and in the file, also after it was renamed.
 func TestEvents(t *testing.T) { overDataPaths(t, testEvents) }
 
-func testEvents(t *testing.T, path gateway.DataPath) {
+func testEvents(t *testing.T, path datapath.Name) {
 	g := buildGateway(t, path, masquerade(2))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	file := filepath.Join(t.TempDir(), "events.log")
@@ -61,12 +61,12 @@ func testEvents(t *testing.T, path gateway.DataPath) {
 // and in the metrics.
 func TestExactCounts(t *testing.T) { overDataPaths(t, testExactCounts) }
 
-func testExactCounts(t *testing.T, path gateway.DataPath) {
+func testExactCounts(t *testing.T, path datapath.Name) {
 	g := buildGateway(t, path, masquerade(1))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	g.start()
 	first := pptp.CallID(1)
-	if path == gateway.Kernel {
+	if path == datapath.Kernel {
 		first = 0 // and the client's, too: then one entry has both counts
 	}
 	s := g.server(lab.Behaviour{NextID: lab.Counting(first), Answer: func(lab.CallRecord, []byte) []byte { return nil }})
@@ -107,7 +107,7 @@ func greLen(payload []byte) uint64 { return 20 + 12 + uint64(len(payload)) }
 
 // TestApproximateCounts: what was counted of an entry that somebody deleted is not the whole.
 func TestApproximateCounts(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(1))
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	g.start()
 	g.server(lab.Behaviour{})

@@ -4,8 +4,8 @@ import (
 	"testing"
 
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/explain"
-	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // weighed are set-ups that the daemon alone cannot tell, and a look at the gateway can. The
@@ -49,13 +49,13 @@ var weighed = []setup{
 func TestExplainLooksAtTheGateway(t *testing.T) {
 	for _, s := range weighed {
 		s.args = []string{"--rules", "none"}
-		t.Run(s.name, func(t *testing.T) { s.test(t, gateway.Kernel) })
+		t.Run(s.name, func(t *testing.T) { s.test(t, datapath.Kernel) })
 	}
 }
 
 // TestExplainElsewhere: the network of another place tells nothing of the gateway's.
 func TestExplainElsewhere(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(1))
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
 	g.start("--rules", "none")
 	code, stdout, stderr := pptpalg(t, "explain", "10.77.0.10", "--json", "--state-dir", g.state)
 	var report explain.Report

@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/explain"
-	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
 // setup is a network in which calls do not work, for one reason.
@@ -123,19 +123,19 @@ var greSetups = []setup{
 // TestExplain breaks networks, and has each named.
 func TestExplain(t *testing.T) {
 	for _, s := range setups {
-		t.Run(s.name, func(t *testing.T) { s.test(t, gateway.Auto) })
+		t.Run(s.name, func(t *testing.T) { s.test(t, datapath.Auto) })
 	}
 }
 
 func TestExplainGRE(t *testing.T) {
-	overDataPaths(t, func(t *testing.T, path gateway.DataPath) {
+	overDataPaths(t, func(t *testing.T, path datapath.Name) {
 		for _, s := range greSetups {
 			t.Run(s.name, func(t *testing.T) { s.test(t, path) })
 		}
 	})
 }
 
-func (s setup) test(t *testing.T, path gateway.DataPath) {
+func (s setup) test(t *testing.T, path datapath.Name) {
 	t.Parallel()
 	if s.options == (lab.Options{}) {
 		s.options = masquerade(1)

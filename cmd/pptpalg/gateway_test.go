@@ -19,7 +19,7 @@ import (
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // silence is how long nothing may arrive for a test to believe that nothing will.
@@ -29,7 +29,7 @@ const silence = 300 * time.Millisecond
 type testGateway struct {
 	*lab.Network
 	t      *testing.T
-	path   gateway.DataPath
+	path   datapath.Name
 	state  string
 	daemon *lab.Process
 	log    *lab.Log
@@ -43,8 +43,8 @@ func masquerade(inside int) lab.Options {
 
 // overDataPaths runs a test over both data paths, at the same time: what calls carry, and
 // what becomes of them, is the same.
-func overDataPaths(t *testing.T, test func(*testing.T, gateway.DataPath)) {
-	overDataPathsInTurn(t, func(t *testing.T, path gateway.DataPath) {
+func overDataPaths(t *testing.T, test func(*testing.T, datapath.Name)) {
+	overDataPathsInTurn(t, func(t *testing.T, path datapath.Name) {
 		t.Parallel()
 		test(t, path)
 	})
@@ -53,8 +53,8 @@ func overDataPaths(t *testing.T, test func(*testing.T, gateway.DataPath)) {
 // overDataPathsInTurn is for tests that need the machine for themselves. With -short it is
 // only the path with more goroutines: that is for the race detector, beside a run of
 // both without it.
-func overDataPathsInTurn(t *testing.T, test func(*testing.T, gateway.DataPath)) {
-	paths := []gateway.DataPath{gateway.Queue, gateway.Kernel}
+func overDataPathsInTurn(t *testing.T, test func(*testing.T, datapath.Name)) {
+	paths := []datapath.Name{datapath.Queue, datapath.Kernel}
 	if testing.Short() {
 		paths = paths[:1]
 	}
@@ -64,14 +64,14 @@ func overDataPathsInTurn(t *testing.T, test func(*testing.T, gateway.DataPath)) 
 }
 
 // startGateway builds a network and starts the daemon on its gateway.
-func startGateway(t *testing.T, path gateway.DataPath, o lab.Options, args ...string) *testGateway {
+func startGateway(t *testing.T, path datapath.Name, o lab.Options, args ...string) *testGateway {
 	t.Helper()
 	g := buildGateway(t, path, o)
 	g.start(args...)
 	return g
 }
 
-func buildGateway(t *testing.T, path gateway.DataPath, o lab.Options) *testGateway {
+func buildGateway(t *testing.T, path datapath.Name, o lab.Options) *testGateway {
 	t.Helper()
 	needRoot(t)
 	n, err := lab.New(o)
@@ -150,7 +150,7 @@ func (g *testGateway) entries() string {
 // wantEntries waits for so many GRE entries in the kernel, or flows in the daemon.
 func (g *testGateway) wantEntries(n int) {
 	g.t.Helper()
-	if g.path == gateway.Queue {
+	if g.path == datapath.Queue {
 		g.wantFlows(n)
 		return
 	}

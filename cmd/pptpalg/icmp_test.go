@@ -7,7 +7,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // What a data path does for a call beside its own packets.
@@ -25,7 +25,7 @@ func openICMP(t *testing.T, h *lab.Host) *lab.ICMP {
 // terms that it knows: its own addresses, and the Call ID that it wrote.
 func TestFragmentationNeeded(t *testing.T) { overDataPaths(t, testFragmentationNeeded) }
 
-func testFragmentationNeeded(t *testing.T, path gateway.DataPath) {
+func testFragmentationNeeded(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(900)})
 	exchange(t, callOn(t, g.client(0), 7))
@@ -84,7 +84,7 @@ func wantTooBig(t *testing.T, at *lab.ICMP, want lab.TooBig) {
 // GRE entry: one that was made with the call's last packet shows when that is.
 func TestSilentCall(t *testing.T) { overDataPaths(t, testSilentCall) }
 
-func testSilentCall(t *testing.T, path gateway.DataPath) {
+func testSilentCall(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
 	s := g.server(lab.Behaviour{Refuse: true})
 	calls := []*lab.Call{callOn(t, g.client(0), 7), callOn(t, g.client(1), 7)}

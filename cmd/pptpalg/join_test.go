@@ -6,7 +6,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // The daemon is started while control connections are up.
@@ -15,7 +15,7 @@ import (
 // the daemon has not seen.
 func TestJoinBetweenMessages(t *testing.T) { overDataPaths(t, testJoinBetweenMessages) }
 
-func testJoinBetweenMessages(t *testing.T, path gateway.DataPath) {
+func testJoinBetweenMessages(t *testing.T, path datapath.Name) {
 	g := buildGateway(t, path, masquerade(3))
 	l := listen(t, g.Outside[0])
 	all := pairs(t, l, at1723(g.Outside[0].Addr), g.Inside...)
@@ -52,7 +52,7 @@ func testJoinBetweenMessages(t *testing.T, path gateway.DataPath) {
 // the rest passes, and from the next message on all is edited.
 func TestJoinWithinAMessage(t *testing.T) { overDataPaths(t, testJoinWithinAMessage) }
 
-func testJoinWithinAMessage(t *testing.T, path gateway.DataPath) {
+func testJoinWithinAMessage(t *testing.T, path datapath.Name) {
 	g := buildGateway(t, path, masquerade(2))
 	l := listen(t, g.Outside[0])
 	cuts := []int{1, 5, 10, 12, 13, 14, 15, 31}

@@ -16,7 +16,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // lie is something that a peer says or sends against others' calls.
@@ -77,13 +77,13 @@ var liarsLimits = []string{
 // come while it is told: none notices, and the liar has no more than it may have.
 func TestLies(t *testing.T) { overDataPaths(t, testLies) }
 
-func testLies(t *testing.T, path gateway.DataPath) {
+func testLies(t *testing.T, path datapath.Name) {
 	for _, lie := range lies {
 		t.Run(lie.name, func(t *testing.T) { testLie(t, path, lie) })
 	}
 }
 
-func testLie(t *testing.T, path gateway.DataPath, lie lie) {
+func testLie(t *testing.T, path datapath.Name, lie lie) {
 	g := startGateway(t, path, lab.Options{Inside: 3, Outside: 2, Masquerade: true, Firewall: true}, liarsLimits...)
 	must(t, g.Outside[0].SetSysctl("net.ipv4.tcp_fastopen", fastOpen))
 	g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(100)})

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // What becomes of a call when conntrack loses its control connection, though TCP has not
@@ -41,7 +41,7 @@ func (g *testGateway) deleteTCP() {
 // TestLostEntryIsMadeAgain: the call goes on, in its control messages too.
 func TestLostEntryIsMadeAgain(t *testing.T) { overDataPaths(t, testLostEntryIsMadeAgain) }
 
-func testLostEntryIsMadeAgain(t *testing.T, path gateway.DataPath) {
+func testLostEntryIsMadeAgain(t *testing.T, path datapath.Name) {
 	tests := []struct {
 		name string
 		step func(g *testGateway, calls []*lab.Call)
@@ -128,7 +128,7 @@ func (g *testGateway) wantGoesOn(calls []*lab.Call) {
 // there says nothing.
 func TestLostBehindARoutedAddress(t *testing.T) { overDataPaths(t, testLostBehindARoutedAddress) }
 
-func testLostBehindARoutedAddress(t *testing.T, path gateway.DataPath) {
+func testLostBehindARoutedAddress(t *testing.T, path datapath.Name) {
 	const pool = "203.0.113.150"
 	g := buildGateway(t, path, lab.Options{Inside: 2, Outside: 1, SNAT: netip.MustParseAddr(pool), Firewall: true})
 	must(t, g.Gateway.IPBatch(t.Context(), "addr del "+pool+"/24 dev wan\n"))
@@ -148,7 +148,7 @@ func testLostBehindARoutedAddress(t *testing.T, path gateway.DataPath) {
 // its segment for the first of a connection of its own.
 func TestLostServerInside(t *testing.T) { overDataPaths(t, testLostServerInside) }
 
-func testLostServerInside(t *testing.T, path gateway.DataPath) {
+func testLostServerInside(t *testing.T, path datapath.Name) {
 	for _, first := range []string{"client", "server", "nobody"} {
 		t.Run(first, func(t *testing.T) {
 			t.Parallel()
@@ -218,7 +218,7 @@ func (g *testGateway) wantLost(n int) {
 // each loss takes a minute.
 func TestAddressGoneForGood(t *testing.T) { overDataPaths(t, testAddressGoneForGood) }
 
-func testAddressGoneForGood(t *testing.T, path gateway.DataPath) {
+func testAddressGoneForGood(t *testing.T, path datapath.Name) {
 	const replaced = "addr del 203.0.113.1/24 dev wan\naddr add 203.0.113.2/24 dev wan\n"
 	tests := []struct {
 		name   string
@@ -268,7 +268,7 @@ func testAddressGoneForGood(t *testing.T, path gateway.DataPath) {
 // is told.
 func TestLostWhileNobodyWatched(t *testing.T) { overDataPaths(t, testLostWhileNobodyWatched) }
 
-func testLostWhileNobodyWatched(t *testing.T, path gateway.DataPath) {
+func testLostWhileNobodyWatched(t *testing.T, path datapath.Name) {
 	for _, filter := range []string{"0", "1", "2"} {
 		t.Run("rp_filter "+filter, func(t *testing.T) {
 			t.Parallel()
@@ -297,7 +297,7 @@ func testLostWhileNobodyWatched(t *testing.T, path gateway.DataPath) {
 
 // TestLostIsNotReset where that is not wanted: the connection goes on without its call.
 func TestLostIsNotReset(t *testing.T) {
-	g := startGateway(t, gateway.Kernel, masquerade(1), "--reset-lost=false")
+	g := startGateway(t, datapath.Kernel, masquerade(1), "--reset-lost=false")
 	g.server(lab.Behaviour{})
 	c := g.client(0)
 	callOn(t, c, 7)
@@ -316,7 +316,7 @@ func TestLostIsNotReset(t *testing.T) {
 
 // TestResetRuleRefused: a filter table that iptables cannot read costs the RST, and nothing else.
 func TestResetRuleRefused(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, lab.Options{Inside: 1, Outside: 1, Masquerade: true})
+	g := buildGateway(t, datapath.Kernel, lab.Options{Inside: 1, Outside: 1, Masquerade: true})
 	_, err := g.Gateway.Run(t.Context(), "nft", "add rule ip filter FORWARD ct state vmap { established : accept }")
 	must(t, err)
 	g.start()
@@ -331,7 +331,7 @@ func TestResetRuleRefused(t *testing.T) {
 // takes for one of each end. What the server still says of its call is edited.
 func TestHalfClosed(t *testing.T) { overDataPaths(t, testHalfClosed) }
 
-func testHalfClosed(t *testing.T, path gateway.DataPath) {
+func testHalfClosed(t *testing.T, path datapath.Name) {
 	n := startSegments(t, path)
 	w := n.connect(t, n.tcp(n.Inside[0]), n.Inside[0], nil)
 	w.deliver(clientEnd, lab.NewOutgoingCallRequest(7).Bytes())

@@ -8,7 +8,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // Every message about a call other than those that open one, as real peers send it.
@@ -17,7 +17,7 @@ import (
 // while another client's call has the same ID.
 func TestNotifies(t *testing.T) { overDataPaths(t, testNotifies) }
 
-func testNotifies(t *testing.T, path gateway.DataPath) {
+func testNotifies(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 5, Masquerade: true, Firewall: true})
 	tests := []struct {
 		notify lab.Notify
@@ -63,7 +63,7 @@ func testNotifies(t *testing.T, path gateway.DataPath) {
 // form of the notify, the PNS finds the ID that it knows.
 func TestNotifiesOfAnyPAC(t *testing.T) { overDataPaths(t, testNotifiesOfAnyPAC) }
 
-func testNotifiesOfAnyPAC(t *testing.T, path gateway.DataPath) {
+func testNotifiesOfAnyPAC(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true}, "--ports", "1723,1724")
 	outward := pairs(t, listen(t, g.Outside[0]), at1723(g.Outside[0].Addr), g.Inside...)
 	servers := g.byPort(g.Inside...)
@@ -104,7 +104,7 @@ func testNotifiesOfAnyPAC(t *testing.T, path gateway.DataPath) {
 // of none, and leaves it untouched.
 func TestMessagesOfACall(t *testing.T) { overDataPaths(t, testMessagesOfACall) }
 
-func testMessagesOfACall(t *testing.T, path gateway.DataPath) {
+func testMessagesOfACall(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	var all [][2]*lab.Call
 	for i, p := range pairs(t, listen(t, g.Outside[0]), at1723(g.Outside[0].Addr), g.Inside...) {
@@ -154,7 +154,7 @@ func testMessagesOfACall(t *testing.T, path gateway.DataPath) {
 // Call ID 0 in the reply as most servers write it, and with others.
 func TestRefusals(t *testing.T) { overDataPaths(t, testRefusals) }
 
-func testRefusals(t *testing.T, path gateway.DataPath) {
+func testRefusals(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true})
 	outward := pairs(t, listen(t, g.Outside[0]), at1723(g.Outside[0].Addr), g.Inside...)
 	inward := pairs(t, listen(t, g.Inside[0]), at1723(lab.PublicOf(0)), g.Outside...)
@@ -196,7 +196,7 @@ func refuse(t *testing.T, p pair, request, reply lab.Message) {
 // takes the place of the first, and keeps its public form.
 func TestSecondRequest(t *testing.T) { overDataPaths(t, testSecondRequest) }
 
-func testSecondRequest(t *testing.T, path gateway.DataPath) {
+func testSecondRequest(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	s := g.server(lab.Behaviour{NextID: lab.Counting(900)})
 	other := callOn(t, g.client(0), 7)
@@ -225,7 +225,7 @@ const many = 300
 // that another client has, and clears them one by one.
 func TestManyCalls(t *testing.T) { overDataPaths(t, testManyCalls) }
 
-func testManyCalls(t *testing.T, path gateway.DataPath) {
+func testManyCalls(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(5000)})
 	for i := range 2 {

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/monitor"
 )
 
@@ -23,7 +23,7 @@ import (
 // call up.
 func TestMonitoring(t *testing.T) { overDataPaths(t, testMonitoring) }
 
-func testMonitoring(t *testing.T, path gateway.DataPath) {
+func testMonitoring(t *testing.T, path datapath.Name) {
 	g := buildGateway(t, path, masquerade(1))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	g.start()
@@ -57,7 +57,7 @@ func testMonitoring(t *testing.T, path gateway.DataPath) {
 // TestMonitoringTheKernelHelper: what the alert looks at is there from the start, and
 // grows when the kernel's own helper edits a connection.
 func TestMonitoringTheKernelHelper(t *testing.T) {
-	g := buildGateway(t, gateway.Auto, masquerade(1))
+	g := buildGateway(t, datapath.Auto, masquerade(1))
 	must(t, g.AttachKernelHelper(t.Context()))
 	g.start()
 	g.server(lab.Behaviour{})
@@ -105,7 +105,7 @@ const listed = 40 * time.Second
 // TestUnmatchedGRE has a server send under a Call ID that nobody has.
 func TestUnmatchedGRE(t *testing.T) { overDataPaths(t, testUnmatchedGRE) }
 
-func testUnmatchedGRE(t *testing.T, path gateway.DataPath) {
+func testUnmatchedGRE(t *testing.T, path datapath.Name) {
 	g := buildGateway(t, path, masquerade(1))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	g.start()
@@ -116,7 +116,7 @@ func testUnmatchedGRE(t *testing.T, path gateway.DataPath) {
 	for range packets {
 		must(t, s.GRE.Send(lab.Packet{Dst: lab.GatewayPublic, CallID: 4711, Payload: []byte("to nobody")}))
 	}
-	flows := map[gateway.DataPath]string{gateway.Kernel: "1", gateway.Queue: "0"}[path]
+	flows := map[datapath.Name]string{datapath.Kernel: "1", datapath.Queue: "0"}[path]
 	counted := func() bool {
 		n, err := strconv.Atoi(g.metric(`pptpalg_gre_packets_total{reason="no_flow"}`))
 		return err == nil && n >= packets && g.metric("pptpalg_gre_unmatched_flows") == flows
@@ -125,7 +125,7 @@ func testUnmatchedGRE(t *testing.T, path gateway.DataPath) {
 		t.Errorf("%s packets of %s flows, want %d of %s", g.metric(`pptpalg_gre_packets_total{reason="no_flow"}`), g.metric("pptpalg_gre_unmatched_flows"), packets, flows)
 	}
 	_, stdout, _ := g.explain()
-	want := map[gateway.DataPath]string{gateway.Kernel: "1. GRE comes from 203.0.113.10 to 203.0.113.1 for Call ID 4711, which no call has (", gateway.Queue: "GRE came that belongs to no call ("}[path]
+	want := map[datapath.Name]string{datapath.Kernel: "1. GRE comes from 203.0.113.10 to 203.0.113.1 for Call ID 4711, which no call has (", datapath.Queue: "GRE came that belongs to no call ("}[path]
 	if !strings.Contains(stdout, want) {
 		t.Errorf("it explains: %s", stdout)
 	}
@@ -136,7 +136,7 @@ func TestWebConfigFlag(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "web.yml")
 	// The password is "secret".
 	must(t, os.WriteFile(file, []byte("basic_auth_users:\n  alice: $2a$04$G9yT2drSAwdN5Tzp2fm/Ru8OLP8/fbHeCyDky8.P0rNbFB.ZSuMtm\n"), 0o600))
-	g := startGateway(t, gateway.Kernel, masquerade(1), "--web-config", file)
+	g := startGateway(t, datapath.Kernel, masquerade(1), "--web-config", file)
 	for password, want := range map[string]int{"": http.StatusUnauthorized, "wrong": http.StatusUnauthorized, "secret": http.StatusOK} {
 		if got := g.ready(password); got != want {
 			t.Errorf("ready, by password %q: %d, want %d", password, got, want)

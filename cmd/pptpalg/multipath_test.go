@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // Ends that speak Multipath TCP (RFC 8684), by which messages may come in another connection
@@ -18,7 +18,7 @@ import (
 // checksums over their data and without.
 func TestMultipath(t *testing.T) { overDataPaths(t, testMultipath) }
 
-func testMultipath(t *testing.T, path gateway.DataPath) {
+func testMultipath(t *testing.T, path datapath.Name) {
 	for _, checksums := range []string{"0", "1"} {
 		t.Run("checksums "+checksums, func(t *testing.T) {
 			g := buildGateway(t, path, masquerade(2))

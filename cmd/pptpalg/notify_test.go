@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // manager is the service manager's end of NOTIFY_SOCKET.
@@ -68,7 +68,7 @@ func (m *manager) count(message string) int {
 // TestNotify: the rules are loaded when READY=1 comes, signs of life follow, and
 // STOPPING=1 is the last.
 func TestNotify(t *testing.T) {
-	g := buildGateway(t, gateway.Auto, masquerade(1))
+	g := buildGateway(t, datapath.Auto, masquerade(1))
 	m := listenAsManager(t)
 	t.Setenv("NOTIFY_SOCKET", m.path)
 	t.Setenv("WATCHDOG_USEC", "40000")
@@ -90,7 +90,7 @@ func TestNotify(t *testing.T) {
 
 // TestNotifyWithoutReady: a daemon that cannot start does not say that it is ready.
 func TestNotifyWithoutReady(t *testing.T) {
-	g := startGateway(t, gateway.Auto, masquerade(1))
+	g := startGateway(t, datapath.Auto, masquerade(1))
 	m := listenAsManager(t)
 	t.Setenv("NOTIFY_SOCKET", m.path)
 	g.launch("--state-dir", filepath.Join(t.TempDir(), "other"), "--listen", "") // the queue is taken

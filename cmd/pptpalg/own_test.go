@@ -6,7 +6,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // PPTP of the gateway itself, beside that of the hosts behind it: nothing of it is
@@ -16,7 +16,7 @@ import (
 // too, towards the same server.
 func TestOwnClient(t *testing.T) { overDataPaths(t, testOwnClient) }
 
-func testOwnClient(t *testing.T, path gateway.DataPath) {
+func testOwnClient(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(900)})
 	own := clientOn(t, g.Gateway, s.Host.Addr)
@@ -55,7 +55,7 @@ func testOwnClient(t *testing.T, path gateway.DataPath) {
 // behind it. It cannot be translated and passes; the client's call goes on.
 func TestOwnClientComesSecond(t *testing.T) { overDataPaths(t, testOwnClientComesSecond) }
 
-func testOwnClientComesSecond(t *testing.T, path gateway.DataPath) {
+func testOwnClientComesSecond(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(1))
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(900)})
 	inside := callOn(t, g.client(0), 7)
@@ -70,7 +70,7 @@ func testOwnClientComesSecond(t *testing.T, path gateway.DataPath) {
 // TestOwnServer has the gateway itself be the server of inside and outside clients.
 func TestOwnServer(t *testing.T) { overDataPaths(t, testOwnServer) }
 
-func testOwnServer(t *testing.T, path gateway.DataPath) {
+func testOwnServer(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true})
 	s := serverOn(t, g.Gateway, lab.Behaviour{NextID: lab.Counting(900)})
 	var calls []*lab.Call
@@ -88,7 +88,7 @@ func testOwnServer(t *testing.T, path gateway.DataPath) {
 // TestOwnRealClient is TestOwnClient with the programs that people run.
 func TestOwnRealClient(t *testing.T) { overDataPaths(t, testOwnRealClient) }
 
-func testOwnRealClient(t *testing.T, path gateway.DataPath) {
+func testOwnRealClient(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	d, err := lab.StartPPTPD(g.Outside[0], lab.PPTPDOptions{})
 	must(t, err)

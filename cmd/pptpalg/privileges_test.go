@@ -19,7 +19,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 const unitFile = "../../deploy/pptpalg.service"
@@ -173,7 +173,7 @@ type managed struct {
 	program string // a copy that every user may execute
 }
 
-func manageGateway(t *testing.T, path gateway.DataPath, o lab.Options) *managed {
+func manageGateway(t *testing.T, path datapath.Name, o lab.Options) *managed {
 	t.Helper()
 	m := &managed{testGateway: buildGateway(t, path, o), unit: readUnit(t), manager: listenAsManager(t)}
 	must(t, lab.Need("setpriv"))
@@ -338,7 +338,7 @@ func (m *managed) rules() string {
 // TestUnit has the main job done with the rights that the unit gives, and no others.
 func TestUnit(t *testing.T) { overDataPathsInTurn(t, testUnit) }
 
-func testUnit(t *testing.T, path gateway.DataPath) {
+func testUnit(t *testing.T, path datapath.Name) {
 	m := manageGateway(t, path, masquerade(2))
 	m.start()
 	m.wantRights()
@@ -357,7 +357,7 @@ func testUnit(t *testing.T, path gateway.DataPath) {
 	if strings.Contains(m.rules(), "PPTPALG") {
 		t.Errorf("rules after its end:\n%s", m.rules())
 	}
-	if path == gateway.Kernel {
+	if path == datapath.Kernel {
 		exchange(t, calls...)
 	}
 	// It starts again over what it left behind.
@@ -395,7 +395,7 @@ func (m *managed) wantRights() {
 
 // TestUnitAfterACrash: ExecStop does not run then, ExecStopPost does.
 func TestUnitAfterACrash(t *testing.T) {
-	m := manageGateway(t, gateway.Auto, masquerade(1))
+	m := manageGateway(t, datapath.Auto, masquerade(1))
 	m.start()
 	m.server(lab.Behaviour{})
 	call := callOn(t, m.client(0), 7)
@@ -414,7 +414,7 @@ func TestUnitAfterACrash(t *testing.T) {
 // TestRulesOfADaemonWithoutRoot holds what the operator's page says of a daemon that
 // loads its rules itself: iptables-nft needs CAP_NET_ADMIN and no more.
 func TestRulesOfADaemonWithoutRoot(t *testing.T) {
-	m := manageGateway(t, gateway.Auto, masquerade(1))
+	m := manageGateway(t, datapath.Auto, masquerade(1))
 	must(t, lab.Need("iptables-nft"))
 	m.run(m.prepare(rights(daemonID, daemonID, "CAP_NET_ADMIN"), []string{"run"}))
 	must(t, lab.Poll(lab.Patience, func() bool { return m.manager.count("READY=1") == 1 }))
@@ -430,7 +430,7 @@ func TestRulesOfADaemonWithoutRoot(t *testing.T) {
 
 // TestWhoMayAsk: root and the daemon's group.
 func TestWhoMayAsk(t *testing.T) {
-	m := manageGateway(t, gateway.Auto, masquerade(1))
+	m := manageGateway(t, datapath.Auto, masquerade(1))
 	m.start()
 	m.server(lab.Behaviour{})
 	callOn(t, m.client(0), pptp.CallID(7))

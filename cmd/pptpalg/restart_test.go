@@ -12,7 +12,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 const (
@@ -36,7 +36,7 @@ const (
 // lost while there is none; the calls go on after it.
 func TestRestart(t *testing.T) { overDataPathsInTurn(t, testRestart) }
 
-func testRestart(t *testing.T, path gateway.DataPath) {
+func testRestart(t *testing.T, path datapath.Name) {
 	t.Run("by hand", func(t *testing.T) {
 		endQuickly(t)
 		g := startGateway(t, path, masquerade(3))
@@ -66,7 +66,7 @@ func restartUnderTraffic(t *testing.T, g *testGateway, restart func()) {
 	}
 	setter.stop()
 	for i, b := range streams {
-		b.check(t, i, s.Calls()[i], g.path == gateway.Queue)
+		b.check(t, i, s.Calls()[i], g.path == datapath.Queue)
 	}
 	setter.check(t)
 	exchange(t, callOn(t, g.client(2), 7))

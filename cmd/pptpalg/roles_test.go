@@ -7,7 +7,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // Who asks for a call and who answers it, who opens TCP, and on which side of the
@@ -75,7 +75,7 @@ func accepted(p pair) *lab.Client { return p.accepted }
 
 func TestClientsInside(t *testing.T) { overDataPaths(t, testClientsInside) }
 
-func testClientsInside(t *testing.T, path gateway.DataPath) {
+func testClientsInside(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(3))
 	l := listen(t, g.Outside[0])
 	tryRoles(t, dialer, pairs(t, l, at1723(g.Outside[0].Addr), g.Inside...)...)
@@ -87,7 +87,7 @@ func testClientsInside(t *testing.T, path gateway.DataPath) {
 // nothing but the control port is forwarded.
 func TestServersInside(t *testing.T) { overDataPaths(t, testServersInside) }
 
-func testServersInside(t *testing.T, path gateway.DataPath) {
+func testServersInside(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true})
 	var all []pair
 	for i, h := range g.Inside {
@@ -102,7 +102,7 @@ func testServersInside(t *testing.T, path gateway.DataPath) {
 // port that the client dials.
 func TestServersBehindOneAddress(t *testing.T) { overDataPaths(t, testServersBehindOneAddress) }
 
-func testServersBehindOneAddress(t *testing.T, path gateway.DataPath) {
+func testServersBehindOneAddress(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: lab.DNATControl, Firewall: true}, "--ports", "1723,1724")
 	var all []pair
 	for _, server := range g.byPort(g.Inside...) {
@@ -117,7 +117,7 @@ func testServersBehindOneAddress(t *testing.T, path gateway.DataPath) {
 // ends of a call are translated.
 func TestHairpin(t *testing.T) { overDataPaths(t, testHairpin) }
 
-func testHairpin(t *testing.T, path gateway.DataPath) {
+func testHairpin(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, lab.Options{Inside: 4, Outside: 1, Masquerade: true, DNAT: lab.DNATControl, Hairpin: true, Firewall: true}, "--ports", "1723,1724")
 	servers := g.byPort(g.Inside[:2]...)
 	// Nobody uses one ID twice: to a client both servers have the same address, as
@@ -151,7 +151,7 @@ func (g *testGateway) byPort(hosts ...*lab.Host) []portServer {
 
 func TestUntranslated(t *testing.T) { overDataPaths(t, testUntranslated) }
 
-func testUntranslated(t *testing.T, path gateway.DataPath) {
+func testUntranslated(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 1}, "--bypass", "none")
 	l := listen(t, g.Outside[0])
 	for i, p := range pairs(t, l, at1723(g.Outside[0].Addr), g.Inside...) {

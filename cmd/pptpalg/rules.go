@@ -11,7 +11,7 @@ import (
 
 	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/pptpalg/internal/config"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/conntrack"
 	"pptpalg/rules"
 )
@@ -22,7 +22,7 @@ type ruleOptions struct {
 	queue    uint16
 	ports    []uint
 	bypass   string
-	dataPath gateway.DataPath
+	dataPath datapath.Name
 	data     rules.Data
 	label    uint8 // that calls' GRE once got: read, for the sake of files that have it
 	reset    bool
@@ -30,7 +30,7 @@ type ruleOptions struct {
 }
 
 func (o *ruleOptions) add(f *pflag.FlagSet) {
-	o.dataPath = gateway.Auto
+	o.dataPath = datapath.Auto
 	f.Uint16Var(&o.queue, "queue", defaultQueue, "NFQUEUE number of control connections")
 	f.UintSliceVar(&o.ports, "ports", defaultPorts, "TCP ports to which PPTP clients connect, before any DNAT")
 	f.StringVar(&o.bypass, "bypass", rules.Bypass{Labelled: true, Label: rules.DefaultBypassLabel}.String(), `how the kernel is told not to queue a connection any more that is let alone: "label:N" (conntrack label 0 to 127), "mark:BITS" (of the conntrack mark), or "none"`)
@@ -123,7 +123,7 @@ func parsePorts(given []uint) ([]uint16, error) {
 // config returns what is to be loaded, or printed.
 func (o *ruleOptions) config() (rules.Config, error) {
 	cfg, err := o.all()
-	if o.dataPath != gateway.Queue {
+	if o.dataPath != datapath.Queue {
 		cfg.Data = rules.Data{}
 	}
 	return cfg, err
@@ -131,16 +131,16 @@ func (o *ruleOptions) config() (rules.Config, error) {
 
 // decide has the kernel tried if the data path is left to it, as the daemon does.
 func (o *ruleOptions) decide() error {
-	if o.dataPath != gateway.Auto {
+	if o.dataPath != datapath.Auto {
 		return nil
 	}
 	c, err := conntrack.Dial()
 	if err != nil {
 		return err
 	}
-	o.dataPath = gateway.Kernel
+	o.dataPath = datapath.Kernel
 	if c.Probe() != nil {
-		o.dataPath = gateway.Queue
+		o.dataPath = datapath.Queue
 	}
 	return c.Close()
 }

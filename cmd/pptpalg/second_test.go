@@ -10,21 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // TestSecondDaemon: a network namespace has one daemon. Another one is refused whatever its
 // queue, state directory and rules are, learns whose the namespace is, and changes nothing.
 func TestSecondDaemon(t *testing.T) {
-	overDataPaths(t, func(t *testing.T, path gateway.DataPath) {
+	overDataPaths(t, func(t *testing.T, path datapath.Name) {
 		g := startGateway(t, path, masquerade(2))
 		g.server(lab.Behaviour{})
 		call := callOn(t, g.client(0), 7)
 		rules := g.mangle()
 		for _, args := range [][]string{
 			{"--queue", "1900"},
-			{"--queue", "1900", "--datapath", string(gateway.Kernel)},
-			{"--queue", "1900", "--datapath", string(gateway.Queue)},
+			{"--queue", "1900", "--datapath", string(datapath.Kernel)},
+			{"--queue", "1900", "--datapath", string(datapath.Queue)},
 			{"--queue", "1900", "--rules", "none"},
 			{"--queue", "1900", "--ports", "1724"},
 		} {
@@ -42,7 +42,7 @@ func TestSecondDaemon(t *testing.T) {
 
 // TestSquattersKeepNoDaemonOut: without rights nobody keeps a daemon from starting.
 func TestSquattersKeepNoDaemonOut(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(1))
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
 	for _, name := range []string{"@pptpalg", "@pptpalg/1/1723//run/pptpalg"} {
 		fd := -1
 		must(t, g.Gateway.Do(func() (err error) {

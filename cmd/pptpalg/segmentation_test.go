@@ -16,7 +16,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // The editor under a real TCP on both ends: the same dialogue, cut in every way.
@@ -102,7 +102,7 @@ func (g *testGateway) hold(server netip.Addr, own pptp.CallID) *lab.Call {
 
 func TestOneBytePerSegment(t *testing.T) { overDataPaths(t, testOneBytePerSegment) }
 
-func testOneBytePerSegment(t *testing.T, path gateway.DataPath) {
+func testOneBytePerSegment(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, lab.Options{Inside: 3, Outside: 2, Masquerade: true, Firewall: true})
 	ways := []struct {
 		name  string
@@ -143,7 +143,7 @@ func (g *testGateway) segmentsRead() (n int) {
 // the last byte that the editor looks at.
 func TestCutAtEveryOffset(t *testing.T) { overDataPaths(t, testCutAtEveryOffset) }
 
-func testCutAtEveryOffset(t *testing.T, path gateway.DataPath) {
+func testCutAtEveryOffset(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(3))
 	var at atomic.Int64
 	cut := func(c *lab.Control, b []byte) error {
@@ -170,7 +170,7 @@ func testCutAtEveryOffset(t *testing.T, path gateway.DataPath) {
 // TestCoalesced has a whole conversation leave the client in one segment.
 func TestCoalesced(t *testing.T) { overDataPaths(t, testCoalesced) }
 
-func testCoalesced(t *testing.T, path gateway.DataPath) {
+func testCoalesced(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	s := talkingServer(t, g.Outside[0], nil)
 	held := g.hold(s.Host.Addr, 7)
@@ -195,7 +195,7 @@ func testCoalesced(t *testing.T, path gateway.DataPath) {
 // TestUrgentData sends each message with its last byte urgent.
 func TestUrgentData(t *testing.T) { overDataPaths(t, testUrgentData) }
 
-func testUrgentData(t *testing.T, path gateway.DataPath) {
+func testUrgentData(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	l := listen(t, g.Outside[0])
 	urgent := func(c *lab.Control, b []byte) error {
@@ -236,7 +236,7 @@ func onSocket(c *lab.Control, f func(fd int) error) error {
 // packets: it sends again what was edited, merged and cut as it likes.
 func TestBadNetwork(t *testing.T) { overDataPathsInTurn(t, testBadNetwork) }
 
-func testBadNetwork(t *testing.T, path gateway.DataPath) {
+func testBadNetwork(t *testing.T, path datapath.Name) {
 	tests := []struct {
 		name                      string
 		loses, reorders, doubles  bool

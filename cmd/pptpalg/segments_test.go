@@ -9,7 +9,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // The editor between two ends that speak no TCP: they send the single segments that
@@ -23,7 +23,7 @@ type segments struct {
 	ports  uint16
 }
 
-func startSegments(t *testing.T, path gateway.DataPath) *segments {
+func startSegments(t *testing.T, path datapath.Name) *segments {
 	t.Helper()
 	n := &segments{testGateway: startGateway(t, path, masquerade(2)), ports: 40000}
 	n.server = n.tcp(n.Outside[0])
@@ -175,7 +175,7 @@ const secondID = 168 + 12
 
 func TestSegments(t *testing.T) { overDataPaths(t, testSegments) }
 
-func testSegments(t *testing.T, path gateway.DataPath) {
+func testSegments(t *testing.T, path datapath.Name) {
 	n := startSegments(t, path)
 	end := n.tcp(n.Inside[0])
 	tests := []struct {

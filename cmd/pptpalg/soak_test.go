@@ -19,7 +19,7 @@ import (
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // soakTime is how long TestSoak runs, half of it over each data path: `make soak` gives
@@ -37,7 +37,7 @@ const healing = 15 * time.Second
 // are what they were.
 func TestSoak(t *testing.T) { overDataPathsInTurn(t, testSoak) }
 
-func testSoak(t *testing.T, path gateway.DataPath) {
+func testSoak(t *testing.T, path datapath.Name) {
 	const honest, liars = 8, 2
 	network := masquerade(honest + liars)
 	network.Outside += liars
@@ -54,7 +54,7 @@ func testSoak(t *testing.T, path gateway.DataPath) {
 	s.round(t, *soakTime/4, s.violence, true)
 	// A connection that ended in the moment of a flush was made again, and may be for a day.
 	// One that has no entry when a daemon starts has ended.
-	if path == gateway.Queue {
+	if path == datapath.Queue {
 		pass(4 * time.Second) // the last flush must be dealt with, for this is taken for one else
 	}
 	g.kill()

@@ -11,7 +11,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // complete is the metric that tells whether the journal has all calls.
@@ -49,7 +49,7 @@ func TestUnusableStateDirectory(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g := buildGateway(t, gateway.Kernel, masquerade(2))
+			g := buildGateway(t, datapath.Kernel, masquerade(2))
 			mend := tt.prepare(t, g)
 			g.start()
 			g.server(lab.Behaviour{})
@@ -91,7 +91,7 @@ func (g *testGateway) callsOrNone() int {
 // TestStateDirectoryFillsUp while calls come and go: they do not notice, and a daemon that is
 // killed after there is room again has left all it knew.
 func TestStateDirectoryFillsUp(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(2))
+	g := buildGateway(t, datapath.Kernel, masquerade(2))
 	g.state = smallDisk(t, "64k")
 	g.start()
 	g.server(lab.Behaviour{})
@@ -121,7 +121,7 @@ func TestStateDirectoryFillsUp(t *testing.T) {
 // TestFrozenStateDirectory: a disk that does not answer holds up no control connection, and
 // the journal has everything when it is back.
 func TestFrozenStateDirectory(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(2))
+	g := buildGateway(t, datapath.Kernel, masquerade(2))
 	g.state = freezable(t)
 	g.start()
 	g.server(lab.Behaviour{})
@@ -183,7 +183,7 @@ func TestJournalLost(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g := startGateway(t, gateway.Kernel, masquerade(2))
+			g := startGateway(t, datapath.Kernel, masquerade(2))
 			g.server(lab.Behaviour{Refuse: true})
 			var clients []*lab.Client
 			var calls []*lab.Call

@@ -8,7 +8,7 @@ import (
 
 	"pptpalg/cmd/internal/browser"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 const (
@@ -19,7 +19,7 @@ const (
 // TestStatusPage reads the daemon's page in a browser on the gateway, while calls come and
 // go, and the daemon as well.
 func TestStatusPage(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(2))
+	g := buildGateway(t, datapath.Kernel, masquerade(2))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	g.start()
 	g.server(lab.Behaviour{})

@@ -18,7 +18,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/history"
 )
 
@@ -28,7 +28,7 @@ const promptly = 5 * time.Second
 // TestStuckReaders: nobody reads standard output and error any more, and both pipes are full.
 // Control connections do not notice, and the daemon ends, and takes its rules away.
 func TestStuckReaders(t *testing.T) {
-	overDataPaths(t, func(t *testing.T, path gateway.DataPath) {
+	overDataPaths(t, func(t *testing.T, path datapath.Name) {
 		g := buildGateway(t, path, masquerade(2))
 		g.launchInto(fullPipe(t), fullPipe(t), "--event-log", "-", "--max-requests", "2", "--log-level", "debug")
 		g.serveAndEnd()
@@ -37,7 +37,7 @@ func TestStuckReaders(t *testing.T) {
 
 // TestGoneReaders: the other ends of both pipes are closed.
 func TestGoneReaders(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(2))
+	g := buildGateway(t, datapath.Kernel, masquerade(2))
 	g.launchInto(gonePipe(t), gonePipe(t), "--event-log", "-", "--max-requests", "2")
 	if err := lab.Poll(lab.Patience, func() bool { return g.metric(`pptpalg_log_lines_lost_total{log="daemon"}`) != "0" }); err != nil {
 		t.Error("no line is counted as lost")
@@ -47,7 +47,7 @@ func TestGoneReaders(t *testing.T) {
 
 // TestCannotStartWithStuckReaders: what cannot start ends all the same.
 func TestCannotStartWithStuckReaders(t *testing.T) {
-	g := startGateway(t, gateway.Kernel, masquerade(1))
+	g := startGateway(t, datapath.Kernel, masquerade(1))
 	first := g.daemon
 	g.launchProgram(fullPipe(t), fullPipe(t))
 	if err := g.daemon.Wait(promptly); err == nil || !strings.Contains(err.Error(), "exit status") {
@@ -155,7 +155,7 @@ func (g *testGateway) readEvents(file string) []history.Record {
 // TestEventLogOnAFullDisk: lines for which there is no room are counted, and what the file has
 // are whole lines, at any time.
 func TestEventLogOnAFullDisk(t *testing.T) {
-	g := buildGateway(t, gateway.Kernel, masquerade(1))
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
 	disk := smallDisk(t, "64k")
 	file := filepath.Join(disk, "events.log")
 	g.start("--event-log", file)

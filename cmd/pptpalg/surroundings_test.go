@@ -11,7 +11,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // Calls beside what else a gateway has: rules that are not about calls and yet meet GRE,
@@ -62,9 +62,9 @@ COMMIT
 
 func TestSurroundings(t *testing.T) { overDataPaths(t, testSurroundings) }
 
-func testSurroundings(t *testing.T, path gateway.DataPath) {
+func testSurroundings(t *testing.T, path datapath.Name) {
 	for _, tt := range surroundings {
-		if tt.queued && path != gateway.Queue {
+		if tt.queued && path != datapath.Queue {
 			continue
 		}
 		t.Run(tt.name, func(t *testing.T) {
@@ -92,7 +92,7 @@ func wantNoneUnmatched(t *testing.T, s *lab.Server) {
 // TestZeroAtBothEnds: no Call ID tells the two directions of such a call apart.
 func TestZeroAtBothEnds(t *testing.T) { overDataPaths(t, testZeroAtBothEnds) }
 
-func testZeroAtBothEnds(t *testing.T, path gateway.DataPath) {
+func testZeroAtBothEnds(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(1))
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Fixed(0)})
 	call := callOn(t, g.client(0), 0)
@@ -110,7 +110,7 @@ func testZeroAtBothEnds(t *testing.T, path gateway.DataPath) {
 // not keep that from its way.
 func TestStrangersFirst(t *testing.T) { overDataPaths(t, testStrangersFirst) }
 
-func testStrangersFirst(t *testing.T, path gateway.DataPath) {
+func testStrangersFirst(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: true})
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(900)})
 	stranger, err := lab.OpenGRE(g.Inside[1], g.Inside[1].Addr)
@@ -135,7 +135,7 @@ func testStrangersFirst(t *testing.T, path gateway.DataPath) {
 // inside.
 func TestOwnForwardedPort(t *testing.T) { overDataPaths(t, testOwnForwardedPort) }
 
-func testOwnForwardedPort(t *testing.T, path gateway.DataPath) {
+func testOwnForwardedPort(t *testing.T, path datapath.Name) {
 	g := buildGateway(t, path, masquerade(2))
 	must(t, g.Gateway.IPTablesAdd(t.Context(), fmt.Sprintf(`*nat
 -A PREROUTING -d %[1]v -p tcp --dport 1723 -j DNAT --to-destination %[2]v
@@ -169,7 +169,7 @@ func TestNothingLeavesHalfTranslated(t *testing.T) {
 	overDataPaths(t, testNothingLeavesHalfTranslated)
 }
 
-func testNothingLeavesHalfTranslated(t *testing.T, path gateway.DataPath) {
+func testNothingLeavesHalfTranslated(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(3))
 	s := g.server(lab.Behaviour{NextID: lab.Counting(900)})
 	stop := make(chan struct{})
@@ -214,7 +214,7 @@ func testNothingLeavesHalfTranslated(t *testing.T, path gateway.DataPath) {
 // that they choose know no way inside.
 func TestMarksOfOneSide(t *testing.T) { overDataPaths(t, testMarksOfOneSide) }
 
-func testMarksOfOneSide(t *testing.T, path gateway.DataPath) {
+func testMarksOfOneSide(t *testing.T, path datapath.Name) {
 	for name, rules := range map[string]string{
 		"connection marks": strings.Replace(wanRules, "-A PREROUTING -j CONNMARK --restore-mark", "-A PREROUTING -i lan -j CONNMARK --restore-mark", 1),
 		"marks by source": `*mangle

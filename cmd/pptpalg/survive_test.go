@@ -19,14 +19,14 @@ import (
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // What outlives the daemon, and what it knows when it is back.
 
 func TestRestartKnowsItsCalls(t *testing.T) { overDataPaths(t, testRestartKnowsItsCalls) }
 
-func testRestartKnowsItsCalls(t *testing.T, path gateway.DataPath) {
+func testRestartKnowsItsCalls(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(3))
 	s := g.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(100)})
 	clients := []*lab.Client{g.client(0), g.client(1)}
@@ -34,7 +34,7 @@ func testRestartKnowsItsCalls(t *testing.T, path gateway.DataPath) {
 	exchange(t, calls...)
 	before := g.calls()
 	g.kill()
-	if path == gateway.Kernel {
+	if path == datapath.Kernel {
 		exchange(t, calls...)
 	}
 	g.start()
@@ -69,7 +69,7 @@ func testRestartKnowsItsCalls(t *testing.T, path gateway.DataPath) {
 // TestEndedWhileDead: what ended while nobody watched is gone when the daemon is back.
 func TestEndedWhileDead(t *testing.T) { overDataPaths(t, testEndedWhileDead) }
 
-func testEndedWhileDead(t *testing.T, path gateway.DataPath) {
+func testEndedWhileDead(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(3))
 	g.server(lab.Behaviour{Refuse: true})
 	var clients []*lab.Client
@@ -92,7 +92,7 @@ func testEndedWhileDead(t *testing.T, path gateway.DataPath) {
 // clients have gone nothing is left of them.
 func TestKilledAtRandomInstants(t *testing.T) { overDataPathsInTurn(t, testKilledAtRandomInstants) }
 
-func testKilledAtRandomInstants(t *testing.T, path gateway.DataPath) {
+func testKilledAtRandomInstants(t *testing.T, path datapath.Name) {
 	kills, instants := 200, 40 // milliseconds
 	if testing.Short() {
 		kills, instants = 50, 400 // under the race detector all takes its time, and GRE that waits is lost with the daemon
@@ -104,7 +104,7 @@ func testKilledAtRandomInstants(t *testing.T, path gateway.DataPath) {
 	var established atomic.Int64
 	failures := make(chan error, len(g.Inside))
 	carry := certain
-	if path == gateway.Queue {
+	if path == datapath.Queue {
 		carry = persistent
 	}
 	for _, h := range g.Inside {
@@ -184,7 +184,7 @@ func liveOneCall(h, server *lab.Host, established *atomic.Int64, carry func(*lab
 // timeout of days. GRE that no call claims makes short-lived ones.
 func (g *testGateway) wantEntriesOfCalls(n int) {
 	g.t.Helper()
-	if g.path == gateway.Queue {
+	if g.path == datapath.Queue {
 		g.wantFlows(n)
 		return
 	}
@@ -206,7 +206,7 @@ func (g *testGateway) wantEntriesOfCalls(n int) {
 // for good.
 func TestDeletedEntriesHeal(t *testing.T) { overDataPaths(t, testDeletedEntriesHeal) }
 
-func testDeletedEntriesHeal(t *testing.T, path gateway.DataPath) {
+func testDeletedEntriesHeal(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	g.server(lab.Behaviour{Refuse: true})
 	calls := []*lab.Call{callOn(t, g.client(0), 7), callOn(t, g.client(1), 7)}
@@ -217,7 +217,7 @@ func testDeletedEntriesHeal(t *testing.T, path gateway.DataPath) {
 	_, err = g.Gateway.Run(t.Context(), "conntrack", foreign...)
 	must(t, err)
 	repaired := "0"
-	if path == gateway.Kernel {
+	if path == datapath.Kernel {
 		g.wantEntries(5)
 		repaired = "4"
 	}
@@ -234,7 +234,7 @@ func testDeletedEntriesHeal(t *testing.T, path gateway.DataPath) {
 // TestFlushHeals: conntrack -F takes the control connections along.
 func TestFlushHeals(t *testing.T) { overDataPaths(t, testFlushHeals) }
 
-func testFlushHeals(t *testing.T, path gateway.DataPath) {
+func testFlushHeals(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2))
 	s := g.server(lab.Behaviour{Refuse: true})
 	clients := []*lab.Client{g.client(0), g.client(1)}
@@ -262,7 +262,7 @@ func testFlushHeals(t *testing.T, path gateway.DataPath) {
 // TestGREStopsWithTheConnection: after FIN or RST nothing of the call is delivered.
 func TestGREStopsWithTheConnection(t *testing.T) { overDataPaths(t, testGREStopsWithTheConnection) }
 
-func testGREStopsWithTheConnection(t *testing.T, path gateway.DataPath) {
+func testGREStopsWithTheConnection(t *testing.T, path datapath.Name) {
 	for name, end := range map[string]func(*lab.Client) error{
 		"FIN": func(c *lab.Client) error { return c.Control.Close() },
 		"RST": func(c *lab.Client) error { return c.Reset() },
@@ -289,7 +289,7 @@ func testGREStopsWithTheConnection(t *testing.T, path gateway.DataPath) {
 
 // TestSecondDaemonOnOneStateDir is told so, and disturbs nothing.
 func TestSecondDaemonOnOneStateDir(t *testing.T) {
-	g := startGateway(t, gateway.Auto, masquerade(1))
+	g := startGateway(t, datapath.Auto, masquerade(1))
 	g.server(lab.Behaviour{})
 	call := callOn(t, g.client(0), 7)
 	cmd, err := g.Gateway.Command(t.Context(), os.Args[0], "run", "--state-dir", g.state, "--queue", "9", "--rules", "none", "--listen", "")
@@ -309,7 +309,7 @@ func TestSecondDaemonOnOneStateDir(t *testing.T) {
 // TestFullTable: a request beyond a limit passes unedited, is counted and logged.
 func TestFullTable(t *testing.T) { overDataPaths(t, testFullTable) }
 
-func testFullTable(t *testing.T, path gateway.DataPath) {
+func testFullTable(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(2), "--max-calls", "1")
 	s := g.server(lab.Behaviour{})
 	callOn(t, g.client(0), 7)
@@ -328,7 +328,7 @@ func testFullTable(t *testing.T, path gateway.DataPath) {
 // was heard of it for the set time; one that carries GRE stays.
 func TestIdleCallEnds(t *testing.T) { overDataPaths(t, testIdleCallEnds) }
 
-func testIdleCallEnds(t *testing.T, path gateway.DataPath) {
+func testIdleCallEnds(t *testing.T, path datapath.Name) {
 	g := buildGateway(t, path, masquerade(2))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	g.start("--idle-timeout", "2s")
@@ -354,7 +354,7 @@ func testIdleCallEnds(t *testing.T, path gateway.DataPath) {
 // again by TCP, counted and logged.
 func TestQueueOverflow(t *testing.T) { overDataPathsInTurn(t, testQueueOverflow) }
 
-func testQueueOverflow(t *testing.T, path gateway.DataPath) {
+func testQueueOverflow(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(6), "--queue-length", "1")
 	g.server(lab.Behaviour{})
 	var clients []*lab.Client

@@ -7,7 +7,7 @@ import (
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // Tunnels of plain GRE between hosts that also have calls, by which the kernel knows packets
@@ -43,7 +43,7 @@ func TestTunnels(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			g := startGateway(t, gateway.Kernel, masquerade(2))
+			g := startGateway(t, datapath.Kernel, masquerade(2))
 			s := g.server(lab.Behaviour{NextID: lab.Fixed(tt.peer)})
 			u := g.tunnel(tt.near(g))
 			carry := func(when string) {
@@ -77,7 +77,7 @@ func TestTunnels(t *testing.T) {
 // TestUpgradeOfEntries: a daemon takes up a call whose entry an earlier release has made, one for
 // both its flows. The call goes on, and the tunnel can begin.
 func TestUpgradeOfEntries(t *testing.T) {
-	g := startGateway(t, gateway.Kernel, masquerade(1))
+	g := startGateway(t, datapath.Kernel, masquerade(1))
 	g.server(lab.Behaviour{NextID: lab.Fixed(0)})
 	c := g.client(0)
 	call := callOn(t, c, 0)

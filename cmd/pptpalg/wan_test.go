@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"pptpalg/cmd/internal/lab"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // A gateway with two ways to the world, of which each control connection keeps the
@@ -60,14 +60,14 @@ COMMIT
 COMMIT
 `
 
-func startWANs(t *testing.T, path gateway.DataPath, more string) *wans {
+func startWANs(t *testing.T, path datapath.Name, more string) *wans {
 	t.Helper()
 	w := buildWANs(t, path, wanRules+more)
 	w.serve()
 	return w
 }
 
-func buildWANs(t *testing.T, path gateway.DataPath, rules string) *wans {
+func buildWANs(t *testing.T, path datapath.Name, rules string) *wans {
 	t.Helper()
 	w := &wans{testGateway: buildGateway(t, path, lab.Options{Inside: 2, Outside: 1})}
 	must(t, w.Gateway.IPBatch(t.Context(), fmt.Sprintf(secondWay, w.Outside[0].Namespace)))
@@ -113,7 +113,7 @@ func (w *wans) call() (calls [2][]*lab.Call) {
 // the call was asked for from.
 func TestCallsKeepTheirWAN(t *testing.T) { overDataPaths(t, testCallsKeepTheirWAN) }
 
-func testCallsKeepTheirWAN(t *testing.T, path gateway.DataPath) {
+func testCallsKeepTheirWAN(t *testing.T, path datapath.Name) {
 	w := startWANs(t, path, "")
 	calls := w.call()
 	exchange(t, append(calls[0], calls[1]...)...)
@@ -126,7 +126,7 @@ func testCallsKeepTheirWAN(t *testing.T, path gateway.DataPath) {
 // own.
 func TestZones(t *testing.T) { overDataPaths(t, testZones) }
 
-func testZones(t *testing.T, path gateway.DataPath) {
+func testZones(t *testing.T, path datapath.Name) {
 	w := startWANs(t, path, `*raw
 -A PREROUTING -i lan -s 10.77.0.11 -j CT --zone 5
 -A PREROUTING -i wan2 -j CT --zone 5
@@ -146,7 +146,7 @@ COMMIT
 
 func (w *wans) wantEntriesWith(n int, what string) {
 	w.t.Helper()
-	if w.path == gateway.Queue {
+	if w.path == datapath.Queue {
 		return // its entries are the kernel's own
 	}
 	count := func() (got int) {
@@ -168,7 +168,7 @@ func (w *wans) wantEntriesWith(n int, what string) {
 // back within a minute.
 func TestAddressGoesAway(t *testing.T) { overDataPaths(t, testAddressGoesAway) }
 
-func testAddressGoesAway(t *testing.T, path gateway.DataPath) {
+func testAddressGoesAway(t *testing.T, path datapath.Name) {
 	tests := []struct{ name, command string }{
 		{"address deleted", "addr del 198.51.100.1/24 dev wan2\n"},
 		{"link deleted", "link del wan2\n"},
@@ -194,7 +194,7 @@ func testAddressGoesAway(t *testing.T, path gateway.DataPath) {
 // TestLinkGoesDown keeps the second way's address, and the way comes back.
 func TestLinkGoesDown(t *testing.T) { overDataPaths(t, testLinkGoesDown) }
 
-func testLinkGoesDown(t *testing.T, path gateway.DataPath) {
+func testLinkGoesDown(t *testing.T, path datapath.Name) {
 	w := startWANs(t, path, "")
 	calls := w.call()
 	exchange(t, append(calls[0], calls[1]...)...)

@@ -16,7 +16,7 @@ import (
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
-	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
@@ -150,7 +150,7 @@ func TestWatchWrong(t *testing.T) {
 // TestCallsAreCounted over both data paths: in the table, and in the live one.
 func TestCallsAreCounted(t *testing.T) { overDataPaths(t, testCallsAreCounted) }
 
-func testCallsAreCounted(t *testing.T, path gateway.DataPath) {
+func testCallsAreCounted(t *testing.T, path datapath.Name) {
 	g := buildGateway(t, path, masquerade(1))
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	g.start()

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -15,18 +16,20 @@ import (
 	"pptpalg/alg/nfqueue"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/datapath/queue"
 )
 
 func TestChosenPath(t *testing.T) {
 	tests := []struct {
-		asked   DataPath
+		asked   datapath.Name
 		refuses bool
-		want    DataPath
+		want    datapath.Name
 	}{
-		{Auto, false, Kernel},
-		{Auto, true, Queue},
-		{Kernel, true, Kernel},
-		{Queue, false, Queue},
+		{datapath.Auto, false, datapath.Kernel},
+		{datapath.Auto, true, datapath.Queue},
+		{datapath.Kernel, true, datapath.Kernel},
+		{datapath.Queue, false, datapath.Queue},
 	}
 	for _, tt := range tests {
 		k := new(fakeKernel)
@@ -43,11 +46,11 @@ func TestChosenPath(t *testing.T) {
 }
 
 func TestDataPathText(t *testing.T) {
-	var p DataPath
-	if err := p.UnmarshalText([]byte("queue")); err != nil || p != Queue {
+	var p datapath.Name
+	if err := p.UnmarshalText([]byte("queue")); err != nil || p != datapath.Queue {
 		t.Errorf("queue: %s, %v", p, err)
 	}
-	if err := p.UnmarshalText([]byte("fast")); err == nil || p != Queue {
+	if err := p.UnmarshalText([]byte("fast")); err == nil || p != datapath.Queue {
 		t.Errorf("fast: %s, %v", p, err)
 	}
 }
@@ -55,13 +58,13 @@ func TestDataPathText(t *testing.T) {
 // TestDaemonTranslates: flows stand in the daemon when the packets that announce them are
 // let go, and none in the kernel.
 func TestDaemonTranslates(t *testing.T) {
-	r := newRigOver(t, t.TempDir(), Queue)
-	r.cfg.Data.Mark = 0x40
+	r := newRigOver(t, t.TempDir(), datapath.Queue)
 	const call, seen = 0x40, 0x80
+	r.path = queue.New(call, seen)
 	r.call()
 	r.settleDown()
-	if r.gre.Len() != 2 || !slices.Equal(r.kernel.flows, []calls.Flow{canary}) {
-		t.Errorf("%d flows here, in the kernel %v", r.gre.Len(), r.kernel.flows)
+	if r.visits().Flows() != 2 || !slices.Equal(r.kernel.flows, []calls.Flow{canary}) {
+		t.Errorf("%d flows here, in the kernel %v", r.visits().Flows(), r.kernel.flows)
 	}
 	client, server, public := connection.Original.Src.Addr(), connection.Original.Dst.Addr(), connection.Reply.Dst.Addr()
 	tests := []struct {
@@ -83,26 +86,26 @@ func TestDaemonTranslates(t *testing.T) {
 		{"leaves again", nfqueue.Packet{Payload: datagram(t, client, server, 9), Hook: nfqueue.Postrouting, Mark: seen | 3}, nfqueue.Accept, 3},
 	}
 	for _, tt := range tests {
-		if v := r.grePacket(&tt.packet); v != tt.verdict || tt.packet.Mark != tt.mark {
+		if v := r.visits().Packet(&tt.packet); v != tt.verdict || tt.packet.Mark != tt.mark {
 			t.Errorf("%s: %v with mark %#x, want %v with %#x", tt.name, v, tt.packet.Mark, tt.verdict, tt.mark)
 		}
 	}
-	if n := r.gre.Count(gre.NoFlow); n != 1 {
+	if n := r.visits().Count(gre.NoFlow); n != 1 {
 		t.Errorf("%d packets of no call are counted", n)
 	}
 	r.say(calls.Initiator, pptp.CallClearRequest, 7, 0, 0)
-	if r.gre.Len() != 0 {
-		t.Errorf("%d flows of a call that is over", r.gre.Len())
+	if r.visits().Flows() != 0 {
+		t.Errorf("%d flows of a call that is over", r.visits().Flows())
 	}
 }
 
 // TestMarksOfConnections: packets that leave translated have the mark of their control
 // connection, as if it had been restored, and others keep theirs.
 func TestMarksOfConnections(t *testing.T) {
-	r := newRigOver(t, t.TempDir(), Queue)
+	r := newRigOver(t, t.TempDir(), datapath.Queue)
 	call, _ := r.cfg.Data.Marks()
 	client, server, public := connection.Original.Src.Addr(), connection.Original.Dst.Addr(), connection.Reply.Dst.Addr()
-	changes := []calls.Change{
+	changes := []calls.Event{
 		{Kind: calls.Install, Flow: calls.Flow{Src: client, Dst: server, Key: 9, NewSrc: public, NewDst: server, NewKey: 9, Mark: 2 | call}},
 		{Kind: calls.Install, Flow: calls.Flow{Src: server, Dst: public, Key: 7, NewSrc: server, NewDst: client, NewKey: 7, Mark: 2}},
 	}
@@ -119,7 +122,7 @@ func TestMarksOfConnections(t *testing.T) {
 		{"of the gateway's own", nfqueue.Packet{Payload: datagram(t, server, public, 7), Mark: 5, Hook: nfqueue.Output}, 2},
 	}
 	for _, tt := range tests {
-		if r.grePacket(&tt.packet); tt.packet.Mark != call|tt.want {
+		if r.visits().Packet(&tt.packet); tt.packet.Mark != call|tt.want {
 			t.Errorf("%s: mark %#x, want %#x", tt.name, tt.packet.Mark, call|tt.want)
 		}
 	}
@@ -152,7 +155,7 @@ func TestFlushOrEnd(t *testing.T) {
 	for _, flushed := range []bool{true, false} {
 		for _, seen := range []bool{true, false} {
 			dir := t.TempDir()
-			r := newRigOver(t, dir, Queue)
+			r := newRigOver(t, dir, datapath.Queue)
 			r.call()
 			r.settleDown()
 			if !seen {
@@ -175,7 +178,7 @@ func TestFlushOrEnd(t *testing.T) {
 // restarted is another daemon that comes after this one has crashed.
 func (r *rig) restarted(dir string) *rig {
 	r.t.Helper()
-	if err := r.journal.Close(); err != nil {
+	if err := r.store.Close(); err != nil {
 		r.t.Fatal(err)
 	}
 	again := newRigOver(r.t, dir, r.DataPath())
@@ -186,7 +189,7 @@ func (r *rig) restarted(dir string) *rig {
 // TestFlushUnderWay: a flush that takes the connection before a comparison, and what tells
 // that it is one after it, is a flush all the same; and so is one the other way round.
 func TestFlushUnderWay(t *testing.T) {
-	for _, path := range []DataPath{Kernel, Queue} {
+	for _, path := range []datapath.Name{datapath.Kernel, datapath.Queue} {
 		for _, first := range []string{"connection", "the rest"} {
 			r := newRigOver(t, t.TempDir(), path)
 			r.call()
@@ -201,7 +204,7 @@ func TestFlushUnderWay(t *testing.T) {
 				r.kernel.flows = nil
 			} else {
 				r.kernel.gone = true
-				if path == Kernel {
+				if path == datapath.Kernel {
 					r.kernel.flows = nil // made again meanwhile
 				}
 			}
@@ -217,17 +220,17 @@ func TestFlushUnderWay(t *testing.T) {
 // still knows of the flush.
 func TestCrashAfterAFlush(t *testing.T) {
 	dir := t.TempDir()
-	before := newRigOver(t, dir, Queue)
+	before := newRigOver(t, dir, datapath.Queue)
 	before.call()
 	before.settleDown()
 	before.kernel.flows = nil
-	if err := before.path.watch(); err != nil {
+	if err := before.watch(); err != nil {
 		t.Fatal(err)
 	}
-	if err := before.journal.Close(); err != nil {
+	if err := before.store.Close(); err != nil {
 		t.Fatal(err)
 	}
-	r := newRigOver(t, dir, Queue)
+	r := newRigOver(t, dir, datapath.Queue)
 	r.kernel.flows, r.kernel.gone = before.kernel.flows, true
 	r.compare()
 	if !slices.Contains(r.kernel.done, "revive") || len(r.Calls()) != 1 {
@@ -241,18 +244,18 @@ func TestFromKernelToDaemon(t *testing.T) {
 	dir := t.TempDir()
 	before := newRig(t, dir)
 	before.call()
-	if err := before.journal.Close(); err != nil {
+	if err := before.store.Close(); err != nil {
 		t.Fatal(err)
 	}
 	foreign := calls.Flow{Src: canary.Src, Dst: canary.Dst, Key: 5, NewSrc: canary.Src, NewDst: canary.Dst, NewKey: 5}
-	r := newRigOver(t, dir, Queue)
+	r := newRigOver(t, dir, datapath.Queue)
 	r.kernel.flows = append(slices.Clone(before.kernel.flows), foreign)
 	r.clearKernel()
 	r.settleDown()
-	if r.gre.Len() != 2 || !slices.Equal(r.kernel.flows, []calls.Flow{foreign, canary}) {
-		t.Errorf("%d flows here, in the kernel %v", r.gre.Len(), r.kernel.flows)
+	if r.visits().Flows() != 2 || !slices.Equal(r.kernel.flows, []calls.Flow{foreign, canary}) {
+		t.Errorf("%d flows here, in the kernel %v", r.visits().Flows(), r.kernel.flows)
 	}
-	if err := r.path.close(); err != nil || len(r.kernel.flows) != 2 {
+	if err := errors.Join(r.path.Close(), r.takeCanary()); err != nil || len(r.kernel.flows) != 2 {
 		t.Errorf("closed with calls: %v, %v", err, r.kernel.flows)
 	}
 }

@@ -8,8 +8,8 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/alg/gre"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/explain"
-	"pptpalg/conntrack"
 )
 
 // recent is for how long a refused connection explains that nothing comes of a client.
@@ -18,17 +18,17 @@ const recent = 5 * time.Minute
 // Explain tells what is known of an inside address, and why its calls do not work. It
 // may be called from any goroutine, and asks the kernel: no packet waits for it.
 func (g *Gateway) Explain(ctx context.Context, client netip.Addr) (explain.Report, error) {
-	f := explain.Facts{Client: client, Events: g.sight.store.Of(client), OverQueue: g.gre != nil, Rules: g.rulesThere(ctx), Now: time.Now()}
+	f := explain.Facts{Client: client, Events: g.events.Of(client), OverQueue: g.visits() != nil, Rules: g.rulesThere(ctx), Now: time.Now()}
 	f.Refusals = g.refusalsSince(f.Now.Add(-recent))
-	if g.gre != nil {
-		f.Unmatched = g.gre.Count(gre.NoFlow)
+	if v := g.visits(); v != nil {
+		f.Unmatched = v.Count(gre.NoFlow)
 	}
 	live, err := g.viewer.Connections(g.cfg.Ports)
 	if err != nil {
 		return explain.Report{}, err
 	}
-	have := make(flows)
-	strays, err := g.carrying(have)
+	have := make(datapath.Flows)
+	strays, err := g.path.View(have, firstStrays())
 	if err != nil {
 		return explain.Report{}, err
 	}
@@ -50,10 +50,10 @@ func of(c *calls.Connection, a netip.Addr) bool {
 	return c.Original.Src.Addr() == a || c.Reply.Src.Addr() == a
 }
 
-func explainCall(v calls.View, client netip.Addr, have flows) explain.Call {
+func explainCall(v calls.View, client netip.Addr, have datapath.Flows) explain.Call {
 	c := explain.Call{View: v}
 	for _, f := range v.Flows {
-		t, there := have[f.Unmarked()]
+		t, there := have.At(f)
 		way := explain.Way{Present: there, Traffic: t}
 		if f.NewDst == client {
 			c.ToClient = way
@@ -80,19 +80,9 @@ func (g *Gateway) rulesThere(ctx context.Context) explain.Rules {
 	return explain.RulesMissing
 }
 
-// carrying has what every flow in the data path has carried in have, and returns strays
-// where the kernel has them.
-func (g *Gateway) carrying(have flows) ([]conntrack.Stray, error) {
-	if g.gre != nil {
-		have.take(g.gre)
-		return nil, nil
-	}
-	return g.viewer.Traffic(have, firstStrays())
-}
-
 // Traffic returns what has travelled in the flows of calls, by Unmarked flows.
 func (g *Gateway) Traffic() (map[calls.Flow]calls.Traffic, error) {
-	have := make(flows)
-	_, err := g.carrying(have)
+	have := make(datapath.Flows)
+	_, err := g.path.View(have, firstStrays())
 	return have, err
 }

@@ -15,8 +15,10 @@ import (
 
 	"pptpalg/alg"
 	"pptpalg/alg/calls"
-	"pptpalg/alg/gre"
-	"pptpalg/cmd/pptpalg/internal/store/journal"
+	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/datapath/kernel"
+	"pptpalg/cmd/pptpalg/internal/history"
+	"pptpalg/cmd/pptpalg/internal/store"
 	"pptpalg/conntrack"
 	"pptpalg/rules"
 )
@@ -29,11 +31,11 @@ type Config struct {
 	Queue     uint16
 	Ports     []uint16 // TCP ports to which control connections are opened
 	LoadRules bool     // load the firewall rules, and remove them in the end
-	DataPath  DataPath
-	Data      rules.Data   // the GRE queues, for Queue
+	DataPath  datapath.Name
+	Data      rules.Data   // the GRE queues, where packets visit the daemon
 	Bypass    rules.Bypass // how the kernel is told of connections that are let alone
 	ResetMark uint32       // of segments that rules answer with a RST; 0 for none
-	StateDir  string       // directory of the journal
+	StateDir  string       // directory of the store
 
 	Table       calls.Config
 	Connections int           // control connections on record at most
@@ -43,13 +45,11 @@ type Config struct {
 	Version     string
 }
 
-// kernel and lister are what the daemon needs of the kernel's conntrack;
+// kernelTable and lister are what the daemon needs of the kernel's conntrack;
 // conntrack.Conn is both.
-type kernel interface {
+type kernelTable interface {
+	kernel.Entries
 	Connection(calls.Tuple) (calls.Connection, error)
-	Apply(changes []calls.Change) (failed map[int]error)
-	ApplyCounting(changes []calls.Change, counted func(calls.Flow, calls.Traffic)) (failed map[int]error)
-	ApplyLate(changes []calls.Change) (failed map[int]error)
 	Has(calls.Flow) (bool, error)
 	Leave(calls.Tuple, uint16, conntrack.Bypass) error
 	Revive(calls.Connection) error
@@ -58,11 +58,9 @@ type kernel interface {
 }
 
 type lister interface {
-	Traffic(into map[calls.Flow]calls.Traffic, wanted func(*conntrack.Stray) bool) ([]conntrack.Stray, error)
+	kernel.Lister
 	Connections(ports []uint16) ([]calls.Connection, error)
-	StandingTraffic(into map[calls.Flow]calls.Traffic, known []calls.Flow) error
 	StandingConnections([]calls.Connection) ([]calls.Connection, error)
-	Renew(mine func(calls.Flow) bool) (renewed int, err error)
 	Close() error
 }
 
@@ -71,35 +69,43 @@ type Gateway struct {
 	cfg      Config
 	log      *slog.Logger
 	limits   limits
-	kernel   kernel // for the packet loop
-	lister   lister // for sweeps: a socket of its own, so that no packet waits for a dump
-	viewer   lister // for those who ask the daemon: no sweep waits for them
-	queues   []*queue
-	path     path
-	gre      *gre.Table // the flows of Queue; nil without
+	kernel   kernelTable // for the packet loop
+	lister   lister      // for sweeps: a socket of its own, so that no packet waits for a dump
+	viewer   lister      // for those who ask the daemon: no sweep waits for them
+	queues   []*queuing
+	path     datapath.Path
 	firewall rules.Firewall
 	metrics  *metrics
+	events   *history.Store
+	ledger   *history.Ledger
 	pulse    pulse
-	sweeper  sweeper    // owned by sweep
-	strays   strayWatch // owned by sweep
-	orphans  orphans
-	compared int                    // how often; owned by sweep
-	homes    homes                  // owned by sweep
 	turn     turn                   // of the packet loop, which owns it
 	ready    atomic.Bool            // the daemon edits
+	lacking  atomic.Int64           // flows that the data path lacked at the last comparison
 	beside   atomic.Pointer[Beside] // nil until Count
 
+	// Owned by the reconciler.
+	sweeper  sweeper
+	strays   strayWatch
+	orphans  orphans
+	homes    homes
+	flushes  flushes
+	compared int // how often
+
+	// order guards the store and the data path, and what follows. Who holds it may take mu,
+	// and not the other way round.
+	order  sync.Mutex
+	store  store.Store
+	doomed map[calls.Flow]struct{} // flows of calls that have ended, and perhaps still in the kernel
+	taken  happened                // memory for take
+
 	// mu guards what follows. The packet loop holds it for one packet; a comparison
-	// while it looks through the table, and for each chunk of entries that it makes
-	// or deletes.
-	mu      sync.Mutex
-	pending []calls.Change // of the data path, to be carried out before their packets are let go
-	table   *calls.Table
-	editor  *alg.Editor
-	journal *journal.Journal
-	sight   sight
-	lacking int                     // flows that the kernel lacked when it was last looked
-	doomed  map[calls.Flow]struct{} // of calls that are over, and perhaps still in the kernel
+	// while it looks through the table. Nobody waits for the kernel or a disk meanwhile.
+	mu       sync.Mutex
+	table    *calls.Table
+	editor   *alg.Editor
+	happened happened
+	refusals refusals
 }
 
 // Open checks what the daemon needs and binds the queue. Packets that come before
@@ -118,7 +124,7 @@ func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Gateway, er
 	if err := errors.Join(d.openControl(), d.openGRE()); err != nil {
 		return nil, errors.Join(err, d.closeQueues(), d.closeKernel())
 	}
-	if err := d.remember(); err != nil {
+	if err := d.openStore(); err != nil {
 		return nil, errors.Join(err, d.closeQueues(), d.closeKernel())
 	}
 	return d, nil
@@ -126,9 +132,11 @@ func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Gateway, er
 
 func newGateway(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Gateway {
 	table := calls.New(cfg.Table)
+	events := history.NewStore(history.DefaultClients, history.DefaultPerClient)
 	d := &Gateway{
 		cfg: cfg, log: log, table: table, editor: alg.NewEditor(table, cfg.Connections),
-		doomed: make(map[calls.Flow]struct{}), sight: newSight(), sweeper: sweeper{have: make(flows)}, homes: homes{list: interfaceAddrs},
+		events: events, ledger: history.NewLedger(events), doomed: make(map[calls.Flow]struct{}),
+		sweeper: sweeper{have: make(datapath.Flows)}, homes: homes{list: interfaceAddrs},
 	}
 	d.editor.ResetLost(cfg.ResetMark != 0)
 	d.metrics = newMetrics(reg, d, cfg.Version)
@@ -137,7 +145,7 @@ func newGateway(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Gatewa
 
 // Close gives up a daemon that was not run.
 func (g *Gateway) Close() error {
-	return errors.Join(g.closeQueues(), g.closePath(), g.journal.Close())
+	return errors.Join(g.closeQueues(), g.closePath(), g.store.Close())
 }
 
 func (g *Gateway) closeKernel() error {
@@ -152,7 +160,9 @@ func closeAll(conns []*conntrack.Conn) error {
 	return errors.Join(errs...)
 }
 
-func (g *Gateway) closePath() error { return errors.Join(g.path.close(), g.closeKernel()) }
+func (g *Gateway) closePath() error {
+	return errors.Join(g.path.Close(), g.takeCanary(), g.closeKernel())
+}
 
 // Run edits until ctx is done. The rules are loaded after the queue was bound and
 // removed before it is let go, so that no segment is ever sent to a queue without
@@ -190,7 +200,7 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 		return g.unload()
 	})
 	err = errors.Join(group.Wait(), g.closePath(), lock.release())
-	g.journalFailed(g.journal.Close())
+	g.storeFailed(g.store.Close())
 	return err
 }
 
@@ -199,7 +209,7 @@ func (g *Gateway) load(ctx context.Context) error {
 		return nil
 	}
 	cfg := rules.Config{Queue: g.cfg.Queue, Ports: g.cfg.Ports, Bypass: g.cfg.Bypass, ResetMark: g.cfg.ResetMark}
-	if g.gre != nil {
+	if g.visits() != nil {
 		cfg.Data = g.cfg.Data
 	}
 	done, err := g.firewall.Load(ctx, cfg)
@@ -259,7 +269,7 @@ func (g *Gateway) views() []calls.View {
 
 func (g *Gateway) calls() float64   { return g.read(func() int { return g.table.Calls() }) }
 func (g *Gateway) resting() float64 { return g.read(func() int { return g.table.RestingIDs() }) }
-func (g *Gateway) missing() float64 { return g.read(func() int { return g.lacking }) }
+func (g *Gateway) missing() float64 { return float64(g.lacking.Load()) }
 
 func (g *Gateway) evicted() float64 {
 	return g.read(func() int { return int(g.editor.Evicted()) })

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -21,7 +22,10 @@ import (
 	"pptpalg/alg"
 	"pptpalg/alg/calls"
 	"pptpalg/alg/nfqueue"
+	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/datapath/kernel"
 	"pptpalg/conntrack"
 )
 
@@ -104,13 +108,13 @@ func (k *fakeKernel) traffic() calls.Traffic {
 	return calls.Traffic{Packets: k.packets, Counted: k.counts}
 }
 
-func (k *fakeKernel) ApplyCounting(changes []calls.Change, counted func(calls.Flow, calls.Traffic)) map[int]error {
-	for _, c := range changes {
+func (k *fakeKernel) ApplyCounting(events []calls.Event, counted func(calls.Flow, calls.Traffic)) map[int]error {
+	for _, c := range events {
 		if c.Kind == calls.Remove && k.counts && slices.Contains(k.flows, c.Flow) {
 			counted(c.Flow.Unmarked(), k.traffic())
 		}
 	}
-	return k.Apply(changes)
+	return k.Apply(events)
 }
 
 func (k *fakeKernel) StandingConnections(known []calls.Connection) ([]calls.Connection, error) {
@@ -128,9 +132,12 @@ func (k *fakeKernel) StandingTraffic(into map[calls.Flow]calls.Traffic, known []
 	return err
 }
 
-func (k *fakeKernel) Apply(changes []calls.Change) map[int]error {
+func (k *fakeKernel) Apply(events []calls.Event) map[int]error {
 	failed := make(map[int]error)
-	for i, c := range changes {
+	for i, c := range events {
+		if c.OfCall() {
+			continue
+		}
 		k.done = append(k.done, c.Kind.String())
 		switch {
 		case k.err != nil:
@@ -144,7 +151,7 @@ func (k *fakeKernel) Apply(changes []calls.Change) map[int]error {
 	return failed
 }
 
-func (k *fakeKernel) ApplyLate(changes []calls.Change) map[int]error { return k.Apply(changes) }
+func (k *fakeKernel) ApplyLate(events []calls.Event) map[int]error { return k.Apply(events) }
 
 func (k *fakeKernel) Has(f calls.Flow) (bool, error) { return slices.Contains(k.flows, f), k.err }
 
@@ -179,10 +186,10 @@ type rig struct {
 
 func newRig(t *testing.T, dir string) *rig {
 	t.Helper()
-	return newRigOver(t, dir, Kernel)
+	return newRigOver(t, dir, datapath.Kernel)
 }
 
-func newRigOver(t *testing.T, dir string, path DataPath) *rig {
+func newRigOver(t *testing.T, dir string, path datapath.Name) *rig {
 	t.Helper()
 	k := &fakeKernel{addrs: []netip.Addr{connection.Reply.Dst.Addr()}}
 	cfg := Config{DataPath: path, Ports: []uint16{1723}, StateDir: dir, Table: calls.DefaultConfig(), Connections: 10}
@@ -190,11 +197,16 @@ func newRigOver(t *testing.T, dir string, path DataPath) *rig {
 	d.kernel, d.lister, d.viewer = k, k, k
 	d.homes.list = func() ([]netip.Addr, error) { return k.addrs, k.err }
 	d.choosePath()
-	if err := d.remember(); err != nil {
+	r := &rig{Gateway: d, t: t, kernel: k, seq: [2]uint32{1000, 2000}}
+	if fakes != nil {
+		r.fake(dir)
+		return r
+	}
+	if err := d.openStore(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = d.journal.Close() }) // some tests have closed it
-	return &rig{Gateway: d, t: t, kernel: k, seq: [2]uint32{1000, 2000}}
+	t.Cleanup(func() { _ = d.store.Close() }) // some tests have closed it
+	return r
 }
 
 // say has an end send a message and returns the packet's outcome.
@@ -204,6 +216,18 @@ func (r *rig) say(from calls.Side, typ pptp.Type, own, peer pptp.CallID, result 
 }
 
 func (r *rig) sayAt(now time.Time, from calls.Side, typ pptp.Type, own, peer pptp.CallID, result byte) alg.Outcome {
+	r.t.Helper()
+	seg := r.segmentOf(from, typ, own, peer, result)
+	r.turn.began = now
+	out := r.edit(seg, false)
+	r.settle()
+	r.released()
+	r.seq[from] += uint32(len(seg.Payload()))
+	return out
+}
+
+// segmentOf returns the segment in which an end sends a message.
+func (r *rig) segmentOf(from calls.Side, typ pptp.Type, own, peer pptp.CallID, result byte) packet.Segment {
 	r.t.Helper()
 	tuple := connection.Original
 	if from == calls.Responder {
@@ -223,11 +247,16 @@ func (r *rig) sayAt(now time.Time, from calls.Side, typ pptp.Type, own, peer ppt
 	if l.Result != 0 {
 		m[l.Result] = result
 	}
-	out := r.edit(&nfqueue.Packet{Payload: segment(r.t, tuple, [2]uint32{r.seq[from], r.seq[from.Other()]}, m)}, now)
-	r.turn.began = now
-	r.settle()
-	r.seq[from] += uint32(len(m))
-	return out
+	return r.parse(segment(r.t, tuple, [2]uint32{r.seq[from], r.seq[from.Other()]}, m))
+}
+
+func (r *rig) parse(b []byte) packet.Segment {
+	r.t.Helper()
+	seg, unread := read(&nfqueue.Packet{Payload: b})
+	if unread != alg.Read {
+		r.t.Fatal(unread)
+	}
+	return seg
 }
 
 // segment returns a segment with a sequence number and what it acknowledges.
@@ -456,7 +485,7 @@ func TestKilled(t *testing.T) {
 			dir := t.TempDir()
 			r := newRig(t, dir)
 			tt.run(r)
-			if err := r.journal.Close(); err != nil {
+			if err := r.store.Close(); err != nil {
 				t.Fatal(err)
 			}
 			again := newRig(t, dir)
@@ -502,27 +531,33 @@ func TestIdleCalls(t *testing.T) {
 				if tt.speaks {
 					r.sayAt(now, calls.Initiator, pptp.EchoRequest, 0, 0, 0)
 				}
-				have := make(flows)
-				if _, err := r.kernel.Traffic(have, nil); err != nil {
+				have := make(datapath.Flows)
+				if _, err := r.path.Snapshot(have, nil, nil); err != nil {
 					t.Fatal(err)
 				}
 				c := r.editor.Compare(now)
-				tally := r.tallyUp(r.records(c), have, now)
+				tally := r.tally(r.records(c), have, now)
 				r.endIdle(c, &tally, now)
 			}
-			if len(r.Calls()) != tt.left || len(r.kernel.flows) != 2*tt.left {
-				t.Errorf("%d calls, the kernel has %v", len(r.Calls()), r.kernel.flows)
+			have := make(datapath.Flows)
+			if _, err := r.path.Snapshot(have, nil, nil); err != nil || len(r.Calls()) != tt.left || len(have) != 2*tt.left {
+				t.Errorf("%d calls, the data path has %v, %v", len(r.Calls()), have, err)
 			}
 		})
 	}
 }
 
+// panicking is a log that panics.
+type panicking struct{ slog.Handler }
+
+func (panicking) Enabled(context.Context, slog.Level) bool { panic("log") }
+
 // TestPanic costs the packet, and its connection the editor.
 func TestPanic(t *testing.T) {
 	r := newRig(t, t.TempDir())
 	r.call()
-	opened := r.metrics.opened
-	r.metrics.opened = nil // the next message that opens a call panics
+	r.table.SetConfig(calls.Config{CallsPerClient: 1, Calls: 9, CallsPerSpace: 9, Requests: 9})
+	r.log = slog.New(panicking{}) // the next request is beyond the limit, and its log line panics
 	func() {
 		defer func() {
 			if recover() == nil {
@@ -531,16 +566,15 @@ func TestPanic(t *testing.T) {
 		}()
 		r.say(calls.Initiator, pptp.OutgoingCallRequest, 8, 0, 0)
 	}()
-	r.metrics.opened = opened
 	out := r.say(calls.Initiator, pptp.CallClearRequest, 7, 0, 0)
-	if out.Verdict != alg.Accept || out.Reason != alg.Failed || len(r.Calls()) != 2 {
+	if out.Verdict != alg.Accept || out.Reason != alg.Failed || len(r.Calls()) != 1 {
 		t.Errorf("afterwards: %v, %v, %d calls", out.Verdict, out.Reason, len(r.Calls()))
 	}
 }
 
 func TestJournalThatFails(t *testing.T) {
 	r := newRig(t, t.TempDir())
-	if err := r.journal.Close(); err != nil {
+	if err := r.store.Close(); err != nil {
 		t.Fatal(err)
 	}
 	r.call()
@@ -559,11 +593,11 @@ func BenchmarkCompare(b *testing.B) {
 	k := &crowdedKernel{traffic: make(map[calls.Flow]calls.Traffic)}
 	cfg := Config{StateDir: b.TempDir(), Table: calls.DefaultConfig(), Connections: number}
 	d := newGateway(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	d.kernel, d.lister, d.viewer, d.path = k, k, k, newKernelPath(k, k)
-	if err := d.remember(); err != nil {
+	d.kernel, d.lister, d.viewer, d.path = k, k, k, kernel.New(k, k, k)
+	if err := d.openStore(); err != nil {
 		b.Fatal(err)
 	}
-	defer d.journal.Close()
+	defer d.store.Close()
 	var records []calls.Record
 	for i := range number {
 		r := crowdedRecord(i)
@@ -574,14 +608,14 @@ func BenchmarkCompare(b *testing.B) {
 		}
 	}
 	if refused := d.editor.Restore(records, time.Now()); refused > 0 {
-		b.Fatalf("%d of %d number refused", refused, number)
+		b.Fatalf("%d of %d calls refused", refused, number)
 	}
-	d.table.Keeps()
+	d.table.Events()
 	for b.Loop() {
 		d.compare()
 	}
 	if len(d.Calls()) != number || d.missing() != 0 || len(k.done) != 0 {
-		b.Fatalf("%d number, %v missing, kernel asked to %d changes", len(d.Calls()), d.missing(), len(k.done))
+		b.Fatalf("%d calls, %v missing, kernel asked to %d events", len(d.Calls()), d.missing(), len(k.done))
 	}
 }
 

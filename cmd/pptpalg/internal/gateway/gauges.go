@@ -53,7 +53,7 @@ func yes(ask func(time.Time) error) func() float64 {
 }
 
 func (g *Gateway) complete() float64 {
-	if g.journal == nil || !g.journal.Whole() {
+	if g.store == nil || !g.store.Whole() {
 		return 0
 	}
 	return 1

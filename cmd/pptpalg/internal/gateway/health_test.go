@@ -64,6 +64,7 @@ func TestPanicIsNoHang(t *testing.T) {
 		t.Error("a packet in hand is not told")
 	}
 	r.settle()
+	r.released()
 	if err := r.Healthy(time.Now().Add(time.Hour)); err != nil {
 		t.Error(err)
 	}

@@ -5,24 +5,25 @@ import (
 
 	"pptpalg/alg"
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/history"
 )
 
 // endIdle ends calls whose clients are gone without a word: no GRE and no control
 // message for the set time. Without accounting nothing is known of the GRE, and no
 // call is ended.
-func (g *Gateway) endIdle(c *alg.Comparison, t *tally, now time.Time) {
+func (g *Gateway) endIdle(c *alg.Comparison, t *history.Tally, now time.Time) {
 	timeout := g.idleTimeout()
 	if timeout == 0 {
 		return
 	}
-	if t.other > 0 {
+	if t.Other > 0 {
 		g.limits.sometimes("accounting", func() {
-			g.log.Warn("calls cannot be ended for being idle: the kernel does not count their packets: set net.netfilter.nf_conntrack_acct to 1 before they are set up", "calls", t.other)
+			g.log.Warn("calls cannot be ended for being idle: the kernel does not count their packets: set net.netfilter.nf_conntrack_acct to 1 before they are set up", "calls", t.Other)
 		})
 	}
 	silent := func(r calls.Record) bool {
-		was := g.sight.calls[r.Number]
-		return was != nil && !was.moved.IsZero() && now.Sub(was.moved) >= timeout
+		moved := g.ledger.Moved(r)
+		return !moved.IsZero() && now.Sub(moved) >= timeout
 	}
 	g.sliced(func() bool {
 		changes, more := c.EndIdle(slice, now.Add(-timeout), silent, now)

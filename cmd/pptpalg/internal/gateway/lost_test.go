@@ -12,6 +12,7 @@ import (
 	"pptpalg/alg"
 	"pptpalg/alg/calls"
 	"pptpalg/alg/nfqueue"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // TestLost: what becomes of a call whose control connection conntrack has lost.
@@ -31,7 +32,7 @@ func TestLost(t *testing.T) {
 		}, false, true},
 		{"another connection has its place", func(r *rig) { r.kernel.taken = true }, true, true},
 	}
-	for _, path := range []DataPath{Kernel, Queue} {
+	for _, path := range []datapath.Name{datapath.Kernel, datapath.Queue} {
 		for _, tt := range tests {
 			t.Run(string(path)+"/"+tt.name, func(t *testing.T) {
 				r := newRigOver(t, t.TempDir(), path)
@@ -105,7 +106,7 @@ func TestKernelDoesNotRevive(t *testing.T) {
 // TestUnknownWhetherItEnded: a call that an earlier daemon knew, and whose connection is gone
 // though its GRE entries are there, ends; but not at once, for a flush takes its time.
 func TestUnknownWhetherItEnded(t *testing.T) {
-	for _, path := range []DataPath{Kernel, Queue} {
+	for _, path := range []datapath.Name{datapath.Kernel, datapath.Queue} {
 		dir := t.TempDir()
 		r := newRigOver(t, dir, path)
 		r.call()
@@ -136,6 +137,7 @@ func TestResetMark(t *testing.T) {
 			p := &nfqueue.Packet{Payload: segment(t, tu, [2]uint32{r.seq[side]}, []byte{0}), Mark: 3}
 			r.packet(p)
 			r.settle()
+			r.released()
 			return p
 		}
 		if p := send(connection.Original, calls.Initiator); p.Mark != 3 {

@@ -9,6 +9,7 @@ import (
 	"pptpalg/alg/calls"
 	"pptpalg/alg/gre"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/history"
 )
 
 // metrics are the daemon's counters. What is state rather than an event is read
@@ -211,9 +212,9 @@ func (g *Gateway) grePackets(r gre.Reason) prometheus.Collector {
 		Help:        "GRE packets that came to the daemon, and ICMP errors about them, by what became of them. Where the kernel translates none do, and no_flow counts what comes in pptpalg_gre_unmatched_flows.",
 		ConstLabels: prometheus.Labels{"reason": r.String()},
 	}, func() float64 {
-		switch {
-		case g.gre != nil:
-			return float64(g.gre.Count(r))
+		switch v := g.visits(); {
+		case v != nil:
+			return float64(v.Count(r))
 		case r == gre.NoFlow:
 			return float64(g.strays.packets.Load())
 		}
@@ -222,8 +223,27 @@ func (g *Gateway) grePackets(r gre.Reason) prometheus.Collector {
 }
 
 func (g *Gateway) greFlows() float64 {
-	if g.gre == nil {
-		return 0
+	if v := g.visits(); v != nil {
+		return float64(v.Flows())
 	}
-	return float64(g.gre.Len())
+	return 0
+}
+
+// tell counts calls.
+func (m *metrics) tell(events []calls.Event) {
+	for i := range events {
+		switch e := &events[i]; e.Kind {
+		case calls.Opened:
+			m.opened.Inc()
+		case calls.Closed:
+			m.cause[e.Cause].Inc()
+		}
+	}
+}
+
+// show has the metrics tell of a comparison.
+func (m *metrics) show(t *history.Tally) {
+	m.grePackets.Add(float64(t.Grown.Packets))
+	m.greBytes.Add(float64(t.Grown.Bytes))
+	m.counted.Set(float64(t.Counted))
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // orphanPatience is how long the GRE entries of an unknown call stay that have no control
@@ -34,7 +35,7 @@ type orphan struct {
 
 // adopt looks for orphans. It comes before the first packet.
 func (g *Gateway) adopt() {
-	have := make(flows)
+	have := make(datapath.Flows)
 	if _, err := g.lister.Traffic(have, nil); err != nil {
 		g.conntrackFailed(opList, err)
 		return
@@ -53,7 +54,7 @@ func (g *Gateway) adopt() {
 	last := lastNumber(g.editor.Records())
 	g.editor.Restore(claims(have, live, last, now), now)
 	taken := slices.DeleteFunc(g.editor.Records(), func(r calls.Record) bool { return r.Number <= last })
-	g.sight.know(taken, g.gre != nil)
+	g.ledger.Know(taken, !g.outlives())
 	g.disown(have)
 	g.orphans.add(have, g.table, now)
 	g.log.Warn("the kernel translates for calls that the journal does not know: they are taken up where it is plain whose they are, and else their public Call IDs are reserved",
@@ -62,7 +63,7 @@ func (g *Gateway) adopt() {
 
 // disown leaves out the flows that are known: those of calls, those to be deleted, and the
 // canary's; and those that have no entry of a daemon's, but share somebody's tunnel.
-func (g *Gateway) disown(have flows) {
+func (g *Gateway) disown(have datapath.Flows) {
 	for f := range g.doomed {
 		delete(have, f.Unmarked())
 	}
@@ -116,7 +117,7 @@ func ends(f calls.Flow) calls.Flow {
 // ends there are several control connections is nobody's. Where one connection has
 // several, it is not known which two are one call: then each is a call with one leg, which
 // translates as it should and ends with its connection.
-func claims(have flows, live []calls.Connection, last uint64, now time.Time) (all []calls.Record) {
+func claims(have datapath.Flows, live []calls.Connection, last uint64, now time.Time) (all []calls.Record) {
 	type legs [2][]calls.LegRecord
 	by := claimants(live)
 	found := make(map[*calls.Connection]*legs)
@@ -152,7 +153,7 @@ func claims(have flows, live []calls.Connection, last uint64, now time.Time) (al
 }
 
 // add reserves the IDs of flows that nobody claims.
-func (o *orphans) add(have flows, t *calls.Table, now time.Time) {
+func (o *orphans) add(have datapath.Flows, t *calls.Table, now time.Time) {
 	o.all = make(map[calls.Flow]*orphan, len(have))
 	for f := range have {
 		o.all[f] = &orphan{reserved: t.Reserve(f), alive: now}
@@ -161,7 +162,7 @@ func (o *orphans) add(have flows, t *calls.Table, now time.Time) {
 }
 
 // watchOrphans looks after the orphans, with all control connections that the kernel has. The
-// entries are asked for one by one: over data path Queue nobody lists them.
+// entries are asked for one by one: where packets visit the daemon nobody lists them.
 func (g *Gateway) watchOrphans(live []calls.Connection, now time.Time) {
 	if len(g.orphans.all) == 0 {
 		return

@@ -9,6 +9,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // toward returns the flow to an end of a connection.
@@ -53,7 +54,7 @@ func TestClaims(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			have := make(flows)
+			have := make(datapath.Flows)
 			for _, f := range tt.flows {
 				have[f.Unmarked()] = calls.Traffic{}
 			}
@@ -77,7 +78,7 @@ func TestClaims(t *testing.T) {
 }
 
 // orphaned is a daemon whose kernel has the entries of a call, and whose journal is empty.
-func orphaned(t *testing.T, path DataPath, prepare func(*fakeKernel)) *rig {
+func orphaned(t *testing.T, path datapath.Name, prepare func(*fakeKernel)) *rig {
 	t.Helper()
 	r := newRigOver(t, t.TempDir(), path)
 	r.kernel.flows = []calls.Flow{toward(connection, calls.Initiator, 7, 7), toward(connection, calls.Responder, 9, 9)}
@@ -91,13 +92,13 @@ func orphaned(t *testing.T, path DataPath, prepare func(*fakeKernel)) *rig {
 // TestOrphansAreTakenUp: a call is known again, by both data paths, and ends with its
 // connection.
 func TestOrphansAreTakenUp(t *testing.T) {
-	for _, path := range []DataPath{Kernel, Queue} {
+	for _, path := range []datapath.Name{datapath.Kernel, datapath.Queue} {
 		r := orphaned(t, path, func(*fakeKernel) {})
 		if all := r.Calls(); len(all) != 1 || all[0].State != calls.Established || !all[0].PNS.Known || !all[0].PAC.Known {
 			t.Fatalf("%s: calls %+v", path, all)
 		}
 		left := slices.DeleteFunc(slices.Clone(r.kernel.flows), func(f calls.Flow) bool { return f == canary })
-		if path == Kernel && len(left) != 2 || path == Queue && (len(left) != 0 || r.gre.Len() != 2) {
+		if path == datapath.Kernel && len(left) != 2 || path == datapath.Queue && (len(left) != 0 || r.visits().Flows() != 2) {
 			t.Errorf("%s: the kernel has %v", path, left)
 		}
 		if r.orphans.count.Load() != 0 {
@@ -105,24 +106,24 @@ func TestOrphansAreTakenUp(t *testing.T) {
 		}
 		again := newRigOver(t, t.TempDir(), path)
 		again.kernel.flows = r.kernel.flows
-		if err := r.journal.Close(); err != nil {
+		if err := r.store.Close(); err != nil {
 			t.Fatal(err)
 		}
 		again.cfg.StateDir = r.cfg.StateDir
-		if err := again.journal.Close(); err != nil {
+		if err := again.store.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := again.remember(); err != nil || len(again.Calls()) != 1 {
+		if err := again.openStore(); err != nil || len(again.Calls()) != 1 {
 			t.Errorf("%s: the journal has %d calls, %v", path, len(again.Calls()), err)
 		}
-		t.Cleanup(func() { _ = again.journal.Close() })
+		t.Cleanup(func() { _ = again.store.Close() })
 	}
 }
 
 // TestOrphansOfNobody: without a control connection the IDs are reserved for a while, then the
 // entries are deleted, and the IDs rest.
 func TestOrphansOfNobody(t *testing.T) {
-	for _, path := range []DataPath{Kernel, Queue} {
+	for _, path := range []datapath.Name{datapath.Kernel, datapath.Queue} {
 		r := orphaned(t, path, func(k *fakeKernel) { k.gone = true })
 		toClient := toward(connection, calls.Initiator, 7, 7)
 		if len(r.Calls()) != 0 || r.orphans.count.Load() != 2 || r.table.Reserve(toClient) {
@@ -144,7 +145,7 @@ func TestOrphansOfNobody(t *testing.T) {
 // TestOrphansStay while there is a control connection between their ends, and no longer than
 // their entries.
 func TestOrphansStay(t *testing.T) {
-	r := orphaned(t, Kernel, func(k *fakeKernel) { k.gone = true })
+	r := orphaned(t, datapath.Kernel, func(k *fakeKernel) { k.gone = true })
 	again := connection
 	again.Original.Src = netip.AddrPortFrom(connection.Original.Src.Addr(), 4001)
 	now := time.Now()
@@ -168,7 +169,7 @@ func TestNoOrphans(t *testing.T) {
 	dir := t.TempDir()
 	before := newRig(t, dir)
 	before.call()
-	if err := before.journal.Close(); err != nil {
+	if err := before.store.Close(); err != nil {
 		t.Fatal(err)
 	}
 	r := newRig(t, dir)

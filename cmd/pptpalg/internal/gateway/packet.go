@@ -8,8 +8,79 @@ import (
 	"pptpalg/alg/calls"
 	"pptpalg/alg/nfqueue"
 	"pptpalg/alg/packet"
+	"pptpalg/cmd/pptpalg/internal/history"
 	"pptpalg/conntrack"
 )
+
+// The walk of a control packet. Packets that come together go it together, from settle on:
+//
+//	packet ─► read ─► edit                   mu is held for each packet
+//	settle ─► remember ─► translate          order is held from here
+//	          the queue releases the packets
+//	released ─► tell                         to here
+//
+// Memory comes first: an entry in the kernel that the store does not know would be nobody's.
+// Translation comes before the packets: the GRE that their receivers may send at once finds
+// its flows. The reconciler goes the same way from remember on: carryOut.
+
+// packet is the packet loop's body: one packet in, one verdict out.
+func (g *Gateway) packet(p *nfqueue.Packet) nfqueue.Verdict {
+	g.turn.begin(&g.pulse)
+	seg, unread := read(p)
+	out := alg.Outcome{Reason: unread}
+	if unread == alg.Read {
+		out = g.edit(seg, p.Hook == nfqueue.Output)
+	}
+	if out.Reset {
+		p.Mark |= g.cfg.ResetMark // a rule answers it with a RST
+	}
+	g.metrics.outcome(out)
+	return verdicts[out.Verdict]
+}
+
+// settle is called when packets that came together are edited, and wait to be let go.
+func (g *Gateway) settle() {
+	g.order.Lock()
+	settled := false
+	defer func() {
+		if !settled { // the queue has caught a panic, and does not call released
+			g.endTurn()
+			g.order.Unlock()
+		}
+	}()
+	g.turn.happened = g.take()
+	g.remember(g.turn.happened.events, g.turn.began)
+	g.translate(g.turn.happened.events)
+	settled = true
+}
+
+// released is called when they are on their way.
+func (g *Gateway) released() {
+	defer g.order.Unlock()
+	defer g.endTurn()
+	g.tell(g.turn.happened, g.turn.began)
+}
+
+// turn is the packets that came together. The packet loop owns it.
+type turn struct {
+	began    time.Time // when the first of them was taken up
+	packets  int
+	happened happened
+}
+
+func (t *turn) begin(p *pulse) {
+	if t.packets == 0 {
+		t.began = time.Now()
+		p.packet.begin(t.began)
+	}
+	t.packets++
+}
+
+func (g *Gateway) endTurn() {
+	g.metrics.took(time.Since(g.turn.began), g.turn.packets)
+	g.turn.packets = 0
+	g.pulse.packet.end()
+}
 
 // verdicts translates the editor's verdict into the queue's.
 var verdicts = map[alg.Verdict]nfqueue.Verdict{
@@ -18,44 +89,29 @@ var verdicts = map[alg.Verdict]nfqueue.Verdict{
 	alg.Drop:   nfqueue.Drop,
 }
 
-// packet is the packet loop's body: one packet in, one verdict out. The verdict leaves
-// when carryOut has done what the edit asks for.
-func (g *Gateway) packet(p *nfqueue.Packet) nfqueue.Verdict {
-	if g.turn.packets == 0 {
-		g.turn.began = time.Now()
-		g.pulse.packet.begin(g.turn.began)
-	}
-	g.turn.packets++
-	out := g.edit(p, g.turn.began)
-	if out.Reset {
-		p.Mark |= g.cfg.ResetMark // a rule answers it with a RST
-	}
-	g.metrics.outcome(out)
-	return verdicts[out.Verdict]
-}
-
-// turn is the packets that came together and wait for settle.
-type turn struct {
-	began   time.Time // when the first of them was taken up
-	packets int
-}
-
-func (g *Gateway) edit(p *nfqueue.Packet, now time.Time) alg.Outcome {
+// read returns the segment that a packet is, or why it cannot be read.
+func read(p *nfqueue.Packet) (packet.Segment, alg.Reason) {
 	if p.Truncated {
-		return alg.Outcome{Reason: alg.Truncated}
+		return packet.Segment{}, alg.Truncated
 	}
 	seg, err := packet.Parse(p.Payload)
 	if err != nil {
-		return alg.Outcome{Reason: alg.Malformed}
+		return packet.Segment{}, alg.Malformed
 	}
+	return seg, alg.Read
+}
+
+// edit edits a segment. local says that the gateway itself sends it.
+func (g *Gateway) edit(seg packet.Segment, local bool) alg.Outcome {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	defer g.forsake(seg)
+	now := g.turn.began
 	if g.editor.Asks(seg) && !g.ask(seg, now) {
 		return alg.Outcome{Reason: alg.Failed}
 	}
-	out := g.editor.Edit(seg, p.Hook == nfqueue.Output, now)
-	g.note(out.Changes)
+	out := g.editor.Edit(seg, local, now)
+	g.note(out.Events)
 	g.see(seg, &out, now)
 	if out.Leave {
 		g.leave(seg)
@@ -91,7 +147,7 @@ func (g *Gateway) ask(seg packet.Segment, now time.Time) bool {
 		})
 	}
 	taken := g.editor.Open(c, now)
-	g.sight.seeOpened(&c, taken, now)
+	g.seeOpened(&c, taken, now)
 	if !taken {
 		g.metrics.refused.Inc()
 		g.limits.sometimes("connections", func() { g.log.Warn("too many control connections: this one is not edited", "connection", c.Original) })
@@ -109,64 +165,92 @@ func (g *Gateway) leave(seg packet.Segment) {
 	}
 }
 
-// note takes in what happened to the call table. The caller holds mu.
-func (g *Gateway) note(changes []calls.Change) {
-	for _, c := range changes {
-		switch c.Kind {
-		case calls.Install:
-			delete(g.doomed, c.Flow)
-			g.pending = append(g.pending, c)
-		case calls.Remove:
-			g.pending = append(g.pending, c)
-		case calls.Opened:
-			g.metrics.opened.Inc()
-		case calls.Closed:
-			g.metrics.cause[c.Cause].Inc()
-			g.sight.ended[c.Call] = c.Cause
-		}
-	}
+// happened is what was not carried out yet: what the call table says, and what was seen in
+// control messages.
+type happened struct {
+	events []calls.Event
+	seen   []history.Event
 }
 
-// settle is the end of the packet loop's turn: packets that came together have been
-// edited, and wait to be let go. Kernel first, packets second: the GRE that their
-// receivers may send at once finds its entries.
-func (g *Gateway) settle() {
-	defer g.endTurn()
+func (h *happened) empty() bool { return len(h.events)+len(h.seen) == 0 }
+
+// note takes in what happened to the call table. The caller holds mu.
+func (g *Gateway) note(events []calls.Event) {
+	g.happened.events = append(g.happened.events, events...)
+}
+
+// most is how many events room is kept for.
+const most = 1024
+
+// take hands over what has happened. It is valid until take is called again; the caller
+// holds order.
+func (g *Gateway) take() happened {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.carryOut(g.turn.began)
-}
-
-func (g *Gateway) endTurn() {
-	g.metrics.took(time.Since(g.turn.began), g.turn.packets)
-	g.turn.packets = 0
-	g.pulse.packet.end()
-}
-
-// carryOut does what was noted, in its order. The journal comes first: an entry in the
-// kernel that it does not know would be nobody's. The caller holds mu.
-//
-// An entry that cannot be created does not hold its packet back: the ID is edited
-// all the same, for unedited it could be another call's, and the next comparison
-// tries the entry again.
-func (g *Gateway) carryOut(now time.Time) {
-	keeps := g.table.Keeps()
-	g.journalFailed(g.journal.Append(keeps, now))
-	if len(g.pending) > 0 {
-		g.refused(g.pending, g.path.Apply(g.pending))
-		g.pending = g.pending[:0]
+	h := g.happened
+	g.happened, g.taken = happened{g.taken.events[:0], g.taken.seen[:0]}, h
+	if cap(h.events) > most {
+		g.taken = happened{}
 	}
-	g.sight.tell(keeps, g.path.carried(), now)
+	return h
 }
 
-// refused takes note of changes that the data path could not make.
-func (g *Gateway) refused(changes []calls.Change, errs map[int]error) {
+// carryOut goes the rest of the walk with what the reconciler has done. The caller holds
+// order.
+func (g *Gateway) carryOut() {
+	now := time.Now()
+	h := g.take()
+	g.remember(h.events, now)
+	g.translate(h.events)
+	g.tell(h, now)
+}
+
+// remember has the store know of the events before anybody else does.
+func (g *Gateway) remember(events []calls.Event, now time.Time) {
+	if len(events) > 0 {
+		g.storeFailed(g.store.Append(events, now))
+	}
+}
+
+// translate has the data path translate by the events.
+//
+// A flow that cannot be installed does not hold its packet back: the ID is edited all the
+// same, for unedited it could be another call's, and the next comparison tries it again.
+func (g *Gateway) translate(events []calls.Event) {
+	flows := false
+	for i := range events {
+		if e := &events[i]; !e.OfCall() {
+			flows = true
+			if e.Kind == calls.Install {
+				delete(g.doomed, e.Flow)
+			}
+		}
+	}
+	if flows {
+		g.refused(events, g.path.Apply(events))
+	}
+}
+
+// refused takes note of events that the data path could not follow.
+func (g *Gateway) refused(events []calls.Event, errs map[int]error) {
 	for i, err := range errs {
-		if changes[i].Kind == calls.Install {
+		if events[i].Kind == calls.Install {
 			g.conntrackFailed(opCreate, err)
 			continue
 		}
-		g.doomed[changes[i].Flow] = struct{}{}
+		g.doomed[events[i].Flow] = struct{}{}
 		g.conntrackFailed(opDelete, err)
 	}
+}
+
+// tell has metrics and history tell.
+func (g *Gateway) tell(h happened, now time.Time) {
+	if h.empty() {
+		return
+	}
+	for i := range h.seen {
+		g.events.Add(&h.seen[i])
+	}
+	g.metrics.tell(h.events)
+	g.ledger.Tell(h.events, g.path.Carried(), now)
 }

@@ -12,8 +12,8 @@ const (
 	greQueue     = "gre"
 )
 
-// queue is what the daemon takes packets from.
-type queue struct {
+// queuing is what the daemon takes packets from.
+type queuing struct {
 	*nfqueue.Queue
 	name    string
 	counted nfqueue.Stats // the kernel's count when it was last asked; owned by sweep
@@ -24,7 +24,7 @@ type queue struct {
 const controlBatch = 64
 
 func (g *Gateway) openControl() error {
-	return g.open(controlQueue, nfqueue.Config{Queue: g.cfg.Queue, Settle: g.settle, Batch: controlBatch}, g.packet)
+	return g.open(controlQueue, nfqueue.Config{Queue: g.cfg.Queue, Settle: g.settle, Released: g.released, Batch: controlBatch}, g.packet)
 }
 
 func (g *Gateway) open(name string, cfg nfqueue.Config, h nfqueue.Handler) error {
@@ -33,7 +33,7 @@ func (g *Gateway) open(name string, cfg nfqueue.Config, h nfqueue.Handler) error
 	cfg.Overrun = func() { g.overrun(name) }
 	q, err := nfqueue.Open(cfg, h)
 	if err == nil {
-		g.queues = append(g.queues, &queue{Queue: q, name: name})
+		g.queues = append(g.queues, &queuing{Queue: q, name: name})
 	}
 	return err
 }

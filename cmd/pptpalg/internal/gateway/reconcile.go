@@ -8,6 +8,9 @@ import (
 
 	"pptpalg/alg"
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/history"
+	"pptpalg/cmd/pptpalg/internal/store"
 	"pptpalg/cmd/pptpalg/internal/store/journal"
 	"pptpalg/conntrack"
 )
@@ -15,25 +18,29 @@ import (
 // chunk is how many entries are made or deleted while no packet is edited.
 const chunk = 64
 
-// remember takes up what an earlier daemon knew. The kernel still has the entries of
+// openStore takes up what an earlier daemon knew. The kernel still has the entries of
 // its calls; those of calls that were over when it died are deleted.
-func (g *Gateway) remember() error {
+func (g *Gateway) openStore() error {
 	identity, err := journal.Identity()
 	if err != nil {
 		return err
 	}
-	j, contents, err := journal.Open(g.cfg.StateDir, identity)
-	if errors.Is(err, journal.ErrTaken) {
+	s, contents, err := journal.Open(g.cfg.StateDir, identity)
+	if errors.Is(err, store.ErrTaken) {
 		return err
 	}
-	g.journalFailed(err) // it goes on without, until the directory can be used
-	g.journal = j
+	g.storeFailed(err) // it goes on without, until the directory can be used
+	g.takeUp(s, contents)
+	return nil
+}
+
+// takeUp takes up what a store remembers.
+func (g *Gateway) takeUp(s store.Store, contents store.Contents) {
+	g.store = s
 	now := time.Now()
 	refused := g.editor.Restore(contents.Calls, now)
-	if p, ok := g.path.(*daemonPath); ok {
-		p.heir = g.table.Calls() > 0
-	}
-	g.sight.know(g.editor.Records(), g.gre != nil)
+	g.flushes.heir = g.table.Calls() > 0
+	g.ledger.Know(g.editor.Records(), !g.outlives())
 	for _, r := range contents.Resting {
 		g.table.Rest(r, now)
 	}
@@ -46,36 +53,38 @@ func (g *Gateway) remember() error {
 	if len(contents.Calls) > 0 {
 		g.log.Info("took up calls of an earlier run", "calls", len(contents.Calls)-refused, "refused", refused)
 	}
-	return nil
 }
 
-// rewrite has the journal forget what is over. The caller holds mu, or is alone.
+// rewrite has the store forget what is over. The caller holds order, or is alone.
 func (g *Gateway) rewrite() {
-	g.journalFailed(g.journal.Rewrite(g.editor.Records(), g.table.Resting()))
+	g.mu.Lock()
+	all, resting := g.editor.Records(), g.table.Resting()
+	g.mu.Unlock()
+	g.storeFailed(g.store.Rewrite(all, resting))
 }
 
 // clearKernel deletes the entries of an earlier daemon that had the kernel translate,
 // if this one translates by itself.
 func (g *Gateway) clearKernel() {
-	if g.gre == nil {
+	if g.outlives() {
 		return
 	}
-	have := make(flows)
+	have := make(datapath.Flows)
 	if _, err := g.lister.Traffic(have, nil); err != nil {
 		g.conntrackFailed(opList, err)
 		return
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	var left []calls.Change
-	remove := func(f calls.Flow) { left = append(left, calls.Change{Kind: calls.Remove, Flow: f}) }
+	g.order.Lock()
+	defer g.order.Unlock()
+	var left []calls.Event
+	remove := func(f calls.Flow) { left = append(left, calls.Event{Kind: calls.Remove, Flow: f}) }
 	for f := range g.doomed {
-		if _, there := have.at(f); there {
+		if _, there := have.At(f); there {
 			remove(f)
 		}
 	}
 	for f := range have {
-		if g.table.Has(f) {
+		if g.needs(f) {
 			remove(f)
 		}
 	}
@@ -85,10 +94,7 @@ func (g *Gateway) clearKernel() {
 // renew has the calls that were taken up translated by entries as this release makes them. One
 // of an earlier release may have translated two flows, of which the other is then missing.
 func (g *Gateway) renew() {
-	if g.gre != nil {
-		return
-	}
-	n, err := g.lister.Renew(g.needs)
+	n, err := g.path.Renew(g.needs)
 	if err != nil {
 		g.conntrackFailed(opCreate, err)
 	}
@@ -117,16 +123,16 @@ func (g *Gateway) compare() {
 	}
 	g.look(asked)
 	g.revive(c, have, asked)
-	if err := g.path.watched(); err != nil {
+	if err := g.watched(); err != nil {
 		g.conntrackFailed(opCreate, err)
 	}
 	g.sweepAway(c)
 	all := g.records(c)
 	now := time.Now()
-	t := g.tallyUp(all, have, now)
-	g.show(&t)
+	t := g.tally(all, have, now)
+	g.metrics.show(&t)
 	g.endIdle(c, &t, now)
-	g.repair(t.missing)
+	g.repair(t.Missing)
 	g.bury(have)
 	g.sweeper.sample(all, g.homes.away)
 	g.shrink()
@@ -141,11 +147,11 @@ const askMost = 2000
 const listEvery = 14
 
 // find begins a comparison with what the kernel has. It has the flows in have.
-func (g *Gateway) find(asked time.Time, have flows) (*alg.Comparison, error) {
+func (g *Gateway) find(asked time.Time, have datapath.Flows) (*alg.Comparison, error) {
 	g.mu.Lock()
 	c := g.editor.Compare(asked)
 	g.mu.Unlock()
-	if err := g.path.watch(); err != nil {
+	if err := g.watch(); err != nil {
 		return nil, err
 	}
 	live, err := g.inKernel(c, have)
@@ -159,15 +165,15 @@ func (g *Gateway) find(asked time.Time, have flows) (*alg.Comparison, error) {
 
 // inKernel returns the control connections that the kernel has, and has the flows of the
 // data path in have: all of them, or those on record.
-func (g *Gateway) inKernel(c *alg.Comparison, have flows) (live []calls.Connection, err error) {
+func (g *Gateway) inKernel(c *alg.Comparison, have datapath.Flows) (live []calls.Connection, err error) {
 	g.compared++
 	connections, known, few := g.onRecord(c)
 	if few && g.compared%listEvery != 1 {
 		live, err = g.lister.StandingConnections(connections)
-		return live, errors.Join(err, g.path.standing(have, known))
+		return live, errors.Join(err, g.snapshot(have, known))
 	}
 	live, err = g.lister.Connections(g.cfg.Ports)
-	strays, flowsErr := g.path.list(have, firstStrays())
+	strays, flowsErr := g.path.Snapshot(have, nil, firstStrays())
 	if err := errors.Join(err, flowsErr); err != nil {
 		return nil, err
 	}
@@ -191,8 +197,8 @@ func (g *Gateway) onRecord(c *alg.Comparison) (connections []calls.Connection, k
 	for _, call := range all {
 		known = append(known, call.Flows()...)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.order.Lock()
+	defer g.order.Unlock()
 	known = slices.AppendSeq(known, maps.Keys(g.doomed))
 	return connections, known, len(connections)+len(known) <= askMost
 }
@@ -206,19 +212,39 @@ func (g *Gateway) sliced(step func() (more bool)) {
 }
 
 func (g *Gateway) locked(step func() (more bool)) (more bool) {
+	g.order.Lock()
+	defer g.order.Unlock()
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	more = step()
-	g.carryOut(time.Now())
+	g.mu.Unlock()
+	g.carryOut()
 	return more
+}
+
+// snapshot has the flows that are known in have.
+func (g *Gateway) snapshot(have datapath.Flows, known []calls.Flow) error {
+	if known == nil {
+		known = []calls.Flow{} // none, and not all
+	}
+	_, err := g.path.Snapshot(have, known, nil)
+	return err
+}
+
+// tally looks up the flows of all calls.
+func (g *Gateway) tally(all []calls.Record, have datapath.Flows, now time.Time) (t history.Tally) {
+	for some := range slices.Chunk(all, slice) {
+		g.ledger.Add(&t, some, have, now)
+	}
+	g.ledger.Close(&t)
+	return t
 }
 
 // revive makes the entries anew of control connections that conntrack has lost, and keeps
 // those on record that may yet have theirs.
-func (g *Gateway) revive(c *alg.Comparison, have flows, now time.Time) {
+func (g *Gateway) revive(c *alg.Comparison, have datapath.Flows, now time.Time) {
 	var lost []alg.Lost
 	g.sliced(func() bool {
-		some, more := c.Missing(slice, alg.Witness{Moved: g.moved, Homeless: g.homes.left}, now)
+		some, more := c.Missing(slice, alg.Witness{Moved: g.ledger.Moved, Homeless: g.homes.left}, now)
 		lost = append(lost, some...)
 		return more
 	})
@@ -245,9 +271,9 @@ const (
 // fate decides on a lost connection. One that an earlier daemon knew may have ended before
 // this one came, unless somebody flushed the kernel's table. A flush takes its time, and
 // what tells it from an end may go last: so such a connection waits for another comparison.
-func (g *Gateway) fate(l *alg.Lost, have flows) fate {
+func (g *Gateway) fate(l *alg.Lost, have datapath.Flows) fate {
 	switch {
-	case l.Unseen && !g.path.flushed(l, have):
+	case l.Unseen && !g.flushed(l, have):
 		if l.Again {
 			return fateEnds
 		}
@@ -282,14 +308,6 @@ func (g *Gateway) settleLost(say func(*alg.Lost), l *alg.Lost) {
 	say(l)
 }
 
-// moved tells when a call's GRE was last seen to flow. The caller holds mu.
-func (g *Gateway) moved(r calls.Record) time.Time {
-	if was := g.sight.calls[r.Number]; was != nil {
-		return was.moved
-	}
-	return time.Time{}
-}
-
 // sweepAway ends what is over.
 func (g *Gateway) sweepAway(c *alg.Comparison) {
 	g.sliced(func() bool {
@@ -310,11 +328,11 @@ func (g *Gateway) records(c *alg.Comparison) []calls.Record {
 	return records
 }
 
-// shrink has the journal forget what is over, if that is most of it.
+// shrink has the store forget what is over, if that is most of it.
 func (g *Gateway) shrink() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.journal.Overgrown() {
+	g.order.Lock()
+	defer g.order.Unlock()
+	if g.store.Overgrown() {
 		g.rewrite()
 	}
 }
@@ -323,7 +341,7 @@ func (g *Gateway) shrink() {
 // that no packet waits for long. One that a packet has just created is left as it is
 // by the kernel's adapter.
 func (g *Gateway) repair(missing []calls.Flow) {
-	g.setLacking(len(missing))
+	g.lacking.Store(int64(len(missing)))
 	g.sweeper.repaired = g.sweeper.repaired || len(missing) > 0
 	g.change(calls.Install, g.path.Apply, missing, func(f calls.Flow) bool {
 		needed := g.table.Has(f)
@@ -334,42 +352,41 @@ func (g *Gateway) repair(missing []calls.Flow) {
 	})
 }
 
-func (g *Gateway) setLacking(n int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.lacking = n
-}
-
 // bury deletes what the kernel still has of calls that are over.
-func (g *Gateway) bury(have flows) {
+func (g *Gateway) bury(have datapath.Flows) {
 	g.change(calls.Remove, g.path.ApplyLate, g.leftovers(have), func(f calls.Flow) bool { return !g.table.Has(f) })
 }
 
 // change has those of the flows installed or removed for which that is still wanted.
-func (g *Gateway) change(kind calls.ChangeKind, apply func([]calls.Change) map[int]error, all []calls.Flow, wanted func(calls.Flow) bool) {
+func (g *Gateway) change(kind calls.EventKind, apply func([]calls.Event) map[int]error, all []calls.Flow, wanted func(calls.Flow) bool) {
 	for some := range slices.Chunk(all, chunk) {
-		g.locked(func() bool {
-			var changes []calls.Change
-			for _, f := range some {
-				if wanted(f) {
-					changes = append(changes, calls.Change{Kind: kind, Flow: f})
-				}
-			}
-			g.carryOut(time.Now()) // what was noted before comes first
-			g.refused(changes, apply(changes))
-			return false
-		})
+		g.changeSome(kind, apply, some, wanted)
 	}
+}
+
+func (g *Gateway) changeSome(kind calls.EventKind, apply func([]calls.Event) map[int]error, some []calls.Flow, wanted func(calls.Flow) bool) {
+	g.order.Lock()
+	defer g.order.Unlock()
+	var events []calls.Event
+	g.mu.Lock()
+	for _, f := range some {
+		if wanted(f) {
+			events = append(events, calls.Event{Kind: kind, Flow: f})
+		}
+	}
+	g.mu.Unlock()
+	g.carryOut() // what has happened before comes first
+	g.refused(events, apply(events))
 }
 
 // leftovers returns the doomed flows that the kernel has and no call needs, and
 // forgets the others.
-func (g *Gateway) leftovers(have flows) []calls.Flow {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+func (g *Gateway) leftovers(have datapath.Flows) []calls.Flow {
+	g.order.Lock()
+	defer g.order.Unlock()
 	var left []calls.Flow
 	for f := range g.doomed {
-		if _, there := have[f.Unmarked()]; there && !g.table.Has(f) {
+		if _, there := have.At(f); there && !g.needs(f) {
 			left = append(left, f)
 		}
 	}

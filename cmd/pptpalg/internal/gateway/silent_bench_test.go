@@ -11,6 +11,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/conntrack"
 )
 
@@ -57,14 +58,14 @@ func BenchmarkSilent(b *testing.B) {
 	const number = 10_000
 	packets, lists := inNamespace(b)
 	records := silentCalls(number)
-	cfg := Config{DataPath: Kernel, Ports: []uint16{1723}, StateDir: b.TempDir(), Table: calls.DefaultConfig(), Connections: 2 * number}
+	cfg := Config{DataPath: datapath.Kernel, Ports: []uint16{1723}, StateDir: b.TempDir(), Table: calls.DefaultConfig(), Connections: 2 * number}
 	d := newGateway(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	d.kernel, d.lister, d.viewer = packets, lists, lists
 	d.choosePath()
-	if err := d.remember(); err != nil {
+	if err := d.openStore(); err != nil {
 		b.Fatal(err)
 	}
-	defer d.journal.Close()
+	defer d.store.Close()
 	for _, r := range records {
 		if err := packets.Revive(r.Connection); err != nil {
 			b.Fatal(err)
@@ -73,11 +74,11 @@ func BenchmarkSilent(b *testing.B) {
 	if refused := d.editor.Restore(records, start); refused != 0 {
 		b.Fatal(refused, "calls are refused")
 	}
-	d.sight.know(d.editor.Records(), false)
+	d.ledger.Know(d.editor.Records(), false)
 	d.compare()
 	d.compare()
-	if d.lacking != 0 || d.table.Calls() != number {
-		b.Fatal(d.lacking, "flows are lacking;", d.table.Calls(), "calls")
+	if d.lacking.Load() != 0 || d.table.Calls() != number {
+		b.Fatal(d.lacking.Load(), "flows are lacking;", d.table.Calls(), "calls")
 	}
 	b.ReportAllocs()
 	before := processTime(b)

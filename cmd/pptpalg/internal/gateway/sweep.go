@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // sweepInterval is how often the call table is compared with the kernel's, or, where
@@ -28,9 +29,8 @@ type sweeper struct {
 	watched  []watched // the sample
 
 	// Memory that is used again, as far as release leaves it.
-	have    flows
+	have    datapath.Flows
 	records []calls.Record
-	glances []glance
 }
 
 // sweep keeps the table in step with the kernel's until ctx is done.
@@ -67,7 +67,7 @@ func (g *Gateway) sweepOnce() (due time.Time) {
 // and is a third of what a call costs.
 func (s *sweeper) release() {
 	if len(s.have) > askMost {
-		s.have, s.records = make(flows), nil
+		s.have, s.records = make(datapath.Flows), nil
 	}
 }
 
@@ -105,7 +105,7 @@ func (s *sweeper) sample(all []calls.Record, waits func(calls.Connection) bool) 
 
 // intact reports whether the entries of the sample are there that are still needed.
 func (g *Gateway) intact() bool {
-	if g.gre != nil && !g.present(canary) {
+	if !g.outlives() && !g.present(canary) {
 		return false
 	}
 	for _, w := range g.sweeper.watched {
@@ -119,7 +119,7 @@ func (g *Gateway) intact() bool {
 // stands reports whether the kernel has the entries of a call, as far as it tells.
 func (g *Gateway) stands(w watched) bool {
 	there, err := g.lister.StandingConnections([]calls.Connection{w.connection})
-	return (len(there) > 0 || err != nil) && (g.gre != nil || g.present(w.flow))
+	return (len(there) > 0 || err != nil) && (!g.outlives() || g.present(w.flow))
 }
 
 // present reports whether the kernel has an entry, as far as it tells.

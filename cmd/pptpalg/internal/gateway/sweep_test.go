@@ -6,6 +6,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 func TestRest(t *testing.T) {
@@ -40,7 +41,7 @@ func TestIntact(t *testing.T) {
 		{"the kernel does not tell", func(r *rig) { r.kernel.flows, r.kernel.err = nil, errKernel }, true},
 		{"the call ends", func(r *rig) { r.say(calls.Initiator, pptp.CallClearRequest, 7, 0, 0) }, true},
 	}
-	for _, path := range []DataPath{Kernel, Queue} {
+	for _, path := range []datapath.Name{datapath.Kernel, datapath.Queue} {
 		for _, tt := range tests {
 			t.Run(string(path)+"/"+tt.name, func(t *testing.T) {
 				r := newRigOver(t, t.TempDir(), path)

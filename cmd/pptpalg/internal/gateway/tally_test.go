@@ -10,6 +10,7 @@ import (
 	"pptpalg/alg/calls"
 	"pptpalg/alg/nfqueue"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // TestTally has the kernel count packets of a call's two entries, and compares.
@@ -49,7 +50,7 @@ func TestTallyAfterRestart(t *testing.T) {
 	dir := t.TempDir()
 	before := newRig(t, dir)
 	before.call()
-	if err := before.journal.Close(); err != nil {
+	if err := before.store.Close(); err != nil {
 		t.Fatal(err)
 	}
 	r := newRig(t, dir)
@@ -68,25 +69,25 @@ func TestTallyOfACallThatEndsMeanwhile(t *testing.T) {
 	r.kernel.counts, r.kernel.packets = true, 10
 	r.counting()
 	r.call()
-	have := make(flows)
-	if _, err := r.path.list(have, nil); err != nil {
+	have := make(datapath.Flows)
+	if _, err := r.path.Snapshot(have, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	all := r.records(r.editor.Compare(time.Now()))
 	r.kernel.packets = 12
 	r.say(calls.Initiator, pptp.CallClearRequest, 7, 0, 0)
-	if tally := r.tallyUp(all, have, time.Now()); tally.grown.packets != 24 || tally.counted != 0 {
-		t.Errorf("grown by %+v, %d calls are counted; want 24 packets, none", tally.grown, tally.counted)
+	if tally := r.tally(all, have, time.Now()); tally.Grown.Packets != 24 || tally.Counted != 0 {
+		t.Errorf("grown by %+v, %d calls are counted; want 24 packets, none", tally.Grown, tally.Counted)
 	}
 }
 
 // TestTallyOverTheDaemon counts what the daemon translates, with its bytes.
 func TestTallyOverTheDaemon(t *testing.T) {
-	r := newRigOver(t, t.TempDir(), Queue)
+	r := newRigOver(t, t.TempDir(), datapath.Queue)
 	r.compare()
 	r.call()
 	d := datagram(t, connection.Original.Dst.Addr(), connection.Reply.Dst.Addr(), 7)
-	r.grePacket(&nfqueue.Packet{Payload: d})
+	r.visits().Packet(&nfqueue.Packet{Payload: d})
 	r.compare()
 	if packets, bytes := testutil.ToFloat64(r.metrics.grePackets), testutil.ToFloat64(r.metrics.greBytes); packets != 1 || bytes != float64(len(d)) {
 		t.Errorf("%v packets of %v bytes, want 1 of %d", packets, bytes, len(d))

@@ -23,7 +23,7 @@ func (g *Gateway) overrun(queue string) {
 
 // countDropped counts what the kernel dropped: because too many packets waited, which it
 // tells nobody, and because the socket's buffer was full, which it tells without a number. Its table is root's to read: without that right the count stays 0.
-func (g *Gateway) countDropped(q *queue) {
+func (g *Gateway) countDropped(q *queuing) {
 	s, err := q.Stats()
 	if err != nil {
 		return
@@ -68,9 +68,9 @@ func (g *Gateway) tellLimits(anomalies []alg.Anomaly, seg packet.Segment) {
 	}
 }
 
-// journalFailed takes the outcome of a journal's operation. Without it calls go on,
+// storeFailed takes the outcome of a store's operation. Without it calls go on,
 // and are lost to the daemon at its next start.
-func (g *Gateway) journalFailed(err error) {
+func (g *Gateway) storeFailed(err error) {
 	if err == nil {
 		return
 	}

@@ -200,7 +200,7 @@ func (r *run) tell(l *link, from calls.Side, c captured, out alg.Outcome) {
 			r.note(l, from, c.at, text)
 		}
 	}
-	if len(out.Messages)+len(out.Changes) > 0 {
+	if len(out.Messages)+len(out.Events) > 0 {
 		r.calls(l, e, out)
 	}
 }
@@ -224,20 +224,20 @@ func (e Event) message(m alg.Message) Event {
 // calls brings the ledger up to what the editor knows now.
 func (r *run) calls(l *link, e Event, out alg.Outcome) {
 	g := l.gateway
-	for _, c := range out.Changes {
+	for _, c := range out.Events {
 		if c.Kind == calls.Opened {
-			g.calls[c.Call] = r.ledger.open(l.Control, e.Moment)
+			g.calls[c.Call.Number] = r.ledger.open(l.Control, e.Moment)
 		}
 	}
-	if len(out.Changes) > 0 || slices.ContainsFunc(out.Messages, aboutCall) {
+	if len(out.Events) > 0 || slices.ContainsFunc(out.Messages, aboutCall) {
 		for _, v := range g.editor.CallsOf(l.tuple(calls.Initiator)) {
 			r.ledger.update(g.calls[v.Number], v)
 		}
 	}
-	for _, c := range out.Changes {
+	for _, c := range out.Events {
 		if c.Kind == calls.Closed {
-			r.ledger.close(g.calls[c.Call], &End{Moment: e.Moment, Cause: c.Cause.String(), Words: causes[c.Cause], By: l.by(c.Cause, e.Src)})
-			delete(g.calls, c.Call)
+			r.ledger.close(g.calls[c.Call.Number], &End{Moment: e.Moment, Cause: c.Cause.String(), Words: causes[c.Cause], By: l.by(c.Cause, e.Src)})
+			delete(g.calls, c.Call.Number)
 		}
 	}
 }

@@ -5,35 +5,23 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"time"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/store"
 )
 
-// Contents is what a journal remembers.
-type Contents struct {
-	Calls   []calls.Record // in the order of their numbers
-	Gone    []Gone         // calls that are over, the oldest first
-	Resting []calls.Resting
-	// Stale are flows that calls no longer need. The kernel may still have their
-	// entries, if the daemon died before it deleted them.
-	Stale []calls.Flow
-}
-
-// Gone is a call that is over. Its public Call IDs may still rest.
-type Gone struct {
-	Record calls.Record
-	At     time.Time
-}
+// contents are store.Contents in the making.
+type contents struct{ store.Contents }
 
 // read takes all whole records and returns how many bytes they and the head have. A
 // file of another identity has none.
-func read(head string, b []byte) (c Contents, whole int) {
+func read(head string, b []byte) (_ store.Contents, whole int) {
 	size := len(b)
 	b, ours := bytes.CutPrefix(b, []byte(head))
 	if !ours {
-		return Contents{}, 0
+		return store.Contents{}, 0
 	}
+	var c contents
 	all := make(map[uint64]calls.Record)
 	for len(b) > 0 {
 		kind, payload, rest, err := next(b)
@@ -45,11 +33,11 @@ func read(head string, b []byte) (c Contents, whole int) {
 	}
 	byNumber := func(a, b calls.Record) int { return cmp.Compare(a.Number, b.Number) }
 	c.Calls = slices.SortedFunc(maps.Values(all), byNumber)
-	return c, size - len(b)
+	return c.Contents, size - len(b)
 }
 
 // add takes in one record. One of a kind or a length that is unknown is left out.
-func (c *Contents) add(kind byte, payload []byte, all map[uint64]calls.Record) {
+func (c *contents) add(kind byte, payload []byte, all map[uint64]calls.Record) {
 	switch kind {
 	case kindKept:
 		if r, err := decodeKept(payload); err == nil {
@@ -60,7 +48,7 @@ func (c *Contents) add(kind byte, payload []byte, all map[uint64]calls.Record) {
 		number, at, err := decodeGone(payload)
 		if r, known := all[number]; err == nil && known {
 			c.outdate(r, nil)
-			c.Gone = append(c.Gone, Gone{r, at})
+			c.Gone = append(c.Gone, store.Gone{Record: r, At: at})
 			delete(all, number)
 		}
 	case kindRest:
@@ -71,7 +59,7 @@ func (c *Contents) add(kind byte, payload []byte, all map[uint64]calls.Record) {
 }
 
 // outdate takes note of those of a record's flows that are not needed any more.
-func (c *Contents) outdate(r calls.Record, needed []calls.Flow) {
+func (c *contents) outdate(r calls.Record, needed []calls.Flow) {
 	for _, f := range r.AllFlows() {
 		if !slices.Contains(needed, f) {
 			c.Stale = append(c.Stale, f)

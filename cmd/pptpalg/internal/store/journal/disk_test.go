@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/store"
 )
 
 // promptly is far more than a call takes that does not wait for the disk, and less than a disk
@@ -126,7 +127,7 @@ func poll(t *testing.T, what string, done func() bool) {
 	}
 }
 
-func wantNumbers(t *testing.T, c Contents, want ...uint64) {
+func wantNumbers(t *testing.T, c store.Contents, want ...uint64) {
 	t.Helper()
 	var got []uint64
 	for _, r := range c.Calls {
@@ -150,7 +151,7 @@ func TestFrozenDisk(t *testing.T) {
 	if !errors.Is(errs[0], ErrBehind) || errs[1] != nil || errs[2] != nil || j.Whole() || j.Overgrown() {
 		t.Errorf("while the disk is frozen: %v, whole: %v, overgrown: %v", errs, j.Whole(), j.Overgrown())
 	}
-	if _, _, err := Open(d.dir, "a"); !errors.Is(err, ErrTaken) && !errors.Is(err, ErrBehind) {
+	if _, _, err := Open(d.dir, "a"); !errors.Is(err, store.ErrTaken) && !errors.Is(err, ErrBehind) {
 		t.Errorf("another one opens it: %v", err)
 	}
 	thaw()
@@ -329,7 +330,7 @@ func TestUnusableDirectory(t *testing.T) {
 	if errs := appendAll(t, j, 2); errs[0] != nil {
 		t.Error(errs)
 	}
-	if _, _, err := Open(dir, "a"); !errors.Is(err, ErrTaken) {
+	if _, _, err := Open(dir, "a"); !errors.Is(err, store.ErrTaken) {
 		t.Errorf("another one opens it: %v", err)
 	}
 	if err := j.Close(); err != nil {

@@ -7,10 +7,9 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-)
 
-// ErrTaken says that another process writes to the journal.
-var ErrTaken = errors.New("another daemon has it: stop it, or choose another --state-dir")
+	"pptpalg/cmd/pptpalg/internal/store"
+)
 
 // file is the journal's file. Its methods wait for the disk; one goroutine at a time may use
 // it.
@@ -25,9 +24,9 @@ type file struct {
 func (f *file) path() string { return filepath.Join(f.dir, name) }
 
 // open locks the file and reads it. What it can read counts even if it cannot be written to.
-func (f *file) open() (Contents, error) {
+func (f *file) open() (store.Contents, error) {
 	if err := os.MkdirAll(f.dir, 0o750); err != nil {
-		return Contents{}, fmt.Errorf("make state directory: %w: choose another with --state-dir", err)
+		return store.Contents{}, fmt.Errorf("make state directory: %w: choose another with --state-dir", err)
 	}
 	opened, err := os.OpenFile(f.path(), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o640)
 	if err != nil {
@@ -35,21 +34,21 @@ func (f *file) open() (Contents, error) {
 		return contents, errors.Join(fmt.Errorf("open journal: %w: choose another directory with --state-dir", err), readErr)
 	}
 	if err := lock(opened); err != nil {
-		return Contents{}, errors.Join(err, opened.Close())
+		return store.Contents{}, errors.Join(err, opened.Close())
 	}
 	f.f = opened
 	return f.recover()
 }
 
 // openToRead is for a file that cannot be opened for writing.
-func (f *file) openToRead() (Contents, error) {
+func (f *file) openToRead() (store.Contents, error) {
 	opened, err := os.Open(f.path())
 	if err != nil {
-		return Contents{}, nil // the error for writing says it all
+		return store.Contents{}, nil // the error for writing says it all
 	}
 	defer opened.Close()
 	if err := lock(opened); err != nil {
-		return Contents{}, err
+		return store.Contents{}, err
 	}
 	b, err := os.ReadFile(f.path())
 	contents, _ := read(f.head, b)
@@ -60,7 +59,7 @@ func (f *file) openToRead() (Contents, error) {
 func lock(f *os.File) error {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("lock journal %s: %w", f.Name(), ErrTaken)
+		return fmt.Errorf("lock journal %s: %w", f.Name(), store.ErrTaken)
 	}
 	if err != nil {
 		return fmt.Errorf("lock journal %s: %w", f.Name(), err)
@@ -70,16 +69,16 @@ func lock(f *os.File) error {
 
 // recover reads the file and cuts off what is not whole, so that what is appended
 // will be read.
-func (f *file) recover() (Contents, error) {
+func (f *file) recover() (store.Contents, error) {
 	b, err := os.ReadFile(f.path())
 	if err != nil {
 		f.torn = true
-		return Contents{}, fmt.Errorf("read journal: %w", err)
+		return store.Contents{}, fmt.Errorf("read journal: %w", err)
 	}
 	contents, whole := read(f.head, b)
 	if whole == 0 {
 		f.torn = true // until it is replaced
-		return Contents{}, f.replace([]byte(f.head))
+		return store.Contents{}, f.replace([]byte(f.head))
 	}
 	f.size = int64(whole)
 	if whole == len(b) {

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/store"
 )
 
 // name is the journal's file name in the state directory. Its head is the format's
@@ -66,26 +68,26 @@ type Journal struct {
 }
 
 // Open reads what the journal in a directory remembers of the kernel table with an
-// identity, and goes on writing it. If another process writes to it, the error is ErrTaken
+// identity, and goes on writing it. If another process writes to it, the error is store.ErrTaken
 // and there is no journal. With any other error there is: it remembers nothing that it could
 // not read, and is not Whole until Rewrite finds that the directory can be used.
-func Open(dir, identity string) (*Journal, Contents, error) {
+func Open(dir, identity string) (*Journal, store.Contents, error) {
 	j := &Journal{
 		file: file{dir: dir, head: format + identity + "\n"},
 		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), done: make(chan struct{}),
 		timer: time.NewTimer(time.Hour),
 	}
 	contents, err := j.open()
-	if errors.Is(err, ErrTaken) {
-		return nil, Contents{}, err
+	if errors.Is(err, store.ErrTaken) {
+		return nil, store.Contents{}, err
 	}
 	return j, contents, err
 }
 
 // open waits for the file, unless the disk does not answer: then the goroutine goes on
 // waiting, and what it reads in the end comes too late to count.
-func (j *Journal) open() (Contents, error) {
-	var contents Contents
+func (j *Journal) open() (store.Contents, error) {
+	var contents store.Contents
 	var err error
 	opened := make(chan struct{})
 	go func() {
@@ -95,7 +97,7 @@ func (j *Journal) open() (Contents, error) {
 	select {
 	case <-opened:
 		j.size, j.damaged, j.direct = j.file.size, err != nil, j.file.inMemory()
-		if !j.direct && !errors.Is(err, ErrTaken) {
+		if !j.direct && !errors.Is(err, store.ErrTaken) {
 			go j.serve()
 		}
 		return contents, err
@@ -106,27 +108,45 @@ func (j *Journal) open() (Contents, error) {
 			j.flush() // nothing as a rule: the disk is back
 			j.serve()
 		}()
-		return Contents{}, ErrBehind
+		return store.Contents{}, ErrBehind
 	}
 }
 
-// Append remembers changes, in one write. An error may be that of an earlier change.
-func (j *Journal) Append(keeps []calls.Keep, now time.Time) error {
-	if len(keeps) == 0 {
+// Append remembers what events say of calls, in one write. An error may be that of an earlier one.
+func (j *Journal) Append(events []calls.Event, now time.Time) error {
+	if !slices.ContainsFunc(events, func(e calls.Event) bool { return e.OfCall() }) {
 		return nil
 	}
 	return j.change(func() {
 		if len(j.waiting) > mostWaiting {
 			j.waiting, j.damaged = j.waiting[:0], true
 		}
-		for _, k := range keeps {
-			if k.Gone {
-				j.waiting = appendGone(j.waiting, k.Record.Number, now)
-			} else {
-				j.waiting = appendKept(j.waiting, k.Record)
-			}
-		}
+		j.waiting = appendEvents(j.waiting, events, now)
 	})
+}
+
+// appendEvents appends a record for each event about a call, but for one that is followed by
+// another about the same call: that one says it all.
+func appendEvents(b []byte, events []calls.Event, now time.Time) []byte {
+	var last *calls.Event
+	for i := range events {
+		e := &events[i]
+		if !e.OfCall() {
+			continue
+		}
+		if last != nil && last.Call.Number != e.Call.Number {
+			b = appendEvent(b, last, now)
+		}
+		last = e
+	}
+	return appendEvent(b, last, now)
+}
+
+func appendEvent(b []byte, e *calls.Event, now time.Time) []byte {
+	if e.Kind == calls.Gone {
+		return appendGone(b, e.Call.Number, now)
+	}
+	return appendKept(b, e.Call)
 }
 
 // Rewrite replaces the file by one that remembers just these calls and IDs, which must be all

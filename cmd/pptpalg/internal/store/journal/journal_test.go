@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/store"
 )
 
 var at = time.Unix(1_800_000_000, 42)
@@ -31,7 +32,7 @@ func record(number uint64) calls.Record {
 
 var same = cmp.Options{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmp.Comparer(time.Time.Equal)}
 
-func open(t *testing.T, dir, identity string) (*Journal, Contents) {
+func open(t *testing.T, dir, identity string) (*Journal, store.Contents) {
 	t.Helper()
 	j, c, err := Open(dir, identity)
 	if err != nil {
@@ -41,11 +42,11 @@ func open(t *testing.T, dir, identity string) (*Journal, Contents) {
 	return j, c
 }
 
-func keep(numbers ...uint64) (keeps []calls.Keep) {
+func keep(numbers ...uint64) (events []calls.Event) {
 	for _, n := range numbers {
-		keeps = append(keeps, calls.Keep{Record: record(n)})
+		events = append(events, calls.Event{Kind: calls.SetUp, Call: record(n)})
 	}
-	return keeps
+	return events
 }
 
 func TestRemembers(t *testing.T) {
@@ -54,13 +55,13 @@ func TestRemembers(t *testing.T) {
 	if len(c.Calls)+len(c.Gone) != 0 {
 		t.Fatalf("a new journal remembers %v", c)
 	}
-	gone := append(keep(1, 2, 3), calls.Keep{Record: calls.Record{Number: 2}, Gone: true})
+	gone := append(keep(1, 2, 3), calls.Event{Kind: calls.Gone, Call: calls.Record{Number: 2}})
 	for _, k := range gone {
-		if err := j.Append([]calls.Keep{k}, at); err != nil {
+		if err := j.Append([]calls.Event{k}, at); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want := Contents{Calls: []calls.Record{record(1), record(3)}, Gone: []Gone{{record(2), at}}, Stale: record(2).AllFlows()}
+	want := store.Contents{Calls: []calls.Record{record(1), record(3)}, Gone: []store.Gone{{Record: record(2), At: at}}, Stale: record(2).AllFlows()}
 	for range 3 {
 		if err := j.Close(); err != nil {
 			t.Fatal(err)
@@ -94,7 +95,7 @@ func TestStaleFlows(t *testing.T) {
 	cleared.State = calls.Clearing
 	other.Legs[0].Own = 8
 	for _, r := range []calls.Record{record(1), other, cleared} {
-		if err := j.Append([]calls.Keep{{Record: r}}, at); err != nil {
+		if err := j.Append([]calls.Event{{Kind: calls.SetUp, Call: r}}, at); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -140,7 +141,7 @@ func TestCutAnywhere(t *testing.T) {
 	if err := j.Append(keep(1, 2), at); err != nil {
 		t.Fatal(err)
 	}
-	if err := j.Append([]calls.Keep{{Record: record(1), Gone: true}}, at); err != nil {
+	if err := j.Append([]calls.Event{{Kind: calls.Gone, Call: record(1)}}, at); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(j.file.path())
@@ -189,7 +190,7 @@ func TestRewriteShrinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, c := open(t, dir, "a")
-	if diff := cmp.Diff(Contents{Calls: []calls.Record{record(1), record(2)}, Resting: []calls.Resting{resting}}, c, same); diff != "" {
+	if diff := cmp.Diff(store.Contents{Calls: []calls.Record{record(1), record(2)}, Resting: []calls.Resting{resting}}, c, same); diff != "" {
 		t.Errorf("after the rewrite (-want +got):\n%s", diff)
 	}
 }

@@ -17,6 +17,8 @@ import (
 	"pptpalg/alg/nfqueue"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/datapath/kernel"
 	"pptpalg/cmd/pptpalg/internal/history"
 )
 
@@ -66,9 +68,6 @@ func TestEventsOfACall(t *testing.T) {
 	if closed.Call.Legs != want || closed.Call.Traffic[0].Packets != 5 || closed.Call.Traffic[1].Packets != 5 || closed.Call.Number != 1 {
 		t.Errorf("the call closed as %+v", closed.Call)
 	}
-	if len(r.sight.calls) != 0 || len(r.sight.ended) != 0 {
-		t.Errorf("left over: %v, %v", r.sight.calls, r.sight.ended)
-	}
 }
 
 // TestEventsOfATurn has a call asked for, refused and forgotten before anything settles.
@@ -85,7 +84,7 @@ func TestEventsAfterARestart(t *testing.T) {
 	dir := t.TempDir()
 	r := newRig(t, dir)
 	r.call()
-	if err := r.journal.Close(); err != nil {
+	if err := r.store.Close(); err != nil {
 		t.Fatal(err)
 	}
 	next := newRig(t, dir)
@@ -102,13 +101,13 @@ func TestEventsAfterARestart(t *testing.T) {
 
 // TestExactCounts: where the daemon translates, nothing that a call carried is missed.
 func TestExactCounts(t *testing.T) {
-	r := newRigOver(t, t.TempDir(), Queue)
+	r := newRigOver(t, t.TempDir(), datapath.Queue)
 	r.call()
 	gre := []byte{
 		0x45, 0, 0, 36, 0, 0, 0, 0, 64, 47, 0, 0, 203, 0, 113, 9, 198, 51, 100, 1, // from the server to the public address
 		0x30, 1, 0x88, 0x0b, 0, 4, 0, 7, 0, 0, 0, 1, 1, 2, 3, 4, // sequence number 1 of call 7
 	}
-	r.grePacket(&nfqueue.Packet{Payload: gre})
+	r.visits().Packet(&nfqueue.Packet{Payload: gre})
 	r.say(calls.Initiator, pptp.CallClearRequest, 7, 0, 0)
 	got := r.Events().Kept(history.CallClosed)[0].Call.Traffic
 	want := [2]calls.Traffic{{Packets: 1, Bytes: 36, Counted: true}, {Counted: true}}
@@ -182,7 +181,11 @@ func TestCountsOfTheKernel(t *testing.T) {
 }
 
 // counting has the daemon know that entries count.
-func (r *rig) counting() { r.path.(*kernelPath).counts.Store(true) }
+func (r *rig) counting() {
+	if p, ok := r.path.(*kernel.Path); ok {
+		p.Counting(true)
+	}
+}
 
 // TestCountsOfCallsThatComparisonsEnd: their entries are there until then, and are asked.
 func TestCountsOfCallsThatComparisonsEnd(t *testing.T) {
@@ -230,7 +233,7 @@ func TestCountsOfManyCalls(t *testing.T) {
 		if len(closed) != int(i)+1 || closed[i].Call.Traffic[0].Packets != i || closed[i].Call.Approximate {
 			t.Fatalf("call %d closed as %+v", i, closed)
 		}
-		if removed := r.path.carried(); len(removed) != 0 {
+		if removed := r.path.Carried(); len(removed) != 0 {
 			t.Errorf("told twice: %v", removed)
 		}
 	}
@@ -238,11 +241,11 @@ func TestCountsOfManyCalls(t *testing.T) {
 
 // TestCountsAfterARestart: the kernel's entries have counted on; the daemon's flows have not.
 func TestCountsAfterARestart(t *testing.T) {
-	for path, rough := range map[DataPath]bool{Kernel: false, Queue: true} {
+	for path, rough := range map[datapath.Name]bool{datapath.Kernel: false, datapath.Queue: true} {
 		dir := t.TempDir()
 		before := newRigOver(t, dir, path)
 		before.call()
-		if err := before.journal.Close(); err != nil {
+		if err := before.store.Close(); err != nil {
 			t.Fatal(err)
 		}
 		r := newRigOver(t, dir, path)
@@ -263,10 +266,11 @@ func TestServerRefuses(t *testing.T) {
 	for i := range 10 {
 		b := segment(t, connection.Reply, [2]uint32{uint32(i)}, nil)
 		b[20+13] = byte(packet.RST | packet.ACK)
-		r.edit(&nfqueue.Packet{Payload: b}, time.Now())
+		r.turn.began = time.Now()
+		r.edit(r.parse(b), false)
 	}
 	all := r.refusalsSince(time.Now().Add(-time.Minute))
-	if len(all) != len(r.sight.refusals) || all[0].Server != connection.Original.Dst {
+	if len(all) != len(r.refusals.last) || all[0].Server != connection.Original.Dst {
 		t.Errorf("refusals: %+v", all)
 	}
 }
@@ -329,7 +333,7 @@ func threadTime(b *testing.B) int64 {
 func BenchmarkSee(b *testing.B) {
 	t := new(testing.T)
 	r := newRig(t, b.TempDir())
-	defer r.journal.Close()
+	defer r.store.Close()
 	r.call()
 	l, _ := pptp.OutgoingCallReply.Layout()
 	m := make([]byte, l.Size)
@@ -349,13 +353,14 @@ func BenchmarkSee(b *testing.B) {
 
 // BenchmarkTell is what the events of a call's life take: asked for, up, closed.
 func BenchmarkTell(b *testing.B) {
-	s := newSight()
-	k := calls.Keep{Record: calls.Record{Connection: connection, Number: 1}}
-	k.Record.Connection.Original.Src = netip.MustParseAddrPort("10.0.0.10:4000")
-	steps := []calls.Keep{k, k, k}
-	steps[1].Record.State, steps[1].Record.Legs = calls.Established, [2]calls.LegRecord{{Known: true}, {Known: true}}
-	steps[2].Gone = true
+	l := history.NewLedger(history.NewStore(10, 10))
+	r := calls.Record{Connection: connection, Number: 1, Legs: [2]calls.LegRecord{{Known: true}, {Known: true}}}
+	r.Connection.Original.Src = netip.MustParseAddrPort("10.0.0.10:4000")
+	var life []calls.Event
+	for kind := calls.Opened; kind <= calls.Gone; kind++ {
+		life = append(life, calls.Event{Kind: kind, Call: r})
+	}
 	now := time.Now()
 	b.ReportAllocs()
-	perOp(b, func() { s.tell(steps, nil, now) })
+	perOp(b, func() { l.Tell(life, nil, now) })
 }

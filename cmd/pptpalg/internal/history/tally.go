@@ -1,0 +1,95 @@
+package history
+
+import (
+	"time"
+
+	"pptpalg/alg/calls"
+)
+
+// Tally is what one look at the flows of all calls has found.
+type Tally struct {
+	Missing []calls.Flow // that calls need and the data path lacks
+	Grown   Volume       // what calls have carried since the last tally
+	Counted int          // calls whose packets are counted
+	Other   int          // calls whose packets are not
+
+	glances []glance
+}
+
+// glance is what the data path has of a call's two flows, by calls.Side.
+type glance struct {
+	traffic        [2]calls.Traffic
+	there, lacking [2]bool
+}
+
+// Add looks up the flows of some calls in what the data path has, each once.
+func (l *Ledger) Add(t *Tally, some []calls.Record, have map[calls.Flow]calls.Traffic, now time.Time) {
+	t.glances = t.glances[:0]
+	for i := range some {
+		t.glances = append(t.glances, t.look(&some[i], have))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range some {
+		if a := l.calls[some[i].Number]; a != nil && !a.over { // its end may have been told meanwhile, with later counts
+			t.enter(a, &t.glances[i], now)
+		}
+	}
+}
+
+// Close ends a tally.
+func (l *Ledger) Close(t *Tally) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t.Grown.add(l.late)
+	l.late = Volume{}
+	t.glances = nil
+}
+
+// look finds a call's flows. A call that is being cleared needs none.
+func (t *Tally) look(r *calls.Record, have map[calls.Flow]calls.Traffic) (g glance) {
+	if r.State == calls.Clearing {
+		return g
+	}
+	for side := range g.there {
+		f, needed := r.FlowTo(calls.Side(side))
+		if !needed {
+			continue
+		}
+		g.traffic[side], g.there[side] = have[f.Unmarked()]
+		if !g.there[side] {
+			g.lacking[side] = true
+			t.Missing = append(t.Missing, f)
+		}
+	}
+	return g
+}
+
+// enter takes in what was found of a call. Of one that an earlier daemon had, the first
+// count only begins: that one has told of it.
+func (t *Tally) enter(a *account, g *glance, now time.Time) {
+	var grown Volume
+	counted := false
+	for side := range a.ways {
+		way := &a.ways[side]
+		if g.lacking[side] {
+			way.lose()
+			way.broken = way.broken || !a.begun
+		}
+		grown.add(way.read(g.traffic[side]))
+		counted = counted || g.traffic[side].Counted
+	}
+	if !counted {
+		a.moved = time.Time{}
+		t.Other++
+		return
+	}
+	t.Counted++
+	if a.moved.IsZero() || grown != (Volume{}) {
+		a.moved = now
+	}
+	if a.begun {
+		t.Grown.add(grown)
+	}
+	a.begun = true
+}
