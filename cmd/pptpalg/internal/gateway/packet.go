@@ -43,8 +43,8 @@ func (g *Gateway) settle() {
 	g.order.Lock()
 	settled := false
 	defer func() {
+		g.endTurn()
 		if !settled { // the queue has caught a panic, and does not call released
-			g.endTurn()
 			g.order.Unlock()
 		}
 	}()
@@ -57,7 +57,6 @@ func (g *Gateway) settle() {
 // released is called when they are on their way.
 func (g *Gateway) released() {
 	defer g.order.Unlock()
-	defer g.endTurn()
 	g.tell(g.turn.happened, g.turn.began)
 }
 
