@@ -87,7 +87,7 @@ func (d *demo) start() error {
 	if d.daemon, err = d.Gateway.Start(cmd); err != nil {
 		return err
 	}
-	return d.log.WaitFor("editing", lab.Patience)
+	return d.log.WaitFor("msg=started", lab.Patience)
 }
 
 // dial has both clients call the server under the same Call ID.

@@ -21,10 +21,12 @@ func callsCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "calls",
 		Short: "Print the running daemon's call table",
-		Long: `Print the running daemon's call table: once, or again and again with --watch, which
-also shows each call's rate each way. Packets are counted where
-net.netfilter.nf_conntrack_acct was 1 when the call was set up, or where the daemon
-translates (--datapath queue).`,
+		Long: `Print the running daemon's call table: once, or repeatedly with --watch, which also
+shows each call's rate each way. Each end is address/Call ID, first as the end itself
+knows it and then as the other end sees it.
+
+Packets are counted where net.netfilter.nf_conntrack_acct was 1 when the call was set
+up, or where the daemon translates (--datapath queue).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if watch {
@@ -42,10 +44,10 @@ translates (--datapath queue).`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show a live table; where standard output is no terminal, one table after the other")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show a live table; if standard output is not a terminal, print one table after the other")
 	cmd.Flags().DurationVar(&w.interval, "interval", time.Second, "time between two tables of --watch")
 	cmd.Flags().Var(&w.sort, "sort", "order of --watch: "+strings.Join(orders(), ", "))
-	cmd.Flags().StringVar(&w.filter, "filter", "", "show with --watch only calls whose line has this text")
+	cmd.Flags().StringVar(&w.filter, "filter", "", "with --watch, show only calls whose line contains this text")
 	cmd.MarkFlagsMutuallyExclusive("watch", "json")
 	cmd.Flags().StringVar(&dir, "state-dir", stateDir(e), "directory of the daemon's socket")
 	return cmd
@@ -57,8 +59,7 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// printCalls prints a line per call. An end that is translated is shown with its
-// public form behind an arrow.
+// printCalls prints a line per call, with each end as it is and as the other end sees it.
 func printCalls(w io.Writer, calls []admin.Call, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "PNS\tPUBLIC\tPAC\tPUBLIC\tSTATE\tAGE\tCONTROL")

@@ -9,7 +9,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/check"
 )
 
-// codeError is an error that has an exit code of its own.
+// codeError is an error with its own exit code.
 type codeError struct {
 	code int
 	text string
@@ -31,22 +31,27 @@ func checkCommand(e env) *cobra.Command {
 	s := newSettings(stateDir(e))
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Look at what may keep PPTP from working on this gateway",
-		Long: `Look at what may keep PPTP from working on this gateway: configuration, rights,
-kernel, settings, firewall, and the daemon. A line for each, and below it the command
-that mends what is wrong. Nothing is changed, and no packet of others is touched: GRE
-is tried with packets of its own, and rules are loaded, in network namespaces that end
-with the command.
+		Short: "Check what may keep PPTP from working on this gateway",
+		Long: `Check what may keep PPTP from working on this gateway, before the first call: the
+configuration file, rights, NFQUEUE, conntrack, whether this kernel really translates
+GRE, forwarding, NAT, firewall rules that drop a call's GRE or its control connection,
+the kernel's own helper, proxies on port 1723, room in the conntrack table, and the
+daemon. It prints a line for each, and below a problem the command that fixes it.
 
-What is judged is the daemon as "pptpalg run" would start it: by the configuration
-file, and by flags, which win over it. Flags of a daemon that runs already count as
+It changes nothing, and touches no packet of others. It tries GRE with packets of its
+own, and loads rules, only in network namespaces that end with the command. It follows
+a call's packets through the rules of iptables and nft, between the interfaces that
+routes and NAT show to be inside and outside, and through DNAT to a server.
+
+It judges the daemon as "pptpalg run" would start it, with the configuration file and
+the flags, which win over the file. The flags of a daemon that runs already count as
 if they were given.
 
-Results: ok; warning, for what may be meant so or cannot be decided; problem; and
-unchecked, for what could not be read, as without root.
+Results: ok; warning, for what may be intended or cannot be decided; problem; and
+unchecked, for what could not be read, for example without root.
 
-Exit code: 0 if all is ok or a warning, 1 if there is a problem (or the command
-line is wrong), 2 if there is none but something could not be checked.`,
+Exit code: 0 if every result is ok or warning, 1 if there is a problem (or the command
+line is wrong), 2 if there is no problem but something is unchecked.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s.fileGiven = cmd.Flags().Changed("config")
@@ -76,6 +81,14 @@ func verdict(found check.Findings) error {
 	if code == 0 {
 		return nil
 	}
-	return codeError{code: code, text: fmt.Sprintf("check: problems %d, unchecked %d, warnings %d",
-		found.Count(check.Problem), found.Count(check.Unchecked), found.Count(check.Warning))}
+	return codeError{code: code, text: fmt.Sprintf("check: %s, %d unchecked, %s",
+		number(found.Count(check.Problem), "problem"), found.Count(check.Unchecked), number(found.Count(check.Warning), "warning"))}
+}
+
+// number is "1 problem", or "2 problems".
+func number(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }

@@ -492,7 +492,7 @@ func TestCheckText(t *testing.T) {
 		code, stdout, stderr = pptpalg(t, "check", "--state-dir", g.state)
 		return nil
 	}))
-	if code != 1 || !strings.Contains(stdout, "-> sysctl -w net.ipv4.ip_forward=1") || !strings.Contains(stderr, "check: problems 1, unchecked 0, warnings 2") {
+	if code != 1 || !strings.Contains(stdout, "-> sysctl -w net.ipv4.ip_forward=1") || !strings.Contains(stderr, "check: 1 problem, 0 unchecked, 2 warnings") {
 		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
 	t.Log(stdout)

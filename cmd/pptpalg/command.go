@@ -14,11 +14,11 @@ import (
 	"pptpalg/cmd/pptpalg/internal/spool"
 )
 
-// version is set by the linker (-X main.version); without it the module's build
-// information serves.
+// version is set by the linker (-X main.version). If it is not, the module's build
+// information is used.
 var version string
 
-// env is all that the command line touches of the process it runs in.
+// env is everything of its process that the command line touches.
 type env struct {
 	args           []string
 	stdout, stderr io.Writer
@@ -32,8 +32,8 @@ func execute(ctx context.Context, e env) int {
 		Use:   "pptpalg",
 		Short: "PPTP NAT editor: any number of PPTP calls behind one public address",
 		Long: `pptpalg runs on a Linux gateway. It follows PPTP control connections, translates the
-Call IDs in them, and has the kernel translate the calls' GRE packets, so that
-any number of clients and servers behind one public address are told apart.`,
+Call IDs in them, and makes the kernel translate the calls' GRE packets. So any number
+of clients and servers can share one public address.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -48,8 +48,8 @@ any number of clients and servers behind one public address are told apart.`,
 	return 0
 }
 
-// reason is an error as it is shown. Faults of a file begin with its name, for those
-// who go on from there.
+// reason is the text shown for an error. Faults of a file begin with the file's name, as
+// editors expect.
 func reason(err error) string {
 	if faults := (config.Errors)(nil); errors.As(err, &faults) {
 		return faults.Error()
@@ -79,7 +79,7 @@ func buildVersion() string {
 	return "(devel)"
 }
 
-// stateDir is where the daemon's socket is: systemd's RUNTIME_DIRECTORY if it is
+// stateDir is the directory of the daemon's socket: systemd's RUNTIME_DIRECTORY if it is
 // set, else /run/pptpalg.
 func stateDir(e env) string {
 	if dir, ok := e.lookup("RUNTIME_DIRECTORY"); ok && dir != "" {

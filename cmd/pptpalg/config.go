@@ -17,7 +17,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/gateway"
 )
 
-// configFile is read where it is there and no other file is given.
+// configFile is read if it exists and no other file is given.
 const configFile = "/etc/pptpalg/pptpalg.yaml"
 
 // settings are the options of run, and where they come from: a flag wins over the file,
@@ -46,11 +46,11 @@ func newSettings(stateDir string) *settings {
 // addTo gives a command flags of s, and --config.
 func (s *settings) addTo(cmd *cobra.Command, flags *pflag.FlagSet) {
 	cmd.Flags().AddFlagSet(flags)
-	cmd.Flags().StringVar(&s.file, "config", configFile, `configuration file, "" for none; the default one need not be there`)
+	cmd.Flags().StringVar(&s.file, "config", configFile, `configuration file; "" for none. The default file need not exist`)
 }
 
-// read sets what the command line has left to the configuration file. The whole file
-// must be good, the keys too that a flag wins over.
+// read sets the options that the command line has not given from the configuration file.
+// The whole file must be valid, including keys that a flag wins over.
 func (s *settings) read(cmd *cobra.Command) error {
 	s.fileGiven = cmd.Flags().Changed("config")
 	values, err := s.values()
@@ -79,7 +79,7 @@ func (s *settings) keys() config.Table {
 	}}
 }
 
-// again returns what the settings would be if the program were started now, with the
+// again returns the settings that the program would have if it were started now with the
 // same command line.
 func (s *settings) again() (*settings, error) {
 	next := newSettings(s.stateDefault)
@@ -107,8 +107,8 @@ func (s *settings) again() (*settings, error) {
 	return next, err
 }
 
-// The options that may change while calls are up. Those of the call table do if the
-// daemon takes them.
+// The options that may change while calls are up. Those of the call table change only if
+// the daemon accepts them.
 var (
 	liveOptions  = []string{"log-level"}
 	tableOptions = []string{"max-calls", "max-calls-per-client", "max-calls-per-space", "max-requests", "rest", "idle-timeout"}
@@ -118,8 +118,8 @@ var (
 type reloader struct {
 	running *settings
 	level   *slog.LevelVar
-	// table has the daemon take tableOptions from a configuration in which nothing
-	// else differs from the running one. Nil if it cannot.
+	// table makes the daemon apply tableOptions from a configuration that is otherwise
+	// the running one. It is nil if the daemon cannot.
 	table func(gateway.Config) error
 	log   *slog.Logger
 }
@@ -136,7 +136,7 @@ func (r *reloader) Run(ctx context.Context, signals <-chan os.Signal) error {
 	}
 }
 
-// reload applies what it can. Where anything is wrong, nothing changes.
+// reload applies what it can. If anything is wrong, nothing changes.
 func (r *reloader) reload() {
 	next, err := r.running.again()
 	if err != nil {
@@ -158,7 +158,8 @@ func (r *reloader) reload() {
 	}
 }
 
-// merge names what differs in next, and puts back there what cannot be applied.
+// merge names the keys that differ in next, and resets in next those that cannot be
+// applied.
 func (r *reloader) merge(next *settings) (applied, pending []string, err error) {
 	next.flags.VisitAll(func(f *pflag.Flag) {
 		running := config.Text(r.running.flags.Lookup(f.Name))
@@ -192,7 +193,7 @@ func (r *reloader) apply(next *settings, applied []string) error {
 	return nil
 }
 
-// refuse logs why nothing changes, a line for each fault of the file.
+// refuse logs why nothing changes, one line for each fault of the file.
 func (r *reloader) refuse(err error) {
 	var faults config.Errors
 	if !errors.As(err, &faults) {
@@ -211,7 +212,7 @@ func configCommand(e env) *cobra.Command {
 		Use:   "config",
 		Short: "Print every configuration key with its default",
 		Long: `Print every key of the configuration file with its help and its default value, or
-with the value that it has by --config FILE. What is printed is a configuration file.`,
+with the value that --config FILE gives it. The output is itself a configuration file.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s := newSettings(stateDir(e))
@@ -223,8 +224,8 @@ with the value that it has by --config FILE. What is printed is a configuration 
 			return printConfig(cmd.OutOrStdout(), s.flags, blank)
 		},
 	}
-	cmd.Flags().StringVar(&file, "config", "", "print the values that this file gives")
-	cmd.Flags().BoolVar(&blank, "default", false, "print a file to be filled in, all keys commented out")
+	cmd.Flags().StringVar(&file, "config", "", "print the values of this file")
+	cmd.Flags().BoolVar(&blank, "default", false, "print a file to fill in, with all keys commented out")
 	cmd.MarkFlagsMutuallyExclusive("config", "default")
 	return cmd
 }
@@ -244,9 +245,9 @@ func checkConfigCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check-config [FILE]",
 		Short: "Check a configuration file",
-		Long: `Check a configuration file and say "ok", or what is wrong with it: a line for each
-error, with the file's name and the line. Without FILE, ` + configFile + `
-is checked, if it is there.`,
+		Long: `Check a configuration file. Print "ok", or one line for each error, with the file's
+name, the line number, and what would be right. Without FILE, check
+` + configFile + `, if it exists.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s := newSettings("")

@@ -95,5 +95,5 @@ func (g *testGateway) startProgram(name string, args ...string) {
 	cmd.Stderr = g.log
 	g.daemon, err = g.Gateway.Start(cmd)
 	must(g.t, err)
-	must(g.t, g.log.WaitFor("editing", lab.Patience))
+	must(g.t, g.log.WaitFor("msg=started", lab.Patience))
 }

@@ -18,7 +18,7 @@ import (
 // eventLog is the event log of a running daemon; the zero value is none.
 type eventLog struct{ *history.Log }
 
-// openEventLog opens the event log. A path of "" is for none.
+// openEventLog opens the event log. If path is "", there is none.
 func openEventLog(path string, store *history.Store, log *slog.Logger) (eventLog, error) {
 	if path == "" {
 		return eventLog{}, nil
@@ -30,7 +30,7 @@ func openEventLog(path string, store *history.Store, log *slog.Logger) (eventLog
 	return eventLog{l}, nil
 }
 
-// Run writes the log until ctx is done. SIGHUP has it open the file anew.
+// Run writes the log until ctx is done. On SIGHUP it opens the file again.
 func (l eventLog) Run(ctx context.Context) error {
 	if l.Log == nil {
 		return nil
@@ -55,12 +55,14 @@ func eventsCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Print which calls were opened, translated and closed",
-		Long: `Print a line for each call that was opened, translated and closed: the addresses and
-Call IDs that its ends have, those that the others saw, when, and for a call that
-ended why, after how long, and what it carried each way (packets/bytes).
+		Long: `Print a line for each call that was opened, translated and closed: when, the addresses
+and Call IDs of its ends, and those that the other ends saw. For a call that ended, also
+why, after how long, and what it carried each way (packets/bytes, "-" where nothing
+counted). A line ends in "approximate" where the counts are incomplete: somebody deleted
+an entry that counted, or an earlier daemon translated.
 
-The running daemon keeps the last events of each client. A log of all of them is
-written by "pptpalg run --event-log FILE".`,
+The daemon keeps the last events of each client. "pptpalg run --event-log FILE" writes
+a log of all of them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			lines := json.NewEncoder(cmd.OutOrStdout())
@@ -74,7 +76,7 @@ written by "pptpalg run --event-log FILE".`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, an object on each line")
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with events to come")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "keep printing events as they happen")
 	cmd.Flags().StringVar(&dir, "state-dir", stateDir(e), "directory of the daemon's socket")
 	return cmd
 }

@@ -15,22 +15,22 @@ func explainCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain CLIENT",
 		Short: "Say why a client's call does not work",
-		Long: `Say why the calls of an inside address do not work, be it a client or a server: the
-causes, the most likely one first, each with what to do; then what they were seen from:
-the control connection and its NAT, the last messages with their result and error
-codes, and each call's GRE both ways.
+		Long: `Say why the calls of a client or server behind the gateway do not work. It prints the
+causes, the most likely one first, each with what to do; then the evidence: the control
+connection and its NAT, the last messages with their result and error codes in words,
+and each call's GRE both ways.
 
-It asks the running daemon. Root has the gateway looked at too, as "pptpalg check" does:
-what keeps packets away at present stands first. GRE is counted where
-net.netfilter.nf_conntrack_acct was 1 when the call was set up, or where the daemon
-translates (--datapath queue).`,
+It asks the running daemon. As root it also checks the gateway, as "pptpalg check" does:
+what blocks packets now comes before what was seen earlier. Packets are counted, so that
+it can tell which way is blocked, where net.netfilter.nf_conntrack_acct was 1 when the
+call was set up, or where the daemon translates (--datapath queue).`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := netip.ParseAddr(args[0])
 			if err != nil {
-				return fmt.Errorf("read CLIENT: %w: give the inside address of a client or server", err)
+				return fmt.Errorf("read CLIENT: %q is not an IPv4 address: give the inside address of a client or server", args[0])
 			}
-			_ = s.read(cmd) // a file with faults is for "pptpalg check" to tell; the daemon may run well by an older one
+			_ = s.read(cmd) // "pptpalg check" reports a faulty file; the daemon may run with an older one
 			report, err := admin.Client{StateDir: s.stateDir}.Explain(cmd.Context(), client)
 			if err != nil {
 				return err

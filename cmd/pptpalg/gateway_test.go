@@ -90,7 +90,7 @@ func buildGateway(t *testing.T, path datapath.Name, o lab.Options) *testGateway 
 func (g *testGateway) start(args ...string) {
 	g.t.Helper()
 	g.launch(args...)
-	if err := g.log.WaitFor("editing", lab.Patience); err != nil {
+	if err := g.log.WaitFor("msg=started", lab.Patience); err != nil {
 		g.t.Fatalf("start daemon: %v: %s", err, g.log)
 	}
 }

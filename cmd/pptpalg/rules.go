@@ -16,36 +16,36 @@ import (
 	"pptpalg/rules"
 )
 
-// ruleOptions are the flags that say what is queued where: the daemon and those who
-// load its rules must agree on them.
+// ruleOptions are the flags that say what is queued where. The daemon and whoever loads
+// its rules must give the same ones.
 type ruleOptions struct {
 	queue    uint16
 	ports    []uint
 	bypass   string
 	dataPath datapath.Name
 	data     rules.Data
-	label    uint8 // that calls' GRE once got: read, for the sake of files that have it
+	label    uint8 // unused; older configuration files have it
 	reset    bool
-	mark     uint32 // of what is to be reset
+	mark     uint32 // of packets to be answered with a RST
 }
 
 func (o *ruleOptions) add(f *pflag.FlagSet) {
 	o.dataPath = datapath.Auto
 	f.Uint16Var(&o.queue, "queue", defaultQueue, "NFQUEUE number of control connections")
 	f.UintSliceVar(&o.ports, "ports", defaultPorts, "TCP ports to which PPTP clients connect, before any DNAT")
-	f.StringVar(&o.bypass, "bypass", rules.Bypass{Labelled: true, Label: rules.DefaultBypassLabel}.String(), `how the kernel is told not to queue a connection any more that is let alone: "label:N" (conntrack label 0 to 127), "mark:BITS" (of the conntrack mark), or "none"`)
-	f.BoolVar(&o.reset, "reset-lost", true, "answer the next segment of a client with a RST whose calls ended because its control connection was lost, so that it dials again at once")
-	f.Uint32Var(&o.mark, "reset-mark", rules.DefaultResetMark, "bit of the packet mark by which the rules know what is to be answered with a RST")
-	f.TextVar(&o.dataPath, "datapath", o.dataPath, `who translates GRE: "kernel" by conntrack entries, "queue" for the daemon, "auto" for the kernel if it can`)
-	f.Uint16Var(&o.data.Queue, "gre-queue", 0, "first NFQUEUE number of GRE, for --datapath queue, as the flags that begin alike; 0 is the one after --queue")
-	f.IntVar(&o.data.Queues, "gre-queues", 0, "number of GRE queues, each with a thread; 0 is one for each processor")
-	f.BoolVar(&o.data.ByCPU, "gre-by-cpu", false, "choose a packet's queue by the processor that it arrives at, instead of by its addresses")
-	f.Uint32Var(&o.data.Mark, "gre-mark", rules.DefaultMark, "bit of the packet mark for the rules' own use: with the bit after it, it is set on GRE within one table; 0 for the default, without rules that accept calls' GRE in table filter")
-	f.Uint8Var(&o.label, "gre-label", 119, "without effect: calls' GRE needs no conntrack label any more")
+	f.StringVar(&o.bypass, "bypass", rules.Bypass{Labelled: true, Label: rules.DefaultBypassLabel}.String(), `how the daemon marks connections that need no queueing: "label:N" (conntrack label 0 to 127), "mark:BITS" (of the conntrack mark), or "none"`)
+	f.BoolVar(&o.reset, "reset-lost", true, "when a client's control connection was lost, answer its next segment with a RST, so that it dials again at once")
+	f.Uint32Var(&o.mark, "reset-mark", rules.DefaultResetMark, "bit of the packet mark that tells the rules which segments to answer with a RST")
+	f.TextVar(&o.dataPath, "datapath", o.dataPath, `data path, which is who translates GRE: "kernel" by conntrack entries, "queue" in the daemon, "auto" for the kernel if a trial shows that it can`)
+	f.Uint16Var(&o.data.Queue, "gre-queue", 0, "first NFQUEUE number of GRE; 0 is the one after --queue. All --gre flags are for --datapath queue")
+	f.IntVar(&o.data.Queues, "gre-queues", 0, "number of GRE queues, each with a thread of its own; 0 is one for each processor")
+	f.BoolVar(&o.data.ByCPU, "gre-by-cpu", false, "choose a packet's queue by the processor that it arrives at, instead of by its addresses: for many calls between two addresses")
+	f.Uint32Var(&o.data.Mark, "gre-mark", rules.DefaultMark, "bit of the packet mark for the rules' own use, within one table and together with the bit after it: no packet may come with either. 0 is the default bit without the rules that accept calls' GRE, for a firewall that accepts untracked GRE anyway")
+	f.Uint8Var(&o.label, "gre-label", 119, "has no effect; it is read because older configuration files have it")
 	o.check(f)
 }
 
-// check has the flags refuse what no queue, port or label can be.
+// check makes the flags refuse values that no queue, port or label can have.
 func (o *ruleOptions) check(f *pflag.FlagSet) {
 	config.Want(f, "ports", "ports from 1 to 65535, as 1723 or [1723, 1724]")
 	config.Check(f, "ports", func() error {
@@ -66,7 +66,8 @@ func (o *ruleOptions) check(f *pflag.FlagSet) {
 	atLeast(f, "gre-queues", &o.data.Queues, 0)
 }
 
-// all returns what the flags say, those of --datapath queue too, if they go together.
+// all returns what all flags say, those of --datapath queue too, or an error if they do
+// not go together.
 func (o *ruleOptions) all() (rules.Config, error) {
 	ports, err := portNumbers(o.ports)
 	if err != nil {
@@ -129,7 +130,8 @@ func (o *ruleOptions) config() (rules.Config, error) {
 	return cfg, err
 }
 
-// decide has the kernel tried if the data path is left to it, as the daemon does.
+// decide chooses between the data paths as the daemon does: if it is left open, by
+// trying the kernel.
 func (o *ruleOptions) decide() error {
 	if o.dataPath != datapath.Auto {
 		return nil
@@ -149,9 +151,10 @@ func rulesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rules",
 		Short: "Print, load or unload the firewall rules",
-		Long: `The firewall rules that send PPTP's control connections to the daemon. "pptpalg run"
-loads and unloads them by itself; these commands are for gateways whose
-firewall is managed by something else.`,
+		Long: `Print, load or unload the firewall rules that send PPTP's control connections to the
+daemon. "pptpalg run" loads and unloads them by itself. These commands are for gateways
+where something else manages the firewall and the daemon runs with --rules none: give
+them the same flags as the daemon, or the same configuration file.`,
 	}
 	cmd.AddCommand(rulesPrintCommand(), rulesLoadCommand(), rulesUnloadCommand())
 	return cmd
@@ -170,11 +173,13 @@ func rulesPrintCommand() *cobra.Command {
 		Use:   "print",
 		Short: "Print the rules as input for iptables-restore --noflush, or nft -f",
 		Long: `Print the rules as input for iptables-restore --noflush, or, with --format nft, for
-nft -f. Those of --datapath queue are printed if it is given: the kernel is not
-asked what it can do.
+nft -f. The rules of data path queue are printed only if --datapath queue is given:
+this command does not try what the kernel can do.
 
-The nft form is a table of its own, "ip pptpalg", for those who manage their
-ruleset themselves. It goes with "pptpalg run --rules none".`,
+The nft form is a table of its own, "ip pptpalg", for gateways with their own nftables
+ruleset. It goes with "pptpalg run --rules none". Loading it again replaces it. With
+--datapath queue its first lines name the rules to add to a forward chain that drops
+by default.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
@@ -193,7 +198,7 @@ ruleset themselves. It goes with "pptpalg run --rules none".`,
 		},
 	}
 	s.addTo(cmd, s.ruleFlags)
-	cmd.Flags().StringVar(&format, "format", "iptables", `who is to load the rules: "iptables" or "nft"`)
+	cmd.Flags().StringVar(&format, "format", "iptables", `the program that will load the rules: "iptables" or "nft"`)
 	return cmd
 }
 
@@ -201,7 +206,7 @@ func rulesLoadCommand() *cobra.Command {
 	s := newSettings("")
 	cmd := &cobra.Command{
 		Use:   "load",
-		Short: "Load the rules, in place of those that are loaded",
+		Short: "Load the rules, replacing those that are loaded",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {

@@ -85,7 +85,7 @@ func (n *network) startDaemon() error {
 	if n.daemon, err = n.Gateway.Start(cmd); err != nil {
 		return err
 	}
-	if err := poll(func() bool { return strings.Contains(n.log.String(), "editing") }); err != nil {
+	if err := poll(func() bool { return strings.Contains(n.log.String(), "msg=started") }); err != nil {
 		return fmt.Errorf("wait for the daemon: %w", err)
 	}
 	return nil
