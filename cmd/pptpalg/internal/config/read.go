@@ -14,7 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxSize is of a file, in bytes. One with every key and its help has a seventh of that.
+// maxSize is of a file, in bytes. One with every key and its help has a quarter of that.
 const maxSize = 16 << 10
 
 // Table is what a file may set.
