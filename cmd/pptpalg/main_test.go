@@ -52,7 +52,7 @@ func TestCommandLine(t *testing.T) {
 		{"rules", []string{"rules", "print", "--queue", "9", "--ports", "1723,1724"}, 0, "--queue-num 9 --queue-bypass", ""},
 		{"nft rules", []string{"rules", "print", "--format", "nft", "--config", ""}, 0, "queue num 1723 bypass", ""},
 		{"wrong format", []string{"rules", "print", "--format", "x"}, 1, "", "is neither iptables nor nft"},
-		{"no daemon", []string{"calls", "--state-dir", "/nonexistent"}, 1, "", "no daemon is running: nobody answers at /nonexistent"},
+		{"no daemon", []string{"calls", "--state-dir", "/nonexistent"}, 1, "", "no daemon is running: cannot connect to /nonexistent"},
 		{"unknown command", []string{"cals"}, 1, "", `unknown command "cals"`},
 		{"wrong rules", []string{"run", "--rules", "maybe"}, 1, "", `"maybe" is neither load nor none`},
 		{"wrong port", []string{"run", "--ports", "70000"}, 1, "", "70000 is not a TCP port"},

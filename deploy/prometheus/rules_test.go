@@ -100,7 +100,7 @@ var firing = []struct {
 		quiet: []series{{`pptpalg_call_id_space_used_ratio 0.8x9`}, {`pptpalg_call_id_space_used_ratio 0.8 1 0.8x9`}},
 	},
 	{
-		alert: "PptpalgLimitBitten", times: 2,
+		alert: "PptpalgLimitReached", times: 2,
 		fires: series{`pptpalg_anomalies_total{kind="limit_calls"} 0 1`, `pptpalg_anomalies_total{kind="no_public_id"} 0 1`, `pptpalg_anomalies_total{kind="unknown_call"} 0 1`},
 		quiet: []series{{`pptpalg_anomalies_total{kind="limit_calls"} 1x9`}, {`pptpalg_anomalies_total{kind="resynced"} 0+1x9`}},
 	},

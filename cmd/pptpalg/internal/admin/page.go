@@ -51,7 +51,7 @@ func (s *Server) onLoopback() bool {
 
 func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 	if !s.named(r) {
-		http.Error(w, fmt.Sprintf("the status page is not shown as %q: ask for it by address, as localhost, or over TLS; a proxy must send such a Host", r.Host), http.StatusMisdirectedRequest)
+		http.Error(w, fmt.Sprintf("the status page is not shown under the name %q: use an address, localhost, or TLS; a proxy must send such a Host", r.Host), http.StatusMisdirectedRequest)
 		return
 	}
 	s.page.ServeHTTP(w, r)
@@ -83,5 +83,5 @@ func hostname(host string) string {
 }
 
 func hidePage(w http.ResponseWriter, _ *http.Request) {
-	http.Error(w, "the status page is not shown here: it tells addresses and Call IDs, and has to be asked for by --status-page on where others than the gateway's own users can reach it", http.StatusNotFound)
+	http.Error(w, "the status page is not shown here: it tells addresses and Call IDs, so beyond loopback it needs --status-page on", http.StatusNotFound)
 }

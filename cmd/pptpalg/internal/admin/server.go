@@ -108,7 +108,7 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 	s.page, s.show = cfg.Page, cfg.Show
 	if cfg.Listen != "" {
 		if err := web.Validate(cfg.WebConfig); err != nil {
-			return nil, fmt.Errorf("read web configuration %s: %w: mend the file, or leave --web-config away", cfg.WebConfig, err)
+			return nil, fmt.Errorf("read web configuration %s: %w: fix the file, or remove --web-config", cfg.WebConfig, err)
 		}
 		l, err := net.Listen("tcp", cfg.Listen)
 		if err != nil {
@@ -121,7 +121,7 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 	case errors.Is(err, errTaken):
 		return nil, errors.Join(err, s.Close())
 	case err != nil:
-		s.log.Error("no socket for commands, until the state directory can be used", "err", err)
+		s.log.Error("no socket for commands until the state directory works", "err", err)
 	default:
 		s.control = s.bound(control)
 	}
@@ -220,7 +220,7 @@ func (s *Server) awaitSocket(ctx context.Context) bool {
 		case <-again:
 		}
 		if l, err := listenControl(s.stateDir); err == nil {
-			s.log.Info("the state directory can be used: commands are answered", "socket", l.Addr())
+			s.log.Info("the state directory works: commands are answered", "socket", l.Addr())
 			s.control = s.bound(l)
 			return true
 		}

@@ -31,7 +31,7 @@ func Judge(f Facts) []Cause {
 		look(&j)
 	}
 	if len(j.causes) == 0 {
-		j.add("no_call", "the control connection works, but no call was asked for on it", "look at the client's log")
+		j.add("no_call", "the control connection works, but no call was requested on it", "look at the client's log")
 	}
 	return j.causes
 }
@@ -61,16 +61,16 @@ func (j *judge) unanswered() {
 	for _, c := range j.Connections {
 		switch {
 		case c.Opening && !c.Translated() && c.Original.Src.Addr().IsPrivate() && !c.Original.Dst.Addr().IsPrivate():
-			j.add("untranslated", fmt.Sprintf("the SYN of %v went on to %v under its inside address, and nothing came back: no rule translates it on the way that it takes", c.Original.Src, c.Original.Dst),
+			j.add("untranslated", fmt.Sprintf("the SYN of %v left for %v with its inside address, and nothing came back: no rule translates it on that route", c.Original.Src, c.Original.Dst),
 				"add masquerading or SNAT for the interface that \"ip route get "+c.Original.Dst.Addr().String()+"\" names")
 			fallthrough
 		case c.Opening:
-			j.add("server_no_answer", fmt.Sprintf("%v does not answer: its SYN came and was sent on, and nothing came back", c.Original.Dst),
-				"see that the server is up, and that nothing between the gateway and it blocks TCP port "+fmt.Sprint(c.Original.Dst.Port()))
+			j.add("server_no_answer", fmt.Sprintf("%v does not answer: the SYN was forwarded to it, and nothing came back", c.Original.Dst),
+				"check that the server is up, and that nothing between the gateway and it blocks TCP port "+fmt.Sprint(c.Original.Dst.Port()))
 		case c.Closing && len(j.seen) == 0:
 			j.rules() // without them nothing would have been seen of any message
 			j.add("closed_early", fmt.Sprintf("TCP to %v was closed before any message", c.Original.Dst),
-				"see what listens there, and whether it lets the client in")
+				"check what listens there, and whether it accepts the client")
 		}
 	}
 }
@@ -90,8 +90,8 @@ func (j *judge) unseen() {
 		case j.Rules == RulesMissing:
 			j.rules()
 		default:
-			j.add("not_queued", fmt.Sprintf("the kernel has the control connection %v, and no packet of it has come to the daemon", c.Original),
-				`load the firewall rules: restart the daemon, or see "pptpalg rules print"; see that no rule accepts the packets in table mangle before them, and that no flow offload skips them`)
+			j.add("not_queued", fmt.Sprintf("the kernel has the control connection %v, but no packet of it has reached the daemon", c.Original),
+				`load the firewall rules: restart the daemon, or use "pptpalg rules load"; check that no rule accepts the packets in table mangle before them, and that no flow offload skips them`)
 		}
 	}
 	if len(j.Connections) > 0 || len(j.seen) > 0 {
@@ -104,14 +104,14 @@ func (j *judge) unseen() {
 			whose = ""
 		}
 		j.add("server_refused_tcp", fmt.Sprintf("%v refused a TCP connection at %s%s", r.Server, r.Time.UTC().Format(time.RFC3339), whose),
-			"see that a PPTP server listens there, and that no firewall rejects the connection")
+			"check that a PPTP server listens there, and that no firewall rejects the connection")
 	}
 	j.add("never_seen", fmt.Sprintf("no control connection of %v has come through this gateway", j.Client),
-		"see that the client dials, that its route leads here, and that no firewall, here in table raw or FORWARD or on the way, blocks TCP port 1723")
+		"check that the client dials, that its route leads here, and that no firewall blocks TCP port 1723, neither on the way nor here in table raw or FORWARD")
 }
 
 func (j *judge) helper(name string) {
-	j.add("kernel_helper", "the kernel's own helper edits the control connection, so the daemon lets it alone",
+	j.add("kernel_helper", "the kernel's own helper edits the control connection, so the daemon ignores it",
 		fmt.Sprintf("remove the rule (-j CT --helper %s) or the sysctl (net.netfilter.nf_conntrack_helper) that attaches it", orPPTP(name)))
 }
 
@@ -124,7 +124,7 @@ func orPPTP(name string) string {
 
 func (j *judge) untranslated() {
 	j.add("untranslated", "the control connection passes without NAT, so there is nothing to edit",
-		"if the client is to be hidden, add masquerading or SNAT for it; if not, see that the way back leads through this gateway, and that GRE (IP protocol 47) is let pass both ways")
+		"to hide the client, add masquerading or SNAT for it; if it should not be hidden, check that the way back leads through this gateway, and that GRE (IP protocol 47) may pass both ways")
 }
 
 // letAlone explains why a connection that came is not edited.
@@ -139,7 +139,7 @@ func (j *judge) letAlone() {
 			j.add("too_many_connections", "too many control connections are on record: this one is not edited", "raise --max-connections")
 		case e.Kind == history.AnomalySeen && e.Anomaly == alg.NotPPTPFound:
 			j.add("not_pptp", fmt.Sprintf("%s does not speak PPTP on the connection to %v", j.who(e), e.Ends[calls.Responder].Public),
-				"see what listens there: another service, or a proxy on the way that takes the port")
+				"check what listens there: another service, or a proxy on the way that takes the port")
 		}
 	}
 }
@@ -152,11 +152,11 @@ func (j *judge) read() bool {
 // limitWords are what was hit, and the flag that moves it.
 var limitWords = map[alg.Anomaly][2]string{
 	alg.NoPublicID:  {"no public Call ID is free towards this server", "end calls, shorten --rest, or give the clients more public addresses"},
-	alg.IDTaken:     {"the gateway's own PPTP program chose a Call ID that is in use", "have it dial again"},
+	alg.IDTaken:     {"the gateway's own PPTP program chose a Call ID that is in use", "dial again with it"},
 	alg.LimitCalls:  {"too many calls are up", "raise --max-calls"},
 	alg.LimitClient: {"this client has too many calls", "raise --max-calls-per-client"},
 	alg.LimitSpace:  {"too many Call IDs of this public address are in use or resting towards this server", "raise --max-calls-per-space or shorten --rest"},
-	alg.LimitRate:   {"this client asks for calls too fast", "raise --max-requests, or see why it dials so often"},
+	alg.LimitRate:   {"this client requests calls too fast", "raise --max-requests, or find out why it dials so often"},
 }
 
 func (j *judge) limits() {
@@ -223,27 +223,27 @@ func (j *judge) traffic() {
 			"sysctl -w net.netfilter.nf_conntrack_acct=1, dial again, and ask again")
 	case in.none() && out.none():
 		j.add("no_gre", "the call is up, and no GRE came from either end",
-			"see that the client's own firewall and the network before this gateway let GRE pass, then the same for the server: "+greAdvice)
+			"check that the client's own firewall and the network before this gateway let GRE pass, then the same for the server: "+greAdvice)
 	case in.none() && out.Traffic.Packets > 0:
 		j.add("no_gre_from_server", fmt.Sprintf("the call is up and %d GRE packets of the client were translated, but none came from the other end: GRE is blocked beyond this gateway, or by its rules after conntrack on the client's way out", out.Traffic.Packets),
-			"have the provider and whoever runs the server let GRE pass; see that FORWARD accepts it here: "+greAdvice)
+			"ask the provider and whoever runs the server to let GRE pass; check that FORWARD accepts it here: "+greAdvice)
 	case out.none() && in.Traffic.Packets > 0:
 		j.add("no_gre_from_client", fmt.Sprintf("the call is up and %d GRE packets came for the client, but none from it: GRE is blocked on its side, or by a rule before conntrack", in.Traffic.Packets),
-			"see the client's own firewall, the network before this gateway, and rules in table raw here: "+greAdvice)
+			"check the client's own firewall, the network before this gateway, and the rules in table raw here: "+greAdvice)
 	}
 	if j.OverQueue && j.Unmatched > 0 && in.Traffic.Packets == 0 {
 		j.add("gre_without_flow", fmt.Sprintf("GRE came that belongs to no call (%d packets, of all clients)", j.Unmatched),
-			"the other end sends under a Call ID or from an address that it did not give: see its log")
+			"the other end sends with a Call ID, or from an address, that no call has: see its log")
 	}
 	if !in.Present || !out.Present {
-		j.add("flow_missing", "the data path lacks a flow of the call: it is made again within seconds, unless the kernel refuses it",
+		j.add("flow_missing", "the data path lacks a flow of the call: the daemon creates it again within seconds, unless the kernel refuses it",
 			"see pptpalg_conntrack_errors_total and the daemon's log, and what else empties the conntrack table")
 	}
 	if len(j.causes) > before {
 		return
 	}
 	j.add("working", "the call is up, and GRE comes from both ends and is translated",
-		`if the tunnel carries nothing, see that FORWARD lets GRE pass (as root, "pptpalg check" knows), then look at PPP: authentication, MPPE and MTU on both ends`)
+		`if the tunnel carries nothing, check that FORWARD lets GRE pass (run "pptpalg check" as root), then PPP: authentication, MPPE and MTU on both ends`)
 }
 
 // strays names GRE for Call IDs that nobody has, between the ends of the client's control
@@ -255,7 +255,7 @@ func (j *judge) strays() {
 			packets = fmt.Sprintf(" (%d packets)", s.Traffic.Packets)
 		}
 		j.add("gre_without_flow", fmt.Sprintf("GRE comes from %v to %v for Call ID %v, which no call has%s", s.From, s.To, s.CallID, packets),
-			fmt.Sprintf("%v sends under a Call ID that it was not given, or for a call that is over: see its log", s.From))
+			fmt.Sprintf("%v sends with a Call ID that it was not given, or for a call that has ended: see its log", s.From))
 	}
 }
 
@@ -270,10 +270,10 @@ var endings = map[calls.Cause]struct {
 	calls.Stopped:      {"ended with its control connection (Stop-Control-Connection)", []pptp.Type{pptp.StopControlConnectionRequest, pptp.StopControlConnectionReply}},
 	calls.Finished:     {"ended because TCP was closed", nil},
 	calls.Reset:        {"ended because TCP was reset", nil},
-	calls.Expired:      {"ended because the kernel has its control connection as closed, or lost it after a long time-out", nil},
-	calls.Lost:         {"ended because its control connection could not go on: its public address went away, or another connection has its ports", nil},
+	calls.Expired:      {"ended because the kernel says that its control connection is closed, or forgot it after a long time-out", nil},
+	calls.Lost:         {"ended because its control connection was lost: its public address is gone, or another connection has its ports", nil},
 	calls.Replaced:     {"gave way to another call of the same end with the same Call ID", nil},
-	calls.Idle:         {"ended because nothing came for the set time (--idle-timeout)", nil},
+	calls.Idle:         {"ended because it was silent for longer than --idle-timeout", nil},
 }
 
 // ended tells of the last call that ended, if none is up.
@@ -297,7 +297,7 @@ func (j *judge) ended() {
 			}
 		}
 		j.add("call_ended", fmt.Sprintf("%s, at %s after %v", text, e.Time.UTC().Format(time.RFC3339), e.Time.Sub(e.Call.Since).Round(time.Second)),
-			"if it was not meant to end, look at the log of who ended it")
+			"if it should not have ended, see the log of the end that ended it")
 		return
 	}
 }
@@ -352,9 +352,9 @@ func (j *judge) oddities() {
 		}
 		switch e.Anomaly {
 		case alg.BadMessage, alg.Resynced:
-			j.add("bad_messages", "messages were not understood, and passed unread: "+j.who(e)+" sends them", "see what that end is")
+			j.add("bad_messages", "messages were not understood, and passed unread: "+j.who(e)+" sends them", "find out what program that end runs")
 		case alg.EarlyRequest:
-			j.add("early_request", "a call was asked for before the Start exchange was over, and was not edited", "see what the client is")
+			j.add("early_request", "a call was requested before the Start exchange had ended, and was not edited", "find out what program the client runs")
 		}
 	}
 }
@@ -368,8 +368,8 @@ func (j *judge) gone() {
 		return
 	}
 	if last := j.seen[len(j.seen)-1].Time; j.Now.Sub(last) >= recently {
-		j.add("nothing_since", fmt.Sprintf("no control connection is there now, and nothing was seen since %s", last.UTC().Format(time.RFC3339)),
-			"if the client dials now, nothing of it comes so far: look at its route, and at what blocks TCP port 1723 on the way and in table raw or FORWARD here")
+		j.add("nothing_since", fmt.Sprintf("there is no control connection now, and nothing was seen since %s", last.UTC().Format(time.RFC3339)),
+			"if the client dials now, none of its packets arrives: check its route, and what blocks TCP port 1723 on the way and in table raw or FORWARD here")
 	}
 }
 
@@ -377,6 +377,6 @@ func (j *judge) gone() {
 func (j *judge) rules() {
 	if j.Rules == RulesMissing {
 		j.add("rules_missing", "the firewall rules that bring control connections to the daemon are not loaded",
-			`restart the daemon, or load your own: see "pptpalg rules print"`)
+			`restart the daemon, or load them with "pptpalg rules load"`)
 	}
 }

@@ -43,7 +43,7 @@ func (r *Report) control(b *bytes.Buffer) {
 		fmt.Fprintf(b, ", to %v", c.RealDst)
 	}
 	if !c.Edited {
-		fmt.Fprintf(b, "; let alone: %s", c.Reason)
+		fmt.Fprintf(b, "; ignored: %s", c.Reason)
 	}
 	if c.Over {
 		b.WriteString("; over")
@@ -58,7 +58,7 @@ func (r *Report) messages(b *bytes.Buffer) {
 	if len(r.Messages) == 0 {
 		return
 	}
-	fmt.Fprintln(b, "\nlast messages, with Call IDs as they came and went")
+	fmt.Fprintln(b, "\nlast messages, with Call IDs before and after editing")
 	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	for _, m := range r.Messages {
 		fmt.Fprintf(t, "  %s\t%v\t%s\t%v\t%v\t%s\n", m.Time.Format(time.RFC3339), m.From, m.Type, m.CallID, m.Peer, m.codes())

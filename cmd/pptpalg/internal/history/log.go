@@ -150,7 +150,7 @@ func (f *logFile) stale() bool {
 func (f *logFile) reopen() {
 	file, err := appendTo(f.path)
 	if err != nil {
-		f.complain.Do(func() { f.log.Error("event log: it goes on in the old file", "err", err) })
+		f.complain.Do(func() { f.log.Error("event log: still writing to the old file", "err", err) })
 		return
 	}
 	_, _ = f.lines.Write(nil) // the rest of a line that the disk had no room for, if there is now

@@ -113,7 +113,7 @@ func (t Totals) text(w io.Writer) {
 		n    int
 		what string
 	}{
-		{t.Fragments, "IP fragments (not put together, so not read)"},
+		{t.Fragments, "IP fragments (not reassembled, so not read)"},
 		{t.Malformed, "malformed"},
 		{t.Cut, "cut by the snap length (read as far as they go)"},
 		{t.Behind, "not read because earlier segments are missing"},

@@ -70,12 +70,12 @@ var noted = []struct {
 	{"call requests passed unedited because of a limit; the log names the clients (--max-…)", unedited},
 	{"packets were dropped by the kernel before the daemon saw them (--queue-length, --queue-buffer)", []string{"queue_dropped_total", "queue_user_dropped_total"}},
 	{"times the queue's socket buffer was full (--queue-buffer)", []string{"queue_overruns_total"}},
-	{"packets of connections that the kernel's own PPTP helper edits were let alone (pptpalg check)", []string{"packets_total/kernel_helper"}},
+	{"packets were ignored because the kernel's own PPTP helper edits their connections (pptpalg check)", []string{"packets_total/kernel_helper"}},
 	{"requests to the kernel's conntrack failed; the log has its errors", []string{"conntrack_errors_total"}},
-	{"conntrack entries of calls were deleted by somebody else, and made again", []string{"reconcile_repairs_total"}},
+	{"conntrack entries of calls were deleted by somebody else, and created again", []string{"reconcile_repairs_total"}},
 	{"segments passed unedited because of too many control connections (--max-connections)", []string{"control_connections_refused_total"}},
 	{"receives or verdicts of the queue failed; the log has the kernel's errors", []string{"queue_errors_total"}},
-	{"writes to the journal failed; a restart would not know those calls", []string{"journal_errors_total"}},
+	{"writes to the journal failed; a restart would lose those calls", []string{"journal_errors_total"}},
 	{"packets passed unedited because the editor failed on them; please report the stack in the log", []string{"panics_total"}},
 }
 
@@ -101,7 +101,7 @@ func (f figures) problems() (all []string) {
 		all = append(all, fmt.Sprintf("%d GRE entries of calls are missing in the kernel; they are made again every two seconds", missing))
 	}
 	if whole, known := f["pptpalg_journal_complete"]; known && whole == 0 {
-		all = append(all, "the journal cannot be written: see that the state directory has room and that its disk answers; until then a restart may not know all calls")
+		all = append(all, "the journal cannot be written: check that the state directory has room and that its disk answers; until then a restart may lose calls")
 	}
 	if used := f.sum("call_id_space_used_ratio"); used > spaceFull {
 		all = append(all, fmt.Sprintf("%.0f %% of the Call IDs of one public address are taken towards one server: spread the clients over more public addresses", used*100))

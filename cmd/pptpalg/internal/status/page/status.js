@@ -92,7 +92,7 @@ function rateWords(sums) {
   if (sums.rate) return `${whole(sums.rate.packets)} packets/s`;
   if (sums.calls.all === 0) return "no calls";
   if (sums.calls.counted === 0) return "not counted: net.netfilter.nf_conntrack_acct is 0";
-  return "known with the next look";
+  return "available after the next sample";
 }
 
 function showCalls(list) {

@@ -91,7 +91,7 @@ func (f *file) recover() (store.Contents, error) {
 	return contents, nil
 }
 
-var errNoFile = errors.New("append to journal: there is none, until the state directory can be used")
+var errNoFile = errors.New("append to journal: there is none until the state directory works")
 
 // append adds records, all or none.
 func (f *file) append(b []byte) error {
@@ -99,7 +99,7 @@ func (f *file) append(b []byte) error {
 	case f.f == nil:
 		return errNoFile
 	case f.torn:
-		return errors.New("append to journal: it is damaged, until it has been written anew")
+		return errors.New("append to journal: it is damaged until it is rewritten")
 	}
 	n, err := f.f.Write(b)
 	if err == nil {
