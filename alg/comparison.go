@@ -6,34 +6,34 @@ import (
 	"pptpalg/alg/calls"
 )
 
-// Comparison is one comparison of the connections on record with those that the kernel's
-// conntrack has. Each of its steps goes through them a slice at a time, so that a packet
-// that comes meanwhile need not wait for long:
+// Comparison is one audit: it compares the connections on record with those that the
+// kernel's conntrack has. Each step goes through them a slice at a time, so that a packet
+// that comes in between does not wait for long:
 //
 //	Compare ─► Standing ─► Found, for all of them that conntrack has ─► Missing
 //	        ─► Revived, Keep ─► Sweep ─► EndIdle ─► Records
 //
-// Between two slices the editor may be used in every way but one: a Comparison is over
-// when the next one begins, as Editor.Missing and Editor.Sweep do. Connections that are
-// opened meanwhile are left out.
+// Between two slices the editor may be used for anything except another Comparison, which
+// ends this one; Editor.Missing and Editor.Sweep begin one too. Connections that are opened
+// in between are left out.
 type Comparison struct {
 	ed    *Editor
 	asked time.Duration
 	pass  uint32
 
-	// How many connections each step has still ahead.
+	// How many connections each step still has to visit.
 	standing, missing, sweep, idle, records int
 }
 
-// Compare begins a comparison with what conntrack had at a time not before asked.
+// Compare begins an audit against what conntrack had at the time asked or later.
 func (e *Editor) Compare(asked time.Time) *Comparison {
 	e.passes++
 	n := len(e.all)
 	return &Comparison{ed: e, asked: e.since(asked), pass: e.passes, standing: n, missing: n, sweep: n, idle: n, records: n}
 }
 
-// Standing appends the connections that live to known, and their calls to records. It
-// is for those who ask conntrack for these; who has a list of all it has can go without.
+// Standing appends the living connections to known, and their calls to records. A caller
+// that queries conntrack for each of these needs it; one that lists the whole table does not.
 func (c *Comparison) Standing(most int, known []calls.Connection, records []calls.Record) (_ []calls.Connection, _ []calls.Record, more bool) {
 	more = c.walk(&c.standing, most, func(d *dialogue) {
 		if !d.over {
@@ -44,7 +44,7 @@ func (c *Comparison) Standing(most int, known []calls.Connection, records []call
 	return known, records, more
 }
 
-// Found takes note of connections that conntrack has, some of them or all.
+// Found records connections that conntrack has: some of them, or all.
 func (c *Comparison) Found(live []calls.Connection) {
 	for i := range live {
 		if d := c.record(&live[i]); d != nil {
@@ -53,7 +53,7 @@ func (c *Comparison) Found(live []calls.Connection) {
 	}
 }
 
-// record returns the record of the connection that has a connection's original tuple.
+// record returns the record with the same original tuple as conn.
 func (c *Comparison) record(conn *calls.Connection) *dialogue {
 	s := c.ed.senders[keyOf(conn.Original.Src, conn.Original.Dst)]
 	if s.side != calls.Initiator {
@@ -62,8 +62,8 @@ func (c *Comparison) record(conn *calls.Connection) *dialogue {
 	return s.dialogue
 }
 
-// shown takes note of an entry that has the connection's original tuple. In zones there may
-// be several.
+// shown records a conntrack entry with the connection's original tuple. With zones there
+// may be several.
 func (d *dialogue) shown(c *calls.Connection, pass uint32) {
 	if d.found != pass {
 		d.found, d.alive = pass, false
@@ -79,16 +79,16 @@ func (d *dialogue) shown(c *calls.Connection, pass uint32) {
 	}
 }
 
-// stands has the connection live on.
+// stands lets the connection live on.
 func (d *dialogue) stands(pass uint32) {
 	d.found, d.alive = pass, true
 	d.unseen, d.missed = false, false
 }
 
-// walk has a step visit at most so many of the connections ahead of it, and reports whether
-// there are more. It goes from the last to the first: the place of one that is removed
-// is taken by one behind it, which has been visited, and is again, or is newer than the
-// comparison.
+// walk visits at most so many of the connections that a step still has ahead, and reports
+// whether there are more. It goes from the last to the first: the place of a removed
+// connection is taken by one behind it, which was visited already (and is visited again)
+// or is newer than the audit.
 func (c *Comparison) walk(ahead *int, most int, visit func(*dialogue)) (more bool) {
 	for ; *ahead > 0 && most > 0; most-- {
 		*ahead = min(*ahead, len(c.ed.all)) - 1
@@ -104,31 +104,31 @@ func (c *Comparison) gone(d *dialogue) bool {
 	return d.found != c.pass && d.opened < c.asked
 }
 
-// Lost is a control connection that conntrack does not have any more, although its
-// end was not seen.
+// Lost is a control connection that conntrack no longer has, although its end was not
+// seen.
 type Lost struct {
 	Connection calls.Connection
 	Calls      []calls.Record
-	Unseen     bool // Restore took it up, and nothing was seen of it since: it may have ended before
-	Again      bool // the comparison before has missed it as well
+	Unseen     bool // Restore took it up, and nothing of it was seen since: it may have ended before
+	Again      bool // the audit before did not find it either
 }
 
 // Witness tells what the editor does not see.
 type Witness struct {
-	Moved    func(calls.Record) time.Time // when GRE of a call was last seen to flow; zero if nobody counts it
+	Moved    func(calls.Record) time.Time // when GRE of a call was last seen to flow; zero if nothing counts it
 	Homeless func(calls.Connection) bool  // whether the address that NAT gave to an end is gone for good
 }
 
-// Missing returns the connections with calls that Sweep will end as lost, for want of an
-// entry in conntrack. Revived and Keep have it leave them. It looks at most connections on,
-// and more tells that it has not come to the last.
+// Missing returns connections with calls that Sweep will end as lost because conntrack has
+// no entry of them. Revived and Keep prevent that. It visits at most so many connections;
+// more reports whether there are others.
 func (c *Comparison) Missing(most int, w Witness, now time.Time) (lost []Lost, more bool) {
 	at := c.ed.since(now)
 	more = c.walk(&c.missing, most, func(d *dialogue) {
 		switch {
 		case d.over:
 		case !c.gone(d):
-			// The kernel does not take a revived entry along with its address.
+			// The kernel does not delete a revived entry together with its address.
 			d.alive = d.alive && !(d.revived && w.Homeless(d.control.Connection()))
 		case d.closing && !d.carries(at, w, c.ed) || d.silent(at, w, c.ed):
 			d.closing = true
@@ -140,7 +140,7 @@ func (c *Comparison) Missing(most int, w Witness, now time.Time) (lost []Lost, m
 	return lost, more
 }
 
-// Revived says that a lost connection has its entry again.
+// Revived records that a lost connection has its entry again.
 func (c *Comparison) Revived(l *Lost) {
 	if d := c.record(&l.Connection); d != nil {
 		d.revived = true
@@ -148,7 +148,7 @@ func (c *Comparison) Revived(l *Lost) {
 	}
 }
 
-// Keep has a lost connection stay on record without an entry.
+// Keep leaves a lost connection on record without an entry.
 func (c *Comparison) Keep(l *Lost) {
 	if d := c.record(&l.Connection); d != nil {
 		d.found, d.alive = c.pass, true
@@ -156,8 +156,8 @@ func (c *Comparison) Keep(l *Lost) {
 }
 
 // Sweep ends the connections that conntrack no longer has as they were, or has as closed,
-// and forgets those that have ended long ago. With its last slice it lets time pass
-// in the call table. The changes are valid until the editor is used again.
+// and forgets those that ended long ago. With its last slice it also advances the call
+// table's time. The changes are valid until the editor is used again.
 func (c *Comparison) Sweep(most int, now time.Time) (changes []calls.Event, more bool) {
 	at := c.ed.since(now)
 	more = c.walk(&c.sweep, most, func(d *dialogue) {
@@ -173,7 +173,7 @@ func (c *Comparison) Sweep(most int, now time.Time) (changes []calls.Event, more
 	return c.ed.table.Events(), more
 }
 
-// ending is why a connection ends that conntrack does not have as it was.
+// ending is the cause for a connection that conntrack no longer has as it was.
 func (d *dialogue) ending() calls.Cause {
 	if d.closing || !d.control.Busy() {
 		return calls.Expired
@@ -181,8 +181,9 @@ func (d *dialogue) ending() calls.Cause {
 	return calls.Lost
 }
 
-// EndIdle ends the calls on connections that have been silent since a time, if GRE
-// has been as silent: silent tells. The changes are valid until the editor is used again.
+// EndIdle ends the calls on connections that have been silent since a time, if their GRE
+// has been silent too, which silent reports. The changes are valid until the editor is used
+// again.
 func (c *Comparison) EndIdle(most int, since time.Time, silent func(calls.Record) bool, now time.Time) (changes []calls.Event, more bool) {
 	at := c.ed.since(since)
 	more = c.walk(&c.idle, most, func(d *dialogue) {
@@ -193,7 +194,7 @@ func (c *Comparison) EndIdle(most int, since time.Time, silent func(calls.Record
 	return c.ed.table.Events(), more
 }
 
-// Records appends the calls to records that a restart is to find.
+// Records appends to records the calls that a restart should find.
 func (c *Comparison) Records(most int, records []calls.Record) (_ []calls.Record, more bool) {
 	more = c.walk(&c.records, most, func(d *dialogue) {
 		if !d.over {
@@ -203,8 +204,8 @@ func (c *Comparison) Records(most int, records []calls.Record) (_ []calls.Record
 	return records, more
 }
 
-// Sweep is Comparison.Sweep in one slice. live is what conntrack had at a time
-// not before asked.
+// Sweep is Comparison.Sweep in one slice. live is what conntrack had at the time asked or
+// later.
 func (e *Editor) Sweep(live []calls.Connection, asked, now time.Time) []calls.Event {
 	c := e.Compare(asked)
 	c.Found(live)

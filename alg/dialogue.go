@@ -17,18 +17,18 @@ type dialogue struct {
 	heard   time.Duration     // when the last of its packets came
 	again   time.Duration     // when Leave may be said again, if it was said
 	index   int32             // in Editor.all
-	found   uint32            // the last Comparison that found its tuple in conntrack
+	found   uint32            // the last audit that found its tuple in conntrack
 	alive   bool              // and found it as it is here, and not ended
-	closing bool              // its end is near: conntrack said so last, or it has been silent for long
+	closing bool              // its end is near: conntrack said so last, or it has long been silent
 	unseen  bool              // Restore took it up, and neither a segment nor an entry of it was seen since
-	missed  bool              // the last comparison found no entry of it
-	revived bool              // its entry was made again
+	missed  bool              // the last audit found no entry of it
+	revived bool              // its entry was created again
 	watched bool              // it was seen from its first byte on
 	started bool              // the Start exchange was seen, or passed unseen
 	over    bool              // the connection has ended
 	resets  uint8             // how many segments are still answered with a RST: see Outcome.Reset
 	left    bool              // Leave was said
-	pass    Reason            // why it is let alone; Read for one that is edited
+	pass    Reason            // why it is ignored; Read if it is edited
 }
 
 // half is one direction of a control connection.
@@ -60,9 +60,9 @@ func (d *dialogue) outdated(c calls.Connection) bool {
 	return !d.control.Same(c) || c.Opening || d.over && !c.Closing
 }
 
-// greet takes note of a SYN/ACK: with it both streams are known from their first
-// byte. early is the data of the SYN, which has passed. It does nothing if either has
-// begun, or if conntrack has not seen the handshake under way: anybody can send a SYN/ACK.
+// greet records a SYN/ACK: with it both streams are known from their first byte. early is
+// the data of the SYN, which has passed. It does nothing if either stream has begun, or if
+// conntrack has not seen the handshake, because anybody can send a SYN/ACK.
 func (d *dialogue) greet(from calls.Side, seg packet.Segment, early []byte) {
 	if d.begun() || !d.control.Connection().Opening {
 		return
@@ -85,8 +85,8 @@ func (d *dialogue) begun() bool {
 	return d.halves[0].stream.Joined() || d.halves[1].stream.Joined()
 }
 
-// own takes note that an end is the gateway itself. Nothing of it is translated,
-// but it must be known which Call IDs it uses.
+// own records that an end is the gateway itself. Nothing of it is translated, but the
+// call table must know which Call IDs it uses.
 func (d *dialogue) own(s calls.Side) {
 	if d.over {
 		return
@@ -97,9 +97,9 @@ func (d *dialogue) own(s calls.Side) {
 	}
 }
 
-// finish takes note of a FIN at the end of what was sent. It has a sequence number of its
-// own. One that is sent again changes nothing. On a stream that is not placed anybody could
-// have sent it, so it waits until it is acknowledged.
+// finish records a FIN at the end of what was sent. A FIN has a sequence number of its own,
+// and a repeated one changes nothing. On a stream that is not placed anybody could have
+// sent it, so it counts only once it is acknowledged.
 func (h *half) finish(end packet.Seq) {
 	if h.stream.Joined() && end == h.stream.Next() && !h.fin && !h.unsure {
 		h.fin = h.stream.Placed()
@@ -108,7 +108,7 @@ func (h *half) finish(end packet.Seq) {
 	}
 }
 
-// believe takes note that the receiver has acknowledged all up to the FIN.
+// believe lets the FIN count if the receiver has acknowledged everything up to it.
 func (h *half) believe() {
 	if h.unsure && h.stream.Placed() && h.stream.Acknowledged() == h.stream.Next() {
 		h.fin, h.unsure = true, false
@@ -118,9 +118,9 @@ func (h *half) believe() {
 // finished reports whether both ends have sent their FIN.
 func (d *dialogue) finished() bool { return d.halves[0].fin && d.halves[1].fin }
 
-// parts reports whether both ends have sent a FIN, and one of the two is believed. The last
-// acknowledgement may be a segment without data, which the rules do not queue: of the other FIN
-// conntrack tells.
+// parts reports whether both ends have sent a FIN, and one of the two counts. The last
+// acknowledgement may be a segment without data, which the rules do not queue; conntrack
+// tells of the other FIN.
 func (d *dialogue) parts() bool {
 	a, b := &d.halves[0], &d.halves[1]
 	return a.fin && b.unsure || b.fin && a.unsure
@@ -131,21 +131,21 @@ func (d *dialogue) certain() bool {
 	return d.halves[0].stream.Certain() && d.halves[1].stream.Certain()
 }
 
-// believes reports whether conntrack is believed that the connection has ended. It takes any
-// FIN in its window for true, two of one end for one of each even, and after a flush of its
-// table any RST. The editor knows better of what it reads: there the FINs and RSTs end a
-// connection that fit its streams, or that its entry is gone. Of a RST on other streams, and of
-// what ended before a restart, conntrack is the judge; but not if it said so before that
-// restart already, and was not believed.
+// believes reports whether to believe conntrack that the connection has ended. Conntrack
+// accepts any FIN in its window, takes even two FINs of one end for one of each, and after a
+// flush of its table accepts any RST. The editor knows better about connections that it
+// reads: there only FINs and RSTs that fit the streams end the connection, or an entry that
+// disappears. Conntrack decides about a RST on other streams, and about what ended before a
+// restart, unless it said so before that restart already and was not believed.
 func (d *dialogue) believes(c *calls.Connection) bool {
 	return c.Closing && (d.pass != Read || d.parts() || c.Reset && !d.certain() || d.unseen && !d.control.Disputed())
 }
 
-// patience is how long segments may still come after Leave: those that were queued
+// patience is how long segments may still come after Leave, because they were queued
 // before the kernel was told.
 const patience = time.Second
 
-// leaves reports whether this is the segment with which the connection is left.
+// leaves reports whether the connection is ignored for good from this segment on.
 func (t *turn) leaves() bool {
 	if t.over || t.left && t.at < t.again || !t.settled() || t.seg.Flags().Has(packet.FIN) {
 		return false
@@ -154,7 +154,7 @@ func (t *turn) leaves() bool {
 	return true
 }
 
-// settled reports whether nothing can come of the connection that is to be read.
+// settled reports whether nothing that the editor must read can come on the connection.
 func (d *dialogue) settled() bool {
 	switch d.pass {
 	case Helped, NotPPTP:
@@ -165,8 +165,8 @@ func (d *dialogue) settled() bool {
 	return false
 }
 
-// leave lets a segment of a connection go that is let alone. If the connection is to
-// be read some day, it is joined then.
+// leave lets a segment of an ignored connection pass. If the connection has to be read
+// later, its streams are joined then.
 func (t *turn) leave(h *half) {
 	t.out.Reason = NoData
 	if len(t.seg.Payload()) > 0 {
@@ -177,7 +177,7 @@ func (t *turn) leave(h *half) {
 	}
 }
 
-// reason tells what happens to n bytes of payload of which old were seen before.
+// reason tells what happens to n bytes of payload, old of them seen before.
 func (d *dialogue) reason(n, old int) Reason {
 	switch {
 	case n == 0:

@@ -3,26 +3,26 @@
 // directions of its stream, lets the call table translate their Call IDs, and
 // edits the packet in place.
 //
-// # Connections let alone
+// # Ignored connections
 //
-// A connection that NAT does not touch, that the kernel's own helper edits, or that does
-// not speak PPTP passes as it is. Outcome.Leave says so once it is for good: no later
-// segment of the connection need come here, not even its end, and the caller may have
-// the kernel queue none. It is true
+// The editor ignores a connection that NAT does not touch, that the kernel's own helper
+// edits, or that does not speak PPTP: its packets pass unchanged. Outcome.Leave says when
+// this is final. Then the editor needs no later segment of the connection, not even its
+// end, and the caller may tell the kernel to queue none. Leave is true
 //
-//   - where the helper edits: on the first segment;
-//   - where PPTP is not spoken: on the segment that shows it;
-//   - where NAT does not touch it: when both ends have sent data and neither is the
-//     gateway itself. The calls of such an end are read, and only a segment of
-//     its own shows what it is.
+//   - if the helper edits the connection: on the first segment;
+//   - if it does not speak PPTP: on the segment that shows it;
+//   - if NAT does not touch it: when both ends have sent data and neither is the gateway
+//     itself. The editor reads the calls of such an end, and only a segment that this end
+//     sends shows that it is the gateway.
 //
-// It is said once in the life of a connection, and again if a second later segments
-// still come that are no FIN: then the kernel was not told, or has lost its entry and with
-// it what it was told. It is never said of a connection that is read, nor of one that
-// Forsake gave up: the calls of that one end when conntrack sees its end. A connection that is left
-// stays on record until a Comparison finds it gone, or a SYN/ACK shows that another one
-// has its tuple.
+// Leave is true once in the life of a connection. It is true again if segments other than
+// a FIN still come a second later: then the kernel was not told, or has lost the entry with
+// the mark. It is never true for a connection that is read, nor for one that Forsake gave
+// up: the calls of that one end when conntrack sees its end. An ignored connection stays on
+// record until an audit finds it gone, or a SYN/ACK shows that another connection has its
+// tuple.
 //
-// It is pure: bytes and a time.Time in, values out. What the outcome asks for
-// (GRE translations in the kernel, the packet's verdict) the caller does.
+// It is pure: bytes and a time.Time in, values out. The caller does what the outcome asks
+// for (GRE translations in the kernel, the packet's verdict).
 package alg

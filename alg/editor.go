@@ -10,12 +10,12 @@ import (
 	"pptpalg/alg/stream"
 )
 
-// linger is how long the record of a connection outlives the connection: its last
+// linger is how long the record of a connection outlives the connection, because its last
 // segments may be sent again.
 const linger = 2 * time.Minute
 
-// mostEnded is how many such records there are at most. Where connections end so fast that
-// they go sooner, within seconds, they would only be in the way of those that live.
+// mostEnded is the maximum number of such records. If connections end so fast that this
+// drops them within seconds, older ones would only take room from living connections.
 const mostEnded = 4096
 
 // Editor edits control connections. It is not safe for concurrent use.
@@ -23,24 +23,24 @@ type Editor struct {
 	most    int // connections on record
 	table   *calls.Table
 	senders map[key]sender
-	last    struct { // that was found; its dialogue is nil for none
+	last    struct { // the last one found; its dialogue is nil for none
 		key    key
 		sender sender
 	}
 	all      []*dialogue
-	everyone roll                   // of those that live
-	origins  map[netip.Addr]*origin // the same, by who opened them
-	ended    []ended                // the first to end first; some may have been removed
+	everyone roll                   // of the living ones
+	origins  map[netip.Addr]*origin // the same, by initiator
+	ended    []ended                // in the order in which they ended; some may have been removed
 	lost     []ended                // likewise, those with resets
 	late     late
 	evicted  uint64
 	hails    hails
 	start    time.Time // the first time it was told: times on record are since then
-	passes   uint32    // comparisons that were begun
+	passes   uint32    // audits that were begun
 	out      Outcome
 	readAll  bool // see ReadAll
 	resets   bool // see ResetLost
-	turn     turn // that is being taken
+	turn     turn // the present one
 }
 
 // key is a packet's addresses and ports, as packet.Segment.Ends has them.
@@ -55,27 +55,27 @@ type ended struct {
 	at time.Duration
 }
 
-// sender is who sends the packets of one key.
+// sender is the end that sends the packets of one key.
 type sender struct {
 	dialogue *dialogue
 	side     calls.Side
 }
 
-// DefaultConnections is how many control connections are on record at most: far
+// DefaultConnections is the default maximum number of control connections on record: far
 // more than a gateway has.
 const DefaultConnections = 131072
 
 // NewEditor returns an editor that keeps its calls in a table, and at most so many
-// connections on record. One beyond takes the place of one without calls, or passes
-// unedited.
+// connections on record. A further connection takes the place of one without calls, or
+// passes unedited.
 func NewEditor(t *calls.Table, most int) *Editor {
 	return &Editor{table: t, most: most, senders: make(map[key]sender), origins: make(map[netip.Addr]*origin), late: make(late)}
 }
 
-// Asks reports whether the editor needs to know from the kernel's conntrack how
-// the segment's connection is translated, before it can edit the segment: Open
-// tells it. Conntrack cannot know the connection of a SYN that it has not let go,
-// so that none is worth asking for, whatever data it carries.
+// Asks reports whether the caller must ask the kernel's conntrack how the segment's
+// connection is translated, and tell the editor with Open, before the segment can be
+// edited. Conntrack does not know the connection of a SYN that has not passed yet, so it is
+// not asked about a SYN, whatever data that carries.
 func (e *Editor) Asks(seg packet.Segment) bool {
 	greets := seg.Flags().Has(packet.SYN | packet.ACK)
 	if seg.Flags().Has(packet.SYN) && !greets {
@@ -92,9 +92,8 @@ func (e *Editor) Asks(seg packet.Segment) bool {
 	return greets && !(began.Joined() && began.Next() == seg.Seq().Add(1))
 }
 
-// Open begins the record of a connection. One that is on record already stays,
-// unless what the kernel says now shows that it has ended unseen. false means that
-// too many are on record.
+// Open begins the record of a connection. A connection that is on record stays, unless the
+// kernel's answer shows that it has ended unseen. false means that too many are on record.
 func (e *Editor) Open(c calls.Connection, now time.Time) bool {
 	if s, known := e.senders[keyOf(c.Original.Src, c.Original.Dst)]; known {
 		if !s.dialogue.outdated(c) {
@@ -124,8 +123,8 @@ func (e *Editor) add(d *dialogue, c calls.Connection) {
 	e.enroll(d)
 }
 
-// remove forgets a connection. Another one's sender stays: where NAT gives one public
-// port to two connections, the later one has it.
+// remove forgets a connection. It does not remove another connection's sender: if NAT
+// gives one public port to two connections, the later one has it.
 func (e *Editor) remove(d *dialogue) {
 	e.last.sender.dialogue = nil
 	c := d.control.Connection()
@@ -184,9 +183,9 @@ func (e *Editor) since(now time.Time) time.Duration {
 	return now.Sub(e.start)
 }
 
-// Restore puts calls on record that were kept over a restart. It returns how many
-// of them it could not take: another one has their place. Their connections are
-// read on from the next message that begins.
+// Restore puts calls on record that were kept over a restart. It returns how many of them
+// it refused because another call has their place. Their connections are read from the next
+// message that begins.
 func (e *Editor) Restore(records []calls.Record, now time.Time) (refused int) {
 	for _, r := range records {
 		r.Connection.Opening = false // nothing was seen of its beginning
@@ -209,7 +208,7 @@ func (e *Editor) Restore(records []calls.Record, now time.Time) (refused int) {
 	return refused
 }
 
-// Records returns a copy of all that a restart is to find.
+// Records returns a copy of the calls that a restart should find.
 func (e *Editor) Records() []calls.Record {
 	records := make([]calls.Record, 0, e.table.Calls())
 	for _, d := range e.all {
@@ -220,25 +219,25 @@ func (e *Editor) Records() []calls.Record {
 	return records
 }
 
-// Forsake leaves a segment's connection alone from now on. It is for a caller that
-// has caught a panic of Edit: what is on record of the connection may be wrong, but
-// its calls are, as the kernel translates them, right.
+// Forsake ignores a segment's connection from now on. It is for a caller that has caught a
+// panic of Edit: the record of the connection may be wrong, but its calls, which the kernel
+// translates, are right.
 func (e *Editor) Forsake(seg packet.Segment) {
 	if s, known := e.senders[segmentKey(seg)]; known {
 		s.dialogue.pass = Failed
 	}
 }
 
-// Edit reads a segment, edits its bytes in place, and says what is to be done.
+// Edit reads a segment, edits its bytes in place, and returns what the caller has to do.
 // local is true for a packet that the gateway itself sends.
 func (e *Editor) Edit(seg packet.Segment, local bool, now time.Time) Outcome {
-	e.turn = turn{seg: seg, now: now} // kept here, so that none is allocated for each packet
+	e.turn = turn{seg: seg, now: now} // kept here, to allocate none per packet
 	e.take(local)
 	e.onePath(seg)
 	return e.out
 }
 
-// take finds who sends the segment of the turn, and takes the turn.
+// take finds the sender of the turn's segment, and carries out the turn.
 func (e *Editor) take(local bool) {
 	t := &e.turn
 	e.out = Outcome{Messages: e.out.Messages[:0], Anomalies: e.out.Anomalies[:0]}
@@ -263,12 +262,12 @@ func (e *Editor) take(local bool) {
 	e.edit(t)
 	e.rank(t.dialogue)
 	if e.out.Leave = t.leaves(); e.out.Leave {
-		e.out.Reason = t.pass // the last that is heard of it
+		e.out.Reason = t.pass // no later segment comes
 	}
 	e.out.Events = e.table.Events()
 }
 
-// hail lets a SYN pass. Its data, if it has any, is read when it was accepted.
+// hail lets a SYN pass. Its data, if any, is read when its receiver accepts it.
 func (e *Editor) hail(seg packet.Segment) {
 	e.out.Reason = NoData
 	if len(seg.Payload()) > 0 {
@@ -311,8 +310,8 @@ func (e *Editor) edit(t *turn) {
 	}
 }
 
-// place finds where the segment lies in its stream, and has it read. It reports
-// false for a segment that is dropped, or is not known to belong to the stream.
+// place finds where the segment lies in its stream, and reads it. It reports false for a
+// segment that is dropped, or is not known to belong to the stream.
 func (e *Editor) place(t *turn, h *half) bool {
 	n := len(t.seg.Payload())
 	p, old := h.stream.Place(t.first(), t.length(), t.now)
@@ -347,9 +346,9 @@ func (e *Editor) place(t *turn, h *half) bool {
 	return true
 }
 
-// reset ends the connection if the RST is what its receiver will believe (RFC 5961
-// section 3): it lies where the stream ends, or what the receiver has of it. Any other, and one of a stream of which nothing is known for certain, is for
-// the kernel's conntrack to judge; Sweep follows it.
+// reset ends the connection if the receiver will accept the RST (RFC 5961 section 3): it
+// lies where the stream ends, or where the receiver's part of it ends. The kernel's
+// conntrack judges any other RST, and one on a stream that is not placed; Sweep follows it.
 func (e *Editor) reset(t *turn) {
 	if s := &t.halves[t.sender].stream; s.Placed() && (t.seg.Seq() == s.Next() || t.seg.Seq() == s.Acknowledged()) {
 		e.end(t.dialogue, calls.Reset, t.now)
@@ -380,8 +379,8 @@ func (e *Editor) Connection(seg packet.Segment) calls.Connection {
 	return e.senders[segmentKey(seg)].dialogue.control.Connection()
 }
 
-// Connections counts the control connections that live, by why they are let
-// alone: Read for those that are edited.
+// Connections counts the living control connections by the reason why they are ignored:
+// Read for those that are edited.
 func (e *Editor) Connections() map[Reason]int {
 	count := make(map[Reason]int)
 	for _, d := range e.all {
@@ -392,8 +391,8 @@ func (e *Editor) Connections() map[Reason]int {
 	return count
 }
 
-// find returns who sends a segment. Asks and Edit look for the same one after the other,
-// so the last one found is remembered.
+// find returns the sender of a segment. Asks and Edit look for the same sender in turn, so
+// the last one found is remembered.
 func (e *Editor) find(seg packet.Segment) (sender, bool) {
 	k := segmentKey(seg)
 	if e.last.sender.dialogue == nil || e.last.key != k {

@@ -5,22 +5,22 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// hail is a SYN that carries data (TCP Fast Open, RFC 7413). Whether its receiver takes
-// the data, and how the connection is translated, is known with the SYN/ACK only. Nothing
-// in it has to be translated: no call can be requested before the Start exchange.
+// hail is a SYN that carries data (TCP Fast Open, RFC 7413). Only the SYN/ACK tells whether
+// the receiver accepts the data, and how the connection is translated. Nothing in the data
+// has to be translated: no call can be requested before the Start exchange.
 type hail struct {
 	isn  packet.Seq
 	data []byte
 }
 
-// mostHails is how many SYNs wait for their SYN/ACK. The next one takes the place of the
-// first.
+// mostHails is the maximum number of SYNs that wait for their SYN/ACK. The next one takes
+// the place of the oldest.
 const mostHails = 256
 
-// hails are the SYNs that carry data and were not answered yet.
+// hails are the SYNs with data that are not answered yet.
 type hails struct {
 	byKey map[key]hail
-	order []key // the first to come first; some may be gone
+	order []key // the oldest first; some may be gone
 }
 
 func (h *hails) add(seg packet.Segment) {
@@ -49,7 +49,7 @@ func (h *hails) accepted(k key, ack packet.Seq) []byte {
 	return syn.data[:max(0, min(n, len(syn.data)))]
 }
 
-// skim reads bytes that have passed already. It reports false if they are no PPTP.
+// skim reads bytes that have passed already. It reports false if they are not PPTP.
 func (r *reader) skim(b []byte) bool {
 	for len(b) > 0 {
 		if r.skip > 0 {
@@ -69,7 +69,7 @@ func (r *reader) skim(b []byte) bool {
 			r.next()
 		}
 	}
-	if r.have >= pptp.HeaderLen { // an ID may have passed: the rest is not edited either
+	if r.have >= pptp.HeaderLen { // an ID may have passed, so the rest is not edited either
 		r.next()
 	}
 	return true

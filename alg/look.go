@@ -5,12 +5,12 @@ import (
 	"pptpalg/alg/packet"
 )
 
-// ReadAll has the editor read the connections that NAT does not touch as well: it
-// tells their messages and keeps their calls, and edits nothing.
+// ReadAll makes the editor also read connections that NAT does not touch: it returns their
+// messages and keeps their calls, and edits nothing.
 func (e *Editor) ReadAll() { e.readAll = true }
 
-// CallsOf returns a copy of the calls of the connection whose packets carry a
-// tuple in one direction, in no order.
+// CallsOf returns a copy of the calls of the connection whose packets carry the tuple in
+// one direction, in no order.
 func (e *Editor) CallsOf(t calls.Tuple) []calls.View {
 	s, known := e.senders[keyOf(t.Src, t.Dst)]
 	if !known || s.dialogue.over {
@@ -19,9 +19,9 @@ func (e *Editor) CallsOf(t calls.Tuple) []calls.View {
 	return s.dialogue.control.Calls(nil)
 }
 
-// Missed tells the editor that the bytes before a sequence number will not be seen:
-// whoever looks on has missed them, but their receiver has acknowledged them. The
-// tuple is that of the packets that carried them.
+// Missed tells the editor that it will not see the bytes before a sequence number: the
+// capture lacks them, but their receiver has acknowledged them. The tuple is that of the
+// packets that carried them.
 func (e *Editor) Missed(t calls.Tuple, next packet.Seq) {
 	if s, known := e.senders[keyOf(t.Src, t.Dst)]; known {
 		s.dialogue.halves[s.side].stream.Skip(next)
@@ -29,9 +29,9 @@ func (e *Editor) Missed(t calls.Tuple, next packet.Seq) {
 }
 
 // Listing is one walk through the calls, a slice of connections at a time, so that a packet
-// that comes meanwhile need not wait for long. Between two slices the editor may be used
-// in every way. Calls on connections that are opened meanwhile are left out. A call may
-// come twice where a connection is forgotten meanwhile.
+// that comes in between does not wait for long. Between two slices the editor may be used
+// for anything. Calls on connections that are opened in between are left out. A call may
+// come twice if a connection is forgotten in between.
 type Listing struct{ steps Comparison }
 
 // List begins a walk through the calls.

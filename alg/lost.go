@@ -6,41 +6,41 @@ import (
 	"pptpalg/alg/packet"
 )
 
-// A control connection is lost when conntrack has no entry of it any more although TCP has
-// not ended: somebody deleted the entry, it timed out, or the address that NAT gave it went
-// away. Its caller makes the entry again where that can help. Where it cannot, the calls end
-// with cause conntrack.Lost, and the ends do not know yet.
+// A control connection is lost when conntrack no longer has an entry of it although TCP has
+// not ended: somebody deleted the entry, it timed out, or the address that NAT gave it
+// disappeared. The caller creates the entry again if that can help. If not, the calls end
+// with cause calls.Lost, and their ends do not know it yet.
 
-// lostLinger is how long the record of such a connection outlives its calls: its end may
-// be silent for long before it speaks again.
+// lostLinger is how long the record of such a connection outlives its calls, because its
+// end may be silent for a long time before it sends again.
 const lostLinger = time.Hour
 
-// mostResets is how many of its segments are answered with a RST. An end that still goes on
-// does not get them, and may as well be read again.
+// mostResets is how many of its segments are answered with a RST. An end that still sends
+// does not receive these RSTs, so its connection is read again.
 const mostResets = 8
 
-// silentMost is how long a connection may be silent whose entry is made again: an end that
-// lives sends an Echo-Request every minute (RFC 2637 section 3.1.4), but some do not. Where
-// GRE is counted, and as silent, and the entry was made again before, countedSilentMost is
-// enough. Once one end has sent its FIN, halfSilentMost is as long as conntrack waits for the other's.
+// silentMost is how long a connection may be silent and still have its entry created again.
+// A living end sends an Echo-Request every minute (RFC 2637 section 3.1.4), but some do not.
+// If GRE is counted and is silent too, and the entry was created again before,
+// countedSilentMost is enough. After one end's FIN it is halfSilentMost, as long as
+// conntrack waits for the other FIN.
 const (
 	silentMost        = 24 * time.Hour
 	countedSilentMost = 10 * time.Minute
 	halfSilentMost    = 2 * time.Minute
 )
 
-// flowing is how long ago GRE of a call may have been seen last that is held to flow.
+// flowing is how long ago a call's GRE may have been seen last and still counts as flowing.
 const flowing = 30 * time.Second
 
-// ResetLost says whether the outcome of a segment is to tell that its sender should get a
-// RST: if NAT translates the sender's address, and the segment belongs to a connection whose
-// calls ended with cause conntrack.Lost. So it dials again at once, instead of waiting
-// for answers.
+// ResetLost sets whether Outcome.Reset may be true: for a segment whose sender's address NAT
+// translates, on a connection whose calls ended with cause calls.Lost. The RST makes that
+// end dial again at once, instead of waiting for answers.
 func (e *Editor) ResetLost(wanted bool) { e.resets = wanted }
 
-// resetDue reports whether segments of a sender's connection are to be answered with a RST.
-// Conntrack, which may have made an entry of the first one, is not asked about these. A
-// SYN/ACK, and a segment that lies far off its stream, are of a later connection.
+// resetDue reports whether segments of a sender's connection are answered with a RST.
+// Conntrack, which may have created an entry for the first such segment, is not asked about
+// them. A SYN/ACK, and a segment far off the stream, belong to a later connection.
 func (e *Editor) resetDue(s sender, seg packet.Segment) bool {
 	d := s.dialogue
 	if !e.resets || d.resets == 0 {
@@ -53,8 +53,7 @@ func (e *Editor) resetDue(s sender, seg packet.Segment) bool {
 	return d.resets > 0
 }
 
-// reset has the outcome tell that the segment's sender is to get a RST, if it is one whom
-// the gateway can tell.
+// reset sets Outcome.Reset, if the segment's sender is one that the gateway can reach.
 func (t *turn) reset() bool {
 	if t.seg.Flags().Has(packet.RST) || !t.control.Connection().Endpoint(t.sender).Translated() {
 		return false
@@ -64,18 +63,18 @@ func (t *turn) reset() bool {
 	return true
 }
 
-// near reports whether two sequence numbers lie within a window that is not scaled.
+// near reports whether two sequence numbers lie within an unscaled window.
 func near(a, b packet.Seq) bool { return max(a.Sub(b), b.Sub(a)) < 1<<16 }
 
-// carries reports whether a connection that conntrack had as closed before it lost the entry
-// has not ended: neither FIN fits its streams, and GRE flows.
+// carries reports whether a connection has not ended although conntrack had it as closed
+// before it lost the entry: no FIN fits its streams, and GRE flows.
 func (d *dialogue) carries(at time.Duration, w Witness, e *Editor) bool {
 	moved, counted := d.moved(w, e)
 	return counted && at-moved < flowing && !d.halves[0].fin && !d.halves[1].fin
 }
 
-// silent reports whether both a connection and its calls' GRE have been silent for so
-// long that its ends are taken to be gone.
+// silent reports whether a connection and its calls' GRE have been silent for so long that
+// its ends count as dead.
 func (d *dialogue) silent(at time.Duration, w Witness, e *Editor) bool {
 	most := silentMost
 	moved, counted := d.moved(w, e)
@@ -88,8 +87,8 @@ func (d *dialogue) silent(at time.Duration, w Witness, e *Editor) bool {
 	return at-max(d.heard, moved) >= most
 }
 
-// moved returns when GRE of one of the connection's calls was last seen to flow, and whether
-// that of all of them is counted.
+// moved returns when GRE of any of the connection's calls was last seen to flow, and whether
+// the GRE of all of them is counted.
 func (d *dialogue) moved(w Witness, e *Editor) (last time.Duration, counted bool) {
 	counted = true
 	for _, call := range d.control.Records(nil) {

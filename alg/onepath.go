@@ -2,13 +2,13 @@ package alg
 
 import "pptpalg/alg/packet"
 
-// onePath takes Multipath TCP's option out of a SYN and a SYN+ACK. Both ends then speak
-// plain TCP (RFC 8684 section 3.7), and whoever wanted another way for the data of a connection
-// that has begun resets it (section 3.2).
+// onePath removes Multipath TCP's option from a SYN and a SYN+ACK. Both ends then speak
+// plain TCP (RFC 8684 section 3.7), and an end that wanted to join another subflow to a
+// connection that has begun resets that subflow (section 3.2).
 //
-// The ways of a connection have sequence numbers of their own, and a message may come by any
-// of them, or by several: nobody on one way can tell where it begins. And the data may have
-// a checksum of its own (section 3.3), with which the receiver refuses what was edited.
+// Each subflow has sequence numbers of its own, and a message may come on any of them, or on
+// several: on one subflow nothing tells where it begins. And the data may have a checksum
+// of its own (section 3.3), with which the receiver refuses edited data.
 func (e *Editor) onePath(seg packet.Segment) {
 	if !seg.Flags().Has(packet.SYN) || !seg.BlankOption(packet.MPTCP) {
 		return

@@ -7,14 +7,14 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// Verdict is what is to become of a packet.
+// Verdict is what the kernel does with a packet.
 type Verdict uint8
 
 // The verdicts.
 const (
-	Accept Verdict = iota // let go as it came
-	Edited                // let go with the bytes that were edited in place
-	Drop                  // not let go; TCP will send its bytes again
+	Accept Verdict = iota // released unchanged
+	Edited                // released with the bytes that were edited in place
+	Drop                  // not released; TCP will send its bytes again
 
 	verdicts
 )
@@ -34,7 +34,7 @@ type Reason uint8
 // The reasons.
 const (
 	Read         Reason = iota // its messages were read, whether or not an ID changed
-	Again                      // a retransmission: it got the bytes it got at first
+	Again                      // a retransmission: it got the same edits as at first
 	NoData                     // it carries no payload
 	Untranslated               // NAT does not touch the connection
 	Helped                     // the kernel's own helper edits the connection
@@ -43,9 +43,9 @@ const (
 	Deserted                   // the connection's calls ended because it was lost: see Outcome.Reset
 	NoConnection               // conntrack does not know the connection, or too many are on record
 	Gap                        // bytes before it are missing
-	Unread                     // bytes before it passed while nobody watched
+	Unread                     // bytes before it passed while no daemon was running
 	TooOld                     // a retransmission of bytes whose edits are forgotten
-	Multipath                  // Multipath TCP was taken out of it: see Editor.onePath
+	Multipath                  // the Multipath TCP option was removed: see Editor.onePath
 
 	// The reasons that the caller of the editor gives.
 
@@ -77,7 +77,7 @@ const (
 	BadMessage                  // a message of an unknown type or a wrong size passed unread
 	Resynced                    // the boundaries of messages were lost and searched for
 	NotPPTPFound                // a connection turned out not to speak PPTP
-	EarlyRequest                // a call was requested before the Start exchange was over
+	EarlyRequest                // a call was requested before the Start exchange had ended
 
 	// Why a call request, or the answer to one, passed unedited.
 
@@ -96,7 +96,7 @@ var anomalyNames = [anomalies]string{
 	"no_public_id", "id_taken", "limit_calls", "limit_client", "limit_space", "limit_rate",
 }
 
-// refusals tells which anomaly it is that the call table refuses an ID.
+// refusals maps the call table's refusals to anomalies.
 var refusals = map[calls.Refusal]Anomaly{
 	calls.SpaceFull:       NoPublicID,
 	calls.IDTaken:         IDTaken,
@@ -122,25 +122,25 @@ func (a Anomaly) String() string {
 	return fmt.Sprintf("unknown(%d)", uint8(a))
 }
 
-// Message is a control message that was read. Its type's Layout tells which of
-// the fields it has; the others are zero.
+// Message is a control message that was read. Its type's Layout tells which fields it has;
+// the others are zero.
 type Message struct {
 	Type      pptp.Type
 	Own, Peer Translation
 	Result    byte
 }
 
-// Translation is a Call ID as it came, and what became of it.
+// Translation is a Call ID before and after editing.
 type Translation struct{ From, To pptp.CallID }
 
-// Outcome is what the editor makes of one packet. Its slices are valid until the
-// editor is used again.
+// Outcome is the editor's result for one packet. Its slices are valid until the editor is
+// used again.
 type Outcome struct {
 	Verdict   Verdict
 	Reason    Reason
-	Leave     bool          // no later segment of the connection need come: see the package's words
-	Reset     bool          // its sender is to get a RST: see Editor.ResetLost
-	Events    []calls.Event // flows are to be translated before the packet is let go
-	Messages  []Message     // whose Call IDs and result were read to their end
+	Leave     bool          // the editor needs no later segment of the connection: see "Ignored connections"
+	Reset     bool          // answer the sender with a RST: see Editor.ResetLost
+	Events    []calls.Event // flows are to be translated before the packet is released
+	Messages  []Message     // those whose Call IDs and result were read completely
 	Anomalies []Anomaly
 }

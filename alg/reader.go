@@ -5,14 +5,14 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// reader finds the messages in one direction of a control stream. It keeps the
-// beginning of the message that is being read: all that is ever looked at, so that
-// its state has a fixed size whatever the peers send.
+// reader finds the messages in one stream. It keeps only the beginning of the message that
+// is being read, which has everything that it looks at. So its state has a fixed size,
+// whatever the peers send.
 type reader struct {
 	prefix [pptp.PrefixLen]byte // as its sender wrote it
 	have   uint8                // bytes of prefix that were read
 	done   uint8                // bytes of prefix whose translation is settled
-	sent   byte                 // stands for the last settled byte, if that is the first of an ID
+	sent   byte                 // what was sent for the last settled byte, if that is the first of an ID
 	search bool                 // where the next message begins is unknown
 	own    Translation          // of the message's own ID, once it is settled
 	peer   Translation          // of its peer's ID
@@ -31,8 +31,8 @@ func (r *reader) begin(sender calls.Side) {
 // lose gives up the boundaries of messages.
 func (r *reader) lose() { *r = reader{search: true} }
 
-// fill takes bytes until the header or, behind it, the prefix is whole. It returns
-// how many it took.
+// fill takes bytes until the header is complete, or after it the prefix. It returns how many
+// it took.
 func (r *reader) fill(b []byte) int {
 	n := copy(r.prefix[r.have:r.want()], b)
 	r.have += uint8(n)
@@ -47,19 +47,19 @@ func (r *reader) want() int {
 	return l.Prefix()
 }
 
-// whole reports whether all is read that will be looked at.
+// whole reports whether everything that the editor looks at is read.
 func (r *reader) whole() bool { return r.have >= pptp.HeaderLen && int(r.have) == r.want() }
 
 func (r *reader) message() pptp.Message { return r.prefix[:r.have] }
 
-// next goes behind the prefix, on to the message's end.
+// next goes from the prefix to the message's end.
 func (r *reader) next() {
 	r.skip = uint16(r.message().Length() - int(r.have))
 	r.have, r.done = 0, 0
 	r.own, r.peer = Translation{}, Translation{}
 }
 
-// settle takes note of what became of the ID at an offset of the prefix.
+// settle records the translation of the ID at an offset of the prefix.
 func (r *reader) settle(field int, f calls.Field, id Translation) {
 	r.done = uint8(field + 2)
 	if f == calls.Peers {
@@ -75,8 +75,8 @@ func (r *reader) shift() {
 	r.have = uint8(copy(r.prefix[:], r.prefix[1:r.have]))
 }
 
-// header judges a header that has just become whole. noted is an anomaly to be
-// counted, if there is one.
+// header judges a header that has just become complete. noted is an anomaly to count, if
+// there is one.
 func (r *reader) header() (noted Anomaly, anomalous bool) {
 	kind := r.message().Classify()
 	if r.first != 0 && (kind != pptp.Known || r.message().Type() != r.first) {

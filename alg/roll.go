@@ -7,9 +7,9 @@ import (
 	"pptpalg/alg/calls"
 )
 
-// roll is the connections that live, in the order in which they give way to others where
-// too many are on record: first those that have not finished the Start exchange, then
-// those without calls, in each case the oldest. One with calls never does.
+// roll is the living connections in the order in which they give way when too many are on
+// record: first those that have not finished the Start exchange, then those without calls,
+// the oldest of each first. A connection with calls never gives way.
 type roll struct {
 	which   int // of dialogue.links
 	waiting list
@@ -19,7 +19,7 @@ type roll struct {
 // The rolls that a connection stands in.
 const (
 	everyones = iota
-	origins   // of those with one initiator
+	origins   // those with one initiator
 	rolls
 )
 
@@ -61,11 +61,11 @@ func (r *roll) remove(d *dialogue) {
 	d.links[r.which] = neighbours{}
 }
 
-// mostTried bounds the search for a connection without calls. Connections with calls move to
-// the end, so that the next search begins behind them.
+// mostTried bounds the search for a connection without calls. The search moves connections
+// with calls to the end, so that the next one begins behind them.
 const mostTried = 64
 
-// gives returns the connection that gives way, nil if none is found.
+// gives returns the connection that gives way, or nil.
 func (r *roll) gives() *dialogue {
 	for _, l := range []*list{&r.waiting, &r.started} {
 		for range mostTried {
@@ -91,7 +91,7 @@ type origin struct {
 
 func (d *dialogue) initiator() netip.Addr { return d.control.Connection().Original.Src.Addr() }
 
-// enroll enters a connection that lives.
+// enroll enters a living connection.
 func (e *Editor) enroll(d *dialogue) {
 	a := d.initiator()
 	o := e.origins[a]
@@ -104,7 +104,7 @@ func (e *Editor) enroll(d *dialogue) {
 	o.add(d)
 }
 
-// strike is enroll undone.
+// strike undoes enroll.
 func (e *Editor) strike(d *dialogue) {
 	a := d.initiator()
 	o := e.origins[a]
@@ -115,8 +115,8 @@ func (e *Editor) strike(d *dialogue) {
 	}
 }
 
-// rank notes whether the connection has finished the Start exchange. One that was joined
-// later counts as if it had.
+// rank records whether the connection has finished the Start exchange. A connection that
+// was joined later counts as if it had.
 func (e *Editor) rank(d *dialogue) {
 	if d.started || d.over || d.halves[0].reader.first != 0 || d.halves[1].reader.first != 0 {
 		return
@@ -129,13 +129,13 @@ func (e *Editor) rank(d *dialogue) {
 	o.add(d)
 }
 
-// share is how many connections of one initiator are on record at most: others are to
-// find room, whatever one does.
+// share is the maximum number of connections of one initiator on record, so that others
+// find room whatever one initiator does.
 func (e *Editor) share() int { return max(1, e.most/2) }
 
-// makeRoom has a connection of an initiator find a place, and reports false if there is
-// none. A connection that gives way is known again, without its beginning, when a segment
-// of it comes and there is room.
+// makeRoom makes room for a connection of an initiator, and reports false if it cannot. A
+// connection that gave way is put on record again, without its beginning, when a segment of
+// it comes and there is room.
 func (e *Editor) makeRoom(initiator netip.Addr, now time.Time) bool {
 	if o := e.origins[initiator]; o != nil && o.live >= e.share() && !e.evict(&o.roll, now) {
 		return false
@@ -154,5 +154,5 @@ func (e *Editor) evict(r *roll, now time.Time) bool {
 	return true
 }
 
-// Evicted returns how many connections have given way to others since the editor began.
+// Evicted returns how many connections have given way since the editor began.
 func (e *Editor) Evicted() uint64 { return e.evicted }

@@ -9,7 +9,7 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// turn is one segment being read: its sender speaks.
+// turn is the reading of one segment.
 type turn struct {
 	*dialogue
 	sender calls.Side
@@ -21,9 +21,9 @@ type turn struct {
 	undo   bool // see Editor.Undo
 }
 
-// role says what a type of message means to the call table: what its own Call ID
-// field is, and what becomes of the call. act reports whether it found the call;
-// nil means that finding the ID was all. ends is for what ends calls.
+// role says what a type of message means to the call table: what its own Call ID field is,
+// and what happens to the call. act reports whether it found the call; nil means that only
+// the ID is translated. ends is for messages that end calls.
 type role struct {
 	own  calls.Field
 	act  func(t *turn, m pptp.Message, l pptp.Layout) bool
@@ -72,11 +72,11 @@ func connected(t *turn, m pptp.Message, l pptp.Layout) bool {
 	return t.control.Connected(t.sender, m.CallID(l.Peer))
 }
 
-// adoption is for how long after its record began a connection may be granted calls whose
+// adoption is how long after the beginning of its record a connection may open calls whose
 // requests passed unseen.
 const adoption = time.Minute
 
-// adopts reports whether requests of calls may have passed before the connection was watched.
+// adopts reports whether call requests may have passed before the connection was watched.
 func (t *turn) adopts() bool { return !t.watched && t.at-t.opened < adoption }
 
 // ending is a message that ends calls.
@@ -93,13 +93,13 @@ func clearCall(t *turn, e ending) { t.control.Clear(e.from, e.id.From, t.now) }
 
 func disconnect(t *turn, e ending) { t.control.Disconnect(e.from, e.id.From, e.id.To, t.now) }
 
-// mostLate is how many endings of a connection wait. One beyond ends nothing: its call
-// ends with the connection.
+// mostLate is the maximum number of endings of a connection that wait. A further one ends
+// nothing: its call ends with the connection.
 const mostLate = 8
 
-// finish carries an ending out. On a stream of which it is not certain that its receiver
-// takes these bytes, that waits until they are acknowledged: whoever can guess a window
-// could have sent them.
+// finish carries out an ending. If it is not certain that the receiver accepts these bytes,
+// the ending waits until they are acknowledged: anybody who guesses a window could have
+// sent them.
 func (t *turn) finish(e ending) {
 	if t.halves[e.from].stream.Placed() {
 		roles[e.kind].ends(t, e)
@@ -123,10 +123,10 @@ func (t *turn) believe(from calls.Side) {
 	t.late.forget(t.dialogue, from)
 }
 
-// late is the endings that wait. Few connections ever have one.
+// late is the waiting endings. Few connections ever have one.
 type late map[*dialogue][]ending
 
-// forget gives up those of a direction.
+// forget drops those of one direction.
 func (l late) forget(d *dialogue, from calls.Side) {
 	if all, some := l[d]; some {
 		if l[d] = slices.DeleteFunc(all, func(e ending) bool { return e.from == from }); len(l[d]) == 0 {
@@ -143,8 +143,8 @@ func (t *turn) first() packet.Seq {
 	return t.seg.Seq()
 }
 
-// length returns how many sequence numbers of the stream the segment has. On a stream that
-// is placed its FIN is left to half.finish.
+// length returns how many sequence numbers of the stream the segment has. On a placed
+// stream half.finish handles its FIN.
 func (t *turn) length() int {
 	n := len(t.seg.Payload())
 	if t.seg.Flags().Has(packet.FIN) && !t.halves[t.sender].stream.Placed() {
@@ -153,7 +153,7 @@ func (t *turn) length() int {
 	return n
 }
 
-// read reads the payload from an offset on, and edits it.
+// read reads and edits the payload from an offset on.
 func (t *turn) read(at int) {
 	r := &t.halves[t.sender].reader
 	payload := t.seg.Payload()
@@ -175,7 +175,7 @@ func (t *turn) read(at int) {
 	}
 }
 
-// header judges a header that has just become whole.
+// header judges a header that has just become complete.
 func (t *turn) header(r *reader) {
 	a, anomalous := r.header()
 	if anomalous {
@@ -187,9 +187,9 @@ func (t *turn) header(r *reader) {
 	}
 }
 
-// fields translates the Call IDs as far as they are read, and once the prefix is
-// whole lets the message act on the call table. at is where in the payload the
-// bytes end that are read.
+// fields translates the Call IDs as far as they are read. Once the prefix is complete, it
+// lets the message act on the call table. at is where the bytes that are read end in the
+// payload.
 func (t *turn) fields(r *reader, at int) {
 	m := r.message()
 	l, _ := m.Type().Layout()
@@ -213,7 +213,7 @@ func (t *turn) fields(r *reader, at int) {
 	case act.ends != nil:
 		t.finish(ending{m.Type(), t.sender, t.told(r.own), t.first().Add(at)})
 	case act.act != nil:
-		// A request that is not taken has its own anomaly.
+		// A refused request has its own anomaly.
 		known = act.act(t, m, l) || act.own == calls.Requests
 	}
 	if !known {
@@ -224,13 +224,13 @@ func (t *turn) fields(r *reader, at int) {
 	r.next()
 }
 
-// early reports whether the other end has not said its part of the Start exchange yet. No
-// client asks for a call then, and no server grants one; a page that lured a browser to
-// this port, and got that far, would ask (NAT slipstreaming).
+// early reports whether the other end has not sent its part of the Start exchange yet. No
+// client requests a call before that, and no server grants one; but a web page that makes a
+// browser connect to this port would (NAT slipstreaming).
 func (t *turn) early() bool { return t.halves[t.sender.Other()].reader.first != 0 }
 
-// callID translates the ID at an offset of the prefix as far as it is read and not
-// settled. It reports false for one that belongs to no known call.
+// callID translates the ID at an offset of the prefix as far as it is read and not yet
+// settled. It reports false if the ID belongs to no known call.
 func (t *turn) callID(r *reader, at, field int, f calls.Field) bool {
 	have, done := int(r.have), int(r.done)
 	switch {
@@ -277,7 +277,7 @@ func (t *turn) set(at int, b byte) {
 	t.out.Verdict = Edited
 }
 
-// replay gives the bytes that were seen before what they got then.
+// replay gives repeated bytes the edits that they got at first.
 func (t *turn) replay(n int) {
 	t.halves[t.sender].stream.Replay(t.first(), n, func(at int, b byte) {
 		t.seg.SetByte(at, b)

@@ -9,13 +9,13 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// Undo is Edit for those who look on from inside the NAT: it reads a segment as
-// its receiver gets it, and gives it the Call IDs that its sender wrote. The
-// segment's addresses and ports are to be its sender's as well. The sender's own
-// end must not be translated; a segment of one that is goes to Edit.
+// Undo is Edit for captures from inside the NAT: it reads a segment as its receiver gets
+// it, and restores the Call IDs that its sender wrote. The segment's addresses and ports
+// must be the sender's as well. NAT must not translate the sender; segments of a translated
+// sender go to Edit.
 //
-// What is undone is what Edit would have done, so that the two may be called for
-// segments of one connection as they come.
+// Undo reverses what Edit would have done, so the two may be called for the segments of one
+// connection as they come.
 func (e *Editor) Undo(seg packet.Segment, now time.Time) Outcome {
 	e.turn = turn{seg: seg, now: now, undo: true}
 	e.take(false)
@@ -38,13 +38,13 @@ func (t *turn) translate(f calls.Field, id pptp.CallID, sent *byte) (pptp.CallID
 	return t.control.Translate(t.sender, f, id, sent)
 }
 
-// rewrite has the prefix say what the sender wrote: the call table knows no other
-// form.
+// rewrite restores in the prefix what the sender wrote, the only form that the call table
+// knows.
 func (r *reader) rewrite(field int, id pptp.CallID) {
 	binary.BigEndian.PutUint16(r.prefix[field:], uint16(id))
 }
 
-// told returns an ID as its sender wrote it and as its receiver is shown it.
+// told returns an ID as its sender wrote it and as its receiver sees it.
 func (t *turn) told(id Translation) Translation {
 	if t.undo {
 		return Translation{From: id.To, To: id.From}
