@@ -7,12 +7,11 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// Assign chooses the public form of an ID that the sender gives to a call. It is
-// kept for the Request or Reply of the same message; Abandon gives it up. sent is
-// as for Translate.
+// Assign chooses the public form of an ID that the sender gives to a call. The Request or
+// Reply of the same message uses it; Abandon gives it up. sent is as for Translate.
 //
-// Within a connection the same ID keeps the same public form, so that a request
-// sent again for a call that lives looks to its receiver as it would without NAT.
+// Within a connection the same ID keeps the same public form, so that a repeated request
+// for a living call looks to its receiver as it would without NAT.
 func (c *Control) Assign(s Side, own pptp.CallID, sent *byte) (public pptp.CallID, ok bool) {
 	if sent == nil {
 		c.assignHigh(s, own.High())
@@ -79,8 +78,8 @@ func (c *Control) spaced(s Side) bool {
 	return c.local[s] || c.connection.hides(s)
 }
 
-// assignHigh promises a first byte for the public form of an ID that begins with
-// the byte own. It reserves an ID that begins with it, so that the promise can be
+// assignHigh promises a first byte for the public form of an ID that begins with the byte
+// own. It reserves an ID that begins with the promised byte, so that the promise can be
 // kept whatever byte follows.
 func (c *Control) assignHigh(s Side, own byte) byte {
 	a := &c.pending[s]
@@ -100,8 +99,8 @@ func (c *Control) assignHigh(s Side, own byte) byte {
 	return high
 }
 
-// makeRoom returns the first byte of public IDs of which one is free. Where none is, the
-// ID that has rested longest becomes free.
+// makeRoom returns the first byte of a free public ID. If none is free, it frees the ID
+// that has rested longest.
 func (c *Control) makeRoom(s Side, sp *space, own byte) (high byte, ok bool) {
 	if sp.taken >= c.table.cfg.CallsPerSpace && !c.recycle(s, sp, own) {
 		c.pending[s].refused = TooManyOfSpace
@@ -150,7 +149,7 @@ func (c *Control) settleLocal(s Side, own pptp.CallID) bool {
 	sp := c.table.space(c.connection.space(s))
 	c.table.rouse(sp, own)
 	switch {
-	case own == 0: // never given to anybody else
+	case own == 0: // never given out
 		return true
 	case !sp.free(own):
 		a.refused = IDTaken // by a host behind the gateway, or another call of its own
@@ -164,8 +163,8 @@ func (c *Control) settleLocal(s Side, own pptp.CallID) bool {
 	return false
 }
 
-// choose returns an ID of a page in which there is room: the endpoint's own ID if
-// it can be had, else one that no Call-Disconnect-Notify can confuse, else any.
+// choose returns a free ID of a page that has one: the end's own ID if that is free, else
+// one that no Call-Disconnect-Notify can confuse, else any.
 func (c *Control) choose(s Side, high byte, own pptp.CallID) pptp.CallID {
 	sp := c.table.space(c.connection.space(s))
 	if c.table.cfg.Random {
@@ -196,16 +195,16 @@ func (c *Control) fits(s Side, public, own pptp.CallID) bool {
 		(swapped == public || c.leg(s, swapped) == nil)
 }
 
-// spare is how many IDs that begin with a byte must be free for it to be promised,
-// as long as others have so many: a few for each call that the endpoint may open on
-// the connection later, lest a second promise be needed.
+// spare is how many IDs that begin with a byte must be free for that byte to be promised,
+// as long as some byte has so many. It leaves a few for each call that the end may open on
+// the connection later, so that no second promise is needed.
 const spare = 32
 
-// promise returns the first byte that public forms have on this connection for IDs
-// that begin with own. The same byte is preferred; another is taken where few IDs
-// that begin with it are free. A public first byte stands for one own byte only,
-// so that the way back is decided by one byte. The way there is too, until an
-// endpoint has more calls on one connection than IDs of one first byte are free.
+// promise returns the first byte that public forms have on this connection for IDs that
+// begin with own. It prefers the same byte, and takes another one if few IDs that begin
+// with it are free. A public first byte stands for one own byte only, so one byte decides
+// the way back. One byte decides the way there too, until an end has more calls on one
+// connection than there are free IDs with one first byte.
 func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
 	for _, p := range c.pages {
 		if p.side == s && p.own == own && sp.room(p.public) > 0 {
@@ -230,8 +229,8 @@ func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
 	return 0, false
 }
 
-// promiseSame promises a first byte for itself, if nothing else is promised for it: an
-// ID that passed unedited has become public as it was.
+// promiseSame promises a first byte for itself, if nothing else is promised for it, because
+// an ID that passed unedited has become public unchanged.
 func (c *Control) promiseSame(s Side, high byte) {
 	taken := c.promises(s)
 	if c.connection.hides(s) && !taken.has(high) && c.publicHigh(s, high) == high {

@@ -48,9 +48,9 @@ const (
 	Finished                  // TCP: FIN both ways
 	Reset                     // TCP: RST
 	Expired                   // the control connection's conntrack entry is closed, or gone after that or after a long silence
-	Replaced                  // its endpoint asked for another call under its ID, on the same connection
-	Idle                      // neither GRE nor control messages for a set time
-	Lost                      // the control connection cannot go on: its conntrack entry is gone, and TCP did not end
+	Replaced                  // its end requested another call under the same ID, on the same connection
+	Idle                      // neither GRE nor control messages for a configured time
+	Lost                      // the control connection is lost: its conntrack entry is gone, and TCP did not end
 
 	causes // how many there are
 )
@@ -73,8 +73,7 @@ func (c Cause) String() string {
 	return fmt.Sprintf("unknown(%d)", uint8(c))
 }
 
-// Call is one PPTP call: two legs, of which the second is known once the request
-// is answered.
+// Call is one PPTP call: two legs. The second leg is known once the request is answered.
 type Call struct {
 	control *Control
 	number  uint64
@@ -88,8 +87,8 @@ type Call struct {
 	state   State
 }
 
-// leg is one endpoint's end of a call: the Call ID it assigned, and the form of
-// that ID which the other endpoint sees.
+// leg is one end's half of a call: the Call ID that it assigned, and the public ID, which
+// the other end sees in its place.
 type leg struct {
 	call        *Call
 	own, public pptp.CallID
@@ -97,17 +96,17 @@ type leg struct {
 	known       bool
 }
 
-// flow is the GRE that travels to the leg's endpoint.
+// flow is the GRE that travels to the leg's end.
 func (l *leg) flow() Flow { return l.call.control.Connection().flow(l.side, l.own, l.public) }
 
-// Party is one endpoint of a call, for those who look at the table.
+// Party is one end of a call, for readers of the table.
 type Party struct {
 	Endpoint
 	Known       bool        // false while this end has not yet assigned a Call ID
 	Own, Public pptp.CallID // valid when Known
 }
 
-// View is a call as those see it who look at the table: a copy.
+// View is a copy of a call, for readers of the table.
 type View struct {
 	Number   uint64 // calls are numbered from 1 as the table opens them
 	PNS, PAC Party

@@ -2,10 +2,10 @@ package calls
 
 import "pptpalg/alg/pptp"
 
-// The calls of a connection are a slice: those that live, then those that are being
-// cleared. What ends all of them looks at those that live alone.
+// The calls of a connection are a slice: the living calls, then those that are being
+// cleared. A message that ends all calls visits the living ones only.
 
-// enter adds a call that lives.
+// enter adds a living call.
 func (c *Control) enter(call *Call) {
 	call.index = int32(len(c.calls))
 	c.calls = append(c.calls, call)
@@ -16,7 +16,7 @@ func (c *Control) enter(call *Call) {
 	}
 }
 
-// closed moves a call that lived behind those that do.
+// closed moves a call behind the living ones.
 func (c *Control) closed(call *Call) {
 	c.live--
 	c.swap(call.index, c.live)
@@ -39,11 +39,11 @@ func (c *Control) swap(i, j int32) {
 	c.calls[i].index, c.calls[j].index = i, j
 }
 
-// fewCalls is up to how many calls a connection does without an index. Nearly all have one
-// call.
+// fewCalls is the number of calls up to which a connection has no index. Nearly all
+// connections have one call.
 const fewCalls = 8
 
-// index finds the legs of a connection that has more calls; nil is that of one that has
+// index finds the legs of a connection with more calls; it is nil for a connection with
 // few.
 type index struct{ own, public map[legID]*leg }
 
@@ -92,7 +92,7 @@ func (c *Control) leg(s Side, public pptp.CallID) *leg {
 	return nil
 }
 
-// ownLeg returns the leg to which its endpoint itself gave the ID.
+// ownLeg returns the leg whose end itself gave it the ID.
 func (c *Control) ownLeg(s Side, own pptp.CallID) *leg {
 	if c.index != nil {
 		return c.index.own[legID{s, own}]

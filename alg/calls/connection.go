@@ -16,8 +16,8 @@ func (t Tuple) Reversed() Tuple { return Tuple{Src: t.Dst, Dst: t.Src} }
 
 func (t Tuple) String() string { return fmt.Sprintf("%v > %v", t.Src, t.Dst) }
 
-// Side names an endpoint of a control connection by who opened TCP. Which of the
-// two is the PNS and which the PAC is said by each call's request, not by this.
+// Side names an end of a control connection by who opened TCP. It does not say which end is
+// the PNS and which the PAC: each call's request does.
 type Side uint8
 
 // The two ends of a TCP connection.

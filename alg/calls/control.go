@@ -8,9 +8,9 @@ import (
 
 // Control is a control connection and the calls on it.
 //
-// Its methods name the sender of the message they serve. They never look at the
-// type of a message or at who opened TCP: the sender's own ID goes to its public
-// form, the receiver's comes back from its public form to its own.
+// Its methods name the sender of the message they serve. They never look at the type of a
+// message or at who opened TCP: the sender's own ID is replaced by its public form, and the
+// receiver's public form by the receiver's own ID.
 type Control struct {
 	table      *Table
 	connection packed
@@ -31,7 +31,7 @@ type pagePair struct {
 	uses        int32 // legs that depend on it
 }
 
-// assignment is a public form that was chosen and not yet given to a call.
+// assignment is a public form that is chosen and not yet given to a call.
 type assignment struct {
 	own, public pptp.CallID
 	ready       bool // both IDs are chosen
@@ -53,13 +53,13 @@ func (c *Control) Same(o Connection) bool {
 	return c.connection.original == p.original && c.connection.reply == p.reply && c.connection.zone == p.zone
 }
 
-// SetLocal says that one end is the gateway itself. Its IDs cannot be translated,
-// as no address of it is, but they lie in the same space as those of the hosts
-// behind the gateway's address and must not be given to one of these.
+// SetLocal says that one end is the gateway itself. Its IDs cannot be translated, because
+// its address is not. But they lie in the same space as the IDs of the hosts behind the
+// gateway's address, so none of these may get them.
 func (c *Control) SetLocal(s Side) { c.local[s] = true }
 
-// Dispute takes note of what conntrack says of the connection's end, against the
-// caller's own knowledge: whoever takes up its calls after a restart is to know.
+// Dispute records what conntrack says of the connection's end, against the caller's own
+// knowledge, for the program that takes up its calls after a restart.
 func (c *Control) Dispute(closing bool) {
 	if c.connection.closing == closing {
 		return
@@ -82,7 +82,7 @@ func (c *Control) Calls(views []View) []View {
 	return views
 }
 
-// Busy reports whether the connection has calls, those too that are being cleared.
+// Busy reports whether the connection has calls, including those that are being cleared.
 func (c *Control) Busy() bool { return len(c.calls) > 0 }
 
 // Close ends the connection and all its calls.
@@ -94,7 +94,7 @@ func (c *Control) Close(cause Cause, now time.Time) {
 	}
 }
 
-// EndIf ends those calls of the connection for which over holds.
+// EndIf ends the calls of the connection for which over returns true.
 func (c *Control) EndIf(over func(Record) bool, cause Cause, now time.Time) {
 	for i := c.live - 1; i >= 0; i-- { // an ended call's place is taken by the last
 		if call := c.calls[i]; over(call.record()) {
@@ -103,16 +103,15 @@ func (c *Control) EndIf(over func(Record) bool, cause Cause, now time.Time) {
 	}
 }
 
-// Request opens a call that the sender asks for under its own ID, which must have
-// been assigned. It replaces a call of the sender that has this ID. false means
-// that no public form could be had or a limit is reached, and that the call is none of
-// the table's.
+// Request opens a call that the sender requests under its own ID, which must have been
+// assigned. It replaces a call of the sender that has this ID. false means that there is no
+// public form or that a limit is reached; then the table does not have the call.
 func (c *Control) Request(sender, pns Side, own pptp.CallID, now time.Time) bool {
 	a, ok := c.assigned(sender, own)
 	return ok && c.open(sender, pns, a, now)
 }
 
-// Reply is what the sender answers to a call that the receiver requested.
+// Reply is the sender's answer to a call that the receiver requested.
 type Reply struct {
 	PNS       Side
 	Own, Peer pptp.CallID // as the sender wrote them
@@ -122,7 +121,7 @@ type Reply struct {
 }
 
 // Reply grants or refuses a call. The sender's own ID must have been assigned. An answer
-// to what nobody has asked changes nothing.
+// without a request changes nothing.
 func (c *Control) Reply(sender Side, r Reply, now time.Time) bool {
 	a, assigned := c.assigned(sender, r.Own)
 	if !r.Granted {
@@ -158,8 +157,8 @@ func (c *Control) granted(call *Call, next State) {
 	}
 }
 
-// asked returns the call that is granted: one that the other end has requested, and that
-// the sender has not given another ID.
+// asked returns the call that is granted: one that the other end has requested, and to
+// which the sender has not given another ID.
 func (c *Control) asked(sender Side, r Reply, now time.Time) *Call {
 	l := c.leg(sender.Other(), r.Peer)
 	if l == nil {
@@ -180,11 +179,11 @@ func (c *Control) refuse(requester Side, public pptp.CallID, now time.Time) bool
 	return true
 }
 
-// adopt opens a call whose request passed before the connection was watched, and so was
-// not translated either: if the requester's ID is nobody else's. That the requester has
-// asked is the replier's word alone, so it has no say in the calls of other connections, and
-// the call is charged to the replier; but a requester that has as many calls as it may have
-// gets no more in this way.
+// adopt opens a call whose request passed before the connection was watched, and so was not
+// translated, if no other call has the requester's ID. Only the replier says that there was
+// a request. So this has no effect on the calls of other connections, and the call is
+// charged to the replier; but a requester that has as many calls as it may have gets no
+// more in this way.
 func (c *Control) adopt(requester Side, r Reply, now time.Time) *Call {
 	replier := requester.Other()
 	if !r.Adopt || c.table.leaving[c.connection.leaving(requester, r.Peer)] > 0 || c.full(requester) || c.admit(replier) != NoneRefused {
@@ -229,8 +228,8 @@ func (c *Control) Clear(sender Side, own pptp.CallID, now time.Time) bool {
 	return true
 }
 
-// Disconnect ends the call that a Call-Disconnect-Notify of the sender speaks of. shown
-// is what Translate made of the ID.
+// Disconnect ends the call that a Call-Disconnect-Notify of the sender names. shown is what
+// Translate made of the ID.
 func (c *Control) Disconnect(sender Side, id, shown pptp.CallID, now time.Time) bool {
 	l, f := c.notice(&forward, sender, id, func(out pptp.CallID) bool { return out == shown })
 	if l == nil {

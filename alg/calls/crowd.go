@@ -7,7 +7,7 @@ type crowd struct {
 	most   int
 }
 
-// moved takes note that a space which had so many IDs taken now has one more or less.
+// moved records that a space which had so many IDs taken now has one more or less.
 func (c *crowd) moved(from, to int) {
 	for len(c.spaces) <= to {
 		c.spaces = append(c.spaces, 0)
@@ -26,9 +26,9 @@ func (c *crowd) moved(from, to int) {
 // idsOfSpace is how many public IDs a space has: 1…65535.
 const idsOfSpace = 65535
 
-// FullestSpace returns how many public IDs are in use, reserved or resting in the
-// fullest space, which is that of one public address towards one peer, and how many may
-// be. It costs the same however many spaces there are.
+// FullestSpace returns how many public IDs are in use, reserved or resting in the fullest
+// space, and how many may be. A space belongs to one public address and one peer. Its cost
+// does not depend on the number of spaces.
 func (t *Table) FullestSpace() (taken, limit int) {
 	return t.crowd.most, min(t.cfg.CallsPerSpace, idsOfSpace)
 }

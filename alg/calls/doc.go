@@ -2,6 +2,6 @@
 // of which control connection, what its public form is, and which GRE
 // translations follow from it.
 //
-// It is pure: values and a time.Time in, values out. The kernel's own conntrack
-// is reached by package conntrack.
+// It is pure: values and a time.Time in, values out. Package conntrack talks to the
+// kernel's conntrack.
 package calls

@@ -28,7 +28,7 @@ type Flow struct {
 type Traffic struct {
 	Packets, Bytes uint64 // since the kernel's entry was made
 	Counted        bool   // false where the kernel does not count: net.netfilter.nf_conntrack_acct is 0
-	Lent           bool   // the flow has no entry of its own: somebody else's has the same packets and translates them as its own would
+	Lent           bool   // the flow has no entry of its own: another program's entry has the same packets and translates them alike
 }
 
 func (f Flow) String() string {

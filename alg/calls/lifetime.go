@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// open enters a call that an end requests under the ID that it was assigned. Every call
-// comes this way, whatever message brings it, but for those that Resume takes up.
+// open enters a call that an end requests under the ID that it was assigned. Every call is
+// opened here, whatever message opens it, except those that Resume takes up.
 func (c *Control) open(requester, pns Side, a assignment, now time.Time) bool {
 	if !a.admitted && c.admit(requester) != NoneRefused {
 		c.release(requester, &a)
@@ -33,8 +33,8 @@ func (c *Control) add(requester, payer, pns Side, since time.Time) *Call {
 	return call
 }
 
-// attach gives an assigned ID to a leg of a call, and its GRE a way. A call of the same
-// connection that has the ID is one that its endpoint has forgotten: it is replaced.
+// attach gives an assigned ID to a leg of a call, and installs its flow. If a call of the
+// same connection has the ID, its end has forgotten that call: it is replaced.
 func (t *Table) attach(call *Call, s Side, a assignment, now time.Time) {
 	if l := &call.legs[s]; l.known && l.own == a.own && l.public == a.public {
 		return
@@ -60,7 +60,7 @@ func (t *Table) replace(old *leg, by assignment, now time.Time) {
 	t.forget(old.call, now)
 }
 
-// place puts a leg where it is found.
+// place enters a leg into the indexes.
 func (t *Table) place(call *Call, s Side, a assignment) {
 	l := &call.legs[s]
 	*l = leg{call: call, own: a.own, public: a.public, side: s, known: true}
@@ -73,7 +73,7 @@ func (t *Table) place(call *Call, s Side, a assignment) {
 	}
 }
 
-// displace is place undone. The leg's public ID is still taken.
+// displace undoes place. The leg's public ID is still taken.
 func (t *Table) displace(l *leg) {
 	c := l.call.control
 	if l.call.state != Clearing {
@@ -88,8 +88,8 @@ func (t *Table) displace(l *leg) {
 	l.known = false
 }
 
-// enlist has the GRE to a leg translated. Where that of another leg enters alike, the
-// first has it until it ends.
+// enlist installs the flow of a leg. If the flow of another leg enters alike, the first leg
+// keeps it until it ends.
 func (t *Table) enlist(l *leg) {
 	key := l.entering()
 	if t.entering[key] != nil {
@@ -100,7 +100,7 @@ func (t *Table) enlist(l *leg) {
 	t.flows(Install, l)
 }
 
-// withdraw has it translated no more.
+// withdraw removes the flow.
 func (t *Table) withdraw(l *leg) {
 	key := l.entering()
 	next := t.next(key, l)
@@ -118,8 +118,8 @@ func (t *Table) withdraw(l *leg) {
 	}
 }
 
-// next takes a leg off those that wait behind another, or, if it is the first, the one
-// behind it, and returns that.
+// next takes a leg off the list of those that wait behind another. If it is the first, it
+// returns the one behind it.
 func (t *Table) next(key legKey, l *leg) (next *leg) {
 	waiting := t.behind[key]
 	if len(waiting) == 0 {
@@ -142,7 +142,7 @@ func (t *Table) flows(kind EventKind, l *leg) {
 	}
 }
 
-// detach takes a leg's ID away from it, which then rests.
+// detach takes the ID from a leg; the ID then rests.
 func (t *Table) detach(l *leg, now time.Time) {
 	if !l.known {
 		return
@@ -153,7 +153,7 @@ func (t *Table) detach(l *leg, now time.Time) {
 	}
 }
 
-// clear takes a call's GRE away and leaves its IDs.
+// clear removes a call's flows and leaves its IDs.
 func (t *Table) clear(call *Call, cause Cause, now time.Time) {
 	if call.state == Clearing {
 		return
@@ -171,15 +171,15 @@ func (t *Table) withdrawAll(call *Call) {
 	}
 }
 
-// await has a call that is being cleared wait for its Call-Disconnect-Notify.
+// await lets a call that is being cleared wait for its Call-Disconnect-Notify.
 func (t *Table) await(call *Call, now time.Time) {
 	t.clearing.push(clearingCall{call, now.Add(clearingTime)})
 	call.client.clearing.push(call)
 	t.bound(call.client, now)
 }
 
-// bound has a client clear no more calls at a time than it may have. Those that were
-// cleared first have waited longest for an answer.
+// bound limits the calls that a client is clearing to the number of calls that it may have.
+// It ends those that were cleared first.
 func (t *Table) bound(cl *client, now time.Time) {
 	for call, ok := cl.clearing.first(); ok; call, ok = cl.clearing.first() {
 		if call.index >= 0 && cl.clearing.len() <= t.cfg.CallsPerClient {
@@ -199,7 +199,7 @@ func (t *Table) close(call *Call, cause Cause) {
 	t.events = append(t.events, Event{Kind: Closed, Call: call.record(), Cause: cause})
 }
 
-// end removes a call with all it has.
+// end removes a call with everything that it has.
 func (t *Table) end(call *Call, cause Cause, now time.Time) {
 	if call.state != Clearing {
 		t.withdrawAll(call)
@@ -208,7 +208,7 @@ func (t *Table) end(call *Call, cause Cause, now time.Time) {
 	t.forget(call, now)
 }
 
-// forget takes the call out of the table. It may be asked twice.
+// forget takes the call out of the table. It may be called twice.
 func (t *Table) forget(call *Call, now time.Time) {
 	if call.index < 0 {
 		return

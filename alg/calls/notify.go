@@ -3,9 +3,9 @@ package calls
 import "pptpalg/alg/pptp"
 
 // form is what the ID in a Call-Disconnect-Notify is. Public IDs are chosen so that the
-// value tells (see fits), as long as the sender does not assign an ID later that is a
-// public ID of the receiver's. Where it fits two calls, it means the one that is being
-// cleared; else the sender keeps to the form that it has used before; else to the RFC.
+// value tells (see fits), unless the sender later assigns an ID that is a public ID of the
+// receiver. If the value fits two calls, it means the one that is being cleared; else the
+// form that the sender has used before counts; else the RFC's.
 type form uint8
 
 const (
@@ -62,8 +62,8 @@ func (c *Control) ranked(sender Side) [forms]form {
 	return [forms]form{sendersID, receiversID, swappedID}
 }
 
-// notice finds the leg whose ID is in a Call-Disconnect-Notify, if it becomes what it may
-// become: nil if there is none.
+// notice finds the leg whose ID is in a Call-Disconnect-Notify, if its translation is one
+// that is allowed: nil if there is none.
 func (c *Control) notice(rs *[forms]reading, sender Side, id pptp.CallID, may func(pptp.CallID) bool) (found *leg, in form) {
 	for _, f := range c.ranked(sender) {
 		l := rs[f].leg(c, sender, id)
@@ -89,8 +89,8 @@ func (c *Control) noticed(rs *[forms]reading, sender Side, id pptp.CallID, sent 
 	return rs[f].becomes(l), true
 }
 
-// noticedHigh decides by the first byte alone, in the same order. It can be wrong only
-// where an endpoint chose an ID that begins like another's form.
+// noticedHigh decides by the first byte alone, in the same order. It can be wrong only if
+// an end chose an ID that begins like another form.
 func (c *Control) noticedHigh(rs *[forms]reading, sender Side, high byte) byte {
 	result, found := high, false
 	for _, f := range c.ranked(sender) {

@@ -35,7 +35,7 @@ func (q *queue[T]) drop() {
 	q.items, q.head = q.items[:n], 0
 }
 
-// keep removes all items but those for which wanted holds.
+// keep removes all items except those for which wanted returns true.
 func (q *queue[T]) keep(wanted func(T) bool) {
 	q.items = slices.DeleteFunc(q.items[q.head:], func(v T) bool { return !wanted(v) })
 	q.head = 0

@@ -6,14 +6,14 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// Record is a call as it is kept over a restart of whoever holds the table. The
-// kernel's entries cannot tell which two of them belong together, or to whom.
+// Record is a call as the store keeps it over a restart. The kernel's entries cannot tell
+// which two of them belong together, or to whom.
 type Record struct {
 	Number     uint64 // the call's, see View
 	Connection Connection
 	PNS        Side
 	Asker      Side // who requested it
-	Payer      Side // who is charged with it: the asker, or whose word alone it is that it was asked for
+	Payer      Side // who is charged with it: the asker, or the replier if only the reply tells of a request
 	State      State
 	Since      time.Time
 	Legs       [2]LegRecord // by Side
@@ -33,7 +33,7 @@ func (c *Call) record() Record {
 	return r
 }
 
-// Flows returns what the kernel is to translate for the call: nothing while it is
+// Flows returns the flows that the data path translates for the call: none while it is
 // being cleared.
 func (r Record) Flows() []Flow {
 	if r.State == Clearing {
@@ -42,8 +42,7 @@ func (r Record) Flows() []Flow {
 	return r.AllFlows()
 }
 
-// AllFlows returns what the kernel was ever asked to translate for the call as it
-// is recorded.
+// AllFlows returns all flows that the data path may have for the call as it is recorded.
 func (r Record) AllFlows() []Flow {
 	var flows []Flow
 	for s := range r.Legs {
@@ -111,7 +110,7 @@ func (t *Table) Has(f Flow) bool {
 	return l != nil && l.flow().Unmarked() == f.Unmarked()
 }
 
-// Records returns a copy of all calls of the connection, those too that are being
+// Records returns a copy of all calls of the connection, including those that are being
 // cleared.
 func (c *Control) Records(records []Record) []Record {
 	for _, call := range c.calls {

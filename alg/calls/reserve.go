@@ -2,9 +2,10 @@ package calls
 
 import "time"
 
-// Reserve keeps a flow's public ID from being given to anybody. It is for a flow that the
-// kernel translates and that belongs to no call of the table: its call may live. It reports
-// false if the ID is in use or resting already. Who has reserved an ID must Unreserve it.
+// Reserve prevents the table from giving out a flow's public ID. It is for a flow that the
+// kernel translates and that belongs to no call of the table, because its call may be up.
+// It reports false if the ID is in use or resting already. The caller must Unreserve a
+// reserved ID.
 func (t *Table) Reserve(f Flow) bool {
 	key, lies := f.space()
 	if !lies {
@@ -18,7 +19,7 @@ func (t *Table) Reserve(f Flow) bool {
 	return true
 }
 
-// Unreserve has the public ID rest of a flow that was reserved, and is gone.
+// Unreserve lets the public ID of a reserved flow rest, once the flow is gone.
 func (t *Table) Unreserve(f Flow, now time.Time) {
 	if key, lies := f.space(); lies {
 		t.layDown(&rest{key: key, owner: as4(f.NewDst), id: f.Key, until: now.Add(t.cfg.Rest)})

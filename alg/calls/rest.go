@@ -9,11 +9,11 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// mostResting is how many public IDs rest at most, in all spaces together. Beyond it
-// those whose time comes first are free before it.
+// mostResting is the maximum number of resting IDs, in all spaces together. Beyond it,
+// those whose time comes first are freed early.
 const mostResting = 1 << 18
 
-// rest is a freed public ID that is given to nobody for a time.
+// rest is a resting ID: a freed public ID that is not given out for a time.
 type rest struct {
 	key   spaceKey
 	owner [4]byte // whose ID it was; zero if that is not known
@@ -48,7 +48,7 @@ func (h *restHeap) Pop() any {
 	return r
 }
 
-// line is IDs that rest, the one that was freed first at its head.
+// line is a list of resting IDs, the one that was freed first at its head.
 type line struct {
 	items queue[*rest]
 	awake int // of items
@@ -56,8 +56,8 @@ type line struct {
 
 func (l *line) push(r *rest) { l.items.push(r) }
 
-// left takes note that one of the line has woken. Those that have are removed when
-// they are most, so that each costs the same.
+// left records that an ID of the line has woken. Woken IDs are removed when they are the
+// majority, so that each costs the same.
 func (l *line) left() {
 	if l.awake++; 2*l.awake > l.items.len() {
 		l.items.keep(func(r *rest) bool { return !r.awake })
@@ -65,7 +65,7 @@ func (l *line) left() {
 	}
 }
 
-// mostTried is how many IDs of a line longest looks at, for one that fits.
+// mostTried is how many IDs of a line longest tries.
 const mostTried = 1024
 
 // longest returns the first ID of the line that fits, nil if none does.
@@ -83,7 +83,7 @@ func (l *line) longest(fit func(pptp.CallID) bool) *rest {
 	return nil
 }
 
-// layDown has an ID rest that is taken in its space.
+// layDown lets an ID rest that is taken in its space.
 func (t *Table) layDown(r *rest) {
 	s := t.space(r.key)
 	s.resting.push(r)
@@ -104,9 +104,9 @@ func (t *Table) wake(r *rest) {
 	}
 }
 
-// recycle frees the ID of a space that has rested longest and can be the public form of
-// an end's ID that begins with own. The end's own IDs come first: who wears out a space
-// does so at its own cost.
+// recycle frees the ID of a space that has rested longest and can be the public form of an
+// end's ID that begins with own. The end's own former IDs come first: an end that uses up a
+// space does so at its own cost.
 func (c *Control) recycle(s Side, sp *space, own byte) bool {
 	fit := func(id pptp.CallID) bool {
 		for _, p := range c.pages {
@@ -128,8 +128,8 @@ func (c *Control) recycle(s Side, sp *space, own byte) bool {
 	return false
 }
 
-// rouse frees an ID if it rests: the gateway's own end has chosen it, and cannot be
-// given another.
+// rouse frees an ID if it rests, because the gateway's own end has chosen it and cannot be
+// given another one.
 func (t *Table) rouse(sp *space, id pptp.CallID) {
 	for _, r := range sp.resting.items.all() {
 		if r.id == id && !r.awake {
@@ -139,7 +139,8 @@ func (t *Table) rouse(sp *space, id pptp.CallID) {
 	}
 }
 
-// Resting is a public Call ID that was freed and may not be given out until a time.
+// Resting is a resting ID: a public Call ID that was freed and may not be given out until a
+// time.
 type Resting struct {
 	Public, Peer netip.Addr
 	Zone         uint16
@@ -147,7 +148,7 @@ type Resting struct {
 	Until        time.Time
 }
 
-// Resting returns all public IDs that rest, in the order in which they will have rested.
+// Resting returns all resting IDs, in the order in which they will be free.
 func (t *Table) Resting() []Resting {
 	all := make([]Resting, 0, len(t.resting))
 	for _, r := range t.resting {
@@ -157,7 +158,7 @@ func (t *Table) Resting() []Resting {
 	return all
 }
 
-// RestingIDs returns how many public IDs wait for their reuse.
+// RestingIDs returns the number of resting IDs.
 func (t *Table) RestingIDs() int { return len(t.resting) }
 
 // Rest keeps a public ID from being given out until it has rested, which takes
@@ -175,7 +176,7 @@ func (t *Table) restOf(r Resting, owner [4]byte, now time.Time) {
 	}
 }
 
-// RestCall has the public IDs rest of a call that ended at a time.
+// RestCall lets the public IDs of a call rest that ended at a time.
 func (t *Table) RestCall(r Record, at, now time.Time) {
 	for s, l := range r.Legs {
 		if end := r.Connection.Endpoint(Side(s)); l.Known && end.Translated() {

@@ -98,8 +98,8 @@ func (s *space) release(id pptp.CallID) {
 	}
 }
 
-// highest returns the highest free ID of a page for which fit holds. It searches
-// from the top: low numbers are what endpoints that count choose for themselves.
+// highest returns the highest free ID of a page for which fit returns true. It searches
+// from the top, because ends that count choose low numbers for themselves.
 func (s *space) highest(high byte, fit func(pptp.CallID) bool) (pptp.CallID, bool) {
 	var used [4]uint64
 	if p := s.pages[high]; p != nil {
@@ -118,9 +118,8 @@ func (s *space) highest(high byte, fit func(pptp.CallID) bool) (pptp.CallID, boo
 	return 0, false
 }
 
-// draw returns a free ID of a page at random, if one of a few tries is free and fit
-// holds for it. The generator is the runtime's, seeded by the kernel: nobody outside
-// can tell what comes next.
+// draw returns a free ID of a page at random, if one of a few tries is free and fits. The
+// generator is the runtime's, seeded by the kernel: nobody outside can predict it.
 func (s *space) draw(high byte, fit func(pptp.CallID) bool) (pptp.CallID, bool) {
 	for range 64 {
 		id := pptp.CallID(high)<<8 | pptp.CallID(rand.Uint32()&0xff)

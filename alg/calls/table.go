@@ -17,10 +17,10 @@ type Table struct {
 	spaces map[spaceKey]*space
 	crowd  crowd // of spaces
 
-	// The calls whose GRE is translated, by where it enters the gateway (sender's address,
-	// receiver's public address, public ID): the first of those that enter alike, and those
-	// that have come behind it. There are some only where a peer gives one ID to two
-	// connections of one host.
+	// The legs whose flows are translated, by where these enter the gateway (sender's
+	// address, receiver's public address, public ID): the first of those that enter alike,
+	// and those behind it. There are others only if a peer gives one ID to two connections
+	// of one host.
 	entering map[legKey]*leg
 	behind   map[legKey][]*leg
 	// How many legs' GRE leaves alike (receiver's address, sender's public address, own ID).
@@ -63,31 +63,29 @@ func New(cfg Config) *Table {
 	}
 }
 
-// SetConfig changes all of the configuration but Random. Calls beyond a lower limit live
-// on, IDs that rest do so for as long as they were to, and what is lower counts for new
-// ones.
+// SetConfig changes all of the configuration except Random. Calls beyond a lower limit stay
+// up, and resting IDs keep their time: the new values count for new calls and IDs.
 func (t *Table) SetConfig(cfg Config) {
 	cfg.Random = t.cfg.Random
 	t.cfg = cfg
 }
 
-// Tick lets time pass, for the limits on rates.
+// Tick advances the table's time, for the limits on rates.
 func (t *Table) Tick(now time.Time) { t.now = now }
 
 // Calls returns how many calls are requested, answered or established.
 func (t *Table) Calls() int { return t.calls - t.admitted }
 
-// Events returns what happened since it was asked last, oldest first. The slice is valid
-// until the table is used again.
+// Events returns what happened since the last call of Events, oldest first. The slice is
+// valid until the table is used again.
 func (t *Table) Events() []Event {
 	events := t.events
 	t.events = reuse(t.events)
 	return events
 }
 
-// few is how many things the table keeps room for that are handed on with each packet.
-// After a restart, or when all calls end at once, there are as many as calls: room for
-// these would stay for ever.
+// few is the capacity that is kept between packets. After a restart, or when all calls end
+// at once, there are as many changes as calls; room for those would stay for ever.
 const few = 1024
 
 func reuse[T any](s []T) []T {
@@ -97,7 +95,7 @@ func reuse[T any](s []T) []T {
 	return s[:0]
 }
 
-// Expire frees the IDs that have rested and ends the calls whose clearing nobody
+// Expire frees the IDs that have rested, and ends the calls whose clearing was not
 // answered.
 func (t *Table) Expire(now time.Time) {
 	for c, ok := t.clearing.first(); ok && !now.Before(c.until); c, ok = t.clearing.first() {
@@ -140,7 +138,7 @@ func (p *packed) space(s Side) spaceKey {
 	return spaceKey{p.public(s), p.address(s.Other()), p.zone}
 }
 
-// entering is how GRE to the leg comes to the gateway.
+// entering is how the leg's flow enters the gateway.
 func (l *leg) entering() legKey {
 	p := &l.call.control.connection
 	return legKey{p.address(l.side.Other()), p.public(l.side), l.public, p.zone}

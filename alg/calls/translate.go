@@ -14,12 +14,11 @@ const (
 	Notifies              // Call-Disconnect-Notify's: see form
 )
 
-// Translate returns what the receiver is to see in place of an ID in a message of
-// the sender. ok is false for an ID that belongs to no known call, or for which no
-// public form can be had.
+// Translate returns what the receiver must see in place of an ID in a message of the
+// sender. ok is false for an ID that belongs to no known call, or that gets no public form.
 //
-// sent is nil, or the first byte of the translation where that has been let go
-// already, as TranslateHigh gave it: then the result begins with it.
+// sent is nil, or the first byte of the translation if that has been released already, as
+// TranslateHigh returned it: then the result begins with it.
 func (c *Control) Translate(sender Side, f Field, id pptp.CallID, sent *byte) (result pptp.CallID, ok bool) {
 	switch f {
 	case Requests, Assigns:
@@ -41,8 +40,8 @@ func (c *Control) Translate(sender Side, f Field, id pptp.CallID, sent *byte) (r
 	return untranslated(id, sent), false
 }
 
-// begin gives up what an earlier message of the sender has left, and reports whether one
-// that requests a call is beyond a limit.
+// begin gives up what an earlier message of the sender has left, and reports whether a
+// message that requests a call is beyond a limit.
 func (c *Control) begin(sender Side, f Field) Refusal {
 	c.Abandon(sender)
 	if f != Requests {

@@ -2,9 +2,8 @@ package calls
 
 import "pptpalg/alg/pptp"
 
-// Undo is the way back from Translate: it returns what a sender whose end is
-// not translated wrote, given the ID that its receiver sees. ok and sent are as
-// for Translate.
+// Undo reverses Translate: given the ID that the receiver sees, it returns what the sender
+// wrote, if the sender's end is not translated. ok and sent are as for Translate.
 func (c *Control) Undo(sender Side, f Field, id pptp.CallID, sent *byte) (result pptp.CallID, ok bool) {
 	switch f {
 	case Peers:
@@ -15,7 +14,7 @@ func (c *Control) Undo(sender Side, f Field, id pptp.CallID, sent *byte) (result
 	return c.Translate(sender, f, id, sent)
 }
 
-// UndoHigh is Undo for the first byte of an ID of which only that is at hand.
+// UndoHigh is Undo for the first byte of an ID, if only that is known.
 func (c *Control) UndoHigh(sender Side, f Field, high byte) byte {
 	switch f {
 	case Peers:
