@@ -3,7 +3,7 @@
 #   make          bin/pptpalg
 #   make demo     the main job on a network of namespaces, with real PPTP programs
 #   make test     all tests, as root
-#   make check    format, vet, staticcheck, import arrows, tidy go.mod, race tests
+#   make check    format, vet, staticcheck, dead code, sizes, import arrows, tidy go.mod, race tests
 #                 (one package at a time: their daemons and clients need the cores)
 #   make test-vm  real PPP calls, with MPPE, on Debian's kernel in an emulated machine
 #   make test-fresh  a new Debian under systemd: install, call, break, explain, upgrade, restart, purge
@@ -72,6 +72,8 @@ lint:
 	$(GO) -C deploy/prometheus vet .
 	$(GO) -C deploy/package mod tidy -diff
 	./.ci/arrows
+	GO="$(GO)" ./.ci/dead
+	./.ci/sizes
 
 race: packages-race
 	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -short -p 1 -count=1 -timeout 30m $$($(GO) list ./... | grep -v -e '^pptpalg/cmd/package$$' -e '^pptpalg/cmd/bench' -e '/check$$')

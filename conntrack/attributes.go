@@ -117,7 +117,6 @@ const (
 	tcpSynRecv     tcpState = 2 // SYN+ACK seen
 	tcpEstablished tcpState = 3 // and that acknowledged
 	tcpLastAck     tcpState = 6 // FIN seen from both ends
-	tcpTimeWait    tcpState = 7 // and the last one acknowledged
 	tcpClose       tcpState = 8 // RST seen
 )
 

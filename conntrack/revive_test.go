@@ -213,7 +213,7 @@ func (s connected) wantClose(t *testing.T) {
 	poll(t, "the kernel gives the entry a timeout of its own", func() bool { return s.entry(t).Timeout > ReviveTimeout })
 	closeWrite(t, s.client)
 	closeWrite(t, s.server)
-	poll(t, "the entry is in TIME_WAIT", func() bool { return tcpState(s.entry(t).ProtoInfo.TCP.State) == tcpTimeWait })
+	poll(t, "the entry is in TIME_WAIT", func() bool { return s.entry(t).ProtoInfo.TCP.State == 7 })
 	if got, err := s.c.Connection(s.conn.Original); err != nil || !got.Closing {
 		t.Errorf("Connection() = %+v, %v; want Closing", got, err)
 	}

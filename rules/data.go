@@ -233,13 +233,3 @@ func declared(chain, current string) bool {
 	}
 	return false
 }
-
-// dataLoadedIn reports whether GRE reaches a queue of ours, given a listing of table raw.
-func dataLoadedIn(current string) bool {
-	filled, jump := false, false
-	for _, r := range parse(current) {
-		filled = filled || r.appendsTo(DataChain)
-		jump = jump || r.jumpsTo(DataChain) && r.words[1] == "PREROUTING"
-	}
-	return filled && jump
-}

@@ -3,7 +3,6 @@ package rules
 import (
 	"errors"
 	"os/exec"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -87,33 +86,6 @@ func TestMarks(t *testing.T) {
 	for _, row := range rows {
 		if call, seen := (Data{Mark: row.mark}).Marks(); call != row.call || seen != row.seen {
 			t.Errorf("%#x: %#x and %#x, want %#x and %#x", row.mark, call, seen, row.call, row.seen)
-		}
-	}
-}
-
-func TestDataLoadedIn(t *testing.T) {
-	raw := read(t, "data-raw.list")
-	without := func(part string) string {
-		var kept []string
-		for line := range strings.Lines(raw) {
-			if !strings.Contains(line, part) {
-				kept = append(kept, line)
-			}
-		}
-		return strings.Join(kept, "")
-	}
-	rows := []struct {
-		name, current string
-		want          bool
-	}{
-		{"loaded", raw, true},
-		{"nothing", "", false},
-		{"no jump from PREROUTING", without("-A PREROUTING"), false},
-		{"chain flushed", without("-A PPTPALG-GRE"), false},
-	}
-	for _, row := range rows {
-		if got := dataLoadedIn(row.current); got != row.want {
-			t.Errorf("%s: got %v, want %v", row.name, got, row.want)
 		}
 	}
 }

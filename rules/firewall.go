@@ -194,16 +194,6 @@ func (f *Firewall) Loaded(ctx context.Context) (bool, error) {
 	return LoadedIn(current), nil
 }
 
-// DataLoaded reports whether rules of ours are in force that queue GRE. Errors are as
-// those of Load.
-func (f *Firewall) DataLoaded(ctx context.Context) (bool, error) {
-	current, err := f.list(ctx, "raw")
-	if err != nil {
-		return false, fmt.Errorf("look for firewall rules of the data path: %w", err)
-	}
-	return dataLoadedIn(current), nil
-}
-
 // change applies what text makes of the current tables, and starts over when others
 // changed our rules in between.
 func (f *Firewall) change(ctx context.Context, tables []string, text func(current map[string]string) string) error {

@@ -1,9 +1,6 @@
 package calls
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // Config says how the table behaves. DefaultConfig is what an honest site needs.
 type Config struct {
@@ -39,15 +36,6 @@ const (
 	TooManyOfSpace          // Config.CallsPerSpace
 	TooFast                 // Config.Requests
 )
-
-var refusalNames = [...]string{"none", "space_full", "id_taken", "limit_calls", "limit_client", "limit_space", "limit_rate"}
-
-func (r Refusal) String() string {
-	if int(r) < len(refusalNames) {
-		return refusalNames[r]
-	}
-	return fmt.Sprintf("unknown(%d)", uint8(r))
-}
 
 // client is an address that requests calls.
 type client struct {

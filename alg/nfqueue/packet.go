@@ -1,7 +1,5 @@
 package nfqueue
 
-import "fmt"
-
 // Hook is the netfilter hook at which a packet was queued (enum nf_inet_hooks).
 type Hook uint8
 
@@ -13,22 +11,6 @@ const (
 	Output
 	Postrouting
 )
-
-func (h Hook) String() string {
-	switch h {
-	case Prerouting:
-		return "PREROUTING"
-	case Input:
-		return "INPUT"
-	case Forward:
-		return "FORWARD"
-	case Output:
-		return "OUTPUT"
-	case Postrouting:
-		return "POSTROUTING"
-	}
-	return fmt.Sprintf("unknown(%d)", uint8(h))
-}
 
 // Packet is one queued packet.
 type Packet struct {
@@ -71,22 +53,6 @@ func (v Verdict) ruling() uint32 {
 		return nfRepeat
 	}
 	return nfAccept
-}
-
-func (v Verdict) String() string {
-	switch v {
-	case Accept:
-		return "accept"
-	case AcceptModified:
-		return "accept modified"
-	case Drop:
-		return "drop"
-	case Repeat:
-		return "repeat"
-	case RepeatModified:
-		return "repeat modified"
-	}
-	return fmt.Sprintf("unknown(%d)", uint8(v))
 }
 
 // Handler decides on a packet, which is its own during the call only. Each queue calls it for one packet at a time, in the

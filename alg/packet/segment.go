@@ -84,10 +84,6 @@ func (s Segment) Flags() Flags { return Flags(s.header()[tcpFlags]) }
 // with SetByte only, or the checksum goes wrong.
 func (s Segment) Payload() []byte { return s.ip.b[s.data:] }
 
-// Len returns the whole packet's length in bytes, both headers included: 0 for
-// the zero value, else 40 to 65535.
-func (s Segment) Len() int { return s.ip.Len() }
-
 // SetByte writes one byte of the payload, at counted from its start, and moves
 // the TCP checksum by the difference. Writing the old byte back restores the
 // packet (a checksum that arrived as 0xffff returns as its equal, 0). It reports

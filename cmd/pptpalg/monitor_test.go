@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/internal/monitor"
 	"pptpalg/cmd/pptpalg/internal/datapath"
-	"pptpalg/cmd/pptpalg/internal/monitor"
 )
 
 // TestMonitoring reads what the daemon takes from the kernel when it is scraped, with a

@@ -42,7 +42,6 @@ const ResultOK = 1
 const (
 	headerSize  = 12 // length, message type, magic cookie, control type, reserved
 	magicCookie = 0x1A2B3C4D
-	maxMessage  = 220
 )
 
 // layout is what the lab knows of a message type. It is written down a second

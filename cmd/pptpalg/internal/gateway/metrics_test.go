@@ -15,7 +15,7 @@ import (
 
 	"pptpalg/alg"
 	"pptpalg/alg/calls"
-	"pptpalg/cmd/pptpalg/internal/monitor"
+	"pptpalg/cmd/internal/monitor"
 )
 
 var update = flag.Bool("update", false, "write the table of metrics anew")

@@ -44,8 +44,6 @@ func parseNet(s string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-func (n NAT) String() string { return fmt.Sprintf("%v=%v", n.Net, n.Public) }
-
 // translator knows which hosts are hidden, and which ports their connections have
 // outside.
 type translator struct {

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const deploy = "../../../../deploy/"
+const deploy = "../../../deploy/"
 
 var some = Metrics{
 	"a_total":   {Name: "a_total", Type: "counter", Help: "As.", Series: []map[string]string{{"kind": "limit_calls"}, {"kind": "other"}}},
