@@ -1,6 +1,7 @@
 package alg
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -250,7 +251,7 @@ func TestRestored(t *testing.T) {
 
 func TestRandomIDs(t *testing.T) {
 	cfg := calls.DefaultConfig()
-	cfg.Random = true
+	cfg.Random = rand.New(rand.NewPCG(1, 2)).Uint32
 	r := newRig(t)
 	r.table = calls.New(cfg)
 	r.ed = NewEditor(r.table, DefaultConnections)

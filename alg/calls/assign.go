@@ -1,7 +1,6 @@
 package calls
 
 import (
-	"math/rand/v2"
 	"slices"
 
 	"pptpalg/alg/pptp"
@@ -167,8 +166,8 @@ func (c *Control) settleLocal(s Side, own pptp.CallID) bool {
 // one that no Call-Disconnect-Notify can confuse, else any.
 func (c *Control) choose(s Side, high byte, own pptp.CallID) pptp.CallID {
 	sp := c.table.space(c.connection.space(s))
-	if c.table.cfg.Random {
-		if id, ok := sp.draw(high, func(id pptp.CallID) bool { return c.fits(s, id, own) }); ok {
+	if random := c.table.cfg.Random; random != nil {
+		if id, ok := sp.draw(random, high, func(id pptp.CallID) bool { return c.fits(s, id, own) }); ok {
 			return id
 		}
 	}
@@ -214,8 +213,8 @@ func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
 	c.pages = slices.DeleteFunc(c.pages, func(p pagePair) bool { return p.side == s && p.uses == 0 })
 	taken := c.promises(s)
 	first := own
-	if c.table.cfg.Random {
-		first = byte(rand.Uint32())
+	if random := c.table.cfg.Random; random != nil {
+		first = byte(random())
 	}
 	for _, least := range []int{spare, 1} {
 		for i := range pageSize {

@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"testing"
 	"time"
@@ -299,7 +300,7 @@ func TestChoose(t *testing.T) {
 // own, and fits as any.
 func TestRandomIDs(t *testing.T) {
 	cfg := testConfig(time.Minute)
-	cfg.Random = true
+	cfg.Random = rand.New(rand.NewPCG(1, 2)).Uint32
 	tab := New(cfg)
 	firsts, ids := map[byte]bool{}, map[pptp.CallID]bool{}
 	for i := range 100 {

@@ -8,9 +8,10 @@ type Config struct {
 	// that they still hold for a call whose end they have not noticed. Where no other
 	// ID is free, the one that has rested longest is used before its time.
 	Rest time.Duration
-	// Random draws every public ID at random instead of keeping an endpoint's own
-	// where it is free: a stranger who can forge the peer's address cannot guess it.
-	Random bool
+	// Random is what every public ID is drawn from, instead of keeping an endpoint's own
+	// where it is free: a stranger who can forge the peer's address cannot guess the ID if
+	// nobody outside can tell what Random returns next. nil keeps endpoints' own.
+	Random func() uint32
 	// What the table holds at most. A request beyond passes unedited.
 	Calls          int // in all
 	CallsPerClient int // requested by one address

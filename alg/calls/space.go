@@ -2,7 +2,6 @@ package calls
 
 import (
 	"math/bits"
-	"math/rand/v2"
 
 	"pptpalg/alg/pptp"
 )
@@ -118,11 +117,11 @@ func (s *space) highest(high byte, fit func(pptp.CallID) bool) (pptp.CallID, boo
 	return 0, false
 }
 
-// draw returns a free ID of a page at random, if one of a few tries is free and fits. The
-// generator is the runtime's, seeded by the kernel: nobody outside can predict it.
-func (s *space) draw(high byte, fit func(pptp.CallID) bool) (pptp.CallID, bool) {
+// draw returns a free ID of a page at random, if one of a few tries is free and fit
+// holds for it.
+func (s *space) draw(random func() uint32, high byte, fit func(pptp.CallID) bool) (pptp.CallID, bool) {
 	for range 64 {
-		id := pptp.CallID(high)<<8 | pptp.CallID(rand.Uint32()&0xff)
+		id := pptp.CallID(high)<<8 | pptp.CallID(random()&0xff)
 		if s.free(id) && fit(id) {
 			return id, true
 		}

@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"pptpalg/alg/pptp"
@@ -66,11 +67,12 @@ func TestHighest(t *testing.T) {
 
 // TestDraw: IDs are drawn from all of a page that is free and fits, in no order.
 func TestDraw(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2)).Uint32
 	s := filled(0x0500, 0x053f)
 	odd := func(id pptp.CallID) bool { return id&1 == 1 }
 	seen := map[pptp.CallID]bool{}
 	for range 1000 {
-		id, ok := s.draw(5, odd)
+		id, ok := s.draw(random, 5, odd)
 		if !ok {
 			continue // this is chance's right
 		}
@@ -82,7 +84,7 @@ func TestDraw(t *testing.T) {
 	if len(seen) < 80 { // of 96
 		t.Errorf("1000 draws gave %d different IDs", len(seen))
 	}
-	if id, ok := filled(0x0500, 0x05ff).draw(5, anyID); ok || id != 0 {
+	if id, ok := filled(0x0500, 0x05ff).draw(random, 5, anyID); ok || id != 0 {
 		t.Errorf("drew %v from a full page", id)
 	}
 }

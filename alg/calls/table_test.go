@@ -2,6 +2,7 @@ package calls
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -415,9 +416,9 @@ func TestSetConfig(t *testing.T) {
 	c := tab.Open(masqueraded(inside(1), 1024))
 	dial(t, c, 7, 100)
 	cfg := testConfig(time.Minute)
-	cfg.Calls, cfg.Random = 1, true
+	cfg.Calls, cfg.Random = 1, rand.Uint32
 	tab.SetConfig(cfg)
-	if tab.cfg.Random {
+	if tab.cfg.Random != nil {
 		t.Error("IDs are drawn at random from now on")
 	}
 	if _, ok := c.Translate(Initiator, Requests, 8, nil); ok || tab.Calls() != 1 {

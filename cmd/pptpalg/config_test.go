@@ -213,6 +213,16 @@ func TestFlagsWinOverTheFile(t *testing.T) {
 	}
 }
 
+func TestRandomIDs(t *testing.T) {
+	for args, want := range map[string]bool{"--random-ids": true, "--random-ids=false": false} {
+		cfg, err := ran(t, args).daemon()
+		must(t, err)
+		if got := cfg.Table.Random != nil; got != want {
+			t.Errorf("%s: IDs are random: %v", args, got)
+		}
+	}
+}
+
 func texts(s *settings) map[string]string {
 	found := make(map[string]string)
 	s.flags.VisitAll(func(f *pflag.Flag) { found[f.Name] = config.Text(f) })

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/signal"
@@ -45,6 +46,7 @@ type options struct {
 	logLevel  slog.Level
 
 	table       calls.Config
+	randomIDs   bool
 	connections int
 	idle        time.Duration
 	queueLen    int
@@ -124,7 +126,7 @@ func (o *options) checkRules() error {
 func (o *options) limitFlags(f *pflag.FlagSet) {
 	def := calls.DefaultConfig()
 	f.DurationVar(&o.table.Rest, "rest", def.Rest, "how long a freed public Call ID rests before it may be used again; if no other is free, the one that has rested longest is used")
-	f.BoolVar(&o.table.Random, "random-ids", false, "draw public Call IDs at random instead of keeping an end's own")
+	f.BoolVar(&o.randomIDs, "random-ids", false, "draw public Call IDs at random instead of keeping an end's own")
 	f.IntVar(&o.table.Calls, "max-calls", def.Calls, "maximum number of calls; requests beyond it pass unedited, and are counted and logged, as for the other limits")
 	f.IntVar(&o.table.CallsPerClient, "max-calls-per-client", def.CallsPerClient, "maximum number of calls that one address requests")
 	f.IntVar(&o.table.CallsPerSpace, "max-calls-per-space", def.CallsPerSpace, "maximum number of public Call IDs, in use or resting, of one public address towards one peer")
@@ -247,8 +249,12 @@ func (o *options) daemon() (gateway.Config, error) {
 	if err != nil {
 		return gateway.Config{}, err
 	}
+	table := o.table
+	if o.randomIDs {
+		table.Random = rand.Uint32 // the runtime's, seeded by the kernel
+	}
 	return gateway.Config{
 		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, ResetMark: loaded.ResetMark, LoadRules: o.rules == "load", DataPath: o.dataPath, Data: loaded.Data,
-		StateDir: o.stateDir, Version: buildVersion(), Table: o.table, Connections: o.connections, Idle: o.idle, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
+		StateDir: o.stateDir, Version: buildVersion(), Table: table, Connections: o.connections, Idle: o.idle, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
 	}, nil
 }
