@@ -2,7 +2,6 @@ package main
 
 import (
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -81,9 +80,7 @@ func (g *testGateway) browse(url string) *browser.Tab {
 		}
 		g.t.Skip(err)
 	}
-	b, err := browser.Start(g.t.TempDir(), func(cmd *exec.Cmd) error {
-		return g.Gateway.Do(cmd.Start)
-	})
+	b, err := browser.Start(g.t.TempDir(), g.Gateway.Do)
 	must(g.t, err)
 	closeAfter(g.t, b)
 	tab, err := b.Open(url, 1280, 800)

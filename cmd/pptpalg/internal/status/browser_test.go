@@ -36,7 +36,7 @@ func needBrowser(t *testing.T) *browser.Browser {
 		}
 		t.Skip(err)
 	}
-	b, err := browser.Start(t.TempDir(), (*exec.Cmd).Start)
+	b, err := browser.Start(t.TempDir(), func(f func() error) error { return f() })
 	must(t, err)
 	t.Cleanup(func() { must(t, b.Close()) })
 	return b
