@@ -31,3 +31,21 @@ func setWord(word, checksum []byte, to uint16) {
 	adjustField(checksum, was, to)
 	binary.BigEndian.PutUint16(word, to)
 }
+
+// sum adds up 16-bit words; a packet is too short for it to overflow.
+func sum(b []byte) uint32 {
+	var s uint32
+	for ; len(b) >= 2; b = b[2:] {
+		s += uint32(binary.BigEndian.Uint16(b))
+	}
+	if len(b) == 1 {
+		s += uint32(b[0]) << 8
+	}
+	return s
+}
+
+// fold makes 16 bits of a sum, carries added.
+func fold(s uint32) uint16 {
+	s = s>>16 + s&0xffff
+	return uint16(s + s>>16)
+}

@@ -98,6 +98,17 @@ func (p IPv4) setAddr(at int, addr netip.Addr) bool {
 	return true
 }
 
+// Sum writes the header checksum anew, for a packet that comes from where a network card
+// was to fill it in. The zero value has none.
+func (p IPv4) Sum() {
+	if p.b == nil {
+		return
+	}
+	header := p.b[:ipHeaderLen(p.b)]
+	binary.BigEndian.PutUint16(header[ipChecksum:], 0)
+	binary.BigEndian.PutUint16(header[ipChecksum:], ^fold(sum(header)))
+}
+
 // bytes returns the packet for reading.
 func (p IPv4) bytes() []byte {
 	if p.b == nil {

@@ -204,15 +204,61 @@ func TestZeroViews(t *testing.T) {
 	if diff := cmp.Diff(want, fieldsOf(s)); diff != "" {
 		t.Errorf("segment (-want +got):\n%s", diff)
 	}
-	if s.SetByte(0, 1) {
+	s.Sum()
+	if here := netip.MustParseAddrPort("192.0.2.9:9"); s.SetByte(0, 1) || s.SetSrc(here) || s.SetDst(here) {
 		t.Error("the zero segment took an edit")
 	}
 	var p packet.IPv4
 	if p.Src() != netip.IPv4Unspecified() || p.Protocol() != 0 || p.Fragment() || p.Len() != 0 || p.Payload() != nil {
 		t.Error("the zero IPv4 view reads as something")
 	}
+	p.Sum()
 	if p.SetDst(netip.MustParseAddr("192.0.2.9")) || p.Dst() != netip.IPv4Unspecified() {
 		t.Error("the zero IPv4 view took an edit")
+	}
+}
+
+func TestSetEnds(t *testing.T) {
+	src, dst := netip.MustParseAddrPort("10.255.0.9:65535"), netip.MustParseAddrPort("203.0.113.250:0")
+	for _, payload := range []string{"", "abc", "abcd"} {
+		b := build(t, layers.TCP{SrcPort: 50000, DstPort: 1723, ACK: true}, []byte(payload))
+		before := bytes.Clone(b)
+		s := mustParse(t, b)
+		was := fieldsOf(s)
+		if !s.SetSrc(src) || !s.SetDst(dst) || s.Src() != src || s.Dst() != dst {
+			t.Errorf("%q: from %v to %v", payload, s.Src(), s.Dst())
+		}
+		if diff := cmp.Diff(recomputed(t, b), b); diff != "" {
+			t.Errorf("%q (-recomputed +got):\n%s", payload, diff)
+		}
+		if s.SetSrc(netip.MustParseAddrPort("[::1]:1")) || s.SetDst(netip.AddrPort{}) || s.Src() != src || s.Dst() != dst {
+			t.Errorf("%q: it took an address that is not IPv4", payload)
+		}
+		s.SetSrc(netip.MustParseAddrPort(was.Src))
+		s.SetDst(netip.MustParseAddrPort(was.Dst))
+		if diff := cmp.Diff(before, b); diff != "" {
+			t.Errorf("%q set back (-before +got):\n%s", payload, diff)
+		}
+	}
+}
+
+// TestSum: checksums are what a full computation gives, whatever they were.
+func TestSum(t *testing.T) {
+	for _, payload := range []string{"", "abc", "abcd", strings.Repeat("\xff", 65535-40)} {
+		want := build(t, layers.TCP{SrcPort: 50000, DstPort: 1723, ACK: true}, []byte(payload))
+		b := bytes.Clone(want)
+		b[ipChecksumAt], b[tcpChecksumAt+1] = ^b[ipChecksumAt], ^b[tcpChecksumAt+1]
+		s, err := packet.Parse(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Sum()
+		ip, _ := packet.ParseIPv4(b)
+		ip.Sum()
+		if !bytes.Equal(want, b) {
+			t.Errorf("%d bytes of payload: checksums % x and % x, want % x and % x", len(payload),
+				b[ipChecksumAt:][:2], b[tcpChecksumAt:][:2], want[ipChecksumAt:][:2], want[tcpChecksumAt:][:2])
+		}
 	}
 }
 

@@ -14,11 +14,14 @@ const (
 	tcpOffset   = 12
 	tcpFlags    = 13
 	tcpChecksum = 16
-	tcpMinimum  = 20
+	tcpMinimum  = MinimumTCP
 )
 
-// protocolTCP is TCP's IANA protocol number.
-const protocolTCP = 6
+// MinimumTCP is the length of a TCP header without options, in bytes.
+const MinimumTCP = 20
+
+// ProtocolTCP is TCP's IANA protocol number.
+const ProtocolTCP = 6
 
 // Segment is a view of one TCP segment over IPv4 in the bytes given to Parse.
 // Every copy of it is a view of the same bytes. The zero value reads as all zeros
@@ -39,7 +42,7 @@ func Parse(b []byte) (Segment, error) {
 	if err != nil {
 		return Segment{}, err
 	}
-	if ip.Protocol() != protocolTCP {
+	if ip.Protocol() != ProtocolTCP {
 		return Segment{}, ErrNotTCP
 	}
 	if ip.Fragment() {
@@ -95,6 +98,37 @@ func (s Segment) SetByte(at int, b byte) bool {
 	}
 	s.set(s.data-s.tcp+at, b)
 	return true
+}
+
+// SetSrc writes the source address and port, and moves both checksums by the difference.
+// It reports false, and writes nothing, if src is not IPv4 or s is the zero value.
+func (s Segment) SetSrc(src netip.AddrPort) bool { return s.setEnd(ipSrc, tcpSrcPort, src) }
+
+// SetDst does with the destination what SetSrc does with the source.
+func (s Segment) SetDst(dst netip.AddrPort) bool { return s.setEnd(ipDst, tcpDstPort, dst) }
+
+func (s Segment) setEnd(atAddr, atPort int, to netip.AddrPort) bool {
+	if s.ip.b == nil || !to.Addr().Is4() {
+		return false
+	}
+	was, is, sum := s.ip.b[atAddr:], to.Addr().As4(), s.header()[tcpChecksum:]
+	for i := 0; i < len(is); i += 2 { // TCP's pseudo header has the address
+		adjustField(sum, binary.BigEndian.Uint16(was[i:]), binary.BigEndian.Uint16(is[i:]))
+	}
+	setWord(s.header()[atPort:], sum, to.Port())
+	return s.ip.setAddr(atAddr, to.Addr())
+}
+
+// Sum writes TCP's checksum anew, for a packet that comes from where a network card was to
+// fill it in. The zero value has none.
+func (s Segment) Sum() {
+	if s.ip.b == nil {
+		return
+	}
+	t := s.header()
+	binary.BigEndian.PutUint16(t[tcpChecksum:], 0)
+	pseudo := sum(s.ip.b[ipSrc:ipMinimum]) + ProtocolTCP + uint32(len(t))
+	binary.BigEndian.PutUint16(t[tcpChecksum:], ^fold(pseudo+sum(t)))
 }
 
 // set writes one byte, at counted from the TCP header's start, and moves the checksum by the

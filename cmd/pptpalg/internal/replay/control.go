@@ -25,12 +25,8 @@ type link struct {
 
 // tcp reads a segment, edits it if it is of a control connection, and writes it.
 func (r *run) tcp(c captured) error {
-	t, d := &r.report.Totals, c.datagram()
-	if len(d.payload()) < tcpMinimum {
-		t.Malformed++
-		return nil
-	}
-	seg, err := packet.Parse(d.whole())
+	t := &r.report.Totals
+	seg, err := c.segment()
 	if err != nil {
 		t.Malformed++
 		return nil
@@ -41,7 +37,7 @@ func (r *run) tcp(c captured) error {
 		return nil
 	}
 	t.Control++
-	if d.cut > 0 {
+	if c.missing > 0 {
 		t.Cut++
 	}
 	l.handshake(seg)
@@ -54,7 +50,7 @@ func (r *run) tcp(c captured) error {
 // segment edits a segment of a control connection, and writes or holds it.
 func (r *run) segment(l *link, from calls.Side, c captured, seg packet.Segment) error {
 	original := c.clone()
-	out := r.edit(l, from, c.datagram())
+	out := r.edit(l, from, c)
 	r.tell(l, from, original, out)
 	n := len(seg.Payload())
 	if (out.Reason == alg.Gap || out.Reason == alg.Unread) && n > 0 {
@@ -120,32 +116,29 @@ func (l *link) handshake(seg packet.Segment) {
 	}
 }
 
-// edit has the editor edit the datagram, and gives it the addresses and ports of
+// edit has the editor edit the packet, and gives it the addresses and ports of
 // outside the NAT.
-func (r *run) edit(l *link, from calls.Side, d datagram) alg.Outcome {
-	b := d.whole()
+func (r *run) edit(l *link, from calls.Side, c captured) alg.Outcome {
+	seg, err := c.segment()
+	if err != nil {
+		return alg.Outcome{Reason: alg.Malformed} // it was parsed before, and its lengths are the same
+	}
 	if !l.translated {
-		return r.take(l, from, b)
+		return r.take(l, from, seg)
 	}
 	if from != l.inside {
-		d.setDst(l.public)
-		copy(b, d.b)
+		seg.SetDst(l.public)
 	}
-	out := r.take(l, from, b)
-	copy(d.b, b)
+	out := r.take(l, from, seg)
 	if from == l.inside {
-		d.setSrc(l.public)
+		seg.SetSrc(l.public)
 	}
-	d.sumUp()
+	c.sum(seg)
 	return out
 }
 
 // take has the editor read a packet that has its sender's addresses.
-func (r *run) take(l *link, from calls.Side, b []byte) alg.Outcome {
-	seg, err := packet.Parse(b)
-	if err != nil {
-		return alg.Outcome{Reason: alg.Malformed} // it was parsed before, and its lengths are the same
-	}
+func (r *run) take(l *link, from calls.Side, seg packet.Segment) alg.Outcome {
 	e := l.gateway.editor
 	if e.Asks(seg) {
 		e.Open(l.connection(seg), r.now)
@@ -195,7 +188,7 @@ func (r *run) tell(l *link, from calls.Side, c captured, out alg.Outcome) {
 	for _, m := range out.Messages {
 		r.report.Events = append(r.report.Events, e.message(m))
 	}
-	if seg, err := packet.Parse(c.datagram().whole()); err == nil {
+	if seg, err := c.segment(); err == nil {
 		for _, text := range notes(seg, out) {
 			r.note(l, from, c.at, text)
 		}

@@ -344,15 +344,15 @@ func TestCounted(t *testing.T) {
 		return frame{CaptureInfo: gopacket.CaptureInfo{Timestamp: tcp.Timestamp, CaptureLength: len(data), Length: len(data)}, data: data}
 	}
 	all := []frame{
-		ether(8, 6),                        // ARP
-		ether(8, 0),                        // IPv4 without a header
-		edit(func(b []byte) { b[9] = 17 }), // UDP
-		edit(func(b []byte) { b[ipFragment] = 0x20 }), // a fragment
-		edit(func(b []byte) { b[32] = 0x10 }),         // TCP header of 4 bytes
-		edit(func(b []byte) { b[ipTotalLen] = 0xff }), // longer than its frame, which was not cut
-		edit(func(b []byte) { b[22], b[20] = 9, 9 }),  // of other ports
-		edit(func(b []byte) { b[9] = 47 }),            // GRE, not PPTP's
-		cut(etherHeader + 30),                         // in TCP's header
+		ether(8, 6),                                  // ARP
+		ether(8, 0),                                  // IPv4 without a header
+		edit(func(b []byte) { b[9] = 17 }),           // UDP
+		edit(func(b []byte) { b[6] = 0x20 }),         // a fragment
+		edit(func(b []byte) { b[32] = 0x10 }),        // TCP header of 4 bytes
+		edit(func(b []byte) { b[2] = 0xff }),         // longer than its frame, which was not cut
+		edit(func(b []byte) { b[22], b[20] = 9, 9 }), // of other ports
+		edit(func(b []byte) { b[9] = 47 }),           // GRE, not PPTP's
+		cut(etherHeader + 30),                        // in TCP's header
 		cut(etherHeader + 70),
 	}
 	got := play(t, pcap(t, linkEthernet, all)).Totals

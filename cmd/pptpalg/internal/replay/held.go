@@ -17,24 +17,6 @@ import (
 // mostHeld is how many segments of one direction are held.
 const mostHeld = 256
 
-// captured is a frame with an IPv4 packet.
-type captured struct {
-	frame
-	at    Moment
-	start int // where the packet begins in the frame, bytes
-}
-
-// datagram views the packet. That it can be viewed was seen when it was captured.
-func (c captured) datagram() datagram {
-	d, _ := parseDatagram(c.data[c.start:])
-	return d
-}
-
-func (c captured) clone() captured {
-	c.data = slices.Clone(c.data)
-	return c
-}
-
 // held is a segment that waits.
 type held struct {
 	captured
@@ -92,12 +74,12 @@ func (r *run) follow(l *link, from calls.Side, next packet.Seq) error {
 // not come.
 func (r *run) again(l *link, from calls.Side, h held) error {
 	sent := h.clone()
-	out := r.edit(l, from, sent.datagram())
+	out := r.edit(l, from, sent)
 	if out.Reason == alg.Gap || out.Reason == alg.Unread {
 		r.note(l, from, h.at, "earlier bytes were not captured: read on from here")
 		l.gateway.editor.Missed(l.tuple(from), h.seq)
 		sent = h.clone()
-		out = r.edit(l, from, sent.datagram())
+		out = r.edit(l, from, sent)
 	}
 	if out.Verdict == alg.Drop {
 		return nil // it stays unread

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
 )
 
@@ -101,19 +102,19 @@ func TestPortTakenOutside(t *testing.T) {
 	all := frames(t, capture(t, "hangup-lan"))
 	first := netip.AddrPort{}
 	for _, p := range all {
-		d, _ := parseDatagram(p.data[etherHeader:])
-		if d.protocol() != protocolTCP {
-			continue
+		seg, err := packet.Parse(p.data[etherHeader:])
+		if err != nil {
+			continue // GRE
 		}
-		src, dst := ports(d)
+		src, dst := seg.Src(), seg.Dst()
 		if !first.IsValid() {
 			first = src
 		}
 		switch { // the second client gets the first one's port
 		case src.Addr() != first.Addr() && src.Port() != 1723:
-			d.setSrc(netip.AddrPortFrom(src.Addr(), first.Port()))
+			seg.SetSrc(netip.AddrPortFrom(src.Addr(), first.Port()))
 		case dst.Addr() != first.Addr() && dst.Port() != 1723:
-			d.setDst(netip.AddrPortFrom(dst.Addr(), first.Port()))
+			seg.SetDst(netip.AddrPortFrom(dst.Addr(), first.Port()))
 		}
 	}
 	r, out := written(t, pcap(t, linkEthernet, all), lab...)
@@ -128,11 +129,6 @@ func TestPortTakenOutside(t *testing.T) {
 	for i, p := range frames(t, out) {
 		verify(t, i+1, p.data)
 	}
-}
-
-func ports(d datagram) (src, dst netip.AddrPort) {
-	p := d.payload()
-	return netip.AddrPortFrom(d.src(), uint16(p[0])<<8|uint16(p[1])), netip.AddrPortFrom(d.dst(), uint16(p[2])<<8|uint16(p[3]))
 }
 
 func TestPortsRunOut(t *testing.T) {

@@ -1,10 +1,13 @@
 package replay
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"slices"
 	"time"
+
+	"pptpalg/alg/packet"
 )
 
 // DefaultPorts are the TCP ports of control connections.
@@ -124,16 +127,16 @@ func (r *run) datagram(p frame, find network) error {
 		t.Other++
 		return nil
 	}
-	c := captured{frame: p, at: r.at, start: at}
-	d, ok := parseDatagram(p.data[at:])
+	c, ok := view(p, at, r.at)
+	ip := c.ip()
 	switch {
-	case !ok || d.cut > 0 && p.Length == p.CaptureLength:
+	case !ok:
 		t.Malformed++
-	case d.protocol() != protocolTCP && d.protocol() != protocolGRE:
+	case ip.Protocol() != packet.ProtocolTCP && ip.Protocol() != packet.ProtocolGRE:
 		t.Other++
-	case d.fragment():
+	case ip.Fragment():
 		t.Fragments++
-	case d.protocol() == protocolGRE:
+	case ip.Protocol() == packet.ProtocolGRE:
 		return r.gre(c)
 	default:
 		return r.tcp(c)
@@ -142,25 +145,25 @@ func (r *run) datagram(p frame, find network) error {
 }
 
 func (r *run) gre(c captured) error {
-	t, d := &r.report.Totals, c.datagram()
-	id, ok := d.callID()
-	if !ok {
+	t, ip := &r.report.Totals, c.ip()
+	id, err := packet.QuotedCallID(c.payload())
+	if err != nil {
 		t.Other++
 		return nil
 	}
 	t.GRE++
-	if d.cut > 0 {
+	if c.missing > 0 {
 		t.Cut++
 	}
-	k := pipe{d.src(), d.dst(), id}
+	k := pipe{ip.Src(), ip.Dst(), id}
 	if l, ok := r.ledger.legs[k]; ok {
-		l.traffic.add(d.size())
-		d.setAddrs(l.public.src, l.public.dst)
-		d.setCallID(l.public.id)
+		l.traffic.add(ip.Len())
+		c.readdress(l.public.src, l.public.dst)
+		binary.BigEndian.PutUint16(c.payload()[packet.AtCallID:], uint16(l.public.id))
 		return r.put(c.frame)
 	}
-	r.ledger.stray(k, d.size(), r.at)
-	d.setAddrs(r.nat.public(d.src(), d.dst()))
+	r.ledger.stray(k, ip.Len(), r.at)
+	c.readdress(r.nat.public(ip.Src(), ip.Dst()))
 	return r.put(c.frame)
 }
 

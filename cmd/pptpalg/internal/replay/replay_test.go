@@ -163,12 +163,15 @@ func contents(t *testing.T, b []byte) map[string]string {
 	all := make(map[string]string)
 	next := make(map[string]packet.Seq)
 	for _, p := range frames(t, b) {
-		d, _ := parseDatagram(p.data[etherHeader:])
-		if id, ok := d.callID(); d.protocol() == protocolGRE && ok {
-			all[fmt.Sprintf("GRE %v > %v call %v", d.src(), d.dst(), id)] += fmt.Sprintf("%x\n", d.payload())
+		ip, err := packet.ParseIPv4(p.data[etherHeader:])
+		if id, err := packet.QuotedCallID(ip.Payload()); ip.Protocol() == packet.ProtocolGRE && err == nil {
+			all[fmt.Sprintf("GRE %v > %v call %v", ip.Src(), ip.Dst(), id)] += fmt.Sprintf("%x\n", ip.Payload())
 			continue
 		}
-		s, err := packet.Parse(d.b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := packet.Parse(p.data[etherHeader:])
 		if err != nil {
 			t.Fatal(err)
 		}

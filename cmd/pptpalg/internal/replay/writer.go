@@ -26,7 +26,7 @@ func (w *writer) write(p frame) error {
 	if p.link != w.link {
 		return fmt.Errorf("write: a pcap file has one link type: %v does not go with %v", p.link, w.link)
 	}
-	if err := w.pcap.WritePacket(p.CaptureInfo, p.data); err != nil {
+	if err := w.pcap.WritePacket(p.CaptureInfo, p.data[:p.CaptureLength]); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
 	return nil
