@@ -49,6 +49,8 @@ func (s *fakeSocket) receive() ([]netlink.Message, error) {
 	return d.msgs, d.err
 }
 
+func (*fakeSocket) port() uint32 { return 0 }
+
 func (s *fakeSocket) Close() error {
 	s.closed = true
 	return nil

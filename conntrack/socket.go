@@ -19,6 +19,8 @@ type socket interface {
 	// receive waits for a datagram and returns its messages, which are valid
 	// until the next call.
 	receive() ([]netlink.Message, error)
+	// port returns the socket's netlink port, by which events tell who has deleted an entry.
+	port() uint32
 	Close() error
 }
 
@@ -32,6 +34,7 @@ const bufferSize = 64 << 10
 // answers before it returns from the send.
 type kernelSocket struct {
 	fd   int
+	id   uint32 // its netlink port
 	buf  []byte
 	msgs []netlink.Message // of the latest datagram, in buf
 }
@@ -45,8 +48,15 @@ func dialKernel() (socket, error) {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("bind", err)
 	}
-	return &kernelSocket{fd: fd, buf: make([]byte, bufferSize)}, nil
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("getsockname", err)
+	}
+	return &kernelSocket{fd: fd, id: name.(*unix.SockaddrNetlink).Pid, buf: make([]byte, bufferSize)}, nil
 }
+
+func (s *kernelSocket) port() uint32 { return s.id }
 
 // send needs no address: a netlink socket that is not connected sends to the
 // kernel (netlink_sendmsg), which has carried the requests out when the call returns. It

@@ -1,0 +1,229 @@
+package conntrack
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"pptpalg/alg/calls"
+)
+
+// ErrLost says that the kernel had to leave out events, because they came faster than
+// they were read.
+var ErrLost = errors.New("conntrack events were lost")
+
+// eventBuffer is the size of a Listener's receive buffer in bytes. It holds some 300 events:
+// who lets more of them come together had better look at the whole table, and learns of it.
+const eventBuffer = 256 << 10
+
+// Listener receives the kernel's events about entries that leave the table of one network
+// namespace: those of TCP connections to certain ports, and those of GRE. It is safe for
+// one goroutine at a time, but for Close. See "Events" in the package's documentation for
+// what the kernel does not report.
+type Listener struct{ conn *netlink.Conn }
+
+// Destroyed is an entry that has left the table.
+type Destroyed struct {
+	Connection calls.Connection // as far as the kernel tells; zero for a flow
+	Flow       calls.Flow       // zero for a control connection
+
+	// Left is how much time the entry still had, in full seconds; 0 if it has expired.
+	Left time.Duration
+	// By is the netlink port of whoever has deleted the entry; 0 for the kernel itself. The
+	// first port of a process is its ID.
+	By uint32
+}
+
+// IsFlow reports whether the entry was a flow's, or somebody's that a flow made do with.
+func (d *Destroyed) IsFlow() bool { return d.Flow != calls.Flow{} }
+
+// Listen opens a Listener in the calling thread's network namespace, about TCP connections
+// whose original destination port is one of ports. It does not hear of what the Conns in
+// own delete themselves; if one of them has had to replace its socket, it does.
+func Listen(ports []uint16, own ...*Conn) (*Listener, error) {
+	program, err := eventFilter(ports, own)
+	if err != nil {
+		return nil, fmt.Errorf("assemble filter of conntrack events: %w", err)
+	}
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, fmt.Errorf("open netfilter netlink socket: %w%s", err, hint(err))
+	}
+	// The filter comes before the group: no other event ever lies in the buffer.
+	err = errors.Join(conn.SetReadBuffer(eventBuffer), conn.SetBPF(program))
+	if err == nil {
+		err = conn.JoinGroup(unix.NFNLGRP_CONNTRACK_DESTROY)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen to conntrack events: %w%s", err, hint(err)), conn.Close())
+	}
+	return &Listener{conn}, nil
+}
+
+// Close ends the Listener. A Next that waits returns an error.
+func (l *Listener) Close() error {
+	if err := l.conn.Close(); err != nil {
+		return fmt.Errorf("close netfilter netlink socket: %w", err)
+	}
+	return nil
+}
+
+// Next waits for the next event, but not beyond a time, and returns what has left the
+// table. That may be nothing, although there is no error. The error is ErrLost where the
+// buffer was too small, and os.ErrDeadlineExceeded when the time has come.
+func (l *Listener) Next(until time.Time) ([]Destroyed, error) {
+	if err := l.conn.SetReadDeadline(until); err != nil {
+		return nil, fmt.Errorf("receive conntrack event: %w", err)
+	}
+	msgs, err := l.conn.Receive()
+	switch {
+	case errors.Is(err, unix.ENOBUFS):
+		return nil, ErrLost
+	case err != nil:
+		return nil, fmt.Errorf("receive conntrack event: %w", err)
+	}
+	var all []Destroyed
+	for _, m := range msgs {
+		all = appendDestroyed(all, m)
+	}
+	return all, nil
+}
+
+// appendDestroyed decodes an event. What is nothing of ours, though the filter let it pass,
+// is left out.
+func appendDestroyed(all []Destroyed, m netlink.Message) []Destroyed {
+	e, err := decodeEntry(m.Data)
+	if err != nil || m.Header.Type != msgDelete {
+		return all
+	}
+	d := Destroyed{Left: time.Duration(e.timeout) * time.Second, By: m.Header.PID}
+	if e.orig.proto == unix.IPPROTO_TCP {
+		d.Connection = e.connection()
+		return append(all, d)
+	}
+	for _, f := range e.flows() {
+		d.Flow = f
+		all = append(all, d)
+	}
+	return all
+}
+
+// flows returns what the entry translates.
+func (e *entry) flows() []calls.Flow {
+	all := e.lent()
+	if f, ok := e.flow(); ok {
+		all = append(all, f)
+	}
+	return all
+}
+
+// EventsOn reports whether the kernel reports what becomes of new entries, in the network
+// namespace of the calling thread (net.netfilter.nf_conntrack_events is not 0).
+func EventsOn() bool {
+	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_events")
+	return err == nil && strings.TrimSpace(string(b)) != "0"
+}
+
+// The places of what the filter reads, in bytes from the beginning of the message: struct
+// nlmsghdr of linux/netlink.h and struct nfgenmsg of linux/netfilter/nfnetlink.h.
+const (
+	offType       = 4
+	offPort       = 12
+	offFamily     = unix.NLMSG_HDRLEN
+	offAttributes = unix.NLMSG_HDRLEN + nfgenmsgLen
+)
+
+// The filter's answers: how much of the message is put into the buffer.
+var (
+	keep = bpf.RetConstant{Val: math.MaxUint32}
+	drop = bpf.RetConstant{Val: 0}
+)
+
+// eventFilter returns the program that the kernel runs for each event of the namespace, in
+// the softirq of whoever has brought it about. Those of everybody else's connections end
+// here: they wake nobody, and take no room in the buffer.
+func eventFilter(ports []uint16, own []*Conn) ([]bpf.RawInstruction, error) {
+	var p program
+	p.load(bpf.LoadAbsolute{Off: offType, Size: 2})
+	p.demand(bpf.JumpEqual, network16(uint16(msgDelete)))
+	p.load(bpf.LoadAbsolute{Off: offPort, Size: 4})
+	for _, c := range own {
+		p.demand(bpf.JumpNotEqual, network32(c.port()))
+	}
+	p.load(bpf.LoadAbsolute{Off: offFamily, Size: 1})
+	p.demand(bpf.JumpEqual, unix.AF_INET)
+	p.attribute(ctaTupleOrig)
+	p.nested(ctaTupleProto)
+	p.load(bpf.TAX{}, bpf.StoreScratch{Src: bpf.RegX})
+	p.nested(ctaProtoNum)
+	p.payload(1)
+
+	var gre program
+	gre.demand(bpf.JumpEqual, unix.IPPROTO_GRE)
+	gre.attribute(ctaStatus)
+	gre.payload(4)
+	gre.demand(bpf.JumpBitsSet, uint32(statusFixedTimeout|statusSeenReply)) // no strays: anybody makes these
+	gre.load(keep)
+	p.load(bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_TCP, SkipTrue: uint8(len(gre))})
+	p.load(gre...)
+
+	p.load(bpf.LoadScratch{Dst: bpf.RegA})
+	p.nested(ctaProtoDstPort)
+	p.payload(2)
+	for _, port := range unique(ports) {
+		p.load(bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(port), SkipTrue: 1}, keep)
+	}
+	p.load(drop)
+	return bpf.Assemble(p)
+}
+
+// program is a filter being written.
+type program []bpf.Instruction
+
+func (p *program) load(i ...bpf.Instruction) { *p = append(*p, i...) }
+
+// demand drops the message unless register A stands the test.
+func (p *program) demand(test bpf.JumpTest, v uint32) {
+	p.load(bpf.JumpIf{Cond: test, Val: v, SkipTrue: 1}, drop)
+}
+
+// attribute has A be the place of an attribute of the message, 0 if there is none.
+func (p *program) attribute(typ uint32) {
+	p.load(bpf.LoadConstant{Dst: bpf.RegA, Val: offAttributes}, bpf.LoadConstant{Dst: bpf.RegX, Val: typ},
+		bpf.LoadExtension{Num: bpf.ExtNetlinkAttr})
+}
+
+// nested has A, the place of an attribute, be that of one within.
+func (p *program) nested(typ uint32) {
+	p.load(bpf.LoadConstant{Dst: bpf.RegX, Val: typ}, bpf.LoadExtension{Num: bpf.ExtNetlinkAttrNested})
+}
+
+// payload has A, the place of an attribute, be its number of so many bytes.
+func (p *program) payload(size int) {
+	p.load(bpf.TAX{}, bpf.LoadIndirect{Off: unix.SizeofNlAttr, Size: size})
+}
+
+// A filter reads in the network's order what is written in the machine's.
+
+func network16(v uint16) uint32 {
+	return uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, v)))
+}
+
+func network32(v uint32) uint32 {
+	return binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, v))
+}
+
+// port returns the netlink port of the socket there is now.
+func (c *Conn) port() uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.socket.port()
+}
