@@ -1,6 +1,8 @@
 package alg
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"pptpalg/alg/calls"
@@ -20,6 +22,7 @@ type Comparison struct {
 	ed    *Editor
 	asked time.Duration
 	pass  uint32
+	some  []*dialogue // what it is about, if not about all
 
 	// How many connections each step still has to visit.
 	standing, missing, sweep, idle, records int
@@ -31,6 +34,47 @@ func (e *Editor) Compare(asked time.Time) *Comparison {
 	n := len(e.all)
 	return &Comparison{ed: e, asked: e.since(asked), pass: e.passes, standing: n, missing: n, sweep: n, idle: n, records: n}
 }
+
+// Look begins a comparison of some connections alone, known by their original tuples.
+func (e *Editor) Look(at []calls.Connection, asked time.Time) *Comparison {
+	c := e.Compare(asked)
+	for i := range at {
+		if d := c.record(&at[i]); d != nil && !d.over {
+			c.some = append(c.some, d)
+		}
+	}
+	slices.SortFunc(c.some, func(a, b *dialogue) int { return cmp.Compare(a.index, b.index) })
+	c.some = slices.Compact(c.some)
+	n := len(c.some)
+	c.standing, c.missing, c.sweep, c.idle, c.records = n, n, n, n, n
+	return c
+}
+
+// Doubted returns the connections of which a FIN or RST was seen that did not end them: of
+// these conntrack may tell more. Those seen since it was called last come with the next
+// call, for conntrack sees the segment after the editor.
+func (e *Editor) Doubted() (all []calls.Connection) {
+	for _, d := range e.doubted[0] {
+		if !d.over {
+			all = append(all, d.control.Connection())
+		}
+	}
+	for _, d := range e.doubted[1] {
+		d.doubted = false
+	}
+	e.doubted = [2][]*dialogue{e.doubted[1], nil}
+	return all
+}
+
+func (e *Editor) doubt(d *dialogue) {
+	if !d.doubted && !d.over {
+		d.doubted = true
+		e.doubted[1] = append(e.doubted[1], d)
+	}
+}
+
+// Len is how many connections the comparison is about at most.
+func (c *Comparison) Len() int { return c.standing }
 
 // Standing appends the living connections to known, and their calls to records. A caller
 // that queries conntrack for each of these needs it; one that lists the whole table does not.
@@ -91,6 +135,13 @@ func (d *dialogue) stands(pass uint32) {
 // or is newer than the audit.
 func (c *Comparison) walk(ahead *int, most int, visit func(*dialogue)) (more bool) {
 	for ; *ahead > 0 && most > 0; most-- {
+		if c.some != nil {
+			*ahead--
+			if d := c.some[*ahead]; d.index != removed {
+				visit(d)
+			}
+			continue
+		}
 		*ahead = min(*ahead, len(c.ed.all)) - 1
 		if *ahead >= 0 {
 			visit(c.ed.all[*ahead])

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -28,7 +29,10 @@ const eventBuffer = 256 << 10
 // namespace: those of TCP connections to certain ports, and those of GRE. It is safe for
 // one goroutine at a time, but for Close. See "Events" in the package's documentation for
 // what the kernel does not report.
-type Listener struct{ conn *netlink.Conn }
+type Listener struct {
+	conn  *netlink.Conn
+	close func() error
+}
 
 // Destroyed is an entry that has left the table.
 type Destroyed struct {
@@ -65,12 +69,12 @@ func Listen(ports []uint16, own ...*Conn) (*Listener, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen to conntrack events: %w%s", err, hint(err)), conn.Close())
 	}
-	return &Listener{conn}, nil
+	return &Listener{conn, sync.OnceValue(conn.Close)}, nil
 }
 
 // Close ends the Listener. A Next that waits returns an error.
 func (l *Listener) Close() error {
-	if err := l.conn.Close(); err != nil {
+	if err := l.close(); err != nil {
 		return fmt.Errorf("close netfilter netlink socket: %w", err)
 	}
 	return nil

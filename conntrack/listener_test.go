@@ -91,7 +91,7 @@ func TestDestroyedOthers(t *testing.T) {
 	for _, tt := range []struct{ name, insert, remove string }{
 		{"TCP to another port", insertFrom + "80", deleteFrom + "80"},
 		{"TCP from one of the ports", strings.Replace(insertFrom, "1024", "1723", 1) + "80", strings.Replace(deleteFrom, "1024", "1723", 1) + "80"},
-		{"TCP over IPv6", "conntrack -I -f ipv6 -p tcp --state ESTABLISHED -t 1000 -s 2001:db8::1 -d 2001:db8::2 --sport 1024 --dport 1723", "conntrack -D -f ipv6 -p tcp"},
+		{"TCP over IPv6", "conntrack -I -p tcp --state ESTABLISHED -t 1000 -s 2001:db8::1 -d 2001:db8::2 --sport 1024 --dport 1723", "conntrack -D -f ipv6 -s 2001:db8::1"},
 		{"UDP", "conntrack -I -p udp -t 1000 -s 10.0.0.2 -d 192.0.2.2 --sport 1024 --dport 1723", "conntrack -D -p udp"},
 		{"ICMP", "conntrack -I -p icmp -t 1000 -s 10.0.0.2 -d 192.0.2.2 --icmp-type 8 --icmp-code 0 --icmp-id 1723", "conntrack -D -p icmp"},
 		{"stray GRE", "conntrack -I -t 1000 " + aTunnel, "conntrack -D " + aTunnel},
@@ -208,7 +208,7 @@ func TestEventsOn(t *testing.T) {
 					t.Errorf("events are on: %v", got)
 				}
 			})
-			ns.run(t, "conntrack -D -f ipv4 -p gre --dstkey 777", "conntrack -D -p gre --dstkey 42")
+			ns.run(t, "conntrack -D -p gre")
 			heard := make(map[calls.Flow]bool)
 			for {
 				all, err := l.Next(time.Now().Add(time.Millisecond))

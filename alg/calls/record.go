@@ -104,10 +104,21 @@ func (c *Control) resumeLeg(call *Call, s Side, r LegRecord) {
 	}
 }
 
+// keyOf is how the table finds the leg of a flow.
+func keyOf(f Flow) legKey { return legKey{as4(f.Src), as4(f.Dst), f.Key, f.Zone} }
+
 // Has reports whether a call of the table needs the flow.
 func (t *Table) Has(f Flow) bool {
-	l := t.entering[legKey{as4(f.Src), as4(f.Dst), f.Key, f.Zone}]
+	l := t.entering[keyOf(f)]
 	return l != nil && l.flow().Unmarked() == f.Unmarked()
+}
+
+// Owner returns the connection whose call needs the flow.
+func (t *Table) Owner(f Flow) (Connection, bool) {
+	if !t.Has(f) {
+		return Connection{}, false
+	}
+	return t.entering[keyOf(f)].call.control.Connection(), true
 }
 
 // Records returns a copy of all calls of the connection, including those that are being

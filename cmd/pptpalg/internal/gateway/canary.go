@@ -24,9 +24,8 @@ var documentary1, documentary2 = netip.MustParseAddr("192.0.2.1"), netip.MustPar
 // by the reconciler.
 type flushes struct {
 	heir    bool // calls of an earlier daemon were taken up
-	kept    bool // this daemon has put a canary there
-	there   bool // it was there when this comparison began
-	emptied bool // it was not, and should have been
+	there   bool // the canary is there
+	emptied bool // it was not when this comparison began, and should have been
 }
 
 // watch looks for the canary before anything is listed.
@@ -36,20 +35,19 @@ func (g *Gateway) watch() (err error) {
 	}
 	f := &g.flushes
 	f.there, err = g.kernel.Has(canary)
-	f.emptied = err == nil && !f.there && (f.kept || f.heir)
+	f.emptied = err == nil && !f.there && f.heir
 	return err
 }
 
 // watched puts the canary back when what was flushed is revived, and not before: a daemon
 // that comes after a crash in between still knows of the flush.
 func (g *Gateway) watched() error {
-	if g.outlives() {
+	if g.outlives() || g.flushes.there {
 		return nil
 	}
-	if g.flushes.kept = true; g.flushes.there {
-		return nil
-	}
-	return g.putCanary(calls.Install)
+	err := g.putCanary(calls.Install)
+	g.flushes.there = err == nil
+	return err
 }
 
 func (g *Gateway) putCanary(kind calls.EventKind) error {

@@ -72,6 +72,7 @@ type Gateway struct {
 	kernel   kernelTable // for the packet loop
 	lister   lister      // for sweeps: a socket of its own, so that no packet waits for a dump
 	viewer   lister      // for those who ask the daemon: no sweep waits for them
+	listener listener    // for the reconciler
 	queues   []*queuing
 	path     datapath.Path
 	firewall rules.Firewall
@@ -81,16 +82,16 @@ type Gateway struct {
 	pulse    pulse
 	turn     turn                   // of the packet loop, which owns it
 	ready    atomic.Bool            // the daemon edits
-	lacking  atomic.Int64           // flows that the data path lacked at the last comparison
+	lacking  atomic.Int64           // flows that the data path lacked at the last comparison, or has refused since
+	wanted   atomic.Bool            // somebody has read the metrics since the last audit
 	beside   atomic.Pointer[Beside] // nil until Count
 
 	// Owned by the reconciler.
-	sweeper  sweeper
-	strays   strayWatch
-	orphans  orphans
-	homes    homes
-	flushes  flushes
-	compared int // how often
+	sweeper sweeper
+	strays  strayWatch
+	orphans orphans
+	homes   homes
+	flushes flushes
 
 	// order guards the store and the data path, and what follows. Who holds it may take mu,
 	// and not the other way round.
@@ -120,6 +121,11 @@ func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Gateway, er
 	}
 	d := newGateway(cfg, reg, log)
 	d.kernel, d.lister, d.viewer = conns[0], conns[1], conns[2]
+	l, err := conntrack.Listen(cfg.Ports, conns[:]...)
+	if err != nil {
+		return nil, errors.Join(err, closeAll(conns[:]))
+	}
+	d.listener = l
 	d.choosePath()
 	if err := errors.Join(d.openControl(), d.openGRE()); err != nil {
 		return nil, errors.Join(err, d.closeQueues(), d.closeKernel())
@@ -149,7 +155,7 @@ func (g *Gateway) Close() error {
 }
 
 func (g *Gateway) closeKernel() error {
-	return errors.Join(g.kernel.Close(), g.lister.Close(), g.viewer.Close())
+	return errors.Join(g.kernel.Close(), g.lister.Close(), g.viewer.Close(), g.listener.Close())
 }
 
 func closeAll(conns []*conntrack.Conn) error {
@@ -176,7 +182,7 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	}
 	g.adopt()
 	g.clearKernel()
-	g.compare()
+	g.audit()
 	g.renew()
 	g.rewrite() // what the comparison has deleted need not be looked for again
 	if err := g.load(ctx); err != nil {
@@ -269,7 +275,12 @@ func (g *Gateway) views() []calls.View {
 
 func (g *Gateway) calls() float64   { return g.read(func() int { return g.table.Calls() }) }
 func (g *Gateway) resting() float64 { return g.read(func() int { return g.table.RestingIDs() }) }
-func (g *Gateway) missing() float64 { return float64(g.lacking.Load()) }
+
+// missing is what every reader of the metrics asks for.
+func (g *Gateway) missing() float64 {
+	g.wanted.Store(true)
+	return float64(g.lacking.Load())
+}
 
 func (g *Gateway) evicted() float64 {
 	return g.read(func() int { return int(g.editor.Evicted()) })

@@ -49,6 +49,7 @@ const (
 	opCreate = "create"
 	opDelete = "delete"
 	opLeave  = "leave"
+	opListen = "listen"
 )
 
 // The kinds that pptpalg_reconcile_repairs_total tells apart.
@@ -152,7 +153,7 @@ func (m *metrics) fill() {
 	for _, kind := range []string{repairCreated, repairRevived} {
 		m.repairs.WithLabelValues(kind)
 	}
-	for _, op := range []string{opGet, opList, opCreate, opDelete, opLeave} {
+	for _, op := range []string{opGet, opList, opCreate, opDelete, opLeave, opListen} {
 		m.errors.WithLabelValues(op)
 	}
 	for _, queue := range []string{controlQueue, greQueue} {
@@ -241,9 +242,8 @@ func (m *metrics) tell(events []calls.Event) {
 	}
 }
 
-// show has the metrics tell of a comparison.
+// show has the metrics tell what calls have carried.
 func (m *metrics) show(t *history.Tally) {
 	m.grePackets.Add(float64(t.Grown.Packets))
 	m.greBytes.Add(float64(t.Grown.Bytes))
-	m.counted.Set(float64(t.Counted))
 }

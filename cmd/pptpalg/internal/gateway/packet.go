@@ -234,6 +234,7 @@ func (g *Gateway) translate(events []calls.Event) {
 func (g *Gateway) refused(events []calls.Event, errs map[int]error) {
 	for i, err := range errs {
 		if events[i].Kind == calls.Install {
+			g.lacking.Add(1)
 			g.conntrackFailed(opCreate, err)
 			continue
 		}

@@ -121,30 +121,51 @@ func (g *Gateway) compare() {
 		g.conntrackFailed(opList, err)
 		return
 	}
+	t := g.settleUp(c, have, asked)
+	g.metrics.counted.Set(float64(t.Counted))
+	g.lacking.Store(int64(len(t.Missing)))
+	g.endIdle(c, &t, time.Now())
+	g.repair(t.Missing)
+	g.bury(have)
+	g.shrink()
+}
+
+// lookAt is compare for a few connections, and for what time brings about.
+func (g *Gateway) lookAt(c *alg.Comparison) {
+	asked := time.Now()
+	g.pulse.sweep.begin(asked)
+	defer g.pulse.sweep.end()
+	have := make(datapath.Flows)
+	if c.Len() > 0 {
+		live, err := g.askFor(c, have)
+		if err != nil {
+			g.sweeper.lost = true // the audit tells of it
+			return
+		}
+		g.found(c, live)
+	}
+	t := g.settleUp(c, have, asked)
+	g.repair(t.Missing)
+	g.shrink()
+}
+
+// settleUp revives or ends the connections that the kernel does not have as they were, and
+// returns what it has of the flows of those that live on.
+func (g *Gateway) settleUp(c *alg.Comparison, have datapath.Flows, asked time.Time) history.Tally {
 	g.look(asked)
 	g.revive(c, have, asked)
 	if err := g.watched(); err != nil {
 		g.conntrackFailed(opCreate, err)
 	}
 	g.sweepAway(c)
-	all := g.records(c)
-	now := time.Now()
-	t := g.tally(all, have, now)
+	t := g.tally(g.records(c), have, time.Now())
 	g.metrics.show(&t)
-	g.endIdle(c, &t, now)
-	g.repair(t.Missing)
-	g.bury(have)
-	g.sweeper.sample(all, g.homes.away)
-	g.shrink()
+	return t
 }
 
 // askMost is how many entries are asked for one by one at most: beyond that, a list of
 // all that the kernel has costs less.
 const askMost = 2000
-
-// listEvery is how many comparisons go from one that lists all to the next. They meet
-// what is not on record: strays last for thirty seconds, and are seen once at least.
-const listEvery = 14
 
 // find begins a comparison with what the kernel has. It has the flows in have.
 func (g *Gateway) find(asked time.Time, have datapath.Flows) (*alg.Comparison, error) {
@@ -155,31 +176,49 @@ func (g *Gateway) find(asked time.Time, have datapath.Flows) (*alg.Comparison, e
 		return nil, err
 	}
 	live, err := g.inKernel(c, have)
+	g.found(c, live)
+	return c, err
+}
+
+func (g *Gateway) found(c *alg.Comparison, live []calls.Connection) {
 	for some := range slices.Chunk(live, slice) {
 		g.mu.Lock()
 		c.Found(some)
 		g.mu.Unlock()
 	}
-	return c, err
 }
 
 // inKernel returns the control connections that the kernel has, and has the flows of the
-// data path in have: all of them, or those on record.
+// data path in have: those on record if they are few, but now and then all. What is not on
+// record, as strays, is met then.
 func (g *Gateway) inKernel(c *alg.Comparison, have datapath.Flows) (live []calls.Connection, err error) {
-	g.compared++
-	connections, known, few := g.onRecord(c)
-	if few && g.compared%listEvery != 1 {
-		live, err = g.lister.StandingConnections(connections)
-		return live, errors.Join(err, g.snapshot(have, known))
+	now := time.Now()
+	if now.Sub(g.sweeper.listed) < auditInterval {
+		if live, err = g.askFor(c, have); !errors.Is(err, errMany) {
+			return live, err
+		}
 	}
 	live, err = g.lister.Connections(g.cfg.Ports)
 	strays, flowsErr := g.path.Snapshot(have, nil, firstStrays())
 	if err := errors.Join(err, flowsErr); err != nil {
 		return nil, err
 	}
-	g.metrics.strays.Set(float64(g.strays.take(strays, live, time.Now())))
-	g.watchOrphans(live, time.Now())
+	g.sweeper.listed = now
+	g.metrics.strays.Set(float64(g.strays.take(strays, live, now)))
+	g.watchOrphans(live, now)
 	return live, nil
+}
+
+var errMany = errors.New("too many entries to ask for")
+
+// askFor is inKernel for what is on record. The error is errMany if that is much.
+func (g *Gateway) askFor(c *alg.Comparison, have datapath.Flows) (live []calls.Connection, err error) {
+	connections, known, few := g.onRecord(c)
+	if !few {
+		return nil, errMany
+	}
+	live, err = g.lister.StandingConnections(connections)
+	return live, errors.Join(err, g.snapshot(have, known))
 }
 
 // onRecord returns the connections that live, and the flows of calls and those to be
@@ -254,7 +293,7 @@ func (g *Gateway) revive(c *alg.Comparison, have datapath.Flows, now time.Time) 
 		case fateRevives:
 			g.reviveOne(c, l)
 		case fateWaits:
-			g.settleLost(c.Keep, l)
+			g.keep(c, l)
 		}
 	}
 }
@@ -294,11 +333,17 @@ func (g *Gateway) reviveOne(c *alg.Comparison, l *alg.Lost) {
 		g.log.Debug("a lost control connection cannot be revived", "connection", l.Connection.Original, "err", err)
 	case err != nil:
 		g.conntrackFailed(opCreate, err)
-		g.settleLost(c.Keep, l)
+		g.keep(c, l)
 	default:
 		g.metrics.repairs.WithLabelValues(repairRevived).Inc()
 		g.settleLost(c.Revived, l)
 	}
+}
+
+// keep has a lost connection wait.
+func (g *Gateway) keep(c *alg.Comparison, l *alg.Lost) {
+	g.sweeper.waiting = append(g.sweeper.waiting, l.Connection)
+	g.settleLost(c.Keep, l)
 }
 
 func (g *Gateway) settleLost(say func(*alg.Lost), l *alg.Lost) {
@@ -341,7 +386,6 @@ func (g *Gateway) shrink() {
 // that no packet waits for long. One that a packet has just created is left as it is
 // by the kernel's adapter.
 func (g *Gateway) repair(missing []calls.Flow) {
-	g.lacking.Store(int64(len(missing)))
 	g.sweeper.repaired = g.sweeper.repaired || len(missing) > 0
 	g.change(calls.Install, g.path.Apply, missing, func(f calls.Flow) bool {
 		needed := g.table.Has(f)

@@ -82,7 +82,7 @@ func TestStraysAreCounted(t *testing.T) {
 	r := newRig(t, t.TempDir())
 	for _, tt := range tests {
 		r.kernel.strays = tt.strays
-		r.compared = 0 // so that it lists all
+		r.sweeper.listed = time.Time{} // so that it lists all
 		r.compare()
 		if flows := testutil.ToFloat64(r.metrics.strays); flows != tt.flows {
 			t.Errorf("%s: %v flows, want %v", tt.name, flows, tt.flows)

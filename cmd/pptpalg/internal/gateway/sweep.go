@@ -2,31 +2,57 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"os"
 	"time"
 
+	"pptpalg/alg"
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/conntrack"
 )
 
-// sweepInterval is how often the call table is compared with the kernel's, or, where
-// that takes long, some entries are looked at as a sample: within this time, and that
-// of a comparison, it is mended that somebody emptied the kernel's table.
-const sweepInterval = 2 * time.Second
-
-// The bounds of the time that comparing takes: it rests for so many times as long as it
-// worked. Who had to mend something comes back sooner.
+// The reconciler listens: when an entry of a call or of its connection leaves the kernel's
+// table, an event says so, and that connection is looked at. What no event tells is found by
+// an audit, which compares all that is on record.
 const (
-	quietShare  = 100
-	repairShare = 50
+	// auditInterval is the longest pause between audits while events come, unless they
+	// take long. A stray, of which no event tells, lasts for 30 seconds.
+	auditInterval = 28 * time.Second
+	// tick is how often the reconciler does what time alone brings about. Audits come so
+	// often where there are no events, and while something is left to be mended.
+	tick = 2 * time.Second
+	// gather is how long events are collected, counted from the first one.
+	gather = 5 * time.Millisecond
+	// lookMost is how many connections are looked at one by one. If they are more, there
+	// is an audit instead.
+	lookMost = 256
 )
 
-// samples is how many entries are looked at between comparisons.
-const samples = 8
+// The pauses between audits, as multiples of the time that one takes.
+const (
+	quietShare  = 500 // while events come and all is well
+	deafShare   = 100 // without events
+	repairShare = 50  // after something had to be mended
+	stormShare  = 2   // after events were lost
+)
 
-// sweeper is what comparisons keep from one to the next.
+// listener is what the reconciler needs of conntrack.Listener.
+type listener interface {
+	Next(until time.Time) ([]conntrack.Destroyed, error)
+	Close() error
+}
+
+// sweeper is what the reconciler keeps from one turn to the next.
 type sweeper struct {
-	repaired bool      // the last one found something to mend
-	watched  []watched // the sample
+	deaf     bool               // the kernel sends no events
+	lost     bool               // events were lost since the last audit
+	repaired bool               // the last audit, or a look since, found something to mend
+	waiting  []calls.Connection // lost ones that were kept, and not revived
+	ticked   time.Time          // when they were looked at last
+	ended    time.Time          // when the last audit ended
+	worked   time.Duration      // how long it took
+	listed   time.Time          // when all that the kernel has was listed last
 
 	// Memory that is used again, as far as release leaves it.
 	have    datapath.Flows
@@ -35,32 +61,135 @@ type sweeper struct {
 
 // sweep keeps the table in step with the kernel's until ctx is done.
 func (g *Gateway) sweep(ctx context.Context) error {
-	pause := time.NewTimer(sweepInterval)
-	defer pause.Stop()
-	var due time.Time
-	for {
-		select {
-		case <-ctx.Done():
+	stop := context.AfterFunc(ctx, func() { g.listener.Close() })
+	defer stop()
+	for ctx.Err() == nil {
+		gone, err := g.hear(time.Now().Add(min(tick, time.Until(g.due()))))
+		switch {
+		case ctx.Err() != nil:
 			return nil
-		case <-pause.C:
-			if !time.Now().Before(due) || !g.intact() {
-				due = g.sweepOnce()
-			}
-			pause.Reset(min(sweepInterval, time.Until(due)))
+		case err != nil:
+			g.conntrackFailed(opListen, err)
+			g.sweeper.lost = true
+			sleep(ctx, tick)
 		}
+		g.turnTo(gone)
+	}
+	return nil
+}
+
+// sleep waits, but not beyond ctx.
+func sleep(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	<-ctx.Done()
+}
+
+// hear waits for events until a time, and returns what has left the kernel's table. Events
+// that come together are returned together.
+func (g *Gateway) hear(until time.Time) (gone []conntrack.Destroyed, err error) {
+	for {
+		some, err := g.listener.Next(until)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return gone, nil
+		case errors.Is(err, conntrack.ErrLost):
+			g.sweeper.lost = true
+		case err != nil:
+			return gone, err
+		case len(some) == 0:
+			continue
+		}
+		if soon := time.Now().Add(gather); soon.Before(until) && len(gone) == 0 {
+			until = soon
+		}
+		gone = append(gone, some...)
 	}
 }
 
-// sweepOnce compares, and returns when the next comparison is due.
-func (g *Gateway) sweepOnce() (due time.Time) {
+// turnTo is one turn of the reconciler: an audit if one is due, else a look at the
+// connections of which something is gone.
+func (g *Gateway) turnTo(gone []conntrack.Destroyed) {
+	s := &g.sweeper
+	ticks := time.Since(s.ticked) >= tick
+	c := g.concerned(gone, ticks)
+	if c.Len() > lookMost {
+		s.lost = true
+	}
+	switch {
+	case !time.Now().Before(g.due()):
+		g.audit()
+	case s.lost: // the audit will come
+	case ticks || c.Len() > 0:
+		g.lookAt(c)
+	}
+}
+
+// concerned begins a comparison of the connections that need a look: those of which
+// something is gone, and in a tick those that wait and those that the editor doubts. An
+// entry that the daemon does not need, as of a call that has ended, concerns nobody.
+func (g *Gateway) concerned(gone []conntrack.Destroyed, ticks bool) *alg.Comparison {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var at []calls.Connection
+	s, now := &g.sweeper, time.Now()
+	if ticks {
+		at = append(s.waiting, g.editor.Doubted()...)
+		s.waiting, s.ticked = nil, now
+	}
+	for i := range gone {
+		d := &gone[i]
+		switch c, needed := g.table.Owner(d.Flow); {
+		case !d.IsFlow():
+			at = append(at, d.Connection)
+		case needed:
+			at = append(at, c)
+		case d.Flow == canary:
+			s.lost = true // somebody has emptied the table
+		}
+	}
+	return g.editor.Look(at, now)
+}
+
+// audit compares all that is on record.
+func (g *Gateway) audit() {
 	began := time.Now()
-	g.sweeper.repaired = false
+	s := &g.sweeper
+	s.deaf, s.lost, s.repaired, s.waiting = !conntrack.EventsOn(), false, false, nil
+	g.wanted.Store(false)
 	g.compare()
 	for _, q := range g.queues {
 		g.countDropped(q)
 	}
-	now := time.Now()
-	return now.Add(g.sweeper.rest(now.Sub(began)))
+	s.ended = time.Now()
+	s.worked = s.ended.Sub(began)
+}
+
+// due is when the next audit is. What is lacking is tried again soon, and who reads the
+// metrics or has calls end when they are idle gets fresh counts.
+func (g *Gateway) due() time.Time {
+	g.order.Lock()
+	doomed := len(g.doomed)
+	g.order.Unlock()
+	s := &g.sweeper
+	pressing := s.repaired || g.lacking.Load() > 0 || doomed > 0
+	wanted := g.idleTimeout() > 0 || g.wanted.Load()
+	return s.ended.Add(s.rest(pressing, wanted))
+}
+
+// rest is how long to wait after an audit.
+func (s *sweeper) rest(pressing, wanted bool) time.Duration {
+	switch {
+	case s.lost:
+		return stormShare * s.worked
+	case pressing:
+		return max(tick, repairShare*s.worked)
+	case s.deaf:
+		return max(tick, deafShare*s.worked)
+	case wanted:
+		return max(tick, quietShare*s.worked)
+	}
+	return max(auditInterval, quietShare*s.worked)
 }
 
 // release gives up memory that is large. It would lie about for longer than comparing takes,
@@ -71,65 +200,14 @@ func (s *sweeper) release() {
 	}
 }
 
-// rest is how long to wait after a comparison that took so long.
-func (s *sweeper) rest(worked time.Duration) time.Duration {
-	if s.repaired {
-		return max(sweepInterval, repairShare*worked)
-	}
-	return max(sweepInterval, quietShare*worked)
-}
-
-// watched is a call that is looked at between comparisons.
-type watched struct {
-	flow       calls.Flow
-	connection calls.Connection
-}
-
-// sample chooses what is looked at until the next comparison: calls from all over the table.
-// A flow to Call ID 0 may need no entry of its own, and a connection that waits has none.
-func (s *sweeper) sample(all []calls.Record, waits func(calls.Connection) bool) {
-	s.watched = s.watched[:0]
-	for i := range samples {
-		if i >= len(all) {
-			return
-		}
-		call := &all[i*len(all)/min(samples, len(all))]
-		for _, f := range call.Flows() {
-			if f.Key != 0 && !waits(call.Connection) {
-				s.watched = append(s.watched, watched{f, call.Connection})
-				break
-			}
-		}
-	}
-}
-
-// intact reports whether the entries of the sample are there that are still needed.
-func (g *Gateway) intact() bool {
-	if !g.outlives() && !g.present(canary) {
-		return false
-	}
-	for _, w := range g.sweeper.watched {
-		if g.needs(w.flow) && !g.stands(w) && g.needs(w.flow) {
-			return false
-		}
-	}
-	return true
-}
-
-// stands reports whether the kernel has the entries of a call, as far as it tells.
-func (g *Gateway) stands(w watched) bool {
-	there, err := g.lister.StandingConnections([]calls.Connection{w.connection})
-	return (len(there) > 0 || err != nil) && (!g.outlives() || g.present(w.flow))
+func (g *Gateway) needs(f calls.Flow) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.table.Has(f)
 }
 
 // present reports whether the kernel has an entry, as far as it tells.
 func (g *Gateway) present(f calls.Flow) bool {
 	there, err := g.kernel.Has(f)
 	return there || err != nil
-}
-
-func (g *Gateway) needs(f calls.Flow) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.table.Has(f)
 }
