@@ -49,6 +49,7 @@ type options struct {
 	randomIDs   bool
 	connections int
 	idle        time.Duration
+	events      bool
 	queueLen    int
 	queueBuffer int
 }
@@ -133,6 +134,7 @@ func (o *options) limitFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.table.Requests, "max-requests", def.Requests, "maximum number of call requests per second of one address")
 	f.IntVar(&o.connections, "max-connections", alg.DefaultConnections, "maximum number of control connections on record, half of them for one client; connections without calls give way to others")
 	f.DurationVar(&o.idle, "idle-timeout", 0, "end calls without GRE and control messages for this long, 0 for never; set net.netfilter.nf_conntrack_acct=1 before the calls are set up")
+	f.BoolVar(&o.events, "conntrack-events", true, "listen to conntrack's events, so that entries deleted by others are made again at once; without it, the table is compared every two seconds, and other connections cost the kernel less")
 	f.IntVar(&o.queueLen, "queue-length", nfqueue.DefaultMaxLen, "maximum number of packets that wait for a verdict in each queue; the kernel drops those beyond it, and TCP sends them again")
 	f.IntVar(&o.queueBuffer, "queue-buffer", nfqueue.DefaultReadBuffer, "receive buffer of each queue's socket, in bytes")
 	for name, value := range map[string]*int{
@@ -255,6 +257,6 @@ func (o *options) daemon() (gateway.Config, error) {
 	}
 	return gateway.Config{
 		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, ResetMark: loaded.ResetMark, LoadRules: o.rules == "load", DataPath: o.dataPath, Data: loaded.Data,
-		StateDir: o.stateDir, Version: buildVersion(), Table: table, Connections: o.connections, Idle: o.idle, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
+		Events: o.events, StateDir: o.stateDir, Version: buildVersion(), Table: table, Connections: o.connections, Idle: o.idle, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
 	}, nil
 }

@@ -30,6 +30,7 @@ const unloadTime = 15 * time.Second
 type Config struct {
 	Queue     uint16
 	Ports     []uint16 // TCP ports to which control connections are opened
+	Events    bool     // listen to conntrack's events
 	LoadRules bool     // load the firewall rules, and remove them in the end
 	DataPath  datapath.Name
 	Data      rules.Data   // the GRE queues, where packets visit the daemon
@@ -72,7 +73,7 @@ type Gateway struct {
 	kernel   kernelTable // for the packet loop
 	lister   lister      // for sweeps: a socket of its own, so that no packet waits for a dump
 	viewer   lister      // for those who ask the daemon: no sweep waits for them
-	listener listener    // for the reconciler
+	listener listener    // for the reconciler; nil if it does not listen
 	queues   []*queuing
 	path     datapath.Path
 	firewall rules.Firewall
@@ -121,11 +122,13 @@ func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Gateway, er
 	}
 	d := newGateway(cfg, reg, log)
 	d.kernel, d.lister, d.viewer = conns[0], conns[1], conns[2]
-	l, err := conntrack.Listen(cfg.Ports, conns[:]...)
-	if err != nil {
-		return nil, errors.Join(err, closeAll(conns[:]))
+	if cfg.Events {
+		l, err := conntrack.Listen(cfg.Ports, conns[:]...)
+		if err != nil {
+			return nil, errors.Join(err, closeAll(conns[:]))
+		}
+		d.listener = l
 	}
-	d.listener = l
 	d.choosePath()
 	if err := errors.Join(d.openControl(), d.openGRE()); err != nil {
 		return nil, errors.Join(err, d.closeQueues(), d.closeKernel())
@@ -155,7 +158,7 @@ func (g *Gateway) Close() error {
 }
 
 func (g *Gateway) closeKernel() error {
-	return errors.Join(g.kernel.Close(), g.lister.Close(), g.viewer.Close(), g.listener.Close())
+	return errors.Join(g.kernel.Close(), g.lister.Close(), g.viewer.Close(), g.deafen())
 }
 
 func closeAll(conns []*conntrack.Conn) error {

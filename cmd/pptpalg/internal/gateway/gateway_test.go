@@ -369,7 +369,7 @@ func TestFewAreAskedFor(t *testing.T) {
 	r.call()
 	for i := range 10 {
 		if i == 5 {
-			r.sweeper.listed = time.Now().Add(-auditInterval)
+			r.sweeper.listed = time.Now().Add(-listInterval)
 		}
 		lost := r.kernel.flows[0]
 		r.kernel.flows = slices.Clone(r.kernel.flows[1:])

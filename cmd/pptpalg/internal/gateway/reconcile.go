@@ -193,7 +193,7 @@ func (g *Gateway) found(c *alg.Comparison, live []calls.Connection) {
 // record, as strays, is met then.
 func (g *Gateway) inKernel(c *alg.Comparison, have datapath.Flows) (live []calls.Connection, err error) {
 	now := time.Now()
-	if now.Sub(g.sweeper.listed) < auditInterval {
+	if now.Sub(g.sweeper.listed) < listInterval {
 		if live, err = g.askFor(c, have); !errors.Is(err, errMany) {
 			return live, err
 		}

@@ -1,10 +1,15 @@
 package gateway
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"os/exec"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
@@ -52,20 +57,23 @@ func inNamespace(b *testing.B) (packets, lists *conntrack.Conn) {
 	return packets, lists
 }
 
-// BenchmarkSilent is a comparison with the kernel's table of a daemon whose calls are
-// silent: what it takes when there is nothing to do.
-func BenchmarkSilent(b *testing.B) {
-	const number = 10_000
+// silentGateway is a daemon whose calls are silent, with its entries in the kernel.
+func silentGateway(b *testing.B, number int) *Gateway {
 	packets, lists := inNamespace(b)
 	records := silentCalls(number)
 	cfg := Config{DataPath: datapath.Kernel, Ports: []uint16{1723}, StateDir: b.TempDir(), Table: calls.DefaultConfig(), Connections: 2 * number}
 	d := newGateway(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	d.kernel, d.lister, d.viewer = packets, lists, lists
+	l, err := conntrack.Listen(cfg.Ports, packets, lists)
+	if err != nil {
+		b.Fatal(err)
+	}
+	d.listener = l
 	d.choosePath()
 	if err := d.openStore(); err != nil {
 		b.Fatal(err)
 	}
-	defer d.store.Close()
+	b.Cleanup(func() { l.Close(); d.store.Close() })
 	for _, r := range records {
 		if err := packets.Revive(r.Connection); err != nil {
 			b.Fatal(err)
@@ -80,6 +88,12 @@ func BenchmarkSilent(b *testing.B) {
 	if d.lacking.Load() != 0 || d.table.Calls() != number {
 		b.Fatal(d.lacking.Load(), "flows are lacking;", d.table.Calls(), "calls")
 	}
+	return d
+}
+
+// BenchmarkSilent is an audit when there is nothing to do.
+func BenchmarkSilent(b *testing.B) {
+	d := silentGateway(b, 10_000)
 	b.ReportAllocs()
 	before := processTime(b)
 	for b.Loop() {
@@ -94,4 +108,88 @@ func processTime(b *testing.B) int64 {
 		b.Fatal(err)
 	}
 	return u.Utime.Nano() + u.Stime.Nano()
+}
+
+// reconcile runs the reconciler in the benchmark's network namespace.
+func (g *Gateway) reconcile(b *testing.B) {
+	ns, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	g.audit()
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		defer unix.Close(ns)
+		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+			done <- err
+			return
+		}
+		done <- g.sweep(ctx)
+	}()
+	b.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+	})
+}
+
+// BenchmarkMending is how long the calls of a large table lack what somebody else deletes.
+func BenchmarkMending(b *testing.B) {
+	const number = 10_000
+	d := silentGateway(b, number)
+	d.reconcile(b)
+	other, err := conntrack.Dial()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer other.Close()
+	wait := func(b *testing.B, pause time.Duration, mended func() bool) {
+		for !mended() {
+			if time.Sleep(pause); b.Elapsed() > time.Minute*time.Duration(b.N) {
+				b.Fatal("not mended")
+			}
+		}
+	}
+	records := silentCalls(number)
+	b.Run("one", func(b *testing.B) {
+		for i := range b.N {
+			f := records[i*37%number].Flows()[i%2]
+			if err := other.Delete(f); err != nil {
+				b.Fatal(err)
+			}
+			wait(b, 100*time.Microsecond, func() bool {
+				there, err := other.Has(f)
+				return there && err == nil
+			})
+		}
+		b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms/mended")
+	})
+	b.Run("all", func(b *testing.B) {
+		for range b.N {
+			if out, err := exec.Command("conntrack", "-F").CombinedOutput(); err != nil {
+				b.Fatal(err, string(out))
+			}
+			wait(b, 20*time.Millisecond, func() bool {
+				flows, err1 := other.Flows()
+				connections, err2 := other.Connections(d.cfg.Ports)
+				return errors.Join(err1, err2) == nil && len(flows) == 2*number && len(connections) == number
+			})
+		}
+		b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms/mended")
+	})
+}
+
+// BenchmarkIdle is what the reconciler takes of a processor while nothing happens.
+func BenchmarkIdle(b *testing.B) {
+	d := silentGateway(b, 10_000)
+	d.reconcile(b)
+	runtime.GC()
+	before, began := processTime(b), time.Now()
+	for range b.N {
+		time.Sleep(100 * time.Second)
+	}
+	b.ReportMetric(100*float64(processTime(b)-before)/float64(time.Since(began)), "%cpu")
 }

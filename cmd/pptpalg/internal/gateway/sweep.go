@@ -17,8 +17,10 @@ import (
 // an audit, which compares all that is on record.
 const (
 	// auditInterval is the longest pause between audits while events come, unless they
-	// take long. A stray, of which no event tells, lasts for 30 seconds.
+	// take long. A stray, of which no event tells, lasts for 30 seconds; so what is not on
+	// record is looked for by an audit that comes listInterval after the last such.
 	auditInterval = 28 * time.Second
+	listInterval  = 20 * time.Second
 	// tick is how often the reconciler does what time alone brings about. Audits come so
 	// often where there are no events, and while something is left to be mended.
 	tick = 2 * time.Second
@@ -61,10 +63,10 @@ type sweeper struct {
 
 // sweep keeps the table in step with the kernel's until ctx is done.
 func (g *Gateway) sweep(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { g.listener.Close() })
+	stop := context.AfterFunc(ctx, func() { g.deafen() })
 	defer stop()
 	for ctx.Err() == nil {
-		gone, err := g.hear(time.Now().Add(min(tick, time.Until(g.due()))))
+		gone, err := g.hear(ctx, time.Now().Add(min(tick, time.Until(g.due()))))
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -78,6 +80,14 @@ func (g *Gateway) sweep(ctx context.Context) error {
 	return nil
 }
 
+// deafen ends the listening.
+func (g *Gateway) deafen() error {
+	if g.listener == nil {
+		return nil
+	}
+	return g.listener.Close()
+}
+
 // sleep waits, but not beyond ctx.
 func sleep(ctx context.Context, d time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, d)
@@ -87,7 +97,11 @@ func sleep(ctx context.Context, d time.Duration) {
 
 // hear waits for events until a time, and returns what has left the kernel's table. Events
 // that come together are returned together.
-func (g *Gateway) hear(until time.Time) (gone []conntrack.Destroyed, err error) {
+func (g *Gateway) hear(ctx context.Context, until time.Time) (gone []conntrack.Destroyed, err error) {
+	if g.listener == nil {
+		sleep(ctx, time.Until(until))
+		return nil, nil
+	}
 	for {
 		some, err := g.listener.Next(until)
 		switch {
@@ -155,7 +169,7 @@ func (g *Gateway) concerned(gone []conntrack.Destroyed, ticks bool) *alg.Compari
 func (g *Gateway) audit() {
 	began := time.Now()
 	s := &g.sweeper
-	s.deaf, s.lost, s.repaired, s.waiting = !conntrack.EventsOn(), false, false, nil
+	s.deaf, s.lost, s.repaired, s.waiting = g.listener == nil || !conntrack.EventsOn(), false, false, nil
 	g.wanted.Store(false)
 	g.compare()
 	for _, q := range g.queues {

@@ -77,7 +77,7 @@ func TestHear(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			g := Gateway{listener: &tt.events}
-			got, err := g.hear(time.Now().Add(time.Minute))
+			got, err := g.hear(t.Context(), time.Now().Add(time.Minute))
 			if !slices.Equal(got, tt.want) || g.sweeper.lost != tt.lost || !errors.Is(err, tt.err) {
 				t.Errorf("%+v, lost: %v, %v", got, g.sweeper.lost, err)
 			}
