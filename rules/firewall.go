@@ -32,7 +32,17 @@ const (
 // standard output. Its error holds what the command wrote to standard error.
 type Runner func(ctx context.Context, stdin, name string, args ...string) (stdout string, err error)
 
-// Firewall loads and unloads the rules with iptables. The zero value is ready and
+// Backend puts rules in force, and takes them away.
+type Backend interface {
+	// Load puts the rules of a Config in force, in place of any rules of ours.
+	Load(context.Context, Config) (Outcome, error)
+	// Unload removes them.
+	Unload(context.Context) error
+	// Loaded reports whether they are there.
+	Loaded(context.Context) (bool, error)
+}
+
+// Firewall is the Backend that loads and unloads the rules with iptables. The zero value is ready and
 // uses the system's iptables. It holds no state and no lock: any number of
 // goroutines and processes may load and unload at once, the last one wins whole.
 type Firewall struct {

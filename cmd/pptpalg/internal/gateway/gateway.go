@@ -76,7 +76,7 @@ type Gateway struct {
 	listener listener    // for the reconciler; nil if it does not listen
 	queues   []*queuing
 	path     datapath.Path
-	firewall rules.Firewall
+	firewall rules.Backend
 	metrics  *metrics
 	events   *history.Store
 	ledger   *history.Ledger
@@ -143,7 +143,7 @@ func newGateway(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Gatewa
 	table := calls.New(cfg.Table)
 	events := history.NewStore(history.DefaultClients, history.DefaultPerClient)
 	d := &Gateway{
-		cfg: cfg, log: log, table: table, editor: alg.NewEditor(table, cfg.Connections),
+		cfg: cfg, log: log, table: table, firewall: new(rules.Firewall), editor: alg.NewEditor(table, cfg.Connections),
 		events: events, ledger: history.NewLedger(events), doomed: make(map[calls.Flow]struct{}),
 		sweeper: sweeper{have: make(datapath.Flows)}, homes: homes{list: interfaceAddrs},
 	}
