@@ -92,7 +92,7 @@ func (c *Comparison) Standing(most int, known []calls.Connection, records []call
 func (c *Comparison) Found(live []calls.Connection) {
 	for i := range live {
 		if d := c.record(&live[i]); d != nil {
-			d.shown(&live[i], c.pass)
+			d.shown(&live[i], c.pass, c.asked)
 		}
 	}
 }
@@ -108,7 +108,7 @@ func (c *Comparison) record(conn *calls.Connection) *dialogue {
 
 // shown records a conntrack entry with the connection's original tuple. With zones there
 // may be several.
-func (d *dialogue) shown(c *calls.Connection, pass uint32) {
+func (d *dialogue) shown(c *calls.Connection, pass uint32, asked time.Duration) {
 	if d.found != pass {
 		d.found, d.alive = pass, false
 	}
@@ -116,7 +116,12 @@ func (d *dialogue) shown(c *calls.Connection, pass uint32) {
 		return
 	}
 	believed := d.believes(c)
-	d.closing = c.Closing
+	switch {
+	case !c.Closing:
+		d.closing = 0
+	case d.closing == 0:
+		d.closing = asked
+	}
 	if !believed {
 		d.control.Dispute(c.Closing)
 		d.stands(pass)
@@ -181,8 +186,8 @@ func (c *Comparison) Missing(most int, w Witness, now time.Time) (lost []Lost, m
 		case !c.gone(d):
 			// The kernel does not delete a revived entry together with its address.
 			d.alive = d.alive && !(d.revived && w.Homeless(d.control.Connection()))
-		case d.closing && !d.carries(at, w, c.ed) || d.silent(at, w, c.ed):
-			d.closing = true
+		case d.closing > 0 && !d.carries(w, c.ed) || d.silent(at, w, c.ed):
+			d.closing = at
 		case d.control.Busy():
 			lost = append(lost, Lost{d.control.Connection(), d.control.Records(nil), d.unseen, d.missed})
 			d.missed = true
@@ -226,7 +231,7 @@ func (c *Comparison) Sweep(most int, now time.Time) (changes []calls.Event, more
 
 // ending is the cause for a connection that conntrack no longer has as it was.
 func (d *dialogue) ending() calls.Cause {
-	if d.closing || !d.control.Busy() {
+	if d.closing > 0 || !d.control.Busy() {
 		return calls.Expired
 	}
 	return calls.Lost

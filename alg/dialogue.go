@@ -15,11 +15,11 @@ type dialogue struct {
 	links   [rolls]neighbours // where it stands in the rolls
 	opened  time.Duration     // times are since Editor.start
 	heard   time.Duration     // when the last of its packets came
+	closing time.Duration     // since when conntrack says that it has ended, or it was found silent for long; 0 for neither
 	again   time.Duration     // when Leave may be said again, if it was said
 	index   int32             // in Editor.all
 	found   uint32            // the last audit that found its tuple in conntrack
 	alive   bool              // and found it as it is here, and not ended
-	closing bool              // its end is near: conntrack said so last, or it has long been silent
 	unseen  bool              // Restore took it up, and neither a segment nor an entry of it was seen since
 	missed  bool              // the last audit found no entry of it
 	revived bool              // its entry was created again

@@ -30,8 +30,9 @@ const (
 	halfSilentMost    = 2 * time.Minute
 )
 
-// flowing is how long ago a call's GRE may have been seen last and still counts as flowing.
-const flowing = 30 * time.Second
+// stopping is how long GRE may still flow after conntrack was first seen to have a
+// connection as closed, if that is true.
+const stopping = 2 * time.Second
 
 // ResetLost sets whether Outcome.Reset may be true: for a segment whose sender's address NAT
 // translates, on a connection whose calls ended with cause calls.Lost. The RST makes that
@@ -68,9 +69,9 @@ func near(a, b packet.Seq) bool { return max(a.Sub(b), b.Sub(a)) < 1<<16 }
 
 // carries reports whether a connection has not ended although conntrack had it as closed
 // before it lost the entry: no FIN fits its streams, and GRE flows.
-func (d *dialogue) carries(at time.Duration, w Witness, e *Editor) bool {
+func (d *dialogue) carries(w Witness, e *Editor) bool {
 	moved, counted := d.moved(w, e)
-	return counted && at-moved < flowing && !d.halves[0].fin && !d.halves[1].fin
+	return counted && moved > d.closing+stopping && !d.halves[0].fin && !d.halves[1].fin
 }
 
 // silent reports whether a connection and its calls' GRE have been silent for so long that
