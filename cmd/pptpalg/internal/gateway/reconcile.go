@@ -137,9 +137,10 @@ func (g *Gateway) lookAt(c *alg.Comparison) {
 	defer g.pulse.sweep.end()
 	have := make(datapath.Flows)
 	if c.Len() > 0 {
-		live, err := g.askFor(c, have)
-		if err != nil {
-			g.sweeper.lost = true // the audit tells of it
+		connections, known, few := g.onRecord(c)
+		live, err := g.askFor(connections, known, have)
+		if err != nil || !few {
+			g.sweeper.lost = true // an audit can do it, or tells why not
 			return
 		}
 		g.found(c, live)
@@ -192,31 +193,25 @@ func (g *Gateway) found(c *alg.Comparison, live []calls.Connection) {
 // data path in have: those on record if they are few, but now and then all. What is not on
 // record, as strays, is met then.
 func (g *Gateway) inKernel(c *alg.Comparison, have datapath.Flows) (live []calls.Connection, err error) {
-	now := time.Now()
-	if now.Sub(g.sweeper.listed) < listInterval {
-		if live, err = g.askFor(c, have); !errors.Is(err, errMany) {
-			return live, err
-		}
+	s, now := &g.sweeper, time.Now()
+	connections, known, few := g.onRecord(c)
+	s.extra = few && now.Sub(s.listed) >= listInterval
+	if few && !s.extra {
+		return g.askFor(connections, known, have)
 	}
 	live, err = g.lister.Connections(g.cfg.Ports)
 	strays, flowsErr := g.path.Snapshot(have, nil, firstStrays())
 	if err := errors.Join(err, flowsErr); err != nil {
 		return nil, err
 	}
-	g.sweeper.listed = now
+	s.listed = now
 	g.metrics.strays.Set(float64(g.strays.take(strays, live, now)))
 	g.watchOrphans(live, now)
 	return live, nil
 }
 
-var errMany = errors.New("too many entries to ask for")
-
-// askFor is inKernel for what is on record. The error is errMany if that is much.
-func (g *Gateway) askFor(c *alg.Comparison, have datapath.Flows) (live []calls.Connection, err error) {
-	connections, known, few := g.onRecord(c)
-	if !few {
-		return nil, errMany
-	}
+// askFor is inKernel for what is on record.
+func (g *Gateway) askFor(connections []calls.Connection, known []calls.Flow, have datapath.Flows) (live []calls.Connection, err error) {
 	live, err = g.lister.StandingConnections(connections)
 	return live, errors.Join(err, g.snapshot(have, known))
 }

@@ -53,7 +53,8 @@ type sweeper struct {
 	waiting  []calls.Connection // lost ones that were kept, and not revived
 	ticked   time.Time          // when they were looked at last
 	ended    time.Time          // when the last audit ended
-	worked   time.Duration      // how long it took
+	worked   time.Duration      // how long the last one took, but for an extra one
+	extra    bool               // it listed all that the kernel has, although what is on record is little
 	listed   time.Time          // when all that the kernel has was listed last
 
 	// Memory that is used again, as far as release leaves it.
@@ -176,7 +177,9 @@ func (g *Gateway) audit() {
 		g.countDropped(q)
 	}
 	s.ended = time.Now()
-	s.worked = s.ended.Sub(began)
+	if !s.extra {
+		s.worked = s.ended.Sub(began)
+	}
 }
 
 // due is when the next audit is. What is lacking is tried again soon, and who reads the
