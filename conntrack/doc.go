@@ -117,6 +117,6 @@
 //     goes; no time left an expiry.
 //   - With net.netfilter.nf_conntrack_events=2, the default, only entries are reported
 //     that were made while somebody listened; with 1, all; with 0, none.
-//   - A buffer that overflows is told once (ENOBUFS), behind what it holds. What comes later
+//   - A buffer that overflows is told once (ENOBUFS), before what it holds. What comes later
 //     is heard again.
 package conntrack

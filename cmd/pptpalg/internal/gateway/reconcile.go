@@ -151,16 +151,17 @@ func (g *Gateway) lookAt(c *alg.Comparison) {
 }
 
 // settleUp revives or ends the connections that the kernel does not have as they were, and
-// returns what it has of the flows of those that live on.
+// returns what it has of their flows. The flows come first: whether they have carried
+// something is part of what becomes of a connection.
 func (g *Gateway) settleUp(c *alg.Comparison, have datapath.Flows, asked time.Time) history.Tally {
+	t := g.tally(g.records(c), have, asked)
+	g.metrics.show(&t)
 	g.look(asked)
 	g.revive(c, have, asked)
 	if err := g.watched(); err != nil {
 		g.conntrackFailed(opCreate, err)
 	}
 	g.sweepAway(c)
-	t := g.tally(g.records(c), have, time.Now())
-	g.metrics.show(&t)
 	return t
 }
 
