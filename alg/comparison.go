@@ -35,11 +35,15 @@ func (e *Editor) Compare(asked time.Time) *Comparison {
 	return &Comparison{ed: e, asked: e.since(asked), pass: e.passes, standing: n, missing: n, sweep: n, idle: n, records: n}
 }
 
-// Look begins a comparison of some connections alone, known by their original tuples.
+// Look begins a comparison of some connections alone, known by their original tuples. One
+// whose entry was closed when it left conntrack's table is said to be Closing.
 func (e *Editor) Look(at []calls.Connection, asked time.Time) *Comparison {
 	c := e.Compare(asked)
 	for i := range at {
 		if d := c.record(&at[i]); d != nil && !d.over {
+			if d.closing == 0 && at[i].Closing && d.control.Same(at[i]) {
+				d.closing = c.asked
+			}
 			c.some = append(c.some, d)
 		}
 	}
@@ -73,7 +77,7 @@ func (e *Editor) doubt(d *dialogue) {
 	}
 }
 
-// Len is how many connections the comparison is about at most.
+// Len is how many connections a comparison that was just begun is about.
 func (c *Comparison) Len() int { return c.standing }
 
 // Standing appends the living connections to known, and their calls to records. A caller

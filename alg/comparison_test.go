@@ -9,6 +9,8 @@ import (
 	"pgregory.net/rapid"
 
 	"pptpalg/alg/calls"
+	"pptpalg/alg/packet"
+	"pptpalg/alg/pptp"
 )
 
 // TestCompare: a comparison in slices, with packets between them, ends the connections that
@@ -173,6 +175,69 @@ func TestOpenedMeanwhile(t *testing.T) {
 		w.ed.Sweep(nil, w.now.Add(after), w.now.Add(time.Second))
 		if w.table.Calls() != all {
 			t.Errorf("asked %v after it was opened: %d calls, want %d", after, w.table.Calls(), all)
+		}
+	}
+}
+
+// TestLook: it is about the connections that are asked for, and those of which a FIN or RST
+// was seen before the last but one time that it was asked for them.
+func TestLook(t *testing.T) {
+	r := newRig(t)
+	var all []*wire
+	for i := range 3 {
+		w := r.masqueraded(netip.AddrFrom4([4]byte{10, 0, 0, byte(10 + i)})).handshake()
+		w.outgoing(7, pptp.CallID(9+i))
+		all = append(all, w)
+	}
+	look := func(at ...calls.Connection) (records []calls.Record) {
+		c := r.ed.Look(append(at, r.ed.Doubted()...), r.now.Add(time.Second))
+		n := c.Len()
+		known, records, more := c.Standing(10, nil, nil)
+		if len(known) != n || more {
+			t.Errorf("%d of %d connections, more: %v", len(known), n, more)
+		}
+		return records
+	}
+	wants := func(name string, got []calls.Record, want ...*wire) {
+		t.Helper()
+		ok := len(got) == len(want)
+		for i := range got {
+			ok = ok && slices.ContainsFunc(want, func(w *wire) bool { return got[i].Connection.Same(w.conn) })
+		}
+		if !ok {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	strange := all[0].conn
+	strange.Original.Src = netip.AddrPortFrom(insideAddr, 9)
+	wants("nothing", look())
+	wants("a stranger's", look(strange))
+	wants("one, named twice", look(all[1].conn, all[1].conn), all[1])
+	all[2].segment(client, packet.RST, all[2].seq[client]+1000, nil)
+	wants("a RST that is not believed", look())
+	wants("a RST that is not believed, later", look(), all[2])
+	wants("a RST that is not believed, once more", look())
+	all[0].segment(client, packet.RST, all[0].seq[client], nil)
+	look()
+	wants("a RST that ends a connection", look(all[0].conn))
+}
+
+// TestLookAtTheGone: an entry that was closed when it went tells of an end, and another
+// one does not.
+func TestLookAtTheGone(t *testing.T) {
+	for _, closed := range []bool{true, false} {
+		w := newRig(t).masqueraded(insideAddr).handshake()
+		w.outgoing(7, 9)
+		gone := w.conn
+		gone.Closing = closed
+		w.now = w.now.Add(time.Second)
+		c := w.ed.Look([]calls.Connection{gone}, w.now)
+		if lost, _ := c.Missing(10, nobody, w.now); len(lost) == 0 != closed {
+			t.Errorf("closed: %v, lost: %+v", closed, lost)
+		}
+		if closed {
+			changes, _ := c.Sweep(10, w.now)
+			w.wantEnd(changes, calls.Expired)
 		}
 	}
 }

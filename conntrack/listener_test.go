@@ -51,11 +51,14 @@ func TestDestroyed(t *testing.T) {
 	other := control
 	other.Original.Dst = netip.AddrPortFrom(other.Original.Dst.Addr(), 1724)
 	other.Reply = other.Original.Reversed()
+	closed := control
+	closed.Closing, closed.Reset = true, true
 	for _, tt := range []struct {
 		name, insert, remove string
 		want                 []Destroyed
 	}{
 		{"control connection", insertFrom + "1723", deleteFrom + "1723", []Destroyed{{Connection: control}}},
+		{"closed", strings.Replace(insertFrom, "ESTABLISHED", "CLOSE", 1) + "1723", deleteFrom + "1723", []Destroyed{{Connection: closed}}},
 		{"its other port", insertFrom + "1724", deleteFrom + "1724", []Destroyed{{Connection: other}}},
 		{"mark and zone", insertFrom + "1723 -m 5 -w 7", deleteFrom + "1723 -w 7", []Destroyed{{Connection: marked}}},
 		{"table emptied", insertFrom + "1723", "conntrack -F", []Destroyed{{Connection: control}}},
