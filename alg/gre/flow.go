@@ -7,7 +7,7 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// packed is a calls.Flow as the table keeps it: 28 bytes, where that has 112.
+// packed is a calls.Flow as the table keeps it, in 28 bytes instead of 112.
 type packed struct {
 	src, dst, newSrc, newDst [4]byte
 	key, newKey              pptp.CallID
@@ -34,17 +34,17 @@ func (p packed) unpack() calls.Flow {
 	}
 }
 
-// same reports whether two differ in their mark at most.
+// same reports whether two flows are the same except for their mark.
 func (p packed) same(o packed) bool {
 	p.mark = o.mark
 	return p == o
 }
 
-// enters is what a packet of the flow says when it comes, and leaves when it goes.
+// enters is the key of a packet of the flow when it comes, and leaves its key when it goes.
 func (p packed) enters() key { return keyFrom(p.src, p.dst, p.key) }
 func (p packed) leaves() key { return keyFrom(p.newSrc, p.newDst, p.newKey) }
 
-// inside is what it says between Enter and Leave.
+// inside is its key between Enter and Leave.
 func (s *state) inside() key { return keyFrom(s.flow.src, s.flow.newDst, s.via) }
 
 // sourced reports whether the flow's source is translated.

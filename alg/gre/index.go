@@ -8,8 +8,9 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// index finds flows by what a packet says. Any number of goroutines may call find while
-// one changes it. Reading takes no lock: it sees what was put from when put has returned.
+// index finds flows by a packet's key. Any number of goroutines may call find while one
+// goroutine changes the index. find takes no lock, and sees what was put once put has
+// returned.
 //
 //	buckets ─► entry ─► entry ─► nil          an entry's next alone ever changes
 //	              │        │
@@ -25,7 +26,7 @@ type index struct {
 // bucket is a list of entries whose keys hash alike.
 type bucket = atomic.Pointer[entry]
 
-// key is what a packet tells of its flow.
+// key is the part of a packet that identifies its flow.
 type key struct {
 	addresses uint64 // source in the high half
 	id        pptp.CallID
@@ -60,7 +61,7 @@ func (x *index) find(k key) *state {
 	return nil
 }
 
-// put has k lead to s, in place of what it led to.
+// put maps k to s, replacing what it was mapped to.
 func (x *index) put(k key, s *state) {
 	at := x.place(k)
 	old := at.Load()
@@ -73,19 +74,19 @@ func (x *index) put(k key, s *state) {
 	at.Store(e)
 }
 
-// remove has k lead to nothing, if it leads to s.
+// remove removes k if it is mapped to s.
 func (x *index) remove(k key, s *state) {
 	at := x.place(k)
 	e := at.Load()
 	if e == nil || e.state != s {
 		return
 	}
-	at.Store(e.next.Load()) // who reads e goes on to the same next
+	at.Store(e.next.Load()) // a reader of e goes on to the same next
 	x.n.Add(-1)
 }
 
 // bucket returns where k belongs: the product's halves folded, with a secret in each
-// factor, so that nobody can choose addresses and Call IDs that meet in one list.
+// factor, so that nobody can choose addresses and Call IDs that fall into one list.
 func (x *index) bucket(buckets []bucket, k key) *bucket {
 	high, low := bits.Mul64(k.addresses^x.secret[0], uint64(k.id)^x.secret[1])
 	return &buckets[(high^low)&uint64(len(buckets)-1)]

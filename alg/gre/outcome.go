@@ -2,14 +2,14 @@ package gre
 
 import "fmt"
 
-// Verdict is what is to become of a packet. The zero value lets it go as it came.
+// Verdict is what happens to a packet. The zero value releases it unchanged.
 type Verdict uint8
 
 // The verdicts.
 const (
-	Pass   Verdict = iota // no flow's; let go as it came
-	Keep                  // a flow's, and already as it is to leave
-	Edited                // a flow's, let go with the bytes that were edited in place
+	Pass   Verdict = iota // not of a flow; released unchanged
+	Keep                  // of a flow, and already as it must leave
+	Edited                // of a flow, released with the bytes that were edited in place
 
 	verdicts
 )
@@ -57,10 +57,10 @@ func (r Reason) String() string {
 	return fmt.Sprintf("unknown(%d)", uint8(r))
 }
 
-// Outcome is what Enter makes of one packet.
+// Outcome is Enter's result for one packet.
 type Outcome struct {
 	Verdict Verdict
 	Reason  Reason
-	Mark    uint32 // of the packet's flow: what the connection that it belongs to has
+	Mark    uint32 // of the packet's flow: the mark of its control connection
 	Sourced bool   // the packet's source will be translated as it leaves
 }

@@ -7,12 +7,12 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// Enter translates the IPv4 packet in b as it comes, in place, and counts it. Of a flow's
-// packet the destination and Call ID change; of an error about one, the destination, and
-// all of what it quotes that was translated. Checksums are moved by the difference (RFC
-// 1624), so they are right after if they were before. Nothing else ever changes.
+// Enter translates the incoming IPv4 packet in b, in place, and counts it. In a flow's
+// packet the destination and Call ID change; in an error about one, the destination and
+// everything translated that it quotes. Checksums change by the difference (RFC 1624), so
+// they are right afterwards if they were right before. Nothing else ever changes.
 //
-// Bytes must be the whole packet; what is not, passes.
+// b must be the whole packet; anything else passes unchanged.
 func (t *Table) Enter(b []byte) Outcome {
 	o := t.enter(b)
 	t.counts[o.Reason].Add(1)
@@ -56,9 +56,9 @@ func (s *state) enter(p packet.IPv4, h packet.GRE) Outcome {
 	return out
 }
 
-// enterError has an error go to who sent the packet that it is about, in the terms of that
-// one. Errors come from where the packet had left already, or, from the gateway itself,
-// before it had.
+// enterError sends an error to the sender of the packet that it is about, and makes it
+// quote what that sender sent. Errors come from beyond the gateway, about the packet after
+// Leave, or from the gateway itself, about the packet before Leave.
 func (t *Table) enterError(p packet.IPv4) Outcome {
 	q, id, ok := quotedGRE(p)
 	if !ok || q.Src() != p.Dst() {
@@ -85,9 +85,9 @@ func (t *Table) enterError(p packet.IPv4) Outcome {
 	return out
 }
 
-// Leave translates a packet that Enter has let in, in place, once it is known where it
-// goes: its source. Before that the source must stay as it was: to routing, one of the
-// gateway's own addresses that comes from a network is forged.
+// Leave translates the source of a packet that has passed Enter, in place, once its route
+// is known. Before that the source must stay unchanged: for routing, a packet from a
+// network with one of the gateway's own addresses as its source is forged.
 func (t *Table) Leave(b []byte) Verdict {
 	p, err := packet.ParseIPv4(b)
 	switch {
@@ -118,8 +118,8 @@ func (s *state) leave(p packet.IPv4, h packet.GRE) Verdict {
 	return Edited
 }
 
-// leaveError has an error about a packet come from where that was sent to, if this is
-// translated: to its receiver nobody else is there.
+// leaveError makes an error about a packet come from the address to which the packet was
+// sent, if that is translated: the error's receiver knows no other.
 func (t *Table) leaveError(p packet.IPv4) Verdict {
 	q, id, ok := quotedGRE(p)
 	if !ok {
@@ -136,7 +136,7 @@ func (t *Table) leaveError(p packet.IPv4) Verdict {
 	return Edited
 }
 
-// quotedGRE returns what an ICMP error quotes, if that is PPTP's GRE.
+// quotedGRE returns the packet that an ICMP error quotes, if that is PPTP's GRE.
 func quotedGRE(p packet.IPv4) (packet.Quote, pptp.CallID, bool) {
 	q, err := packet.ParseQuote(p.Payload())
 	if err != nil || q.Protocol() != packet.ProtocolGRE {
@@ -146,7 +146,7 @@ func quotedGRE(p packet.IPv4) (packet.Quote, pptp.CallID, bool) {
 	return q, id, err == nil
 }
 
-// reasonOf tells other kinds of GRE from PPTP's that is broken.
+// reasonOf distinguishes other kinds of GRE from malformed PPTP GRE.
 func reasonOf(err error) Reason {
 	switch err {
 	case packet.ErrVersion, packet.ErrNotPPP, packet.ErrFlags:

@@ -13,14 +13,14 @@ import (
 )
 
 // Table is the flows by which packets are rewritten. Any number of goroutines may call
-// Enter and Leave, and read; Install and Remove are for one goroutine at a time, which may
-// be one beside them.
+// Enter and Leave, and read; only one goroutine at a time may call Install and Remove, also
+// at the same time as the others.
 //
-// It has no cap of its own: its flows are those of the call table, which has one.
+// It has no limit of its own: its flows are those of the call table, which has one.
 type Table struct {
-	entering index // by what a packet says that comes
-	inside   index // by what it says between Enter and Leave
-	left     index // by what it says once it has left
+	entering index // by a packet's key when it comes
+	inside   index // by its key between Enter and Leave
+	left     index // by its key once it has left
 	fading   []faded
 	counts   [reasons]counter
 }
@@ -30,10 +30,10 @@ type state struct {
 	packets, bytes atomic.Uint64
 	flow           packed
 	via            pptp.CallID // the Call ID between Enter and Leave
-	over           bool        // removed; owned by who changes the table
+	over           bool        // removed; owned by the goroutine that changes the table
 }
 
-// faded is a flow that was removed, and still takes the packets out that it has let in.
+// faded is a removed flow, by which packets that have entered still leave.
 type faded struct {
 	*state
 	at time.Time
@@ -73,11 +73,11 @@ func NewTable() *Table {
 
 var errNotIPv4 = errors.New("an address is not IPv4")
 
-// Install has packets of f translated from now on, in place of a flow that enters alike.
-// The same flow, but for its mark, keeps its traffic.
+// Install translates packets of f from now on, and replaces a flow that enters alike. If
+// that is the same flow with another mark, it keeps its traffic.
 //
-// A queued packet does not tell its conntrack zone: of flows that differ in nothing else
-// the last is in force.
+// A queued packet does not tell its conntrack zone: of flows that differ only in the zone,
+// the last one is in force.
 func (t *Table) Install(f calls.Flow, now time.Time) error {
 	t.forget(now)
 	p, ok := pack(f)
@@ -89,7 +89,7 @@ func (t *Table) Install(f calls.Flow, now time.Time) error {
 		return nil
 	}
 	s := &state{flow: p, via: t.transit(p)}
-	t.inside.put(s.inside(), s) // what Enter lets in finds its way out
+	t.inside.put(s.inside(), s) // what has entered can leave
 	t.left.put(p.leaves(), s)
 	t.entering.put(p.enters(), s)
 	if old != nil {
@@ -99,30 +99,30 @@ func (t *Table) Install(f calls.Flow, now time.Time) error {
 }
 
 // transit chooses the Call ID that a packet has between Enter and Leave. It is the
-// receiver's own where that is free. Flows from one source to one receiver may end
-// alike, where either end has several public addresses or uses an ID twice; but they come
-// with different IDs, so a search that begins there is short.
+// receiver's own ID if that is free. Flows from one source to one receiver may leave alike,
+// if an end has several public addresses or uses an ID twice. But they enter with different
+// IDs, so a search that begins there is short.
 func (t *Table) transit(p packed) pptp.CallID {
 	if t.free(p, p.newKey) {
 		return p.newKey
 	}
 	id := p.key
 	for n := 0; n < 1<<16 && !t.free(p, id); n++ {
-		id = id*25173 + 13849 // visits every ID once, far from its neighbours
+		id = id*25173 + 13849 // visits every ID once, and jumps far
 	}
 	return id
 }
 
-// free reports whether no other flow has the Call ID there, or only a removed one whose
-// packets left as p's do.
+// free reports whether no other flow has the Call ID between Enter and Leave, or only a
+// removed flow whose packets leave as p's do.
 func (t *Table) free(p packed, id pptp.CallID) bool {
 	s := t.inside.find(keyFrom(p.src, p.newDst, id))
 	return s == nil || s.over && s.flow.leaves() == p.leaves()
 }
 
-// Remove has packets of f translated no longer, but for those that have been let in, and
-// returns what it carried. It reports false, and does nothing, if f is not in force: it may
-// have been replaced.
+// Remove ends the translation of packets of f, except those that have entered, and returns
+// what f carried. It reports false, and does nothing, if f is not in force: it may have
+// been replaced.
 func (t *Table) Remove(f calls.Flow, now time.Time) (Traffic, bool) {
 	t.forget(now)
 	p, ok := pack(f)
@@ -138,15 +138,15 @@ func (t *Table) Remove(f calls.Flow, now time.Time) (Traffic, bool) {
 	return s.traffic(), true
 }
 
-// retire keeps a flow for what is on its way out.
+// retire keeps a flow for packets that have entered and not left.
 func (t *Table) retire(s *state, now time.Time) {
 	s.over = true
 	t.left.remove(s.flow.leaves(), s)
 	t.fading = append(t.fading, faded{s, now})
 }
 
-// forget gives up flows that were removed long enough ago: two for each change, so that
-// nobody waits for many.
+// forget drops flows that were removed long enough ago: two for each change, so that no
+// change takes long.
 func (t *Table) forget(now time.Time) {
 	for range 2 {
 		if len(t.fading) == 0 || now.Sub(t.fading[0].at) < lingering {
@@ -162,8 +162,8 @@ func (t *Table) forget(now time.Time) {
 // Len returns the number of flows.
 func (t *Table) Len() int { return int(t.entering.n.Load()) }
 
-// All returns the flows and their traffic, in no order. Those installed or removed
-// meanwhile may be among them or not.
+// All returns the flows and their traffic, in no order. It may or may not include flows
+// that are installed or removed meanwhile.
 func (t *Table) All() iter.Seq2[calls.Flow, Traffic] {
 	return func(yield func(calls.Flow, Traffic) bool) {
 		buckets := *t.entering.buckets.Load()
@@ -177,7 +177,7 @@ func (t *Table) All() iter.Seq2[calls.Flow, Traffic] {
 	}
 }
 
-// Count returns how many packets had an outcome for this reason.
+// Count returns how many packets had an outcome with this reason.
 func (t *Table) Count(r Reason) uint64 {
 	if r >= reasons {
 		return 0

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What go-nfqueue's callbacks answer.
+// What go-nfqueue's callbacks return.
 const (
 	goOn = 0
 	end  = 1
@@ -27,17 +27,17 @@ const maxPacketLen = 0xffff
 // the kernel compares modulo 2^32 (nfq_id_after).
 const allIDs = 1 << 30
 
-// bind has go-nfqueue bind and configure the queue, and takes over its socket, and the
+// bind lets go-nfqueue bind and configure the queue, and takes over its socket and the
 // goroutine in which it would receive:
 //
 //	go-nfqueue   bind, configure ── Receive ─┐ fails
 //	lane                          deadline ──┘ receiveFailed: serve ── end ── close, which unbinds
 //
-// Where firewall rules stand already, after a crash say, packets come while the
-// queue is set up. None comes cut: until the copy mode is set, in one step with the
-// copy length, the kernel drops them. From then on go-nfqueue, with one more
-// setting to go, would take a packet for the kernel's answer and fail, and later
-// receive it itself; so packets are kept from the socket until admit.
+// If firewall rules are loaded already, for example after a crash, packets come while the
+// queue is set up. None comes cut: until the copy mode is set, in one step with the copy
+// length, the kernel drops them. From then on go-nfqueue, which has one more setting to
+// make, would take a packet for the kernel's answer and fail, and later receive packets
+// itself. So a filter keeps packets from the socket until admit.
 func (l *lane) bind() (err error) {
 	l.nf, err = nfq.Open(&nfq.Config{
 		NfQueue:      l.cfg.Queue,
@@ -70,11 +70,10 @@ func (l *lane) register() error {
 
 // setOptions sizes the socket's buffer and says how it tells of trouble.
 //
-// NoENOBUFS: without it a socket whose buffer is full takes no more messages until
-// it has been read empty (NETLINK_S_CONGESTED in netlink_attachskb), which turns one
-// packet too many into a burst of lost ones. What is lost is read from the socket
-// instead. CapAcknowledge: a refused verdict comes back without its packet; a kernel
-// before 4.3 does not know it.
+// NoENOBUFS: without it a socket whose buffer is full takes no more messages until it has
+// been read empty (NETLINK_S_CONGESTED in netlink_attachskb), so that one packet too many
+// loses many. The number of lost packets is read from the socket instead. CapAcknowledge: a
+// refused verdict comes back without its packet; a kernel before 4.3 does not know it.
 func (l *lane) setOptions() (err error) {
 	if err := l.conn.SetReadBuffer(l.cfg.ReadBuffer); err != nil {
 		return fmt.Errorf("set receive buffer to %d bytes: %w", l.cfg.ReadBuffer, err)
@@ -104,21 +103,21 @@ func (l *lane) copySocket() error {
 	return errors.Join(err, failed)
 }
 
-// received is go-nfqueue's callback for a message. The filter lets none come but an
-// answer, which says nothing.
+// received is go-nfqueue's callback for a message. The filter lets only answers come, which
+// say nothing.
 func received(nfq.Attribute) int { return goOn }
 
-// receiveFailed is go-nfqueue's callback for a receive that failed: woken by bind, or
-// for an error that serve will meet as well.
+// receiveFailed is go-nfqueue's callback for a receive that failed: bind woke it, or there
+// is an error that serve will meet as well.
 func (l *lane) receiveFailed(error) int {
 	l.serve()
 	return end
 }
 
-// admit lets packets come, and drops those from before, for TCP to send again. The
-// drop comes last: a packet that no one was told of would hold its place, and its
-// sender's buffer, for good. A packet that slips in between is handled like any
-// other, and its verdict refused.
+// admit lets packets come, and drops earlier ones; TCP sends them again. The drop comes
+// last: a packet that was never received would keep its place, and its sender's buffer, for
+// ever. A packet that comes in between is handled like any other, and its verdict is
+// refused.
 func (l *lane) admit() error {
 	if err := l.conn.RemoveBPF(); err != nil {
 		return fmt.Errorf("remove socket filter: %w", err)
@@ -129,10 +128,10 @@ func (l *lane) admit() error {
 	return l.leavePoller()
 }
 
-// leavePoller takes the socket away from Go's poller, which go-nfqueue had put it into.
-// The poller would be woken for each packet that comes while none is waited for, and
-// then wake a thread to see that there is nothing to do: half of what a packet costs
-// where they come one by one.
+// leavePoller takes the socket out of Go's poller, into which go-nfqueue has put it. The
+// poller would wake up for each packet that comes while nothing waits for one, and then
+// wake a thread that finds nothing to do. That is half of a packet's cost when packets come
+// one by one.
 func (l *lane) leavePoller() error {
 	if err := l.conn.Close(); err != nil {
 		return fmt.Errorf("take over socket: %w", err)
@@ -143,9 +142,9 @@ func (l *lane) leavePoller() error {
 	return nil
 }
 
-// wake ends a receive that waits, by a message that means nothing and wants an answer.
-// The answer ends the next receive if none waits now. Where it finds no room in the
-// socket's buffer, a receive has more to do than to wait.
+// wake ends a receive that waits, by a message that means nothing and asks for an answer.
+// If no receive waits now, the answer ends the next one. If the answer finds no room in the
+// socket's buffer, a receive has packets and does not wait.
 func (l *lane) wake() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,8 +12,8 @@ import (
 type TakenError struct {
 	Queue   uint16
 	PortID  uint32 // the netlink port of that socket
-	PID     int    // the process that has it, 0 if it cannot be found
-	Command string // that process's name, "" if it cannot be found
+	PID     int    // the process that has it, 0 if not found
+	Command string // that process's name, "" if not found
 	Err     error  // what the kernel answered
 }
 
@@ -27,7 +27,7 @@ func (e *TakenError) Error() string {
 
 func (e *TakenError) Unwrap() error { return e.Err }
 
-// explain adds to what the kernel answered the likely cause and the next step.
+// explain adds the likely cause and the next step to the kernel's answer.
 func explain(queue uint16, err error) error {
 	switch {
 	case errors.Is(err, unix.EPERM):
@@ -42,9 +42,9 @@ func explain(queue uint16, err error) error {
 	return fmt.Errorf("bind queue %d: %w: see the kernel log", queue, err)
 }
 
-// explainPermission tells the two causes of EPERM apart: a queue that another
-// socket has (nfqnl_recv_config), and a caller without the capability
-// (nfnetlink_rcv), who as a rule cannot read the kernel's table either.
+// explainPermission tells the two causes of EPERM apart: another socket has the queue
+// (nfqnl_recv_config), or the caller lacks the capability (nfnetlink_rcv) and usually
+// cannot read the kernel's table either.
 func explainPermission(queue uint16, err error) error {
 	row, readErr := readRow(queue)
 	if readErr == nil {

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// Defaults of Config. The kernel's own limit of 1024 packets is one burst of a
-// fast link; 4096, at 100 µs for each, are less than half a second of delay. The
-// kernel doubles the buffer it is asked for, so 4 MiB hold 4096 packets of 2 KiB
-// with their overhead: neither limit makes the other pointless. A batch of 1 makes a
-// packet cost 40 % more than one of 16; larger ones save nothing.
+// Defaults of Config. The kernel's own limit of 1024 packets is one burst of a fast link;
+// 4096, at 100 µs for each, are less than half a second of delay. The kernel doubles the
+// requested buffer, so 4 MiB hold 4096 packets of 2 KiB with their overhead: neither limit
+// makes the other pointless. With batches of 1 a packet costs 40 % more than with batches
+// of 16; larger batches save nothing.
 const (
 	DefaultMaxLen     = 4096
 	DefaultReadBuffer = 4 << 20
@@ -22,37 +22,37 @@ const maxBatch = 1024
 // drainLimit bounds the time that stopping takes if packets keep coming.
 const drainLimit = time.Second
 
-// Config says which queues to take and whom to tell. Queue is the first of the queues;
-// MaxLen, ReadBuffer and Batch are each queue's.
+// Config says which queues to bind and which functions to call. Queue is the first of the
+// queues; MaxLen, ReadBuffer and Batch apply to each queue.
 //
-// The functions are called by the goroutine that receives, with several queues by
-// several goroutines at a time: packets wait as long as they take, and none but Settle
-// and Released may panic. Each may be nil.
+// The receiving goroutine calls the functions; with several queues, several goroutines call
+// them at a time. Packets wait while they run, and only Settle and Released may panic. Each
+// may be nil.
 type Config struct {
 	Queue      uint16 // queue number, as the firewall rule says it
 	Queues     int    // how many queues, numbered on from Queue; 0 is 1
 	MaxLen     uint32 // packets the kernel holds for a verdict; 0 is DefaultMaxLen
 	ReadBuffer int    // socket receive buffer, bytes; 0 is DefaultReadBuffer
-	// Batch is how many packets one receive takes at most, 1 to 1024; 0 is
-	// DefaultBatch. None is waited for: a receive takes what there is.
+	// Batch is the maximum number of packets in one receive, 1 to 1024; 0 is DefaultBatch.
+	// A receive takes what there is, and does not wait for more.
 	Batch int
 
-	// Settle is called once for each receive that had packets, after the handler
-	// has decided on them and before any of them gets its verdict: the place to
-	// carry out, for all at once, what has to be done before they go on. If it
-	// panics, they go on as the handler decided.
+	// Settle is called once for each receive that had packets, after the handler has
+	// decided on them and before any of them gets its verdict. It carries out, for all at
+	// once, what has to be done before they are released. If it panics, they get the
+	// verdicts that the handler decided.
 	Settle func()
-	// Released is called when these packets have got their verdicts, if Settle did not
-	// panic: the place for what can wait until they are on their way.
+	// Released is called once these packets have their verdicts, if Settle did not panic. It
+	// is for work that can wait until the packets are released.
 	Released func()
-	// Panicked is told of a panic in the handler or in Settle, after the packets
-	// got their verdict.
+	// Panicked is called after a panic in the handler or in Settle, once the packets have
+	// their verdicts.
 	Panicked func(value any, stack []byte)
-	// Overrun is told that the socket's buffer was full: the kernel dropped at
-	// least one packet. Stats has the number.
+	// Overrun is called if the socket's buffer was full: the kernel dropped at least one
+	// packet. Stats has the number.
 	Overrun func()
-	// Failed is told of an error that the queue survived: one receive that failed,
-	// or one packet that got no verdict or not the one it was meant to.
+	// Failed is called for an error that the queue survived: a receive that failed, or a
+	// packet that got no verdict or another one than decided.
 	Failed func(error)
 }
 

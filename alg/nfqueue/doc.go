@@ -1,25 +1,25 @@
 // Package nfqueue takes packets from a kernel NFQUEUE, hands each to a handler,
 // and gives the kernel exactly one verdict for each.
 //
-// A packet may also go through the hook's rules once more (Repeat). It is in the kernel's
-// hands all that time: netfilter calls the table's function anew, from its first rule.
+// A packet may also go through the hook's rules once more (Repeat). This happens in the
+// kernel: netfilter calls the table's function again, from its first rule.
 //
-// Whatever goes wrong, a packet goes on: a handler's panic, a truncated packet or
-// an unknown verdict lets it through as it came. What the kernel cannot hand over
-// (its queue or the socket's buffer is full) it drops and counts, and TCP sends it
+// Whatever goes wrong, a packet goes on: after a handler's panic, and for a truncated
+// packet or an unknown verdict, it passes unchanged. If the kernel cannot hand a packet
+// over (its queue or the socket's buffer is full), it drops and counts it, and TCP sends it
 // again. The queue does not ask the kernel to fail open (NFQA_CFG_F_FAIL_OPEN): a
-// connection whose packets are edited only while there is no load is worse off
-// than one that waits for a retransmission.
+// connection whose packets are edited only while there is no load is worse off than one
+// that waits for a retransmission.
 //
-// Nor does it ask for GSO packets (NFQA_CFG_F_GSO): so the kernel completes
-// checksums and cuts to the MTU before it queues (nfqnl_enqueue_packet), and an
-// altered packet needs no more than its own checksums right.
+// It does not ask for GSO packets either (NFQA_CFG_F_GSO), so the kernel completes
+// checksums and cuts to the MTU before it queues (nfqnl_enqueue_packet), and an edited
+// packet only needs right checksums of its own.
 //
 // go-nfqueue binds the queue, configures and unbinds it. Its goroutine receives, but not
-// by its means: as soon as the queue is bound a receive is made to fail, and the callback
-// for that is the loop of this package, which returns when the queue is stopped (bind).
-// A packet costs that loop about a tenth of the CPU time (BenchmarkQueue). What that comes
-// from, and what was tried in vain:
+// with its code: as soon as the queue is bound, a receive is made to fail, and the callback
+// for that is the loop of this package, which returns when the queue is stopped (bind). A
+// packet costs that loop about a tenth of the CPU time (BenchmarkQueue). The reasons, and
+// what was tried without success:
 //
 //   - One system call receives many messages into buffers that are used again, instead of
 //     two calls for each and some seventy allocations: nearly all of the difference. A batch
@@ -42,11 +42,11 @@
 //     netlink. Garbage collection has nothing to do.
 //
 // No verdict on a batch is sent before the handler has decided on all of it and Settle has
-// returned: what must be in place before the packets go on can be put there for all of
-// them in one step.
+// returned. So the caller can do in one step, for all packets, what must be done before
+// they are released.
 //
-// A part of a packet cannot be sent back. A verdict's payload replaces the packet from its
-// start, and one that is shorter cuts it (nfqnl_mangle trims to the new length); only a
-// bridge's link header is replaced by itself (NFQA_L2HDR). So a lesser copy range would
-// save one of the copies only for packets that are not altered.
+// It is not possible to send back a part of a packet. A verdict's payload replaces the
+// packet from its start, and a shorter one cuts it (nfqnl_mangle trims to the new length);
+// only a bridge's link header is replaced on its own (NFQA_L2HDR). So a smaller copy range
+// would save one of the copies only for packets that are not edited.
 package nfqueue

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lookAfter is how many turns pass at most before a lane looks for lost packets.
+// lookAfter is the maximum number of turns before a lane looks for lost packets.
 const lookAfter = 16
 
 var errNoPacketID = errors.New("receive packet: the kernel gave no packet ID, so it gets no verdict")
@@ -30,7 +30,7 @@ type lane struct {
 
 	nf    *nfq.Nfqueue
 	conn  *netlink.Conn // nf's
-	fd    uintptr       // a copy of conn's, which nobody closes while the lane serves
+	fd    uintptr       // a copy of conn's, which stays open while the lane serves
 	taken chan struct{} // closed when serve begins
 	done  chan struct{} // closed when it ends
 
@@ -43,7 +43,7 @@ type lane struct {
 	send func(parts []unix.Iovec) error
 	n    int
 	err  error
-	q    queued // in hand; kept here, for it would be allocated
+	q    queued // the packet in work; kept here, to avoid an allocation
 
 	last    uint32 // ID of the last packet, 0 before the first
 	decided bool   // on a packet, since Settle was called
@@ -90,9 +90,9 @@ func (l *lane) run() {
 	l.drain()
 }
 
-// await receives what there is, or waits for it. Before it waits it lets other threads
-// run once: on a busy machine they have sent more by then, and to be woken for each
-// packet costs more than the packet.
+// await receives what there is, or waits for it. Before it waits it lets other threads run
+// once: on a busy machine they send more packets meanwhile, and waking up for each packet
+// costs more than the packet.
 func (l *lane) await() {
 	if l.receive(atOnce) {
 		return
@@ -105,14 +105,15 @@ func (l *lane) await() {
 	l.receive(forOne)
 }
 
-// drain decides on what waits when the queue is stopped.
+// drain decides on the packets that wait when the queue is stopped.
 func (l *lane) drain() {
 	for l.fatal == nil && !l.course.over() && l.receive(atOnce) {
 		l.turn()
 	}
 }
 
-// finish accepts what still waits, because it came too late or the socket is dead.
+// finish accepts the packets that still wait, because they came too late or the socket is
+// dead.
 func (l *lane) finish() {
 	if err := l.ruleAll(l.last+allIDs, nfAccept); err != nil {
 		l.cfg.Failed(fmt.Errorf("accept what waits: %w", err))
@@ -133,7 +134,7 @@ func (l *lane) ruleAll(id, verdict uint32) error {
 func (l *lane) close() error {
 	<-l.done
 	err := l.closeSocket()
-	if e := l.nf.Close(); !errors.Is(e, os.ErrClosed) { // it is, if the lane came as far as to take it over
+	if e := l.nf.Close(); !errors.Is(e, os.ErrClosed) { // it is, if the lane has taken it over
 		err = errors.Join(err, e)
 	}
 	return errors.Join(l.fatal, err)
@@ -153,7 +154,7 @@ func (l *lane) receive(how uintptr) bool {
 	return true
 }
 
-// lookForLost tells of packets that the kernel dropped for want of room.
+// lookForLost reports packets that the kernel dropped because a buffer was full.
 func (l *lane) lookForLost(fd uintptr) {
 	if now := lost(fd); now != l.lost {
 		l.lost = now
@@ -161,8 +162,8 @@ func (l *lane) lookForLost(fd uintptr) {
 	}
 }
 
-// turn deals with what was received. What a slow handler leaves over when the time to
-// drain is up is accepted with the rest.
+// turn handles what was received. Packets still undecided at the drain deadline are
+// accepted.
 func (l *lane) turn() {
 	if l.err != nil {
 		l.fatal = l.trouble.socket(os.NewSyscallError("recvmmsg", l.err))
@@ -201,7 +202,7 @@ func (l *lane) packet(slot, message []byte, cut bool) {
 	l.trouble.received()
 }
 
-// decide asks the handler. A panic is an Accept.
+// decide asks the handler. A panic means Accept.
 func (l *lane) decide() (v Verdict, mark uint32) {
 	mark = l.q.Mark
 	defer l.catch()
@@ -209,8 +210,8 @@ func (l *lane) decide() (v Verdict, mark uint32) {
 	return v, l.q.Mark
 }
 
-// settle calls Settle if there was a packet, and reports whether it came to its end. After a
-// panic the rulings stand: each is right for its packet, and the packets wait.
+// settle calls Settle if there was a packet, and reports whether Settle returned. After a
+// panic the rulings stay: each is right for its packet, and the packets wait.
 func (l *lane) settle() (settled bool) {
 	if !l.decided {
 		return false
@@ -247,15 +248,15 @@ func (l *lane) rule(slot []byte, q queued, v Verdict, mark uint32) {
 	case v == Drop:
 		r.marks = false
 		l.out.drop(slot, r)
-	case v.modifies() && !q.Truncated && len(q.Payload) > 0: // else the kernel would cut the packet to what it was given
+	case v.modifies() && !q.Truncated && len(q.Payload) > 0: // else the kernel would cut the packet to the bytes it gets
 		l.out.modify(slot, slotRoom+q.at, len(q.Payload), r)
 	default:
 		l.out.accept(slot, r)
 	}
 }
 
-// answered deals with the kernel's answer to a verdict: it says nothing of one that
-// it carried out.
+// answered handles the kernel's answer to a verdict. The kernel sends none for a verdict
+// that it carried out.
 func (l *lane) answered(errno unix.Errno) {
 	if errno == 0 {
 		return
@@ -265,9 +266,9 @@ func (l *lane) answered(errno unix.Errno) {
 	}
 }
 
-// dispatch sends rulings. If the kernel has no memory for all at once, it takes them
-// one by one: a packet that cannot be sent modified is dropped, one that gets no
-// verdict at all waits for the next run of accepted ones, or the end.
+// dispatch sends rulings. If the kernel has no memory for all at once, it sends them one by
+// one. A packet that cannot be sent modified is dropped; one that gets no verdict at all
+// waits for the next run of accepted packets, or the end.
 func (l *lane) dispatch(parts []unix.Iovec) {
 	if l.send(parts) == nil {
 		return

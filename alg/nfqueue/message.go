@@ -63,7 +63,7 @@ var native = binary.NativeEndian
 // align rounds up to where the next message or attribute starts.
 func align(n int) int { return (n + 3) &^ 3 }
 
-// queued is what the kernel said of a packet.
+// queued is a packet as the kernel's message describes it.
 type queued struct {
 	Packet
 	id uint32

@@ -22,8 +22,8 @@ type mmsghdr struct {
 	n   uint32
 }
 
-// inbox receives up to a number of messages with one system call. Its buffers are
-// used again with every call.
+// inbox receives up to a number of messages with one system call. It reuses its buffers
+// with every call.
 type inbox struct {
 	buf     []byte
 	headers []mmsghdr
@@ -61,8 +61,8 @@ const (
 	forOne = unix.MSG_WAITFORONE // for the first message
 )
 
-// receive takes what waits. A receive that does not wait is over in microseconds, so Go's
-// scheduler is not told of it: it would give the thread's place away, and take it back.
+// receive takes what waits. A receive that does not wait takes microseconds, so Go's
+// scheduler is not told of it: it would hand the thread's place to another, and back.
 func (in *inbox) receive(fd, how uintptr) (int, error) {
 	call := unix.Syscall6
 	if how == atOnce {
@@ -82,9 +82,9 @@ func (in *inbox) receive(fd, how uintptr) (int, error) {
 	}
 }
 
-// send sends the parts as one datagram to the kernel, which is who a netlink socket
-// that is not connected writes to. The kernel lets the packets go, some microseconds for
-// each, and never waits: as for receive, the scheduler is not told.
+// send sends the parts as one datagram to the kernel, to which an unconnected netlink
+// socket writes. The kernel releases the packets, some microseconds for each, and never
+// waits: as for receive, the scheduler is not told.
 func send(fd uintptr, parts []unix.Iovec) error {
 	for {
 		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&parts[0])), uintptr(len(parts)))

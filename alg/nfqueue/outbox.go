@@ -16,9 +16,9 @@ const sendLimit = 64 << 10
 // ruling is written into the slot that the packet came in, so the slots must stay
 // untouched until flush.
 //
-// What is accepted without a payload needs no message of its own: consecutive
-// packets that get the same are told in one, which covers all that wait up to an ID.
-// Those before have their ruling by then, since the kernel reads messages in order.
+// A packet that is accepted without a payload needs no message of its own: one message, for
+// all that wait up to an ID, covers consecutive packets with the same ruling. Earlier
+// packets have their ruling by then, because the kernel reads messages in order.
 type outbox struct {
 	queue uint16
 	send  func(parts []unix.Iovec) // one datagram; parts are messages of one ruling each
@@ -31,7 +31,7 @@ func newOutbox(queue uint16, slots int, send func([]unix.Iovec)) *outbox {
 	return &outbox{queue: queue, send: send, parts: make([]unix.Iovec, 0, slots)}
 }
 
-// accept lets a packet go, or go again, as it came.
+// accept releases a packet unchanged, or lets it repeat.
 func (o *outbox) accept(slot []byte, r ruling) {
 	if o.run.verdict != r.verdict || o.run.marks != r.marks || o.run.mark != r.mark {
 		o.endRun()
@@ -39,20 +39,20 @@ func (o *outbox) accept(slot []byte, r ruling) {
 	o.run, o.place = r, slot
 }
 
-// modify lets a packet go with the payload that stands in the slot.
+// modify releases a packet with the payload that is in the slot.
 func (o *outbox) modify(slot []byte, at, payload int, r ruling) {
 	o.endRun()
 	start, end := r.writeBefore(slot, at, payload, o.queue)
 	o.add(slot[start:end])
 }
 
-// drop takes a packet away.
+// drop drops a packet.
 func (o *outbox) drop(slot []byte, r ruling) {
 	o.endRun()
 	o.add(slot[:r.write(slot, typeVerdict, o.queue)])
 }
 
-// flush sends what is gathered, and only flush sends.
+// flush sends what is gathered. Nothing else sends.
 func (o *outbox) flush() {
 	o.endRun()
 	for rest := o.parts; len(rest) > 0; {

@@ -12,9 +12,9 @@ import (
 //
 //	Open ── bound, packets wait ── Run ── the handler decides ── ctx done ── drain ── unbound
 //
-// The goroutines have ended when Run or Close returns. The packets of one queue keep
-// their order. A verdict leaves with those of the packets that were received with it,
-// so a handler that waits makes others wait.
+// The goroutines have ended when Run or Close returns. The packets of one queue keep their
+// order. The verdicts of packets that were received together are sent together, so a
+// handler that waits makes others wait.
 type Queue struct {
 	lanes  []*lane
 	course *course
@@ -42,12 +42,12 @@ func (c *course) await() bool {
 	case <-c.running:
 	case <-c.stopping:
 	}
-	return closed(c.running) // both may be, and Run came first then
+	return closed(c.running) // both may be closed, and then Run came first
 }
 
 func (c *course) stopped() bool { return closed(c.stopping) }
 
-// over reports whether there is no time left to drain.
+// over reports whether the drain deadline has passed.
 func (c *course) over() bool { return c.stopped() && !time.Now().Before(c.drainBy) }
 
 func closed(c chan struct{}) bool {
@@ -59,13 +59,11 @@ func closed(c chan struct{}) bool {
 	}
 }
 
-// Open binds the queues, so that firewall rules may be loaded. Packets that come
-// before Run wait in the kernel, up to MaxLen. Where one queue cannot be bound none
-// is.
+// Open binds the queues; after that, firewall rules may be loaded. Packets that come before
+// Run wait in the kernel, up to MaxLen. If one queue cannot be bound, none is.
 //
-// A queue that another socket has is a *TakenError. Any error's text ends with
-// what to do about it; the kernel's errno is wrapped. The caller must call Run or
-// Close.
+// If another socket has a queue, the error is a *TakenError. Every error's text ends with
+// what to do about it; the kernel's errno is wrapped. The caller must call Run or Close.
 func Open(cfg Config, h Handler) (*Queue, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -90,9 +88,9 @@ func (q *Queue) add(l *lane) error {
 	return l.admit()
 }
 
-// Run lets packets come to the handler until ctx is done, then drains the queues as
-// Close does. It returns nil for that, and the error if a queue died before, upon
-// which all stop. The handler must be able to work until Run returns.
+// Run passes packets to the handler until ctx is done, then drains the queues as Close
+// does, and returns nil. If a queue dies before, all stop, and Run returns the error. The
+// handler must work until Run returns.
 func (q *Queue) Run(ctx context.Context) error {
 	q.running.Do(func() { close(q.course.running) })
 	select {
@@ -102,18 +100,18 @@ func (q *Queue) Run(ctx context.Context) error {
 	return q.Close()
 }
 
-// Close drains the queues, has them unbound and closes their sockets. Take the
-// firewall rules away first: then what waits is finite, and gets the handler's verdict
-// (without Run before: accept). If packets keep coming for a second, those that
-// wait then are accepted as they came, for the kernel drops what waits in a queue
-// that is unbound (instance_destroy_rcu, nfqnl_flush).
+// Close drains the queues, unbinds them and closes their sockets. Remove the firewall rules
+// first: then the number of waiting packets is finite, and they get the handler's verdict
+// (accept, if Run was never called). If packets keep coming for a second, those that wait
+// then are accepted unchanged, because the kernel drops what waits in a queue that is
+// unbound (instance_destroy_rcu, nfqnl_flush).
 //
-// Take the rules away without deleting a base chain: when any hook of the network
-// namespace goes, the kernel drops what waits in every queue of it
-// (nf_queue_nf_hook_drop), and that of another program's table is enough.
+// Remove the rules without deleting a base chain: when any hook of the network namespace is
+// deleted, even one of another program's table, the kernel drops what waits in every queue
+// of the namespace (nf_queue_nf_hook_drop).
 //
-// Close waits for the handler to return. It may be called again, and returns the
-// same.
+// Close waits for the handler to return. It may be called again, and returns the same
+// error.
 func (q *Queue) Close() error {
 	q.stop()
 	q.ending.Do(func() {
@@ -126,7 +124,7 @@ func (q *Queue) Close() error {
 	return q.err
 }
 
-// stop begins the drain, and waits for nothing. A lane that dies calls it too.
+// stop begins the drain, and does not wait. A lane that dies calls it too.
 func (q *Queue) stop() {
 	q.course.once.Do(func() {
 		q.course.drainBy = time.Now().Add(drainLimit)

@@ -20,10 +20,10 @@ type trouble struct {
 	failures int // errors in a row that may be the socket's
 }
 
-// received is told that a packet came and got its verdict: the socket lives.
+// received records that a packet came and got its verdict: the socket lives.
 func (t *trouble) received() { t.failures = 0 }
 
-// socket judges an error of the socket itself. What it returns ends the queue.
+// socket judges an error of the socket itself. An error that it returns ends the queue.
 func (t *trouble) socket(err error) error {
 	switch {
 	case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrClosed), errors.Is(err, unix.EBADF):
@@ -35,13 +35,13 @@ func (t *trouble) socket(err error) error {
 	return t.failed(fmt.Errorf("receive packet: %w", err))
 }
 
-// refused judges the kernel's answer to a verdict, given the ID of the last packet.
-// It tells a packet that is gone from a queue that is gone. ENOENT is the common
-// one: the packet's interface went down and took it along. There may be as many as
-// the queue is long, all in a row, so they are no sign of a dead socket.
+// refused judges the kernel's answer to a verdict, given the ID of the last packet. It
+// tells a packet that is gone from a queue that is gone. ENOENT is the common answer: the
+// packet's interface went down, and the kernel dropped the packet. There may be as many in
+// a row as the queue is long, so they are not a sign of a dead socket.
 func (t *trouble) refused(err error, last uint32) error {
 	if errors.Is(err, unix.ENOENT) && last == 0 {
-		return nil // admit dropped what was not there
+		return nil // admit dropped packets of which there were none
 	}
 	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("queue %d is no longer ours: %w", t.cfg.Queue, err)

@@ -47,8 +47,8 @@ const (
 // typePPP is the protocol type of PPP in enhanced GRE.
 const typePPP = 0x880B
 
-// blankGRE is what the zero GRE reads, so that reading one is no panic. Nothing
-// writes to it.
+// blankGRE is what the zero GRE reads, so that reading it does not panic. Nothing writes to
+// it.
 var blankGRE [greMinimum]byte
 
 // GRE is a view of one enhanced GRE packet in the bytes given to ParseGRE. Every
@@ -58,9 +58,9 @@ type GRE struct {
 	b []byte // from the GRE header on; nil in the zero value
 }
 
-// ParseGRE views the GRE packet in b, an IPv4 packet's payload. Recur and Flags,
-// which are to be zero, are not looked at: they move nothing. Bytes beyond the
-// payload length are no part of the packet.
+// ParseGRE views the GRE packet in b, an IPv4 packet's payload. It ignores Recur and Flags,
+// which must be zero and move nothing. Bytes beyond the payload length are not part of the
+// packet.
 //
 // The error is an Error; the header is then the zero value.
 func ParseGRE(b []byte) (GRE, error) {
@@ -70,8 +70,8 @@ func ParseGRE(b []byte) (GRE, error) {
 	return trimGRE(GRE{b: b})
 }
 
-// QuotedCallID returns the Call ID of a packet of which no more than the beginning is
-// known, 8 bytes at least, as ICMP quotes it. It stands at AtCallID.
+// QuotedCallID returns the Call ID of a packet from its beginning, at least 8 bytes, as
+// ICMP quotes it. It is at AtCallID.
 func QuotedCallID(b []byte) (pptp.CallID, error) {
 	if err := checkGRE(b); err != nil {
 		return 0, err
@@ -117,8 +117,8 @@ func (h GRE) CallID() pptp.CallID {
 	return pptp.CallID(binary.BigEndian.Uint16(h.bytes()[AtCallID:]))
 }
 
-// SetCallID writes the Call ID in place. Enhanced GRE has no checksum to follow
-// it. It reports false if h is the zero value.
+// SetCallID writes the Call ID in place. Enhanced GRE has no checksum. It reports false if
+// h is the zero value.
 func (h GRE) SetCallID(id pptp.CallID) bool {
 	if h.b == nil {
 		return false

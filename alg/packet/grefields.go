@@ -6,8 +6,8 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// GREFields are what an enhanced GRE packet says. The zero value is a packet to Call
-// ID 0 with neither number and no payload.
+// GREFields are the fields of an enhanced GRE packet. The zero value is a packet to Call ID
+// 0 without numbers and payload.
 type GREFields struct {
 	CallID  pptp.CallID // of the receiver
 	HasSeq  bool

@@ -20,8 +20,8 @@ const (
 // out Don't Fragment and the reserved bit.
 const ipFragmentMask = 0x3fff
 
-// blank is what the zero views read, so that reading one is no panic. Nothing
-// writes to it.
+// blank is what the zero views read, so that reading them does not panic. Nothing writes to
+// it.
 var blank [ipMinimum + tcpMinimum]byte
 
 // IPv4 is a view of one IPv4 packet in the bytes given to ParseIPv4. Every copy
@@ -31,9 +31,9 @@ type IPv4 struct {
 	b []byte // from the IP header to the total length; nil in the zero value
 }
 
-// ParseIPv4 views the packet at the start of b. Bytes beyond its total length
-// (link padding) are no part of it. The header checksum is not verified: the
-// kernel has done so before netfilter sees a packet.
+// ParseIPv4 views the packet at the start of b. Bytes beyond its total length (link
+// padding) are not part of it. It does not verify the header checksum: the kernel does that
+// before netfilter sees a packet.
 //
 // The error is an Error: ErrShort, ErrNotIPv4 or ErrLength.
 func ParseIPv4(b []byte) (IPv4, error) {
@@ -78,13 +78,13 @@ func (p IPv4) Payload() []byte {
 	return p.b[ipHeaderLen(p.b):]
 }
 
-// SetSrc writes the source address and moves the header checksum with it. A TCP or UDP
-// checksum covers the address too and is left as it is, so this is for protocols without
-// a pseudo header, as GRE. It reports false, and writes nothing, if src is not IPv4 or p
+// SetSrc writes the source address and adjusts the header checksum. It does not adjust a
+// TCP or UDP checksum, which covers the address too, so it is for protocols without a
+// pseudo header, such as GRE. It reports false, and writes nothing, if src is not IPv4 or p
 // is the zero value.
 func (p IPv4) SetSrc(src netip.Addr) bool { return p.setAddr(ipSrc, src) }
 
-// SetDst does with the destination address what SetSrc does with the source address.
+// SetDst is SetSrc for the destination address.
 func (p IPv4) SetDst(dst netip.Addr) bool { return p.setAddr(ipDst, dst) }
 
 func (p IPv4) setAddr(at int, addr netip.Addr) bool {

@@ -6,14 +6,14 @@ const (
 	optionNOP = 1
 )
 
-// MPTCP is the kind of TCP option that makes a connection, or another way for its data, one
-// of Multipath TCP (RFC 8684 section 3).
+// MPTCP is the kind of TCP option that begins a Multipath TCP connection, or another
+// subflow of one (RFC 8684 section 3).
 const MPTCP = 30
 
-// BlankOption writes no-operations over each option of a kind, and moves the TCP checksum by
-// the difference. It reports whether there was one. Where the options are malformed it
-// changes nothing: each reader may make something else of them. Kinds 0 and 1 are no options
-// to blank.
+// BlankOption writes no-operations over each option of a kind, and adjusts the TCP
+// checksum. It reports whether there was one. If the options are malformed it changes
+// nothing, because each reader may understand them differently. Kinds 0 and 1 cannot be
+// blanked.
 func (s Segment) BlankOption(kind byte) bool {
 	if kind == optionEnd || kind == optionNOP || !s.eachOption(func(byte, int, int) {}) {
 		return false
@@ -31,8 +31,8 @@ func (s Segment) BlankOption(kind byte) bool {
 	return found
 }
 
-// eachOption shows each option, but for no-operations, with where it lies in the TCP header, and
-// returns false once one does not fit.
+// eachOption calls visit for each option except no-operations, with its place in the TCP
+// header, and returns false if one does not fit.
 func (s Segment) eachOption(see func(kind byte, at, length int)) bool {
 	header := s.header()
 	end := s.data - s.tcp

@@ -18,16 +18,16 @@ const (
 	icmpQuoted   = 8 // the IP header, and at least 8 bytes behind it
 )
 
-// Quote is a view of an ICMP error: of the packet that it quotes. Every edit moves the
-// error's own checksum too. The zero value reads as all zeros and takes no edit.
+// Quote is a view of the packet that an ICMP error quotes. Every edit adjusts the error's
+// own checksum too. The zero value reads as all zeros and takes no edit.
 type Quote struct {
 	b  []byte // the ICMP message; nil in the zero value
 	at int    // where the quoted packet's payload begins in b
 }
 
 // ParseQuote views an ICMP message, an IPv4 packet's payload, that reports that a packet
-// did not reach its destination. It may quote no more than the packet's beginning, so the
-// quoted packet's length is not looked at.
+// did not reach its destination. It may quote only the packet's beginning, so the quoted
+// packet's length is ignored.
 //
 // The error is ErrNotQuote.
 func ParseQuote(b []byte) (Quote, error) {
@@ -54,14 +54,14 @@ func (q Quote) Dst() netip.Addr { return addr4(q.ip()[ipDst:]) }
 // Protocol returns its protocol.
 func (q Quote) Protocol() uint8 { return q.ip()[ipProtocol] }
 
-// Payload returns what is quoted of its payload, for reading: SetWord edits it.
+// Payload returns the quoted part of its payload, for reading: SetWord edits it.
 func (q Quote) Payload() []byte { return q.b[q.at:] }
 
 // SetSrc writes the quoted packet's source address, with both checksums. It reports
 // false, and writes nothing, if src is not IPv4 or q is the zero value.
 func (q Quote) SetSrc(src netip.Addr) bool { return q.setAddr(ipSrc, src) }
 
-// SetDst does with the destination address what SetSrc does with the source address.
+// SetDst is SetSrc for the destination address.
 func (q Quote) SetDst(dst netip.Addr) bool { return q.setAddr(ipDst, dst) }
 
 func (q Quote) setAddr(at int, addr netip.Addr) bool {

@@ -2,9 +2,8 @@ package pptp
 
 import "strconv"
 
-// CallID is the 16-bit number by which one endpoint of a control connection
-// knows a call (RFC 2637 section 2.7). Every value is legal, 0 included: Windows
-// clients and poptop really use it.
+// CallID is the 16-bit number by which one end of a control connection knows a call (RFC
+// 2637 section 2.7). Every value is legal, including 0: Windows clients and poptop use it.
 type CallID uint16
 
 // Swap returns the ID with its bytes exchanged, as accel-ppp up to 1.14 writes

@@ -15,7 +15,7 @@ const ControlMessage = 1
 // minLength is the header with its reserved word: no control message is shorter.
 const minLength = 12
 
-// ResultOK is the result code by which a reply grants what was asked.
+// ResultOK is the result code of a reply that grants the request.
 const ResultOK = 1
 
 // Kind tells how far bytes are understood as a control message.
@@ -31,8 +31,8 @@ const (
 	Known
 )
 
-// Message is the beginning of a control message, at least HeaderLen bytes of it.
-// Its accessors never panic: what lies beyond the bytes at hand reads as zero.
+// Message is the beginning of a control message, at least HeaderLen bytes of it. Its
+// accessors never panic: missing bytes read as zero.
 type Message []byte
 
 // Classify tells what the bytes begin.

@@ -1,8 +1,8 @@
-// Package stream owns where a TCP segment's bytes lie in a control stream: which
-// were seen before, which are fresh, and what earlier editing made of those that
-// come again.
+// Package stream owns where a TCP segment's bytes lie in a stream, which is one direction
+// of a control connection: which bytes were seen before, which are new, and what editing
+// made of the repeated ones.
 //
-// An edit is a function of connection, direction and sequence number. The call
-// table changes while segments are under way, so a retransmission, however it is
-// merged or cut, is not translated anew: it gets the very bytes it got at first.
+// An edit is a function of connection, direction and sequence number. The call table
+// changes while segments are under way, so a retransmission, however TCP merges or cuts it,
+// is not translated again: it gets the same bytes as at first.
 package stream

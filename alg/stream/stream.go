@@ -6,36 +6,37 @@ import (
 	"pptpalg/alg/packet"
 )
 
-// MaxEdits is how many changed bytes a direction remembers for retransmission: a
-// window of 64 KiB full of call requests. A byte that is forgotten before its receiver
-// has acknowledged it cannot be sent again unharmed, so its retransmission is dropped.
+// MaxEdits is how many changed bytes a stream remembers for retransmissions: a window of 64
+// KiB full of call requests. A byte that is forgotten before its receiver has acknowledged
+// it cannot be edited again, so its retransmission is dropped.
 const MaxEdits = 1024
 
-// MinEdits is how many changed bytes a direction remembers at least, whether or not their
-// receiver has them. With more it forgets those first, before it takes more room.
+// MinEdits is how many changed bytes a stream remembers at least, whether or not their
+// receiver has them. Beyond that it first forgets those that the receiver has, before it
+// takes more room.
 const MinEdits = 32
 
-// patience is how many times a segment behind a gap is dropped, and patienceTime for
-// how long since it came first. A sender repeats the oldest segment that was not
-// acknowledged; a later one it sends first, and perhaps again as a tail loss probe
-// (RFC 8985 section 7), and a network may double either, but all that is over soon. If
-// it still comes after that, its sender holds the gap to be closed: what is missing
-// here passed while nobody watched.
+// patience is how many times a segment behind a gap is dropped, and patienceTime for how
+// long since it came first. A sender repeats the oldest segment that was not acknowledged.
+// It sends a later segment once, perhaps again as a tail loss probe (RFC 8985 section 7),
+// and a network may duplicate either, but all that ends soon. If the segment still comes
+// after that, the gap is closed for its sender: what is missing here passed while no daemon
+// was running.
 const (
 	patience     = 3
 	patienceTime = time.Second
 )
 
-// Stream is one direction of a control connection. The zero value joins it with
-// the first segment that it sees.
+// Stream is one direction of a control connection. The zero value joins with the first
+// segment that it sees.
 //
 //	zero ──── data ────▶ joined ──── its receiver acknowledges what was read ────▶ placed
 //	  │                  ▲    │ data elsewhere: it was joined at the wrong place
 //	  │                  └────┘                                                      ▲
 //	  └────────────────────────── Start: its first byte is known ────────────────────┘
 //
-// Until it is placed, any segment that lies in the receiver's window may have been sent by
-// anybody.
+// Until the stream is placed, anybody may have sent a segment that lies in the receiver's
+// window.
 type Stream struct {
 	next   packet.Seq // of the first byte not seen yet
 	acked  packet.Seq // the receiver has all before this
@@ -47,13 +48,13 @@ type Stream struct {
 	placed bool
 }
 
-// gap is what came behind bytes that are missing. It has a place of its own: few streams
-// ever have one.
+// gap describes what came behind missing bytes. It is allocated separately, because few
+// streams ever have one.
 type gap struct {
-	began   packet.Seq // where the segment began that came last
+	began   packet.Seq // where the last segment began
 	waiting int        // how many times it came
 	since   time.Time  // when it came first
-	unread  packet.Seq // when blind: the end of what was let go
+	unread  packet.Seq // when blind: the end of what passed unread
 	blind   bool
 	rejoin  bool // the receiver has closed the gap: what comes next joins
 }
@@ -68,19 +69,18 @@ type Place uint8
 
 // The places of a segment.
 const (
-	// Follows: its fresh bytes come next in the stream.
+	// Follows: its new bytes come next in the stream.
 	Follows Place = iota
-	// Joins: its bytes are the first that were seen, or the first after a gap
-	// that its receiver has closed, or elsewhere than those seen first in a stream
-	// that is not placed. Where messages begin in them is unknown.
+	// Joins: its bytes are the first that were seen, or the first after a gap that its
+	// receiver has closed, or they lie elsewhere than the first ones in a stream that is
+	// not placed. It is unknown where messages begin in them.
 	Joins
-	// Ahead: bytes before it are missing. They were lost on their way and will
-	// come again, and so will this segment if it is dropped.
+	// Ahead: bytes before it are missing. They were lost on the way and will come again,
+	// and so will this segment if it is dropped.
 	Ahead
-	// Blind: bytes before it are missing here, but not to its sender; or it has no
-	// bytes, and the stream is not placed. It is not to be read: only its receiver
-	// can tell, by an acknowledgement, that it belongs to the stream. Anybody could
-	// have sent it.
+	// Blind: bytes before it are missing here, but not for its sender; or it has no bytes,
+	// and the stream is not placed. It must not be read: anybody could have sent it, and
+	// only its receiver's acknowledgement tells that it belongs to the stream.
 	Blind
 	// Forgotten: a retransmission of bytes whose edits are no longer known.
 	Forgotten
@@ -91,9 +91,9 @@ func (s *Stream) Start(isn packet.Seq) {
 	*s = Stream{joined: true, placed: true, next: isn.Add(1), acked: isn.Add(1)}
 }
 
-// Place tells where a segment of n bytes beginning at seq lies, and how many of
-// its bytes were seen before; those are to be restored by Replay, the others to be
-// read and then taken by Advance. A FIN counts as a byte where a stream is to be joined by it.
+// Place tells where a segment of n bytes beginning at seq lies, and how many of its bytes
+// were seen before. Replay edits those again; the caller reads the others and then calls
+// Advance. A FIN counts as a byte if the stream is joined by it.
 func (s *Stream) Place(seq packet.Seq, n int, now time.Time) (p Place, old int) {
 	switch {
 	case !s.placed && n == 0:
@@ -113,8 +113,8 @@ func (s *Stream) Place(seq packet.Seq, n int, now time.Time) (p Place, old int) 
 	return Follows, old
 }
 
-// rejoins takes note of a segment that follows, and reports whether it is the first with
-// fresh bytes after the receiver has closed the gap.
+// rejoins records a segment that follows, and reports whether it is the first with new
+// bytes after the receiver has closed the gap.
 func (s *Stream) rejoins(fresh bool) bool {
 	g := s.gap
 	g.waiting = 0
@@ -139,7 +139,7 @@ func (s *Stream) ahead(seq packet.Seq, n int, now time.Time) Place {
 	return Blind
 }
 
-// missing returns what is known of the gap.
+// missing returns the gap.
 func (s *Stream) missing() *gap {
 	if s.gap == nil {
 		s.gap = new(gap)
@@ -156,8 +156,8 @@ func (s *Stream) Joined() bool { return s.joined }
 // Placed reports whether it is certain where the stream goes on.
 func (s *Stream) Placed() bool { return s.placed }
 
-// Certain reports whether it is placed, and nothing of it was let go unread. Segments behind
-// a gap that were dropped do not count: anybody could have sent them.
+// Certain reports whether it is placed, and nothing of it passed unread. Dropped segments
+// behind a gap do not count: anybody could have sent them.
 func (s *Stream) Certain() bool {
 	return s.placed && (s.gap == nil || !s.gap.blind && !s.gap.rejoin)
 }
@@ -166,11 +166,11 @@ func (s *Stream) Certain() bool {
 // far as that was seen.
 func (s *Stream) Acknowledged() packet.Seq { return s.acked }
 
-// Advance moves on over n fresh bytes.
+// Advance moves on over n new bytes.
 func (s *Stream) Advance(n int) { s.next = s.next.Add(n) }
 
-// Acked takes note that the receiver has all bytes before ack. If these include a
-// gap and what was let go behind it, the stream goes on from there.
+// Acked records that the receiver has all bytes before ack. If these include a gap and what
+// passed unread behind it, the stream goes on from there.
 func (s *Stream) Acked(ack packet.Seq) {
 	switch {
 	case !s.joined:
@@ -184,7 +184,7 @@ func (s *Stream) Acked(ack packet.Seq) {
 	}
 }
 
-// Record remembers that the byte at a sequence number is sent as b.
+// Record remembers that the byte at a sequence number was sent as b.
 func (s *Stream) Record(at packet.Seq, b byte) {
 	if n := len(s.edits); n == cap(s.edits) && n >= MinEdits || n >= MaxEdits {
 		s.trim()
@@ -192,8 +192,8 @@ func (s *Stream) Record(at packet.Seq, b byte) {
 	s.edits = append(s.edits, edit{at, b})
 }
 
-// trim forgets what the receiver has, and if that is nothing where there are as many
-// as may be, the oldest edit.
+// trim forgets the edits that the receiver has. If it has none of them and there are as
+// many as may be, trim forgets the oldest edit.
 func (s *Stream) trim() {
 	n := 0
 	for n < len(s.edits) && s.edits[n].at.Before(s.acked) {
@@ -206,8 +206,8 @@ func (s *Stream) trim() {
 	s.edits = append(s.edits[:0], s.edits[n:]...)
 }
 
-// Replay calls set for each of the n bytes from seq on that was changed when it was
-// seen first, with its offset from seq and its value.
+// Replay calls set for each of the n bytes from seq on that was changed at first, with its
+// offset from seq and its value.
 func (s *Stream) Replay(seq packet.Seq, n int, set func(at int, b byte)) {
 	for _, e := range s.edits {
 		if at := e.at.Sub(seq); at >= 0 && at < n {
