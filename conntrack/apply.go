@@ -8,38 +8,38 @@ import (
 	"pptpalg/alg/calls"
 )
 
-// batch is how many changes are sent in one datagram. Each of their requests, two for a
-// delete that counts, may be answered by an entry or an error in a buffer of its own,
-// and these must fit into the receive buffer: some 200 do into the one that a socket has unasked, 208 KiB
-// (net.core.rmem_default). Where they do not, the kernel says so (ENOBUFS), and
-// the changes of the batch go one by one.
+// batch is how many changes are sent in one datagram. The kernel may answer each of their
+// requests (two for a delete that counts) with an entry or an error in a buffer of its own,
+// and these must fit into the receive buffer. Some 200 fit into a socket's default buffer
+// of 208 KiB (net.core.rmem_default). If they do not fit, the kernel says so (ENOBUFS), and
+// the changes of the batch are sent one by one.
 const batch = 64
 
-// Apply carries out changes in their order: an Install as Create does, a Remove at once,
-// whatever has the flow's original tuple. So it is for a Remove that follows
-// from the end of its flow, when no other flow can have got the tuple, and nobody else's
-// entry has a right to it. Other kinds are skipped. It returns the errors of those that failed,
-// by their index in changes; nil if none did. A failure does not hold up the rest.
+// Apply carries out changes in their order. It does an Install as Create does, and for a
+// Remove it deletes at once whatever has the flow's original tuple. So a Remove must follow
+// directly from the end of its flow, when no other flow can have the tuple, and no other
+// entry has a right to it. Other kinds are skipped. Apply returns the errors of the changes
+// that failed, by their index in changes; nil if none failed. A failure does not stop the
+// rest.
 //
-// Changes that do not get in each other's way share a datagram. ApplyLate takes two where
-// something is to be removed. Other requests get their turn
-// between one batch and the next, so that this may go on for long on a Conn that
-// others use.
+// Changes that do not conflict share a datagram. ApplyLate takes two if something has to be
+// removed. Other requests get their turn between two batches, so this may take long on a
+// Conn that others use.
 func (c *Conn) Apply(changes []calls.Event) (failed map[int]error) {
 	return c.applyAll(changes, manner{})
 }
 
-// ApplyCounting is Apply that shows counted what the flows of Removes have carried,
-// where their entries count (net.netfilter.nf_conntrack_acct). The question for an
-// entry goes in one datagram with its delete, right before it: only what comes in the
-// microsecond between the two is missed. A flow of which nothing is shown was not
-// there, or nobody counted. counted may not use the Conn.
+// ApplyCounting is Apply that also calls counted with what the flows of Removes have
+// carried, if their entries count (net.netfilter.nf_conntrack_acct). The query for an entry
+// is in one datagram with its delete, right before it: it misses only what comes in the
+// microsecond between the two. If counted is not called for a flow, its entry was not
+// there, or did not count. counted may not use the Conn.
 func (c *Conn) ApplyCounting(changes []calls.Event, counted func(calls.Flow, calls.Traffic)) (failed map[int]error) {
 	return c.applyAll(changes, manner{counted: counted})
 }
 
-// ApplyLate is Apply for flows that ended some time ago: an entry that is not a flow's
-// own is left alone, as by Delete.
+// ApplyLate is Apply for flows that ended some time ago: like Delete, it does not touch an
+// entry that is not the flow's own.
 func (c *Conn) ApplyLate(changes []calls.Event) (failed map[int]error) {
 	return c.applyAll(changes, manner{late: true})
 }
@@ -47,7 +47,7 @@ func (c *Conn) ApplyLate(changes []calls.Event) (failed map[int]error) {
 // manner is how changes are applied.
 type manner struct {
 	late    bool                            // as by ApplyLate
-	counted func(calls.Flow, calls.Traffic) // as by ApplyCounting; nil for nobody
+	counted func(calls.Flow, calls.Traffic) // as by ApplyCounting; may be nil
 }
 
 func (c *Conn) applyAll(changes []calls.Event, how manner) (failed map[int]error) {
@@ -59,9 +59,9 @@ func (c *Conn) applyAll(changes []calls.Event, how manner) (failed map[int]error
 	return failed
 }
 
-// together returns how many of the changes, one at least, can share datagrams:
-// none that has a tuple in common with an Install before it, since it is that one's
-// entry which it must meet.
+// together returns how many of the changes, at least one, can share datagrams. A change
+// cannot if it has a tuple in common with an Install before it, because it must find that
+// one's entry.
 func together(changes []calls.Event) int {
 	n := min(len(changes), batch)
 	for i := 1; i < n; i++ {
@@ -88,7 +88,7 @@ func clash(f, g *calls.Flow) bool {
 			f.NewKey|g.Key == 0 && f.NewDst == g.Src && f.NewSrc == g.Dst)
 }
 
-// step is what is yet to be done about a change.
+// step is what remains to be done for a change.
 type step struct {
 	do  deed
 	id  uint32 // of the entry to be taken out
@@ -104,8 +104,8 @@ const (
 	alone        // in a datagram of its own, as Create and Delete do
 )
 
-// apply carries out changes that can go together, of which the first one has an
-// index, and adds to failed.
+// apply carries out changes that can go together, the first of them with the index first,
+// and adds to failed.
 func (c *Conn) apply(changes []calls.Event, how manner, first int, failed map[int]error) map[int]error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -125,9 +125,9 @@ func (c *Conn) apply(changes []calls.Event, how manner, first int, failed map[in
 	return failed
 }
 
-// plan sets out the first step of each change. A flow that cannot be encoded goes
-// alone to get its error. What has the original tuple of a flow to Call ID 0 may be somebody's
-// tunnel, which a delete would hit: the flow's own entry is asked for.
+// plan chooses the first step of each change. A flow that cannot be encoded goes alone to
+// get its error. An entry with the original tuple of a flow to Call ID 0 may be a tunnel's,
+// which a delete would hit: so it asks for the flow's own entry first.
 func (c *Conn) plan(changes []calls.Event, late bool) {
 	c.steps = c.steps[:0]
 	for i := range changes {
@@ -161,8 +161,8 @@ func (c *Conn) identify(changes []calls.Event) {
 	c.settle(errs)
 }
 
-// sendSteps puts entries in and takes entries out, and asks before for what these
-// have counted if somebody wants to know.
+// sendSteps creates and deletes entries, and before a delete queries what the entry has
+// counted, if that is wanted.
 func (c *Conn) sendSteps(changes []calls.Event, counted func(calls.Flow, calls.Traffic)) {
 	c.write(send, func(i int) {
 		f := &changes[i].Flow
@@ -200,8 +200,8 @@ func (c *Conn) write(d deed, add func(i int)) {
 	}
 }
 
-// settle notes which changes have to go alone. An entry that is gone is what a
-// Remove wants; an Install never finds that.
+// settle records which changes have to go alone. For a Remove, an entry that is gone is
+// success; an Install never gets this answer.
 func (c *Conn) settle(errs []error) {
 	for k, err := range errs {
 		s := &c.steps[c.order[k]]
@@ -215,8 +215,8 @@ func (c *Conn) settle(errs []error) {
 	}
 }
 
-// rest does what the datagrams of the batch have not done. What they found in the
-// way of an entry is dealt with as Create does; with other errors all is tried anew.
+// rest does what the datagrams of the batch have not done. If they found something in the
+// way of an entry, it continues as Create does; after other errors it tries again.
 func (c *Conn) rest(change *calls.Event, s step) error {
 	switch {
 	case s.do != alone:

@@ -120,27 +120,26 @@ const (
 	tcpClose       tcpState = 8 // RST seen
 )
 
-// opening reports whether TCP's handshake is not over.
+// opening reports whether TCP's handshake is under way.
 func (s tcpState) opening() bool { return s == tcpSynSent || s == tcpSynRecv }
 
-// ended reports whether TCP is over. FIN_WAIT and CLOSE_WAIT are not: one end
-// has sent its FIN, and the other may still talk.
+// ended reports whether TCP has ended. In FIN_WAIT and CLOSE_WAIT it has not: one end has
+// sent its FIN, and the other may still send.
 func (s tcpState) ended() bool { return s >= tcpLastAck && s <= tcpClose }
 
 // What the kernel knows of each direction of a TCP connection: the
 // IP_CT_TCP_FLAG_… of linux/netfilter/nf_conntrack_tcp.h.
 //
-// SACK_PERM and BE_LIBERAL are what it gives to a connection that it meets in its
-// middle (tcp_new in nf_conntrack_proto_tcp.c): no segment may be refused for
-// lying outside of a window whose scale nobody knows. But such a segment is let
-// through without being tracked (tcp_in_window), so that data stays
-// unacknowledged for ever, and the entry's timeout at the 300 seconds that are
-// for such data. With WINDOW_SCALE and the largest scale there is (RFC 7323
-// section 2.3) every segment lies in the window, and tracking goes on.
+// The kernel gives SACK_PERM and BE_LIBERAL to a connection that it meets in its middle
+// (tcp_new in nf_conntrack_proto_tcp.c), so that it refuses no segment for lying outside of
+// a window whose scale is unknown. But it lets such a segment through without tracking it
+// (tcp_in_window), so data stays unacknowledged for ever, and the entry's timeout stays at
+// the 300 seconds for such data. With WINDOW_SCALE and the largest scale (RFC 7323 section
+// 2.3) every segment lies in the window, and tracking goes on.
 //
-// MAXACK_SET must not be among them. It would say that the highest
-// acknowledgement from that end is known, and is 0, and a RST is refused if its
-// number is before that, as half of all numbers are. The kernel sets it by itself.
+// MAXACK_SET must not be set. It would say that the highest acknowledgement from that end
+// is known, and is 0. The kernel would then refuse a RST whose number is before 0, as half
+// of all numbers are. The kernel sets MAXACK_SET by itself.
 const (
 	tcpFlagWindowScale = 0x01 // IP_CT_TCP_FLAG_WINDOW_SCALE
 	tcpFlagSACKPerm    = 0x02 // IP_CT_TCP_FLAG_SACK_PERM

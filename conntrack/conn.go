@@ -22,12 +22,12 @@ var (
 	errInterrupted = errors.New("dump interrupted by a change of the table")
 )
 
-// tries bounds how often a request is sent that fails for a passing reason.
+// tries is how often a request is sent that fails for a passing reason.
 const tries = 4
 
-// Conn is a connection to the conntrack table of one network namespace. It is
-// safe for concurrent use. Requests go one after the other, and a dump delays
-// the rest by its whole length: who cannot wait dials a Conn of its own.
+// Conn is a connection to the conntrack table of one network namespace. It is safe for
+// concurrent use. Requests are sent one after the other, and a dump delays the others by
+// its whole length: a caller that cannot wait dials a Conn of its own.
 type Conn struct {
 	dial func() (socket, error)
 
@@ -40,7 +40,7 @@ type Conn struct {
 	searches budget
 	sequence uint32 // number of the next message
 
-	// Memory that is used again and again, and what is in it.
+	// Memory that is reused, and what is in it.
 	out   outbox  // messages of the datagram under way
 	errs  []error // what became of each
 	steps []step  // of the changes under way
@@ -48,15 +48,15 @@ type Conn struct {
 	seen  entry   // the latest one of an answer
 }
 
-// Dial opens a connection to the conntrack table of the calling thread's network
-// namespace. It asks one question, so that a kernel without conntrack's netlink
-// interface and a process without the right to use it are found here.
+// Dial opens a connection to the conntrack table of the calling thread's network namespace.
+// It sends one request, so that it fails here if the kernel has no netlink interface to
+// conntrack, or if the process may not use it.
 //
-// A socket that fails is replaced by one that the calling thread then opens, so
-// what uses the Conn must stay in the namespace.
+// If a socket fails, the calling thread opens another one, so the users of the Conn must
+// stay in the namespace.
 func Dial() (*Conn, error) { return open(dialKernel) }
 
-// open is Dial over any way to a socket.
+// open is Dial with any function that opens a socket.
 func open(dial func() (socket, error)) (*Conn, error) {
 	s, err := dial()
 	if err != nil {
@@ -70,7 +70,7 @@ func open(dial func() (socket, error)) (*Conn, error) {
 	return c, nil
 }
 
-// probe looks up a connection that cannot be: any answer to it will do.
+// probe looks up a connection that cannot exist: any answer will do.
 func (c *Conn) probe() error {
 	nowhere := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
 	_, err := c.get(tcp(calls.Tuple{Src: nowhere, Dst: nowhere}), 0)
@@ -113,7 +113,7 @@ func (c *Conn) get(t tuple, zone uint16) (e entry, err error) {
 	return e, err
 }
 
-// remove takes an entry out of the table. One that is gone is no error.
+// remove deletes an entry. It is no error if the entry is gone.
 func (c *Conn) remove(t tuple, zone uint16, id uint32) error {
 	err := c.exchange(deleteRequest(t, zone, id), nil, nil)
 	if errors.Is(err, ErrNotFound) {
@@ -122,8 +122,8 @@ func (c *Conn) remove(t tuple, zone uint16, id uint32) error {
 	return err
 }
 
-// list dumps the IPv4 entries of all zones that match the filter, and returns
-// what read makes of those for which it says true.
+// list dumps the IPv4 entries of all zones that match the filter, and returns what read
+// makes of those for which it reports true.
 func list[T any](c *Conn, f filter, read func(*entry) (T, bool)) ([]T, error) {
 	var all []T
 	err := c.dump(f, func() { all = all[:0] }, func(_ int, e *entry) {
@@ -140,8 +140,8 @@ func list[T any](c *Conn, f filter, read func(*entry) (T, bool)) ([]T, error) {
 	return all, nil
 }
 
-// push is append that doubles a full slice, however long it is: append's smaller
-// steps copy a long one several times more.
+// push is append that doubles a full slice of any length: append's smaller steps copy a
+// long slice several times more.
 func push[T any](s []T, v T) []T {
 	if len(s) == cap(s) {
 		s = slices.Grow(s, max(len(s), 16))
@@ -161,12 +161,12 @@ func (c *Conn) dump(f filter, again func(), see func(int, *entry)) error {
 	return c.exchange(dumpRequest(f, false), again, see)
 }
 
-// exchange sends a request and reads the answer. Each try begins with again: the
-// entries that see was shown before were in vain. Either may be nil, and see may
-// not keep the entry. Requests may be repeated: a create that had been carried out
-// answers EEXIST, a delete ErrNotFound.
+// exchange sends a request and reads the answer. Each try begins with a call of again:
+// entries that see got before are void. Either may be nil, and see may not keep the entry.
+// Requests may be repeated: then a create that was carried out fails with EEXIST, a delete
+// with ErrNotFound.
 //
-// The caller holds mu, as for everything that leads here.
+// The caller holds mu.
 func (c *Conn) exchange(r request, again func(), see func(int, *entry)) error {
 	c.out.reset()
 	c.out.add(r)
@@ -183,9 +183,9 @@ func (c *Conn) exchange(r request, again func(), see func(int, *entry)) error {
 	return fmt.Errorf("give up after %d tries: %w", tries, err)
 }
 
-// send sends what is in the outbox, once, shows see each entry of the answers with
-// the index of its message, and returns what became of each message. The result is
-// valid until the next send.
+// send sends what is in the outbox, once. It calls see with each entry of the answers and
+// the index of its message, and returns the error of each message. The result is valid
+// until the next send.
 func (c *Conn) send(see func(int, *entry)) []error {
 	c.errs = slices.Grow(c.errs[:0], len(c.out.at))[:len(c.out.at)]
 	clear(c.errs)
@@ -225,17 +225,17 @@ func (c *Conn) converse(a answers) error {
 	return nil
 }
 
-// answers is what has come of the kernel's answers to messages sent together.
+// answers collects the kernel's answers to messages sent together.
 type answers struct {
-	see   func(int, *entry) // nil: entries are of no interest
+	see   func(int, *entry) // nil if entries are not wanted
 	first uint32            // sequence number of the first message
 	errs  []error           // by message, the first of each; the answer is read to its end nevertheless
 	bare  bool              // an entry is the end of the last message's answer
 	ended bool
 }
 
-// add reports whether m answers one of the messages. It decodes an entry into
-// memory that lasts, e.
+// add reports whether m answers one of the messages. It decodes an entry into e, which is
+// reused.
 func (a *answers) add(m netlink.Message, e *entry) bool {
 	// Sequence numbers wrap around, and so does the difference of earlier ones.
 	i := m.Header.Sequence - a.first
@@ -267,7 +267,7 @@ func (a *answers) show(i int, b []byte, e *entry) (err error) {
 	return err
 }
 
-// fail notes an error, or nothing if it is nil.
+// fail records an error, or nothing if it is nil.
 func (a *answers) fail(i uint32, err error) {
 	if a.errs[i] == nil {
 		a.errs[i] = err
@@ -278,7 +278,7 @@ func (a *answers) fail(i uint32, err error) {
 func (c *Conn) redial(err error) error {
 	s, dialErr := c.dial()
 	if dialErr != nil {
-		// The old socket stays: the next request fails on it, or does not.
+		// The old socket stays: the next request may fail on it.
 		return errors.Join(err, fmt.Errorf("reopen netfilter netlink socket: %w", dialErr))
 	}
 	c.socket.Close() // nothing is lost with it
@@ -304,7 +304,7 @@ func found(err error) error {
 	return err
 }
 
-// checkIPv4 is the guard before an encoding that knows 4-byte addresses alone.
+// checkIPv4 guards an encoding that knows only 4-byte addresses.
 func checkIPv4(addrs ...netip.Addr) error {
 	for _, a := range addrs {
 		if !a.Is4() {

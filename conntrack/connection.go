@@ -15,11 +15,11 @@ import (
 // an error that is ErrNotFound. A connection is found once its first packet has
 // left the gateway: until then the kernel has not put its entry into the table.
 //
-// The kernel looks up a tuple in one zone, and a packet does not say which. The
-// default zone is asked first, then the zones seen before, the latest first,
-// then all of them by a dump. Where zones use the same tuple, the first one
-// asked wins. Dumps walk the whole table, so their number is bounded: beyond
-// searchBurst at once and one in searchPause, the answer is ErrNotFound.
+// The kernel looks up a tuple in one zone, and a packet does not say which. Connection asks
+// for the default zone first, then for the zones seen before, the latest first, then for
+// all of them by a dump. If several zones use the same tuple, the first one asked for wins.
+// Dumps walk the whole table, so their number is bounded: beyond searchBurst at once and
+// one in searchPause, the answer is ErrNotFound.
 func (c *Conn) Connection(t calls.Tuple) (calls.Connection, error) {
 	e, err := c.find(t)
 	if err != nil {
@@ -93,8 +93,8 @@ func tcp(t calls.Tuple) tuple { return tuple{Tuple: t, proto: unix.IPPROTO_TCP} 
 
 func gre(t calls.Tuple) tuple { return tuple{Tuple: t, proto: unix.IPPROTO_GRE} }
 
-// The bounds of searches. A search walks the table twice, some 10 ms where it has
-// 2^18 buckets, and any stray packet asks for one.
+// The bounds of searches. A search walks the table twice, which takes some 10 ms with 2^18
+// buckets, and any stray packet may cause one.
 const (
 	searchBurst = 10
 	searchPause = 200 * time.Millisecond
@@ -118,14 +118,14 @@ func (b *budget) take(now time.Time) bool {
 	return true
 }
 
-// maxZones bounds the zones that are remembered, and so the questions asked for
-// a tuple before the table is walked.
+// maxZones bounds the number of remembered zones, and so the number of queries for a tuple
+// before the table is walked.
 const maxZones = 16
 
 // zones are the zones seen other than the default one, the latest first.
 type zones []uint16
 
-// at returns a zone by its turn to be asked, from -1 on: the default one first.
+// at returns the zone to ask for in turn i, from -1 on: the default zone first.
 func (z zones) at(i int) uint16 {
 	if i < 0 {
 		return 0
@@ -133,8 +133,8 @@ func (z zones) at(i int) uint16 {
 	return z[i]
 }
 
-// remember moves a zone to the head of the list. The one seen longest ago gives
-// way if the list is full.
+// remember moves a zone to the head of the list. If the list is full, the zone seen longest
+// ago is dropped.
 func (z *zones) remember(zone uint16) {
 	if zone == 0 || len(*z) > 0 && (*z)[0] == zone {
 		return

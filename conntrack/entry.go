@@ -63,9 +63,9 @@ func (e *entry) connection() calls.Connection {
 	}
 }
 
-// flow returns the flow that the entry translates, and whether it is an entry as
-// Create makes it. One with the tuples of a flow may have been made without NAT:
-// the kernel then takes the tuples for the flow's packets and translates none.
+// flow returns the flow that the entry translates, and whether the entry has the shape that
+// Create gives it. An entry with the tuples of a flow may have been created without NAT:
+// then the kernel matches the flow's packets and translates none.
 func (e *entry) flow() (calls.Flow, bool) {
 	ours := e.orig.proto == unix.IPPROTO_GRE && e.status&statusFlow == statusFlow &&
 		e.orig.Src.Port() == 0 && e.reply.Dst.Port() == 0 && e.helper == "" && e.orig.zone == 0
@@ -88,9 +88,9 @@ func (e *entry) flow() (calls.Flow, bool) {
 	return f, true
 }
 
-// stray returns the entry as one that the kernel made of a GRE packet that no entry
-// was for, and whether it is. One of a helper's has a master, and one of somebody
-// else's making a fixed timeout.
+// stray returns the entry as a Stray, and whether it is one: an entry that the kernel
+// created for a GRE packet without an entry. A helper's entry has a master, and an entry
+// that a program created has a fixed timeout.
 func (e *entry) stray() (Stray, bool) {
 	if e.orig.proto != unix.IPPROTO_GRE || e.orig.Src.Port() != 0 || e.status&(statusExpected|statusFixedTimeout) != 0 || e.helper != "" {
 		return Stray{}, false
@@ -98,8 +98,8 @@ func (e *entry) stray() (Stray, bool) {
 	return Stray{e.orig.Src.Addr(), e.orig.Dst.Addr(), pptp.CallID(e.orig.Dst.Port()), e.zone(), e.id, e.counts[0]}, true
 }
 
-// translates reports whether the entry is f's. The mark does not count: others may
-// change it.
+// translates reports whether the entry is f's. It ignores the mark, which others may
+// change.
 func (e *entry) translates(f calls.Flow) bool {
 	there, ours := e.flow()
 	there.Mark = f.Mark
@@ -163,9 +163,9 @@ var (
 	errTuple = errors.New("tuple without its IPv4 addresses")
 )
 
-// decodeEntry reads an entry from the data of a netlink message. Attributes it
-// has no use for are skipped; one of the wrong size is an error. It allocates for
-// the name of a helper alone.
+// decodeEntry reads an entry from the data of a netlink message. It skips attributes that
+// it does not need; one of the wrong size is an error. It allocates only for the name of a
+// helper.
 func decodeEntry(b []byte) (entry, error) {
 	var e entry
 	if err := e.decode(b); err != nil {
@@ -181,7 +181,7 @@ func (e *entry) decode(b []byte) error {
 	if err := walk(b[nfgenmsgLen:], e.decodeAttr); err != nil {
 		return err
 	}
-	// The guard that makes every decoded tuple one of IPv4.
+	// This guard makes every decoded tuple an IPv4 one.
 	for _, a := range [...]netip.AddrPort{e.orig.Src, e.orig.Dst, e.reply.Src, e.reply.Dst} {
 		if !a.Addr().Is4() {
 			return errTuple

@@ -11,30 +11,29 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// Timeout is the life of a flow's entry in seconds: 10 days, whatever packets
-// come. An entry of fixed timeout refuses a new one (EPERM), so it is long, and
-// the entry is deleted when its call ends. Create does not start it anew either: a
-// call that lasts longer loses its entry, and has it again from the next Create.
-// The kernel counts jiffies in 32 bits and caps it at some 24 days where HZ is
-// 1000.
+// Timeout is the life of a flow's entry in seconds: 10 days, whatever packets come. A fixed
+// timeout cannot be changed (EPERM), so it is long, and the entry is deleted when its call
+// ends. Create does not restart it either: a call that lasts longer loses its entry, and
+// gets it again with the next Create. The kernel counts jiffies in 32 bits and caps the
+// timeout at some 24 days if HZ is 1000.
 const Timeout = 10 * 24 * 60 * 60
 
-// Create puts a flow's entry into the table. What stands in its way gives way:
-// a former call's entry, or one that the kernel made of a packet that came too
-// early. An entry of this very flow stays, and only its mark is set if it is
-// another: in the instant between the end of an entry and its successor, a packet
-// would pass untranslated and leave an entry of its own.
+// Create creates a flow's entry. It deletes what is in its way: a former call's entry, or
+// one that the kernel created for a packet that came too early. If this flow already has an
+// entry, that stays, and Create sets its mark if it differs: in the instant between the end
+// of an entry and its successor, a packet would pass untranslated and leave an entry of its
+// own.
 //
-// An entry of somebody else's tunnel stays too. A flow to Call ID 0 has the tuple of such a
-// tunnel: where the tunnel's entry translates as the flow's would, the flow needs none, and
-// where it does not, the error is ErrTaken.
+// A tunnel's entry stays too. A flow to Call ID 0 has the tuple of such a tunnel: if the
+// tunnel's entry translates as the flow's entry would, the flow needs none; if not, the
+// error is ErrTaken.
 func (c *Conn) Create(f calls.Flow) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.create(f, nil)
 }
 
-// create is Create, to which a first attempt may have had an answer already.
+// create is Create after a first attempt that may have got an answer already.
 func (c *Conn) create(f calls.Flow, answer error) error {
 	err := checkFlow(f)
 	if err == nil {
@@ -46,9 +45,9 @@ func (c *Conn) create(f calls.Flow, answer error) error {
 	return nil
 }
 
-// insist tries more than once, because a packet may bring an entry in its way
-// back between the delete and the next try, and because flows that leave alike may have
-// the zones that are tried first. An answer that is nil is none yet.
+// insist tries more than once, because between the delete and the next try a packet may
+// create another entry in the way, and because flows that leave alike may have the zones
+// that are tried first. A nil answer means that there is none yet.
 func (c *Conn) insist(f calls.Flow, answer error) error {
 	e := c.entryOf(f)
 	for taken := range tries {
@@ -75,9 +74,9 @@ func (c *Conn) insist(f calls.Flow, answer error) error {
 	return fmt.Errorf("clear its tuples %d times: %w", tries, unix.EEXIST)
 }
 
-// clear has both tuples of f's entry be free, unless it finds that f's stands already, or
-// has no need to. Shared means that another flow leaves alike, whose entry has the reply
-// tuple: that stays.
+// clear frees both tuples of f's entry, unless f's entry exists already or is not needed.
+// shared means that the entry of another flow, which leaves alike, has the reply tuple:
+// that entry stays.
 func (c *Conn) clear(f calls.Flow, replyZone uint16) (stands, shared bool, err error) {
 	e, err := c.inWay(enters(f), f.Zone)
 	switch {
@@ -123,9 +122,9 @@ func (c *Conn) inWay(t calls.Tuple, zone uint16) (*entry, error) {
 	return &e, nil
 }
 
-// clearAway deletes the entry that was found to have a tuple in a zone, and no later one.
-// What has both keys 0 may be a tunnel's: its entry stays if it has seen an answer, and is no
-// flow's.
+// clearAway deletes the entry that was found with a tuple in a zone, but not a later one.
+// An entry with both keys 0 may be a tunnel's: it stays if it has seen an answer and is not
+// a flow's.
 func (c *Conn) clearAway(t calls.Tuple, zone uint16, e *entry) error {
 	if e == nil {
 		return nil
@@ -139,7 +138,7 @@ func (c *Conn) clearAway(t calls.Tuple, zone uint16, e *entry) error {
 	return nil
 }
 
-// setMark gives f's mark to its entry, and returns false if that is gone.
+// setMark gives f's mark to its entry, and returns false if the entry is gone.
 func (c *Conn) setMark(e entry, f calls.Flow) (stands bool, err error) {
 	if e.mark == f.Mark {
 		return true, nil
@@ -154,9 +153,9 @@ func (c *Conn) setMark(e entry, f calls.Flow) (stands bool, err error) {
 	return true, nil
 }
 
-// Delete takes a flow's entry out of the table. An entry that is gone is no
-// error, nor is one in its place that translates otherwise, which is left alone.
-// The mark does not count: others may change it.
+// Delete deletes a flow's entry. It is no error if the entry is gone, or if an entry in its
+// place translates differently; that one stays. Delete ignores the mark, which others may
+// change.
 func (c *Conn) Delete(f calls.Flow) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -174,8 +173,8 @@ func (c *Conn) delete(f calls.Flow) error {
 	return nil
 }
 
-// take asks for the entry before it deletes it, by its ID: the kernel compares
-// nothing else, and finds an entry by the tuple of either direction.
+// take queries the entry before it deletes it by its ID: the kernel compares nothing else,
+// and finds an entry by the tuple of either direction.
 func (c *Conn) take(f calls.Flow) error {
 	e, err := c.get(gre(enters(f)), f.Zone)
 	if errors.Is(err, ErrNotFound) {
@@ -187,7 +186,7 @@ func (c *Conn) take(f calls.Flow) error {
 	return c.remove(e.orig, f.Zone, e.id)
 }
 
-// Has reports whether a flow's entry is in the table. The mark does not count.
+// Has reports whether a flow's entry is in the table, whatever its mark.
 func (c *Conn) Has(f calls.Flow) (bool, error) {
 	if err := checkFlow(f); err != nil {
 		return false, err
@@ -201,9 +200,8 @@ func (c *Conn) Has(f calls.Flow) (bool, error) {
 	return err == nil && e.translates(f), nil
 }
 
-// Flows returns every flow in the table, in all zones, in no order: each GRE
-// entry of the shape that Create makes, whoever made it. Other GRE entries are
-// not listed.
+// Flows returns every flow in the table, in all zones, in no order: each GRE entry of the
+// shape that Create gives it, whoever created it. It does not list other GRE entries.
 func (c *Conn) Flows() ([]calls.Flow, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -214,22 +212,21 @@ func (c *Conn) Flows() ([]calls.Flow, error) {
 	return flows, nil
 }
 
-// Stray is a GRE entry that the kernel made of a packet which none of the others was
-// for. It lasts for half a minute after its last packet
-// (net.netfilter.nf_conntrack_gre_timeout), and is made only of packets that the firewall
-// lets pass.
+// Stray is a GRE entry that the kernel created for a packet without an entry. It lasts for
+// half a minute after its last packet (net.netfilter.nf_conntrack_gre_timeout). The kernel
+// creates it only for packets that the firewall lets pass.
 type Stray struct {
 	Src, Dst netip.Addr
-	Key      pptp.CallID // 0 also where the packets are no enhanced GRE
+	Key      pptp.CallID // 0 also if the packets are not enhanced GRE
 	Zone     uint16
 	ID       uint32 // tells it from a later one of the same packets
 	Traffic  calls.Traffic
 }
 
-// Traffic has into hold what Flows lists, unmarked, with what each has carried, and the
-// flows that need no entry of their own: see Lent in calls.Traffic. Of strays it returns
-// those that are wanted, none if wanted is nil; it may ask about one more than once. With an
-// error, what is in the map is part of it at most.
+// Traffic puts the flows that Flows lists into a map, unmarked, with what each has carried,
+// and also the flows that need no entry of their own: see Lent in calls.Traffic. It returns
+// the strays for which wanted reports true, none if wanted is nil; it may call wanted more
+// than once for one. After an error, the map may be incomplete.
 func (c *Conn) Traffic(into map[calls.Flow]calls.Traffic, wanted func(*Stray) bool) (strays []Stray, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -249,7 +246,7 @@ func (c *Conn) Traffic(into map[calls.Flow]calls.Traffic, wanted func(*Stray) bo
 	return strays, nil
 }
 
-// translated adds to into what the entry translates.
+// translated adds the flows that the entry translates.
 func (e *entry) translated(into map[calls.Flow]calls.Traffic) {
 	for _, f := range e.lent() {
 		if _, there := into[f]; !there {
@@ -261,8 +258,8 @@ func (e *entry) translated(into map[calls.Flow]calls.Traffic) {
 	}
 }
 
-// checkFlow is the guard before flowEntry, which gives a meaning of its own to
-// 0.0.0.0. No packet has that address.
+// checkFlow guards flowEntry, which gives 0.0.0.0 a special meaning. No packet has that
+// address.
 func checkFlow(f calls.Flow) error {
 	for _, a := range [...]netip.Addr{f.Src, f.Dst, f.NewSrc, f.NewDst} {
 		if a == netip.IPv4Unspecified() {

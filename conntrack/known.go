@@ -7,15 +7,15 @@ import (
 	"pptpalg/alg/calls"
 )
 
-// A question for one entry costs the kernel about two microseconds, however long its table
-// is. A dump walks the whole table, which holds the entries of all network namespaces: 4 ms
-// where it has 2^18 empty buckets. Meanwhile its processor handles no packet
-// (ctnetlink_dump_table disables softirqs), and in all namespaces nobody can
-// create or delete an entry by netlink (nfnl_lock). So who knows what to ask for, and it
-// is not much, asks.
+// A query for one entry costs the kernel about two microseconds, whatever the size of its
+// table. A dump walks the whole table, which holds the entries of all network namespaces: 4
+// ms for 2^18 empty buckets. Meanwhile that processor handles no packet
+// (ctnetlink_dump_table disables softirqs), and nobody in any namespace can create or
+// delete an entry by netlink (nfnl_lock). So with few known entries, query each one instead
+// of dumping the table.
 
-// StandingConnections returns those of the connections whose original tuple the table has,
-// as the table has them.
+// StandingConnections returns the connections whose original tuple is in the table, as the
+// table has them.
 func (c *Conn) StandingConnections(known []calls.Connection) (standing []calls.Connection, err error) {
 	question := func(i int) request { return getRequest(tcp(known[i].Original), known[i].Zone) }
 	err = c.ask(len(known), question, func(e *entry) { standing = append(standing, e.connection()) })
@@ -25,7 +25,7 @@ func (c *Conn) StandingConnections(known []calls.Connection) (standing []calls.C
 	return standing, nil
 }
 
-// StandingTraffic adds to into what the table has of the flows, as Traffic does.
+// StandingTraffic is Traffic for the given flows only.
 func (c *Conn) StandingTraffic(into map[calls.Flow]calls.Traffic, flows []calls.Flow) error {
 	question := func(i int) request { return getRequest(gre(enters(flows[i])), flows[i].Zone) }
 	err := c.ask(len(flows), question, func(e *entry) { e.translated(into) })
@@ -35,8 +35,8 @@ func (c *Conn) StandingTraffic(into map[calls.Flow]calls.Traffic, flows []calls.
 	return nil
 }
 
-// ask asks n questions for one entry each, a batch in a datagram, and shows see the entries
-// there are. Other requests get their turn between two batches.
+// ask sends n queries for one entry each, a batch in a datagram, and calls see with the
+// entries found. Other requests get their turn between two batches.
 func (c *Conn) ask(n int, question func(i int) request, see func(*entry)) error {
 	for at := 0; at < n; at += batch {
 		if err := c.askSome(at, min(at+batch, n), question, see); err != nil {
@@ -46,8 +46,8 @@ func (c *Conn) ask(n int, question func(i int) request, see func(*entry)) error 
 	return nil
 }
 
-// askSome asks the questions from one number to another. What a datagram that failed has
-// left unanswered goes one by one, which is what a receive buffer that is too small wants.
+// askSome sends the queries from one number to another. If a datagram fails, it sends the
+// unanswered queries one by one, which also helps if the receive buffer is too small.
 func (c *Conn) askSome(from, to int, question func(i int) request, see func(*entry)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -19,20 +19,20 @@ var ErrNoLabels = errors.New("conntrack entry without room for labels")
 // maxLabel is the last bit of an entry's labels (XT_CONNLABEL_MAXBIT).
 const maxLabel = 127
 
-// Bypass says by what an entry of a connection tells the firewall that it need not
-// be queued. The zero value is by nothing.
+// Bypass is how the conntrack entry of a connection is marked that needs no queueing. The
+// zero value marks nothing.
 type Bypass struct {
 	Mark     uint32 // bits of the connection mark, all of them; 0 for none
 	Label    uint8  // connection label, 0 to 127; used only if Labelled, and there is no Mark
 	Labelled bool
 }
 
-// Leave marks the entry of the TCP connection that has t as one of its tuples, in
-// its zone, as one that need not be queued any more. Other bits of its mark, and
-// its other labels, stay as they are. Without Mark and label it does nothing.
+// Leave marks the entry of the TCP connection that has t as one of its tuples, in its zone:
+// the connection needs no queueing any more. Other bits of its mark, and its other labels,
+// stay unchanged. Without a mark or label it does nothing.
 //
-// The error is ErrNotFound where there is no such entry, and ErrNoLabels where it
-// cannot have the label.
+// The error is ErrNotFound if there is no such entry, and ErrNoLabels if it cannot have the
+// label.
 func (c *Conn) Leave(t calls.Tuple, zone uint16, b Bypass) error {
 	if b.Mark == 0 && !b.Labelled {
 		return nil
@@ -62,8 +62,8 @@ func (c *Conn) leave(t calls.Tuple, zone uint16, b Bypass) error {
 // leaveRequest sets bits of the entry of which t is a tuple, and creates none.
 //
 // The kernel clears the bits of the mask and flips those of the value
-// (ctnetlink_change_mark, replace_u32 in nf_conntrack_labels.c), so that the same
-// bits in both set them. Labels that the attribute is too short for are cleared.
+// (ctnetlink_change_mark, replace_u32 in nf_conntrack_labels.c), so the same bits in both
+// set them. It clears labels beyond the end of the attribute.
 func leaveRequest(t tuple, zone uint16, b Bypass) request {
 	return request{kind: msgNew, attrs: func(ae *encoder) {
 		t.encode(ae, ctaTupleOrig)

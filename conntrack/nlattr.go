@@ -85,8 +85,8 @@ func walk(b []byte, f func(typ uint16, v []byte) error) error {
 	return nil
 }
 
-// The readers of a payload set what they are given, and leave it alone if the
-// payload has the wrong size.
+// The readers of a payload set their argument, and do not change it if the payload has the
+// wrong size.
 
 func read8[T ~uint8](v []byte, to *T) error {
 	if len(v) != 1 {

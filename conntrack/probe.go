@@ -12,15 +12,14 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// probeTimeout is the life of a probe's entries in seconds, should the process end
-// before it has taken them out.
+// probeTimeout is the life of a probe's entries in seconds, in case the process ends before
+// it has deleted them.
 const probeTimeout = 5
 
-// Probe finds out whether the kernel takes the two entries of a call and translates
-// by them: it creates those of a call between addresses that are for documentation
-// (RFC 5737), in the default zone, reads them back and deletes them. The error says
-// what the kernel refused, or has instead of what it was given. Nothing is left of
-// the entries when Probe returns, and others' are not touched.
+// Probe finds out whether the kernel accepts the two entries of a call. It creates those of
+// a call between documentation addresses (RFC 5737), in the default zone, reads them back
+// and deletes them. The error says what the kernel refused, or what it has instead. When
+// Probe returns, its entries are gone; it touches no others.
 func (c *Conn) Probe() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -36,7 +35,7 @@ func (c *Conn) Probe() error {
 	return nil
 }
 
-// probeCall tries the flows of a call that nobody has: keys are chosen at random.
+// probeCall tries the flows of a call that does not exist, with random keys.
 func (c *Conn) probeCall() (err error) {
 	for _, f := range probeFlows(pptp.CallID(1+rand.N(0xfffe)), pptp.CallID(rand.N(0xffff))) {
 		id, flowErr := c.probeFlow(f)
@@ -50,8 +49,8 @@ func (c *Conn) probeCall() (err error) {
 	return nil
 }
 
-// probeFlow creates a flow's entry and looks at it. The ID is that of the entry that
-// it made, 0 if that is not known; nil if it made none.
+// probeFlow creates a flow's entry and reads it back. The ID is that of the entry that it
+// created, 0 if that is not known; nil if it created none.
 func (c *Conn) probeFlow(f calls.Flow) (id *uint32, err error) {
 	e := flowEntry(f)
 	e.timeout = probeTimeout

@@ -38,7 +38,7 @@ const (
 	zonesSpare = 500 // of either kind
 )
 
-// spareZone returns the zone of a flow's reply tuple after so many that were taken.
+// spareZone returns the zone of a flow's reply tuple if so many zones are taken.
 func spareZone(f calls.Flow, taken int) uint16 {
 	a := f.Src.As4()
 	h := uint32(f.Key)
@@ -58,7 +58,7 @@ func replyZoneOf(f calls.Flow, zone uint16) bool {
 	return zone == 0 || zone == replyZone(f) || spare && f.Zone == 0
 }
 
-// entryOf returns the entry of a flow as this kernel takes it.
+// entryOf returns the entry of a flow as this kernel accepts it.
 func (c *Conn) entryOf(f calls.Flow) entry {
 	e := flowEntry(f)
 	if c.noZones {
@@ -67,16 +67,16 @@ func (c *Conn) entryOf(f calls.Flow) entry {
 	return e
 }
 
-// outdated reports whether an entry is as earlier releases made it for a flow whose own
+// outdated reports whether an entry is as earlier releases created it for a flow whose own
 // key is 0: its reply tuple is in the zone of packets.
 func (e *entry) outdated() bool {
 	f, ours := e.flow()
 	return ours && e.reply.zone == 0 && replyZone(f) != 0
 }
 
-// Renew makes the entries anew that an earlier release has made and that would be made
-// otherwise today, if mine says so of their flows. It returns how many there were. It walks
-// the whole table once.
+// Renew replaces the entries of an earlier release that would have another shape today, if
+// mine reports true for their flows. It returns their number. It walks the whole table
+// once.
 func (c *Conn) Renew(mine func(calls.Flow) bool) (renewed int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,8 +96,8 @@ func (c *Conn) Renew(mine func(calls.Flow) bool) (renewed int, err error) {
 	return renewed, nil
 }
 
-// replace makes the entry of a flow anew. It is deleted in the datagram in which its
-// successor is created. A packet that comes between the two is dealt with as by Create.
+// replace replaces the entry of a flow. One datagram deletes it and creates its successor.
+// A packet that comes between the two is handled as in Create.
 func (c *Conn) replace(old entry, f calls.Flow) error {
 	c.out.reset()
 	c.out.add(deleteRequest(old.orig, f.Zone, old.id))
@@ -108,11 +108,11 @@ func (c *Conn) replace(old entry, f calls.Flow) error {
 	return nil
 }
 
-// lent returns flows that an entry translates beside its own, if it has both keys 0 and each
-// of its directions is open to packets: the kernel has made it of somebody's packets, of a
-// tunnel perhaps, and they were answered; or it is the entry of a flow whose reply tuple lies in the
-// zone of packets. A flow to Call ID 0 has the same tuple, and needs no entry where this one
-// translates as its own would.
+// lent returns flows that an entry translates beside its own, if it has both keys 0 and
+// packets match both of its directions: the kernel created it for other packets, perhaps of
+// a tunnel, and they were answered; or it is the entry of a flow whose reply tuple lies in
+// the zone of packets. A flow to Call ID 0 has the same tuple, and needs no entry of its
+// own if this one translates alike.
 func (e *entry) lent() []calls.Flow {
 	if e.orig.proto != unix.IPPROTO_GRE || e.status&statusSeenReply == 0 || e.helper != "" || e.orig.zone|e.reply.zone != 0 ||
 		e.orig.Src.Port()|e.reply.Src.Port()|e.reply.Dst.Port() != 0 {
@@ -128,8 +128,8 @@ func (e *entry) lent() []calls.Flow {
 	return []calls.Flow{back, translation(e.orig, e.reply, e.both)}
 }
 
-// translation returns what becomes of packets of key 0 that have one tuple of an entry,
-// given the other one.
+// translation returns the translation of packets of key 0 that have one tuple of an entry,
+// given the other tuple.
 func translation(from, to tuple, zone uint16) calls.Flow {
 	return calls.Flow{
 		Src: from.Src.Addr(), Dst: from.Dst.Addr(),
@@ -137,7 +137,7 @@ func translation(from, to tuple, zone uint16) calls.Flow {
 	}
 }
 
-// lends reports whether f needs no entry because of this one.
+// lends reports whether f needs no entry of its own because of this one.
 func (e *entry) lends(f calls.Flow) bool {
 	for _, lent := range e.lent() {
 		if lent == f.Unmarked() {

@@ -17,8 +17,8 @@ type request struct {
 	attrs func(*encoder)
 }
 
-// outbox is the messages of one datagram yet to be sent, in memory that is used
-// again for the next.
+// outbox is the messages of one datagram that will be sent, in memory that is reused for
+// the next.
 type outbox struct {
 	encoder
 	at []int // where in the buffer each message begins
@@ -39,10 +39,10 @@ func (o *outbox) add(r request) {
 	binary.NativeEndian.PutUint32(o.b[at:], uint32(len(o.b)-at))
 }
 
-// number gives the messages the sequence numbers from first on. Only the last one
-// is to be acknowledged, and not even that if it asks for entries, which are the
-// answer: the kernel carries the messages out in order, each to its end, and
-// answers a failure unasked (netlink_rcv_skb in af_netlink.c).
+// number gives the messages the sequence numbers from first on. Only the last one asks for
+// an acknowledgement, unless it asks for entries, which are the answer. The kernel carries
+// out the messages in order, each to its end, and reports failures without being asked
+// (netlink_rcv_skb in af_netlink.c).
 //
 // bare says that the last message's answer is an entry, with no end after it.
 func (o *outbox) number(first uint32) (bare bool) {
@@ -72,8 +72,8 @@ func createRequest(e entry) request {
 	return request{kind: msgNew, flags: netlink.Create | netlink.Excl, attrs: func(ae *encoder) { e.encode(ae) }}
 }
 
-// markRequest gives another mark to the entry of which t is a tuple. It creates
-// none: without one the answer is ENOENT.
+// markRequest sets the mark of the entry of which t is a tuple. It creates none: without an
+// entry the answer is ENOENT.
 func markRequest(t tuple, zone uint16, mark uint32) request {
 	return request{kind: msgNew, attrs: func(ae *encoder) {
 		t.encode(ae, ctaTupleOrig)
@@ -82,8 +82,8 @@ func markRequest(t tuple, zone uint16, mark uint32) request {
 	}}
 }
 
-// deleteRequest takes the entry of which t is a tuple out of the table; with an
-// id other than 0, only if it is the entry's.
+// deleteRequest deletes the entry of which t is a tuple; with an id other than 0, only if
+// it is the entry's.
 //
 // The tuple is never left out: a delete without one empties the whole table.
 func deleteRequest(t tuple, zone uint16, id uint32) request {
@@ -96,9 +96,9 @@ func deleteRequest(t tuple, zone uint16, id uint32) request {
 	}}
 }
 
-// filter says which entries a dump is about. A kernel before 5.8 takes no notice
-// of it, and a later one may know no such filter, so what comes is looked at
-// again with match. Of the two tuples, the one with flags counts.
+// filter says which entries a dump returns. A kernel before 5.8 ignores it, and a later one
+// may not know such a filter, so match checks the entries again. Of the two tuples, the one
+// with flags counts.
 type filter struct {
 	orig, reply           tuple
 	origFlags, replyFlags filterFlags
@@ -136,8 +136,8 @@ func byTuple(t calls.Tuple) [2]filter {
 	}
 }
 
-// dumpRequest asks for all IPv4 entries of all zones that pass the filter, or
-// simply all of them.
+// dumpRequest asks for the IPv4 entries of all zones that pass the filter, or for all of
+// them.
 func dumpRequest(f filter, inKernel bool) request {
 	return request{kind: msgGet, flags: netlink.Dump, attrs: func(ae *encoder) {
 		if inKernel {
@@ -171,7 +171,7 @@ func (e *entry) encode(ae *encoder) {
 	encodeTCP(ae, e.tcp)
 }
 
-// encode writes the tuple; without addresses, where a filter needs none.
+// encode writes the tuple, without addresses if a filter needs none.
 func (t tuple) encode(ae *encoder, as uint16) {
 	ae.nest(as, func(ae *encoder) {
 		if t.Src.IsValid() && t.Dst.IsValid() {
@@ -217,8 +217,8 @@ func encodeNAT(ae *encoder, as uint16, to netip.AddrPort) {
 	})
 }
 
-// encodeTCP writes the state of a TCP connection that the kernel is to track from
-// here on, or nothing.
+// encodeTCP writes the state of a TCP connection that the kernel tracks from now on, or
+// nothing.
 func encodeTCP(ae *encoder, s tcpState) {
 	if s == 0 {
 		return

@@ -9,28 +9,27 @@ import (
 	"pptpalg/alg/calls"
 )
 
-// ErrTaken says that another entry has one of the tuples that were asked for.
+// ErrTaken says that another entry has one of the tuples.
 var ErrTaken = errors.New("taken by another conntrack entry")
 
-// ReviveTimeout is the life of a revived connection's entry in seconds, until its
-// next packet: from then on the kernel gives it that of any TCP connection
-// (nf_conntrack_tcp_timeout_established, 5 days). A connection that is silent for
-// so long is taken for dead. PPTP's echo requests come every 60 seconds (RFC 2637
-// section 3.1.4).
+// ReviveTimeout is the life of a revived connection's entry in seconds, until its next
+// packet. From then on the kernel uses the timeout of any TCP connection
+// (nf_conntrack_tcp_timeout_established, 5 days). A connection that is silent for so long
+// counts as dead. PPTP's echo requests come every 60 seconds (RFC 2637 section 3.1.4).
 const ReviveTimeout = 300
 
-// Revive puts the entry of an established TCP connection into the table again,
-// after somebody has emptied it: with its tuples, so with its translation, and
-// its mark and zone. Without it the next segment of the initiator is translated
-// anew, perhaps to another port, and one of the responder is answered with a RST
-// by the gateway. Whether the connection was Opening or Closing does not count.
+// Revive creates the entry of an established TCP connection again, after somebody has
+// flushed the table: with its tuples, and so its translation, and with its mark and zone.
+// Without it the kernel gives the initiator's next segment a new translation, perhaps to
+// another port, and the gateway answers the responder's next segment with a RST. Revive
+// ignores whether the connection was Opening or Closing.
 //
-// An entry that has the connection's tuples is left alone: Revive returns nil if
-// it is the connection's, and an error that is ErrTaken if it translates
-// otherwise. One that translates alike but was opened by the other end gives way: the
-// kernel makes it of a segment that came first. A translation that goes with the
-// address of an interface (MASQUERADE) no longer ends with that address, and a
-// zone is taken to be that of both directions. Helpers are not attached.
+// If an entry has the connection's tuples, it stays: Revive returns nil if it is the
+// connection's, and an error that is ErrTaken if it translates differently. If it
+// translates alike but was opened by the other end, Revive replaces it: the kernel created
+// it for a segment that came first. A translation to the address of an interface
+// (MASQUERADE) no longer ends with that address, and the zone is used for both directions.
+// Helpers are not attached.
 func (c *Conn) Revive(conn calls.Connection) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -61,8 +60,8 @@ func (c *Conn) revive(conn calls.Connection) error {
 	return err
 }
 
-// stands looks at what is in the way of a connection's entry, and returns nil if
-// it is the connection's own. gone says that nothing is in the way any more.
+// stands checks what is in the way of a connection's entry, and returns nil if it is the
+// connection's own. gone says that nothing is in the way any more.
 func (c *Conn) stands(conn calls.Connection) (gone bool, err error) {
 	for _, t := range []calls.Tuple{conn.Original, conn.Reply} {
 		e, err := c.get(tcp(t), conn.Zone)
@@ -84,9 +83,8 @@ func (c *Conn) stands(conn calls.Connection) (gone bool, err error) {
 // connectionEntry returns the entry of an established connection as it is sent,
 // before NAT.
 //
-// Where one end is translated, the other end's address and port are named too.
-// The kernel would else bind them by itself, and choose another port if it finds
-// the present one in use.
+// If one end is translated, the other end's address and port are named too. Otherwise the
+// kernel would choose them, and take another port if it finds the present one in use.
 func connectionEntry(conn calls.Connection) entry {
 	e := entry{
 		orig:    tcp(conn.Original),

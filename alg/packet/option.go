@@ -31,7 +31,7 @@ func (s Segment) BlankOption(kind byte) bool {
 	return found
 }
 
-// eachOption calls visit for each option except no-operations, with its place in the TCP
+// eachOption calls see for each option except no-operations, with its place in the TCP
 // header, and returns false if one does not fit.
 func (s Segment) eachOption(see func(kind byte, at, length int)) bool {
 	header := s.header()
