@@ -7,18 +7,17 @@ import (
 	"strings"
 )
 
-// DefaultBypassLabel is a connection label that others seldom use. DefaultLabel, its
-// neighbour, is on other connections.
+// DefaultBypassLabel is a connection label that others seldom use.
 const DefaultBypassLabel = 118
 
-// Bypass is by what a control connection's conntrack entry tells that the daemon leaves
-// it alone: such a connection is not queued, neither its data nor its end. The daemon
-// sets it, no rule does. The zero value is none: all connections are queued.
+// Bypass marks connections that need no queueing, by a label or mark of their conntrack
+// entry: neither their data nor their end is queued. The daemon sets it; no rule does. The
+// zero value is none: all connections are queued.
 //
-// A label is nobody else's business, but only entries that are younger than the first
-// rule about a label have room for one. A mark has room in every entry. It is the
-// administrator's, though: CONNMARK --save-mark without a mask takes the bits away again,
-// and --restore-mark brings them to packets, where policy routing sees them.
+// Nothing else uses the label, but only entries that are younger than the first rule about
+// a label have room for one. Every entry has room for a mark. But the mark is the
+// administrator's: CONNMARK --save-mark without a mask removes the bits, and --restore-mark
+// copies them to packets, where policy routing sees them.
 type Bypass struct {
 	Mark     uint32 // bits of the connection mark, all of them; 0 for none
 	Label    uint8  // connection label, 0 to 127; used only if Labelled, and there is no Mark
@@ -76,7 +75,7 @@ func (b Bypass) validate() error {
 	return nil
 }
 
-// match returns the match on connections that are not left alone, with a space behind it.
+// match returns the match on connections without the bypass, with a space behind it.
 func (b Bypass) match() string {
 	switch {
 	case b.Mark != 0:

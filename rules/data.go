@@ -10,9 +10,8 @@ import (
 	"strings"
 )
 
-// DataChain is the chain of our own, in tables raw, mangle and filter, of the data path
-// in which GRE visits the daemon. As with Chain, all rules in it and all jumps to it are
-// ours.
+// DataChain is our own chain of data path queue, in tables raw, mangle and filter. As with
+// Chain, all rules in it and all jumps to it are ours.
 const DataChain = "PPTPALG-GRE"
 
 // DefaultMark is a bit of the packet mark that others seldom use.
@@ -21,8 +20,8 @@ const DefaultMark = 0x40000000
 // maxLabel is the last bit of a connection's labels (XT_CONNLABEL_MAXBIT).
 const maxLabel = 127
 
-// Data says which queues the calls' GRE packets go to. The zero value has none: the
-// kernel translates.
+// Data says to which queues the calls' GRE packets go. The zero value has none: the kernel
+// translates.
 //
 //	raw PREROUTING, OUTPUT,        NFQUEUE ─► daemon: rewrites the destination, marks what
 //	first rule                        │       is a call's, and has the packet repeat the table
@@ -33,43 +32,43 @@ const maxLabel = 127
 //	first rule                        │       repeat the table
 //	                                  └─► unmarked, next rule
 //
-// To conntrack a call's packets are not there: UNTRACKED. So it holds no entry of them that
-// could be another connection's, no rule of table nat meets them, and a full table does not
-// stop them. Beside the packets' form, this is what tells them from the first table on. A mark would not: CONNMARK
-// --restore-mark and MARK overwrite it, and "ip rule fwmark 1" does not find 0x40000001. So
-// the daemon's marks are gone when the packet leaves our chain.
+// Conntrack does not see a call's packets: they are UNTRACKED. So it has no entry of them
+// that could be another connection's, they pass no rule of table nat, and a full table does
+// not stop them. Their form and UNTRACKED identify them after the first table. A mark could
+// not: CONNMARK --restore-mark and MARK overwrite it, and "ip rule fwmark 1" does not match
+// 0x40000001. So our chain clears the daemon's marks before the packet leaves it.
 //
-// Our rules stand first. In raw, an earlier rule with a conntrack zone would have the packet
-// tracked, whatever a later one says; and one that accepts would keep the packet from ours.
-// Rules of others in raw do not meet calls' packets. They do meet all other GRE, as before, for
-// the daemon has that repeat the table too, and go on behind our rules.
+// Our rules come first. In raw, an earlier rule with a conntrack zone would make conntrack
+// track the packet, whatever a later rule says, and a rule that accepts would keep the
+// packet from ours. So calls' packets skip the administrator's rules in raw. All other GRE
+// still passes these rules, because the daemon lets it repeat the table too, and it
+// continues behind our rules.
 //
-// The daemon gives a packet that it will translate the source of its control connection's
-// mark, as CONNMARK --restore-mark would, so that routing by connection mark keeps both on
-// one way.
+// If the daemon will translate a packet's source, it gives the packet the mark of its
+// control connection, as CONNMARK --restore-mark would, so that routing by connection mark
+// keeps both on one way.
 //
 // Errors of routers about the calls' packets, ICMP that quotes enhanced GRE, go the same way.
 type Data struct {
 	Queue  uint16 // the first queue
 	Queues int    // their number, Queue and those after it; 0 is no rule at all
-	// ByCPU gives each processor its queue instead of each pair of addresses. All
-	// packets of one server to one public address are one pair. Which processor a
-	// packet comes to is the network card's choice, or that of RPS, whose hash knows
-	// the Call ID.
+	// ByCPU gives each processor its own queue, instead of each pair of addresses. All
+	// packets of one server to one public address are one pair. The network card chooses
+	// the processor for a packet, or RPS, whose hash includes the Call ID.
 	ByCPU bool
-	// Bypass lets packets go on as they are while no daemon reads the queue, instead of
-	// dropping them. What goes on untranslated is for the gateway itself, which answers
-	// that it does not know the protocol; some servers end the call for it.
+	// Bypass lets packets pass unchanged while no daemon reads the queue, instead of
+	// dropping them. Such an untranslated packet is for the gateway itself, which answers
+	// "protocol unreachable", and some servers end the call for that.
 	Bypass bool
-	// Mark is a bit of the packet mark, or several, by which the daemon tells our rules in
-	// one table what is a call's; one bit more says that it has seen a packet (Marks).
-	// Packets must not come with either. 0 is DefaultMark, and adds no rules that accept
-	// the calls' packets: set it where the firewall lets untracked GRE pass.
+	// Mark is one or several bits of the packet mark by which the daemon tells our rules,
+	// within one table, which packets are a call's; one more bit says that it has seen a
+	// packet (Marks). Packets must not come with either. 0 is DefaultMark without the rules
+	// that accept calls' packets: for a firewall that lets untracked GRE pass.
 	Mark uint32
 }
 
-// Marks returns the bits that the daemon sets: on a packet of a call's that comes, and on
-// any other that it has seen, whatever it did.
+// Marks returns the bits that the daemon sets: on a call's packet that comes in, and on any
+// other packet that it has seen.
 func (d Data) Marks() (call, seen uint32) {
 	call = cmp.Or(d.Mark, DefaultMark)
 	seen = bits.RotateLeft32(1<<(bits.Len32(call)-1), 1)
@@ -94,18 +93,18 @@ func (d Data) validate(control uint16) error {
 	return nil
 }
 
-// part is what one table has of the data path's rules.
+// part is the data path's rules in one table.
 type part struct {
 	table        string
 	rules, jumps []string
 }
 
-// marker is the table that has DataChain whenever rules of the data path may be loaded:
-// the first to get it, and the last to lose it.
+// marker is the table that has DataChain whenever rules of the data path may be loaded: it
+// gets the chain first, and loses it last.
 const marker = "mangle"
 
-// parts returns the rules in the order in which they come into force: GRE is queued when
-// all is ready for it.
+// parts returns the rules in the order in which they are loaded: GRE is queued once
+// everything is ready for it.
 func (d Data) parts() []part {
 	parts := []part{d.leaving(), {table: "filter"}, d.entering()}
 	if d.Mark != 0 {
@@ -116,15 +115,16 @@ func (d Data) parts() []part {
 
 // The packets of calls, and errors about them, by xt_u32. Enhanced GRE: from the IP
 // header's length to the GRE header, there version 1 and protocol type 0x880b (RFC 2637
-// section 4.1). Other tunnels never see the daemon. An error, of type 3, 11 or 12: behind its 8
-// bytes an IP header of protocol 47, and behind this one enhanced GRE.
+// section 4.1). Packets of other tunnels are never queued. An error, of type 3, 11 or 12:
+// behind its 8 bytes an IP header of protocol 47, and behind that enhanced GRE.
 const (
 	enhancedGRE = `-p gre -m u32 --u32 "0>>22&0x3c@0&0x7ffff=0x1880b"`
 	aboutGRE    = `-p icmp -m u32 --u32 "0>>22&0x3c@0>>24=3,11:12&&0>>22&0x3c@16>>16&0xff=47&&0>>22&0x3c@8>>22&0x3c@8&0x7ffff=0x1880b"`
 	untracked   = "-m conntrack --ctstate UNTRACKED"
 )
 
-// first returns jumps to our chain at the head of another one, for what a match lets by.
+// first returns jumps to our chain at the head of another chain, for packets that a match
+// selects.
 func first(chain, match string) []string {
 	var jumps []string
 	for _, packets := range []string{enhancedGRE, aboutGRE} {
@@ -133,9 +133,9 @@ func first(chain, match string) []string {
 	return jumps
 }
 
-// entering is the part that queues what comes. As for Chain, the loopback interface is left
-// out because what arrives there has passed OUTPUT. A packet that is untracked already has
-// been here: with a VRF, PREROUTING runs twice.
+// entering is the part that queues incoming packets. As for Chain, it excludes the loopback
+// interface, because packets that arrive there have passed OUTPUT. A packet that is already
+// untracked has been here before: with a VRF, PREROUTING runs twice.
 func (d Data) entering() part {
 	call, seen := d.Marks()
 	return part{
@@ -158,8 +158,8 @@ var accepting = part{
 	jumps: slices.Concat(first("FORWARD", untracked), first("INPUT", untracked), first("OUTPUT", untracked)),
 }
 
-// leaving is the part that queues what is on its way out, be it to the gateway itself.
-// What goes over the loopback interface leaves there by POSTROUTING.
+// leaving is the part that queues packets on their way out, or to the gateway itself.
+// Packets over the loopback interface leave by POSTROUTING.
 func (d Data) leaving() part {
 	_, seen := d.Marks()
 	return part{
@@ -169,7 +169,7 @@ func (d Data) leaving() part {
 	}
 }
 
-// queueing is the rule that queues what the daemon has not seen.
+// queueing is the rule that queues packets that the daemon has not seen.
 func (d Data) queueing(seen uint32) string {
 	target := fmt.Sprintf("--queue-num %d", d.Queue)
 	if d.Queues > 1 {
@@ -191,8 +191,8 @@ func (d Data) unmarking(seen uint32) string {
 // dataTables are the tables of the data path's rules, in the order of Data.parts.
 var dataTables = []string{marker, "filter", "raw"}
 
-// loadText returns the transactions that put d's rules in force in place of those there
-// are. current is, by table, what "iptables -S" printed.
+// loadText returns the transactions that load d's rules, replacing those that are loaded.
+// current is, by table, what "iptables -S" printed.
 func (d Data) loadText(current map[string]string) string {
 	return loadParts(DataChain, d.parts(), current)
 }
@@ -212,8 +212,8 @@ func loadParts(chain string, parts []part, current map[string]string) string {
 	return b.String()
 }
 
-// unloadParts returns the transactions that remove the rules in such a chain, in the order
-// opposite to loading, "" if there are none.
+// unloadParts returns the transactions that remove the rules in such a chain, in the
+// reverse order of loading, "" if there are none.
 func unloadParts(chain string, tables []string, current map[string]string) string {
 	var b strings.Builder
 	for _, table := range slices.Backward(tables) {

@@ -19,8 +19,7 @@ import (
 const (
 	// lockWait is how long iptables waits for the xtables lock, in seconds.
 	lockWait = "10"
-	// attempts bounds how often a change of the table by others is met with
-	// reading it again.
+	// attempts is how often the table is read again because others changed it.
 	attempts = 20
 	// pauseStep is by how much the longest pause grows from attempt to attempt.
 	pauseStep = 5 * time.Millisecond
@@ -28,51 +27,51 @@ const (
 	killWait = 2 * time.Second
 )
 
-// Runner runs a command to its end with the given standard input and returns its
-// standard output. Its error holds what the command wrote to standard error.
+// Runner runs a command to its end with the given standard input and returns its standard
+// output. Its error has what the command wrote to standard error.
 type Runner func(ctx context.Context, stdin, name string, args ...string) (stdout string, err error)
 
-// Backend puts rules in force, and takes them away.
+// Backend loads rules and removes them.
 type Backend interface {
-	// Load puts the rules of a Config in force, in place of any rules of ours.
+	// Load loads the rules of a Config, replacing any rules of ours.
 	Load(context.Context, Config) (Outcome, error)
 	// Unload removes them.
 	Unload(context.Context) error
-	// Loaded reports whether they are there.
+	// Loaded reports whether they are loaded.
 	Loaded(context.Context) (bool, error)
 }
 
-// Firewall is the Backend that loads and unloads the rules with iptables. The zero value is ready and
-// uses the system's iptables. It holds no state and no lock: any number of
-// goroutines and processes may load and unload at once, the last one wins whole.
+// Firewall is the Backend that loads and unloads the rules with iptables. The zero value is
+// ready and uses the system's iptables. It has no state and no lock: any number of goroutines
+// and processes may load and unload at once, and the last one wins completely.
 type Firewall struct {
-	// Command is the iptables to run, a name or a path; "" means iptables. Its
-	// companion with "-restore" added must exist too (iptables-legacy and
-	// iptables-legacy-restore, for instance).
+	// Command is the iptables to run, a name or a path; "" means iptables. The command with
+	// "-restore" added must exist too (for example iptables-legacy and
+	// iptables-legacy-restore).
 	Command string
-	// Run runs the commands; nil means for real.
+	// Run runs the commands; nil runs real ones.
 	Run Runner
 }
 
-// Outcome says what Load has put in force.
+// Outcome says what Load has loaded.
 type Outcome struct {
-	// Config is what was asked, but where iptables or the kernel lacks a match:
+	// Config is what was requested, except where iptables or the kernel lacks a match:
 	// AllSegments without xt_bpf; no Bypass without xt_connlabel or xt_connmark; and no
 	// ResetMark without ipt_REJECT or table filter.
 	Config Config
-	// Refused is what iptables said to the rules that were asked, where Config
-	// differs from them. Nil if all is as asked.
+	// Refused is iptables' error for the requested rules, if Config differs from them. Nil
+	// if Config is as requested.
 	Refused error
 }
 
-// Load puts cfg's rules in force, in place of any rules of ours that were loaded
-// before, with the jumps where they belong. When a rule is refused, it loads the
-// next best and says so.
+// Load loads cfg's rules, replacing any rules of ours that were loaded before, with the
+// jumps where they belong. If a rule is refused, it loads the next best and says so.
 //
-// The rules for control connections change in one atomic step; on an error they are as
-// they were. Those of cfg.Data change before, in a step for each table, and GRE is queued
-// from the last; on an error there are none of them. Without cfg.Data.Queues, those that
-// were loaded before go, after the change. So it is with cfg.ResetMark.
+// The rules for control connections change in one atomic step; on an error they stay as
+// they were. The rules of cfg.Data change before, in one step for each table, and GRE is
+// queued from the last step on; on an error none of them is left. Without cfg.Data.Queues,
+// older rules of this kind are removed after the change. The same is true for
+// cfg.ResetMark.
 //
 // Errors wrap os.ErrPermission when rights are missing and exec.ErrNotFound when
 // iptables is.
@@ -93,7 +92,8 @@ func (f *Firewall) Load(ctx context.Context, cfg Config) (Outcome, error) {
 	return Outcome{Config: cfg, Refused: errors.Join(refusedReset, refused)}, nil
 }
 
-// giveUp removes the rules beside those for control connections after err, and returns err.
+// giveUp removes the other rules, not those for control connections, after err, and returns
+// err.
 func (f *Firewall) giveUp(ctx context.Context, cfg Config, err error) error {
 	ctx = context.WithoutCancel(ctx)
 	for _, e := range extras {
@@ -104,8 +104,8 @@ func (f *Firewall) giveUp(ctx context.Context, cfg Config, err error) error {
 	return err
 }
 
-// loadReset loads the rule that answers segments with a RST. Without it all else works, so
-// no error is one of Load's: cfg.ResetMark is 0 then, and refused says why.
+// loadReset loads the rule that answers segments with a RST. Everything else works without
+// it, so an error does not fail Load: then cfg.ResetMark is 0, and refused says why.
 func (f *Firewall) loadReset(ctx context.Context, cfg *Config) (refused error) {
 	if cfg.ResetMark == 0 {
 		return nil
@@ -117,8 +117,8 @@ func (f *Firewall) loadReset(ctx context.Context, cfg *Config) (refused error) {
 	return refused
 }
 
-// loadControl loads the rules for control connections, or the best of the lesser ones
-// that are not refused, which it puts into cfg. Refused is why it did.
+// loadControl loads the rules for control connections, or the best lesser ones that are not
+// refused, and puts these into cfg. refused says why.
 func (f *Firewall) loadControl(ctx context.Context, cfg *Config) (refused, err error) {
 	err = f.load(ctx, *cfg)
 	if !isRefused(err) {
@@ -143,7 +143,7 @@ func (f *Firewall) loadData(ctx context.Context, d Data) error {
 	return f.change(ctx, dataTables, d.loadText)
 }
 
-// isRefused reports whether iptables or the kernel would not have a rule of ours.
+// isRefused reports whether iptables or the kernel refused a rule of ours.
 func isRefused(err error) bool {
 	var failed *restoreError
 	return errors.As(err, &failed) && failed.refused()
@@ -153,8 +153,9 @@ func (f *Firewall) load(ctx context.Context, cfg Config) error {
 	return f.changeControl(ctx, cfg, func(current string) string { return LoadText(current, cfg) })
 }
 
-// Unload removes all rules of ours; without any it does nothing. Those for control
-// connections go in one atomic step, the others after them in a step for each table. Errors are as those of Load.
+// Unload removes all rules of ours; without any it does nothing. It removes those for
+// control connections in one atomic step, then the others in one step for each table.
+// Errors are as for Load.
 func (f *Firewall) Unload(ctx context.Context) error {
 	if err := f.changeControl(ctx, Config{}, UnloadText); err != nil {
 		return fmt.Errorf("unload firewall rules: %w", err)
@@ -162,7 +163,7 @@ func (f *Firewall) Unload(ctx context.Context) error {
 	return nil
 }
 
-// extra is rules beside those for control connections, in a chain of their own.
+// extra is other rules than those for control connections, in a chain of their own.
 type extra struct {
 	chain  string
 	tables []string
@@ -174,8 +175,8 @@ var extras = []extra{
 	{ResetChain, resetTables, func(c Config) bool { return c.ResetMark != 0 }},
 }
 
-// changeControl changes the rules for control connections, and removes others that are not
-// in cfg, which another run may have left, if there are any to be seen.
+// changeControl changes the rules for control connections, and removes other rules that are
+// not in cfg and that an earlier run may have left.
 func (f *Firewall) changeControl(ctx context.Context, cfg Config, text func(current string) string) error {
 	var listed string
 	err := f.change(ctx, []string{"mangle"}, func(current map[string]string) string {
@@ -194,8 +195,8 @@ func (f *Firewall) unloadExtra(ctx context.Context, e extra) error {
 	return f.change(ctx, e.tables, func(current map[string]string) string { return unloadParts(e.chain, e.tables, current) })
 }
 
-// Loaded reports whether rules of ours are in force that queue control connections, see
-// LoadedIn. Errors are as those of Load.
+// Loaded reports whether rules of ours that queue control connections are loaded, see
+// LoadedIn. Errors are as for Load.
 func (f *Firewall) Loaded(ctx context.Context) (bool, error) {
 	current, err := f.list(ctx, "mangle")
 	if err != nil {
@@ -204,8 +205,8 @@ func (f *Firewall) Loaded(ctx context.Context) (bool, error) {
 	return LoadedIn(current), nil
 }
 
-// change applies what text makes of the current tables, and starts over when others
-// changed our rules in between.
+// change applies what text makes of the current tables, and starts again if others changed
+// our rules in between.
 func (f *Firewall) change(ctx context.Context, tables []string, text func(current map[string]string) string) error {
 	for attempt := 1; ; attempt++ {
 		current, err := f.listAll(ctx, tables)
@@ -227,8 +228,7 @@ func (f *Firewall) change(ctx context.Context, tables []string, text func(curren
 	}
 }
 
-// pause waits for a random time up to longest, so that loaders that met once do
-// not meet again.
+// pause waits for a random time up to longest, so that two loaders do not collide again.
 func pause(ctx context.Context, longest time.Duration) error {
 	select {
 	case <-ctx.Done():
@@ -270,7 +270,7 @@ func (f *Firewall) restore(ctx context.Context, tables []string, text string) er
 	return fmt.Errorf("change table %s: %w", strings.Join(tables, ", "), &restoreError{line: failedLine(err.Error(), text), err: err})
 }
 
-// run runs a command through the seam and gives its commonest error a hint.
+// run runs a command, and adds a hint to the most common error.
 func (f *Firewall) run(ctx context.Context, stdin, name string, args ...string) (string, error) {
 	run := f.Run
 	if run == nil {
@@ -302,10 +302,10 @@ func (e *restoreError) Error() string {
 
 func (e *restoreError) Unwrap() error { return e.err }
 
-// raced reports whether the transaction did not fit the table, see LoadText. At
-// COMMIT it is the nft backend that met another change and then did not find what
-// it had read (a rule the kernel refuses it reports by that rule's line), or the
-// legacy kernel interface with EAGAIN when a program that takes no lock came by.
+// raced reports whether the transaction did not fit the table, see LoadText. An error at
+// COMMIT means that the nft backend met another change and did not find what it had read
+// (for a rule that the kernel refuses, it reports that rule's line), or that the legacy
+// kernel interface returned EAGAIN because another program took no lock.
 func (e *restoreError) raced() bool {
 	switch verb, _, _ := strings.Cut(e.line, " "); verb {
 	case "-D", "-F", "-X", "-N":
@@ -318,8 +318,8 @@ func (e *restoreError) raced() bool {
 
 var racedText = regexp.MustCompile(`\(nf_tables\)|Resource temporarily unavailable`)
 
-// refused reports whether a rule of our chains was not accepted. The legacy
-// backend hands all rules to the kernel at once, at COMMIT.
+// refused reports whether a rule of our chains was refused. The legacy backend passes all
+// rules to the kernel at once, at COMMIT.
 func (e *restoreError) refused() bool {
 	if e.raced() || errors.Is(e.err, os.ErrPermission) {
 		return false
@@ -366,7 +366,7 @@ func execute(ctx context.Context, stdin, name string, args ...string) (string, e
 	return stdout.String(), nil
 }
 
-// sbin is where iptables lives when PATH is that of a user.
+// sbin is where iptables is if PATH is an ordinary user's.
 var sbin = []string{"/usr/sbin", "/sbin"}
 
 // find returns the path of a command. Its error wraps exec.ErrNotFound.

@@ -5,29 +5,30 @@ import (
 	"strings"
 )
 
-// NFTTable is the table of our own, of family ip, that NFT's text has. Everything in it
-// is ours.
+// NFTTable is our own table, of family ip, in NFT's text. Everything in it is ours.
 const NFTTable = "pptpalg"
 
-// NFT returns the rules as input for "nft -f", for those who manage their ruleset
-// themselves: a table of its own, replaced as a whole when it is loaded again. The
-// daemon does not load it: "pptpalg run --rules none" goes with it.
+// NFT returns the rules as input for "nft -f", for gateways with their own nftables
+// ruleset: a table of its own, replaced as a whole when it is loaded again. The daemon does
+// not load it: use it with "pptpalg run --rules none".
 //
-// It queues what the iptables rules queue, but for one thing. nftables cannot subtract
-// lengths, so pure ACKs are told by a rule for each length of the TCP header, and only
-// where the IP header has no options; a pure ACK whose IP header has some is queued in
-// vain. What carries data is always queued.
+// It queues what the iptables rules queue, with one exception. nftables cannot subtract
+// lengths, so a rule for each length of the TCP header recognizes pure ACKs, but only if
+// the IP header has no options; a pure ACK with IP options is queued needlessly. Packets
+// with data are always queued.
 //
-// In the data path, rules of others at priority raw come before ours, where a rule that
-// sets a conntrack zone has a call's packets tracked after all; the iptables rules stand
-// before it. And an error that quotes a packet with IP options is not recognized.
+// For GRE, the administrator's rules at priority raw come before ours, and a rule there
+// that sets a conntrack zone makes conntrack track a call's packets after all; the iptables
+// rules come before such a rule. And an error that quotes a packet with IP options is not
+// recognized.
 //
 // Three facts decide the shape. On kernels without nft_ct_get_init's nf_connlabels_get,
 // posted in October 2025, a match on "ct label" makes no room for labels in new entries,
-// as iptables' match does: only "ct label set" makes it, reached or not. Packets without a conntrack entry match no "ct" expression, "!="
-// included, so that the port is asked for before anything is decided. And an accept in
-// one table does not overrule a drop in another: where the firewall's chains drop, they
-// have to accept the calls' GRE themselves, by NFTForwardRules.
+// unlike iptables' match: only "ct label set" does, reached or not. Packets without a
+// conntrack entry match no "ct" expression, not even "!=", so the rules check the port
+// before they decide anything. And an accept in one table does not overrule a drop in
+// another: if the firewall's chains drop, they have to accept the calls' GRE themselves, by
+// NFTForwardRules.
 func (c Config) NFT() string {
 	var b strings.Builder
 	b.WriteString(nftHead)
@@ -45,8 +46,8 @@ func (c Config) NFT() string {
 	return b.String()
 }
 
-// NFTForwardRules returns the rules that accept the calls' GRE, and errors about it, in a
-// forward chain that would drop them; none if they are not wanted.
+// NFTForwardRules returns the rules that accept the calls' GRE, and errors about it, for a
+// forward chain that drops by default; none if they are not wanted.
 func (d Data) NFTForwardRules() []string {
 	if d.Mark == 0 {
 		return nil
@@ -95,8 +96,8 @@ func joined(chains []nftChain) string {
 	return strings.Join(texts, "\n")
 }
 
-// nftControl returns the chains of control connections. They come right after those of
-// the administrator's at priority mangle, as our iptables rules stand behind all others.
+// nftControl returns the chains of control connections. They come right after the
+// administrator's chains at priority mangle, as our iptables rules come behind all others.
 func (c Config) nftControl() []nftChain {
 	chains := []nftChain{
 		{"prerouting", "# What arrives over lo has passed output already.",
@@ -122,8 +123,8 @@ func (c Config) nftPorts(arriving string) []string {
 	return lines
 }
 
-// nftSegments returns the rules that pick segments, as predicate does. The lengths of TCP
-// headers that are most common come first: without options, and with a timestamp.
+// nftSegments returns the rules that select segments, as predicate does. The most common
+// lengths of TCP headers come first: without options, and with a timestamp.
 func (c Config) nftSegments(target string) []string {
 	lines := c.Bypass.nftLeft()
 	if c.AllSegments {
@@ -139,7 +140,7 @@ func (c Config) nftSegments(target string) []string {
 	return append(lines, target+` comment "data"`)
 }
 
-// nftLeft returns the rule about connections that are left alone.
+// nftLeft returns the rule about connections that need no queueing.
 func (b Bypass) nftLeft() []string {
 	switch {
 	case b.Mark != 0:
@@ -150,15 +151,15 @@ func (b Bypass) nftLeft() []string {
 	return nil
 }
 
-// nftMatches picks the packets of calls, and errors about them, as parts' matches do.
+// nftMatches selects the packets of calls, and errors about them, as parts' matches do.
 var nftMatches = []string{
 	"ip protocol gre @th,0,32 & 0x0007ffff == 0x0001880b ",
 	"icmp type { destination-unreachable, time-exceeded, parameter-problem } @th,64,8 0x45 @th,136,8 47 @th,224,32 & 0x0007ffff == 0x0001880b ",
 }
 
 // nftChains returns the chains of the data path, see Data. Those at raw come after the
-// administrator's, which see the packets as they come; those that queue what leaves come
-// before.
+// administrator's chains, which see the packets as they come; those that queue leaving
+// packets come before.
 func (d Data) nftChains() []nftChain {
 	call, seen := d.Marks()
 	const notLooped, untracked = `iifname != "lo" `, "ct state untracked "

@@ -15,15 +15,15 @@ const (
 	flagACK = 0x10
 )
 
-// predicate is the cBPF program for xt_bpf that picks the segments the daemon
-// has to see: any with data, and SYN+ACK, FIN, RST. Pure ACKs, about half of
-// all, and the bare opening SYN pass by: one that asks for Multipath TCP has a rule of its own. Data is told by lengths, not by a match
-// on fixed offsets: both headers vary with their options, and a segment with data
-// that passes by would leave a Call ID untranslated.
+// predicate is the cBPF program for xt_bpf that selects the segments that the daemon has to
+// see: all with data, and SYN+ACK, FIN, RST. It does not select pure ACKs, about half of
+// all segments, nor a bare SYN; a SYN that asks for Multipath TCP has a rule of its own. It
+// recognizes data by lengths, not by a match on fixed offsets: both headers vary with their
+// options, and a missed segment with data would leave a Call ID untranslated.
 //
-// xt_bpf runs it with offset 0 at the IP header and #len the length of the IP
-// packet: link padding is gone (ip_rcv_core trims to the total length) and
-// fragments are joined (conntrack, which comes first, needs them whole).
+// xt_bpf runs it with offset 0 at the IP header and #len the length of the IP packet: link
+// padding is gone (ip_rcv_core trims to the total length), and fragments are joined
+// (conntrack, which comes first, needs whole packets).
 //
 // A load beyond the end makes the program return 0, no match. Such a segment has
 // no full TCP header, conntrack calls it INVALID (tcp_error in

@@ -5,20 +5,22 @@ import (
 	"fmt"
 )
 
-// ResetChain is the chain of our own, in tables mangle and filter, by which the gateway
-// answers segments with a RST. As with Chain, all rules in it and all jumps to it are ours.
+// ResetChain is our own chain, in tables mangle and filter, by which the gateway answers
+// segments with a RST. As with Chain, all rules in it and all jumps to it are ours.
 const ResetChain = "PPTPALG-RESET"
 
 // DefaultResetMark is a bit of the packet mark that others seldom use.
 const DefaultResetMark = 0x10000000
 
-// resetTables are the tables of the rules for segments to be reset. The chain in marker is
-// empty: it tells that there is one in filter, so that only then filter is looked at.
+// resetTables are the tables of the rules for segments that are answered with a RST. The
+// chain in marker is empty: it says that there is one in filter, so that filter is read
+// only then.
 var resetTables = []string{marker, "filter"}
 
-// resetParts returns the rules that answer a segment with a RST. The daemon marks it; the
-// kernel makes a RST that fits it. They come first in FORWARD: a firewall may take the
-// segment, which belongs to no connection that conntrack knows, for INVALID or NEW.
+// resetParts returns the rules that answer a segment with a RST. The daemon marks the
+// segment, and the kernel makes a RST that fits it. The rules come first in FORWARD,
+// because the segment belongs to no connection that conntrack knows, and a firewall may
+// treat it as INVALID or NEW.
 func (c Config) resetParts() []part {
 	return []part{{table: marker}, {
 		table: "filter",
@@ -27,7 +29,7 @@ func (c Config) resetParts() []part {
 	}}
 }
 
-// validateReset returns an error where one bit of a mark would say two things.
+// validateReset returns an error if one bit of a mark would have two meanings.
 func (c Config) validateReset() error {
 	if c.ResetMark&c.Bypass.Mark != 0 {
 		return errors.New("validate reset mark: it shares bits with the mark of bypass, which CONNMARK --restore-mark brings to packets")

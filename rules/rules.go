@@ -7,23 +7,23 @@ import (
 	"strings"
 )
 
-// Chain is the chain of our own in table mangle. Every rule in it and every jump
-// to it, wherever it stands, is ours; nothing else is.
+// Chain is our own chain in table mangle. Every rule in it and every jump to it, wherever
+// it is, is ours; nothing else is.
 const Chain = "PPTPALG"
 
-// jumps are the rules that lead to Chain. They look at the protocol alone: every packet of
-// the gateway passes the first.
+// jumps are the rules that lead to Chain. They match the protocol only, because every
+// packet of the gateway passes the first one.
 var jumps = []string{
 	"-A PREROUTING -p tcp -j " + Chain,
 	"-A OUTPUT -p tcp -j " + Chain,
 }
 
-// fromLoopback is the first rule in Chain: what arrives over the loopback interface has
-// passed OUTPUT.
+// fromLoopback is the first rule in Chain: packets that arrive over the loopback interface
+// have passed OUTPUT.
 const fromLoopback = "-A " + Chain + " -i lo -j RETURN"
 
-// optionMPTCP is the kind of TCP option that asks for Multipath TCP (RFC 8684 section 3), which
-// the daemon takes out: what comes by several ways cannot be read on one.
+// optionMPTCP is the kind of TCP option that asks for Multipath TCP (RFC 8684 section 3).
+// The daemon removes it, because a stream over several subflows cannot be read on one.
 const optionMPTCP = 30
 
 // Config says which control connections go to which queue.
@@ -35,12 +35,12 @@ type Config struct {
 	Ports []uint16
 	// AllSegments queues pure ACKs and bare SYNs too, for kernels or iptables without xt_bpf.
 	AllSegments bool
-	// Bypass tells the connections of which no segment is queued any more.
+	// Bypass marks connections that need no queueing.
 	Bypass Bypass
-	// Data says which queues GRE goes to, if the daemon is to translate it.
+	// Data says to which queues GRE goes, if the daemon translates it.
 	Data Data
-	// ResetMark is the mark, all bits of it set, of segments that are answered with a
-	// RST; 0 adds no rule that does.
+	// ResetMark is the mark, all bits of it set, of segments that are answered with a RST;
+	// 0 adds no such rule.
 	ResetMark uint32
 }
 
@@ -66,8 +66,8 @@ func (c Config) Validate() error {
 	return c.Data.validate(c.Queue)
 }
 
-// lesser returns what to load where iptables or the kernel lacks a match that c has, best
-// first: every connection queued, every segment, and both.
+// lesser returns what to load if iptables or the kernel lacks a match that c has, best
+// first: all connections queued, all segments queued, and both.
 func (c Config) lesser() []Config {
 	var found []Config
 	if c.Bypass != (Bypass{}) {
@@ -84,8 +84,8 @@ func (c Config) lesser() []Config {
 	return found
 }
 
-// Text returns the rules as input for "iptables-restore --noflush" on tables that
-// have none of ours. A table that has is refused as a whole ("Chain already
+// Text returns the rules as input for "iptables-restore --noflush" on tables that have none
+// of our rules. iptables refuses it as a whole for a table that has some ("Chain already
 // exists").
 func (c Config) Text() string {
 	text := LoadText("", c)
@@ -98,13 +98,14 @@ func (c Config) Text() string {
 	return text
 }
 
-// rules returns the content of Chain: but for the first, a rule per port, and another one for
-// SYNs that ask for Multipath TCP. Its matches on TCP come first: other SYNs, and a flood of
-// them, cost nothing more.
+// rules returns the content of Chain: after the first rule, one rule per port, and another
+// one for SYNs that ask for Multipath TCP. Its matches on TCP come first, so that other
+// SYNs, and a flood of them, cost nothing more.
 //
-// A RST with which the gateway answers a segment (REJECT --reject-with tcp-reset) is RELATED,
-// and not queued. It shares the segment's conntrack entry. While that is not in the table the
-// kernel drops what is queued with it (nf_ct_drop_unconfirmed in nfnetlink_queue.c).
+// A RST with which the gateway answers a segment (REJECT --reject-with tcp-reset) is
+// RELATED, and is not queued. It shares the segment's conntrack entry. While that entry is
+// not in the table, the kernel drops packets that are queued with it
+// (nf_ct_drop_unconfirmed in nfnetlink_queue.c).
 func (c Config) rules() []string {
 	segments := `-m comment --comment "every segment"`
 	if !c.AllSegments {
@@ -124,21 +125,21 @@ func (c Config) rules() []string {
 	return lines
 }
 
-// LoadText returns the transaction for "iptables-restore --noflush" that turns table
-// mangle into one with c's rules for control connections: the old ones of ours removed, however many and
-// wherever, the new ones in place, the jumps last in their chains. current is
-// what "iptables -t mangle -S" printed.
+// LoadText returns the transaction for "iptables-restore --noflush" that loads c's rules
+// for control connections into table mangle: it removes our old rules, however many and
+// wherever, adds the new ones, and puts the jumps last in their chains. current is what
+// "iptables -t mangle -S" printed.
 //
-// iptables applies all of it or nothing. It applies nothing, with an error at one
-// of the first lines, when another process has changed our rules since current
-// was read: a jump gone fails its -D, a jump added keeps -X from removing a chain
-// in use, a chain added fails -N. So two loaders never leave two jumps.
+// iptables applies all of it or nothing. It applies nothing, with an error at one of the
+// first lines, if another process has changed our rules since current was read: -D fails
+// for a jump that is gone, -X fails for a chain with an added jump, -N fails for an added
+// chain. So two loaders never leave two jumps.
 func LoadText(current string, c Config) string {
 	return transaction("mangle", removal(current), []string{"-N " + Chain}, c.rules(), jumps)
 }
 
-// UnloadText returns the transaction that removes what LoadText's added, or "" when
-// there is nothing to remove. current is as for LoadText.
+// UnloadText returns the transaction that removes what LoadText's transaction added, or ""
+// if there is nothing to remove. current is as for LoadText.
 func UnloadText(current string) string {
 	lines := removal(current)
 	if len(lines) == 0 {
@@ -169,8 +170,8 @@ func transaction(table string, groups ...[]string) string {
 // removal returns the lines that remove Chain from current.
 func removal(current string) []string { return removalOf(current, Chain) }
 
-// removalOf returns the lines that remove a chain of ours and every jump to it. A jump
-// is deleted by its own words, not by its number, which other processes shift.
+// removalOf returns the lines that remove a chain of ours and every jump to it. They delete
+// a jump by its own words, not by its number, which other processes may change.
 func removalOf(current, chain string) []string {
 	var deletes, ends []string
 	for _, r := range parse(current) {
