@@ -20,15 +20,15 @@ import (
 // configFile is read if it exists and no other file is given.
 const configFile = "/etc/pptpalg/pptpalg.yaml"
 
-// settings are the options of run, and where they come from: a flag wins over the file,
+// settings are the options of run, and where they come from: a flag wins over the file, and
 // the file over the default.
 type settings struct {
 	options
 	stateDefault string
 	flags        *pflag.FlagSet // one for each option; Changed if the command line has it
-	ruleFlags    *pflag.FlagSet // those of them that the rules need
+	ruleFlags    *pflag.FlagSet // those that the rules need
 	file         string         // the configuration file; "" for none
-	fileGiven    bool           // so that it must be there
+	fileGiven    bool           // so it must exist
 }
 
 // newSettings returns the defaults.

@@ -12,16 +12,16 @@ import (
 	"pptpalg/cmd/pptpalg/internal/explain"
 )
 
-// weigh has the gateway looked at, as "pptpalg check" does, and adds to the report what
-// explains more than the daemon could see. It does nothing where the daemon has another
-// network than the caller. The unit's daemon may not look by itself.
+// weigh checks the gateway, as "pptpalg check" does, and adds to the report what the daemon
+// could not see. It does nothing if the daemon is in another network namespace than the
+// caller. The unit's daemon has no rights to check by itself.
 func weigh(ctx context.Context, s *settings, report *explain.Report) {
 	if !sameNetwork(ctx, s.stateDir) {
 		return
 	}
 	cfg, err := s.setup(ctx)
 	if err != nil {
-		return // the daemon runs by flags that are no good any more
+		return // the daemon runs with flags that are no longer valid
 	}
 	var problems []explain.Problem
 	for _, f := range check.Run(ctx, cfg) {
@@ -39,7 +39,7 @@ func weigh(ctx context.Context, s *settings, report *explain.Report) {
 }
 
 // sameNetwork reports whether the daemon is known to be in the network namespace of the
-// calling thread. Only root may know.
+// calling thread. Only root can find out.
 func sameNetwork(ctx context.Context, stateDir string) bool {
 	pid, err := admin.Client{StateDir: stateDir}.PID(ctx)
 	if err != nil {
@@ -53,7 +53,7 @@ func sameNetwork(ctx context.Context, stateDir string) bool {
 	return err == nil && os.SameFile(theirs, ours)
 }
 
-// some returns flags of run, for other commands to have.
+// some returns flags of run for other commands.
 func (s *settings) some(names ...string) *pflag.FlagSet {
 	flags := pflag.NewFlagSet("some", pflag.ContinueOnError)
 	for _, name := range names {

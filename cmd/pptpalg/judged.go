@@ -17,12 +17,12 @@ import (
 // judged are the settings of the daemon that check judges.
 type judged struct {
 	*settings
-	running bool   // a daemon does, though perhaps by other ones
-	mend    string // the command that makes the file a good one; "" if it is one
+	running bool   // a daemon runs, perhaps with other settings
+	mend    string // the command that fixes the file; "" if it is valid
 }
 
-// setup returns what a daemon would be run with that was started now, with the flags that
-// were given and those of the one that runs.
+// setup returns the configuration of a daemon that would be started now, with the given
+// flags and those of the running daemon.
 func (s *settings) setup(ctx context.Context) (check.Config, error) {
 	j := &judged{settings: s.given()}
 	if args := runningFlags(ctx, s.runningDir()); args != nil {
@@ -44,7 +44,7 @@ func (s *settings) setup(ctx context.Context) (check.Config, error) {
 	}, nil
 }
 
-// given returns settings that have what the command line of s has, and no more.
+// given returns settings with the flags of the command line of s, and nothing else.
 func (s *settings) given() *settings {
 	next := newSettings(s.stateDefault)
 	next.file, next.fileGiven = s.file, s.fileGiven
@@ -56,14 +56,14 @@ func (s *settings) given() *settings {
 	return next
 }
 
-// take sets a flag as another set of flags has it, as if it were given.
+// take copies a flag from another set, as if it were given.
 func (s *settings) take(f *pflag.Flag) {
 	own := s.flags.Lookup(f.Name)
 	own.Changed = config.Replace(own, config.Text(f)) == nil // it was good there
 }
 
-// judgedFile reads the configuration file, and says what is wrong with it. What is right
-// counts.
+// judgedFile reads the configuration file, and says what is wrong with it. The valid values
+// count.
 func (s *judged) judgedFile() (check.File, []config.Value) {
 	values, err := s.values()
 	file := check.File{Name: s.file, Err: err}
@@ -77,7 +77,7 @@ func (s *judged) judgedFile() (check.File, []config.Value) {
 	return file, values
 }
 
-// runningDir is the directory where the daemon's socket is, if it runs.
+// runningDir is the directory of the socket of a running daemon.
 func (s *settings) runningDir() string {
 	if next, err := s.again(); err == nil {
 		return next.stateDir
@@ -86,7 +86,7 @@ func (s *settings) runningDir() string {
 }
 
 // runningFlags returns the flags of the daemon that answers in a state directory, nil if
-// none does.
+// there is none.
 func runningFlags(ctx context.Context, dir string) []string {
 	pid, err := admin.Client{StateDir: dir}.PID(ctx)
 	if err != nil {
@@ -103,8 +103,8 @@ func runningFlags(ctx context.Context, dir string) []string {
 	return nil
 }
 
-// adopt takes the flags of a command line for given, but for those that s was given.
-// A flag that s does not know is of another version, and left out.
+// adopt takes the flags of a command line as given, except those that s has already. It
+// ignores flags that s does not know: they are of another version.
 func (s *judged) adopt(args []string) {
 	other := newSettings(s.stateDefault)
 	flags := pflag.NewFlagSet("run", pflag.ContinueOnError)

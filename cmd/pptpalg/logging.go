@@ -14,13 +14,14 @@ import (
 )
 
 const (
-	// logQueue is how many bytes of log lines wait for standard error: some 1,500 lines.
+	// logQueue is the maximum number of bytes of log lines that wait for standard error:
+	// some 1,500 lines.
 	logQueue = 256 << 10
-	// lastWords is how long an ending process waits for a reader of what it has to say.
+	// lastWords is how long an ending process waits for a reader of its last lines.
 	lastWords = 500 * time.Millisecond
 )
 
-// daemonLog is the log of a running daemon. Whoever logs does not wait for the reader of
+// daemonLog is the log of a running daemon. Logging does not wait for the reader of
 // standard error.
 type daemonLog struct {
 	*slog.Logger
@@ -49,8 +50,8 @@ func lostLine(n uint64) []byte {
 // close writes what is left, if somebody reads it.
 func (l *daemonLog) close() { _ = l.lines.Close(lastWords) } // there is nobody to tell
 
-// surviveBrokenPipes has writes to a standard output or error that nobody reads any more fail,
-// instead of ending the process. Programs that are started are not affected.
+// surviveBrokenPipes makes writes to a closed standard output or error fail, instead of
+// killing the process. It does not affect the programs that the process starts.
 func surviveBrokenPipes() (stop func()) {
 	unread := make(chan os.Signal, 1)
 	signal.Notify(unread, syscall.SIGPIPE)

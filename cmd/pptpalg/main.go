@@ -1,5 +1,5 @@
-// Command pptpalg is a PPTP NAT editor: it runs on a Linux gateway and lets any
-// number of PPTP clients and servers behind it share one public address.
+// Command pptpalg is a PPTP NAT editor: it runs on a Linux gateway and lets any number of
+// PPTP clients and servers behind it share one public address.
 package main
 
 import (

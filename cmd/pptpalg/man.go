@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// manCommand writes the manual pages. It is for those who make packages, and hidden.
+// manCommand writes the manual pages. It is for package builders, and hidden.
 func manCommand(e env) *cobra.Command {
 	return &cobra.Command{
 		Use:    "man DIRECTORY",
@@ -39,7 +39,7 @@ func addPages(pages map[string]string, cmd *cobra.Command) {
 	}
 }
 
-// shown are the commands that the help lists. What cobra adds itself has no page.
+// shown are the commands that the help lists. The commands that cobra adds have no page.
 func shown(cmd *cobra.Command) []*cobra.Command {
 	var subs []*cobra.Command
 	for _, sub := range cmd.Commands() {
@@ -91,7 +91,7 @@ func filePage(keys *pflag.FlagSet) string {
 	r.heading("SYNOPSIS")
 	r.line(".I", configFile)
 	r.heading("DESCRIPTION")
-	r.paragraphs(`The file is read by "pptpalg run" and "pptpalg rules". It is YAML, a line "key: value" for each key, and need not be there. Each key is also a flag of "pptpalg run", which wins over the file. An unknown key is an error, as is a wrong value. "pptpalg config --default" prints a file to be filled in.`)
+	r.paragraphs(`The file is read by "pptpalg run" and "pptpalg rules". It is YAML, a line "key: value" for each key, and need not exist. Each key is also a flag of "pptpalg run", which wins over the file. An unknown key is an error, as is a wrong value. "pptpalg config --default" prints a file to fill in.`)
 	r.heading("KEYS")
 	keys.VisitAll(func(f *pflag.Flag) { r.item(bold(f.Name), usage(f)) })
 	r.heading("SEE ALSO")
@@ -110,7 +110,7 @@ type page struct{ strings.Builder }
 
 func newPage(name, section, short string) *page {
 	r := new(page)
-	// No date: the same program is to have the same pages.
+	// No date: the same program always gets the same pages.
 	fmt.Fprintf(r, ".TH \"%s\" %s \"\" \"pptpalg %s\" \"pptpalg\"\n", roff(strings.ToUpper(name)), section, roff(buildVersion()))
 	r.heading("NAME")
 	fmt.Fprintf(r, "%s \\- %s\n", roff(name), roff(short))
@@ -124,7 +124,7 @@ func (r *page) line(macro, text string) { fmt.Fprintf(r, "%s %s\n", macro, roff(
 // item is a tagged paragraph. The tag is roff already.
 func (r *page) item(tag, text string) { fmt.Fprintf(r, ".TP\n%s\n%s\n", tag, roff(text)) }
 
-// paragraphs are divided by empty lines. Lines that are indented stay as they are.
+// paragraphs are separated by empty lines. Indented lines stay unchanged.
 func (r *page) paragraphs(text string) {
 	for i, p := range strings.Split(strings.TrimSpace(text), "\n\n") {
 		if i > 0 {
@@ -185,7 +185,7 @@ func (r *page) pages(names ...string) {
 
 func bold(text string) string { return "\\fB" + roff(text) + "\\fR" }
 
-// roff has a text shown as it is, whatever the reader's encoding.
+// roff quotes a text so that it is shown unchanged, whatever the reader's encoding.
 func roff(text string) string {
 	lines := strings.Split(strings.NewReplacer(`\`, `\e`, "-", `\-`, `'`, `\(aq`).Replace(text), "\n")
 	for i, l := range lines {

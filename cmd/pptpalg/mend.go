@@ -15,10 +15,10 @@ import (
 	"pptpalg/cmd/pptpalg/internal/config"
 )
 
-// The remedies of this file are about the daemon's configuration.
+// The remedies in this file are for the daemon's configuration.
 
-// setCommand returns the command that gives a key another value: in the file, if no flag
-// wins over that. A file that is wrong comes first.
+// setCommand returns the command that gives a key another value: in the file, unless a flag
+// wins over the file. If the file is wrong, the command fixes that first.
 func (s *judged) setCommand(key, value string) string {
 	switch {
 	case s.file == "" || s.flags.Lookup(key).Changed:
@@ -56,8 +56,8 @@ func yamlText(f *pflag.Flag, value string) string {
 	return strconv.Quote(value)
 }
 
-// linesOf returns the first and the last line in which a good file gives a key, from 1, or
-// 0 if it does not. They are those that another line can stand for.
+// linesOf returns the first and the last line, from 1, that give a key in a valid file, or
+// 0 if it does not have the key. One other line can replace them.
 func (s *judged) linesOf(key, instead, text string) (first, last int) {
 	begins := regexp.MustCompile(`^["']?` + regexp.QuoteMeta(key) + `["']?\s*:`)
 	lines := strings.Split(text, "\n")
@@ -86,8 +86,9 @@ func (s *judged) loadCommand() string {
 	return strings.Join(words, " ")
 }
 
-// mendFile returns the command that takes out of the configuration file what is wrong,
-// line by line, or has a fresh one in its place; and what it says then.
+// mendFile returns the command that fixes the configuration file: it comments out the wrong
+// lines, or replaces the file with a fresh one. It also returns the values that the fixed
+// file gives.
 func (s *judged) mendFile(err error) (command string, values []config.Value) {
 	name := quoted(s.file)
 	if errors.Is(err, os.ErrNotExist) {
@@ -101,8 +102,9 @@ func (s *judged) mendFile(err error) (command string, values []config.Value) {
 	return fmt.Sprintf("mv %[1]s %[1]s.bad && pptpalg config --default > %[1]s", name), nil
 }
 
-// commentOut returns what sed(1) is to do for the faulty lines to be comments, and what
-// the file says then; nil if that would not help. keys returns a table with its defaults.
+// commentOut returns the edits for sed(1) that comment out the faulty lines, and the values
+// that the file gives then; nil if that would not help. keys returns a table with its
+// defaults.
 func commentOut(file, text string, err error, keys func() config.Table) (edits []string, values []config.Value) {
 	lines := strings.SplitAfter(text, "\n")
 	for err != nil {
@@ -121,10 +123,10 @@ func commentOut(file, text string, err error, keys func() config.Table) (edits [
 	return edits, values
 }
 
-// plain are words that mean nothing but themselves to a shell.
+// plain matches words that a shell takes literally.
 var plain = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
 
-// quoted writes a word as a shell reads it.
+// quoted quotes a word for a shell.
 func quoted(word string) string {
 	if plain.MatchString(word) {
 		return word

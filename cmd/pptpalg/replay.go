@@ -36,7 +36,7 @@ func replayCommand() *cobra.Command {
 	return cmd
 }
 
-// replay prints what a capture says. Of a broken one it prints what could be read.
+// replay prints what a capture has. For a broken one it prints what could be read.
 func (o replayOptions) replay(w io.Writer, name string) error {
 	cfg, err := o.config()
 	if err != nil {
@@ -109,31 +109,31 @@ const replayHelp = `Explain a capture of PPTP: read a pcap or pcapng file throug
 runs on the gateway, but without a kernel, and print
 
   - a line per control message, and per TCP event that matters: the seconds since
-    the first packet, the packet's number, who sends it to whom, the message, the
+    the first packet, the packet's number, sender and receiver, the message, the
     sender's own Call ID, the Peer's Call ID, and the result code in RFC 2637's words;
-  - the calls: both ends, their Call IDs, how far each call came, how it ended, when
-    and by whom, and the GRE packets and bytes to either end;
+  - the calls: both ends, their Call IDs, the state that each call reached, how, when
+    and by whom it ended, and the GRE packets and bytes to either end;
   - GRE that belongs to no call, by addresses and Call ID;
   - how many packets were read, and how many were not, and why.
 
 Capture with tcpdump -s 0 'tcp port 1723 or proto gre', on one interface: with -i any
-each packet is there more than once, and shown as a retransmission. Ethernet with
-VLANs, Linux cooked (both), raw IP and BSD loopback can be read. IP fragments are
-counted and not put together. Of a broken file all is told that comes before the
-fault, and the fault names the packet.
+each packet appears more than once, and is shown as a retransmission. Ethernet with
+VLANs, Linux cooked (both versions), raw IP and BSD loopback can be read. IP fragments
+are counted and not reassembled. For a broken file, everything before the fault is
+printed, and the error names the packet.
 
 Without --nat the capture is explained as it is. --nat CLIENT-NET=PUBLIC says that it
 was captured inside a NAT, and prints what the Call IDs are outside: "7 → 255". Hosts of
-CLIENT-NET have the address PUBLIC there. A single host's address for CLIENT-NET
-also serves the connections that come from outside to that host (port forwarding).
-The longest network that fits counts.
+CLIENT-NET have the address PUBLIC there. If CLIENT-NET is a single host's address, this
+also covers connections from outside to that host (port forwarding). The longest
+matching network counts.
 
 --write puts the control connections and the GRE into a pcap file as they pass
 outside: addresses, ports, Call IDs and checksums are those of that side. All other
 packets are left out.
 
-A segment that comes before its turn is read when the bytes before it have come, or
-when the receiver acknowledges it without: then whoever captured has missed them.
+A segment that comes too early is read when the bytes before it have come, or when the
+receiver acknowledges it without them: then the capture lacks them.
 
 Example, two clients that chose the same Call ID (… stands for lines left out):
 

@@ -123,7 +123,7 @@ func (o *options) checkRules() error {
 	return nil
 }
 
-// limitFlags defines the flags for sites with unusual traffic, or with unusual enemies.
+// limitFlags defines the flags for sites with unusual traffic, or with enemies.
 func (o *options) limitFlags(f *pflag.FlagSet) {
 	def := calls.DefaultConfig()
 	f.DurationVar(&o.table.Rest, "rest", def.Rest, "how long a freed public Call ID rests before it may be used again; if no other is free, the one that has rested longest is used")
@@ -232,7 +232,7 @@ const briefly = 2 * time.Second
 // errLeft says that a task beside the daemon did not end in time.
 var errLeft = errors.New("left behind")
 
-// waitBriefly waits until the daemon has ended, and then not much longer for the rest.
+// waitBriefly waits until the daemon has ended, and then only briefly for the other tasks.
 func waitBriefly(group *errgroup.Group, ended <-chan struct{}) error {
 	all := make(chan error, 1)
 	go func() { all <- group.Wait() }()

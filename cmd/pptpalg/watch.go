@@ -19,7 +19,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/admin"
 )
 
-// watcher shows the call table again and again.
+// watcher shows the call table repeatedly.
 type watcher struct {
 	calls    func(context.Context) ([]admin.Call, error)
 	out      io.Writer
@@ -33,7 +33,7 @@ type watcher struct {
 // order is what the table is sorted by.
 type order string
 
-// compares are the orders: what is of most interest comes first.
+// compares are the orders: the most interesting calls come first.
 var compares = map[order]func(a, b *line) int{
 	"age":    func(a, b *line) int { return b.since.Compare(a.since) },
 	"client": func(a, b *line) int { return a.client.Compare(b.client) },
@@ -72,9 +72,9 @@ const (
 	endOfScreen = "\x1b[J"
 )
 
-// Run shows a table at each interval until ctx is done. A terminal is left as it was.
-// Where no daemon answers, that is an error; on a terminal it is shown, and the daemon
-// awaited.
+// Run shows a table at each interval until ctx is done. It leaves a terminal as it was. If
+// no daemon answers, that is an error; on a terminal Run shows the error and waits for the
+// daemon.
 func (w *watcher) Run(ctx context.Context) (err error) {
 	if w.interval <= 0 {
 		return fmt.Errorf("read --interval: %v is not above 0", w.interval)
@@ -138,7 +138,7 @@ func (w *watcher) draw(calls []admin.Call, err error) error {
 	return nil
 }
 
-// screen fits lines to a terminal. What it shows in their place is cut, never wrapped.
+// screen fits lines to a terminal. It cuts long lines and never wraps them.
 func screen(lines []string, columns, rows int) string {
 	if len(lines) > rows && rows > 1 {
 		more := len(lines) - rows + 1
@@ -225,14 +225,14 @@ func (w *watcher) table(calls []admin.Call, now time.Time) []string {
 	return w.filtered(strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n"))
 }
 
-// filtered leaves the head, and the lines that have the text.
+// filtered keeps the head, and the lines that contain the text.
 func (w *watcher) filtered(lines []string) []string {
 	return append(lines[:1:1], slices.DeleteFunc(lines[1:], func(l string) bool { return !strings.Contains(l, w.filter) })...)
 }
 
 func newLine(c admin.Call, r rates) line {
 	l := line{Call: c, since: c.Since, state: c.State, rates: r}
-	// What the daemon writes can be read; if not, it is sorted first.
+	// The daemon's addresses can be parsed; if not, the call is sorted first.
 	l.client, _ = netip.ParseAddrPort(c.Control.Src)
 	l.server, _ = netip.ParseAddrPort(c.Control.Dst)
 	return l
@@ -267,7 +267,7 @@ func packets(ways ...*admin.Traffic) string {
 	return fmt.Sprint(sum)
 }
 
-// short writes a number with three digits or four: 999, 9999, 10.0k, 1.23M.
+// short writes a number with three or four digits: 999, 9999, 10.0k, 1.23M.
 func short(n uint64) string {
 	v := float64(n)
 	if n < 10_000 {
@@ -281,8 +281,8 @@ func short(n uint64) string {
 	return fmt.Sprintf("%.4gG", v)
 }
 
-// since returns the rates between two samples, none if there is no earlier one, or
-// counting began anew.
+// since returns the rates between two samples, none if there is no earlier one, or if
+// counting began again.
 func (s sample) since(before sample) rates {
 	if before.at.IsZero() {
 		return rates{}
