@@ -68,7 +68,7 @@ func (r Reason) String() string {
 	return fmt.Sprintf("unknown(%d)", uint8(r))
 }
 
-// Anomaly is something in the control stream that an operator wants counted.
+// Anomaly is something in a stream that an operator wants counted.
 type Anomaly uint8
 
 // The anomalies.

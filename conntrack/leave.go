@@ -38,7 +38,7 @@ func (c *Conn) Leave(t calls.Tuple, zone uint16, b Bypass) error {
 		return nil
 	}
 	if err := c.leave(t, zone, b); err != nil {
-		return fmt.Errorf("mark conntrack entry of TCP %v as left alone: %w", t, err)
+		return fmt.Errorf("set bypass on conntrack entry of TCP %v: %w", t, err)
 	}
 	return nil
 }

@@ -25,7 +25,7 @@
 // it matches both directions of it. Packets without a conntrack entry (INVALID,
 // untracked) never match, and they are not translated either.
 //
-// # Connections that are left alone
+// # Connections that need no queueing
 //
 // A connection that turns out not to be PPTP, or not to be translated, needs no queueing
 // any more. The daemon sets a bit on its conntrack entry (Bypass), and the rule checks the

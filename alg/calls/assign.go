@@ -6,10 +6,10 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// Assign chooses the public form of an ID that the sender gives to a call. The Request or
+// Assign chooses the public ID for an ID that the sender gives to a call. The Request or
 // Reply of the same message uses it; Abandon gives it up. sent is as for Translate.
 //
-// Within a connection the same ID keeps the same public form, so that a repeated request
+// Within a connection the same ID keeps the same public ID, so that a repeated request
 // for a living call looks to its receiver as it would without NAT.
 func (c *Control) Assign(s Side, own pptp.CallID, sent *byte) (public pptp.CallID, ok bool) {
 	if sent == nil {
@@ -30,7 +30,7 @@ func (c *Control) Assign(s Side, own pptp.CallID, sent *byte) (public pptp.CallI
 	return a.public, true
 }
 
-// Refusal returns why the ID that the end assigned last has no public form.
+// Refusal returns why the ID that the end assigned last has no public ID.
 func (c *Control) Refusal(s Side) Refusal { return c.pending[s].refused }
 
 // Abandon gives up what was assigned to the end, or admitted, and belongs to no call.
@@ -77,7 +77,7 @@ func (c *Control) spaced(s Side) bool {
 	return c.local[s] || c.connection.hides(s)
 }
 
-// assignHigh promises a first byte for the public form of an ID that begins with the byte
+// assignHigh promises a first byte for the public ID for an ID that begins with the byte
 // own. It reserves an ID that begins with the promised byte, so that the promise can be
 // kept whatever byte follows.
 func (c *Control) assignHigh(s Side, own byte) byte {
@@ -184,7 +184,7 @@ func (c *Control) choose(s Side, high byte, own pptp.CallID) pptp.CallID {
 // fits reports whether a public ID keeps the three meanings of a
 // Call-Disconnect-Notify apart (see form): neither it nor its byte swap may be
 // a live ID of the other end on this connection, and its byte swap must not be the
-// public form of anything but itself.
+// public ID of anything but itself.
 func (c *Control) fits(s Side, public, own pptp.CallID) bool {
 	swapped := public.Swap()
 	if swapped == public && public != own {
@@ -199,7 +199,7 @@ func (c *Control) fits(s Side, public, own pptp.CallID) bool {
 // the connection later, so that no second promise is needed.
 const spare = 32
 
-// promise returns the first byte that public forms have on this connection for IDs that
+// promise returns the first byte that public IDs have on this connection for IDs that
 // begin with own. It prefers the same byte, and takes another one if few IDs that begin
 // with it are free. A public first byte stands for one own byte only, so one byte decides
 // the way back. One byte decides the way there too, until an end has more calls on one

@@ -9,8 +9,8 @@ import (
 // Control is a control connection and the calls on it.
 //
 // Its methods name the sender of the message they serve. They never look at the type of a
-// message or at who opened TCP: the sender's own ID is replaced by its public form, and the
-// receiver's public form by the receiver's own ID.
+// message or at who opened TCP: the sender's own ID is replaced by its public ID, and the
+// receiver's public ID by the receiver's own ID.
 type Control struct {
 	table      *Table
 	connection packed
@@ -24,14 +24,14 @@ type Control struct {
 }
 
 // pagePair is a promise: on this connection IDs of one end that begin with the byte
-// own have public forms that begin with the byte public.
+// own have public IDs that begin with the byte public.
 type pagePair struct {
 	side        Side
 	own, public byte
 	uses        int32 // legs that depend on it
 }
 
-// assignment is a public form that is chosen and not yet given to a call.
+// assignment is a public ID that is chosen and not yet given to a call.
 type assignment struct {
 	own, public pptp.CallID
 	ready       bool // both IDs are chosen
@@ -105,7 +105,7 @@ func (c *Control) EndIf(over func(Record) bool, cause Cause, now time.Time) {
 
 // Request opens a call that the sender requests under its own ID, which must have been
 // assigned. It replaces a call of the sender that has this ID. false means that there is no
-// public form or that a limit is reached; then the table does not have the call.
+// public ID or that a limit is reached; then the table does not have the call.
 func (c *Control) Request(sender, pns Side, own pptp.CallID, now time.Time) bool {
 	a, ok := c.assigned(sender, own)
 	return ok && c.open(sender, pns, a, now)
@@ -204,7 +204,7 @@ func (c *Control) adopt(requester Side, r Reply, now time.Time) *Call {
 }
 
 // Connected establishes the incoming call that the receiver knows by the ID whose
-// public form is peer.
+// public ID is peer.
 func (c *Control) Connected(sender Side, peer pptp.CallID) bool {
 	l := c.leg(sender.Other(), peer)
 	if l == nil {

@@ -1,5 +1,5 @@
 // Package calls owns the call table: which Call ID belongs to which endpoint
-// of which control connection, what its public form is, and which GRE
+// of which control connection, what its public ID is, and which GRE
 // translations follow from it.
 //
 // It is pure: values and a time.Time in, values out. Package conntrack talks to the

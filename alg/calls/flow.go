@@ -11,7 +11,7 @@ import (
 // packet carries the Call ID of the endpoint it goes to, so a flow belongs to its
 // receiver:
 //
-//	enters as   Src > Dst        key Key      (Dst, Key: the receiver's public forms)
+//	enters as   Src > Dst        key Key      (Dst, Key: the receiver's public address and ID)
 //	leaves as   NewSrc > NewDst  key NewKey   (NewDst, NewKey: the receiver's own)
 //
 // NewSrc equals Src, and NewDst equals Dst, where that end is not translated.

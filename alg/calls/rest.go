@@ -104,7 +104,7 @@ func (t *Table) wake(r *rest) {
 	}
 }
 
-// recycle frees the ID of a space that has rested longest and can be the public form of an
+// recycle frees the ID of a space that has rested longest and can be the public ID for an
 // end's ID that begins with own. The end's own former IDs come first: an end that uses up a
 // space does so at its own cost.
 func (c *Control) recycle(s Side, sp *space, own byte) bool {

@@ -15,7 +15,7 @@ const (
 )
 
 // Translate returns what the receiver must see in place of an ID in a message of the
-// sender. ok is false for an ID that belongs to no known call, or that gets no public form.
+// sender. ok is false for an ID that belongs to no known call, or that gets no public ID.
 //
 // sent is nil, or the first byte of the translation if that has been released already, as
 // TranslateHigh returned it: then the result begins with it.

@@ -105,12 +105,12 @@ collection, less that of the daemon without calls.
 		{"daemon's heap per call, bytes", count(heap)},
 		{"daemon's resident memory per call, bytes", count((full.resident - empty.resident) / n)},
 		{"kernel memory of a call's two GRE entries, bytes", count(entries)},
-		{"CPU of one comparison with the kernel's table, ms", count(pass.Seconds() * 1e3)},
+		{"CPU of one audit, ms", count(pass.Seconds() * 1e3)},
 		{"from the start of a daemon that was killed until it edits, ms", count(median(restarts) * 1e3)},
 		{"the slowest of " + strconv.Itoa(len(restarts)), count(quantile(restarts, 1) * 1e3)},
 	})
 	r.aim(target{what: "daemon's heap per call at " + count(n) + " calls", is: heap, limit: 1024, unit: " bytes"})
-	r.aim(target{what: "CPU of a comparison", is: pass.Seconds(), limit: 1, unit: " s"})
+	r.aim(target{what: "CPU of an audit", is: pass.Seconds(), limit: 1, unit: " s"})
 	r.aim(target{what: "restart to ready", is: median(restarts), limit: 2, unit: " s"})
 }
 
@@ -140,7 +140,7 @@ const (
 	passLeast = time.Millisecond
 )
 
-// pass returns the CPU time of one comparison: that of the bursts of work in which a
+// pass returns the CPU time of one audit: that of the bursts of work in which a
 // daemon without traffic spends it, their median.
 func (c crowd) pass(watch time.Duration) (time.Duration, error) {
 	process := clock.Process(c.process.PID())
@@ -167,7 +167,7 @@ func (c crowd) pass(watch time.Duration) (time.Duration, error) {
 		}
 	}
 	if len(bursts) < 2 {
-		return 0, fmt.Errorf("watch comparisons: %d in %v", len(bursts), watch)
+		return 0, fmt.Errorf("watch audits: %d in %v", len(bursts), watch)
 	}
 	return time.Duration(median(bursts[1:])), nil // the first may have begun before
 }

@@ -60,7 +60,7 @@ func testLostEntryIsMadeAgain(t *testing.T, path datapath.Name) {
 				g.wantRevived(2)
 			}
 		}},
-		{"down for longer than a comparison", func(g *testGateway, _ []*lab.Call) {
+		{"down for longer than an audit", func(g *testGateway, _ []*lab.Call) {
 			must(g.t, g.Gateway.IPBatch(g.t.Context(), "link set wan down\n"))
 			pass(5 * time.Second)
 			must(g.t, g.Gateway.IPBatch(g.t.Context(), "link set wan up\n"))
@@ -205,7 +205,7 @@ func wantReset(t *testing.T, c *lab.Client) {
 	}
 }
 
-// goneFor is for how long a lost call is kept when its address is gone, and a comparison more.
+// goneFor is for how long a lost call is kept when its address is gone, and an audit more.
 const goneFor = 66 * time.Second
 
 func (g *testGateway) wantLost(n int) {

@@ -31,7 +31,7 @@ type Control struct {
 	RealDst   netip.AddrPort `json:"real_dst"`   // who answers
 	NAT       string         `json:"nat"`        // "source", "destination", "source and destination" or "none"
 	Edited    bool           `json:"edited"`
-	Reason    string         `json:"reason"` // why it is let alone
+	Reason    string         `json:"reason"` // why it is ignored
 	Over      bool           `json:"over"`   // the kernel has it no more, or TCP has ended
 	Last      *time.Time     `json:"last"`   // when something of it was last seen; null if nothing was
 }

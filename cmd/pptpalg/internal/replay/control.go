@@ -272,7 +272,7 @@ var reasons = map[alg.Reason]string{
 	alg.TooOld:  "not read: a late retransmission",
 }
 
-// oddities says in words what was odd in a control stream. A gateway's limits are
+// oddities says in words what was odd in a stream. A gateway's limits are
 // named as its metrics name them.
 var oddities = map[alg.Anomaly]string{
 	alg.UnknownCall:  "the Call ID is of no known call",

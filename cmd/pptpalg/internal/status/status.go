@@ -13,7 +13,7 @@ type Status struct {
 	DataPath string    `json:"data_path"` // kernel or queue
 	Now      time.Time `json:"now"`       // of the daemon's clock
 	Ready    bool      `json:"ready"`     // the daemon edits
-	Healthy  bool      `json:"healthy"`   // packets get their verdicts, comparisons end
+	Healthy  bool      `json:"healthy"`   // packets get their verdicts, audits end
 	Problems []string  `json:"problems"`  // what is wrong now, in words, the worst first
 	Sums     *Sums     `json:"sums"`      // null while the daemon does not tell its calls
 }
@@ -27,7 +27,7 @@ type Sums struct {
 	CallIDSpace    float64        `json:"call_id_space_used_ratio"` // of the fullest space, 0 to 1
 	CallIDsResting uint64         `json:"call_ids_resting"`
 	Connections    uint64         `json:"control_connections"`           // that are edited
-	Untouched      uint64         `json:"control_connections_untouched"` // that are let alone: not translated, not PPTP, or the kernel helper's
+	Untouched      uint64         `json:"control_connections_untouched"` // those that are ignored: not translated, not PPTP, or the kernel helper's
 	Opened         uint64         `json:"calls_opened_total"`
 	Refused        uint64         `json:"calls_refused_total"`     // by their servers
 	Unedited       uint64         `json:"requests_unedited_total"` // for want of a public Call ID, or for a limit
