@@ -17,18 +17,18 @@ import (
 	"pptpalg/alg/calls"
 )
 
-// ErrLost says that the kernel had to leave out events, because they came faster than
-// they were read.
+// ErrLost says that the kernel dropped events because they came faster than they were read.
 var ErrLost = errors.New("conntrack events were lost")
 
-// eventBuffer is the size of a Listener's receive buffer in bytes. It holds some 300 events:
-// who lets more of them come together had better look at the whole table, and learns of it.
+// eventBuffer is the size of a Listener's receive buffer in bytes. It holds some 300
+// events. If more are waiting, it is better to read the whole table, and ErrLost tells the
+// caller.
 const eventBuffer = 256 << 10
 
-// Listener receives the kernel's events about entries that leave the table of one network
-// namespace: those of TCP connections to certain ports, and those of GRE. It is safe for
-// one goroutine at a time, but for Close. See "Events" in the package's documentation for
-// what the kernel does not report.
+// Listener receives conntrack's events about entries that leave the table of one network
+// namespace: entries of TCP connections to certain ports, and entries of GRE. One goroutine
+// at a time may use it; any goroutine may call Close. See "Events" in the package's
+// documentation for what the kernel does not report.
 type Listener struct {
 	conn  *netlink.Conn
 	close func() error
@@ -41,17 +41,19 @@ type Destroyed struct {
 
 	// Left is how much time the entry still had, in full seconds; 0 if it has expired.
 	Left time.Duration
-	// By is the netlink port of whoever has deleted the entry; 0 for the kernel itself. The
-	// first port of a process is its ID.
+	// By is the netlink port of the program that deleted the entry; 0 for the kernel
+	// itself. The first port of a process is its ID.
 	By uint32
 }
 
-// IsFlow reports whether the entry was a flow's, or somebody's that a flow made do with.
+// IsFlow reports whether the entry was a flow's, or another program's entry that a flow
+// used.
 func (d *Destroyed) IsFlow() bool { return d.Flow != calls.Flow{} }
 
-// Listen opens a Listener in the calling thread's network namespace, about TCP connections
-// whose original destination port is one of ports. It does not hear of what the Conns in
-// own delete themselves; if one of them has had to replace its socket, it does.
+// Listen opens a Listener in the calling thread's network namespace, for GRE and for TCP
+// connections whose original destination port is one of ports. It does not receive events
+// of what the Conns in own delete themselves, unless one of them has had to replace its
+// socket.
 func Listen(ports []uint16, own ...*Conn) (*Listener, error) {
 	program, err := eventFilter(ports, own)
 	if err != nil {
@@ -61,7 +63,8 @@ func Listen(ports []uint16, own ...*Conn) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter netlink socket: %w%s", err, hint(err))
 	}
-	// The filter comes before the group: no other event ever lies in the buffer.
+	// The filter is set before the group is joined: so no other event ever gets into the
+	// buffer.
 	err = errors.Join(conn.SetReadBuffer(eventBuffer), conn.SetBPF(program))
 	if err == nil {
 		err = conn.JoinGroup(unix.NFNLGRP_CONNTRACK_DESTROY)
@@ -80,9 +83,9 @@ func (l *Listener) Close() error {
 	return nil
 }
 
-// Next waits for the next event, but not beyond a time, and returns what has left the
-// table. That may be nothing, although there is no error. The error is ErrLost where the
-// buffer was too small, and os.ErrDeadlineExceeded when the time has come.
+// Next waits for the next events until a deadline, and returns the entries that have left
+// the table. There may be none, without an error. The error is ErrLost if the buffer was
+// too small, and os.ErrDeadlineExceeded at the deadline.
 func (l *Listener) Next(until time.Time) ([]Destroyed, error) {
 	if err := l.conn.SetReadDeadline(until); err != nil {
 		return nil, fmt.Errorf("receive conntrack event: %w", err)
@@ -101,8 +104,8 @@ func (l *Listener) Next(until time.Time) ([]Destroyed, error) {
 	return all, nil
 }
 
-// appendDestroyed decodes an event. What is nothing of ours, though the filter let it pass,
-// is left out.
+// appendDestroyed decodes an event. It skips entries that the filter passed but that are
+// not ours.
 func appendDestroyed(all []Destroyed, m netlink.Message) []Destroyed {
 	e, err := decodeEntry(m.Data)
 	if err != nil || m.Header.Type != msgDelete {
@@ -120,7 +123,7 @@ func appendDestroyed(all []Destroyed, m netlink.Message) []Destroyed {
 	return all
 }
 
-// flows returns what the entry translates.
+// flows returns the flows that the entry translates.
 func (e *entry) flows() []calls.Flow {
 	all := e.lent()
 	if f, ok := e.flow(); ok {
@@ -129,15 +132,15 @@ func (e *entry) flows() []calls.Flow {
 	return all
 }
 
-// EventsOn reports whether the kernel reports what becomes of new entries, in the network
+// EventsOn reports whether the kernel sends events about new entries, in the network
 // namespace of the calling thread (net.netfilter.nf_conntrack_events is not 0).
 func EventsOn() bool {
 	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_events")
 	return err == nil && strings.TrimSpace(string(b)) != "0"
 }
 
-// The places of what the filter reads, in bytes from the beginning of the message: struct
-// nlmsghdr of linux/netlink.h and struct nfgenmsg of linux/netfilter/nfnetlink.h.
+// Where the filter reads, in bytes from the beginning of the message: struct nlmsghdr of
+// linux/netlink.h and struct nfgenmsg of linux/netfilter/nfnetlink.h.
 const (
 	offType       = 4
 	offPort       = 12
@@ -145,15 +148,15 @@ const (
 	offAttributes = unix.NLMSG_HDRLEN + nfgenmsgLen
 )
 
-// The filter's answers: how much of the message is put into the buffer.
+// The filter's results: how much of the message goes into the buffer.
 var (
 	keep = bpf.RetConstant{Val: math.MaxUint32}
 	drop = bpf.RetConstant{Val: 0}
 )
 
 // eventFilter returns the program that the kernel runs for each event of the namespace, in
-// the softirq of whoever has brought it about. Those of everybody else's connections end
-// here: they wake nobody, and take no room in the buffer.
+// the softirq that caused it. It drops events of other connections: they wake no process,
+// and take no room in the buffer.
 func eventFilter(ports []uint16, own []*Conn) ([]bpf.RawInstruction, error) {
 	var p program
 	p.load(bpf.LoadAbsolute{Off: offType, Size: 2})
@@ -174,7 +177,7 @@ func eventFilter(ports []uint16, own []*Conn) ([]bpf.RawInstruction, error) {
 	gre.demand(bpf.JumpEqual, unix.IPPROTO_GRE)
 	gre.attribute(ctaStatus)
 	gre.payload(4)
-	gre.demand(bpf.JumpBitsSet, uint32(statusFixedTimeout|statusSeenReply)) // no strays: anybody makes these
+	gre.demand(bpf.JumpBitsSet, uint32(statusFixedTimeout|statusSeenReply)) // no strays: anybody can cause these
 	gre.load(keep)
 	p.load(bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_TCP, SkipTrue: uint8(len(gre))})
 	p.load(gre...)
@@ -194,28 +197,28 @@ type program []bpf.Instruction
 
 func (p *program) load(i ...bpf.Instruction) { *p = append(*p, i...) }
 
-// demand drops the message unless register A stands the test.
+// demand drops the message unless register A passes the test.
 func (p *program) demand(test bpf.JumpTest, v uint32) {
 	p.load(bpf.JumpIf{Cond: test, Val: v, SkipTrue: 1}, drop)
 }
 
-// attribute has A be the place of an attribute of the message, 0 if there is none.
+// attribute sets A to the place of an attribute of the message, 0 if there is none.
 func (p *program) attribute(typ uint32) {
 	p.load(bpf.LoadConstant{Dst: bpf.RegA, Val: offAttributes}, bpf.LoadConstant{Dst: bpf.RegX, Val: typ},
 		bpf.LoadExtension{Num: bpf.ExtNetlinkAttr})
 }
 
-// nested has A, the place of an attribute, be that of one within.
+// nested sets A from the place of an attribute to that of one within it.
 func (p *program) nested(typ uint32) {
 	p.load(bpf.LoadConstant{Dst: bpf.RegX, Val: typ}, bpf.LoadExtension{Num: bpf.ExtNetlinkAttrNested})
 }
 
-// payload has A, the place of an attribute, be its number of so many bytes.
+// payload sets A from the place of an attribute to its number of so many bytes.
 func (p *program) payload(size int) {
 	p.load(bpf.TAX{}, bpf.LoadIndirect{Off: unix.SizeofNlAttr, Size: size})
 }
 
-// A filter reads in the network's order what is written in the machine's.
+// A filter reads in network order what is written in the machine's order.
 
 func network16(v uint16) uint32 {
 	return uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, v)))
@@ -225,7 +228,7 @@ func network32(v uint32) uint32 {
 	return binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, v))
 }
 
-// port returns the netlink port of the socket there is now.
+// port returns the netlink port of the present socket.
 func (c *Conn) port() uint32 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -5,17 +5,17 @@ import "fmt"
 // EventKind is what happened to the table.
 type EventKind uint8
 
-// The kinds of events. Install must have been done in the data path before the packet
-// that caused it is let go; the receiver may answer with GRE at once.
+// The kinds of events. The data path must have done an Install before the packet that
+// caused it is released, because the receiver may answer with GRE at once.
 const (
-	Install  EventKind = iota // Flow is to be translated from now on
-	Remove                    // Flow is no longer to be translated
+	Install  EventKind = iota // Flow must be translated from now on
+	Remove                    // Flow must no longer be translated
 	Opened                    // a call was requested
 	Assigned                  // both ends have given it their Call IDs
 	SetUp                     // the last message that sets it up has passed
 	Closed                    // it ended, for Cause; its IDs are translated until it is Gone
 	Gone                      // nothing is left of it
-	Noted                     // what a restart is to find of it has changed
+	Noted                     // what a restart should find of it has changed
 )
 
 var eventNames = [...]string{"install", "remove", "opened", "assigned", "set up", "closed", "gone", "noted"}
@@ -27,8 +27,8 @@ func (k EventKind) String() string {
 	return fmt.Sprintf("unknown(%d)", uint8(k))
 }
 
-// Event is one thing that happened to a call or its flows. Whoever keeps, translates or
-// tells takes the same events in their order.
+// Event is one thing that happened to a call or its flows. Store, data path and history
+// take the same events, in order.
 type Event struct {
 	Kind  EventKind
 	Flow  Flow   // of Install and Remove

@@ -134,7 +134,7 @@ func (o *options) limitFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.table.Requests, "max-requests", def.Requests, "maximum number of call requests per second of one address")
 	f.IntVar(&o.connections, "max-connections", alg.DefaultConnections, "maximum number of control connections on record, half of them for one client; connections without calls give way to others")
 	f.DurationVar(&o.idle, "idle-timeout", 0, "end calls without GRE and control messages for this long, 0 for never; set net.netfilter.nf_conntrack_acct=1 before the calls are set up")
-	f.BoolVar(&o.events, "conntrack-events", true, "listen to conntrack's events, so that entries deleted by others are made again at once; without it, the table is compared every two seconds, and other connections cost the kernel less")
+	f.BoolVar(&o.events, "conntrack-events", true, "listen to conntrack's events, to create entries again at once that others delete; without it the daemon audits every two seconds, and other connections cost the kernel less")
 	f.IntVar(&o.queueLen, "queue-length", nfqueue.DefaultMaxLen, "maximum number of packets that wait for a verdict in each queue; the kernel drops those beyond it, and TCP sends them again")
 	f.IntVar(&o.queueBuffer, "queue-buffer", nfqueue.DefaultReadBuffer, "receive buffer of each queue's socket, in bytes")
 	for name, value := range map[string]*int{

@@ -1,7 +1,8 @@
-// Package datapath says what a data path is: who translates the GRE packets of calls. It is
-// the first of the gateway's three plugs; its sub-packages are the data paths that there are.
+// Package datapath defines what a data path is: who translates the GRE packets of calls. It
+// is the first of the gateway's three plugs; its sub-packages are the data paths.
 //
-// To add one, write a Path, give it a Name, and have the gateway choose it (gateway.choosePath).
+// To add one, write a Path, give it a Name, and let the gateway choose it
+// (gateway.choosePath).
 package datapath
 
 import (
@@ -13,7 +14,7 @@ import (
 	"pptpalg/conntrack"
 )
 
-// Name is a data path's, as flags and documents have it.
+// Name is the name of a data path in flags and documents.
 type Name string
 
 // The data paths.
@@ -35,48 +36,48 @@ func (n *Name) UnmarshalText(b []byte) error {
 	return fmt.Errorf("%q is none of %s, %s and %s", b, Auto, Kernel, Queue)
 }
 
-// Path is a data path. One goroutine at a time may use it, but for View.
+// Path is a data path. One goroutine at a time may use it; any goroutine may call View.
 type Path interface {
 	Name() Name
 	Traits() Traits
 
-	// Apply carries out the events about flows, in their order, and returns the errors of
-	// those that failed, by their index.
+	// Apply carries out the events about flows, in order, and returns the errors of those
+	// that failed, by their index.
 	Apply(events []calls.Event) (failed map[int]error)
 	// ApplyLate is for the flows of calls that ended some time ago, or under another daemon.
 	ApplyLate(events []calls.Event) (failed map[int]error)
-	// Carried returns what flows had carried that Apply has removed since it was called
-	// last, as far as that was counted. It is valid until Apply is called.
+	// Carried returns what the flows have carried that Apply removed since the last call of
+	// Carried, as far as that was counted. It is valid until Apply is called.
 	Carried() Flows
-	// Renew has the flows that are mine translated as this release does it, if an earlier
-	// release did it in another way.
+	// Renew translates flows as this release does, if an earlier release did it differently
+	// and mine reports true for them.
 	Renew(mine func(calls.Flow) bool) (renewed int, err error)
 
-	// Snapshot has in have what the data path translates by: of the flows that are known,
-	// or all if known is nil. Then it also returns GRE that belongs to no flow, as far as it
-	// is wanted and the data path knows of it.
+	// Snapshot puts into have the flows that the data path translates: those that are
+	// known, or all if known is nil. If known is nil, it also returns GRE that belongs to
+	// no flow, as far as it is wanted and the data path knows of it.
 	Snapshot(have Flows, known []calls.Flow, wanted func(*conntrack.Stray) bool) ([]conntrack.Stray, error)
-	// View is a Snapshot of all for those who ask the daemon. Any goroutine may call it.
+	// View is a Snapshot of all flows, for viewers. Any goroutine may call it.
 	View(have Flows, wanted func(*conntrack.Stray) bool) ([]conntrack.Stray, error)
 
-	// Close leaves to the next daemon what it can take over.
+	// Close leaves to the next daemon what that can take over.
 	Close() error
 }
 
-// Traits are what the gateway has to know of a data path.
+// Traits are what the gateway has to know about a data path.
 type Traits struct {
 	Outlives bool    // its flows are entries in the kernel, and work while no daemon runs
 	Visits   *Visits // nil if GRE packets do not visit the daemon
 }
 
-// Visits are for a data path that looks at each GRE packet. Any goroutine may call them.
+// Visits are for a data path that handles each GRE packet. Any goroutine may call them.
 type Visits struct {
 	Packet nfqueue.Handler
-	Count  func(gre.Reason) uint64 // packets, by what became of them
+	Count  func(gre.Reason) uint64 // packets, by reason
 	Flows  func() int
 }
 
-// Flows are what a data path translates by, unmarked, and what they have carried.
+// Flows are the flows that a data path translates, unmarked, and what they have carried.
 type Flows map[calls.Flow]calls.Traffic
 
 // At returns what a flow has carried, and whether it is there.

@@ -1,4 +1,4 @@
-// Package kernel is the data path over the kernel's conntrack: an entry translates each flow.
+// Package kernel is data path kernel: a conntrack entry translates each flow.
 package kernel
 
 import (
@@ -11,7 +11,7 @@ import (
 	"pptpalg/conntrack"
 )
 
-// Entries makes entries and deletes them, and Lister lists them; conntrack.Conn is both.
+// Entries creates and deletes entries, and Lister lists them; conntrack.Conn is both.
 type Entries interface {
 	Apply(events []calls.Event) (failed map[int]error)
 	ApplyCounting(events []calls.Event, counted func(calls.Flow, calls.Traffic)) (failed map[int]error)
@@ -29,7 +29,7 @@ type Lister interface {
 type Path struct {
 	entries        Entries
 	lister, viewer Lister
-	counts         atomic.Bool // entries count their packets, or those made from now on will
+	counts         atomic.Bool // entries count their packets, or those created from now on will
 
 	// What Apply has removed, and whether Carried has told of it.
 	removed datapath.Flows
@@ -37,8 +37,8 @@ type Path struct {
 	keeper  func(calls.Flow, calls.Traffic) // keep
 }
 
-// New returns the data path. viewer is a socket of its own, so that no comparison waits for
-// those who ask the daemon.
+// New returns the data path. viewer is a socket of its own, so that no audit waits for
+// viewers.
 func New(entries Entries, lister, viewer Lister) *Path {
 	p := &Path{entries: entries, lister: lister, viewer: viewer, removed: make(datapath.Flows)}
 	p.keeper = p.keep
@@ -49,8 +49,8 @@ func New(entries Entries, lister, viewer Lister) *Path {
 // Counting says whether entries count their packets.
 func (p *Path) Counting(yes bool) { p.counts.Store(yes) }
 
-// accounting reports whether the kernel has new entries count, in the network namespace
-// of the calling thread.
+// accounting reports whether new entries count, in the network namespace of the calling
+// thread.
 func accounting() bool {
 	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_acct")
 	return err == nil && strings.TrimSpace(string(b)) == "1"
@@ -60,7 +60,7 @@ func (*Path) Name() datapath.Name { return datapath.Kernel }
 
 func (*Path) Traits() datapath.Traits { return datapath.Traits{Outlives: true} }
 
-// Apply asks the entries of flows that end what they have counted, if they do.
+// Apply also reads what the entries of removed flows have counted, if they count.
 func (p *Path) Apply(events []calls.Event) (failed map[int]error) {
 	if !p.counts.Load() {
 		return p.entries.Apply(events)
@@ -86,11 +86,11 @@ func (p *Path) Carried() datapath.Flows {
 	return p.removed
 }
 
-// manyFlows is how many a map may have had that is used again: to empty it takes as long
-// as it was ever large.
+// manyFlows is the size up to which maps are reused: emptying a map takes time for its
+// largest size ever.
 const manyFlows = 64
 
-// emptied returns a map that is empty, the same one if it is small.
+// emptied returns an empty map, the same one if it is small.
 func emptied(f datapath.Flows) datapath.Flows {
 	if len(f) > manyFlows {
 		return make(datapath.Flows)
@@ -128,5 +128,5 @@ func counted(f datapath.Flows) bool {
 	return false
 }
 
-// Close leaves the entries: they are the calls.
+// Close leaves the entries, so that calls go on.
 func (*Path) Close() error { return nil }

@@ -1,5 +1,5 @@
-// Package queue is the data path through NFQUEUE: every GRE packet visits the daemon, which
-// translates it by a table of its own.
+// Package queue is data path queue: every GRE packet visits the daemon through NFQUEUE, and
+// the daemon translates it by a table of its own.
 package queue
 
 import (
@@ -19,8 +19,8 @@ type Path struct {
 	removed    datapath.Flows // that Carried returns next
 }
 
-// New returns the data path. Its rules tell packets that have visited by two marks: call is
-// a call's, seen that of any other.
+// New returns the data path. Its rules know packets that have visited by two marks: call
+// for a call's packet, seen for any other.
 func New(call, seen uint32) *Path { return &Path{table: gre.NewTable(), call: call, seen: seen} }
 
 func (*Path) Name() datapath.Name { return datapath.Queue }
@@ -85,10 +85,10 @@ func (p *Path) View(have datapath.Flows, _ func(*conntrack.Stray) bool) ([]connt
 // Close: the flows go with the daemon.
 func (*Path) Close() error { return nil }
 
-// packet decides on a GRE packet. It takes no lock. Each packet visits when it comes and, if
-// it is a call's, when it leaves. Each time it goes through the rules again with a mark that
-// tells them of it, so that they do not queue it once more. Where it comes with a mark
-// nevertheless, these are other rules: then it must not go round for good.
+// packet decides on a GRE packet. It takes no lock. Each packet visits when it comes and,
+// if it is a call's, when it leaves. Each time it goes through the rules again with a mark,
+// so that they do not queue it once more. If it comes with a mark nevertheless, the rules
+// are others: then it must not go round for ever.
 func (p *Path) packet(k *nfqueue.Packet) nfqueue.Verdict {
 	if k.Mark&(p.call|p.seen) != 0 {
 		k.Mark &^= p.seen
@@ -110,7 +110,7 @@ func (p *Path) packet(k *nfqueue.Packet) nfqueue.Verdict {
 	return repeated[out.Verdict]
 }
 
-// repeated is what the queue is told of a packet.
+// repeated is the verdict that repeats a packet.
 var repeated = [...]nfqueue.Verdict{
 	gre.Pass: nfqueue.Repeat, gre.Keep: nfqueue.Repeat, gre.Edited: nfqueue.RepeatModified,
 }
