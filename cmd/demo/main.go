@@ -1,6 +1,6 @@
-// Command demo shows pptpalg at its main job, in a network of namespaces that it
-// builds and takes down again: two real PPTP clients with the same Call ID behind
-// one public address, and a real PPTP server.
+// Command demo shows pptpalg's main job, in a network of namespaces that it builds and
+// removes: two real PPTP clients with the same Call ID behind one public address, and a
+// real PPTP server.
 package main
 
 import (

@@ -4,10 +4,10 @@
 //
 //	mutants [-n 100] [-seed 1] [-least 92] PACKAGE...
 //
-// A mutant of one of the packages meets the tests of them all, since the call table's are
-// in alg as well. gremlins (v0.6.0) does not do: it runs either the tests of the changed
-// package alone or those of the whole module, which need root; it draws no samples, and
-// removes no statements, branches or results.
+// A mutant of one of the packages runs the tests of all of them, because tests of the call
+// table are in alg as well. gremlins (v0.6.0) is not enough: it runs either the tests of
+// the changed package only or those of the whole module, which need root; it draws no
+// samples, and removes no statements, branches or results.
 package main
 
 import (

@@ -1,6 +1,6 @@
 // Command package builds the .deb and the .rpm of pptpalg, in the repository's root. It
-// generates what the program knows of itself (manual pages, completions, the default
-// configuration) and has nfpm pack it as deploy/package/nfpm.yaml says.
+// lets the program generate its manual pages, completions and default configuration, and
+// runs nfpm with deploy/package/nfpm.yaml.
 //
 // nfpm has a module of its own, deploy/package/go.mod.
 package main

@@ -1,10 +1,10 @@
-// Command vmtest boots Debian's kernel in a virtual machine and has real PPP calls
-// made through the gateway there: pppd with MS-CHAPv2 and MPPE, two clients with the same
-// Call ID, pptp-linux and the kernel's own module pptp, then pptpd, and pptpalg between
-// them. Few machines that build programs have a kernel with PPP, or one with nftables'
-// queue statement, or one that attaches conntrack entries to queued packets.
+// Command vmtest boots Debian's kernel in a virtual machine and makes real PPP calls
+// through the gateway there: pppd with MS-CHAPv2 and MPPE, two clients with the same Call
+// ID (pptp-linux and the kernel's own module pptp), a pptpd, and pptpalg between them. Few
+// build machines have a kernel with PPP, with nftables' queue statement, or with conntrack
+// entries attached to queued packets.
 //
-// One program is all four actors:
+// One program has all four roles:
 //
 //	on the machine   finds the kernel's package, makes an initramfs, starts qemu, reads the console
 //	as process 1     loads the modules that lead to the machine's root file system, shared read-only

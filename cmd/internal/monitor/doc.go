@@ -1,3 +1,3 @@
-// Package monitor owns what the files for monitoring say: the alert rules, the dashboard
-// and the table of metrics. Tests hold them against what the daemon exports.
+// Package monitor reads the files for monitoring: the alert rules, the dashboard and the
+// table of metrics. Tests compare them with what the daemon exports.
 package monitor

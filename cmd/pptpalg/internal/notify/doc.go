@@ -1,3 +1,3 @@
-// Package notify owns what the daemon tells the service manager that started it
-// (sd_notify(3)): that it edits, that it lives, and that it stops.
+// Package notify tells the service manager that started the daemon (sd_notify(3)) that it
+// edits, that it lives, and that it stops.
 package notify
