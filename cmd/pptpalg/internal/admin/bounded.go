@@ -29,13 +29,13 @@ func connectionLimit() int {
 	return max(4, min(mostConnections, (files-spareFiles)/2))
 }
 
-// bounded is a listener whose connections are limited. A new one beyond the limit is accepted,
-// and the one that has been silent for longest is closed for it: idle clients, however many,
-// keep nobody out.
+// bounded is a listener with a limit on its connections. It accepts a new connection beyond
+// the limit, and closes the one that has been silent longest: so idle clients, whatever
+// their number, lock out nobody.
 type bounded struct {
 	net.Listener
 	most   int
-	closed func() // is told of each connection that is closed for another
+	closed func() // is called for each connection that is closed for another
 
 	mu    sync.Mutex // guards conns
 	conns map[*boundedConn]struct{}
@@ -59,7 +59,7 @@ func (b *bounded) Accept() (net.Conn, error) {
 	return fresh, nil
 }
 
-// add takes in a connection and returns the one that has to go, nil for none.
+// add adds a connection and returns the one to close, nil for none.
 func (b *bounded) add(fresh *boundedConn) (idle *boundedConn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -85,7 +85,7 @@ func (b *bounded) remove(c *boundedConn) {
 type boundedConn struct {
 	net.Conn
 	listener *bounded
-	used     atomic.Int64 // when something travelled on it last, nanoseconds since start
+	used     atomic.Int64 // when it was last used, nanoseconds since start
 }
 
 var start = time.Now()

@@ -7,7 +7,7 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// Call is a call as it is shown to people and programs.
+// Call is a call as the commands and JSON show it.
 type Call struct {
 	Number  uint64    `json:"number"` // calls are numbered as the daemon sees them, over its restarts too
 	PNS     Party     `json:"pns"`
@@ -15,18 +15,18 @@ type Call struct {
 	State   string    `json:"state"` // requested, answered, established
 	Since   time.Time `json:"since"` // of the call's request
 	Control Control   `json:"control"`
-	ToPNS   *Traffic  `json:"to_pns"` // GRE that went to an end; null where nobody counts it
+	ToPNS   *Traffic  `json:"to_pns"` // GRE that went to an end; null if nothing counts it
 	ToPAC   *Traffic  `json:"to_pac"`
 }
 
-// Traffic is GRE that went one way, bytes with IP headers. The kernel counts from when its
-// entry was made last.
+// Traffic is GRE that went one way, bytes with IP headers. The kernel counts since its
+// entry was last created.
 type Traffic struct {
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
 }
 
-// Party is one end of a call. The public forms are what the other end sees. The
+// Party is one end of a call. The public address and ID are what the other end sees. The
 // Call IDs are null while the end has not answered.
 type Party struct {
 	Address       string       `json:"address"`
@@ -35,8 +35,7 @@ type Party struct {
 	PublicCallID  *pptp.CallID `json:"public_call_id"`
 }
 
-// Control is the TCP connection that carries the call's control messages, as who
-// opened it sees it: addresses with ports.
+// Control is the call's control connection, as its initiator sees it: addresses with ports.
 type Control struct {
 	Src string `json:"src"`
 	Dst string `json:"dst"`
@@ -53,8 +52,8 @@ func NewCall(v *calls.View, toPNS, toPAC *Traffic) Call {
 	}
 }
 
-// Carried returns what has travelled to each end of a call, by what flows have carried in
-// their Unmarked form: nil where nobody counts it.
+// Carried returns what has travelled to each end of a call, from what unmarked flows have
+// carried: nil if nothing counts it.
 func Carried(v *calls.View, by map[calls.Flow]calls.Traffic) (toPNS, toPAC *Traffic) {
 	for _, f := range v.Flows {
 		t := by[f.Unmarked()]
@@ -71,8 +70,8 @@ func Carried(v *calls.View, by map[calls.Flow]calls.Traffic) (toPNS, toPAC *Traf
 	return toPNS, toPAC
 }
 
-// PerSecond returns the rate between two counts of a way that were taken so far apart. It
-// is nil if one of them is not known, or counting began anew between them.
+// PerSecond returns the rate between two counts of one direction, taken so far apart. It is
+// nil if one of them is not known, or if counting restarted between them.
 func PerSecond(before, now *Traffic, apart time.Duration) *Traffic {
 	seconds := apart.Seconds()
 	if before == nil || now == nil || seconds <= 0 || now.Packets < before.Packets || now.Bytes < before.Bytes {

@@ -34,14 +34,14 @@ func (c Client) Calls(ctx context.Context) ([]Call, error) {
 	return calls, nil
 }
 
-// get asks for something on the socket. The caller must close the answer.
+// get sends a request on the socket. The caller must close the answer.
 func (c Client) get(ctx context.Context, what string) (io.ReadCloser, error) {
 	path := filepath.Join(c.StateDir, socketName)
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
 		},
-		DisableKeepAlives: true, // the connection goes with the answer
+		DisableKeepAlives: true, // the connection ends with the answer
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://pptpalg"+what, nil)
 	if err != nil {

@@ -12,11 +12,11 @@ import (
 	"pptpalg/cmd/pptpalg/internal/history"
 )
 
-// followBuffer is how many events wait at most for a client that follows.
+// followBuffer is the maximum number of events that wait for a follower.
 const followBuffer = 1024
 
-// serveEvents answers with the events that are kept, a Record on each line; where the
-// client follows, also with those to come, until ctx is done.
+// serveEvents answers with the kept events, a Record on each line; for a follower also with
+// later events, until ctx is done.
 func (s *Server) serveEvents(ctx context.Context) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -42,8 +42,8 @@ type stream struct {
 	control *http.ResponseController
 }
 
-// kept writes the events that there are, and returns the number of each: those that came
-// since the client subscribed will come again.
+// kept writes the kept events, and returns their numbers: those since the client subscribed
+// will come again.
 func (s stream) kept(all []history.Event) (told map[uint64]bool, err error) {
 	told = make(map[uint64]bool, len(all))
 	for _, e := range all {
@@ -77,9 +77,8 @@ func (s stream) follow(ctx context.Context, sub *history.Subscription, told map[
 	}
 }
 
-// Events has show called with each line of the translation log that the daemon keeps, the
-// oldest first; with follow also with those to come, until ctx is done or the daemon
-// ends.
+// Events calls show with each line of the translation log that the daemon keeps, the oldest
+// first; with follow also with later lines, until ctx is done or the daemon ends.
 func (c Client) Events(ctx context.Context, follow bool, show func(history.Record) error) error {
 	what := "/events"
 	if follow {

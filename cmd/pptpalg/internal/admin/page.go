@@ -14,7 +14,7 @@ type Show string
 
 // Where the page is shown.
 const (
-	ShowAuto Show = "auto" // where nobody but the gateway's own users can ask: on loopback
+	ShowAuto Show = "auto" // where only the gateway's own users can reach it: on loopback
 	ShowOn   Show = "on"   // on any listener
 	ShowOff  Show = "off"
 )
@@ -31,7 +31,8 @@ func (s *Show) UnmarshalText(b []byte) error {
 	return fmt.Errorf("%q is none of %s, %s and %s", b, ShowAuto, ShowOn, ShowOff)
 }
 
-// addPage has the listener of the metrics show the page, or say why it does not.
+// addPage adds the page to the listener of the metrics, or a reply that says why it is not
+// shown.
 func (s *Server) addPage(mux *http.ServeMux) {
 	switch {
 	case s.page == nil:
@@ -57,11 +58,10 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 	s.page.ServeHTTP(w, r)
 }
 
-// named reports whether a request names the listener in a way that no stranger could have
-// arranged. A page on the web may point a name of its own at this listener (DNS
-// rebinding), and the browser would let it read what is answered; but it cannot do so with an
-// address, nor with localhost (RFC 6761 section 6.3), nor has it a certificate for
-// its name here.
+// named reports whether a request names the listener in a way that no stranger can arrange.
+// A web page may point a name of its own at this listener (DNS rebinding), and the browser
+// would let it read the answers. It cannot do that with an address, nor with localhost (RFC
+// 6761 section 6.3), and this listener has no certificate for its name.
 func (s *Server) named(r *http.Request) bool {
 	if r.TLS != nil {
 		return true

@@ -27,8 +27,8 @@ import (
 // socketName is the socket's name in the state directory.
 const socketName = "control.sock"
 
-// The bounds of what a client may take: to ask, to ask again, and on Listen to read the
-// answer. Readers of the socket are the gateway's own users, and may take their time.
+// The time that a client may take: to send a request, to send another one, and on Listen to
+// read the answer. Readers of the socket are the gateway's own users, and may take longer.
 const (
 	headerTime = 5 * time.Second
 	idleTime   = 30 * time.Second
@@ -61,15 +61,15 @@ type Config struct {
 	// The rest is as for Healthy.
 	Ready func(now time.Time) error
 
-	// Explain, and what else is told on the unix socket alone, must be safe to call from
-	// any goroutine. What is nil is not told.
+	// Explain, and the other functions for the unix socket only, must be safe to call from
+	// any goroutine. A nil one is not served.
 	Explain func(ctx context.Context, client netip.Addr) (explain.Report, error)
 	Events  *history.Store
 	// Traffic returns what flows have carried, by their Unmarked form.
 	Traffic func() (map[calls.Flow]calls.Traffic, error)
 
-	// Page answers on Listen for what is not the metrics' or the probes', as Show says.
-	// Nil is for no page.
+	// Page answers on Listen all other requests than those for metrics and probes, as Show
+	// says. Nil is for no page.
 	Page http.Handler
 	Show Show
 }
@@ -93,10 +93,10 @@ type Server struct {
 	crowded          atomic.Uint64 // connections that were closed for others
 }
 
-// Listen opens the listeners, so that a port or a socket that is taken is found
-// before the daemon touches a packet. A state directory in which there can be no socket, for
-// want of room or rights, is logged; Run goes on trying. all must be safe to call from any
-// goroutine. The caller must call Run or Close.
+// Listen opens the listeners, so that it fails for a taken port or socket before the daemon
+// touches a packet. If the state directory cannot have a socket because room or rights are
+// missing, it logs that, and Run keeps trying. all must be safe to call from any goroutine.
+// The caller must call Run or Close.
 func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server, error) {
 	s := &Server{stateDir: cfg.StateDir, gatherer: shareGatherer(g), views: all, healthy: cfg.Healthy, ready: cfg.Ready, webConfig: cfg.WebConfig, log: cfg.Log}
 	if s.log == nil {
@@ -234,7 +234,7 @@ func (s *Server) server(h http.Handler) *http.Server {
 	}
 }
 
-// probe answers what well is, or why it is not so. A nil ask means that it is.
+// probe replies 200, or 503 with the reason. A nil ask means 200.
 func probe(well string, ask func(time.Time) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		if ask != nil {

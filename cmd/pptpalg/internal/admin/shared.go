@@ -10,16 +10,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// The bounds of what looking at the daemon costs it, whatever the number of viewers: one look
-// at a time, after which there is none for share-1 times as long as it took, but longestRest
-// at most.
+// The limits on the cost of viewers, whatever their number: one read at a time, and then
+// none for share-1 times as long as it took, but at most longestRest.
 const (
 	share       = 10
 	longestRest = 2 * time.Second
 )
 
-// shared is a look that costs something, for many viewers. Each of them sees the outcome of a
-// look that began after he asked for it; those who ask meanwhile share the next one.
+// shared is an expensive read for many viewers. Each viewer gets the result of a read that
+// began after its request; requests in the meantime share the next read.
 type shared[T any] struct {
 	look func() T
 
@@ -57,12 +56,12 @@ func (s *shared[T]) ask() *outcome[T] {
 	return s.next
 }
 
-// serve begins the next look. The caller holds mu.
+// serve begins the next read. The caller holds mu.
 func (s *shared[T]) serve() {
 	o := s.next
 	go func() {
 		s.mu.Lock()
-		s.next = nil // who asks from now on wants another one
+		s.next = nil // later requests get another one
 		s.mu.Unlock()
 		began := time.Now()
 		o.value = s.look()
@@ -79,12 +78,12 @@ func (s *shared[T]) rested() {
 	}
 }
 
-// rest is how long nobody looks after a look that took so long.
+// rest is the pause after a read that took so long.
 func rest(took time.Duration) time.Duration { return min((share-1)*took, longestRest) }
 
-// pace has one piece of work done at a time, with a rest behind each as shared has it.
+// pace does one piece of work at a time, with a pause after each, as shared does.
 type pace struct {
-	turn chan struct{} // has an element while nobody works or rests
+	turn chan struct{} // has an element while no work or pause is under way
 }
 
 func newPace() *pace {
@@ -105,7 +104,7 @@ func (p *pace) do(ctx context.Context, work func() error) error {
 	return work()
 }
 
-// sharedGatherer has all who scrape at the same time share what is gathered.
+// sharedGatherer shares one result among all scrapes at the same time.
 type sharedGatherer struct{ shared[gathered] }
 
 type gathered struct {

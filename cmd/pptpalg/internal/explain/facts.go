@@ -32,8 +32,8 @@ type Stray struct {
 	Traffic  calls.Traffic
 }
 
-// Rules says whether the firewall rules are there that bring control connections to
-// the daemon.
+// Rules says whether the firewall rules are loaded that send control connections to the
+// daemon.
 type Rules uint8
 
 // What may be known of the rules.
@@ -43,7 +43,7 @@ const (
 	RulesMissing
 )
 
-// Call is a call that lives, with its GRE both ways.
+// Call is a living call, with its GRE both ways.
 type Call struct {
 	calls.View
 	ToClient, ToPeer Way // the peer is the end that is not Facts.Client

@@ -5,8 +5,7 @@ import (
 	"slices"
 )
 
-// stage is how far packets of the client come, by what the daemon saw and the kernel
-// has.
+// stage is how far packets of the client get, according to the daemon and the kernel.
 type stage uint8
 
 const (
@@ -35,9 +34,9 @@ var codes = map[string]string{"daemon": "rules_missing", "kernel-helper": "kerne
 // Problem is a problem of the gateway that "pptpalg check" has found.
 type Problem struct{ Check, Found, Remedy string }
 
-// Weigh puts problems of the gateway before the causes, where they explain why nothing
-// comes, or comes through: they are there now, and what the daemon saw may be of an
-// earlier time. The daemon itself may not look at them: see deploy/README.md.
+// Weigh puts problems of the gateway before the causes, if they explain why packets do not
+// arrive or do not get through: these problems exist now, and what the daemon saw may be
+// older. The daemon itself may not check the gateway: see deploy/README.md.
 func (r *Report) Weigh(problems []Problem) {
 	at := r.stage()
 	all := append(causesOf(problems, blocking[at]), r.Causes...)

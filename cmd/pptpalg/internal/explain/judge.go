@@ -11,14 +11,14 @@ import (
 	"pptpalg/cmd/pptpalg/internal/history"
 )
 
-// Cause is one thing that explains what is seen.
+// Cause is one explanation of the evidence.
 type Cause struct {
 	Code   string `json:"code"`   // a word for programs
 	Text   string `json:"text"`   // a sentence
-	Advice string `json:"advice"` // what to look at, or do
+	Advice string `json:"advice"` // what to check or do
 }
 
-// patience is how long an answer may take that is not yet missed.
+// patience is how long an answer may take before it counts as missing.
 const patience = 3 * time.Second
 
 // Judge returns the causes, the most likely one first: at least one.
@@ -53,7 +53,7 @@ func (j *judge) has(code string) bool {
 	return slices.ContainsFunc(j.causes, func(c Cause) bool { return c.Code == code })
 }
 
-// unanswered looks for TCP that does not come to be.
+// unanswered looks for TCP handshakes that do not end.
 func (j *judge) unanswered() {
 	if len(j.Calls) > 0 {
 		return
@@ -75,7 +75,7 @@ func (j *judge) unanswered() {
 	}
 }
 
-// unseen explains why the daemon has seen nothing, or nothing of a connection that is there.
+// unseen explains why the daemon has seen nothing, or nothing of an existing connection.
 func (j *judge) unseen() {
 	if len(j.Calls) > 0 || len(j.causes) > 0 {
 		return
@@ -127,7 +127,7 @@ func (j *judge) untranslated() {
 		"to hide the client, add masquerading or SNAT for it; if it should not be hidden, check that the way back leads through this gateway, and that GRE (IP protocol 47) may pass both ways")
 }
 
-// letAlone explains why a connection that came is not edited.
+// letAlone explains why a connection that was seen is not edited.
 func (j *judge) letAlone() {
 	for _, e := range j.seen {
 		switch {
@@ -149,7 +149,7 @@ func (j *judge) read() bool {
 	return slices.ContainsFunc(j.seen, func(e history.Event) bool { return e.Kind == history.MessageRead })
 }
 
-// limitWords are what was hit, and the flag that moves it.
+// limitWords are the limits that were reached, and the flags that change them.
 var limitWords = map[alg.Anomaly][2]string{
 	alg.NoPublicID:  {"no public Call ID is free towards this server", "end calls, shorten --rest, or give the clients more public addresses"},
 	alg.IDTaken:     {"the gateway's own PPTP program chose a Call ID that is in use", "dial again with it"},
@@ -170,7 +170,7 @@ func (j *judge) limits() {
 	}
 }
 
-// refused looks for answers that deny.
+// refused looks for answers that refuse.
 func (j *judge) refused() {
 	if len(j.established()) > 0 {
 		return
@@ -246,8 +246,8 @@ func (j *judge) traffic() {
 		`if the tunnel carries nothing, check that FORWARD lets GRE pass (run "pptpalg check" as root), then PPP: authentication, MPPE and MTU on both ends`)
 }
 
-// strays names GRE for Call IDs that nobody has, between the ends of the client's control
-// connections. Where several clients share a public address, it may be another one's.
+// strays names GRE for Call IDs that no call has, between the ends of the client's control
+// connections. If several clients share a public address, it may be another client's.
 func (j *judge) strays() {
 	for _, s := range j.Strays {
 		packets := ""
@@ -320,7 +320,7 @@ func (j *judge) who(e history.Event) string {
 	return fmt.Sprintf("the other end %v", a)
 }
 
-// silent looks for messages that nobody answered.
+// silent looks for messages without an answer.
 func (j *judge) silent() {
 	if len(j.established()) > 0 {
 		return
@@ -359,10 +359,10 @@ func (j *judge) oddities() {
 	}
 }
 
-// recently is for how long after its last packet a client that is gone is not missed.
+// recently is how long a client may be silent before it counts as gone.
 const recently = 2 * time.Minute
 
-// gone looks for a client that has come before, and does not now.
+// gone looks for a client that was seen before and is not there now.
 func (j *judge) gone() {
 	if len(j.seen) == 0 || len(j.Calls) > 0 || len(j.Connections) > 0 {
 		return

@@ -11,7 +11,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/history"
 )
 
-// Report is what is told about a client: the causes, and what they were seen from.
+// Report is the explanation for a client: the causes, and the evidence.
 type Report struct {
 	Client   netip.Addr `json:"client"`
 	Causes   []Cause    `json:"causes"`  // the most likely one first
@@ -23,7 +23,7 @@ type Report struct {
 	Rules    string     `json:"rules"` // loaded, missing, unknown
 }
 
-// Control is a control connection as who opened it sees it, and as it is translated.
+// Control is a control connection as its initiator sees it, and as it is translated.
 type Control struct {
 	Src       netip.AddrPort `json:"src"`
 	Dst       netip.AddrPort `json:"dst"`
@@ -32,7 +32,7 @@ type Control struct {
 	NAT       string         `json:"nat"`        // "source", "destination", "source and destination" or "none"
 	Edited    bool           `json:"edited"`
 	Reason    string         `json:"reason"` // why it is ignored
-	Over      bool           `json:"over"`   // the kernel has it no more, or TCP has ended
+	Over      bool           `json:"over"`   // the kernel no longer has it, or TCP has ended
 	Last      *time.Time     `json:"last"`   // when something of it was last seen; null if nothing was
 }
 
@@ -47,7 +47,7 @@ type Message struct {
 	Error  string     `json:"error"`        // General Error Code and words; "" for none
 }
 
-// ID is a Call ID as it came, and as it went on.
+// ID is a Call ID before and after editing.
 type ID struct {
 	From pptp.CallID `json:"from"`
 	To   pptp.CallID `json:"to"`
@@ -65,7 +65,7 @@ type CallLine struct {
 // GRE is what travels to one end of a call.
 type GRE struct {
 	Translated bool    `json:"translated"` // the data path has the flow
-	Packets    *uint64 `json:"packets"`    // null where nobody counts
+	Packets    *uint64 `json:"packets"`    // null if nothing counts
 	Bytes      *uint64 `json:"bytes"`
 }
 
@@ -77,7 +77,7 @@ type Ended struct {
 	Cause   string    `json:"cause"`   // see calls.Cause
 }
 
-// New judges, and tells.
+// New judges the facts and returns the report.
 func New(f Facts) Report {
 	r := Report{Client: f.Client, Causes: Judge(f), DataPath: "kernel", Rules: f.Rules.String(),
 		Messages: []Message{}, Calls: []CallLine{}, Ended: []Ended{}}

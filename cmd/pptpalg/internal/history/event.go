@@ -16,11 +16,11 @@ type Kind uint8
 const (
 	ConnectionOpened Kind = iota // a control connection was seen first; Reason says whether it is edited
 	MessageRead                  // a control message was read; Echo messages are left out
-	CallRequested                // a call was asked for
+	CallRequested                // a call was requested
 	CallTranslated               // both ends have given their Call IDs: GRE is translated both ways
 	CallEstablished              // the last message that sets it up has passed
 	CallClosed                   // a call ended, for Call.Cause
-	AnomalySeen                  // an oddity, or a limit that was hit
+	AnomalySeen                  // an oddity, or a limit that was reached
 
 	kinds
 )
@@ -44,8 +44,8 @@ type Event struct {
 	From calls.Side // of MessageRead and AnomalySeen: who sent the packet
 	Ends [2]End     // of the control connection, by calls.Side
 
-	Reason  alg.Reason  // of ConnectionOpened: alg.Read, or why it is let alone
-	Message alg.Message // of MessageRead: Call IDs as they came and as they went
+	Reason  alg.Reason  // of ConnectionOpened: alg.Read, or why it is ignored
+	Message alg.Message // of MessageRead: Call IDs before and after editing
 	Error   byte        // of MessageRead: the General Error Code of RFC 2637 section 2.16, 0 where unknown
 	Anomaly alg.Anomaly // of AnomalySeen
 	Call    Call        // of the kinds about calls
@@ -66,7 +66,7 @@ func EndsOf(c *calls.Connection) [2]End {
 	}
 }
 
-// Call is what an event says of its call.
+// Call is what an event says about its call.
 type Call struct {
 	Number  uint64 // see calls.View
 	PNS     calls.Side
@@ -75,14 +75,14 @@ type Call struct {
 	Cause   calls.Cause        // of CallClosed
 	Traffic [2]calls.Traffic   // of CallClosed: the GRE that went to each Side, as far as it was counted
 
-	// Of CallClosed: Traffic may be less than what went, because somebody deleted an entry
-	// that counted, or an earlier daemon counted by itself.
+	// Of CallClosed: Traffic may be too low, because somebody deleted an entry that
+	// counted, or because an earlier daemon did the counting.
 	Approximate bool
 }
 
-// inside calls keep with each address under which an operator looks for the event:
-// each end, but for one whose address NAT leaves while it hides the other's. That one
-// is outside, and everybody's.
+// inside calls keep with each address under which an operator looks for the event: each
+// end, except an end whose address NAT leaves while it hides the other's. Such an end is
+// outside, and belongs to many clients.
 func (e *Event) inside(keep func(netip.Addr)) {
 	for s := range e.Ends {
 		if e.Ends[s].Translated() || !e.Ends[s^1].Translated() {

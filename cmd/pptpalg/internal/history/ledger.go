@@ -15,15 +15,15 @@ func (v *Volume) add(w Volume) {
 	v.Bytes += w.Bytes
 }
 
-// odometer adds up what has travelled to one end of a call. An entry that is made again
-// counts from 0 again.
+// odometer adds up what has travelled to one end of a call. An entry that is created again
+// counts from 0.
 type odometer struct {
 	now    calls.Traffic // of the entry that is there, as it was last read
 	former Volume        // of those before
 	broken bool          // of which one may have counted more than was read
 }
 
-// read takes in what the entry has counted, and returns by how much that is more.
+// read records what the entry has counted, and returns the increase.
 func (o *odometer) read(t calls.Traffic) Volume {
 	if !t.Counted {
 		return Volume{}
@@ -36,7 +36,7 @@ func (o *odometer) read(t calls.Traffic) Volume {
 	return grown
 }
 
-// lose takes note that the entry is gone, and nobody has read it.
+// lose records that the entry is gone and was not read.
 func (o *odometer) lose() {
 	if o.now.Counted {
 		o.former.add(Volume{o.now.Packets, o.now.Bytes})
@@ -52,7 +52,8 @@ func (o *odometer) total() calls.Traffic {
 	}
 }
 
-// Ledger tells what happens to calls, and what each has carried. It is safe for concurrent use.
+// Ledger passes on what happens to calls, and counts what each has carried. It is safe for
+// concurrent use.
 type Ledger struct {
 	store *Store
 
@@ -67,14 +68,14 @@ type account struct {
 	ways  [2]odometer // to each side
 	begun bool        // what the metrics tell of it begins with this daemon, or has begun
 	over  bool        // its end was told
-	moved time.Time   // when packets were last seen to be counted; zero if nobody counts
+	moved time.Time   // when packets were last seen to be counted; zero if nothing counts
 }
 
-// NewLedger returns a ledger that tells a store.
+// NewLedger returns a ledger that adds events to a store.
 func NewLedger(s *Store) *Ledger { return &Ledger{store: s, calls: make(map[uint64]*account)} }
 
-// Know takes up calls that were there before the daemon, and are no news. afresh says
-// that what they carried then was counted by somebody who is gone.
+// Know takes up calls of an earlier daemon, without events. afresh says that the earlier
+// daemon's counts of them are lost.
 func (l *Ledger) Know(all []calls.Record, afresh bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -83,13 +84,13 @@ func (l *Ledger) Know(all []calls.Record, afresh bool) {
 	}
 }
 
-// told is what the store is told of the call table's events.
+// told maps the call table's events to the store's.
 var told = map[calls.EventKind]Kind{
 	calls.Opened: CallRequested, calls.Assigned: CallTranslated, calls.SetUp: CallEstablished, calls.Closed: CallClosed,
 }
 
-// Tell takes in what happened. carried is what flows have carried that are gone from the
-// data path since it was called last, as far as that tells.
+// Tell takes events. carried is what the flows have carried that the data path has removed
+// since the last call, as far as it was counted.
 func (l *Ledger) Tell(events []calls.Event, carried map[calls.Flow]calls.Traffic, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -129,7 +130,7 @@ func (l *Ledger) tell(a *account, e *calls.Event, kind Kind, carried map[calls.F
 // mostSpare is how many calls' memory waits for other calls.
 const mostSpare = 64
 
-// take returns the account of a call that is new.
+// take returns the account for a new call.
 func (l *Ledger) take() *account {
 	n := len(l.spare)
 	if n == 0 {
@@ -147,8 +148,8 @@ func (l *Ledger) keep(a *account) {
 	}
 }
 
-// finish tells what the flows of a call have carried that has ended, as far as it is known,
-// and returns what that is beyond what the metrics tell.
+// finish sets what the flows of an ended call have carried, as far as that is known, and
+// returns how much of it the metrics do not have yet.
 func (a *account) finish(r *calls.Record, carried map[calls.Flow]calls.Traffic, to *Call) (grown Volume) {
 	exact := true
 	for side := range a.ways {
@@ -169,7 +170,7 @@ func (a *account) finish(r *calls.Record, carried map[calls.Flow]calls.Traffic, 
 	return grown
 }
 
-// Moved returns when a call's GRE was last seen to flow; zero if nobody counts it.
+// Moved returns when a call's GRE was last seen to flow; zero if nothing counts it.
 func (l *Ledger) Moved(r calls.Record) time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -22,8 +22,9 @@ const (
 	closePause = 500 * time.Millisecond // for the last lines, when the daemon ends
 )
 
-// Log writes the translation log to a file, a Record as JSON on each line. Nobody waits for
-// the file: what it does not take is counted, and a line of it says how much that was.
+// Log writes the translation log to a file, a Record as JSON on each line. Nothing waits
+// for the file: events that it does not take are counted, and a line says how many there
+// were.
 type Log struct {
 	sub   *Subscription
 	lines *spool.Spool
@@ -47,8 +48,8 @@ func OpenLog(path string, store *Store, log *slog.Logger) (*Log, error) {
 	}, nil
 }
 
-// appendTo opens a file to add to and to look at its end. A named pipe that nobody reads does
-// not hold it up.
+// appendTo opens a file for appending, and for reading its end. It does not wait for a
+// reader of a named pipe.
 func appendTo(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o640)
 }
@@ -58,9 +59,8 @@ func line(r Record) []byte {
 	return append(b, '\n')
 }
 
-// Run writes until ctx is done, and then what is left, but no longer than a moment. At a
-// signal of reopen, or when the file was renamed, it goes on in a new one. What goes wrong is
-// logged and ends nothing.
+// Run writes until ctx is done, and then briefly what is left. At a signal of reopen, or
+// when the file was renamed, it continues in a new file. It logs errors and goes on.
 func (l *Log) Run(ctx context.Context, reopen <-chan os.Signal) error {
 	for {
 		select {
@@ -94,7 +94,7 @@ func (l *Log) miss() {
 // Lost returns how many events were not written.
 func (l *Log) Lost() uint64 { return l.lines.Lost() }
 
-// Close ends a log. Where the file takes no more, lines are left.
+// Close ends a log. Lines that the file does not take are lost.
 func (l *Log) Close() error {
 	l.sub.Close()
 	err := l.lines.Close(closePause)
@@ -131,7 +131,7 @@ func (f *logFile) Write(line []byte) (int, error) {
 	return n, err
 }
 
-// stale reports whether the name has gone to another file, or to none.
+// stale reports whether the name belongs to another file now, or to none.
 func (f *logFile) stale() bool {
 	if f.renamed.Swap(false) {
 		return true
@@ -146,7 +146,7 @@ func (f *logFile) stale() bool {
 	return err != nil || openErr != nil || !os.SameFile(named, open)
 }
 
-// reopen keeps to the old file if there can be no new one.
+// reopen keeps the old file if it cannot open a new one.
 func (f *logFile) reopen() {
 	file, err := appendTo(f.path)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 // Logged are the kinds of events that the translation log has.
 var Logged = []Kind{CallRequested, CallTranslated, CallClosed}
 
-// Record is a line of the translation log: who had which public form, from when to when.
-// The client is the end that opened the control connection.
+// Record is a line of the translation log: who had which public address and ID, from when
+// to when. The client is the end that opened the control connection.
 type Record struct {
 	Time  time.Time `json:"time"`  // UTC
 	Event string    `json:"event"` // opened, translated, closed; lost for events that did not fit
@@ -40,8 +40,8 @@ type CallRecord struct {
 	*Closing
 }
 
-// Closing is what a Record says of a call that ended. Counts are null where nobody
-// counted, and else as of the end: unless they are Approximate, nothing is missing that
+// Closing is what a Record says of a call that ended. Counts are null if nothing counted,
+// and otherwise as of the end: unless they are Approximate, they include everything that
 // the gateway translated.
 type Closing struct {
 	Opened   time.Time `json:"opened"` // when it was asked for, UTC
@@ -51,7 +51,7 @@ type Closing struct {
 	ToServer *Count    `json:"to_server"`
 
 	// Approximate: the counts may be too low. Somebody deleted an entry that counted before
-	// it was read, or an earlier daemon translated, and counted, by itself.
+	// it was read, or an earlier daemon did the translating and counting.
 	Approximate bool `json:"approximate,omitempty"`
 }
 
@@ -127,7 +127,7 @@ func idText(id *pptp.CallID) string {
 	return id.String()
 }
 
-// String is packets/bytes, "-" where nobody counted.
+// String is packets/bytes, "-" if nothing counted.
 func (c *Count) String() string {
 	if c == nil {
 		return "-"

@@ -41,8 +41,8 @@ func NewStore(clients, perClient int) *Store {
 	return &Store{clients: max(clients, 1), perClient: max(perClient, 1), rings: make(map[netip.Addr]*ring)}
 }
 
-// Add numbers an event and keeps a copy of it. The client of whom nothing was added for longest gives
-// way to a new one.
+// Add numbers an event and keeps a copy of it. A new client takes the place of the client
+// whose last event is the oldest.
 func (s *Store) Add(e *Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,8 +70,8 @@ func (s *Store) Of(client netip.Addr) []Event {
 	return append(append(all, r.events[r.oldest:]...), r.events[:r.oldest]...)
 }
 
-// Kept returns a copy of all events of some kinds that are kept, the oldest first. Events
-// may be added meanwhile: it holds none up for longer than it takes to copy one client's.
+// Kept returns a copy of all kept events of some kinds, the oldest first. Events may be
+// added meanwhile: none waits for longer than copying one client's events takes.
 func (s *Store) Kept(of ...Kind) []Event {
 	s.mu.Lock()
 	clients := slices.Collect(maps.Keys(s.rings))
@@ -154,7 +154,7 @@ func (r *ring) add(e *Event, most int) {
 	r.oldest = (r.oldest + 1) % most
 }
 
-// Subscription is a listener's. One goroutine may use it.
+// Subscription is a follower's. One goroutine may use it.
 type Subscription struct {
 	store  *Store
 	events chan *Event // shared by all subscribers
@@ -162,8 +162,8 @@ type Subscription struct {
 	lost   uint64 // since Next returned last; guarded by Store.mu
 }
 
-// Subscribe has events of some kinds handed on from now on, all kinds if none is named.
-// Up to buffer of them wait; those beyond are lost. The caller must Close it.
+// Subscribe passes on events of some kinds from now on, all kinds if none is named. Up to
+// buffer of them wait; further ones are lost. The caller must Close it.
 func (s *Store) Subscribe(buffer int, of ...Kind) *Subscription {
 	sub := &Subscription{store: s, events: make(chan *Event, buffer), kinds: bits(of)}
 	s.mu.Lock()
@@ -185,8 +185,8 @@ func (sub *Subscription) offer(e *Event) {
 	}
 }
 
-// Next waits for an event. lost is how many did not fit since it was called last. The
-// error is that of ctx.
+// Next waits for an event. lost is how many did not fit since the last call. The error is
+// that of ctx.
 func (sub *Subscription) Next(ctx context.Context) (e Event, lost uint64, err error) {
 	var next *Event
 	select {
@@ -202,7 +202,7 @@ func (sub *Subscription) Next(ctx context.Context) (e Event, lost uint64, err er
 	return *next, sub.missed(), nil
 }
 
-// missed returns how many events did not fit since it was asked last.
+// missed returns how many events did not fit since the last call.
 func (sub *Subscription) missed() (lost uint64) {
 	sub.store.mu.Lock()
 	defer sub.store.mu.Unlock()

@@ -6,7 +6,7 @@ import (
 	"pptpalg/alg/calls"
 )
 
-// Tally is what one look at the flows of all calls has found.
+// Tally is the result of reading the flows of all calls once.
 type Tally struct {
 	Missing []calls.Flow // that calls need and the data path lacks
 	Grown   Volume       // what calls have carried since the last tally
@@ -65,8 +65,8 @@ func (t *Tally) look(r *calls.Record, have map[calls.Flow]calls.Traffic) (g glan
 	return g
 }
 
-// enter takes in what was found of a call. Of one that an earlier daemon had, the first
-// count only begins: that one has told of it.
+// enter records what was found of a call. For a call of an earlier daemon the first count
+// is only the start, because that daemon has counted before.
 func (t *Tally) enter(a *account, g *glance, now time.Time) {
 	var grown Volume
 	counted := false

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// retryPause is how long a Spool that has only lost lines to tell waits between two tries.
+// retryPause is how long a Spool waits between two tries if it only has to report lost
+// lines.
 const retryPause = time.Second
 
 // Spool writes lines to a writer that may block or fail. It is safe for concurrent use.
@@ -92,7 +93,7 @@ func (s *Spool) wake() {
 	}
 }
 
-// ErrStuck says that lines are left which nobody takes.
+// ErrStuck says that lines are left because the writer blocks.
 var ErrStuck = errors.New("lines are left that could not be written in time")
 
 // Close writes what is left, for so long at most. With ErrStuck the goroutine still waits for

@@ -8,9 +8,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// figures are the daemon's metrics, so that the page never says other than they do. A
-// series with labels counts under the metric's name, and under "name/value" for
-// the value of each label.
+// figures are the daemon's metrics, so that the page always agrees with them. A series with
+// labels counts under the metric's name, and under "name/value" for the value of each
+// label.
 type figures map[string]float64
 
 func read(g prometheus.Gatherer) figures {
@@ -56,7 +56,8 @@ type Note struct {
 	Text  string `json:"text"`
 }
 
-// unedited are requests that passed as they came, for want of a public ID or for a limit.
+// unedited are requests that passed unedited because there was no public ID or a limit was
+// reached.
 var unedited = []string{
 	"anomalies_total/no_public_id", "anomalies_total/limit_calls", "anomalies_total/limit_client",
 	"anomalies_total/limit_space", "anomalies_total/limit_rate",

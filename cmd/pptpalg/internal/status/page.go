@@ -28,14 +28,14 @@ type Config struct {
 	Gatherer prometheus.Gatherer // of the daemon's metrics
 }
 
-// Page answers for what the package owns. It trusts whoever asks.
+// Page serves the status page and its JSON. It trusts every client.
 type Page struct {
 	cfg    Config
 	mux    *http.ServeMux
 	now    func() time.Time
 	last   atomic.Pointer[snapshot]
 	taking chan struct{} // has an element while a snapshot is being taken
-	forget *time.Timer   // drops the last snapshot when nobody looks any more
+	forget *time.Timer   // drops the last snapshot when there are no viewers
 }
 
 //go:embed page
@@ -87,7 +87,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mux.ServeHTTP(w, r)
 }
 
-// patience is how long health is withheld for want of calls.
+// patience is how long the answer about health waits for the calls.
 const patience = time.Second
 
 func (p *Page) serveStatus(w http.ResponseWriter, r *http.Request) {

@@ -20,7 +20,7 @@ const (
 	mostFilter   = 200 // bytes
 )
 
-// query is what /api/calls is asked for.
+// query is a request of /api/calls.
 type query struct {
 	sort     string // of compares
 	reversed bool
@@ -29,7 +29,7 @@ type query struct {
 	limit    int
 }
 
-// compares are the orders: what is of most interest comes first.
+// compares are the orders: the most interesting calls come first.
 var compares = map[string]func(a, b *row) int{
 	"age":       func(a, b *row) int { return b.Since.Compare(a.Since) },
 	"client":    func(a, b *row) int { return compareEnds(a.client, b.client) },

@@ -14,13 +14,13 @@ import (
 const (
 	// fresh is how old a snapshot may be to be shown to another viewer.
 	fresh = time.Second
-	// share is which part of the time taking snapshots may take, for all viewers together.
+	// share limits the time for snapshots to a part of all time, for all viewers together.
 	share = 10
-	// rateSpan is over how long a time a rate still says something of now.
+	// rateSpan is the longest time over which a rate is still current.
 	rateSpan = time.Minute
 )
 
-// snapshot is all calls at a time. It does not change, but for the orders.
+// snapshot is all calls at a time. Only its orders change.
 type snapshot struct {
 	at      time.Time
 	until   time.Time // when another one may be taken

@@ -30,7 +30,7 @@ type Sums struct {
 	Untouched      uint64         `json:"control_connections_untouched"` // those that are ignored: not translated, not PPTP, or the kernel helper's
 	Opened         uint64         `json:"calls_opened_total"`
 	Refused        uint64         `json:"calls_refused_total"`     // by their servers
-	Unedited       uint64         `json:"requests_unedited_total"` // for want of a public Call ID, or for a limit
+	Unedited       uint64         `json:"requests_unedited_total"` // because there was no public ID, or a limit was reached
 	Notes          []Note         `json:"notes"`
 }
 

@@ -24,12 +24,12 @@ const (
 	mostWaiting = 4 << 20 // bytes of records that wait for a disk which does not answer
 
 	patience      = 100 * time.Millisecond // for the disk to take a change
-	distrust      = time.Second            // for how long nobody waits for a disk that was late
+	distrust      = time.Second            // how long not to wait for a disk that was late
 	openPatience  = 5 * time.Second
 	closePatience = time.Second
 )
 
-// ErrBehind says that the disk does not answer: changes are in memory alone until it does.
+// ErrBehind says that the disk does not answer: until it does, changes are only in memory.
 var ErrBehind = errors.New("the disk of the state directory does not answer: the journal is behind")
 
 // Journal remembers changes in a file.
@@ -37,10 +37,9 @@ var ErrBehind = errors.New("the disk of the state directory does not answer: the
 //	Append, Rewrite ─► memory ─► goroutine ─► file
 //	      └── wait for it, for a moment at most ──┘
 //
-// Whoever appends waits until the file has the change. If the disk does not answer in time,
-// the journal is behind: then nobody waits any more, and what is remembered meanwhile is
-// written, in its order, when the disk is back. In a file system without a disk Append writes by
-// itself.
+// Append waits until the file has the change. If the disk does not answer in time, the
+// journal is behind: then Append no longer waits, and the goroutine writes the changes, in
+// order, when the disk is back. In a file system without a disk Append itself writes.
 //
 // One goroutine at a time may use a Journal, except for Whole.
 type Journal struct {
@@ -59,7 +58,7 @@ type Journal struct {
 	asked   uint64     // changes so far
 	written uint64     // those that the file has, or has refused
 	size    int64      // of the file
-	live    int64      // of the file when it was written anew
+	live    int64      // of the file when it was last rewritten
 	damaged bool       // the file lacks changes that were to be remembered
 	behind  bool       // the disk does not answer
 	trust   time.Time  // from when on it is waited for again
@@ -170,8 +169,7 @@ func (j *Journal) Overgrown() bool {
 	return !j.behind && (j.damaged || j.size > 2*j.live+slack)
 }
 
-// Whole reports whether the file has all that was to be remembered. It may be called from any
-// goroutine.
+// Whole reports whether the file has everything that it should. Any goroutine may call it.
 func (j *Journal) Whole() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
