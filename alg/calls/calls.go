@@ -45,15 +45,19 @@ const fewCalls = 8
 
 // index finds the legs of a connection with more calls; it is nil for a connection with
 // few.
-type index struct{ own, public map[legID]*leg }
+type index map[legID]*leg
 
+// legID is one of the two IDs by which a leg is looked up.
 type legID struct {
-	side Side
-	id   pptp.CallID
+	side   Side
+	public bool // what the other end uses, else what the endpoint itself gave
+	id     pptp.CallID
 }
 
-func indexOf(calls []*Call) *index {
-	x := &index{make(map[legID]*leg), make(map[legID]*leg)}
+func (l *leg) ids() [2]legID { return [2]legID{{l.side, false, l.own}, {l.side, true, l.public}} }
+
+func indexOf(calls []*Call) index {
+	x := make(index)
 	for _, call := range calls {
 		for s := range call.legs {
 			if l := &call.legs[s]; l.known {
@@ -64,41 +68,35 @@ func indexOf(calls []*Call) *index {
 	return x
 }
 
-func (x *index) add(l *leg) {
-	if x != nil {
-		x.own[legID{l.side, l.own}] = l
-		x.public[legID{l.side, l.public}] = l
+func (x index) add(l *leg) {
+	if x == nil {
+		return
+	}
+	for _, id := range l.ids() {
+		x[id] = l
 	}
 }
 
-func (x *index) remove(l *leg) {
-	if x != nil {
-		delete(x.own, legID{l.side, l.own})
-		delete(x.public, legID{l.side, l.public})
+func (x index) remove(l *leg) {
+	for _, id := range l.ids() {
+		delete(x, id)
 	}
 }
 
 // leg returns the leg whose public ID the other end uses, nil if there is none on
 // this connection.
-func (c *Control) leg(s Side, public pptp.CallID) *leg {
-	if c.index != nil {
-		return c.index.public[legID{s, public}]
-	}
-	for _, call := range c.calls {
-		if l := &call.legs[s]; l.known && l.public == public {
-			return l
-		}
-	}
-	return nil
-}
+func (c *Control) leg(s Side, public pptp.CallID) *leg { return c.find(legID{s, true, public}) }
 
 // ownLeg returns the leg whose end itself gave it the ID.
-func (c *Control) ownLeg(s Side, own pptp.CallID) *leg {
+func (c *Control) ownLeg(s Side, own pptp.CallID) *leg { return c.find(legID{s, false, own}) }
+
+func (c *Control) find(id legID) *leg {
 	if c.index != nil {
-		return c.index.own[legID{s, own}]
+		return c.index[id]
 	}
 	for _, call := range c.calls {
-		if l := &call.legs[s]; l.known && l.own == own {
+		l := &call.legs[id.side]
+		if l.known && (l.own == id.id && !id.public || l.public == id.id && id.public) {
 			return l
 		}
 	}

@@ -15,7 +15,7 @@ type Control struct {
 	table      *Table
 	connection packed
 	calls      []*Call
-	index      *index
+	index      index
 	pages      []pagePair    // first bytes that are promised
 	live       int32         // how many of calls are not being cleared; these come first
 	local      [2]bool       // ends that are the gateway's own, by Side
