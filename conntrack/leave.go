@@ -19,14 +19,6 @@ var ErrNoLabels = errors.New("conntrack entry without room for labels")
 // maxLabel is the last bit of an entry's labels (XT_CONNLABEL_MAXBIT).
 const maxLabel = 127
 
-// Bypass is how the conntrack entry of a connection is marked that needs no queueing. The
-// zero value marks nothing.
-type Bypass struct {
-	Mark     uint32 // bits of the connection mark, all of them; 0 for none
-	Label    uint8  // connection label, 0 to 127; used only if Labelled, and there is no Mark
-	Labelled bool
-}
-
 // Leave marks the entry of the TCP connection that has t as one of its tuples, in its zone:
 // the connection needs no queueing any more. Other bits of its mark, and its other labels,
 // stay unchanged. Without a mark or label it does nothing.
@@ -47,8 +39,8 @@ func (c *Conn) leave(t calls.Tuple, zone uint16, b Bypass) error {
 	if err := checkIPv4(t.Src.Addr(), t.Dst.Addr()); err != nil {
 		return err
 	}
-	if b.Mark == 0 && b.Label > maxLabel {
-		return fmt.Errorf("label %d is above %d", b.Label, maxLabel)
+	if err := b.Validate(); err != nil {
+		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -80,7 +80,7 @@ func (h held) tuple() calls.Tuple {
 }
 
 // leaveAlone is what the daemon does.
-func (h held) leaveAlone(t *testing.T, gateway namespace, b Bypass) {
+func (h held) leaveAlone(t *testing.T, gateway namespace, b conntrack.Bypass) {
 	t.Helper()
 	var c *conntrack.Conn
 	gateway.do(t, func() (err error) { c, err = conntrack.Dial(); return err })
@@ -89,7 +89,7 @@ func (h held) leaveAlone(t *testing.T, gateway namespace, b Bypass) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Leave(conn.Original, conn.Zone, conntrack.Bypass(b)); err != nil {
+	if err := c.Leave(conn.Original, conn.Zone, b); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -102,7 +102,7 @@ func TestKernelLeftAlone(t *testing.T) {
 			t.Run(text, func(t *testing.T) {
 				cfg := onePort
 				var err error
-				if cfg.Bypass, err = ParseBypass(text); err != nil {
+				if cfg.Bypass, err = conntrack.ParseBypass(text); err != nil {
 					t.Fatal(err)
 				}
 				leftAlone(t, command, cfg)
@@ -141,17 +141,17 @@ func TestKernelLeftAloneTooLate(t *testing.T) {
 		gateway.listen(t)
 		h := hold(t, client, server)
 		cfg := onePort
-		cfg.Bypass = Bypass{Label: DefaultBypassLabel, Labelled: true}
+		cfg.Bypass = conntrack.Bypass{Label: DefaultBypassLabel, Labelled: true}
 		mustLoad(t, gateway.firewall(command), cfg)
 		var c *conntrack.Conn
 		gateway.do(t, func() (err error) { c, err = conntrack.Dial(); return err })
 		defer c.Close()
-		if err := c.Leave(h.tuple(), 0, conntrack.Bypass(cfg.Bypass)); !errors.Is(err, conntrack.ErrNoLabels) {
+		if err := c.Leave(h.tuple(), 0, cfg.Bypass); !errors.Is(err, conntrack.ErrNoLabels) {
 			t.Errorf("Leave() = %v, want %v", err, conntrack.ErrNoLabels)
 		}
-		cfg.Bypass = Bypass{Mark: 1}
+		cfg.Bypass = conntrack.Bypass{Mark: 1}
 		mustLoad(t, gateway.firewall(command), cfg)
-		if err := c.Leave(h.tuple(), 0, conntrack.Bypass(cfg.Bypass)); err != nil {
+		if err := c.Leave(h.tuple(), 0, cfg.Bypass); err != nil {
 			t.Error(err)
 		}
 		h.end(t)

@@ -17,9 +17,6 @@ const DataChain = "PPTPALG-GRE"
 // DefaultMark is a bit of the packet mark that others seldom use.
 const DefaultMark = 0x40000000
 
-// maxLabel is the last bit of a connection's labels (XT_CONNLABEL_MAXBIT).
-const maxLabel = 127
-
 // Data says to which queues the calls' GRE packets go. The zero value has none: the kernel
 // translates.
 //

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"pptpalg/conntrack"
 )
 
 // These tests load real tables, in namespaces of their own.
@@ -84,7 +86,7 @@ func TestKernelLoadUnload(t *testing.T) {
 		checkLoadedIs(t, f, false)
 		other := Config{Queue: 0, Ports: []uint16{1, 65535}}
 		for _, cfg := range []Config{onePort, onePort, other, {Queue: 65535, Ports: []uint16{1723}, AllSegments: true},
-			{Queue: 1, Ports: []uint16{1, 2}, Bypass: Bypass{Label: 118, Labelled: true}}, {Queue: 1, Ports: []uint16{1}, Bypass: Bypass{Mark: 0x20000000}}} {
+			{Queue: 1, Ports: []uint16{1, 2}, Bypass: conntrack.Bypass{Label: 118, Labelled: true}}, {Queue: 1, Ports: []uint16{1}, Bypass: conntrack.Bypass{Mark: 0x20000000}}} {
 			mustLoad(t, f, cfg)
 			checkLoadedIs(t, f, true)
 			checkLoaded(t, ns.list(t, command), cfg)
@@ -274,8 +276,8 @@ func extensionsWithout(t *testing.T, names ...string) string {
 
 func TestKernelFallsBack(t *testing.T) {
 	byLabel, byMark := onePort, onePort
-	byLabel.Bypass = Bypass{Label: DefaultBypassLabel, Labelled: true}
-	byMark.Bypass = Bypass{Mark: 0x20000000}
+	byLabel.Bypass = conntrack.Bypass{Label: DefaultBypassLabel, Labelled: true}
+	byMark.Bypass = conntrack.Bypass{Mark: 0x20000000}
 	all := Config{Queue: onePort.Queue, Ports: onePort.Ports, AllSegments: true}
 	allByLabel := byLabel
 	allByLabel.AllSegments = true

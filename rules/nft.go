@@ -3,6 +3,8 @@ package rules
 import (
 	"fmt"
 	"strings"
+
+	"pptpalg/conntrack"
 )
 
 // NFTTable is our own table, of family ip, in NFT's text. Everything in it is ours.
@@ -126,7 +128,7 @@ func (c Config) nftPorts(arriving string) []string {
 // nftSegments returns the rules that select segments, as predicate does. The most common
 // lengths of TCP headers come first: without options, and with a timestamp.
 func (c Config) nftSegments(target string) []string {
-	lines := c.Bypass.nftLeft()
+	lines := nftLeft(c.Bypass)
 	if c.AllSegments {
 		return append(lines, target)
 	}
@@ -141,7 +143,7 @@ func (c Config) nftSegments(target string) []string {
 }
 
 // nftLeft returns the rule about connections that need no queueing.
-func (b Bypass) nftLeft() []string {
+func nftLeft(b conntrack.Bypass) []string {
 	switch {
 	case b.Mark != 0:
 		return []string{fmt.Sprintf("ct mark & 0x%[1]x == 0x%[1]x return", b.Mark)}

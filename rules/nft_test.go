@@ -7,13 +7,15 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"pptpalg/conntrack"
 )
 
 // nftRows are configurations, each with its golden file.
 var nftRows = map[string]Config{
 	"print.nft":                onePort,
-	"print-two-ports.nft":      {Queue: 7, Ports: []uint16{1723, 11723}, Bypass: Bypass{Label: 118, Labelled: true}},
-	"print-mark.nft":           {Ports: []uint16{1723}, Bypass: Bypass{Mark: 0x20000000}},
+	"print-two-ports.nft":      {Queue: 7, Ports: []uint16{1723, 11723}, Bypass: conntrack.Bypass{Label: 118, Labelled: true}},
+	"print-mark.nft":           {Ports: []uint16{1723}, Bypass: conntrack.Bypass{Mark: 0x20000000}},
 	"print-all-segments.nft":   {Ports: []uint16{1723}, AllSegments: true},
 	"print-reset.nft":          resetting,
 	"print-data.nft":           dataPath,
@@ -66,7 +68,7 @@ func TestKernelNFTLeftAlone(t *testing.T) {
 	gateway.run(t, "", "sysctl", "-qw", "net.ipv4.ip_forward=1")
 	gateway.restore(t, "iptables-nft", liveTable)
 	cfg := onePort
-	cfg.Bypass = Bypass{Label: DefaultBypassLabel, Labelled: true}
+	cfg.Bypass = conntrack.Bypass{Label: DefaultBypassLabel, Labelled: true}
 	gateway.run(t, counting(cfg.NFT()), "nft", "-f", "-")
 	left, other := hold(t, client, server), hold(t, client, server)
 	data := func() int { return gateway.nftCounters(t)["data"] }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pptpalg/conntrack"
 )
 
 // resetting is a configuration with the rule that answers segments with a RST.
@@ -34,8 +36,8 @@ func TestResetValidate(t *testing.T) {
 		c    Config
 		want string
 	}{
-		{"beside others", Config{ResetMark: 1, Bypass: Bypass{Mark: 2}}, ""},
-		{"that of bypass", Config{ResetMark: 3, Bypass: Bypass{Mark: 2}}, "shares bits with the mark of bypass"},
+		{"beside others", Config{ResetMark: 1, Bypass: conntrack.Bypass{Mark: 2}}, ""},
+		{"that of bypass", Config{ResetMark: 3, Bypass: conntrack.Bypass{Mark: 2}}, "shares bits with the mark of bypass"},
 		{"that of GRE, which no TCP has", Config{ResetMark: 4, Data: Data{Queue: 1, Queues: 1, Mark: 4}}, ""},
 	}
 	for _, row := range rows {

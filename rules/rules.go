@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"pptpalg/conntrack"
 )
 
 // Chain is our own chain in table mangle. Every rule in it and every jump to it, wherever
@@ -36,7 +38,7 @@ type Config struct {
 	// AllSegments queues pure ACKs and bare SYNs too, for kernels or iptables without xt_bpf.
 	AllSegments bool
 	// Bypass marks connections that need no queueing.
-	Bypass Bypass
+	Bypass conntrack.Bypass
 	// Data says to which queues GRE goes, if the daemon translates it.
 	Data Data
 	// ResetMark is the mark, all bits of it set, of segments that are answered with a RST;
@@ -57,7 +59,7 @@ func (c Config) Validate() error {
 			return fmt.Errorf("validate ports: %d given twice", port)
 		}
 	}
-	if err := c.Bypass.validate(); err != nil {
+	if err := c.Bypass.Validate(); err != nil {
 		return err
 	}
 	if err := c.validateReset(); err != nil {
@@ -70,9 +72,9 @@ func (c Config) Validate() error {
 // first: all connections queued, all segments queued, and both.
 func (c Config) lesser() []Config {
 	var found []Config
-	if c.Bypass != (Bypass{}) {
+	if c.Bypass != (conntrack.Bypass{}) {
 		without := c
-		without.Bypass = Bypass{}
+		without.Bypass = conntrack.Bypass{}
 		found = append(found, without)
 	}
 	if !c.AllSegments {
@@ -115,7 +117,7 @@ func (c Config) rules() []string {
 	for _, port := range c.Ports {
 		lines = append(lines, fmt.Sprintf(
 			"-A %s -p tcp -m conntrack --ctstate NEW,ESTABLISHED --ctproto tcp --ctorigdstport %d %s%s -j NFQUEUE --queue-num %d --queue-bypass",
-			Chain, port, c.Bypass.match(), segments, c.Queue))
+			Chain, port, passMatch(c.Bypass), segments, c.Queue))
 		if !c.AllSegments {
 			lines = append(lines, fmt.Sprintf(
 				`-A %s -p tcp -m tcp --tcp-option %d --tcp-flags SYN,ACK SYN -m conntrack --ctproto tcp --ctorigdstport %d -m comment --comment "SYN of Multipath TCP" -j NFQUEUE --queue-num %d --queue-bypass`,
@@ -255,4 +257,18 @@ func parseRule(text string) (r rule, rest string) {
 	endWord()
 	r.text = text
 	return r, ""
+}
+
+// DefaultBypassLabel is a connection label that others seldom use.
+const DefaultBypassLabel = 118
+
+// passMatch returns the match on connections that are not left alone, with a space behind it.
+func passMatch(b conntrack.Bypass) string {
+	switch {
+	case b.Mark != 0:
+		return fmt.Sprintf("-m connmark ! --mark 0x%x/0x%x ", b.Mark, b.Mark)
+	case b.Labelled:
+		return fmt.Sprintf("-m connlabel ! --label %d ", b.Label)
+	}
+	return ""
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"pptpalg/conntrack"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -50,8 +52,8 @@ func TestTexts(t *testing.T) {
 		{"print.rules", onePort.Text()},
 		{"print-two-ports.rules", twoPorts.Text()},
 		{"print-all-segments.rules", Config{Ports: []uint16{1723}, AllSegments: true}.Text()},
-		{"print-label.rules", Config{Ports: []uint16{1723}, Bypass: Bypass{Label: 118, Labelled: true}}.Text()},
-		{"print-mark.rules", Config{Ports: []uint16{1723}, Bypass: Bypass{Mark: 0x20000000}}.Text()},
+		{"print-label.rules", Config{Ports: []uint16{1723}, Bypass: conntrack.Bypass{Label: 118, Labelled: true}}.Text()},
+		{"print-mark.rules", Config{Ports: []uint16{1723}, Bypass: conntrack.Bypass{Mark: 0x20000000}}.Text()},
 		{"print.rules", LoadText(empty, onePort)},
 		{"reload.rules", LoadText(loaded, onePort)},
 		{"reload-crowded.rules", LoadText(crowded, twoPorts)},
@@ -140,8 +142,8 @@ func TestValidate(t *testing.T) {
 		{"queue 0", Config{Ports: []uint16{1723, 1}}, ""},
 		{"no port", Config{Queue: 1}, "validate ports: none given"},
 		{"port 0", Config{Ports: []uint16{1723, 0}}, "validate ports: 0 is not a port"},
-		{"both marks", Config{Ports: []uint16{1}, Bypass: Bypass{Mark: 1, Labelled: true}}, "validate bypass: both a mark and a label given"},
-		{"label", Config{Ports: []uint16{1}, Bypass: Bypass{Label: 128, Labelled: true}}, "validate bypass: label 128 is above 127"},
+		{"both marks", Config{Ports: []uint16{1}, Bypass: conntrack.Bypass{Mark: 1, Labelled: true}}, "validate bypass: both a mark and a label given"},
+		{"label", Config{Ports: []uint16{1}, Bypass: conntrack.Bypass{Label: 128, Labelled: true}}, "validate bypass: label 128 is above 127"},
 		{"port twice", Config{Ports: []uint16{1723, 1, 1723}}, "validate ports: 1723 given twice"},
 	}
 	for _, row := range rows {

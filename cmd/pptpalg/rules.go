@@ -33,7 +33,7 @@ func (o *ruleOptions) add(f *pflag.FlagSet) {
 	o.dataPath = datapath.Auto
 	f.Uint16Var(&o.queue, "queue", defaultQueue, "NFQUEUE number of control connections")
 	f.UintSliceVar(&o.ports, "ports", defaultPorts, "TCP ports to which PPTP clients connect, before any DNAT")
-	f.StringVar(&o.bypass, "bypass", rules.Bypass{Labelled: true, Label: rules.DefaultBypassLabel}.String(), `how the daemon marks connections that need no queueing: "label:N" (conntrack label 0 to 127), "mark:BITS" (of the conntrack mark), or "none"`)
+	f.StringVar(&o.bypass, "bypass", conntrack.Bypass{Labelled: true, Label: rules.DefaultBypassLabel}.String(), `how the daemon marks connections that need no queueing: "label:N" (conntrack label 0 to 127), "mark:BITS" (of the conntrack mark), or "none"`)
 	f.BoolVar(&o.reset, "reset-lost", true, "when a client's control connection was lost, answer its next segment with a RST, so that it dials again at once")
 	f.Uint32Var(&o.mark, "reset-mark", rules.DefaultResetMark, "bit of the packet mark that tells the rules which segments to answer with a RST")
 	f.TextVar(&o.dataPath, "datapath", o.dataPath, `data path, which is who translates GRE: "kernel" by conntrack entries, "queue" in the daemon, "auto" for the kernel if a trial shows that it can`)
@@ -53,7 +53,7 @@ func (o *ruleOptions) check(f *pflag.FlagSet) {
 		return err
 	})
 	config.Check(f, "bypass", func() error {
-		_, err := rules.ParseBypass(o.bypass)
+		_, err := conntrack.ParseBypass(o.bypass)
 		return err
 	})
 	config.Want(f, "gre-label", "a whole number from 0 to 127")
@@ -73,7 +73,7 @@ func (o *ruleOptions) all() (rules.Config, error) {
 	if err != nil {
 		return rules.Config{}, err
 	}
-	bypass, err := rules.ParseBypass(o.bypass)
+	bypass, err := conntrack.ParseBypass(o.bypass)
 	if err != nil {
 		return rules.Config{}, fmt.Errorf("read --bypass: %w", err)
 	}

@@ -33,10 +33,10 @@ type Config struct {
 	Events    bool     // listen to conntrack's events
 	LoadRules bool     // load the firewall rules, and remove them in the end
 	DataPath  datapath.Name
-	Data      rules.Data   // the GRE queues, where packets visit the daemon
-	Bypass    rules.Bypass // how the kernel is told of connections that are let alone
-	ResetMark uint32       // of segments that rules answer with a RST; 0 for none
-	StateDir  string       // directory of the store
+	Data      rules.Data       // the GRE queues, where packets visit the daemon
+	Bypass    conntrack.Bypass // how the kernel is told of connections that are let alone
+	ResetMark uint32           // of segments that rules answer with a RST; 0 for none
+	StateDir  string           // directory of the store
 
 	Table       calls.Config
 	Connections int           // control connections on record at most

@@ -1,4 +1,4 @@
-package rules
+package conntrack
 
 import (
 	"errors"
@@ -6,9 +6,6 @@ import (
 	"strconv"
 	"strings"
 )
-
-// DefaultBypassLabel is a connection label that others seldom use.
-const DefaultBypassLabel = 118
 
 // Bypass marks connections that need no queueing, by a label or mark of their conntrack
 // entry: neither their data nor their end is queued. The daemon sets it; no rule does. The
@@ -65,7 +62,8 @@ func ParseBypass(s string) (Bypass, error) {
 	return Bypass{}, fmt.Errorf("parse bypass %q: give none, label:NUMBER or mark:BITS", s)
 }
 
-func (b Bypass) validate() error {
+// Validate returns an error where both a mark and a label are given, or none that can be.
+func (b Bypass) Validate() error {
 	switch {
 	case b.Mark != 0 && b.Labelled:
 		return errors.New("validate bypass: both a mark and a label given")
@@ -73,15 +71,4 @@ func (b Bypass) validate() error {
 		return fmt.Errorf("validate bypass: label %d is above %d", b.Label, maxLabel)
 	}
 	return nil
-}
-
-// match returns the match on connections without the bypass, with a space behind it.
-func (b Bypass) match() string {
-	switch {
-	case b.Mark != 0:
-		return fmt.Sprintf("-m connmark ! --mark 0x%x/0x%x ", b.Mark, b.Mark)
-	case b.Labelled:
-		return fmt.Sprintf("-m connlabel ! --label %d ", b.Label)
-	}
-	return ""
 }
