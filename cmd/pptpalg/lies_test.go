@@ -183,76 +183,82 @@ func (l *liar) calls() (n int) {
 	return n
 }
 
-// answersOthers grants, refuses and connects calls that other clients have asked for.
-func (l *liar) answersOthers() error {
+// calling has the liar's client say something to the honest server, and not listen.
+func (l *liar) calling(say func(*lab.Client) error) error {
 	c, err := l.dial()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	eat(c.Control)
-	for _, id := range l.ids() {
-		own := pptp.CallID(rand.Uint32())
-		err = errors.Join(err, c.Send(lab.NewOutgoingCallReply(own, id, lab.ResultOK), lab.NewIncomingCallReply(own, id, lab.ResultOK),
-			lab.NewOutgoingCallReply(id, id, lab.ResultBusy), lab.NewIncomingCallConnected(id)))
+	return l.stay(say(c))
+}
+
+// between has the liar's client and server say something to each other.
+func (l *liar) between(begin func() (client, server *lab.Control, err error), say func(client, server *lab.Control) error) error {
+	a, b, err := begin()
+	if err != nil {
+		return err
 	}
-	return l.stay(err)
+	defer part(a, b)
+	return l.stay(say(a, b))
+}
+
+// answersOthers grants, refuses and connects calls that other clients have asked for.
+func (l *liar) answersOthers() error {
+	return l.calling(func(c *lab.Client) (err error) {
+		for _, id := range l.ids() {
+			own := pptp.CallID(rand.Uint32())
+			err = errors.Join(err, c.Send(lab.NewOutgoingCallReply(own, id, lab.ResultOK), lab.NewIncomingCallReply(own, id, lab.ResultOK),
+				lab.NewOutgoingCallReply(id, id, lab.ResultBusy), lab.NewIncomingCallConnected(id)))
+		}
+		return err
+	})
 }
 
 // clearsOthers ends other clients' calls, in all ways that there are.
 func (l *liar) clearsOthers() error {
-	c, err := l.dial()
-	if err != nil {
+	return l.calling(func(c *lab.Client) (err error) {
+		for _, id := range l.ids() {
+			err = errors.Join(err, c.Send(lab.NewCallClearRequest(id), lab.NewCallDisconnectNotify(id, 1),
+				lab.NewWANErrorNotify(id), lab.NewSetLinkInfo(id)))
+		}
 		return err
-	}
-	defer c.Close()
-	eat(c.Control)
-	for _, id := range l.ids() {
-		err = errors.Join(err, c.Send(lab.NewCallClearRequest(id), lab.NewCallDisconnectNotify(id, 1),
-			lab.NewWANErrorNotify(id), lab.NewSetLinkInfo(id)))
-	}
-	return l.stay(err)
+	})
 }
 
 // asksTooMuch asks for more calls than a client may have, even if it had its server's too,
 // and stays a moment.
 func (l *liar) asksTooMuch() error {
-	a, b, err := l.started()
-	if err != nil {
-		return err
-	}
-	defer part(a, b)
-	for i := range 3 * liarsCalls {
-		own := pptp.CallID(1000 + i)
-		if err := a.Send(lab.NewOutgoingCallRequest(own)); err != nil {
-			return err
+	return l.between(l.started, func(a, b *lab.Control) error {
+		for i := range 3 * liarsCalls {
+			own := pptp.CallID(1000 + i)
+			if err := a.Send(lab.NewOutgoingCallRequest(own)); err != nil {
+				return err
+			}
+			m, err := b.Expect(lab.OutgoingCallRequest, lab.Patience)
+			if err != nil {
+				return err
+			}
+			if err := b.Send(lab.NewOutgoingCallReply(own, m.CallID, lab.ResultOK)); err != nil {
+				return err
+			}
 		}
-		m, err := b.Expect(lab.OutgoingCallRequest, lab.Patience)
-		if err != nil {
-			return err
-		}
-		if err := b.Send(lab.NewOutgoingCallReply(own, m.CallID, lab.ResultOK)); err != nil {
-			return err
-		}
-	}
-	eat(a, b)
-	return l.stay(nil)
+		eat(a, b)
+		return nil
+	})
 }
 
 // redials asks for calls and clears them at once, never having many. It is the honest
 // server's IDs that it wears out.
 func (l *liar) redials() error {
-	c, err := l.dial()
-	if err != nil {
+	return l.calling(func(c *lab.Client) (err error) {
+		for range redialled {
+			id := pptp.CallID(rand.Uint32())
+			err = errors.Join(err, c.Send(lab.NewOutgoingCallRequest(id), lab.NewCallClearRequest(id)))
+		}
 		return err
-	}
-	defer c.Close()
-	eat(c.Control)
-	for range redialled {
-		id := pptp.CallID(rand.Uint32())
-		err = errors.Join(err, c.Send(lab.NewOutgoingCallRequest(id), lab.NewCallClearRequest(id)))
-	}
-	return l.stay(err)
+	})
 }
 
 // redialled is how many calls are asked for and cleared at a time.
@@ -260,23 +266,20 @@ const redialled = 100
 
 // stops sends Stop-Control-Connection-Requests without end, with calls on the connection.
 func (l *liar) stops() error {
-	a, b, err := l.started()
-	if err != nil {
+	return l.between(l.started, func(a, b *lab.Control) (err error) {
+		eat(a, b)
+		var flood []lab.Message
+		for i := range liarsCalls {
+			flood = append(flood, lab.NewOutgoingCallRequest(pptp.CallID(3000+i)))
+		}
+		for range 500 {
+			flood = append(flood, lab.NewStopRequest())
+		}
+		for range 20 {
+			err = errors.Join(err, a.Send(flood...))
+		}
 		return err
-	}
-	defer part(a, b)
-	eat(a, b)
-	var flood []lab.Message
-	for i := range liarsCalls {
-		flood = append(flood, lab.NewOutgoingCallRequest(pptp.CallID(3000+i)))
-	}
-	for range 500 {
-		flood = append(flood, lab.NewStopRequest())
-	}
-	for range 20 {
-		err = errors.Join(err, a.Send(flood...))
-	}
-	return l.stay(err)
+	})
 }
 
 // idles holds as many connections as the daemon has place for, in every state before a
@@ -305,19 +308,15 @@ func (l *liar) idles() error {
 
 // cuts sends calls' requests in pieces that end anywhere, and goes in the middle of one.
 func (l *liar) cuts() error {
-	c, err := l.dial()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	eat(c.Control)
-	id := l.ids()
-	for range 5 {
-		b := lab.NewOutgoingCallRequest(id[rand.IntN(len(id))]).Bytes()
-		err = errors.Join(err, c.SendCut(b, 1, 12, 13, 14, 15+rand.IntN(len(b)-15)))
-	}
-	b := lab.NewOutgoingCallRequest(id[0]).Bytes()
-	return l.stay(errors.Join(err, c.SendCut(b[:14+rand.IntN(len(b)-14)], 13)))
+	return l.calling(func(c *lab.Client) (err error) {
+		id := l.ids()
+		for range 5 {
+			b := lab.NewOutgoingCallRequest(id[rand.IntN(len(id))]).Bytes()
+			err = errors.Join(err, c.SendCut(b, 1, 12, 13, 14, 15+rand.IntN(len(b)-15)))
+		}
+		b := lab.NewOutgoingCallRequest(id[0]).Bytes()
+		return errors.Join(err, c.SendCut(b[:14+rand.IntN(len(b)-14)], 13))
+	})
 }
 
 // opensFast asks the honest server for calls on a connection whose SYN has data.
@@ -357,92 +356,77 @@ func (l *liar) opensFast() error {
 
 // answersUnasked has the liar's server answer calls that its client has not asked for.
 func (l *liar) answersUnasked() error {
-	a, b, err := l.started()
-	if err != nil {
+	return l.between(l.started, func(a, b *lab.Control) (err error) {
+		eat(a, b)
+		for i := range 2 * liarsCalls {
+			err = errors.Join(err, b.Send(lab.NewOutgoingCallReply(pptp.CallID(0x1000+i), pptp.CallID(0x2000+i), lab.ResultOK)))
+		}
+		for i, id := range l.ids() {
+			own := pptp.CallID(0x3000 + i)
+			err = errors.Join(err, b.Send(lab.NewOutgoingCallReply(own, id, lab.ResultOK), lab.NewIncomingCallReply(id, own, lab.ResultOK)))
+		}
 		return err
-	}
-	defer part(a, b)
-	eat(a, b)
-	for i := range 2 * liarsCalls {
-		err = errors.Join(err, b.Send(lab.NewOutgoingCallReply(pptp.CallID(0x1000+i), pptp.CallID(0x2000+i), lab.ResultOK)))
-	}
-	for i, id := range l.ids() {
-		own := pptp.CallID(0x3000 + i)
-		err = errors.Join(err, b.Send(lab.NewOutgoingCallReply(own, id, lab.ResultOK), lab.NewIncomingCallReply(id, own, lab.ResultOK)))
-	}
-	return l.stay(err)
+	})
 }
 
 // speaksFirst has the liar's server begin with its answers, while its client is silent.
 func (l *liar) speaksFirst() error {
-	a, b, err := l.pair()
-	if err != nil {
+	return l.between(l.pair, func(a, b *lab.Control) (err error) {
+		eat(a, b)
+		err = b.Send(lab.NewStartReply(lab.ResultOK))
+		for i, id := range l.ids() {
+			err = errors.Join(err, b.Send(lab.NewOutgoingCallReply(pptp.CallID(i), id, lab.ResultOK)))
+		}
 		return err
-	}
-	defer part(a, b)
-	eat(a, b)
-	err = b.Send(lab.NewStartReply(lab.ResultOK))
-	for i, id := range l.ids() {
-		err = errors.Join(err, b.Send(lab.NewOutgoingCallReply(pptp.CallID(i), id, lab.ResultOK)))
-	}
-	return l.stay(err)
+	})
 }
 
 // offersTooMuch has the liar's server offer calls, under others' IDs and more than it may
 // have, and its client take them.
 func (l *liar) offersTooMuch() error {
-	a, b, err := l.started()
-	if err != nil {
+	return l.between(l.started, func(a, b *lab.Control) (err error) {
+		eat(a, b)
+		for _, id := range l.ids() {
+			err = errors.Join(err, b.Send(lab.NewIncomingCallRequest(id)), a.Send(lab.NewIncomingCallReply(id, id, lab.ResultOK)))
+		}
+		for i := range pptp.CallID(3 * liarsCalls) {
+			err = errors.Join(err, b.Send(lab.NewIncomingCallRequest(0x4000+i)), a.Send(lab.NewIncomingCallReply(0x4000+i, 0x4000+i, lab.ResultOK)))
+		}
 		return err
-	}
-	defer part(a, b)
-	eat(a, b)
-	for _, id := range l.ids() {
-		err = errors.Join(err, b.Send(lab.NewIncomingCallRequest(id)), a.Send(lab.NewIncomingCallReply(id, id, lab.ResultOK)))
-	}
-	for i := range pptp.CallID(3 * liarsCalls) {
-		err = errors.Join(err, b.Send(lab.NewIncomingCallRequest(0x4000+i)), a.Send(lab.NewIncomingCallReply(0x4000+i, 0x4000+i, lab.ResultOK)))
-	}
-	return l.stay(err)
+	})
 }
 
 // disconnectsOthers has the liar's server end other clients' calls.
 func (l *liar) disconnectsOthers() error {
-	a, b, err := l.started()
-	if err != nil {
+	return l.between(l.started, func(a, b *lab.Control) (err error) {
+		eat(a, b)
+		for _, id := range l.ids() {
+			err = errors.Join(err, b.Send(lab.NewCallDisconnectNotify(id, 1), lab.NewCallClearRequest(id),
+				lab.NewWANErrorNotify(id), lab.NewSetLinkInfo(id)))
+		}
 		return err
-	}
-	defer part(a, b)
-	eat(a, b)
-	for _, id := range l.ids() {
-		err = errors.Join(err, b.Send(lab.NewCallDisconnectNotify(id, 1), lab.NewCallClearRequest(id),
-			lab.NewWANErrorNotify(id), lab.NewSetLinkInfo(id)))
-	}
-	return l.stay(err)
+	})
 }
 
 // takesPublicID has the liar's server give a call the ID that is the public form of
 // another one of the same connection, and then disconnect both.
 func (l *liar) takesPublicID() error {
-	a, b, err := l.started()
-	if err != nil {
-		return err
-	}
-	defer part(a, b)
-	eat(a)
-	var shown []pptp.CallID
-	for _, own := range []pptp.CallID{7, 14} {
-		if err := a.Send(lab.NewOutgoingCallRequest(own)); err != nil {
-			return err
+	return l.between(l.started, func(a, b *lab.Control) error {
+		eat(a)
+		var shown []pptp.CallID
+		for _, own := range []pptp.CallID{7, 14} {
+			if err := a.Send(lab.NewOutgoingCallRequest(own)); err != nil {
+				return err
+			}
+			m, err := b.Expect(lab.OutgoingCallRequest, lab.Patience)
+			if err != nil {
+				return err
+			}
+			shown = append(shown, m.CallID)
 		}
-		m, err := b.Expect(lab.OutgoingCallRequest, lab.Patience)
-		if err != nil {
-			return err
-		}
-		shown = append(shown, m.CallID)
-	}
-	return l.stay(b.Send(lab.NewOutgoingCallReply(shown[1], shown[0], lab.ResultOK), lab.NewOutgoingCallReply(shown[0], shown[1], lab.ResultOK),
-		lab.NewCallDisconnectNotify(shown[0], 1), lab.NewCallDisconnectNotify(shown[1].Swap(), 1)))
+		return b.Send(lab.NewOutgoingCallReply(shown[1], shown[0], lab.ResultOK), lab.NewOutgoingCallReply(shown[0], shown[1], lab.ResultOK),
+			lab.NewCallDisconnectNotify(shown[0], 1), lab.NewCallDisconnectNotify(shown[1].Swap(), 1))
+	})
 }
 
 // babbles has both ends send what is no message, or only half of one.
@@ -451,23 +435,18 @@ func (l *liar) babbles() error {
 	if rand.IntN(2) == 0 {
 		begin = l.started
 	}
-	a, b, err := begin()
-	if err != nil {
-		return err
-	}
-	defer part(a, b)
-	eat(a, b)
-	for range 20 {
-		for _, c := range []*lab.Control{a, b} {
+	return l.between(begin, func(a, b *lab.Control) (err error) {
+		eat(a, b)
+		for i := range 40 {
 			m := lab.NewOutgoingCallRequest(7).Bytes()
 			for range 1 + rand.IntN(8) {
 				m[rand.IntN(len(m))] = byte(rand.Uint32())
 			}
 			from := rand.IntN(len(m))
-			err = errors.Join(err, c.SendRaw(m[from:from+1+rand.IntN(len(m)-from)]))
+			err = errors.Join(err, []*lab.Control{a, b}[i%2].SendRaw(m[from:from+1+rand.IntN(len(m)-from)]))
 		}
-	}
-	return l.stay(err)
+		return err
+	})
 }
 
 // strays sends GRE from the liar's server to other clients' public Call IDs.
