@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -226,6 +227,42 @@ func BenchmarkAppend(b *testing.B) {
 	for b.Loop() {
 		if err := j.Append(k, at); err != nil && !errors.Is(err, ErrBehind) { // by a busy machine's disk
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestOneRecordForACall: of several events in a row about one call the last says it all, and
+// events about flows are none of the journal's.
+func TestOneRecordForACall(t *testing.T) {
+	of := func(number uint64, kinds ...calls.EventKind) (events []calls.Event) {
+		for _, k := range kinds {
+			events = append(events, calls.Event{Kind: k, Call: record(number)})
+		}
+		return events
+	}
+	flow := calls.Event{Kind: calls.Install}
+	for _, tt := range []struct {
+		name   string
+		events []calls.Event
+		kinds  string // of the records: kept or gone
+	}{
+		{"flows alone", []calls.Event{flow, flow}, ""},
+		{"a call is set up", append(append(of(1, calls.Opened), flow), of(1, calls.Assigned, calls.SetUp)...), "k"},
+		{"a call ends", of(1, calls.Closed, calls.Gone), "g"},
+		{"two calls", slices.Concat(of(1, calls.Assigned, calls.SetUp), of(2, calls.Opened), of(1, calls.Closed)), "kkk"},
+		{"one ends, and another begins", slices.Concat(of(1, calls.Closed, calls.Gone), of(2, calls.Opened)), "gk"},
+	} {
+		var kinds string
+		for b := appendEvents(nil, tt.events, at); len(b) > 0; {
+			kind, _, rest, err := next(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kinds += map[byte]string{kindKept: "k", kindGone: "g"}[kind]
+			b = rest
+		}
+		if kinds != tt.kinds {
+			t.Errorf("%s: records %q, want %q", tt.name, kinds, tt.kinds)
 		}
 	}
 }
