@@ -22,7 +22,7 @@ type Comparison struct {
 	ed    *Editor
 	asked time.Duration
 	pass  uint32
-	some  []*dialogue // what it is about, if not about all
+	some  []*dialogue // the connections to compare, if not all
 
 	// How many connections each step still has to visit.
 	standing, missing, sweep, idle, records int
@@ -35,8 +35,9 @@ func (e *Editor) Compare(asked time.Time) *Comparison {
 	return &Comparison{ed: e, asked: e.since(asked), pass: e.passes, standing: n, missing: n, sweep: n, idle: n, records: n}
 }
 
-// Look begins a comparison of some connections alone, known by their original tuples. One
-// whose entry was closed when it left conntrack's table is said to be Closing.
+// Look begins a comparison of some connections only, given by their original tuples. The
+// caller sets Closing for a connection whose entry was closed when it left conntrack's
+// table.
 func (e *Editor) Look(at []calls.Connection, asked time.Time) *Comparison {
 	c := e.Compare(asked)
 	for i := range at {
@@ -54,9 +55,9 @@ func (e *Editor) Look(at []calls.Connection, asked time.Time) *Comparison {
 	return c
 }
 
-// Doubted returns the connections of which a FIN or RST was seen that did not end them: of
-// these conntrack may tell more. Those seen since it was called last come with the next
-// call, for conntrack sees the segment after the editor.
+// Doubted returns the connections with a FIN or RST that did not end them: conntrack may
+// know more about these. Those seen since the last call come with the next call, because
+// conntrack sees a segment after the editor.
 func (e *Editor) Doubted() (all []calls.Connection) {
 	for _, d := range e.doubted[0] {
 		if !d.over {
@@ -77,7 +78,7 @@ func (e *Editor) doubt(d *dialogue) {
 	}
 }
 
-// Len is how many connections a comparison that was just begun is about.
+// Len is the number of connections of a comparison that was just begun.
 func (c *Comparison) Len() int { return c.standing }
 
 // Standing appends the living connections to known, and their calls to records. A caller

@@ -19,7 +19,7 @@ type socket interface {
 	// receive waits for a datagram and returns its messages, which are valid
 	// until the next call.
 	receive() ([]netlink.Message, error)
-	// port returns the socket's netlink port, by which events tell who has deleted an entry.
+	// port returns the socket's netlink port, by which events say who deleted an entry.
 	port() uint32
 	Close() error
 }
@@ -28,10 +28,10 @@ type socket interface {
 // (netlink_recvmsg in af_netlink.c).
 const bufferSize = 64 << 10
 
-// kernelSocket is the socket to the kernel. It does without netlink.Conn, which
-// starts a goroutine for each send and allocates for each message: several times the
-// CPU time of all else. Nor does it need the runtime's poller, because the kernel
-// answers before it returns from the send.
+// kernelSocket is the socket to the kernel. It does not use netlink.Conn, which starts a
+// goroutine for each send and allocates for each message: several times the CPU time of
+// everything else. It does not need the runtime's poller either, because the kernel answers
+// before it returns from the send.
 type kernelSocket struct {
 	fd   int
 	id   uint32 // its netlink port
@@ -58,9 +58,9 @@ func dialKernel() (socket, error) {
 
 func (s *kernelSocket) port() uint32 { return s.id }
 
-// send needs no address: a netlink socket that is not connected sends to the
-// kernel (netlink_sendmsg), which has carried the requests out when the call returns. It
-// does not wait for anything, so Go's scheduler is not told of it.
+// send needs no address: an unconnected netlink socket sends to the kernel
+// (netlink_sendmsg), which has carried out the requests when the call returns. It does not
+// wait for anything, so Go's scheduler is not told of it.
 func (s *kernelSocket) send(b []byte) error {
 	_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 	runtime.KeepAlive(b)
@@ -105,8 +105,8 @@ func split(msgs []netlink.Message, b []byte) ([]netlink.Message, error) {
 	return msgs, nil
 }
 
-// ends reports whether a message is the last of an answer, but for the entry that
-// is the whole answer to the question for one.
+// ends reports whether a message is the last of an answer. It is false for the entry that
+// is the whole answer to a query for one.
 func ends(m netlink.Message) bool {
 	return m.Header.Type == netlink.Error || m.Header.Type == netlink.Done
 }

@@ -36,15 +36,15 @@ type assignment struct {
 	own, public pptp.CallID
 	ready       bool // both IDs are chosen
 	reserved    bool // public is taken in the space
-	admitted    bool // a call counts already that is to have it
+	admitted    bool // a call that will have it counts already
 	refused     Refusal
 }
 
 // Open adds a control connection to the table.
 func (t *Table) Open(c Connection) *Control { return &Control{table: t, connection: pack(c)} }
 
-// Connection returns what was known of the connection when it was opened, but for its
-// helper, and with what conntrack says of its end.
+// Connection returns the connection as it was when it was opened, without its helper, and
+// with what conntrack says of its end.
 func (c *Control) Connection() Connection { return c.connection.unpack() }
 
 // Same reports whether a connection is the one that was opened, as Connection.Same has it.
@@ -144,7 +144,7 @@ func (c *Control) Reply(sender Side, r Reply, now time.Time) bool {
 	return true
 }
 
-// granted takes note that both ends of a call have given their IDs.
+// granted records that both ends of a call have given their IDs.
 func (c *Control) granted(call *Call, next State) {
 	if call.state != Requested {
 		c.table.note(Noted, call) // it was cleared meanwhile

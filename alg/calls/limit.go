@@ -2,17 +2,17 @@ package calls
 
 import "time"
 
-// Config says how the table behaves. DefaultConfig is what an honest site needs.
+// Config configures the table. DefaultConfig is for an ordinary site.
 type Config struct {
-	// Rest is how long a freed public Call ID stays unused. Servers refuse an ID
-	// that they still hold for a call whose end they have not noticed. Where no other
-	// ID is free, the one that has rested longest is used before its time.
+	// Rest is how long a freed public ID rests. Servers refuse an ID that they still hold
+	// for a call whose end they have not noticed. If no other ID is free, the one that has
+	// rested longest is used early.
 	Rest time.Duration
-	// Random is what every public ID is drawn from, instead of keeping an endpoint's own
-	// where it is free: a stranger who can forge the peer's address cannot guess the ID if
-	// nobody outside can tell what Random returns next. nil keeps endpoints' own.
+	// Random draws every public ID, instead of keeping an end's own ID if that is free. If
+	// nobody outside can predict Random, a stranger who can forge the peer's address cannot
+	// guess the ID. nil keeps the ends' own IDs.
 	Random func() uint32
-	// What the table holds at most. A request beyond passes unedited.
+	// The table's limits. A request beyond a limit passes unedited.
 	Calls          int // in all
 	CallsPerClient int // requested by one address
 	CallsPerSpace  int // public IDs in use or resting of one public address towards one peer
@@ -42,7 +42,7 @@ const (
 type client struct {
 	calls    int // with those that are admitted and not yet open
 	clearing queue[*Call]
-	tokens   float64 // requests that it may make now
+	tokens   float64 // requests that it may send now
 	seen     time.Time
 }
 
@@ -55,8 +55,9 @@ func (t *Table) client(k [4]byte) *client {
 	return cl
 }
 
-// admit is the one door for calls. It reports which limit a call that an end requests
-// exceeds; if none, the call counts from now on, until it ends or dismiss gives it up.
+// admit checks the limits for every call. It reports which limit a call that an end
+// requests exceeds; if none, the call counts from now on, until it ends or dismiss gives it
+// up.
 func (c *Control) admit(s Side) Refusal {
 	t := c.table
 	cl := t.client(c.connection.address(s))

@@ -14,29 +14,29 @@ const (
 
 // Packet is one queued packet.
 type Packet struct {
-	// Payload is the packet from its IP header on. It is the handler's during the
-	// call, to read and to edit in place, and not after it.
+	// Payload is the packet from its IP header on. The handler may read it and edit it in
+	// place, but only during the call.
 	Payload []byte
 	Hook    Hook
-	// Mark is the packet's mark, 0 without one. If the handler changes it the packet
-	// goes on with that.
+	// Mark is the packet's mark, 0 without one. If the handler changes it, the packet gets
+	// the new mark.
 	Mark uint32
 	// Truncated says that Payload is not all of the packet. Such a packet cannot
 	// be modified. The kernel copies up to 65531 bytes (NFQNL_MAX_COPY_RANGE).
 	Truncated bool
 }
 
-// Verdict is what becomes of a packet. The zero value lets it go as it came.
+// Verdict is what happens to a packet. The zero value releases it unchanged.
 type Verdict uint8
 
 // The verdicts.
 const (
-	Accept         Verdict = iota // as it came, whatever became of Payload
-	AcceptModified                // with Payload's bytes; as it came if it is truncated
+	Accept         Verdict = iota // unchanged, even if Payload was edited
+	AcceptModified                // with Payload's bytes; unchanged if it is truncated
 	Drop
-	// Repeat and RepeatModified are Accept and AcceptModified, but that the packet goes
-	// through the hook's rules again (NF_REPEAT), of one table or base chain, and on
-	// from there. Set a Mark by which a rule keeps it from the queue the second time.
+	// Repeat and RepeatModified are Accept and AcceptModified, but the packet first goes
+	// through the rules of this hook's table or base chain again (NF_REPEAT). Set a Mark by
+	// which a rule keeps it from the queue the second time.
 	Repeat
 	RepeatModified
 )
@@ -44,7 +44,7 @@ const (
 // modifies reports whether the packet goes on with Payload's bytes.
 func (v Verdict) modifies() bool { return v == AcceptModified || v == RepeatModified }
 
-// ruling returns netfilter's verdict. What is unknown accepts.
+// ruling returns netfilter's verdict. An unknown verdict accepts.
 func (v Verdict) ruling() uint32 {
 	switch v {
 	case Drop:
@@ -55,6 +55,7 @@ func (v Verdict) ruling() uint32 {
 	return nfAccept
 }
 
-// Handler decides on a packet, which is its own during the call only. Each queue calls it for one packet at a time, in the
-// order the kernel queued them; several queues call it at the same time.
+// Handler decides on a packet, which it may use only during the call. Each queue calls it
+// for one packet at a time, in the order in which the kernel queued them; several queues
+// call it at the same time.
 type Handler func(*Packet) Verdict

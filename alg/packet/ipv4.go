@@ -98,8 +98,8 @@ func (p IPv4) setAddr(at int, addr netip.Addr) bool {
 	return true
 }
 
-// Sum writes the header checksum anew, for a packet that comes from where a network card
-// was to fill it in. The zero value has none.
+// Sum computes and writes the header checksum, for a packet whose checksum a network card
+// should have filled in. The zero value has none.
 func (p IPv4) Sum() {
 	if p.b == nil {
 		return

@@ -32,9 +32,9 @@ type Segment struct {
 	data int // where the payload starts in ip, bytes
 }
 
-// Parse views the TCP segment in the IPv4 packet at the start of b. Bytes beyond
-// the packet's total length are no part of it. Neither checksum is verified: the
-// edits keep a right one right and a wrong one wrong.
+// Parse views the TCP segment in the IPv4 packet at the start of b. Bytes beyond the
+// packet's total length are not part of it. It verifies neither checksum: edits keep a
+// right one right and a wrong one wrong.
 //
 // The error is an Error; the segment is then the zero value.
 func Parse(b []byte) (Segment, error) {
@@ -74,8 +74,8 @@ func (s Segment) Seq() Seq { return Seq(binary.BigEndian.Uint32(s.header()[tcpSe
 // the ACK flag.
 func (s Segment) Ack() Seq { return Seq(binary.BigEndian.Uint32(s.header()[tcpAck:])) }
 
-// Ends returns both addresses and both ports as they stand in the headers, the source in
-// the high half: a key for who looks the segment's connection up.
+// Ends returns both addresses and both ports as they are in the headers, the source in the
+// high half: a key to look up the segment's connection.
 func (s Segment) Ends() (addresses uint64, ports uint32) {
 	return binary.BigEndian.Uint64(s.ip.bytes()[ipSrc:]), binary.BigEndian.Uint32(s.header()[tcpSrcPort:])
 }
@@ -100,11 +100,11 @@ func (s Segment) SetByte(at int, b byte) bool {
 	return true
 }
 
-// SetSrc writes the source address and port, and moves both checksums by the difference.
-// It reports false, and writes nothing, if src is not IPv4 or s is the zero value.
+// SetSrc writes the source address and port, and adjusts both checksums. It reports false,
+// and writes nothing, if src is not IPv4 or s is the zero value.
 func (s Segment) SetSrc(src netip.AddrPort) bool { return s.setEnd(ipSrc, tcpSrcPort, src) }
 
-// SetDst does with the destination what SetSrc does with the source.
+// SetDst is SetSrc for the destination.
 func (s Segment) SetDst(dst netip.AddrPort) bool { return s.setEnd(ipDst, tcpDstPort, dst) }
 
 func (s Segment) setEnd(atAddr, atPort int, to netip.AddrPort) bool {
@@ -119,8 +119,8 @@ func (s Segment) setEnd(atAddr, atPort int, to netip.AddrPort) bool {
 	return s.ip.setAddr(atAddr, to.Addr())
 }
 
-// Sum writes TCP's checksum anew, for a packet that comes from where a network card was to
-// fill it in. The zero value has none.
+// Sum computes and writes TCP's checksum, for a packet whose checksum a network card should
+// have filled in. The zero value has none.
 func (s Segment) Sum() {
 	if s.ip.b == nil {
 		return
