@@ -15,7 +15,7 @@ import (
 func (g *Gateway) registerGauges(reg prometheus.Registerer) {
 	reg.MustRegister(
 		gauge("ready", "Whether the daemon edits: 1 once it has compared its calls with the kernel's and loaded the rules that it is to load, 0 else.", yes(g.Ready)),
-		gauge("healthy", "Whether packets get their verdicts and comparisons end: 0 if one of them is stuck.", yes(g.Healthy)),
+		gauge("healthy", "Whether packets get their verdicts and audits end: 0 if one of them is stuck.", yes(g.Healthy)),
 		gauge("journal_complete", "Whether the journal has all calls: 0 while the state directory is full, cannot be used or does not answer. Calls are edited as ever, and a daemon that dies then knows less of them afterwards.", g.complete),
 		gauge("conntrack_entries_unexplained", "GRE entries of an earlier daemon of which the journal does not tell, and whose control connection is not plain. Their public Call IDs are reserved while there is a control connection between their ends.", func() float64 { return float64(g.orphans.count.Load()) }),
 		gauge("call_id_space_used_ratio", "Public Call IDs in use or resting in the fullest space, which is that of one public address towards one peer: 1 is all that may be.", g.spaceUsed),

@@ -28,7 +28,7 @@ func (g *Gateway) Healthy(now time.Time) error {
 		return fmt.Errorf("the packet loop is stuck: a packet has waited %v for its verdict", age.Round(time.Second))
 	}
 	if age := g.pulse.sweep.age(now); age > sweepTime {
-		return fmt.Errorf("the comparison with conntrack is stuck since %v", age.Round(time.Second))
+		return fmt.Errorf("the audit is stuck since %v", age.Round(time.Second))
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ func TestHealthy(t *testing.T) {
 		{"packet stuck", packetTask, false, packetTime + 2*time.Second, "the packet loop is stuck: a packet has waited 7s for its verdict"},
 		{"packet done", packetTask, true, time.Hour, ""},
 		{"comparison under way", sweepTask, false, sweepTime, ""},
-		{"comparison stuck", sweepTask, false, sweepTime + time.Second, "the comparison with conntrack is stuck since 1m1s"},
+		{"comparison stuck", sweepTask, false, sweepTime + time.Second, "the audit is stuck since 1m1s"},
 		{"comparison done", sweepTask, true, time.Hour, ""},
 	}
 	for _, tt := range tests {

@@ -141,7 +141,7 @@ func (g *Gateway) ask(seg packet.Segment, now time.Time) bool {
 	}
 	if c.Helper != "" {
 		g.limits.sometimes("helper", func() {
-			g.log.Warn("the kernel's own helper edits this connection, so it is let alone: remove the rule (-j CT --helper pptp) or the sysctl (net.netfilter.nf_conntrack_helper) that attaches it",
+			g.log.Warn("the kernel's own helper edits this connection, so it is ignored: remove the rule (-j CT --helper pptp) or the sysctl (net.netfilter.nf_conntrack_helper) that attaches it",
 				"helper", c.Helper, "connection", c.Original)
 		})
 	}

@@ -48,7 +48,7 @@ func (g *Gateway) queueFailed(err error) {
 func (g *Gateway) panicked(value any, stack []byte) {
 	g.metrics.panics.Inc()
 	g.limits.sometimes("panic", func() {
-		g.log.Error("the editor failed on a packet, which was let go unedited", "panic", fmt.Sprint(value), "stack", string(stack))
+		g.log.Error("the editor failed on a packet, which passed unedited", "panic", fmt.Sprint(value), "stack", string(stack))
 	})
 }
 

@@ -138,6 +138,9 @@ func appendEvents(b []byte, events []calls.Event, now time.Time) []byte {
 		}
 		last = e
 	}
+	if last == nil {
+		return b
+	}
 	return appendEvent(b, last, now)
 }
 
