@@ -32,11 +32,11 @@ func (e *Editor) Missed(t calls.Tuple, next packet.Seq) {
 // that comes in between does not wait for long. Between two slices the editor may be used
 // for anything. Calls on connections that are opened in between are left out. A call may
 // come twice if a connection is forgotten in between.
-type Listing struct{ steps Comparison }
+type Listing struct{ steps Audit }
 
 // List begins a walk through the calls.
 func (e *Editor) List() *Listing {
-	return &Listing{Comparison{ed: e, records: len(e.all)}}
+	return &Listing{Audit{ed: e, records: len(e.all)}}
 }
 
 // Next appends the calls of at most so many connections to views, and reports whether

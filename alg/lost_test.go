@@ -266,12 +266,12 @@ func (w *wire) wantEnd(changes []calls.Event, cause calls.Cause) {
 func TestMissing(t *testing.T) {
 	tests := []struct {
 		name string
-		say  func(c *Comparison, l *Lost)
+		say  func(c *Audit, l *Lost)
 		ends bool
 	}{
-		{"nothing", func(*Comparison, *Lost) {}, true},
-		{"it has its entry again", (*Comparison).Revived, false},
-		{"it is kept", (*Comparison).Keep, false},
+		{"nothing", func(*Audit, *Lost) {}, true},
+		{"it has its entry again", (*Audit).Revived, false},
+		{"it is kept", (*Audit).Keep, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -6,9 +6,9 @@ import (
 	"pptpalg/alg/calls"
 )
 
-// Steps of a Comparison in one slice, as Sweep is.
+// Steps of a Audit in one slice, as Sweep is.
 
-// Missing is Comparison.Missing in one slice. live is what conntrack had at a time not
+// Missing is Audit.Missing in one slice. live is what conntrack had at a time not
 // before asked.
 func (e *Editor) Missing(live []calls.Connection, asked time.Time) []Lost {
 	c := e.Compare(asked)
@@ -23,9 +23,9 @@ var nobody = Witness{
 	Homeless: func(calls.Connection) bool { return false },
 }
 
-// EndIdle is Comparison.EndIdle in one slice.
+// EndIdle is Audit.EndIdle in one slice.
 func (e *Editor) EndIdle(since time.Time, silent func(calls.Record) bool, now time.Time) []calls.Event {
-	c := Comparison{ed: e, idle: len(e.all)}
+	c := Audit{ed: e, idle: len(e.all)}
 	changes, _ := c.EndIdle(len(e.all), since, silent, now)
 	return changes
 }

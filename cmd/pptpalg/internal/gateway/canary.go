@@ -25,7 +25,7 @@ var documentary1, documentary2 = netip.MustParseAddr("192.0.2.1"), netip.MustPar
 type flushes struct {
 	heir    bool // calls of an earlier daemon were taken up
 	there   bool // the canary is there
-	emptied bool // it was not when this comparison began, and should have been
+	emptied bool // it was not when this audit began, and should have been
 }
 
 // watch looks for the canary before anything is listed.

@@ -83,7 +83,7 @@ type Gateway struct {
 	pulse    pulse
 	turn     turn                   // of the packet loop, which owns it
 	ready    atomic.Bool            // the daemon edits
-	lacking  atomic.Int64           // flows that the data path lacked at the last comparison, or has refused since
+	lacking  atomic.Int64           // flows that the data path lacked at the last audit, or has refused since
 	wanted   atomic.Bool            // somebody has read the metrics since the last audit
 	beside   atomic.Pointer[Beside] // nil until Count
 
@@ -101,7 +101,7 @@ type Gateway struct {
 	doomed map[calls.Flow]struct{} // flows of calls that have ended, and perhaps still in the kernel
 	taken  happened                // memory for take
 
-	// mu guards what follows. The packet loop holds it for one packet; a comparison
+	// mu guards what follows. The packet loop holds it for one packet; an audit
 	// while it looks through the table. Nobody waits for the kernel or a disk meanwhile.
 	mu       sync.Mutex
 	table    *calls.Table
@@ -187,7 +187,7 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	g.clearKernel()
 	g.audit()
 	g.renew()
-	g.rewrite() // what the comparison has deleted need not be looked for again
+	g.rewrite() // what the audit has deleted need not be looked for again
 	if err := g.load(ctx); err != nil {
 		return errors.Join(err, g.Close(), lock.release())
 	}

@@ -10,7 +10,7 @@ const (
 	// packetTime is how long a packet may be in hand. With its requests to the
 	// kernel it takes milliseconds; a control connection bears minutes.
 	packetTime = 5 * time.Second
-	// sweepTime is how long a comparison with the kernel's table may take. Listing
+	// sweepTime is how long an audit with the kernel's table may take. Listing
 	// the largest of tables takes seconds.
 	sweepTime = time.Minute
 )
@@ -20,7 +20,7 @@ const (
 // and one that has ended ends the daemon.
 type pulse struct{ packet, sweep task }
 
-// Healthy returns nil while packets get their verdicts and comparisons end; else
+// Healthy returns nil while packets get their verdicts and audits end; else
 // the error says which of them is stuck, and for how long. It may be called from
 // any goroutine and waits for nothing.
 func (g *Gateway) Healthy(now time.Time) error {

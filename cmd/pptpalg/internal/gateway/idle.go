@@ -11,7 +11,7 @@ import (
 // endIdle ends calls whose clients are gone without a word: no GRE and no control
 // message for the set time. Without accounting nothing is known of the GRE, and no
 // call is ended.
-func (g *Gateway) endIdle(c *alg.Comparison, t *history.Tally, now time.Time) {
+func (g *Gateway) endIdle(c *alg.Audit, t *history.Tally, now time.Time) {
 	timeout := g.idleTimeout()
 	if timeout == 0 {
 		return

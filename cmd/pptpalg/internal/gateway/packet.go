@@ -214,7 +214,7 @@ func (g *Gateway) remember(events []calls.Event, now time.Time) {
 // translate has the data path translate by the events.
 //
 // A flow that cannot be installed does not hold its packet back: the ID is edited all the
-// same, for unedited it could be another call's, and the next comparison tries it again.
+// same, for unedited it could be another call's, and the next audit tries it again.
 func (g *Gateway) translate(events []calls.Event) {
 	flows := false
 	for i := range events {

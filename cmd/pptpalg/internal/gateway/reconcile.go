@@ -131,7 +131,7 @@ func (g *Gateway) compare() {
 }
 
 // lookAt is compare for a few connections, and for what time brings about.
-func (g *Gateway) lookAt(c *alg.Comparison) {
+func (g *Gateway) lookAt(c *alg.Audit) {
 	asked := time.Now()
 	g.pulse.sweep.begin(asked)
 	defer g.pulse.sweep.end()
@@ -153,7 +153,7 @@ func (g *Gateway) lookAt(c *alg.Comparison) {
 // settleUp revives or ends the connections that the kernel does not have as they were, and
 // returns what it has of their flows. The flows come first: whether they have carried
 // something is part of what becomes of a connection.
-func (g *Gateway) settleUp(c *alg.Comparison, have datapath.Flows, asked time.Time) history.Tally {
+func (g *Gateway) settleUp(c *alg.Audit, have datapath.Flows, asked time.Time) history.Tally {
 	t := g.tally(g.records(c), have, asked)
 	g.metrics.show(&t)
 	g.look(asked)
@@ -169,8 +169,8 @@ func (g *Gateway) settleUp(c *alg.Comparison, have datapath.Flows, asked time.Ti
 // all that the kernel has costs less.
 const askMost = 2000
 
-// find begins a comparison with what the kernel has. It has the flows in have.
-func (g *Gateway) find(asked time.Time, have datapath.Flows) (*alg.Comparison, error) {
+// find begins an audit with what the kernel has. It has the flows in have.
+func (g *Gateway) find(asked time.Time, have datapath.Flows) (*alg.Audit, error) {
 	g.mu.Lock()
 	c := g.editor.Compare(asked)
 	g.mu.Unlock()
@@ -182,7 +182,7 @@ func (g *Gateway) find(asked time.Time, have datapath.Flows) (*alg.Comparison, e
 	return c, err
 }
 
-func (g *Gateway) found(c *alg.Comparison, live []calls.Connection) {
+func (g *Gateway) found(c *alg.Audit, live []calls.Connection) {
 	for some := range slices.Chunk(live, slice) {
 		g.mu.Lock()
 		c.Found(some)
@@ -193,7 +193,7 @@ func (g *Gateway) found(c *alg.Comparison, live []calls.Connection) {
 // inKernel returns the control connections that the kernel has, and has the flows of the
 // data path in have: those on record if they are few, but now and then all. What is not on
 // record, as strays, is met then.
-func (g *Gateway) inKernel(c *alg.Comparison, have datapath.Flows) (live []calls.Connection, err error) {
+func (g *Gateway) inKernel(c *alg.Audit, have datapath.Flows) (live []calls.Connection, err error) {
 	s, now := &g.sweeper, time.Now()
 	connections, known, few := g.onRecord(c)
 	s.extra = few && now.Sub(s.listed) >= listInterval
@@ -219,7 +219,7 @@ func (g *Gateway) askFor(connections []calls.Connection, known []calls.Flow, hav
 
 // onRecord returns the connections that live, and the flows of calls and those to be
 // deleted, if they are few.
-func (g *Gateway) onRecord(c *alg.Comparison) (connections []calls.Connection, known []calls.Flow, few bool) {
+func (g *Gateway) onRecord(c *alg.Audit) (connections []calls.Connection, known []calls.Flow, few bool) {
 	var all []calls.Record
 	for more := true; more; {
 		g.mu.Lock()
@@ -238,7 +238,7 @@ func (g *Gateway) onRecord(c *alg.Comparison) (connections []calls.Connection, k
 	return connections, known, len(connections)+len(known) <= askMost
 }
 
-// sliced has a step of a comparison done slice by slice. Other packets get their turn
+// sliced has a step of an audit done slice by slice. Other packets get their turn
 // between two, and what a slice has changed is carried out with it.
 func (g *Gateway) sliced(step func() (more bool)) {
 	for more := true; more; {
@@ -276,7 +276,7 @@ func (g *Gateway) tally(all []calls.Record, have datapath.Flows, now time.Time) 
 
 // revive makes the entries anew of control connections that conntrack has lost, and keeps
 // those on record that may yet have theirs.
-func (g *Gateway) revive(c *alg.Comparison, have datapath.Flows, now time.Time) {
+func (g *Gateway) revive(c *alg.Audit, have datapath.Flows, now time.Time) {
 	var lost []alg.Lost
 	g.sliced(func() bool {
 		some, more := c.Missing(slice, alg.Witness{Moved: g.ledger.Moved, Homeless: g.homes.left}, now)
@@ -305,7 +305,7 @@ const (
 
 // fate decides on a lost connection. One that an earlier daemon knew may have ended before
 // this one came, unless somebody flushed the kernel's table. A flush takes its time, and
-// what tells it from an end may go last: so such a connection waits for another comparison.
+// what tells it from an end may go last: so such a connection waits for another audit.
 func (g *Gateway) fate(l *alg.Lost, have datapath.Flows) fate {
 	switch {
 	case l.Unseen && !g.flushed(l, have):
@@ -322,7 +322,7 @@ func (g *Gateway) fate(l *alg.Lost, have datapath.Flows) fate {
 }
 
 // reviveOne makes one entry anew. Where another connection has its place, it is lost for good.
-func (g *Gateway) reviveOne(c *alg.Comparison, l *alg.Lost) {
+func (g *Gateway) reviveOne(c *alg.Audit, l *alg.Lost) {
 	err := g.kernel.Revive(l.Connection)
 	switch {
 	case errors.Is(err, conntrack.ErrTaken):
@@ -337,7 +337,7 @@ func (g *Gateway) reviveOne(c *alg.Comparison, l *alg.Lost) {
 }
 
 // keep has a lost connection wait.
-func (g *Gateway) keep(c *alg.Comparison, l *alg.Lost) {
+func (g *Gateway) keep(c *alg.Audit, l *alg.Lost) {
 	g.sweeper.waiting = append(g.sweeper.waiting, l.Connection)
 	g.settleLost(c.Keep, l)
 }
@@ -350,7 +350,7 @@ func (g *Gateway) settleLost(say func(*alg.Lost), l *alg.Lost) {
 }
 
 // sweepAway ends what is over.
-func (g *Gateway) sweepAway(c *alg.Comparison) {
+func (g *Gateway) sweepAway(c *alg.Audit) {
 	g.sliced(func() bool {
 		changes, more := c.Sweep(slice, time.Now())
 		g.note(changes)
@@ -359,7 +359,7 @@ func (g *Gateway) sweepAway(c *alg.Comparison) {
 }
 
 // records returns a copy of the calls that are left, until it is called again.
-func (g *Gateway) records(c *alg.Comparison) []calls.Record {
+func (g *Gateway) records(c *alg.Audit) []calls.Record {
 	records := g.sweeper.records[:0]
 	g.sliced(func() (more bool) {
 		records, more = c.Records(slice, records)

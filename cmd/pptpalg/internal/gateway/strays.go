@@ -9,7 +9,7 @@ import (
 	"pptpalg/conntrack"
 )
 
-// mostStrays is how many strays of the kernel's table a comparison takes in. Anybody can
+// mostStrays is how many strays of the kernel's table an audit takes in. Anybody can
 // make them.
 const mostStrays = 4096
 
@@ -21,7 +21,7 @@ const publicMemory = time.Hour
 // entries of its own. Owned by sweep, but for packets.
 type strayWatch struct {
 	public  map[netip.Addr]time.Time   // behind which NAT hides an end, and when that was last so
-	seen    map[conntrack.Stray]uint64 // packets of those that there were at the last comparison; the key has no counts
+	seen    map[conntrack.Stray]uint64 // packets of those that there were at the last audit; the key has no counts
 	packets atomic.Uint64              // of all that were ever seen
 }
 
@@ -77,7 +77,7 @@ func concern(all []conntrack.Stray, live []calls.Connection, public map[netip.Ad
 	return ours
 }
 
-// take counts what has come of the strays since the last comparison. Where the kernel does
+// take counts what has come of the strays since the last audit. Where the kernel does
 // not count, each is one packet.
 func (w *strayWatch) take(all []conntrack.Stray, live []calls.Connection, now time.Time) (flows int) {
 	w.know(live, now)
@@ -91,7 +91,7 @@ func (w *strayWatch) take(all []conntrack.Stray, live []calls.Connection, now ti
 		}
 		s.Traffic = calls.Traffic{}
 		w.seen[s] = packets
-		if before != nil { // the first comparison only begins
+		if before != nil { // the first audit only begins
 			w.packets.Add(max(packets, before[s]) - before[s])
 		}
 	}

@@ -140,10 +140,10 @@ func (g *Gateway) turnTo(gone []conntrack.Destroyed) {
 	}
 }
 
-// concerned begins a comparison of the connections that need a look: those of which
+// concerned begins an audit of the connections that need a look: those of which
 // something is gone, and in a tick those that wait and those that the editor doubts. An
 // entry that the daemon does not need, as of a call that has ended, concerns nobody.
-func (g *Gateway) concerned(gone []conntrack.Destroyed, ticks bool) *alg.Comparison {
+func (g *Gateway) concerned(gone []conntrack.Destroyed, ticks bool) *alg.Audit {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var at []calls.Connection

@@ -8,17 +8,17 @@ import (
 	"pptpalg/alg/calls"
 )
 
-// Comparison is one audit: it compares the connections on record with those that the
+// Audit is one audit: it compares the connections on record with those that the
 // kernel's conntrack has. Each step goes through them a slice at a time, so that a packet
 // that comes in between does not wait for long:
 //
 //	Compare ─► Standing ─► Found, for all of them that conntrack has ─► Missing
 //	        ─► Revived, Keep ─► Sweep ─► EndIdle ─► Records
 //
-// Between two slices the editor may be used for anything except another Comparison, which
+// Between two slices the editor may be used for anything except another Audit, which
 // ends this one; Editor.Missing and Editor.Sweep begin one too. Connections that are opened
 // in between are left out.
-type Comparison struct {
+type Audit struct {
 	ed    *Editor
 	asked time.Duration
 	pass  uint32
@@ -29,16 +29,16 @@ type Comparison struct {
 }
 
 // Compare begins an audit against what conntrack had at the time asked or later.
-func (e *Editor) Compare(asked time.Time) *Comparison {
+func (e *Editor) Compare(asked time.Time) *Audit {
 	e.passes++
 	n := len(e.all)
-	return &Comparison{ed: e, asked: e.since(asked), pass: e.passes, standing: n, missing: n, sweep: n, idle: n, records: n}
+	return &Audit{ed: e, asked: e.since(asked), pass: e.passes, standing: n, missing: n, sweep: n, idle: n, records: n}
 }
 
-// Look begins a comparison of some connections only, given by their original tuples. The
+// Look begins an audit of some connections only, given by their original tuples. The
 // caller sets Closing for a connection whose entry was closed when it left conntrack's
 // table.
-func (e *Editor) Look(at []calls.Connection, asked time.Time) *Comparison {
+func (e *Editor) Look(at []calls.Connection, asked time.Time) *Audit {
 	c := e.Compare(asked)
 	for i := range at {
 		if d := c.record(&at[i]); d != nil && !d.over {
@@ -78,12 +78,12 @@ func (e *Editor) doubt(d *dialogue) {
 	}
 }
 
-// Len is the number of connections of a comparison that was just begun.
-func (c *Comparison) Len() int { return c.standing }
+// Len is the number of connections of an audit that was just begun.
+func (c *Audit) Len() int { return c.standing }
 
 // Standing appends the living connections to known, and their calls to records. A caller
 // that queries conntrack for each of these needs it; one that lists the whole table does not.
-func (c *Comparison) Standing(most int, known []calls.Connection, records []calls.Record) (_ []calls.Connection, _ []calls.Record, more bool) {
+func (c *Audit) Standing(most int, known []calls.Connection, records []calls.Record) (_ []calls.Connection, _ []calls.Record, more bool) {
 	more = c.walk(&c.standing, most, func(d *dialogue) {
 		if !d.over {
 			known = append(known, d.control.Connection())
@@ -94,7 +94,7 @@ func (c *Comparison) Standing(most int, known []calls.Connection, records []call
 }
 
 // Found records connections that conntrack has: some of them, or all.
-func (c *Comparison) Found(live []calls.Connection) {
+func (c *Audit) Found(live []calls.Connection) {
 	for i := range live {
 		if d := c.record(&live[i]); d != nil {
 			d.shown(&live[i], c.pass, c.asked)
@@ -103,7 +103,7 @@ func (c *Comparison) Found(live []calls.Connection) {
 }
 
 // record returns the record with the same original tuple as conn.
-func (c *Comparison) record(conn *calls.Connection) *dialogue {
+func (c *Audit) record(conn *calls.Connection) *dialogue {
 	s := c.ed.senders[keyOf(conn.Original.Src, conn.Original.Dst)]
 	if s.side != calls.Initiator {
 		return nil
@@ -143,7 +143,7 @@ func (d *dialogue) stands(pass uint32) {
 // whether there are more. It goes from the last to the first: the place of a removed
 // connection is taken by one behind it, which was visited already (and is visited again)
 // or is newer than the audit.
-func (c *Comparison) walk(ahead *int, most int, visit func(*dialogue)) (more bool) {
+func (c *Audit) walk(ahead *int, most int, visit func(*dialogue)) (more bool) {
 	for ; *ahead > 0 && most > 0; most-- {
 		if c.some != nil {
 			*ahead--
@@ -161,7 +161,7 @@ func (c *Comparison) walk(ahead *int, most int, visit func(*dialogue)) (more boo
 }
 
 // gone reports whether conntrack has no entry of a connection's tuple.
-func (c *Comparison) gone(d *dialogue) bool {
+func (c *Audit) gone(d *dialogue) bool {
 	return d.found != c.pass && d.opened < c.asked
 }
 
@@ -183,7 +183,7 @@ type Witness struct {
 // Missing returns connections with calls that Sweep will end as lost because conntrack has
 // no entry of them. Revived and Keep prevent that. It visits at most so many connections;
 // more reports whether there are others.
-func (c *Comparison) Missing(most int, w Witness, now time.Time) (lost []Lost, more bool) {
+func (c *Audit) Missing(most int, w Witness, now time.Time) (lost []Lost, more bool) {
 	at := c.ed.since(now)
 	more = c.walk(&c.missing, most, func(d *dialogue) {
 		switch {
@@ -202,7 +202,7 @@ func (c *Comparison) Missing(most int, w Witness, now time.Time) (lost []Lost, m
 }
 
 // Revived records that a lost connection has its entry again.
-func (c *Comparison) Revived(l *Lost) {
+func (c *Audit) Revived(l *Lost) {
 	if d := c.record(&l.Connection); d != nil {
 		d.revived = true
 		d.stands(c.pass)
@@ -210,7 +210,7 @@ func (c *Comparison) Revived(l *Lost) {
 }
 
 // Keep leaves a lost connection on record without an entry.
-func (c *Comparison) Keep(l *Lost) {
+func (c *Audit) Keep(l *Lost) {
 	if d := c.record(&l.Connection); d != nil {
 		d.found, d.alive = c.pass, true
 	}
@@ -219,7 +219,7 @@ func (c *Comparison) Keep(l *Lost) {
 // Sweep ends the connections that conntrack no longer has as they were, or has as closed,
 // and forgets those that ended long ago. With its last slice it also advances the call
 // table's time. The changes are valid until the editor is used again.
-func (c *Comparison) Sweep(most int, now time.Time) (changes []calls.Event, more bool) {
+func (c *Audit) Sweep(most int, now time.Time) (changes []calls.Event, more bool) {
 	at := c.ed.since(now)
 	more = c.walk(&c.sweep, most, func(d *dialogue) {
 		if d.opened < c.asked && !(d.found == c.pass && d.alive) {
@@ -245,7 +245,7 @@ func (d *dialogue) ending() calls.Cause {
 // EndIdle ends the calls on connections that have been silent since a time, if their GRE
 // has been silent too, which silent reports. The changes are valid until the editor is used
 // again.
-func (c *Comparison) EndIdle(most int, since time.Time, silent func(calls.Record) bool, now time.Time) (changes []calls.Event, more bool) {
+func (c *Audit) EndIdle(most int, since time.Time, silent func(calls.Record) bool, now time.Time) (changes []calls.Event, more bool) {
 	at := c.ed.since(since)
 	more = c.walk(&c.idle, most, func(d *dialogue) {
 		if !d.over && d.heard < at {
@@ -256,7 +256,7 @@ func (c *Comparison) EndIdle(most int, since time.Time, silent func(calls.Record
 }
 
 // Records appends to records the calls that a restart should find.
-func (c *Comparison) Records(most int, records []calls.Record) (_ []calls.Record, more bool) {
+func (c *Audit) Records(most int, records []calls.Record) (_ []calls.Record, more bool) {
 	more = c.walk(&c.records, most, func(d *dialogue) {
 		if !d.over {
 			records = d.control.Records(records)
@@ -265,7 +265,7 @@ func (c *Comparison) Records(most int, records []calls.Record) (_ []calls.Record
 	return records, more
 }
 
-// Sweep is Comparison.Sweep in one slice. live is what conntrack had at the time asked or
+// Sweep is Audit.Sweep in one slice. live is what conntrack had at the time asked or
 // later.
 func (e *Editor) Sweep(live []calls.Connection, asked, now time.Time) []calls.Event {
 	c := e.Compare(asked)
