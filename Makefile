@@ -35,6 +35,14 @@ BENCH_PACKAGES := iptables iproute2
 VM_PACKAGES    := $(RUN_PACKAGES) nftables ppp iputils-ping kmod qemu-system-x86
 FRESH_PACKAGES := mmdebstrap kmod qemu-system-x86
 
+# A go that is too old fetches a newer one by itself, unless it must not (GOTOOLCHAIN=local) or
+# is older than 1.21: then what it says of our go.mod helps nobody.
+GO_WANTED := go$(shell sed -n 's/^go //p' go.mod)
+GO_FOUND  := $(filter go%,$(shell $(GO) env GOVERSION 2>/dev/null || { cd / && $(GO) env GOVERSION 2>/dev/null; }))
+ifeq ($(shell printf '%s\n' $(GO_WANTED) $(GO_FOUND) | sort -VC && echo $(GO_FOUND)),)
+$(error pptpalg is built by $(GO_WANTED) or newer, and $(GO) is $(or $(GO_FOUND),not there): see https://go.dev/dl, and name yours by make GO=/path/to/go)
+endif
+
 .PHONY: all build demo test test-vm test-fresh check lint race soak fuzz mutants bench deb rpm man clean packages-demo packages-test packages-race packages-bench packages-vm packages-fresh
 
 all: build
