@@ -54,6 +54,9 @@
 // with 100,000 entries in 2^18 buckets, and some 2 µs of CPU time for each entry that
 // passes the filter, nearly all in the kernel (BenchmarkCrowd).
 //
+// So the encoding stays ours: github.com/ti-mo/conntrack, which the tests hold it against,
+// sends one request at a time, and makes no entry with NAT.
+//
 // # Own key 0
 //
 // No packet of a flow has its entry's reply tuple, but another packet may. The reply

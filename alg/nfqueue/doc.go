@@ -18,8 +18,9 @@
 // go-nfqueue binds the queue, configures and unbinds it. Its goroutine receives, but not
 // with its code: as soon as the queue is bound, a receive is made to fail, and the callback
 // for that is the loop of this package, which returns when the queue is stopped (bind). A
-// packet costs that loop about a tenth of the CPU time (BenchmarkQueue). The reasons, and
-// what was tried without success:
+// packet costs that loop about a tenth of the CPU time (BenchmarkQueue), so the loop stays
+// ours: data path queue carries more than four times the packets per core that it carries
+// with go-nfqueue's (docs/BENCHMARKS.md). The reasons, and what was tried without success:
 //
 //   - One system call receives many messages into buffers that are used again, instead of
 //     two calls for each and some seventy allocations: nearly all of the difference. A batch
