@@ -55,27 +55,31 @@ func (e *Editor) Look(at []calls.Connection, asked time.Time) *Audit {
 	return c
 }
 
-// Doubted returns the connections with a FIN or RST that did not end them: conntrack may
-// know more about these. Those seen since the last call come with the next call, because
-// conntrack sees a segment after the editor.
-func (e *Editor) Doubted() (all []calls.Connection) {
-	for _, d := range e.doubted[0] {
-		if !d.over {
+// Doubted returns the connections with a FIN or RST that did not end them, unless the last
+// one came after since: conntrack may know more about these, but sees a segment after the
+// editor.
+func (e *Editor) Doubted(since time.Time) (all []calls.Connection) {
+	at := e.since(since)
+	e.doubted = slices.DeleteFunc(e.doubted, func(d *dialogue) bool {
+		if !d.over && d.doubted >= at {
+			return false
+		}
+		if d.doubted = 0; !d.over {
 			all = append(all, d.control.Connection())
 		}
-	}
-	for _, d := range e.doubted[1] {
-		d.doubted = false
-	}
-	e.doubted = [2][]*dialogue{e.doubted[1], nil}
+		return true
+	})
 	return all
 }
 
-func (e *Editor) doubt(d *dialogue) {
-	if !d.doubted && !d.over {
-		d.doubted = true
-		e.doubted[1] = append(e.doubted[1], d)
+func (e *Editor) doubt(d *dialogue, at time.Duration) {
+	switch {
+	case d.over:
+		return
+	case d.doubted == 0:
+		e.doubted = append(e.doubted, d)
 	}
+	d.doubted = max(at, 1)
 }
 
 // Len is the number of connections of an audit that was just begun.

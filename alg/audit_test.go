@@ -179,8 +179,8 @@ func TestOpenedMeanwhile(t *testing.T) {
 	}
 }
 
-// TestLook: it is about the connections that are asked for, and those of which a FIN or RST
-// was seen before the last but one time that it was asked for them.
+// TestLook: it is about the connections that are asked for, among them those of which a FIN
+// or RST was seen that was not believed.
 func TestLook(t *testing.T) {
 	r := newRig(t)
 	var all []*wire
@@ -190,7 +190,7 @@ func TestLook(t *testing.T) {
 		all = append(all, w)
 	}
 	look := func(at ...calls.Connection) (records []calls.Record) {
-		c := r.ed.Look(append(at, r.ed.Doubted()...), r.now.Add(time.Second))
+		c := r.ed.Look(append(at, r.ed.Doubted(r.now)...), r.now.Add(time.Second))
 		n := c.Len()
 		known, records, more := c.Standing(10, nil, nil)
 		if len(known) != n || more {
@@ -215,10 +215,11 @@ func TestLook(t *testing.T) {
 	wants("one, named twice", look(all[1].conn, all[1].conn), all[1])
 	all[2].segment(client, packet.RST, all[2].seq[client]+1000, nil)
 	wants("a RST that is not believed", look())
+	r.now = r.now.Add(time.Second)
 	wants("a RST that is not believed, later", look(), all[2])
 	wants("a RST that is not believed, once more", look())
 	all[0].segment(client, packet.RST, all[0].seq[client], nil)
-	look()
+	r.now = r.now.Add(time.Second)
 	wants("a RST that ends a connection", look(all[0].conn))
 }
 

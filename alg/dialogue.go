@@ -16,6 +16,7 @@ type dialogue struct {
 	opened  time.Duration     // times are since Editor.start
 	heard   time.Duration     // when the last of its packets came
 	closing time.Duration     // since when conntrack says that it has ended, or it was found silent for long; 0 for neither
+	doubted time.Duration     // when a FIN or RST was seen that was not believed, for Editor.Doubted; 0 for none
 	again   time.Duration     // when Leave may be said again, if it was said
 	index   int32             // in Editor.all
 	found   uint32            // the last audit that found its tuple in conntrack
@@ -26,7 +27,6 @@ type dialogue struct {
 	watched bool              // it was seen from its first byte on
 	started bool              // the Start exchange was seen, or passed unseen
 	over    bool              // the connection has ended
-	doubted bool              // it is in the second list of Editor.doubted
 	resets  uint8             // how many segments are still answered with a RST: see Outcome.Reset
 	left    bool              // Leave was said
 	pass    Reason            // why it is ignored; Read if it is edited

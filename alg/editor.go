@@ -38,10 +38,10 @@ type Editor struct {
 	start    time.Time // the first time it was told: times on record are since then
 	passes   uint32    // audits that were begun
 	out      Outcome
-	readAll  bool           // see ReadAll
-	resets   bool           // see ResetLost
-	doubted  [2][]*dialogue // see Doubted: the second list is of those seen since
-	turn     turn           // the present one
+	readAll  bool        // see ReadAll
+	resets   bool        // see ResetLost
+	doubted  []*dialogue // see Doubted
+	turn     turn        // the present one
 }
 
 // key is a packet's addresses and ports, as packet.Segment.Ends has them.
@@ -263,7 +263,7 @@ func (e *Editor) take(local bool) {
 	e.edit(t)
 	e.rank(t.dialogue)
 	if t.seg.Flags()&(packet.FIN|packet.RST) != 0 {
-		e.doubt(t.dialogue)
+		e.doubt(t.dialogue, t.at)
 	}
 	if e.out.Leave = t.leaves(); e.out.Leave {
 		e.out.Reason = t.pass // no later segment comes

@@ -26,6 +26,9 @@ const (
 	tick = 2 * time.Second
 	// gather is how long events are collected, counted from the first one.
 	gather = 5 * time.Millisecond
+	// settled is how long ago a FIN or RST must have been seen for conntrack to have
+	// seen it too.
+	settled = 200 * time.Millisecond
 	// lookMost is how many connections are looked at one by one. If they are more, there
 	// is an audit instead.
 	lookMost = 256
@@ -149,7 +152,7 @@ func (g *Gateway) concerned(gone []conntrack.Destroyed, ticks bool) *alg.Audit {
 	var at []calls.Connection
 	s, now := &g.sweeper, time.Now()
 	if ticks {
-		at = append(s.waiting, g.editor.Doubted()...)
+		at = append(s.waiting, g.editor.Doubted(now.Add(-settled))...)
 		s.waiting, s.ticked = nil, now
 	}
 	for i := range gone {
