@@ -36,10 +36,11 @@ const (
 
 // The pauses between audits, as multiples of the time that one takes.
 const (
-	quietShare  = 500 // while events come and all is well
-	deafShare   = 100 // without events
-	repairShare = 50  // after something had to be mended
-	stormShare  = 2   // after events were lost
+	quietShare  = 1000 // while events come and all is well
+	wantedShare = 200  // while somebody reads what has been counted
+	deafShare   = 100  // without events
+	repairShare = 50   // after something had to be mended
+	stormShare  = 2    // after events were lost
 )
 
 // listener is what the reconciler needs of conntrack.Listener.
@@ -207,7 +208,7 @@ func (s *sweeper) rest(pressing, wanted bool) time.Duration {
 	case s.deaf:
 		return max(tick, deafShare*s.worked)
 	case wanted:
-		return max(tick, quietShare*s.worked)
+		return max(tick, wantedShare*s.worked)
 	}
 	return max(auditInterval, quietShare*s.worked)
 }
