@@ -138,9 +138,10 @@ func (e *end) receive(t *testing.T) arrival {
 	if err != nil {
 		t.Fatalf("receive: %v", err)
 	}
+	payload := b[n-h.PayloadLength() : n]
 	return arrival{
 		Src: netip.AddrFrom4([4]byte(b[12:16])), Dst: netip.AddrFrom4([4]byte(b[16:20])),
-		ID: h.CallID(), Number: binary.BigEndian.Uint16(h.Payload()), Size: len(h.Payload()),
+		ID: h.CallID(), Number: binary.BigEndian.Uint16(payload), Size: len(payload),
 	}
 }
 

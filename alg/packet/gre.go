@@ -27,7 +27,6 @@ const (
 	greProtocol      = 2
 	grePayloadLength = 4
 	AtCallID         = 6
-	greOptional      = 8 // the sequence number, else the acknowledgment, else the payload
 	greMinimum       = 8
 	greNumberLen     = 4
 )
@@ -139,32 +138,6 @@ func (h GRE) HasSeq() bool { return h.flags()&bitSequence != 0 }
 
 // HasAck reports whether the packet has an acknowledgment number (A bit).
 func (h GRE) HasAck() bool { return h.flags()&bitAck != 0 }
-
-// Seq returns the sequence number, 0 without one.
-func (h GRE) Seq() uint32 {
-	if !h.HasSeq() {
-		return 0
-	}
-	return binary.BigEndian.Uint32(h.b[greOptional:])
-}
-
-// Ack returns the highest sequence number that the sender has received, 0 without
-// one.
-func (h GRE) Ack() uint32 {
-	if !h.HasAck() {
-		return 0
-	}
-	return binary.BigEndian.Uint32(h.b[h.headerLen()-greNumberLen:])
-}
-
-// Payload returns the PPP frame as a part of the packet's own bytes. It is empty
-// in a packet that only acknowledges.
-func (h GRE) Payload() []byte {
-	if h.b == nil {
-		return nil
-	}
-	return h.b[h.headerLen():]
-}
 
 // headerLen returns the header's length in bytes: 8, 12 or 16.
 func (h GRE) headerLen() int {
