@@ -83,8 +83,10 @@ lint:
 	GO="$(GO)" ./.ci/dead
 	./.ci/sizes
 
+# cmd/package passes as well, but takes two and a half minutes, and is left out: what its tests run in a Debian of their
+# own is the program as it is packaged, without the race detector.
 race: packages-race
-	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -short -p 1 -count=1 -timeout 30m $$($(GO) list ./... | grep -v -e '^pptpalg/cmd/package$$' -e '^pptpalg/cmd/bench' -e '/check$$')
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -short -p 1 -count=1 -timeout 30m $$($(GO) list ./... | grep -v '^pptpalg/cmd/package$$')
 
 soak: packages-test
 	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -run '^TestSoak$$' -timeout 2h ./cmd/pptpalg -soak $(SOAK) -v
