@@ -132,6 +132,11 @@ func (g *Gateway) turnTo(gone []conntrack.Destroyed) {
 	s := &g.sweeper
 	ticks := time.Since(s.ticked) >= tick
 	c := g.concerned(gone, ticks)
+	if ticks {
+		for _, q := range g.queues {
+			g.countDropped(q)
+		}
+	}
 	if c.Len() > lookMost {
 		s.lost = true
 	}
@@ -177,9 +182,6 @@ func (g *Gateway) audit() {
 	s.deaf, s.lost, s.repaired, s.waiting = g.listener == nil || !conntrack.EventsOn(), false, false, nil
 	g.wanted.Store(false)
 	g.compare()
-	for _, q := range g.queues {
-		g.countDropped(q)
-	}
 	s.ended = time.Now()
 	if !s.extra {
 		s.worked = s.ended.Sub(began)
