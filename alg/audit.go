@@ -55,19 +55,20 @@ func (e *Editor) Look(at []calls.Connection, asked time.Time) *Audit {
 	return c
 }
 
-// Doubted returns the connections with a FIN or RST that did not end them, unless the last
-// one came after since: conntrack may know more about these, but sees a segment after the
-// editor.
-func (e *Editor) Doubted(since time.Time) (all []calls.Connection) {
-	at := e.since(since)
+// Doubted returns the connections with a FIN or RST that did not end them: conntrack may
+// know more about these. Those whose last one came after settled come again with the next
+// call, because conntrack sees a segment after the editor.
+func (e *Editor) Doubted(settled time.Time) (all []calls.Connection) {
+	at := e.since(settled)
 	e.doubted = slices.DeleteFunc(e.doubted, func(d *dialogue) bool {
-		if !d.over && d.doubted >= at {
-			return false
-		}
-		if d.doubted = 0; !d.over {
+		if !d.over {
 			all = append(all, d.control.Connection())
 		}
-		return true
+		done := d.over || d.doubted < at
+		if done {
+			d.doubted = 0
+		}
+		return done
 	})
 	return all
 }

@@ -214,7 +214,7 @@ func TestLook(t *testing.T) {
 	wants("a stranger's", look(strange))
 	wants("one, named twice", look(all[1].conn, all[1].conn), all[1])
 	all[2].segment(client, packet.RST, all[2].seq[client]+1000, nil)
-	wants("a RST that is not believed", look())
+	wants("a RST that is not believed", look(), all[2])
 	r.now = r.now.Add(time.Second)
 	wants("a RST that is not believed, later", look(), all[2])
 	wants("a RST that is not believed, once more", look())

@@ -137,13 +137,13 @@ func (g *Gateway) turnTo(gone []conntrack.Destroyed) {
 			g.countDropped(q)
 		}
 	}
-	if c.Len() > lookMost {
-		s.lost = true
-	}
+	many := c.Len() > lookMost
+	s.repaired = s.repaired || many
+	s.lost = s.lost || many && len(gone) > lookMost // anybody can raise doubts: these are not that urgent
 	switch {
 	case !time.Now().Before(g.due()):
 		g.audit()
-	case s.lost: // the audit will come
+	case s.lost || many: // the audit will come
 	case ticks || c.Len() > 0:
 		g.lookAt(c)
 	}

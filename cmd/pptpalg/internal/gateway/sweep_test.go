@@ -219,7 +219,7 @@ func TestWaits(t *testing.T) {
 }
 
 // TestDoubt: whether a RST ends a connection that was joined in its middle the kernel tells,
-// and it is asked when it has surely seen the RST.
+// and it is asked until it has surely seen the RST.
 func TestDoubt(t *testing.T) {
 	for _, closed := range []bool{true, false} {
 		r := newRig(t, t.TempDir())
@@ -227,13 +227,13 @@ func TestDoubt(t *testing.T) {
 		r.audit()
 		rst := segment(t, connection.Original, [2]uint32{r.seq[0] + 100, r.seq[1]}, nil)
 		rst[20+13] = byte(packet.RST | packet.ACK)
-		r.kernel.closed = closed
 		r.turn.began = time.Now()
 		r.edit(r.parse(rst), false)
 		r.nextTick()
 		if len(r.Calls()) != 1 {
-			t.Error("the kernel was asked at once")
+			t.Error("the call has ended before the kernel has seen the RST")
 		}
+		r.kernel.closed = closed
 		r.lookAt(r.editor.Look(r.editor.Doubted(time.Now().Add(time.Second)), time.Now()))
 		if got := len(r.Calls()) == 0; got != closed {
 			t.Errorf("the kernel has it as closed: %v; the call has ended: %v", closed, got)
