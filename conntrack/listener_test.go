@@ -154,6 +154,9 @@ func TestDestroyedByKernel(t *testing.T) {
 	})
 }
 
+// silence is for how long no event comes once all have come that were sent.
+const silence = 200 * time.Millisecond
+
 // TestFlushGivesAll, or tells that it has not.
 func TestFlushGivesAll(t *testing.T) {
 	for _, tt := range []struct {
@@ -171,7 +174,7 @@ func TestFlushGivesAll(t *testing.T) {
 			missing[f] = true
 		}
 		for {
-			all, err := l.Next(time.Now().Add(time.Millisecond))
+			all, err := l.Next(time.Now().Add(silence))
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				break
 			}
@@ -214,7 +217,7 @@ func TestEventsOn(t *testing.T) {
 			ns.run(t, "conntrack -D -p gre")
 			heard := make(map[calls.Flow]bool)
 			for {
-				all, err := l.Next(time.Now().Add(time.Millisecond))
+				all, err := l.Next(time.Now().Add(silence))
 				if err != nil {
 					break
 				}
