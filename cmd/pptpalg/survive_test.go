@@ -99,6 +99,9 @@ func testKilledAtRandomInstants(t *testing.T, path datapath.Name) {
 	}
 	g := startGateway(t, path, masquerade(6))
 	g.server(lab.Behaviour{Refuse: true})
+	// One daemon may see one FIN of a connection and another daemon the other: then the
+	// connection is on record until conntrack forgets it.
+	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_tcp_timeout_time_wait", "3"))
 	stop := make(chan struct{})
 	var workers sync.WaitGroup
 	var established atomic.Int64
