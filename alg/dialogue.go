@@ -148,7 +148,7 @@ const patience = time.Second
 
 // leaves reports whether the connection is ignored for good from this segment on.
 func (t *turn) leaves() bool {
-	if t.over || t.left && t.at < t.again || !t.settled() || t.seg.Flags().Has(packet.FIN) {
+	if t.over || t.left && t.at < t.again || !t.settled() || t.flags.Has(packet.FIN) {
 		return false
 	}
 	t.left, t.again = true, t.at+patience

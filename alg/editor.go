@@ -232,7 +232,7 @@ func (e *Editor) Forsake(seg packet.Segment) {
 // Edit reads a segment, edits its bytes in place, and returns what the caller has to do.
 // local is true for a packet that the gateway itself sends.
 func (e *Editor) Edit(seg packet.Segment, local bool, now time.Time) Outcome {
-	e.turn = turn{seg: seg, now: now} // kept here, to allocate none per packet
+	e.turn = newTurn(seg, now) // kept here, to allocate none per packet
 	e.take(local)
 	e.onePath(seg)
 	return e.out
@@ -242,7 +242,7 @@ func (e *Editor) Edit(seg packet.Segment, local bool, now time.Time) Outcome {
 func (e *Editor) take(local bool) {
 	t := &e.turn
 	e.out = Outcome{Messages: e.out.Messages[:0], Anomalies: e.out.Anomalies[:0]}
-	if t.seg.Flags().Has(packet.SYN) && !t.seg.Flags().Has(packet.ACK) {
+	if t.flags.Has(packet.SYN) && !t.flags.Has(packet.ACK) {
 		e.hail(t.seg)
 		return
 	}
@@ -262,7 +262,7 @@ func (e *Editor) take(local bool) {
 	}
 	e.edit(t)
 	e.rank(t.dialogue)
-	if t.seg.Flags()&(packet.FIN|packet.RST) != 0 {
+	if t.flags&(packet.FIN|packet.RST) != 0 {
 		e.doubt(t.dialogue, t.at)
 	}
 	if e.out.Leave = t.leaves(); e.out.Leave {
@@ -281,22 +281,21 @@ func (e *Editor) hail(seg packet.Segment) {
 }
 
 func (e *Editor) edit(t *turn) {
-	flags := t.seg.Flags()
 	here, there := &t.halves[t.sender], &t.halves[t.sender.Other()]
 	switch {
-	case flags.Has(packet.SYN | packet.ACK):
+	case t.flags.Has(packet.SYN | packet.ACK):
 		initiator := t.control.Connection().Original
 		t.greet(t.sender, t.seg, e.hails.accepted(keyOf(initiator.Src, initiator.Dst), t.seg.Ack()))
 		if len(t.seg.Payload()) == 0 {
 			t.out.Reason = NoData
 			return
 		}
-	case flags.Has(packet.RST):
+	case t.flags.Has(packet.RST):
 		t.out.Reason = NoData
 		e.reset(t)
 		return
 	}
-	if flags.Has(packet.ACK) {
+	if t.flags.Has(packet.ACK) {
 		there.stream.Acked(t.seg.Ack())
 		t.believe(t.sender.Other())
 	}
@@ -306,8 +305,8 @@ func (e *Editor) edit(t *turn) {
 	case !e.place(t, here):
 		return
 	}
-	if flags.Has(packet.FIN) {
-		here.finish(t.first().Add(len(t.seg.Payload())))
+	if t.flags.Has(packet.FIN) {
+		here.finish(t.first.Add(len(t.seg.Payload())))
 	}
 	if t.finished() {
 		e.end(t.dialogue, calls.Finished, t.now)
@@ -318,7 +317,7 @@ func (e *Editor) edit(t *turn) {
 // segment that is dropped, or is not known to belong to the stream.
 func (e *Editor) place(t *turn, h *half) bool {
 	n := len(t.seg.Payload())
-	p, old := h.stream.Place(t.first(), t.length(), t.now)
+	p, old := h.stream.Place(t.first, t.length(), t.now)
 	old = min(old, n)
 	switch p {
 	case stream.Ahead:

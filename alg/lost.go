@@ -56,7 +56,7 @@ func (e *Editor) resetDue(s sender, seg packet.Segment) bool {
 
 // reset sets Outcome.Reset, if the segment's sender is one that the gateway can reach.
 func (t *turn) reset() bool {
-	if t.seg.Flags().Has(packet.RST) || !t.control.Connection().Endpoint(t.sender).Translated() {
+	if t.flags.Has(packet.RST) || !t.control.Connection().Endpoint(t.sender).Translated() {
 		return false
 	}
 	t.resets--

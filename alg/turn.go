@@ -14,6 +14,8 @@ type turn struct {
 	*dialogue
 	sender calls.Side
 	seg    packet.Segment
+	flags  packet.Flags // of seg
+	first  packet.Seq   // of its payload's first byte
 	now    time.Time
 	at     time.Duration // now, as the editor's records have it
 	out    *Outcome
@@ -135,19 +137,20 @@ func (l late) forget(d *dialogue, from calls.Side) {
 	}
 }
 
-// first returns the sequence number of the payload's first byte.
-func (t *turn) first() packet.Seq {
-	if t.seg.Flags().Has(packet.SYN) {
-		return t.seg.Seq().Add(1)
+// newTurn returns the turn of a segment. Its flags and its place are asked for many times.
+func newTurn(seg packet.Segment, now time.Time) turn {
+	t := turn{seg: seg, flags: seg.Flags(), first: seg.Seq(), now: now}
+	if t.flags.Has(packet.SYN) {
+		t.first = t.first.Add(1)
 	}
-	return t.seg.Seq()
+	return t
 }
 
 // length returns how many sequence numbers of the stream the segment has. On a placed
 // stream half.finish handles its FIN.
 func (t *turn) length() int {
 	n := len(t.seg.Payload())
-	if t.seg.Flags().Has(packet.FIN) && !t.halves[t.sender].stream.Placed() {
+	if t.flags.Has(packet.FIN) && !t.halves[t.sender].stream.Placed() {
 		n++
 	}
 	return n
@@ -211,7 +214,7 @@ func (t *turn) fields(r *reader, at int) {
 	}
 	switch {
 	case act.ends != nil:
-		t.finish(ending{m.Type(), t.sender, t.told(r.own), t.first().Add(at)})
+		t.finish(ending{m.Type(), t.sender, t.told(r.own), t.first.Add(at)})
 	case act.act != nil:
 		// A refused request has its own anomaly.
 		known = act.act(t, m, l) || act.own == calls.Requests
@@ -273,13 +276,13 @@ func (t *turn) set(at int, b byte) {
 		return
 	}
 	t.seg.SetByte(at, b)
-	t.halves[t.sender].stream.Record(t.first().Add(at), b)
+	t.halves[t.sender].stream.Record(t.first.Add(at), b)
 	t.out.Verdict = Edited
 }
 
 // replay gives repeated bytes the edits that they got at first.
 func (t *turn) replay(n int) {
-	t.halves[t.sender].stream.Replay(t.first(), n, func(at int, b byte) {
+	t.halves[t.sender].stream.Replay(t.first, n, func(at int, b byte) {
 		t.seg.SetByte(at, b)
 		t.out.Verdict = Edited
 	})

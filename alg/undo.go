@@ -17,7 +17,8 @@ import (
 // Undo reverses what Edit would have done, so the two may be called for the segments of one
 // connection as they come.
 func (e *Editor) Undo(seg packet.Segment, now time.Time) Outcome {
-	e.turn = turn{seg: seg, now: now, undo: true}
+	e.turn = newTurn(seg, now)
+	e.turn.undo = true
 	e.take(false)
 	return e.out
 }
