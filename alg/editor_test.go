@@ -505,3 +505,10 @@ func TestMoreClientsThanAPageHolds(t *testing.T) {
 		seen[public] = true
 	}
 }
+
+// TestHandshakeHasNoData: a SYN+ACK without data is counted as one.
+func TestHandshakeHasNoData(t *testing.T) {
+	if w := newRig(t).masqueraded(insideAddr).handshake(); w.last.Reason != NoData {
+		t.Errorf("SYN+ACK: %v", w.last.Reason)
+	}
+}
