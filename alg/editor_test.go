@@ -508,7 +508,8 @@ func TestMoreClientsThanAPageHolds(t *testing.T) {
 
 // TestHandshakeHasNoData: a SYN+ACK without data is counted as one.
 func TestHandshakeHasNoData(t *testing.T) {
-	if w := newRig(t).masqueraded(insideAddr).handshake(); w.last.Reason != NoData {
+	w := newRig(t).masqueraded(insideAddr)
+	if w.synAck(); w.last.Reason != NoData {
 		t.Errorf("SYN+ACK: %v", w.last.Reason)
 	}
 }
