@@ -95,7 +95,7 @@ func TestDaemonTranslates(t *testing.T) {
 	}
 	r.say(calls.Initiator, pptp.CallClearRequest, 7, 0, 0)
 	if r.visits().Flows() != 0 {
-		t.Errorf("%d flows of a call that is over", r.visits().Flows())
+		t.Errorf("%d flows of a call that has ended", r.visits().Flows())
 	}
 }
 

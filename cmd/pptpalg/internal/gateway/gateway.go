@@ -34,7 +34,7 @@ type Config struct {
 	LoadRules bool     // load the firewall rules, and remove them in the end
 	DataPath  datapath.Name
 	Data      rules.Data       // the GRE queues, where packets visit the daemon
-	Bypass    conntrack.Bypass // how the kernel is told of connections that are let alone
+	Bypass    conntrack.Bypass // marks connections that need no queueing
 	ResetMark uint32           // of segments that rules answer with a RST; 0 for none
 	StateDir  string           // directory of the store
 

@@ -19,7 +19,7 @@ const orphanPatience = 2 * time.Minute
 // it was lost, or the disk had no room for it. Where it is plain whose they are, their calls
 // are taken up. The IDs of the others are reserved, for their calls may live: they go on
 // being translated. When there has been no control connection between the ends of
-// an entry for a while, its call is over, and the entry is deleted.
+// an entry for a while, its call has ended, and the entry is deleted.
 //
 // Nobody else makes such entries: they have a source key of 0, a fixed timeout and a status
 // that the kernel gives to none of its own.

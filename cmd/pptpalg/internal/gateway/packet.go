@@ -154,7 +154,7 @@ func (g *Gateway) ask(seg packet.Segment, now time.Time) bool {
 	return true
 }
 
-// leave has the kernel queue no more of a connection that is let alone. Where it
+// leave has the kernel queue no more of a connection that is ignored. Where it
 // cannot, the connection goes on visiting the daemon.
 func (g *Gateway) leave(seg packet.Segment) {
 	c := g.editor.Connection(seg)

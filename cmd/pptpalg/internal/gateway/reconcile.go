@@ -55,7 +55,7 @@ func (g *Gateway) takeUp(s store.Store, contents store.Contents) {
 	}
 }
 
-// rewrite has the store forget what is over. The caller holds order, or is alone.
+// rewrite has the store forget what has ended. The caller holds order, or is alone.
 func (g *Gateway) rewrite() {
 	g.mu.Lock()
 	all, resting := g.editor.Records(), g.table.Resting()
@@ -349,7 +349,7 @@ func (g *Gateway) settleLost(say func(*alg.Lost), l *alg.Lost) {
 	say(l)
 }
 
-// sweepAway ends what is over.
+// sweepAway ends the calls of connections that have ended or are lost.
 func (g *Gateway) sweepAway(c *alg.Audit) {
 	g.sliced(func() bool {
 		changes, more := c.Sweep(slice, time.Now())
@@ -369,7 +369,7 @@ func (g *Gateway) records(c *alg.Audit) []calls.Record {
 	return records
 }
 
-// shrink has the store forget what is over, if that is most of it.
+// shrink has the store forget what has ended, if that is most of it.
 func (g *Gateway) shrink() {
 	g.order.Lock()
 	defer g.order.Unlock()

@@ -44,7 +44,7 @@ func enters(c *calls.Connection, to calls.Side) way {
 
 // concern returns the strays that are our business: those that come the way of a
 // control connection that is translated, and those towards a public address. Where a
-// connection is let alone, its GRE is as well. What has key 0 may be no PPTP, and
+// connection is ignored, its GRE is as well. What has key 0 may be no PPTP, and
 // counts only between the ends of a connection.
 func concern(all []conntrack.Stray, live []calls.Connection, public map[netip.Addr]time.Time) (ours []conntrack.Stray) {
 	if len(all) == 0 {
