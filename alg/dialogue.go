@@ -170,7 +170,7 @@ func (d *dialogue) settled() bool {
 // later, its streams are joined then.
 func (t *turn) leave(h *half) {
 	t.out.Reason = NoData
-	if len(t.seg.Payload()) > 0 {
+	if len(t.payload) > 0 {
 		t.out.Reason = t.pass
 		h.stream = stream.Stream{}
 		h.spoke = true

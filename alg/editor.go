@@ -286,7 +286,7 @@ func (e *Editor) edit(t *turn) {
 	case t.flags.Has(packet.SYN | packet.ACK):
 		initiator := t.control.Connection().Original
 		t.greet(t.sender, t.seg, e.hails.accepted(keyOf(initiator.Src, initiator.Dst), t.seg.Ack()))
-		if len(t.seg.Payload()) == 0 {
+		if len(t.payload) == 0 {
 			t.out.Reason = NoData
 			return
 		}
@@ -306,7 +306,7 @@ func (e *Editor) edit(t *turn) {
 		return
 	}
 	if t.flags.Has(packet.FIN) {
-		here.finish(t.first.Add(len(t.seg.Payload())))
+		here.finish(t.first.Add(len(t.payload)))
 	}
 	if t.finished() {
 		e.end(t.dialogue, calls.Finished, t.now)
@@ -316,7 +316,7 @@ func (e *Editor) edit(t *turn) {
 // place finds where the segment lies in its stream, and reads it. It reports false for a
 // segment that is dropped, or is not known to belong to the stream.
 func (e *Editor) place(t *turn, h *half) bool {
-	n := len(t.seg.Payload())
+	n := len(t.payload)
 	p, old := h.stream.Place(t.first, t.length(), t.now)
 	old = min(old, n)
 	switch p {

@@ -43,8 +43,7 @@ func (r *reader) want() int {
 	if r.have < pptp.HeaderLen {
 		return pptp.HeaderLen
 	}
-	l, _ := r.message().Type().Layout()
-	return l.Prefix()
+	return r.message().Type().Prefix()
 }
 
 // whole reports whether everything that the editor looks at is read.

@@ -12,15 +12,16 @@ import (
 // turn is the reading of one segment.
 type turn struct {
 	*dialogue
-	sender calls.Side
-	seg    packet.Segment
-	flags  packet.Flags // of seg
-	first  packet.Seq   // of its payload's first byte
-	now    time.Time
-	at     time.Duration // now, as the editor's records have it
-	out    *Outcome
-	late   late
-	undo   bool // see Editor.Undo
+	sender  calls.Side
+	seg     packet.Segment
+	payload []byte       // of seg, written with set only
+	flags   packet.Flags // of seg
+	first   packet.Seq   // of payload's first byte
+	now     time.Time
+	at      time.Duration // now, as the editor's records have it
+	out     *Outcome
+	late    late
+	undo    bool // see Editor.Undo
 }
 
 // role says what a type of message means to the call table: what its own Call ID field is,
@@ -139,7 +140,7 @@ func (l late) forget(d *dialogue, from calls.Side) {
 
 // newTurn returns the turn of a segment. Its flags and its place are asked for many times.
 func newTurn(seg packet.Segment, now time.Time) turn {
-	t := turn{seg: seg, flags: seg.Flags(), first: seg.Seq(), now: now}
+	t := turn{seg: seg, payload: seg.Payload(), flags: seg.Flags(), first: seg.Seq(), now: now}
 	if t.flags.Has(packet.SYN) {
 		t.first = t.first.Add(1)
 	}
@@ -149,7 +150,7 @@ func newTurn(seg packet.Segment, now time.Time) turn {
 // length returns how many sequence numbers of the stream the segment has. On a placed
 // stream half.finish handles its FIN.
 func (t *turn) length() int {
-	n := len(t.seg.Payload())
+	n := len(t.payload)
 	if t.flags.Has(packet.FIN) && !t.halves[t.sender].stream.Placed() {
 		n++
 	}
@@ -159,16 +160,15 @@ func (t *turn) length() int {
 // read reads and edits the payload from an offset on.
 func (t *turn) read(at int) {
 	r := &t.halves[t.sender].reader
-	payload := t.seg.Payload()
-	for at < len(payload) && t.pass == Read {
+	for at < len(t.payload) && t.pass == Read {
 		if r.skip > 0 {
-			n := min(int(r.skip), len(payload)-at)
+			n := min(int(r.skip), len(t.payload)-at)
 			r.skip -= uint16(n)
 			at += n
 			continue
 		}
 		headless := r.have < pptp.HeaderLen
-		at += r.fill(payload[at:])
+		at += r.fill(t.payload[at:])
 		if headless && r.have == pptp.HeaderLen {
 			t.header(r)
 		}
@@ -272,7 +272,7 @@ func (t *turn) wholeID(r *reader, at, field int, f calls.Field) bool {
 
 // set edits a byte of the payload and remembers it for retransmissions.
 func (t *turn) set(at int, b byte) {
-	if t.seg.Payload()[at] == b {
+	if t.payload[at] == b {
 		return
 	}
 	t.seg.SetByte(at, b)

@@ -82,18 +82,27 @@ func (t Type) String() string {
 // Layout: the furthest is a result code at offset 16.
 const PrefixLen = 17
 
+// prefixes is indexed by Type, for Prefix.
+var prefixes = func() (all [len(layouts)]uint8) {
+	for t, l := range layouts {
+		all[t] = uint8(max(HeaderLen, end(l.Own, 2), end(l.Peer, 2), end(l.Result, 1)))
+	}
+	return all
+}()
+
+// end returns where a field ends, 0 for a field that there is not.
+func end(field, size int) int {
+	if field == 0 {
+		return 0
+	}
+	return field + size
+}
+
 // Prefix returns how many leading bytes of a message hold its header and the
 // fields of its layout.
-func (l Layout) Prefix() int {
-	n := HeaderLen
-	if l.Own != 0 {
-		n = l.Own + 2
+func (t Type) Prefix() int {
+	if int(t) >= len(prefixes) {
+		return HeaderLen
 	}
-	if l.Peer != 0 {
-		n = l.Peer + 2
-	}
-	if l.Result != 0 {
-		n = l.Result + 1
-	}
-	return n
+	return int(prefixes[t])
 }

@@ -67,7 +67,7 @@ func TestGoldenMessages(t *testing.T) {
 			if code, ok := m.Result(); ok != (l.Result != 0) || code != tt.result {
 				t.Errorf("result code %d, %v, want %d", code, ok, tt.result)
 			}
-			if p := l.Prefix(); p > PrefixLen || p < HeaderLen {
+			if p := m.Type().Prefix(); p > PrefixLen || p < HeaderLen {
 				t.Errorf("prefix of %d bytes", p)
 			}
 		})
@@ -174,8 +174,8 @@ func FuzzMessage(f *testing.F) {
 		if _, has := m.Result(); has && l.Result >= len(b) {
 			t.Error("a result code beyond the bytes")
 		}
-		if kind == Known && (!ok || m.Length() != l.Size || l.Prefix() > l.Size) {
-			t.Errorf("%v is Known with length %d, prefix %d", m.Type(), m.Length(), l.Prefix())
+		if kind == Known && (!ok || m.Length() != l.Size || m.Type().Prefix() > l.Size) {
+			t.Errorf("%v is Known with length %d, prefix %d", m.Type(), m.Length(), m.Type().Prefix())
 		}
 		if kind != Foreign && m.Length() < minLength {
 			t.Errorf("length %d would not move the stream on", m.Length())
