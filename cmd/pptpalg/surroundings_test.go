@@ -200,7 +200,7 @@ func testNothingLeavesHalfTranslated(t *testing.T, path datapath.Name) {
 	close(stop)
 	senders.Wait()
 	call := callOn(t, g.client(2), 7)
-	must(t, lab.Poll(4*lab.Patience, func() bool { // sockets may still be full
+	must(t, lab.Poll(2*lab.Patience, func() bool { // sockets may still be full
 		return call.Exchange([]byte("after all"), time.Second) == nil
 	}))
 	for _, p := range s.Unmatched() {
