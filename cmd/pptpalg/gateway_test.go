@@ -130,10 +130,11 @@ func (g *testGateway) calls() []admin.Call {
 	return calls
 }
 
-// wantCalls waits until the daemon has so many calls.
+// wantCalls waits until the daemon has so many calls. If a killed daemon took a client's RST
+// with it, the server's keepalive finds that out, after 15 s.
 func (g *testGateway) wantCalls(n int) []admin.Call {
 	g.t.Helper()
-	if err := lab.Poll(lab.Patience, func() bool { return len(g.calls()) == n }); err != nil {
+	if err := lab.Poll(3*lab.Patience, func() bool { return len(g.calls()) == n }); err != nil {
 		g.t.Fatalf("calls: %v: %+v, want %d", err, g.calls(), n)
 	}
 	return g.calls()
