@@ -185,8 +185,8 @@ func (e *Editor) since(now time.Time) time.Duration {
 }
 
 // Restore puts calls on record that were kept over a restart. It returns how many of them
-// it refused because another call has their place. Their connections are read from the next
-// message that begins.
+// it refused because another call has their place, or because their connections are not
+// read. The others' connections are read from the next message that begins.
 func (e *Editor) Restore(records []calls.Record, now time.Time) (refused int) {
 	for _, r := range records {
 		r.Connection.Opening = false // nothing was seen of its beginning
@@ -197,11 +197,12 @@ func (e *Editor) Restore(records []calls.Record, now time.Time) (refused int) {
 		}
 		d := e.senders[k].dialogue
 		d.unseen = true
-		if !r.Connection.Translated() { // only the gateway's own calls are kept then
-			d.own(calls.Initiator)
-			d.own(calls.Responder)
+		for s, local := range r.Local {
+			if local {
+				d.own(calls.Side(s))
+			}
 		}
-		if !d.control.Resume(r, now) {
+		if d.pass == Untranslated || !d.control.Resume(r, now) {
 			refused++
 		}
 		e.rank(d)

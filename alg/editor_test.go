@@ -485,11 +485,54 @@ func TestOwnClientsIDIsNotGivenAway(t *testing.T) {
 	})
 	raw := tcp(t, own.conn.Original, packet.ACK, 1, 1, message(pptp.OutgoingCallRequest, 7, 0, 0))
 	seg, _ := packet.Parse(raw)
-	if out := r.ed.Edit(seg, true, r.now); out.Verdict != Accept || len(out.Events) != 1 {
+	if out := r.ed.Edit(seg, true, r.now); out.Verdict != Accept || len(out.Events) != 2 {
 		t.Fatalf("the gateway's own request: %+v", out)
 	}
 	if public := r.masqueraded(insideAddr).handshake().outgoing(7, 9); public == 7 {
 		t.Error("an inside client was given the ID that the gateway's own client uses")
+	}
+}
+
+// TestOwnAfterARestart: a call of the gateway's own keeps its ID from others after a restart. A
+// call that is merely not translated does not, and is restored only where such calls are read.
+func TestOwnAfterARestart(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		own, readAll bool
+		restored     int
+		kept         bool
+	}{
+		{"the gateway's own", true, false, 1, true},
+		{"the gateway's own, all read", true, true, 1, true},
+		{"another's", false, false, 0, false},
+		{"another's, all read", false, true, 1, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			r.ed.ReadAll()
+			w := r.connect(calls.Connection{
+				Original: tuple(gatewayAddr, 5, serverAddr, 1723), Reply: tuple(serverAddr, 1723, gatewayAddr, 5),
+			})
+			if tt.own {
+				seg, _ := packet.Parse(tcp(t, w.conn.Original, packet.ACK, 1, 1, nil))
+				r.ed.Edit(seg, true, r.now)
+			}
+			w.handshake().outgoing(7, 9)
+			records := r.ed.Records()
+			r.table = calls.New(calls.DefaultConfig())
+			r.ed = NewEditor(r.table, DefaultConnections)
+			if tt.readAll {
+				r.ed.ReadAll()
+			}
+			r.ed.Restore(records, r.now)
+			if n := r.table.Calls(); n != tt.restored {
+				t.Errorf("%d calls are restored, want %d", n, tt.restored)
+			}
+			public := r.masqueraded(insideAddr).handshake().outgoing(7, 10)
+			if (public != 7) != tt.kept {
+				t.Errorf("an inside client's 7 became %v", public)
+			}
+		})
 	}
 }
 

@@ -6,7 +6,8 @@ import (
 )
 
 // ReadAll makes the editor also read connections that NAT does not touch: it returns their
-// messages and keeps their calls, and edits nothing.
+// messages and keeps their calls, and edits nothing. Otherwise it reads only those of them
+// that are the gateway's own.
 func (e *Editor) ReadAll() { e.readAll = true }
 
 // CallsOf returns a copy of the calls of the connection whose packets carry the tuple in

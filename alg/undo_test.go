@@ -115,8 +115,8 @@ func TestUndoneNotifyEndsItsCall(t *testing.T) {
 	}
 }
 
-// TestReadAll has messages and calls of an untranslated connection told, and no
-// byte changed, be it that two calls have one ID.
+// TestReadAll has messages and calls of an untranslated connection told, and their flows,
+// and no byte changed, be it that two calls have one ID.
 func TestReadAll(t *testing.T) {
 	r := newRig(t)
 	r.ed.ReadAll()
@@ -135,8 +135,8 @@ func TestReadAll(t *testing.T) {
 	if len(r.ed.CallsOf(tuple(insideAddr, 1, serverAddr, 1723))) != 1 || len(r.ed.CallsOf(tuple(serverAddr, 1723, insideAddr, 2))) != 1 {
 		t.Error("the calls are on other connections")
 	}
-	if views, _ := r.ed.List().Next(10, nil); len(views) != 2 || len(views[0].Flows)+len(views[1].Flows) != 0 {
-		t.Errorf("calls %+v, want both, and no flows", views)
+	if views, _ := r.ed.List().Next(10, nil); len(views) != 2 || len(views[0].Flows)+len(views[1].Flows) != 4 {
+		t.Errorf("calls %+v, want both, and their flows", views)
 	}
 }
 

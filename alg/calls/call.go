@@ -123,11 +123,9 @@ func (c *Call) view() View {
 		PNS:    c.party(conn, c.pns), PAC: c.party(conn, c.pns.Other()),
 		State: c.state, Since: c.since, Control: conn.Original,
 	}
-	if conn.Translated() {
-		for s := range c.legs {
-			if c.legs[s].known {
-				v.Flows = append(v.Flows, c.legs[s].flow())
-			}
+	for s := range c.legs {
+		if c.legs[s].known {
+			v.Flows = append(v.Flows, c.legs[s].flow())
 		}
 	}
 	return v

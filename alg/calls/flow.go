@@ -7,9 +7,10 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// Flow is the translation of the GRE packets that travel one way in one call. A
-// packet carries the Call ID of the endpoint it goes to, so a flow belongs to its
-// receiver:
+// Flow is the translation of the GRE packets that travel one way in one call. If
+// NAT touches neither end, the flow translates nothing, but the firewall knows its
+// packets by it. A packet carries the Call ID of the endpoint it goes to, so a flow
+// belongs to its receiver:
 //
 //	enters as   Src > Dst        key Key      (Dst, Key: the receiver's public address and ID)
 //	leaves as   NewSrc > NewDst  key NewKey   (NewDst, NewKey: the receiver's own)

@@ -137,9 +137,7 @@ func (t *Table) next(key legKey, l *leg) (next *leg) {
 }
 
 func (t *Table) flows(kind EventKind, l *leg) {
-	if l.call.control.connection.translated() {
-		t.events = append(t.events, Event{Kind: kind, Flow: l.flow()})
-	}
+	t.events = append(t.events, Event{Kind: kind, Flow: l.flow()})
 }
 
 // detach takes the ID from a leg; the ID then rests.

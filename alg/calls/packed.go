@@ -63,8 +63,6 @@ func (p *packed) public(s Side) [4]byte {
 // hides reports whether NAT translates an end's address.
 func (p *packed) hides(s Side) bool { return p.address(s) != p.public(s) }
 
-func (p *packed) translated() bool { return p.hides(Initiator) || p.hides(Responder) }
-
 // as4 is total: the zero address stands for what is not IPv4.
 func as4(a netip.Addr) [4]byte {
 	if a = a.Unmap(); !a.Is4() {

@@ -12,8 +12,9 @@ type Record struct {
 	Number     uint64 // the call's, see View
 	Connection Connection
 	PNS        Side
-	Asker      Side // who requested it
-	Payer      Side // who is charged with it: the asker, or the replier if only the reply tells of a request
+	Asker      Side    // who requested it
+	Payer      Side    // who is charged with it: the asker, or the replier if only the reply tells of a request
+	Local      [2]bool // ends that are the gateway itself, by Side
 	State      State
 	Since      time.Time
 	Legs       [2]LegRecord // by Side
@@ -26,7 +27,7 @@ type LegRecord struct {
 }
 
 func (c *Call) record() Record {
-	r := Record{Number: c.number, Connection: c.control.Connection(), PNS: c.pns, Asker: c.asker, Payer: c.payer, State: c.state, Since: c.since}
+	r := Record{Number: c.number, Connection: c.control.Connection(), PNS: c.pns, Asker: c.asker, Payer: c.payer, Local: c.control.local, State: c.state, Since: c.since}
 	for s := range c.legs {
 		r.Legs[s] = LegRecord{Known: c.legs[s].known, Own: c.legs[s].own, Public: c.legs[s].public}
 	}
@@ -56,7 +57,7 @@ func (r Record) AllFlows() []Flow {
 // FlowTo returns the one of AllFlows that travels to an end, false if there is none.
 func (r *Record) FlowTo(s Side) (Flow, bool) {
 	l := r.Legs[s]
-	if !l.Known || !r.Connection.Translated() {
+	if !l.Known {
 		return Flow{}, false
 	}
 	return r.Connection.flow(s, l.Own, l.Public), true

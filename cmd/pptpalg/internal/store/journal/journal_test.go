@@ -21,7 +21,7 @@ var at = time.Unix(1_800_000_000, 42)
 func record(number uint64) calls.Record {
 	n := byte(number)
 	return calls.Record{
-		Number: number, PNS: calls.Responder, Asker: calls.Side(n & 1), Payer: calls.Side(n >> 1 & 1), State: calls.Established, Since: at,
+		Number: number, PNS: calls.Responder, Asker: calls.Side(n & 1), Payer: calls.Side(n >> 1 & 1), Local: [2]bool{n&1 != 0, n&2 != 0}, State: calls.Established, Since: at,
 		Connection: calls.Connection{
 			Original: calls.Tuple{Src: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, n}), 4000), Dst: netip.MustParseAddrPort("203.0.113.9:1723")},
 			Reply:    calls.Tuple{Src: netip.MustParseAddrPort("203.0.113.9:1723"), Dst: netip.MustParseAddrPort("198.51.100.1:65535")},
@@ -263,6 +263,25 @@ func TestOneRecordForACall(t *testing.T) {
 		}
 		if kinds != tt.kinds {
 			t.Errorf("%s: records %q, want %q", tt.name, kinds, tt.kinds)
+		}
+	}
+}
+
+// TestLocalOfEarlierReleases: their records do not tell which ends are the gateway itself, but of
+// what NAT does not touch they kept only the gateway's own calls.
+func TestLocalOfEarlierReleases(t *testing.T) {
+	translated, plain := record(3), record(3)
+	plain.Connection.Reply = plain.Connection.Original.Reversed()
+	for r, want := range map[*calls.Record]bool{&translated: false, &plain: true} {
+		b := appendKept(nil, *r)
+		_, payload, _, err := next(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		payload[8+4*6+2+4] &^= localInitiatorBit | localResponderBit | toldBit
+		got, err := decodeKept(payload)
+		if err != nil || got.Local != [2]bool{want, want} {
+			t.Errorf("of %v > %v: %v, %v, want %v", r.Connection.Original, r.Connection.Reply, got.Local, err, want)
 		}
 	}
 }

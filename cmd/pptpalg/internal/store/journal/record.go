@@ -39,11 +39,16 @@ const (
 
 // The byte of a call's sides.
 const (
-	pnsBit      = 1 << 0 // the PNS is the responder
-	disputedBit = 1 << 1 // conntrack says that the connection has ended
-	askerBit    = 1 << 2 // the responder requested the call
-	payerBit    = 1 << 3 // the responder is charged with it
+	pnsBit            = 1 << 0 // the PNS is the responder
+	disputedBit       = 1 << 1 // conntrack says that the connection has ended
+	askerBit          = 1 << 2 // the responder requested the call
+	payerBit          = 1 << 3 // the responder is charged with it
+	localInitiatorBit = 1 << 4 // the initiator is the gateway itself
+	localResponderBit = 1 << 5 // the responder is
+	toldBit           = 1 << 6 // these two are known; records of earlier releases do not tell
 )
+
+var localBits = [2]byte{calls.Initiator: localInitiatorBit, calls.Responder: localResponderBit}
 
 func flag(set bool, bit byte) byte {
 	if set {
@@ -53,11 +58,26 @@ func flag(set bool, bit byte) byte {
 }
 
 func sides(r *calls.Record) byte {
-	b := flag(r.Connection.Closing, disputedBit)
+	b := flag(r.Connection.Closing, disputedBit) | toldBit
 	for bit, s := range map[byte]calls.Side{pnsBit: r.PNS, askerBit: r.Asker, payerBit: r.Payer} {
 		b |= flag(s == calls.Responder, bit)
 	}
+	for s, local := range r.Local {
+		b |= flag(local, localBits[s])
+	}
 	return b
+}
+
+// localOf returns which ends are the gateway itself. Earlier releases kept no calls that NAT
+// does not touch, except the gateway's own.
+func localOf(bits byte, c *calls.Connection) (local [2]bool) {
+	for s := range local {
+		local[s] = bits&localBits[s] != 0
+		if bits&toldBit == 0 {
+			local[s] = !c.Translated()
+		}
+	}
+	return local
 }
 
 func sideOf(bit byte) calls.Side {
@@ -144,6 +164,7 @@ func decodeKept(p []byte) (calls.Record, error) {
 	side := f.uint8()
 	r.PNS, r.Asker, r.Payer = sideOf(side&pnsBit), sideOf(side&askerBit), sideOf(side&payerBit)
 	r.Connection.Closing = side&disputedBit != 0
+	r.Local = localOf(side, &r.Connection)
 	r.State = calls.State(f.uint8())
 	r.Since = time.Unix(0, int64(f.uint64()))
 	for s := range r.Legs {
