@@ -19,20 +19,27 @@ const (
 	zoneOther      = 65003
 )
 
+// inner reports whether f is the inward one of a call's two flows, for those two must not
+// share a zone: the one whose destination is translated. If NAT touches neither end, the
+// addresses decide.
+func inner(f calls.Flow) bool {
+	return f.NewDst != f.Dst || natOf(f) == 0 && f.Dst.Less(f.Src)
+}
+
 // replyZone returns the zone of the reply tuple of f's entry alone, 0 if it has none.
 func replyZone(f calls.Flow) uint16 {
 	switch {
 	case f.NewKey != 0 || f.Zone != 0:
 		return 0
-	case f.NewDst != f.Dst:
+	case inner(f):
 		return zoneTranslated
 	}
 	return zoneOther
 }
 
 // The zones of reply tuples of flows that leave as another one does: see "Two flows that leave
-// alike" in the package's documentation. As above, those whose destination is translated have
-// zones of their own, the odd ones.
+// alike" in the package's documentation. As above, inner flows have zones of
+// their own, the odd ones.
 const (
 	zoneSpare  = 64000
 	zonesSpare = 500 // of either kind
@@ -46,7 +53,7 @@ func spareZone(f calls.Flow, taken int) uint16 {
 		h = h*31 + uint32(b)
 	}
 	z := zoneSpare + 2*uint16((h+uint32(taken))%zonesSpare)
-	if f.NewDst != f.Dst {
+	if inner(f) {
 		z++
 	}
 	return z
@@ -54,7 +61,7 @@ func spareZone(f calls.Flow, taken int) uint16 {
 
 // replyZoneOf reports whether the reply tuple of an entry of f may lie in a zone.
 func replyZoneOf(f calls.Flow, zone uint16) bool {
-	spare := zone >= zoneSpare && zone < zoneSpare+2*zonesSpare && (zone%2 == 1) == (f.NewDst != f.Dst)
+	spare := zone >= zoneSpare && zone < zoneSpare+2*zonesSpare && (zone%2 == 1) == inner(f)
 	return zone == 0 || zone == replyZone(f) || spare && f.Zone == 0
 }
 

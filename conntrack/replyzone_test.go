@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -278,6 +279,34 @@ func wantThere(t *testing.T, c *Conn, flows []calls.Flow) {
 		if _, there := asked[f]; !there {
 			t.Errorf("%v is not there", f)
 		}
+	}
+}
+
+// TestPlainCalls: the entries of a call that NAT does not touch stand side by side, whatever
+// its IDs, and its packets are ESTABLISHED both ways.
+func TestPlainCalls(t *testing.T) {
+	for _, ids := range [][2]pptp.CallID{{7, 42}, {7, 7}, {0, 42}, {7, 0}, {0, 0}} {
+		t.Run(fmt.Sprint(ids), func(t *testing.T) {
+			n := newNetwork(t)
+			n.gateway.run(t, "iptables -P FORWARD DROP")
+			n.gateway.run(t, "iptables -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT")
+			n.server.run(t, "ip route add "+clientAddr+" via "+publicAddr)
+			in := calls.Flow{
+				Src: netip.MustParseAddr(serverAddr), Dst: netip.MustParseAddr(clientAddr), Key: ids[0],
+				NewSrc: netip.MustParseAddr(serverAddr), NewDst: netip.MustParseAddr(clientAddr), NewKey: ids[0],
+			}
+			out := calls.Flow{Src: in.Dst, Dst: in.Src, Key: ids[1], NewSrc: in.Dst, NewDst: in.Src, NewKey: ids[1]}
+			c := n.gateway.dial(t)
+			client, server := newGREHost(t, n.client), newGREHost(t, n.server)
+			for _, flows := range [][]calls.Flow{{in, out}, {out, in}} {
+				mustApply(t, c, changes(calls.Install, flows...))
+				wantFlows(t, c, in, out)
+				pass(t, server, client, [2]packet{{"", clientAddr, ids[0], 1}, {serverAddr, clientAddr, ids[0], 1}})
+				pass(t, client, server, [2]packet{{"", serverAddr, ids[1], 2}, {clientAddr, serverAddr, ids[1], 2}})
+				mustApply(t, c, changes(calls.Remove, flows...))
+				wantFlows(t, c)
+			}
+		})
 	}
 }
 
