@@ -446,7 +446,7 @@ func testKernelHelperIsLeftAlone(t *testing.T, path datapath.Name) {
 func TestLeftAlone(t *testing.T) {
 	for _, tt := range []struct{ bypass, packets string }{{"none", "14"}, {"label:118", "2"}, {"mark:0x2000", "2"}} {
 		t.Run(tt.bypass, func(t *testing.T) {
-			g := startGateway(t, datapath.Auto, lab.Options{Inside: 1, Outside: 1}, "--bypass", tt.bypass)
+			g := startGateway(t, datapath.Auto, lab.Options{Inside: 1, Outside: 1}, "--bypass", tt.bypass, "--untranslated", "leave")
 			g.server(lab.Behaviour{})
 			c := g.client(0)
 			for i := range 6 {

@@ -30,7 +30,7 @@ var setups = []setup{
 		g.tryDial()
 	}},
 	{name: "nothing listens", want: "server_refused_tcp", text: "203.0.113.10:1723", breaks: func(g *testGateway) { g.tryDial() }},
-	{name: "no masquerading", options: lab.Options{Inside: 1, Outside: 1}, want: "untranslated", text: "masquerading", breaks: func(g *testGateway) {
+	{name: "no masquerading", options: lab.Options{Inside: 1, Outside: 1}, args: []string{"--untranslated", "leave"}, want: "untranslated", text: "masquerading", breaks: func(g *testGateway) {
 		g.server(lab.Behaviour{})
 		callOn(g.t, g.client(0), 7)
 	}},

@@ -149,10 +149,10 @@ func (g *testGateway) byPort(hosts ...*lab.Host) []portServer {
 	return servers
 }
 
-func TestUntranslated(t *testing.T) { overDataPaths(t, testUntranslated) }
+func TestLeaveUntranslated(t *testing.T) { overDataPaths(t, testLeaveUntranslated) }
 
-func testUntranslated(t *testing.T, path datapath.Name) {
-	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 1}, "--bypass", "none")
+func testLeaveUntranslated(t *testing.T, path datapath.Name) {
+	g := startGateway(t, path, lab.Options{Inside: 2, Outside: 1}, "--bypass", "none", "--untranslated", "leave")
 	l := listen(t, g.Outside[0])
 	for i, p := range pairs(t, l, at1723(g.Outside[0].Addr), g.Inside...) {
 		a, b := placed(t, p.dialer, 7, p.accepted, pptp.CallID(100+i))

@@ -41,6 +41,7 @@ type options struct {
 	webConfig string
 	page      admin.Show
 	rules     string
+	untouched string // what becomes of calls that NAT does not touch
 	eventLog  string
 	stateDir  string
 	logLevel  slog.Level
@@ -95,12 +96,15 @@ func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	f.StringVar(&o.rules, "rules", "load", `"load" to load the firewall rules and remove them at the end; "none" to leave both to the administrator`)
 	f.StringVar(&o.stateDir, "state-dir", stateDir, "directory of the journal and of the daemon's socket")
 	f.StringVar(&o.eventLog, "event-log", "", `file to which the daemon appends a line of JSON for each call opened, translated and closed; "-" for standard output, "" for none`)
+	f.StringVar(&o.untouched, "untranslated", "follow", `calls that NAT does not touch, as of a routed network or of the gateway itself: "follow" to have their GRE belong to an established connection for the firewall, "leave" to ignore them, except the gateway's own`)
 	o.limitFlags(f)
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "minimum log level: debug, info, warn, error")
 	config.Check(f, "listen", o.checkListen)
 	config.Want(f, "listen", `ADDRESS:PORT, or "" for none`)
 	config.Want(f, "status-page", "auto, on or off")
 	config.Check(f, "rules", o.checkRules)
+	config.Want(f, "untranslated", "follow or leave")
+	config.Check(f, "untranslated", o.checkUntouched)
 	config.Want(f, "log-level", "debug, info, warn or error")
 }
 
@@ -119,6 +123,13 @@ func (o *options) checkListen() error {
 func (o *options) checkRules() error {
 	if o.rules != "load" && o.rules != "none" {
 		return fmt.Errorf("%q is neither load nor none", o.rules)
+	}
+	return nil
+}
+
+func (o *options) checkUntouched() error {
+	if o.untouched != "follow" && o.untouched != "leave" {
+		return fmt.Errorf("%q is neither follow nor leave", o.untouched)
 	}
 	return nil
 }
@@ -256,7 +267,7 @@ func (o *options) daemon() (gateway.Config, error) {
 		table.Random = rand.Uint32 // the runtime's, seeded by the kernel
 	}
 	return gateway.Config{
-		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, ResetMark: loaded.ResetMark, LoadRules: o.rules == "load", DataPath: o.dataPath, Data: loaded.Data,
+		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, ResetMark: loaded.ResetMark, LoadRules: o.rules == "load", DataPath: o.dataPath, Data: loaded.Data, Follow: o.untouched == "follow",
 		Events: o.events, StateDir: o.stateDir, Version: buildVersion(), Table: table, Connections: o.connections, Idle: o.idle, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
 	}, nil
 }

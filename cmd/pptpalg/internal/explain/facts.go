@@ -21,6 +21,7 @@ type Facts struct {
 	Refusals    []Refusal          // of late, of all clients, the latest first
 	Rules       Rules
 	OverQueue   bool    // GRE visits the daemon, which counts it
+	Follows     bool    // calls that NAT does not touch are followed
 	Unmatched   uint64  // GRE packets of all clients that visited the daemon and were no call's
 	Strays      []Stray // GRE between the ends of Connections that the kernel has now and that is no call's
 }

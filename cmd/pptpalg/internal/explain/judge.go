@@ -85,7 +85,7 @@ func (j *judge) unseen() {
 		case c.Opening, c.Closing, j.known(&c):
 		case c.Helper != "":
 			j.helper(c.Helper)
-		case !c.Translated():
+		case !c.Translated() && !j.Follows:
 			j.untranslated()
 		case j.Rules == RulesMissing:
 			j.rules()

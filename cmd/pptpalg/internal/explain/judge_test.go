@@ -104,6 +104,7 @@ func TestJudge(t *testing.T) {
 		{"unseen, and no rules", Facts{Connections: []calls.Connection{link}, Rules: RulesMissing}, "rules_missing", ""},
 		{"unseen, with a helper", Facts{Connections: []calls.Connection{helped}}, "kernel_helper", "helper"},
 		{"unseen, without NAT", Facts{Connections: []calls.Connection{plain}}, "untranslated", ""},
+		{"unseen, without NAT, followed", Facts{Connections: []calls.Connection{plain}, Follows: true}, "not_queued", ""},
 		{"helper", Facts{Events: []history.Event{opened(alg.Helped)}}, "kernel_helper", ""},
 		{"too many connections", Facts{Events: []history.Event{opened(alg.NoConnection)}}, "too_many_connections", ""},
 		{"not PPTP", Facts{Events: []history.Event{opened(alg.Read), odd(alg.NotPPTPFound)}}, "not_pptp", "the client 10.0.0.10 does not"},

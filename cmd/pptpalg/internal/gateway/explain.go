@@ -18,7 +18,7 @@ const recent = 5 * time.Minute
 // Explain tells what is known of an inside address, and why its calls do not work. It
 // may be called from any goroutine, and asks the kernel: no packet waits for it.
 func (g *Gateway) Explain(ctx context.Context, client netip.Addr) (explain.Report, error) {
-	f := explain.Facts{Client: client, Events: g.events.Of(client), OverQueue: g.visits() != nil, Rules: g.rulesThere(ctx), Now: time.Now()}
+	f := explain.Facts{Client: client, Events: g.events.Of(client), OverQueue: g.visits() != nil, Follows: g.cfg.Follow, Rules: g.rulesThere(ctx), Now: time.Now()}
 	f.Refusals = g.refusalsSince(f.Now.Add(-recent))
 	if v := g.visits(); v != nil {
 		f.Unmatched = v.Count(gre.NoFlow)
@@ -32,9 +32,9 @@ func (g *Gateway) Explain(ctx context.Context, client netip.Addr) (explain.Repor
 	if err != nil {
 		return explain.Report{}, err
 	}
-	strays = concern(strays, live, nil)
+	strays = g.concern(strays, live, nil)
 	f.Connections = slices.DeleteFunc(live, func(c calls.Connection) bool { return !of(&c, client) })
-	for _, s := range concern(strays, f.Connections, nil) {
+	for _, s := range g.concern(strays, f.Connections, nil) {
 		f.Strays = append(f.Strays, explain.Stray{From: s.Src, To: s.Dst, CallID: s.Key, Traffic: s.Traffic})
 	}
 	for _, v := range g.Calls() {

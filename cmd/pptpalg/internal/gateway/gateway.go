@@ -35,6 +35,7 @@ type Config struct {
 	DataPath  datapath.Name
 	Data      rules.Data       // the GRE queues, where packets visit the daemon
 	Bypass    conntrack.Bypass // marks connections that need no queueing
+	Follow    bool             // also calls that NAT does not touch have flows, which translate nothing
 	ResetMark uint32           // of segments that rules answer with a RST; 0 for none
 	StateDir  string           // directory of the store
 
@@ -148,6 +149,9 @@ func newGateway(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Gatewa
 		sweeper: sweeper{have: make(datapath.Flows)}, homes: homes{list: interfaceAddrs},
 	}
 	d.editor.ResetLost(cfg.ResetMark != 0)
+	if cfg.Follow {
+		d.editor.ReadAll()
+	}
 	d.metrics = newMetrics(reg, d, cfg.Version)
 	return d
 }
@@ -211,6 +215,12 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	err = errors.Join(group.Wait(), g.closePath(), lock.release())
 	g.storeFailed(g.store.Close())
 	return err
+}
+
+// ignores reports whether the calls of a connection are none of the daemon's business. Whether
+// one that NAT does not touch is the gateway's own only its packets tell.
+func (g *Gateway) ignores(c *calls.Connection) bool {
+	return c.Helper != "" || !c.Translated() && !g.cfg.Follow
 }
 
 func (g *Gateway) load(ctx context.Context) error {

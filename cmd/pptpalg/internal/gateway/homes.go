@@ -62,6 +62,15 @@ func (h *homes) look(now time.Time) error {
 	return nil
 }
 
+// own has records say which ends are the gateway itself.
+func (h *homes) own(all []calls.Record) {
+	for i := range all {
+		for s := range all[i].Local {
+			_, all[i].Local[s] = h.there[all[i].Connection.Endpoint(calls.Side(s)).Address]
+		}
+	}
+}
+
 // away reports whether an address that NAT gives to an end of the connection is gone.
 func (h *homes) away(c calls.Connection) bool { return h.gone(c) > 0 }
 

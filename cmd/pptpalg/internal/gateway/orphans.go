@@ -51,8 +51,11 @@ func (g *Gateway) adopt() {
 		g.conntrackFailed(opList, err)
 	}
 	now := time.Now()
+	g.look(now)
 	last := lastNumber(g.editor.Records())
-	g.editor.Restore(claims(have, live, last, now), now)
+	claimed := claims(have, live, last, now)
+	g.homes.own(claimed)
+	g.editor.Restore(claimed, now)
 	taken := slices.DeleteFunc(g.editor.Records(), func(r calls.Record) bool { return r.Number <= last })
 	g.ledger.Know(taken, !g.outlives())
 	g.disown(have)
@@ -89,7 +92,7 @@ func claimants(live []calls.Connection) map[calls.Flow][]claim {
 	all := make(map[calls.Flow][]claim)
 	for i := range live {
 		c := &live[i]
-		if !c.Translated() || c.Helper != "" || c.Closing {
+		if c.Helper != "" || c.Closing {
 			continue
 		}
 		for _, side := range []calls.Side{calls.Initiator, calls.Responder} {

@@ -25,6 +25,7 @@ func TestClaims(t *testing.T) {
 	other := connection
 	other.Original.Src = netip.MustParseAddrPort("10.0.0.11:4000")
 	other.Reply.Dst = netip.AddrPortFrom(connection.Reply.Dst.Addr(), 4002)
+	plain := untouched(inside, public)
 	zoned, closing, helped := connection, connection, connection
 	zoned.Zone, closing.Closing, helped.Helper = 5, true, "pptp"
 	known := func(own, public pptp.CallID) calls.LegRecord {
@@ -49,6 +50,8 @@ func TestClaims(t *testing.T) {
 		{"no connection", nil, []calls.Flow{toward(connection, client, 7, 255)}, nil},
 		{"another client's", []calls.Connection{other}, []calls.Flow{toward(connection, client, 7, 255)}, nil},
 		{"in another zone", []calls.Connection{zoned}, []calls.Flow{toward(connection, client, 7, 255)}, nil},
+		{"that NAT does not touch", []calls.Connection{plain}, []calls.Flow{toward(plain, client, 7, 7), toward(plain, server, 9, 9)},
+			[][2]calls.LegRecord{{known(7, 7), known(9, 9)}}},
 		{"over", []calls.Connection{closing}, []calls.Flow{toward(connection, client, 7, 255)}, nil},
 		{"the kernel helper's", []calls.Connection{helped}, []calls.Flow{toward(connection, client, 7, 255)}, nil},
 	}

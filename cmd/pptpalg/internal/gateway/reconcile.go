@@ -47,12 +47,23 @@ func (g *Gateway) takeUp(s store.Store, contents store.Contents) {
 	for _, over := range contents.Gone {
 		g.table.RestCall(over.Record, over.At, now)
 	}
-	for _, f := range contents.Stale {
+	for _, f := range append(contents.Stale, g.unfollowed(contents.Calls)...) {
 		g.doomed[f] = struct{}{}
 	}
 	if len(contents.Calls) > 0 {
 		g.log.Info("took up calls of an earlier run", "calls", len(contents.Calls)-refused, "refused", refused)
 	}
+}
+
+// unfollowed returns the flows of calls that NAT does not touch and that an earlier daemon
+// followed, if this one does not.
+func (g *Gateway) unfollowed(all []calls.Record) (flows []calls.Flow) {
+	for i := range all {
+		if r := &all[i]; g.ignores(&r.Connection) && r.Local == [2]bool{} {
+			flows = append(flows, r.Flows()...)
+		}
+	}
+	return flows
 }
 
 // rewrite has the store forget what has ended. The caller holds order, or is alone.
@@ -206,7 +217,8 @@ func (g *Gateway) inKernel(c *alg.Audit, have datapath.Flows) (live []calls.Conn
 		return nil, err
 	}
 	s.listed = now
-	g.metrics.strays.Set(float64(g.strays.take(strays, live, now)))
+	g.strays.know(live, now)
+	g.metrics.strays.Set(float64(g.strays.take(g.concern(strays, live, g.strays.public))))
 	g.watchOrphans(live, now)
 	return live, nil
 }

@@ -31,7 +31,7 @@ func (g *Gateway) seeOpened(c *calls.Connection, taken bool, now time.Time) {
 		e.Reason = alg.NoConnection
 	case c.Helper != "":
 		e.Reason = alg.Helped
-	case !c.Translated():
+	case g.ignores(c):
 		e.Reason = alg.Untranslated
 	}
 	g.happened.seen = append(g.happened.seen, e)

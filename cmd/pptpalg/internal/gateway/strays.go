@@ -43,21 +43,21 @@ func enters(c *calls.Connection, to calls.Side) way {
 }
 
 // concern returns the strays that are our business: those that come the way of a
-// control connection that is translated, and those towards a public address. Where a
+// control connection that is followed, and those towards a public address. Where a
 // connection is ignored, its GRE is as well. What has key 0 may be no PPTP, and
 // counts only between the ends of a connection.
-func concern(all []conntrack.Stray, live []calls.Connection, public map[netip.Addr]time.Time) (ours []conntrack.Stray) {
+func (g *Gateway) concern(all []conntrack.Stray, live []calls.Connection, public map[netip.Addr]time.Time) (ours []conntrack.Stray) {
 	if len(all) == 0 {
 		return nil
 	}
-	const translated, letAlone = 1, 2
+	const followed, letAlone = 1, 2
 	ways := make(map[way]int, len(all))
 	for i := range all {
 		ways[way{all[i].Src, all[i].Dst}] = 0
 	}
 	for i := range live {
-		kind := translated
-		if !live[i].Translated() || live[i].Helper != "" {
+		kind := followed
+		if g.ignores(&live[i]) {
 			kind = letAlone
 		}
 		for _, to := range []calls.Side{calls.Initiator, calls.Responder} {
@@ -70,18 +70,16 @@ func concern(all []conntrack.Stray, live []calls.Connection, public map[netip.Ad
 	for _, s := range all {
 		_, hides := public[s.Dst]
 		kind := ways[way{s.Src, s.Dst}]
-		if kind == translated || kind != letAlone && hides && s.Key != 0 {
+		if kind == followed || kind != letAlone && hides && s.Key != 0 {
 			ours = append(ours, s)
 		}
 	}
 	return ours
 }
 
-// take counts what has come of the strays since the last audit. Where the kernel does
+// take counts what has come of our strays since the last audit. Where the kernel does
 // not count, each is one packet.
-func (w *strayWatch) take(all []conntrack.Stray, live []calls.Connection, now time.Time) (flows int) {
-	w.know(live, now)
-	ours := concern(all, live, w.public)
+func (w *strayWatch) take(ours []conntrack.Stray) (flows int) {
 	before := w.seen
 	w.seen = make(map[conntrack.Stray]uint64, len(ours))
 	for _, s := range ours {

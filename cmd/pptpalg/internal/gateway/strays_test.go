@@ -37,25 +37,29 @@ func TestConcern(t *testing.T) {
 		live     []calls.Connection
 		src, dst netip.Addr
 		key      pptp.CallID
-		want     bool
+		want     bool // where calls that NAT does not touch are left
+		follow   bool // and where they are followed
 	}{
-		{"from the server to the public address", []calls.Connection{connection}, server, public, 5, true},
-		{"with key 0", []calls.Connection{connection}, server, public, 0, true},
-		{"from the client to the server", []calls.Connection{connection}, inside, server, 5, true},
-		{"from a client outside", []calls.Connection{served}, nowhere, public, 5, true},
-		{"from the server inside", []calls.Connection{served}, inside, nowhere, 5, true},
-		{"from a stranger to the public address", nil, nowhere, public, 5, true},
-		{"from a stranger, with key 0", nil, nowhere, public, 0, false},
-		{"between strangers", []calls.Connection{connection}, nowhere, server, 5, false},
-		{"untranslated", []calls.Connection{untouched(inside, server)}, inside, server, 5, false},
-		{"to a server on the gateway", []calls.Connection{untouched(nowhere, public)}, nowhere, public, 5, false},
-		{"back from a client of the gateway's own", []calls.Connection{connection, untouched(public, server)}, server, public, 5, false},
-		{"under the kernel's helper", []calls.Connection{helped}, server, public, 5, false},
+		{"from the server to the public address", []calls.Connection{connection}, server, public, 5, true, true},
+		{"with key 0", []calls.Connection{connection}, server, public, 0, true, true},
+		{"from the client to the server", []calls.Connection{connection}, inside, server, 5, true, true},
+		{"from a client outside", []calls.Connection{served}, nowhere, public, 5, true, true},
+		{"from the server inside", []calls.Connection{served}, inside, nowhere, 5, true, true},
+		{"from a stranger to the public address", nil, nowhere, public, 5, true, true},
+		{"from a stranger, with key 0", nil, nowhere, public, 0, false, false},
+		{"between strangers", []calls.Connection{connection}, nowhere, server, 5, false, false},
+		{"untranslated", []calls.Connection{untouched(inside, server)}, inside, server, 5, false, true},
+		{"to a server on the gateway", []calls.Connection{untouched(nowhere, public)}, nowhere, public, 5, false, true},
+		{"back from a client of the gateway's own", []calls.Connection{connection, untouched(public, server)}, server, public, 5, false, true},
+		{"under the kernel's helper", []calls.Connection{helped}, server, public, 5, false, false},
 	}
 	for _, tt := range tests {
 		all := []conntrack.Stray{{Src: tt.src, Dst: tt.dst, Key: tt.key}}
-		if got := len(concern(all, tt.live, known)) == 1; got != tt.want {
-			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		for follow, want := range map[bool]bool{false: tt.want, true: tt.follow} {
+			g := &Gateway{cfg: Config{Follow: follow}}
+			if got := len(g.concern(all, tt.live, known)) == 1; got != want {
+				t.Errorf("%s, followed %v: %v, want %v", tt.name, follow, got, want)
+			}
 		}
 	}
 }
@@ -96,16 +100,20 @@ func TestStraysAreCounted(t *testing.T) {
 // TestPublicAddressIsRemembered for a time: what a server goes on to send when the last
 // control connection is gone comes to one of our addresses.
 func TestPublicAddressIsRemembered(t *testing.T) {
-	var w strayWatch
-	now := time.Now()
+	g, now := new(Gateway), time.Now()
+	w := &g.strays
+	take := func(all []conntrack.Stray, live []calls.Connection, at time.Time) int {
+		w.know(live, at)
+		return w.take(g.concern(all, live, w.public))
+	}
 	all := []conntrack.Stray{{Src: nowhere, Dst: public, Key: 5}}
-	if n := w.take(all, []calls.Connection{connection}, now); n != 1 {
+	if n := take(all, []calls.Connection{connection}, now); n != 1 {
 		t.Errorf("%d while a connection is there", n)
 	}
-	if n := w.take(all, nil, now.Add(publicMemory)); n != 1 {
+	if n := take(all, nil, now.Add(publicMemory)); n != 1 {
 		t.Errorf("%d soon after", n)
 	}
-	if n := w.take(all, nil, now.Add(publicMemory+1)); n != 0 || len(w.public) != 0 {
+	if n := take(all, nil, now.Add(publicMemory+1)); n != 0 || len(w.public) != 0 {
 		t.Errorf("%d long after; still known: %v", n, w.public)
 	}
 }
