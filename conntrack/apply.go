@@ -81,7 +81,7 @@ func touches(c *calls.Event) bool {
 
 // clash reports whether the entries of two flows have a tuple in common.
 func clash(f, g *calls.Flow) bool {
-	return f.Zone == g.Zone &&
+	return (f.Zone == g.Zone || f.OneWay || g.OneWay) &&
 		(f.Key == g.Key && f.Src == g.Src && f.Dst == g.Dst ||
 			f.NewKey == g.NewKey && f.NewSrc == g.NewSrc && f.NewDst == g.NewDst ||
 			f.Key|g.NewKey == 0 && f.Src == g.NewDst && f.Dst == g.NewSrc ||

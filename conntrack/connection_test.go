@@ -100,7 +100,12 @@ func TestConnection(t *testing.T) {
 		name:  "zone of the original direction",
 		rules: []string{masquerade, "iptables -t raw -A PREROUTING -i client -p tcp -j CT --zone-orig 8"},
 		to:    serverAddr,
-		want:  calls.Connection{Zone: 8},
+		want:  calls.Connection{Zone: 8, Way: calls.FromInitiator},
+	}, {
+		name:  "zone of the reply direction",
+		rules: []string{masquerade, "iptables -t raw -A PREROUTING -p tcp -j CT --zone-reply 8"},
+		to:    serverAddr,
+		want:  calls.Connection{Zone: 8, Way: calls.FromResponder},
 	}, {
 		name:  "kernel helper",
 		rules: []string{masquerade, "iptables -t raw -A PREROUTING -p tcp --dport 1723 -j CT --helper pptp"},

@@ -91,6 +91,14 @@
 // would, the flow needs none: it is Lent. A tunnel that begins later, from the same client
 // to the server whose Call ID for this client is 0, gets no answers while the call lasts.
 //
+// # Zones of one direction
+//
+// A connection may be in its zone one way only (CT --zone-orig). Then one of its flows is in
+// that zone, and the other one in the default zone. The entry of the first one is in the zone
+// with its original tuple only, since its reply tuple is compared with what comes from the
+// other end. If its own key is 0, or another flow leaves alike, its zone has both of its
+// tuples instead, which hides the reply tuple.
+//
 // # Two flows that leave alike
 //
 // If a client dials again with the same Call ID while its first control connection is still

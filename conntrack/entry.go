@@ -44,6 +44,31 @@ func (e *entry) zone() uint16 {
 	return 0
 }
 
+// way returns whose packets are in the zone.
+func (e *entry) way() calls.Way {
+	switch {
+	case e.both != 0:
+	case e.orig.zone != 0:
+		return calls.FromInitiator
+	case e.reply.zone != 0:
+		return calls.FromResponder
+	}
+	return calls.BothWays
+}
+
+// setZone puts the entry into a zone.
+func (e *entry) setZone(zone uint16, w calls.Way) {
+	e.both, e.orig.zone, e.reply.zone = 0, 0, 0
+	switch w {
+	case calls.FromInitiator:
+		e.orig.zone = zone
+	case calls.FromResponder:
+		e.reply.zone = zone
+	default:
+		e.both = zone
+	}
+}
+
 // has reports whether t is one of the entry's tuples.
 func (e *entry) has(proto uint8, t calls.Tuple) bool {
 	return e.orig.proto == proto && (e.orig.Tuple == t || e.reply.Tuple == t)
@@ -55,6 +80,7 @@ func (e *entry) connection() calls.Connection {
 		Original: e.orig.Tuple,
 		Reply:    e.reply.Tuple,
 		Zone:     e.zone(),
+		Way:      e.way(),
 		Mark:     e.mark,
 		Helper:   e.helper,
 		Opening:  e.tcp.opening(),
@@ -68,7 +94,7 @@ func (e *entry) connection() calls.Connection {
 // then the kernel matches the flow's packets and translates none.
 func (e *entry) flow() (calls.Flow, bool) {
 	ours := e.orig.proto == unix.IPPROTO_GRE && e.status&statusFlow == statusFlow &&
-		e.orig.Src.Port() == 0 && e.reply.Dst.Port() == 0 && e.helper == "" && e.orig.zone == 0
+		e.orig.Src.Port() == 0 && e.reply.Dst.Port() == 0 && e.helper == ""
 	if !ours {
 		return calls.Flow{}, false
 	}
@@ -79,7 +105,8 @@ func (e *entry) flow() (calls.Flow, bool) {
 		NewSrc: e.reply.Dst.Addr(),
 		NewDst: e.reply.Src.Addr(),
 		NewKey: pptp.CallID(e.reply.Src.Port()),
-		Zone:   e.both,
+		Zone:   e.both | e.orig.zone, // an entry has one of them at most
+		OneWay: e.orig.zone != 0,
 		Mark:   e.mark,
 	}
 	if !replyZoneOf(f, e.reply.zone) || e.status&statusNAT != natOf(f) || checkFlow(f) != nil {
@@ -102,8 +129,7 @@ func (e *entry) stray() (Stray, bool) {
 // change.
 func (e *entry) translates(f calls.Flow) bool {
 	there, ours := e.flow()
-	there.Mark = f.Mark
-	return ours && there == f
+	return ours && there.Unmarked() == f.Unmarked()
 }
 
 // natOf returns the NAT bits that the kernel gives to a flow's entry.
@@ -138,7 +164,7 @@ func leaves(f calls.Flow) calls.Tuple {
 func flowEntry(f calls.Flow) entry {
 	before := f
 	before.NewSrc, before.NewDst = f.Src, f.Dst
-	e := entry{status: statusFlow, timeout: Timeout, mark: f.Mark, both: f.Zone}
+	e := entry{status: statusFlow, timeout: Timeout, mark: f.Mark}
 	if f.NewSrc != f.Src {
 		e.natSrc = netip.AddrPortFrom(f.NewSrc, 0)
 	}
@@ -150,7 +176,8 @@ func flowEntry(f calls.Flow) entry {
 		before.NewDst = netip.IPv4Unspecified()
 	}
 	e.orig = tuple{Tuple: enters(f), proto: unix.IPPROTO_GRE}
-	e.reply = tuple{Tuple: leaves(before).Reversed(), proto: unix.IPPROTO_GRE, zone: replyZone(f)}
+	e.reply = tuple{Tuple: leaves(before).Reversed(), proto: unix.IPPROTO_GRE}
+	e.place(f)
 	return e
 }
 

@@ -110,7 +110,7 @@ func TestEntryFlowShape(t *testing.T) {
 		{"without NAT", func(e *entry) { e.status &^= statusNAT }, false},
 		{"source NAT too", func(e *entry) { e.status |= statusSrcNAT }, false},
 		{"helper", func(e *entry) { e.helper = "pptp" }, false},
-		{"zone of one direction", func(e *entry) { e.orig.zone = 1 }, false},
+		{"another one's zone of the reply", func(e *entry) { e.reply.zone = 1 }, false},
 	} {
 		e := decoded(tt.change)
 		f, ours := e.flow()

@@ -61,12 +61,12 @@ func (c *Conn) insist(f calls.Flow, answer error) error {
 		case !errors.Is(answer, unix.EEXIST):
 			return answer
 		default:
-			stands, shared, err := c.clear(f, e.reply.zone)
+			stands, shared, err := c.clear(f, &e)
 			if stands || err != nil {
 				return err
 			}
 			if shared {
-				e.reply.zone = spareZone(f, taken)
+				e.apart(f, taken)
 			}
 		}
 		answer = nil
@@ -77,7 +77,7 @@ func (c *Conn) insist(f calls.Flow, answer error) error {
 // clear frees both tuples of f's entry, unless f's entry exists already or is not needed.
 // shared means that the entry of another flow, which leaves alike, has the reply tuple:
 // that entry stays.
-func (c *Conn) clear(f calls.Flow, replyZone uint16) (stands, shared bool, err error) {
+func (c *Conn) clear(f calls.Flow, wanted *entry) (stands, shared bool, err error) {
 	e, err := c.inWay(enters(f), f.Zone)
 	switch {
 	case err != nil:
@@ -88,22 +88,22 @@ func (c *Conn) clear(f calls.Flow, replyZone uint16) (stands, shared bool, err e
 	case e != nil && e.lends(f):
 		return true, false, nil
 	}
-	zone := f.Zone | replyZone
+	zone := wanted.both | wanted.reply.zone
 	replies, err := c.inWay(leaves(f).Reversed(), zone)
 	if err != nil {
 		return false, false, err
 	}
 	err = c.clearAway(enters(f), f.Zone, e)
-	if shared = c.shares(f, replies); !shared {
+	if shared = c.shares(f, wanted, replies); !shared {
 		err = errors.Join(err, c.clearAway(leaves(f).Reversed(), zone, replies))
 	}
 	return false, shared, err
 }
 
 // shares reports whether an entry is of another flow that leaves as f does, and f's reply
-// tuple can lie in another zone.
-func (c *Conn) shares(f calls.Flow, e *entry) bool {
-	if e == nil || f.Zone != 0 || c.noZones {
+// tuple can lie in another zone than in the wanted entry.
+func (c *Conn) shares(f calls.Flow, wanted, e *entry) bool {
+	if e == nil || wanted.both != 0 || c.noZones {
 		return false
 	}
 	other, ours := e.flow()
@@ -143,7 +143,7 @@ func (c *Conn) setMark(e entry, f calls.Flow) (stands bool, err error) {
 	if e.mark == f.Mark {
 		return true, nil
 	}
-	err = c.exchange(markRequest(e.orig, f.Zone, f.Mark), nil, nil)
+	err = c.exchange(markRequest(gre(enters(f)), f.Zone, f.Mark), nil, nil)
 	if errors.Is(err, ErrNotFound) {
 		return false, nil
 	}
@@ -183,7 +183,7 @@ func (c *Conn) take(f calls.Flow) error {
 	if err != nil || !e.translates(f) {
 		return err
 	}
-	return c.remove(e.orig, f.Zone, e.id)
+	return c.remove(gre(enters(f)), f.Zone, e.id)
 }
 
 // Has reports whether a flow's entry is in the table, whatever its mark.

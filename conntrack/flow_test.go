@@ -39,6 +39,12 @@ func flow(s string) calls.Flow {
 	return f
 }
 
+// oneWay returns a flow whose packets alone are in zone 7.
+func oneWay(f calls.Flow) calls.Flow {
+	f.Zone, f.OneWay = 7, true
+	return f
+}
+
 func with(f calls.Flow, zone uint16, mark uint32) calls.Flow {
 	f.Zone, f.Mark = zone, mark
 	return f
@@ -103,6 +109,11 @@ var flowTests = []struct {
 	nat:  natDone | oracle.StatusDstNAT,
 	tool: "[ASSURED] mark=0 zone=7",
 }, {
+	name: "zone of one direction",
+	flow: oneWay(toServer),
+	nat:  natDone | oracle.StatusSrcNAT,
+	tool: "zone-orig=7",
+}, {
 	name: "mark",
 	flow: with(toServer, 0, 0xfffffffe),
 	nat:  natDone | oracle.StatusSrcNAT,
@@ -149,6 +160,9 @@ func wantEntry(t *testing.T, ns *namespace, f calls.Flow, nat oracle.StatusFlag)
 		Mark:       f.Mark,
 	}
 	want.TupleReply.Zone = replyZone(f)
+	if f.OneWay {
+		want.Zone, want.TupleOrig.Zone = 0, f.Zone
+	}
 	ignore := cmpopts.IgnoreFields(oracle.Flow{}, "ID", "Timeout", "Use", "SynProxy", "Timestamp", "CountersOrig", "CountersReply")
 	addr := gocmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 	opts := gocmp.Options{ignore, addr, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(oracle.Status{}, oracle.Helper{}, oracle.SequenceAdjust{})}

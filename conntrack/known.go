@@ -17,7 +17,7 @@ import (
 // StandingConnections returns the connections whose original tuple is in the table, as the
 // table has them.
 func (c *Conn) StandingConnections(known []calls.Connection) (standing []calls.Connection, err error) {
-	question := func(i int) request { return getRequest(tcp(known[i].Original), known[i].Zone) }
+	question := func(i int) request { return getRequest(tcp(known[i].Original), known[i].ZoneOf(calls.Initiator)) }
 	err = c.ask(len(known), question, func(e *entry) { standing = append(standing, e.connection()) })
 	if err != nil {
 		return nil, fmt.Errorf("ask for %d TCP connections: %w", len(known), err)

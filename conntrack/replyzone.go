@@ -37,6 +37,27 @@ func replyZone(f calls.Flow) uint16 {
 	return zoneOther
 }
 
+// place puts the entry of a flow into the zones of its two tuples. A flow that is in its zone
+// one way only has its reply tuple in the default zone, where the other way's packets are, and
+// errors about its own. If its own key is 0, its zone hides the reply tuple.
+func (e *entry) place(f calls.Flow) {
+	if f.OneWay && f.NewKey != 0 {
+		e.setZone(f.Zone, calls.FromInitiator)
+		return
+	}
+	e.setZone(f.Zone, calls.BothWays)
+	e.reply.zone = replyZone(f)
+}
+
+// apart puts the reply tuple where that of another flow, which leaves alike, is not.
+func (e *entry) apart(f calls.Flow, taken int) {
+	if f.Zone == 0 {
+		e.reply.zone = spareZone(f, taken)
+		return
+	}
+	e.setZone(f.Zone, calls.BothWays)
+}
+
 // The zones of reply tuples of flows that leave as another one does: see "Two flows that leave
 // alike" in the package's documentation. As above, inner flows have zones of
 // their own, the odd ones.

@@ -28,8 +28,7 @@ const ReviveTimeout = 300
 // connection's, and an error that is ErrTaken if it translates differently. If it
 // translates alike but was opened by the other end, Revive replaces it: the kernel created
 // it for a segment that came first. A translation to the address of an interface
-// (MASQUERADE) no longer ends with that address, and the zone is used for both directions.
-// Helpers are not attached.
+// (MASQUERADE) no longer ends with that address. Helpers are not attached.
 func (c *Conn) Revive(conn calls.Connection) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -63,8 +62,9 @@ func (c *Conn) revive(conn calls.Connection) error {
 // stands checks what is in the way of a connection's entry, and returns nil if it is the
 // connection's own. gone says that nothing is in the way any more.
 func (c *Conn) stands(conn calls.Connection) (gone bool, err error) {
-	for _, t := range []calls.Tuple{conn.Original, conn.Reply} {
-		e, err := c.get(tcp(t), conn.Zone)
+	for s, t := range []calls.Tuple{conn.Original, conn.Reply} {
+		zone := conn.ZoneOf(calls.Side(s))
+		e, err := c.get(tcp(t), zone)
 		switch {
 		case errors.Is(err, ErrNotFound):
 			continue
@@ -73,7 +73,7 @@ func (c *Conn) stands(conn calls.Connection) (gone bool, err error) {
 		case e.connection().Same(conn):
 			return false, nil
 		case e.orig.Tuple == conn.Reply && e.reply.Tuple == conn.Original:
-			return true, c.remove(e.orig, conn.Zone, e.id)
+			return true, c.remove(tcp(t), zone, e.id)
 		}
 		return false, fmt.Errorf("%w: original %v, reply %v", ErrTaken, e.orig.Tuple, e.reply.Tuple)
 	}
@@ -92,9 +92,9 @@ func connectionEntry(conn calls.Connection) entry {
 		status:  statusConnected,
 		timeout: ReviveTimeout,
 		mark:    conn.Mark,
-		both:    conn.Zone,
 		tcp:     tcpEstablished,
 	}
+	e.setZone(conn.Zone, conn.Way)
 	if conn.Reply != conn.Original.Reversed() {
 		e.natSrc, e.natDst = conn.Reply.Dst, conn.Reply.Src
 	}

@@ -146,6 +146,8 @@ func TestRevive(t *testing.T) {
 		{"not translated where others are", serverAddr + ":1723", []string{masquerade + " -s 198.51.100.0/24"}},
 		{"connmark", serverAddr + ":1723", []string{masquerade, "iptables -t mangle -A PREROUTING -m conntrack --ctstate NEW -j CONNMARK --set-mark 0xf0000001"}},
 		{"zone", serverAddr + ":1723", []string{masquerade, "iptables -t raw -A PREROUTING -p tcp -j CT --zone 7"}},
+		{"zone of the original direction", serverAddr + ":1723", []string{masquerade, "iptables -t raw -A PREROUTING -i client -p tcp -j CT --zone-orig 7"}},
+		{"zone of the reply direction", serverAddr + ":1723", []string{masquerade, "iptables -t raw -A PREROUTING -p tcp -j CT --zone-reply 7"}},
 	} {
 		for _, first := range []string{"client", "server"} {
 			t.Run(tt.name+", "+first+" speaks first", func(t *testing.T) {

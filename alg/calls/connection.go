@@ -44,11 +44,39 @@ func (s Side) String() string {
 type Connection struct {
 	Original, Reply Tuple
 	Zone            uint16 // conntrack zone, 0 is the default zone
+	Way             Way    // whose packets are in Zone
 	Mark            uint32 // connmark
 	Helper          string // the kernel helper attached to it, "" for none
 	Opening         bool   // TCP's handshake is under way: its conntrack state is SYN_SENT or SYN_RECV
 	Closing         bool   // TCP has ended: its conntrack state is LAST_ACK, TIME_WAIT or CLOSE
 	Reset           bool   // and it is CLOSE: conntrack has believed a RST
+}
+
+// Way says whose packets of a connection are in its zone. Those of the other end are in
+// the default zone.
+type Way uint8
+
+// The ways.
+const (
+	BothWays      Way = iota // CT --zone
+	FromInitiator            // the initiator's alone: CT --zone-orig
+	FromResponder            // the responder's alone: CT --zone-reply
+
+	ways // how many there are
+)
+
+// Valid reports whether it is one of the ways.
+func (w Way) Valid() bool { return w < ways }
+
+// holds reports whether the packets of an end are in the zone.
+func (w Way) holds(sender Side) bool { return w == BothWays || w == FromInitiator+Way(sender) }
+
+// ZoneOf returns the zone of the packets that an end sends.
+func (c Connection) ZoneOf(sender Side) uint16 {
+	if !c.Way.holds(sender) {
+		return 0
+	}
+	return c.Zone
 }
 
 // Endpoint is one end of a connection: the address it has, and the address under
@@ -71,7 +99,7 @@ func (c Connection) Endpoint(s Side) Endpoint {
 // Same reports whether both are translated alike between the same ends: one TCP
 // connection, or two that follow each other.
 func (c Connection) Same(o Connection) bool {
-	return c.Original == o.Original && c.Reply == o.Reply && c.Zone == o.Zone
+	return c.Original == o.Original && c.Reply == o.Reply && c.Zone == o.Zone && c.Way == o.Way
 }
 
 // Translated reports whether NAT translates either end's address.

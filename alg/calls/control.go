@@ -50,7 +50,7 @@ func (c *Control) Connection() Connection { return c.connection.unpack() }
 // Same reports whether a connection is the one that was opened, as Connection.Same has it.
 func (c *Control) Same(o Connection) bool {
 	p := pack(o)
-	return c.connection.original == p.original && c.connection.reply == p.reply && c.connection.zone == p.zone
+	return c.connection.original == p.original && c.connection.reply == p.reply && c.connection.zone == p.zone && c.connection.way == p.way
 }
 
 // SetLocal says that one end is the gateway itself. Its IDs cannot be translated, because

@@ -21,7 +21,8 @@ type Flow struct {
 	Key            pptp.CallID
 	NewSrc, NewDst netip.Addr
 	NewKey         pptp.CallID
-	Zone           uint16 // of the control connection
+	Zone           uint16 // of its packets
+	OneWay         bool   // the control connection is in Zone this way only
 	Mark           uint32 // of the control connection
 }
 
@@ -37,11 +38,15 @@ func (f Flow) String() string {
 }
 
 // Unmarked returns the flow without its mark, which others may change in the
-// kernel's entry: what is left tells flows apart.
+// kernel's entry, and without what does not concern its packets: what is left tells
+// flows apart.
 func (f Flow) Unmarked() Flow {
-	f.Mark = 0
+	f.Mark, f.OneWay = 0, false
 	return f
 }
+
+// oneWay reports whether the packets of an end alone are in the zone.
+func (c Connection) oneWay(sender Side) bool { return c.Way != BothWays && c.Way.holds(sender) }
 
 // flow is the GRE that travels to one end, which knows the call by its own ID.
 func (c Connection) flow(to Side, own, public pptp.CallID) Flow {
@@ -49,6 +54,6 @@ func (c Connection) flow(to Side, own, public pptp.CallID) Flow {
 	return Flow{
 		Src: x.Address, Dst: y.Public, Key: public,
 		NewSrc: x.Public, NewDst: y.Address, NewKey: own,
-		Zone: c.Zone, Mark: c.Mark,
+		Zone: c.ZoneOf(to.Other()), OneWay: c.oneWay(to.Other()), Mark: c.Mark,
 	}
 }

@@ -8,6 +8,7 @@ import "net/netip"
 type packed struct {
 	original, reply packedTuple
 	zone            uint16
+	way             Way
 	opening         bool
 	closing         bool
 	mark            uint32
@@ -23,7 +24,7 @@ type packedPort struct {
 func pack(c Connection) packed {
 	return packed{
 		original: packTuple(c.Original), reply: packTuple(c.Reply),
-		zone: c.Zone, mark: c.Mark, opening: c.Opening, closing: c.Closing,
+		zone: c.Zone, way: c.Way, mark: c.Mark, opening: c.Opening, closing: c.Closing,
 	}
 }
 
@@ -34,7 +35,7 @@ func packPort(a netip.AddrPort) packedPort { return packedPort{as4(a.Addr()), a.
 func (p *packed) unpack() Connection {
 	return Connection{
 		Original: p.original.unpack(), Reply: p.reply.unpack(),
-		Zone: p.zone, Mark: p.mark, Opening: p.opening, Closing: p.closing,
+		Zone: p.zone, Way: p.way, Mark: p.mark, Opening: p.opening, Closing: p.closing,
 	}
 }
 
@@ -58,6 +59,14 @@ func (p *packed) public(s Side) [4]byte {
 		return p.reply.dst.addr
 	}
 	return p.original.dst.addr
+}
+
+// zoneOf is as Connection.ZoneOf has it.
+func (p *packed) zoneOf(sender Side) uint16 {
+	if !p.way.holds(sender) {
+		return 0
+	}
+	return p.zone
 }
 
 // hides reports whether NAT translates an end's address.

@@ -180,8 +180,8 @@ func (t *Table) restOf(r Resting, owner [4]byte, now time.Time) {
 func (t *Table) RestCall(r Record, at, now time.Time) {
 	for s, l := range r.Legs {
 		if end := r.Connection.Endpoint(Side(s)); l.Known && end.Translated() {
-			peer := r.Connection.Endpoint(Side(s).Other()).Address
-			t.restOf(Resting{end.Public, peer, r.Connection.Zone, l.Public, at.Add(t.cfg.Rest)}, as4(end.Address), now)
+			peer := Side(s).Other()
+			t.restOf(Resting{end.Public, r.Connection.Endpoint(peer).Address, r.Connection.ZoneOf(peer), l.Public, at.Add(t.cfg.Rest)}, as4(end.Address), now)
 		}
 	}
 }

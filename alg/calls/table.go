@@ -133,17 +133,19 @@ func (t *Table) note(kind EventKind, c *Call) {
 	t.events = append(t.events, Event{Kind: kind, Call: c.record()})
 }
 
-// space names the space in which the public IDs of an end lie.
+// space names the space in which the public IDs of an end lie. Its zone is that of the
+// packets that carry them.
 func (p *packed) space(s Side) spaceKey {
-	return spaceKey{p.public(s), p.address(s.Other()), p.zone}
+	return spaceKey{p.public(s), p.address(s.Other()), p.zoneOf(s.Other())}
 }
 
 // entering is how the leg's flow enters the gateway.
 func (l *leg) entering() legKey {
 	p := &l.call.control.connection
-	return legKey{p.address(l.side.Other()), p.public(l.side), l.public, p.zone}
+	return legKey{p.address(l.side.Other()), p.public(l.side), l.public, p.zoneOf(l.side.Other())}
 }
 
+// leaving is how the leg's flow leaves, with the zone of the network that it goes to.
 func (p *packed) leaving(s Side, own pptp.CallID) legKey {
-	return legKey{p.address(s), p.public(s.Other()), own, p.zone}
+	return legKey{p.address(s), p.public(s.Other()), own, p.zoneOf(s)}
 }

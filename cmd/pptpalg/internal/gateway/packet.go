@@ -158,7 +158,7 @@ func (g *Gateway) ask(seg packet.Segment, now time.Time) bool {
 // cannot, the connection goes on visiting the daemon.
 func (g *Gateway) leave(seg packet.Segment) {
 	c := g.editor.Connection(seg)
-	err := g.kernel.Leave(c.Original, c.Zone, g.cfg.Bypass)
+	err := g.kernel.Leave(c.Original, c.ZoneOf(calls.Initiator), g.cfg.Bypass)
 	if err != nil && !errors.Is(err, conntrack.ErrNoLabels) && !errors.Is(err, conntrack.ErrNotFound) {
 		g.conntrackFailed(opLeave, err)
 	}

@@ -37,6 +37,10 @@ const (
 	restLen = 4 + 4 + 2 + 2 + 8
 )
 
+// wayShift is where the byte of a call's state has the zone's calls.Way. Earlier releases do
+// not read a record that has another one than BothWays.
+const wayShift = 4
+
 // The byte of a call's sides.
 const (
 	pnsBit            = 1 << 0 // the PNS is the responder
@@ -103,7 +107,7 @@ func appendKept(b []byte, r calls.Record) []byte {
 	}
 	b = binary.BigEndian.AppendUint16(b, r.Connection.Zone)
 	b = binary.BigEndian.AppendUint32(b, r.Connection.Mark)
-	b = append(b, sides(&r), byte(r.State))
+	b = append(b, sides(&r), byte(r.State)|byte(r.Connection.Way)<<wayShift)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Since.UnixNano()))
 	for _, l := range r.Legs {
 		b = append(b, flag(l.Known, 1))
@@ -165,12 +169,13 @@ func decodeKept(p []byte) (calls.Record, error) {
 	r.PNS, r.Asker, r.Payer = sideOf(side&pnsBit), sideOf(side&askerBit), sideOf(side&payerBit)
 	r.Connection.Closing = side&disputedBit != 0
 	r.Local = localOf(side, &r.Connection)
-	r.State = calls.State(f.uint8())
+	state := f.uint8()
+	r.State, r.Connection.Way = calls.State(state&(1<<wayShift-1)), calls.Way(state>>wayShift)
 	r.Since = time.Unix(0, int64(f.uint64()))
 	for s := range r.Legs {
 		r.Legs[s] = calls.LegRecord{Known: f.uint8() != 0, Own: pptp.CallID(f.uint16()), Public: pptp.CallID(f.uint16())}
 	}
-	if r.State > calls.Clearing {
+	if r.State > calls.Clearing || !r.Connection.Way.Valid() {
 		return calls.Record{}, errCut
 	}
 	return r, nil
