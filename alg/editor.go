@@ -277,6 +277,8 @@ func (e *Editor) hail(seg packet.Segment) {
 	e.out.Reason = NoData
 	if len(seg.Payload()) > 0 {
 		e.out.Reason = Read
+	}
+	if len(seg.Payload()) > 0 && e.turn.Missing == 0 {
 		e.hails.add(seg)
 	}
 }

@@ -128,6 +128,7 @@ type Message struct {
 	Type      pptp.Type
 	Own, Peer Translation
 	Result    byte
+	Missing   int // bytes at the end of its type's Prefix that a capture lacks
 }
 
 // Translation is a Call ID before and after editing.
@@ -143,4 +144,5 @@ type Outcome struct {
 	Events    []calls.Event // flows are to be translated before the packet is released
 	Messages  []Message     // those whose Call IDs and result were read completely
 	Anomalies []Anomaly
+	Missing   int // bytes of a capture's segment that it lacks, and in which a message may have begun
 }

@@ -21,7 +21,7 @@ type turn struct {
 	at      time.Duration // now, as the editor's records have it
 	out     *Outcome
 	late    late
-	undo    bool // see Editor.Undo
+	Capture
 }
 
 // role says what a type of message means to the call table: what its own Call ID field is,
@@ -64,9 +64,12 @@ func replyAsPNS(t *turn, m pptp.Message, l pptp.Layout) bool {
 }
 
 func (t *turn) reply(m pptp.Message, l pptp.Layout, pns calls.Side, next calls.State) bool {
-	code, _ := m.Result()
+	code, known := m.Result()
+	if !known {
+		code, next = pptp.ResultOK, calls.Answered
+	}
 	return t.control.Reply(t.sender, calls.Reply{
-		PNS: pns, Own: m.CallID(l.Own), Peer: m.CallID(l.Peer),
+		PNS: pns, Own: m.CallID(l.Own), Peer: m.CallID(l.Peer), AnyPeer: len(m) < l.Peer+2,
 		Granted: code == pptp.ResultOK, Next: next, Adopt: t.adopts(),
 	}, t.now)
 }
@@ -160,21 +163,25 @@ func (t *turn) length() int {
 // read reads and edits the payload from an offset on.
 func (t *turn) read(at int) {
 	r := &t.halves[t.sender].reader
-	for at < len(t.payload) && t.pass == Read {
+	there := t.payload[:max(at, len(t.payload)-t.Missing)]
+	for at < len(there) && t.pass == Read {
 		if r.skip > 0 {
-			n := min(int(r.skip), len(t.payload)-at)
+			n := min(int(r.skip), len(there)-at)
 			r.skip -= uint16(n)
 			at += n
 			continue
 		}
 		headless := r.have < pptp.HeaderLen
-		at += r.fill(t.payload[at:])
+		at += r.fill(there[at:])
 		if headless && r.have == pptp.HeaderLen {
 			t.header(r)
 		}
 		if r.have >= pptp.HeaderLen {
 			t.fields(r, at)
 		}
+	}
+	if t.Missing > 0 && t.pass == Read {
+		t.blank(at, len(t.payload)-at)
 	}
 }
 
@@ -212,18 +219,32 @@ func (t *turn) fields(r *reader, at int) {
 	if !r.whole() {
 		return
 	}
-	switch {
-	case act.ends != nil:
-		t.finish(ending{m.Type(), t.sender, t.told(r.own), t.first.Add(at)})
-	case act.act != nil:
-		// A refused request has its own anomaly.
-		known = act.act(t, m, l) || act.own == calls.Requests
-	}
-	if !known {
+	if !t.act(r, at, known) {
 		t.out.Anomalies = append(t.out.Anomalies, UnknownCall)
 	}
+	t.tell(r)
+}
+
+// act lets a message act on the call table. at is where it has been read to in the payload.
+// act reports whether the message is about a known call; known says so of its Call IDs.
+func (t *turn) act(r *reader, at int, known bool) bool {
+	m := r.message()
+	l, _ := m.Type().Layout()
+	switch role := roles[m.Type()]; {
+	case role.ends != nil:
+		t.finish(ending{m.Type(), t.sender, t.told(r.own), t.first.Add(at)})
+	case role.act != nil:
+		// A refused request has its own anomaly.
+		return role.act(t, m, l) || role.own == calls.Requests
+	}
+	return known
+}
+
+// tell adds a message to those that were read, and goes on to its end.
+func (t *turn) tell(r *reader) {
+	m := r.message()
 	result, _ := m.Result()
-	t.out.Messages = append(t.out.Messages, Message{Type: m.Type(), Own: r.own, Peer: r.peer, Result: result})
+	t.out.Messages = append(t.out.Messages, Message{Type: m.Type(), Own: r.own, Peer: r.peer, Result: result, Missing: r.want() - len(m)})
 	r.next()
 }
 
@@ -257,7 +278,7 @@ func (t *turn) wholeID(r *reader, at, field int, f calls.Field) bool {
 	from := r.message().CallID(field)
 	id, ok := t.translate(f, from, sent)
 	r.settle(field, f, Translation{From: from, To: id})
-	if t.undo {
+	if t.Undo {
 		r.rewrite(field, id)
 	}
 	if sent == nil {

@@ -20,7 +20,7 @@ func (w *wire) undo(b []byte, cut int) []byte {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		w.last = w.ed.Undo(seg, w.now)
+		w.last = w.ed.Replay(seg, Capture{Undo: true}, w.now)
 		verifyChecksum(w.t, raw)
 		sent = append(sent, seg.Payload()...)
 		w.seq[server] = w.seq[server].Add(len(piece))

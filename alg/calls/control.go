@@ -115,6 +115,7 @@ func (c *Control) Request(sender, pns Side, own pptp.CallID, now time.Time) bool
 type Reply struct {
 	PNS       Side
 	Own, Peer pptp.CallID // as the sender wrote them
+	AnyPeer   bool        // Peer is unknown: the reply is to the only request that is open
 	Granted   bool        // result code 1
 	Next      State       // of a granted call
 	Adopt     bool        // the request may have passed before the connection was watched
@@ -160,6 +161,9 @@ func (c *Control) granted(call *Call, next State) {
 // asked returns the call that is granted: one that the other end has requested, and to
 // which the sender has not given another ID.
 func (c *Control) asked(sender Side, r Reply, now time.Time) *Call {
+	if r.AnyPeer {
+		return c.waiting(sender)
+	}
 	l := c.leg(sender.Other(), r.Peer)
 	if l == nil {
 		return c.adopt(sender.Other(), r, now)
@@ -168,6 +172,21 @@ func (c *Control) asked(sender Side, r Reply, now time.Time) *Call {
 		return nil
 	}
 	return l.call
+}
+
+// waiting returns the call whose request the sender has not answered, nil if there is none
+// or more than one.
+func (c *Control) waiting(sender Side) (call *Call) {
+	for _, other := range c.calls[:c.live] {
+		if other.asker == sender || other.legs[sender].known {
+			continue
+		}
+		if call != nil {
+			return nil
+		}
+		call = other
+	}
+	return call
 }
 
 func (c *Control) refuse(requester Side, public pptp.CallID, now time.Time) bool {

@@ -40,16 +40,32 @@ func ParseIPv4(b []byte) (IPv4, error) {
 	if len(b) < ipMinimum {
 		return IPv4{}, ErrShort
 	}
+	return viewIPv4(b, int(binary.BigEndian.Uint16(b[ipTotalLen:])))
+}
+
+// ParseCaptured is ParseIPv4 for a packet that was captured before the network card cut it
+// into several: its total length may be 0, and then it takes all of b.
+func ParseCaptured(b []byte) (IPv4, error) {
+	if len(b) >= ipMinimum && binary.BigEndian.Uint16(b[ipTotalLen:]) == 0 {
+		return viewIPv4(b, len(b))
+	}
+	return ParseIPv4(b)
+}
+
+func viewIPv4(b []byte, total int) (IPv4, error) {
 	if b[0]>>4 != 4 {
 		return IPv4{}, ErrNotIPv4
 	}
-	total := int(binary.BigEndian.Uint16(b[ipTotalLen:]))
 	header := ipHeaderLen(b)
 	if header < ipMinimum || header > total || total > len(b) {
 		return IPv4{}, ErrLength
 	}
 	return IPv4{b: b[:total:total]}, nil
 }
+
+// Offloaded reports whether the total length is 0: a network card was to fill it in, and the
+// checksums too.
+func (p IPv4) Offloaded() bool { return p.b != nil && binary.BigEndian.Uint16(p.b[ipTotalLen:]) == 0 }
 
 // Src returns the source address.
 func (p IPv4) Src() netip.Addr { return addr4(p.bytes()[ipSrc:]) }
@@ -67,7 +83,7 @@ func (p IPv4) Fragment() bool {
 }
 
 // Len returns the packet's length in bytes, its header included: 0 for the zero
-// value, else 20 to 65535.
+// value, else 20 to 65535, and more only for what ParseCaptured has viewed.
 func (p IPv4) Len() int { return len(p.b) }
 
 // Payload returns what follows the IP header, as a part of the packet's own bytes.

@@ -403,6 +403,38 @@ func TestChecksumZero(t *testing.T) {
 	}
 }
 
+// TestParseCaptured views what was captured before a network card cut it.
+func TestParseCaptured(t *testing.T) {
+	whole := edited(func(b []byte) { b[2], b[3] = 0, 0 })
+	tests := []struct {
+		name string
+		b    []byte
+		want error
+		len  int
+	}{
+		{"total length 0", whole, nil, len(whole)},
+		{"longer than a total length tells", append(bytes.Clone(whole), make([]byte, 70000)...), nil, len(whole) + 70000},
+		{"total length stated", append(bytes.Clone(plain), 0, 0), nil, len(plain)},
+		{"header beyond the bytes", append([]byte{0x4f}, whole[1:30]...), packet.ErrLength, 0},
+		{"nothing", nil, packet.ErrShort, 0},
+		{"IPv6", append([]byte{0x60}, whole[1:]...), packet.ErrNotIPv4, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			ip, err := packet.ParseCaptured(tt.b)
+			if err != tt.want || ip.Len() != tt.len {
+				t.Errorf("%d bytes, %v, want %d, %v", ip.Len(), err, tt.len, tt.want)
+			}
+			if ip.Offloaded() != (err == nil && tt.b[2] == 0 && tt.b[3] == 0) {
+				t.Errorf("offloaded: %v", ip.Offloaded())
+			}
+			if seg, err := ip.Segment(); (err == nil) != (tt.want == nil) || err == nil && len(seg.Payload()) != tt.len-payloadAt {
+				t.Errorf("segment with %d bytes, %v", len(seg.Payload()), err)
+			}
+		})
+	}
+}
+
 func TestIPv4Fields(t *testing.T) {
 	b := edited(func(b []byte) { b[9] = 47 })
 	p, err := packet.ParseIPv4(append(b, 0xee))

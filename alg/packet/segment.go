@@ -42,13 +42,18 @@ func Parse(b []byte) (Segment, error) {
 	if err != nil {
 		return Segment{}, err
 	}
-	if ip.Protocol() != ProtocolTCP {
+	return ip.Segment()
+}
+
+// Segment views the TCP segment in the packet, as Parse does.
+func (p IPv4) Segment() (Segment, error) {
+	if p.Protocol() != ProtocolTCP {
 		return Segment{}, ErrNotTCP
 	}
-	if ip.Fragment() {
+	if p.Fragment() {
 		return Segment{}, ErrFragment
 	}
-	t := ip.Payload()
+	t := p.Payload()
 	if len(t) < tcpMinimum {
 		return Segment{}, ErrLength
 	}
@@ -56,8 +61,8 @@ func Parse(b []byte) (Segment, error) {
 	if header < tcpMinimum || header > len(t) {
 		return Segment{}, ErrLength
 	}
-	start := ip.Len() - len(t)
-	return Segment{ip: ip, tcp: start, data: start + header}, nil
+	start := p.Len() - len(t)
+	return Segment{ip: p, tcp: start, data: start + header}, nil
 }
 
 // Src returns the source address and port.

@@ -120,9 +120,9 @@ func ended(t *testing.T, file string) int {
 		return 0 // not yet whole
 	}
 	over := make(map[netip.AddrPort]bool) // who sent a FIN or RST
-	for _, e := range report.Events {
-		if e.Note == "TCP FIN" || e.Note == "TCP RST" {
-			over[e.Src] = true
+	for e := range report.Events.All() {
+		if e.Note() == "TCP FIN" || e.Note() == "TCP RST" {
+			over[e.Src()] = true
 		}
 	}
 	n := 0

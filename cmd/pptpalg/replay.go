@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -47,6 +48,8 @@ func (o replayOptions) replay(w io.Writer, name string) error {
 		return err // it names the file and what was done to it
 	}
 	defer in.Close()
+	// What is kept of a capture is all that it grows by, so collect garbage early.
+	defer debug.SetGCPercent(debug.SetGCPercent(25))
 	report, err := o.run(in, cfg)
 	if err != nil {
 		err = fmt.Errorf("replay %s: %w", name, err)
@@ -55,7 +58,7 @@ func (o replayOptions) replay(w io.Writer, name string) error {
 		return err
 	}
 	if o.asJSON {
-		return errors.Join(printJSON(w, report), err)
+		return errors.Join(report.JSON(w), err)
 	}
 	return errors.Join(report.Text(w), err)
 }

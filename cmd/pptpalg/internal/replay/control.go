@@ -13,14 +13,17 @@ import (
 
 // link is a control connection as captured.
 type link struct {
-	Control
+	*Control
 	gateway    *gateway
 	translated bool
 	inside     calls.Side     // the end that is translated
 	public     netip.AddrPort // its address and port outside
 	known      bool           // the editor was told of it, since its SYN
-	closer     netip.AddrPort // who sent the first FIN
+	cut        bool           // bytes of it were not captured
+	fins       [2]bool        // who has sent a FIN
+	closer     calls.Side     // who sent the first one
 	held       [2][]held      // segments ahead of a gap, by who sends
+	age
 }
 
 // tcp reads a segment, edits it if it is of a control connection, and writes it.
@@ -28,19 +31,20 @@ func (r *run) tcp(c captured) error {
 	t := &r.report.Totals
 	seg, err := c.segment()
 	if err != nil {
-		t.Malformed++
+		r.unread(c.missing > 0)
 		return nil
 	}
 	l, from := r.link(seg)
 	if l == nil {
-		t.Other++
+		r.other(isPorts)
 		return nil
 	}
 	t.Control++
 	if c.missing > 0 {
 		t.Cut++
 	}
-	l.handshake(seg)
+	l.handshake(from, seg)
+	r.links.heard(l, r.now)
 	if err := r.release(l, from, seg); err != nil {
 		return err
 	}
@@ -49,13 +53,14 @@ func (r *run) tcp(c captured) error {
 
 // segment edits a segment of a control connection, and writes or holds it.
 func (r *run) segment(l *link, from calls.Side, c captured, seg packet.Segment) error {
-	original := c.clone()
+	r.original = append(r.original[:0], c.data[:c.CaptureLength]...)
 	out := r.edit(l, from, c)
-	r.tell(l, from, original, out)
+	r.tell(l, from, c, out)
 	n := len(seg.Payload())
 	if (out.Reason == alg.Gap || out.Reason == alg.Unread) && n > 0 {
 		r.report.Totals.Behind++
-		l.hold(from, original, seg)
+		c.data = r.original
+		l.hold(from, c, seg)
 		return nil
 	}
 	if out.Verdict == alg.Drop && n > 0 {
@@ -71,11 +76,8 @@ func (r *run) segment(l *link, from calls.Side, c captured, seg packet.Segment) 
 // is a server.
 func (r *run) link(seg packet.Segment) (*link, calls.Side) {
 	c := Control{seg.Src(), seg.Dst()}
-	if l := r.links[c]; l != nil {
-		return l, calls.Initiator
-	}
-	if l := r.links[Control{c.Dst, c.Src}]; l != nil {
-		return l, calls.Responder
+	if l, from := r.links.find(seg); l != nil {
+		return l, from
 	}
 	greets := seg.Flags().Has(packet.SYN | packet.ACK)
 	switch {
@@ -88,13 +90,15 @@ func (r *run) link(seg packet.Segment) (*link, calls.Side) {
 }
 
 func (r *run) add(c Control) *link {
-	l := &link{Control: c, gateway: r.reading}
-	r.links[c] = l
+	l := &link{Control: &c, gateway: r.reading}
+	for _, old := range r.links.add(l, r.now) {
+		r.forget(old)
+	}
 	client, clientInside := r.nat.hidden(c.Src.Addr())
 	server, serverInside := r.nat.hidden(c.Dst.Addr())
 	switch {
 	case clientInside && !serverInside:
-		l.inside, l.public = calls.Initiator, r.nat.port(client.Public, c.Src.Port(), c.Dst)
+		l.inside, l.public = calls.Initiator, r.nat.take(client.Public, c.Src.Port(), c.Dst)
 	case serverInside && !clientInside && server.Net.IsSingleIP():
 		l.inside, l.public = calls.Responder, netip.AddrPortFrom(server.Public, c.Dst.Port())
 	default:
@@ -104,15 +108,31 @@ func (r *run) add(c Control) *link {
 	return l
 }
 
+// forget frees what a connection has that is no longer looked for.
+func (r *run) forget(l *link) {
+	if l.translated && l.inside == calls.Initiator {
+		r.nat.free(l.public, l.Dst)
+	}
+}
+
 // handshake takes note of what TCP's flags say.
-func (l *link) handshake(seg packet.Segment) {
+func (l *link) handshake(from calls.Side, seg packet.Segment) {
 	f := seg.Flags()
+	l.ended = l.ended || f.Has(packet.RST)
 	switch {
 	case f.Has(packet.SYN | packet.ACK):
+		l.answered = true
 	case f.Has(packet.SYN):
-		l.known, l.closer, l.held = false, netip.AddrPort{}, [2][]held{}
-	case f.Has(packet.FIN) && !l.closer.IsValid():
-		l.closer = seg.Src()
+		l.known, l.ended, l.fins, l.held = false, false, [2]bool{}, [2][]held{}
+	case len(seg.Payload()) > 0:
+		l.answered = true
+	}
+	if f.Has(packet.FIN) && !l.fins[from] {
+		if !l.fins[from.Other()] {
+			l.closer = from
+		}
+		l.fins[from] = true
+		l.ended = l.ended || l.fins[from.Other()]
 	}
 }
 
@@ -124,12 +144,12 @@ func (r *run) edit(l *link, from calls.Side, c captured) alg.Outcome {
 		return alg.Outcome{Reason: alg.Malformed} // it was parsed before, and its lengths are the same
 	}
 	if !l.translated {
-		return r.take(l, from, seg)
+		return r.take(l, from, c, seg)
 	}
 	if from != l.inside {
 		seg.SetDst(l.public)
 	}
-	out := r.take(l, from, seg)
+	out := r.take(l, from, c, seg)
 	if from == l.inside {
 		seg.SetSrc(l.public)
 	}
@@ -138,16 +158,13 @@ func (r *run) edit(l *link, from calls.Side, c captured) alg.Outcome {
 }
 
 // take has the editor read a packet that has its sender's addresses.
-func (r *run) take(l *link, from calls.Side, seg packet.Segment) alg.Outcome {
+func (r *run) take(l *link, from calls.Side, c captured, seg packet.Segment) alg.Outcome {
 	e := l.gateway.editor
 	if e.Asks(seg) {
 		e.Open(l.connection(seg), r.now)
 		l.known = true
 	}
-	if l.translated && from != l.inside {
-		return e.Undo(seg, r.now)
-	}
-	return e.Edit(seg, false, r.now)
+	return e.Replay(seg, alg.Capture{Missing: c.lacks(seg), Undo: l.translated && from != l.inside}, r.now)
 }
 
 // connection is what conntrack would say of the segment's connection. If it is
@@ -162,7 +179,7 @@ func (l *link) connection(seg packet.Segment) calls.Connection {
 
 // tuple is what the packets of an end carry when they enter the gateway.
 func (l *link) tuple(from calls.Side) calls.Tuple {
-	ends := [2]netip.AddrPort{calls.Initiator: l.Src, calls.Responder: l.Dst}
+	ends := [2]netip.AddrPort{l.end(calls.Initiator), l.end(calls.Responder)}
 	if l.translated && from != l.inside {
 		ends[l.inside] = l.public
 	}
@@ -171,25 +188,23 @@ func (l *link) tuple(from calls.Side) calls.Tuple {
 
 // event begins an event with what is captured of an end.
 func (l *link) event(from calls.Side, at Moment) Event {
-	ends := [2]netip.AddrPort{calls.Initiator: l.Src, calls.Responder: l.Dst}
-	return Event{Moment: at, Src: ends[from], Dst: ends[from.Other()]}
+	return Event{time: at.Time, packet: uint32(at.Packet), control: l.Control, from: from}
 }
 
 // note reports what is no message.
 func (r *run) note(l *link, from calls.Side, at Moment, text string) {
-	e := l.event(from, at)
-	e.Note = text
-	r.report.Events = append(r.report.Events, e)
+	r.report.Events.add(l.event(from, at).noted(text))
 }
 
 // tell reports what came of a segment.
 func (r *run) tell(l *link, from calls.Side, c captured, out alg.Outcome) {
 	e := l.event(from, c.at)
 	for _, m := range out.Messages {
-		r.report.Events = append(r.report.Events, e.message(m))
+		r.report.Events.add(e.message(m))
 	}
 	if seg, err := c.segment(); err == nil {
-		for _, text := range notes(seg, out) {
+		l.cut = l.cut || c.lacks(seg) > 0
+		for _, text := range l.notes(seg, out) {
 			r.note(l, from, c.at, text)
 		}
 	}
@@ -198,28 +213,12 @@ func (r *run) tell(l *link, from calls.Side, c captured, out alg.Outcome) {
 	}
 }
 
-// message returns the event with what a message says.
-func (e Event) message(m alg.Message) Event {
-	l, _ := m.Type.Layout()
-	e.Message = l.Name
-	if l.Own != 0 {
-		e.CallID = &ID{m.Own.From, m.Own.To}
-	}
-	if l.Peer != 0 {
-		e.Peer = &ID{m.Peer.From, m.Peer.To}
-	}
-	if l.Result != 0 {
-		e.Result = &Result{m.Result, m.Type.Result(m.Result)}
-	}
-	return e
-}
-
 // calls brings the ledger up to what the editor knows now.
 func (r *run) calls(l *link, e Event, out alg.Outcome) {
 	g := l.gateway
 	for _, c := range out.Events {
 		if c.Kind == calls.Opened {
-			g.calls[c.Call.Number] = r.ledger.open(l.Control, e.Moment)
+			g.calls[c.Call.Number] = r.ledger.open(l.Control, e.At())
 		}
 	}
 	if len(out.Events) > 0 || slices.ContainsFunc(out.Messages, aboutCall) {
@@ -229,7 +228,7 @@ func (r *run) calls(l *link, e Event, out alg.Outcome) {
 	}
 	for _, c := range out.Events {
 		if c.Kind == calls.Closed {
-			r.ledger.close(g.calls[c.Call.Number], &End{Moment: e.Moment, Cause: c.Cause.String(), Words: causes[c.Cause], By: l.by(c.Cause, e.Src)})
+			r.ledger.close(g.calls[c.Call.Number], &End{Moment: e.At(), Cause: c.Cause.String(), Words: causes[c.Cause], By: l.by(c.Cause, e.Src())})
 			delete(g.calls, c.Call.Number)
 		}
 	}
@@ -244,8 +243,8 @@ func (l *link) by(c calls.Cause, sender netip.AddrPort) string {
 	switch {
 	case c == calls.Expired:
 		return ""
-	case c == calls.Finished && l.closer.IsValid():
-		return l.closer.Addr().String()
+	case c == calls.Finished:
+		return l.end(l.closer).Addr().String()
 	}
 	return sender.Addr().String()
 }
@@ -290,13 +289,24 @@ func oddity(a alg.Anomaly) string {
 	return a.String()
 }
 
+// unknown is what to say instead of a call that is not known, where bytes are missing that
+// may have been about it.
+const unknown = "the Call ID is of no call that was captured"
+
 // notes lists what else happened with a segment.
-func notes(seg packet.Segment, out alg.Outcome) []string {
+func (l *link) notes(seg packet.Segment, out alg.Outcome) []string {
 	var all []string
+	if out.Missing > 0 {
+		all = append(all, count(out.Missing, "byte")+" not captured")
+	}
 	if s, ok := reasons[out.Reason]; ok && len(seg.Payload()) > 0 {
 		all = append(all, s)
 	}
 	for _, a := range out.Anomalies {
+		if a == alg.UnknownCall && l.cut {
+			all = append(all, unknown)
+			continue
+		}
 		all = append(all, oddity(a))
 	}
 	for _, f := range [...]packet.Flags{packet.SYN | packet.ACK, packet.SYN, packet.FIN, packet.RST} {

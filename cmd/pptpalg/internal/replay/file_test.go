@@ -16,6 +16,9 @@ import (
 	"github.com/google/gopacket/pcapgo"
 )
 
+// etherHeader is the length of Ethernet's header, in bytes.
+const etherHeader = 14
+
 // pcap writes packets as a pcap file of a link type.
 func pcap(t testing.TB, link linkType, all []frame) []byte {
 	t.Helper()
@@ -71,74 +74,6 @@ func relinked(all []frame, header []byte) []frame {
 	return changed
 }
 
-func TestLinkTypes(t *testing.T) {
-	ether := make([]byte, 12) // two addresses
-	tests := []struct {
-		name   string
-		link   linkType
-		header []byte
-	}{
-		{"Ethernet", linkEthernet, append(ether, 8, 0)},
-		{"VLAN", linkEthernet, append(ether, 0x81, 0, 0, 5, 8, 0)},
-		{"QinQ", linkEthernet, append(ether, 0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 8, 0)},
-		{"old QinQ", linkEthernet, append(ether, 0x91, 0, 0, 5, 0x81, 0, 0, 6, 8, 0)},
-		{"SLL", linkSLL, append(make([]byte, 14), 8, 0)},
-		{"SLL with VLAN", linkSLL, append(make([]byte, 14), 0x81, 0, 0, 5, 8, 0)},
-		{"SLL2", linkSLL2, append([]byte{8, 0}, make([]byte, 18)...)},
-		{"raw", linkRaw, nil},
-		{"raw of BSD", linkRawBSD, nil},
-		{"raw of OpenBSD", linkRawOBSD, nil},
-		{"raw IPv4", linkIPv4, nil},
-		{"null, little-endian", linkNull, []byte{2, 0, 0, 0}},
-		{"null, big-endian", linkNull, []byte{0, 0, 0, 2}},
-		{"loop", linkLoop, []byte{0, 0, 0, 2}},
-	}
-	original := frames(t, capture(t, "hangup-lan"))
-	want := play(t, capture(t, "hangup-lan"), lab...)
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			b := pcap(t, tt.link, relinked(original, tt.header))
-			got, out := written(t, b, lab...)
-			got.Totals.Written = 0
-			if diff := cmp.Diff(want, got, compareAddresses); diff != "" {
-				t.Errorf("(-Ethernet +this):\n%s", diff)
-			}
-			for i, p := range frames(t, out) {
-				if p.link != tt.link || !bytes.HasPrefix(p.data, tt.header) {
-					t.Fatalf("packet %d is written as %v % x", i+1, p.link, p.data[:len(tt.header)])
-				}
-			}
-		})
-	}
-}
-
-func TestFrames(t *testing.T) {
-	tests := []struct {
-		name string
-		link linkType
-		data []byte
-		ok   bool
-		typ  uint16
-	}{
-		{"empty Ethernet", linkEthernet, nil, false, 0},
-		{"Ethernet, short", linkEthernet, make([]byte, 13), false, 0},
-		{"VLAN tag at the end", linkEthernet, append(make([]byte, 12), 0x81, 0), false, 0},
-		{"IPv6", linkEthernet, append(make([]byte, 12), 0x86, 0xdd), true, 0x86dd},
-		{"SLL2, short", linkSLL2, make([]byte, 19), false, 0},
-		{"raw IPv6", linkRaw, []byte{0x60}, true, 0},
-		{"empty raw", linkRaw, nil, false, 0},
-		{"null IPv6", linkNull, []byte{30, 0, 0, 0}, true, 0},
-		{"null, short", linkNull, []byte{2, 0, 0}, false, 0},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			if _, typ, ok := networks[tt.link](tt.data); typ != tt.typ || ok != tt.ok {
-				t.Errorf("type %#x, %v, want %#x, %v", typ, ok, tt.typ, tt.ok)
-			}
-		})
-	}
-}
-
 func TestFormats(t *testing.T) {
 	original := capture(t, "several-lan")
 	all := frames(t, original)
@@ -168,7 +103,7 @@ func TestFormats(t *testing.T) {
 		}(),
 	} {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(want, play(t, b, lab...), compareAddresses); diff != "" {
+			if diff := cmp.Diff(want, play(t, b, lab...), equal); diff != "" {
 				t.Errorf("(-pcap +this):\n%s", diff)
 			}
 		})
@@ -203,7 +138,7 @@ func TestTruncated(t *testing.T) {
 		clean := 0
 		for n := range len(b) {
 			r, err := Run(bytes.NewReader(b[:n]), nil, Config{})
-			if r == nil || len(r.Events) > len(whole.Events) || cmp.Diff(whole.Events[:len(r.Events)], r.Events, compareAddresses) != "" {
+			if r == nil || !begins(listed(whole), listed(r)) {
 				t.Fatalf("%s, %d bytes: %+v", name, n, r)
 			}
 			if err == nil {
@@ -356,7 +291,8 @@ func TestCounted(t *testing.T) {
 		cut(etherHeader + 70),
 	}
 	got := play(t, pcap(t, linkEthernet, all)).Totals
-	want := Totals{Packets: 10, Control: 1, Fragments: 1, Malformed: 4, Other: 4, Cut: 1}
+	want := Totals{Packets: 10, Control: 1, Fragments: 1, Malformed: 3, Other: 5, Cut: 1,
+		Kinds: map[string]int{"ARP": 1, "GRE": 1, "TCP of other ports": 1, "UDP": 1, "cut within their headers": 1}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("totals (-want +got):\n%s", diff)
 	}

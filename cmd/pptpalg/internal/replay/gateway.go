@@ -11,11 +11,15 @@ import (
 // expired in the call table.
 const sweepEvery = time.Second
 
+// sweepPackets is how many packets pass at most, for a capture whose time stands still.
+const sweepPackets = 1 << 16
+
 // gateway is an editor with the calls that it knows.
 type gateway struct {
-	editor *alg.Editor
-	calls  map[uint64]*record // by their number in the editor's table
-	swept  time.Time
+	editor  *alg.Editor
+	calls   map[uint64]*record // by their number in the editor's table
+	swept   time.Time
+	packets int // since then
 }
 
 func newGateway() *gateway {
@@ -23,11 +27,13 @@ func newGateway() *gateway {
 }
 
 // tick lets time pass in the call table. No connection ends by it: that conntrack
-// has forgotten one, a capture cannot tell.
+// has forgotten one, a capture cannot tell. The editor's doubts about a FIN are nobody's here.
 func (g *gateway) tick(now time.Time) {
-	if since := now.Sub(g.swept); since >= 0 && since < sweepEvery {
+	g.packets++
+	if since := now.Sub(g.swept); since >= 0 && since < sweepEvery && g.packets < sweepPackets {
 		return
 	}
-	g.swept = now
+	g.swept, g.packets = now, 0
 	g.editor.Sweep(nil, time.Time{}, now)
+	g.editor.Doubted(now)
 }

@@ -19,7 +19,9 @@ const mostHeld = 256
 
 // held is a segment that waits.
 type held struct {
-	captured
+	frame
+	at       Moment
+	start    int
 	seq, end packet.Seq // of its first byte, and behind its last
 }
 
@@ -29,7 +31,7 @@ func (l *link) hold(from calls.Side, c captured, seg packet.Segment) {
 	if len(waiting) >= mostHeld {
 		return
 	}
-	h := held{c, seg.Seq(), seg.Seq().Add(len(seg.Payload()))}
+	h := held{c.keep(), c.at, c.start, seg.Seq(), seg.Seq().Add(len(seg.Payload()))}
 	at := len(waiting)
 	for at > 0 && h.seq.Before(waiting[at-1].seq) {
 		at--
@@ -73,18 +75,28 @@ func (r *run) follow(l *link, from calls.Side, next packet.Seq) error {
 // again sends a held segment again. If bytes before it are still missing, they will
 // not come.
 func (r *run) again(l *link, from calls.Side, h held) error {
-	sent := h.clone()
+	sent := r.resend(h)
 	out := r.edit(l, from, sent)
 	if out.Reason == alg.Gap || out.Reason == alg.Unread {
 		r.note(l, from, h.at, "earlier bytes were not captured: read on from here")
+		l.cut = true
 		l.gateway.editor.Missed(l.tuple(from), h.seq)
-		sent = h.clone()
+		sent = r.resend(h)
 		out = r.edit(l, from, sent)
 	}
 	if out.Verdict == alg.Drop {
 		return nil // it stays unread
 	}
 	r.report.Totals.Behind--
-	r.tell(l, from, h.captured, out)
+	r.tell(l, from, sent, out)
 	return r.put(sent.frame)
+}
+
+// resend returns a held segment as it was captured.
+func (r *run) resend(h held) captured {
+	f := h.frame
+	f.data = slices.Clone(f.data)
+	c, _, _ := view(f, h.start, &r.resent) // it was viewed before
+	c.at = h.at
+	return c
 }

@@ -13,9 +13,9 @@ import (
 // messages lists what was read, without when.
 func messages(r *Report) []string {
 	var all []string
-	for _, e := range r.Events {
-		if e.Message != "" {
-			all = append(all, strings.Join([]string{e.Src.String(), e.Message, e.CallID.String(), e.Peer.String()}, " "))
+	for _, e := range listed(r) {
+		if e.kind != 0 {
+			all = append(all, strings.Join([]string{e.Src().String(), e.Message(), e.CallID().String(), e.Peer().String()}, " "))
 		}
 	}
 	return all
@@ -45,7 +45,7 @@ func TestOutOfOrder(t *testing.T) {
 	if r.Totals.Behind != 0 || r.Totals.Written != len(all) {
 		t.Errorf("%d were not read, %d of %d written", r.Totals.Behind, r.Totals.Written, len(all))
 	}
-	if !slices.ContainsFunc(r.Events, func(e Event) bool { return e.Note == "earlier bytes are missing" }) {
+	if !slices.ContainsFunc(listed(r), func(e *Event) bool { return e.Note() == "earlier bytes are missing" }) {
 		t.Error("nothing says that segments came out of order")
 	}
 	if len(play(t, out).Calls) != 2 {

@@ -14,14 +14,26 @@ import (
 type ledger struct {
 	records []*record
 	legs    map[pipe]*leg   // of the calls that live
-	past    map[pipe]int    // the last call that had it, by number
+	past    map[pipe]int32  // the last call that had it, by number
 	strays  map[pipe]*Stray // GRE of no call
 }
 
 // pipe is what tells the GRE of one direction of a call, as captured.
 type pipe struct {
-	src, dst netip.Addr
+	src, dst [4]byte
 	id       pptp.CallID
+}
+
+func pipeOf(src, dst netip.Addr, id pptp.CallID) pipe {
+	return pipe{address4(src), address4(dst), id}
+}
+
+// address4 is total: 0.0.0.0 stands for what is not IPv4.
+func address4(a netip.Addr) [4]byte {
+	if !a.Is4() {
+		return [4]byte{}
+	}
+	return a.As4()
 }
 
 // leg is one direction of a call.
@@ -38,11 +50,11 @@ type record struct {
 }
 
 func newLedger() *ledger {
-	return &ledger{legs: make(map[pipe]*leg), past: make(map[pipe]int), strays: make(map[pipe]*Stray)}
+	return &ledger{legs: make(map[pipe]*leg), past: make(map[pipe]int32), strays: make(map[pipe]*Stray)}
 }
 
 // open enters a call that has just been requested.
-func (l *ledger) open(c Control, at Moment) *record {
+func (l *ledger) open(c *Control, at Moment) *record {
 	r := &record{Call: Call{Number: len(l.records) + 1, Control: c, Began: at, State: calls.Requested.String()}}
 	l.records = append(l.records, r)
 	return r
@@ -59,7 +71,8 @@ func (l *ledger) update(r *record, v calls.View) {
 func party(p calls.Party) Party {
 	shown := Party{Address: p.Address, PublicAddress: p.Endpoint.Public}
 	if p.Known {
-		shown.CallID, shown.PublicCallID = &p.Own, &p.Public
+		own, public := p.Own, p.Public // not the whole of p is to be kept
+		shown.CallID, shown.PublicCallID = &own, &public
 	}
 	return shown
 }
@@ -69,7 +82,7 @@ func (l *ledger) attach(r *record, end int, to, from calls.Party) {
 	if !to.Known {
 		return
 	}
-	k := pipe{from.Address, to.Address, to.Own}
+	k := pipeOf(from.Address, to.Address, to.Own)
 	if r.known[end] && r.pipes[end] == k {
 		return
 	}
@@ -77,7 +90,7 @@ func (l *ledger) attach(r *record, end int, to, from calls.Party) {
 	r.pipes[end], r.known[end] = k, true
 	l.legs[k] = &leg{
 		traffic: [2]*Traffic{&r.ToPNS, &r.ToPAC}[end],
-		public:  pipe{from.Endpoint.Public, to.Endpoint.Public, to.Public},
+		public:  pipeOf(from.Endpoint.Public, to.Endpoint.Public, to.Public),
 	}
 	if s := l.strays[k]; s != nil && s.Note == "" {
 		s.Note = fmt.Sprintf("call %d had this Call ID later", r.Number)
@@ -89,7 +102,7 @@ func (l *ledger) detach(r *record, end int) {
 		return
 	}
 	r.known[end] = false
-	l.past[r.pipes[end]] = r.Number
+	l.past[r.pipes[end]] = int32(r.Number)
 	delete(l.legs, r.pipes[end])
 }
 
@@ -104,7 +117,7 @@ func (l *ledger) close(r *record, end *End) {
 func (l *ledger) stray(k pipe, size int, at Moment) {
 	s := l.strays[k]
 	if s == nil {
-		s = &Stray{Src: k.src, Dst: k.dst, CallID: k.id, First: at}
+		s = &Stray{Src: netip.AddrFrom4(k.src), Dst: netip.AddrFrom4(k.dst), CallID: k.id, First: at}
 		l.strays[k] = s
 		if n, ok := l.past[k]; ok {
 			s.Note = fmt.Sprintf("call %d had this Call ID before", n)

@@ -5,8 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-
-	"pptpalg/alg/calls"
 )
 
 // NAT says that the hosts of a network are known outside by one public address.
@@ -47,12 +45,18 @@ func parseNet(s string) (netip.Prefix, error) {
 // translator knows which hosts are hidden, and which ports their connections have
 // outside.
 type translator struct {
-	rules []NAT                  // the longest prefix first
-	ports map[calls.Tuple]uint16 // those in use, each with the one to try next in its place
+	rules []NAT // the longest prefix first
+	ports map[outside]*ports
+}
+
+// outside is where two connections must not have one port.
+type outside struct {
+	public netip.Addr
+	peer   netip.AddrPort
 }
 
 func newTranslator(rules []NAT) *translator {
-	t := &translator{rules: slices.Clone(rules), ports: make(map[calls.Tuple]uint16)}
+	t := &translator{rules: slices.Clone(rules), ports: make(map[outside]*ports)}
 	slices.SortStableFunc(t.rules, func(a, b NAT) int { return b.Net.Bits() - a.Net.Bits() })
 	return t
 }
@@ -81,22 +85,25 @@ func (t *translator) public(src, dst netip.Addr) (outSrc, outDst netip.Addr) {
 	return src, dst
 }
 
-// port returns the port that an inside host's connection to a peer has outside: its
-// own, unless another host's connection to that peer has it there.
-func (t *translator) port(public netip.Addr, own uint16, peer netip.AddrPort) netip.AddrPort {
-	wanted := calls.Tuple{Src: netip.AddrPortFrom(public, own), Dst: peer}
-	tuple := wanted
-	for range 1 << 16 {
-		next, taken := t.ports[tuple]
-		if !taken {
-			break // if none is free, it shares one
-		}
-		tuple.Src = netip.AddrPortFrom(public, next)
+// take returns the port that an inside host's connection to a peer has outside: its own,
+// unless another host's connection to that peer has it there. If none is free, it shares its
+// own. free gives it back.
+func (t *translator) take(public netip.Addr, own uint16, peer netip.AddrPort) netip.AddrPort {
+	where := outside{public, peer}
+	p := t.ports[where]
+	if p == nil {
+		p = new(ports)
+		t.ports[where] = p
 	}
-	next := max(tuple.Src.Port()+1, lowestPort)
-	t.ports[tuple], t.ports[wanted] = next, next
-	return tuple.Src
+	port := p.pick(own)
+	p.set(port)
+	return netip.AddrPortFrom(public, port)
 }
 
-// lowestPort is the lowest of those that are given instead of a connection's own.
-const lowestPort = 1024
+// free gives back a port that take has returned.
+func (t *translator) free(public netip.AddrPort, peer netip.AddrPort) {
+	where := outside{public.Addr(), peer}
+	if p := t.ports[where]; p != nil && p.clear(public.Port()) {
+		delete(t.ports, where)
+	}
+}

@@ -136,13 +136,13 @@ func TestPortsRunOut(t *testing.T) {
 	public, peer := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddrPort("203.0.113.10:1723")
 	seen := make(map[uint16]bool)
 	for range 65536 - 1024 {
-		p := tr.port(public, 65535, peer).Port()
+		p := tr.take(public, 65535, peer).Port()
 		if seen[p] || p < 1024 {
 			t.Fatalf("port %d again, or too low", p)
 		}
 		seen[p] = true
 	}
-	if p := tr.port(public, 65535, peer); p.Addr() != public || !seen[p.Port()] {
+	if p := tr.take(public, 65535, peer); p.Addr() != public || !seen[p.Port()] {
 		t.Errorf("with none free it is %v, want one shared", p)
 	}
 }

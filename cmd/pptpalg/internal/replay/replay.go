@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -30,7 +31,12 @@ type run struct {
 	// Two gateways, so that a capture of both sides of a NAT has no connection in
 	// the way of its other half: one translates, the other just reads.
 	editing, reading *gateway
-	links            map[Control]*link
+	links            *connections
+
+	kinds      map[kind]int // of what is not read
+	unreadable linkType     // of the first packet that cannot be read for that
+
+	whole, resent, original []byte // memory for a packet each: see view, resend and segment
 
 	first time.Time // of the first packet
 	now   time.Time // of the current one
@@ -46,7 +52,7 @@ type run struct {
 func Run(in io.Reader, out io.Writer, cfg Config) (*Report, error) {
 	r := newRun(out, cfg)
 	err := r.all(in)
-	r.ledger.finish(r.report)
+	r.finish()
 	if err == nil && r.writer != nil {
 		err = r.writer.finish()
 	}
@@ -59,8 +65,8 @@ func newRun(out io.Writer, cfg Config) *run {
 		ports = DefaultPorts
 	}
 	r := &run{
-		ports: ports, nat: newTranslator(cfg.NAT), links: make(map[Control]*link),
-		report: &Report{Events: []Event{}, Calls: []*Call{}, Strays: []Stray{}},
+		ports: ports, nat: newTranslator(cfg.NAT), links: newConnections(), kinds: make(map[kind]int),
+		report: &Report{Calls: []*Call{}, Strays: []Stray{}},
 		ledger: newLedger(), editing: newGateway(), reading: newGateway(),
 	}
 	r.reading.editor.ReadAll()
@@ -78,7 +84,7 @@ func (r *run) all(in io.Reader) error {
 	for {
 		p, err := f.next()
 		if err == io.EOF {
-			return nil
+			return r.readable()
 		}
 		if err != nil {
 			return err
@@ -89,13 +95,54 @@ func (r *run) all(in io.Reader) error {
 	}
 }
 
-func (r *run) packet(p frame) error {
-	find, ok := networks[p.link]
-	if !ok {
-		return fmt.Errorf("link type %v cannot be read", p.link)
+// readable is an error for a capture of which no packet could be read because of its link
+// type.
+func (r *run) readable() error {
+	n := 0
+	for k, packets := range r.kinds {
+		if k.space == links {
+			n += packets
+		}
 	}
+	if n == 0 || n < r.report.Totals.Packets {
+		return nil
+	}
+	return fmt.Errorf("packet 1: link type %v cannot be read", r.unreadable)
+}
+
+// finish writes the report's lists.
+func (r *run) finish() {
+	r.ledger.finish(r.report)
+	for k, n := range r.kinds {
+		if r.report.Totals.Kinds == nil {
+			r.report.Totals.Kinds = make(map[string]int)
+		}
+		r.report.Totals.Kinds[k.String()] += n
+	}
+}
+
+// other counts a packet that is not read, by what it is.
+func (r *run) other(k kind) {
+	r.report.Totals.Other++
+	if len(r.kinds) < mostKinds || r.kinds[k] > 0 {
+		r.kinds[k]++
+		return
+	}
+	r.kinds[isMore]++
+}
+
+// unread counts a packet whose headers are not whole.
+func (r *run) unread(cut bool) {
+	if cut {
+		r.other(isCut)
+		return
+	}
+	r.report.Totals.Malformed++
+}
+
+func (r *run) packet(p frame) error {
 	r.tick(p.Timestamp)
-	return r.datagram(p, find)
+	return r.datagram(p)
 }
 
 // put writes a packet as it leaves the gateway.
@@ -115,25 +162,38 @@ func (r *run) tick(now time.Time) {
 	}
 	r.now = now
 	r.at = Moment{Time: now.Sub(r.first).Seconds(), Packet: r.report.Totals.Packets}
+	for _, old := range r.links.expire(now) {
+		r.forget(old)
+	}
 	r.editing.tick(now)
 	r.reading.tick(now)
 }
 
 // datagram reads a frame, edits it, and writes it.
-func (r *run) datagram(p frame, find network) error {
+func (r *run) datagram(p frame) error {
 	t := &r.report.Totals
-	at, typ, ok := find(p.data)
-	if !ok || typ != etherIPv4 {
-		t.Other++
+	at, k := find(p.data, p.link)
+	switch {
+	case k == isFragment:
+		t.Fragments++
+		return nil
+	case k == isShort && p.Length > len(p.data):
+		k = isCut
+	case k.space == links && len(r.kinds) == 0:
+		r.unreadable = p.link
+	}
+	if k != isIPv4 {
+		r.other(k)
 		return nil
 	}
-	c, ok := view(p, at, r.at)
+	c, cut, ok := view(p, at, &r.whole)
+	c.at = r.at
 	ip := c.ip()
 	switch {
 	case !ok:
-		t.Malformed++
+		r.unread(cut)
 	case ip.Protocol() != packet.ProtocolTCP && ip.Protocol() != packet.ProtocolGRE:
-		t.Other++
+		r.other(kind{ip4s, uint32(ip.Protocol())})
 	case ip.Fragment():
 		t.Fragments++
 	case ip.Protocol() == packet.ProtocolGRE:
@@ -147,18 +207,22 @@ func (r *run) datagram(p frame, find network) error {
 func (r *run) gre(c captured) error {
 	t, ip := &r.report.Totals, c.ip()
 	id, err := packet.QuotedCallID(c.payload())
-	if err != nil {
-		t.Other++
+	switch {
+	case err == packet.ErrShortGRE:
+		r.unread(c.missing > 0)
+		return nil
+	case err != nil:
+		r.other(isGRE)
 		return nil
 	}
 	t.GRE++
 	if c.missing > 0 {
 		t.Cut++
 	}
-	k := pipe{ip.Src(), ip.Dst(), id}
+	k := pipe{ip.Src().As4(), ip.Dst().As4(), id}
 	if l, ok := r.ledger.legs[k]; ok {
 		l.traffic.add(ip.Len())
-		c.readdress(l.public.src, l.public.dst)
+		c.readdress(netip.AddrFrom4(l.public.src), netip.AddrFrom4(l.public.dst))
 		binary.BigEndian.PutUint16(c.payload()[packet.AtCallID:], uint16(l.public.id))
 		return r.put(c.frame)
 	}

@@ -1,49 +1,130 @@
 package replay
 
 import (
-	"bytes"
+	"bufio"
+	"cmp"
 	"fmt"
 	"io"
+	"iter"
+	"maps"
 	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
 	"text/tabwriter"
-
-	"pptpalg/alg/pptp"
+	"unicode/utf8"
 )
 
 // Text writes the report for people.
 func (r *Report) Text(w io.Writer) error {
-	var b bytes.Buffer
-	t := columns(&b)
-	fmt.Fprintln(t, "TIME\tPACKET\tDIRECTION\tMESSAGE\tCALL ID\tPEER'S\tRESULT")
-	for _, e := range r.Events {
-		e.text(t)
-	}
-	t.Flush()
+	b := bufio.NewWriter(w)
+	r.events(b)
 	for _, c := range r.Calls {
-		c.text(&b)
+		c.text(b)
 	}
-	r.strays(&b)
-	r.Totals.text(&b)
-	for line := range bytes.Lines(b.Bytes()) {
-		if _, err := fmt.Fprintf(w, "%s\n", bytes.TrimRight(line, " \n")); err != nil {
-			return fmt.Errorf("print report: %w", err)
-		}
+	r.strays(b)
+	r.Totals.text(b)
+	if err := b.Flush(); err != nil {
+		return fmt.Errorf("print report: %w", err)
 	}
 	return nil
 }
 
-// columns aligns columns. What it writes to is a buffer, which takes everything.
-func columns(b *bytes.Buffer) *tabwriter.Writer { return tabwriter.NewWriter(b, 0, 0, 2, ' ', 0) }
+// columns aligns columns.
+func columns(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 0, 2, ' ', 0) }
 
-func (e *Event) text(w io.Writer) {
-	if e.Message == "" {
-		fmt.Fprintf(w, "%.6f\t%d\t%v > %v\t(%s)\t\t\t\n", e.Time, e.Packet, e.Src, e.Dst, e.Note)
-		return
-	}
-	fmt.Fprintf(w, "%.6f\t%d\t%v > %v\t%s\t%v\t%v\t%v\n", e.Time, e.Packet, e.Src, e.Dst, e.Message, e.CallID, e.Peer, e.Result)
+// row is a line of the list of events: its cells one after the other, and where each ends.
+type row struct {
+	text []byte
+	ends []int
 }
 
-func (c *Call) text(w *bytes.Buffer) {
+func (l *row) reset() { l.text, l.ends = l.text[:0], l.ends[:0] }
+
+func (l *row) cell(text string) {
+	l.text = append(l.text, text...)
+	l.end()
+}
+
+func (l *row) end() { l.ends = append(l.ends, len(l.text)) }
+
+// cells goes over the cells.
+func (l *row) cells() iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		from := 0
+		for i, end := range l.ends {
+			if !yield(i, l.text[from:end]) {
+				return
+			}
+			from = end
+		}
+	}
+}
+
+// heads are the columns of the list of events.
+var heads = []string{"TIME", "PACKET", "DIRECTION", "MESSAGE", "CALL ID", "PEER'S", "RESULT"}
+
+// events writes the list of events. It goes over them twice, and not through columns, which
+// would keep all of them in memory as text.
+func (r *Report) events(w *bufio.Writer) {
+	widths := make([]int, len(heads))
+	for i, head := range heads {
+		widths[i] = len(head)
+	}
+	var line row
+	for e := range r.Events.All() {
+		e.row(&line)
+		for i, cell := range line.cells() {
+			widths[i] = max(widths[i], utf8.RuneCount(cell))
+		}
+	}
+	line.reset()
+	for _, head := range heads {
+		line.cell(head)
+	}
+	line.write(w, widths)
+	for e := range r.Events.All() {
+		e.row(&line)
+		line.write(w, widths)
+	}
+}
+
+// write writes the cells in their columns. Like all writing to w, it leaves it to Flush to
+// tell of errors.
+func (l *row) write(w *bufio.Writer, widths []int) {
+	for i, cell := range l.cells() {
+		_, _ = w.Write(cell)
+		if i == len(l.ends)-1 {
+			break
+		}
+		for range widths[i] + 2 - utf8.RuneCount(cell) {
+			_ = w.WriteByte(' ')
+		}
+	}
+	_ = w.WriteByte('\n')
+}
+
+// row makes a line of the event.
+func (e *Event) row(l *row) {
+	l.reset()
+	l.text = strconv.AppendFloat(l.text, e.time, 'f', 6, 64)
+	l.end()
+	l.text = strconv.AppendUint(l.text, uint64(e.packet), 10)
+	l.end()
+	l.text = e.Src().AppendTo(l.text)
+	l.text = append(l.text, " > "...)
+	l.text = e.Dst().AppendTo(l.text)
+	l.end()
+	if e.kind == 0 {
+		l.cell("(" + e.Note() + ")")
+		return
+	}
+	for _, field := range []string{e.Message(), e.CallID().String(), e.Peer().String(), e.Result().String()} {
+		l.cell(field)
+	}
+}
+
+func (c *Call) text(w io.Writer) {
 	fmt.Fprintf(w, "\nCall %d on %v > %v\n", c.Number, c.Control.Src, c.Control.Dst)
 	t := columns(w)
 	fmt.Fprintf(t, "  PNS\t%v\tCall ID %s\tGRE to it: %v\n", address(c.PNS), callID(c.PNS), c.ToPNS)
@@ -92,23 +173,41 @@ func callID(p Party) string {
 	if p.CallID == nil {
 		return "-"
 	}
-	return (&ID{Seen: *p.CallID, Public: *p.PublicCallID}).String()
+	return (&ID{p.CallID, p.PublicCallID}).String()
 }
 
-func (r *Report) strays(w *bytes.Buffer) {
+func (r *Report) strays(w io.Writer) {
 	if len(r.Strays) == 0 {
 		return
 	}
 	fmt.Fprintln(w, "\nGRE of no call")
 	t := columns(w)
 	for _, s := range r.Strays {
-		fmt.Fprintf(t, "  %v > %v\tCall ID %v\t%v\tfirst %v\t%s\n", s.Src, s.Dst, pptp.CallID(s.CallID), s.Traffic, s.First, s.Note)
+		fmt.Fprintf(t, "  %v > %v\tCall ID %v\t%v\tfirst %v", s.Src, s.Dst, s.CallID, s.Traffic, s.First)
+		if s.Note != "" {
+			fmt.Fprintf(t, "\t%s", s.Note)
+		}
+		fmt.Fprintln(t)
 	}
 	t.Flush()
 }
 
+// kinds lists what the other packets are, the most frequent first.
+func (t Totals) kinds() string {
+	if len(t.Kinds) == 0 {
+		return ""
+	}
+	names := slices.SortedFunc(maps.Keys(t.Kinds), func(a, b string) int {
+		return cmp.Or(cmp.Compare(t.Kinds[b], t.Kinds[a]), cmp.Compare(a, b))
+	})
+	for i, name := range names {
+		names[i] = fmt.Sprintf("%d %s", t.Kinds[name], name)
+	}
+	return " (" + strings.Join(names, ", ") + ")"
+}
+
 func (t Totals) text(w io.Writer) {
-	fmt.Fprintf(w, "\n%s: %d of control connections, %d GRE, %d other", count(t.Packets, "packet"), t.Control, t.GRE, t.Other)
+	fmt.Fprintf(w, "\n%s: %d of control connections, %d GRE, %d other%s", count(t.Packets, "packet"), t.Control, t.GRE, t.Other, t.kinds())
 	for _, more := range []struct {
 		n    int
 		what string

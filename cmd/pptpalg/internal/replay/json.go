@@ -1,0 +1,47 @@
+package replay
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+)
+
+// JSON writes the report for programs, one entry at a time: all of it at once takes many
+// times the report's memory.
+func (r *Report) JSON(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	fmt.Fprint(b, "{\n")
+	writeList(b, "events", r.Events.All())
+	writeList(b, "calls", slices.Values(r.Calls))
+	writeList(b, "strays", slices.Values(r.Strays))
+	fmt.Fprint(b, "  \"totals\": ")
+	writeEntry(b, r.Totals, "  ")
+	fmt.Fprint(b, "\n}\n")
+	if err := b.Flush(); err != nil {
+		return fmt.Errorf("print report: %w", err)
+	}
+	return nil
+}
+
+func writeList[T any](b *bufio.Writer, name string, all iter.Seq[T]) {
+	fmt.Fprintf(b, "  %q: [", name)
+	between, end := "\n    ", "],\n"
+	for v := range all {
+		fmt.Fprint(b, between)
+		writeEntry(b, v, "    ")
+		between, end = ",\n    ", "\n  ],\n"
+	}
+	fmt.Fprint(b, end)
+}
+
+// writeEntry writes what can always be written: the report has no other values.
+func writeEntry(b *bufio.Writer, v any, indent string) {
+	text, err := json.MarshalIndent(v, indent, "  ")
+	if err != nil {
+		panic(err)
+	}
+	_, _ = b.Write(text) // Flush tells
+}
