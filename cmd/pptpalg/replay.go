@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime/debug"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -27,7 +30,10 @@ func replayCommand() *cobra.Command {
 		Short: "Explain the PPTP in a capture (pcap, pcapng)",
 		Long:  replayHelp,
 		Args:  cobra.ExactArgs(1),
-		RunE:  func(cmd *cobra.Command, args []string) error { return o.replay(cmd.OutOrStdout(), args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			defer context.AfterFunc(cmd.Context(), func() { signal.Reset(os.Interrupt, syscall.SIGTERM) })() // a second signal ends the program
+			return o.replay(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), args[0])
+		},
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&o.nat, "nat", nil, "CLIENT-NET=PUBLIC: hosts of the network are translated to the public address (repeatable)")
@@ -37,20 +43,27 @@ func replayCommand() *cobra.Command {
 	return cmd
 }
 
+// stdin is the name of standard input as a capture.
+const stdin = "-"
+
 // replay prints what a capture has. For a broken one it prints what could be read.
-func (o replayOptions) replay(w io.Writer, name string) error {
+func (o replayOptions) replay(ctx context.Context, w, messages io.Writer, name string) error {
 	cfg, err := o.config()
 	if err != nil {
 		return err
 	}
-	in, err := os.Open(name)
-	if err != nil {
-		return err // it names the file and what was done to it
+	in := os.Stdin
+	if name != stdin {
+		if in, err = os.Open(name); err != nil {
+			return err // it names the file and what was done to it
+		}
+		defer in.Close()
+	} else if isTerminal(in) {
+		return errors.New("replay: standard input is a terminal, not a capture")
 	}
-	defer in.Close()
 	// What is kept of a capture is all that it grows by, so collect garbage early.
 	defer debug.SetGCPercent(debug.SetGCPercent(25))
-	report, err := o.run(in, cfg)
+	report, err := o.run(watch(ctx, in, messages), in, cfg)
 	if err != nil {
 		err = fmt.Errorf("replay %s: %w", name, err)
 	}
@@ -84,15 +97,16 @@ func (o replayOptions) config() (replay.Config, error) {
 	return cfg, nil
 }
 
-func (o replayOptions) run(in *os.File, cfg replay.Config) (*replay.Report, error) {
+func (o replayOptions) run(watched *progress, in *os.File, cfg replay.Config) (*replay.Report, error) {
+	defer watched.done()
 	if o.write == "" {
-		return replay.Run(in, nil, cfg)
+		return replay.Run(watched, nil, cfg)
 	}
 	out, err := create(o.write, in)
 	if err != nil {
 		return nil, err
 	}
-	report, err := replay.Run(in, out, cfg)
+	report, err := replay.Run(watched, out, cfg)
 	return report, errors.Join(err, out.Close())
 }
 

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -66,6 +68,45 @@ func TestReplayWrites(t *testing.T) {
 	}
 	if strings.Contains(stdout, "10.77.") || strings.Contains(stdout, "GRE of no call") {
 		t.Errorf("outside:\n%s", stdout)
+	}
+}
+
+// TestReplayStdin reads a file and a pipe as standard input.
+func TestReplayStdin(t *testing.T) {
+	was := os.Stdin
+	defer func() { os.Stdin = was }()
+	want := func(name string) {
+		t.Helper()
+		_, whole, _ := pptpalg(t, "replay", captured("hangup-lan"))
+		if code, stdout, stderr := pptpalg(t, "replay", "-"); code != 0 || stdout != whole {
+			t.Errorf("%s: exit %d, stderr %q, stdout\n%s", name, code, stderr, stdout)
+		}
+	}
+	file, err := os.Open(captured("hangup-lan"))
+	must(t, err)
+	defer file.Close()
+	os.Stdin = file
+	want("a file")
+	r, w, err := os.Pipe()
+	must(t, err)
+	defer r.Close()
+	b, err := os.ReadFile(captured("hangup-lan"))
+	must(t, err)
+	_, err = w.Write(b) // it fits into the pipe
+	must(t, err)
+	must(t, w.Close())
+	os.Stdin = r
+	want("a pipe")
+}
+
+// TestReplayInterrupted stops in the middle of a file and tells what was read.
+func TestReplayInterrupted(t *testing.T) {
+	ctx, stop := context.WithCancel(context.Background())
+	stop()
+	var out, errs bytes.Buffer
+	code := execute(ctx, env{args: []string{"replay", captured("hangup-lan")}, stdout: &out, stderr: &errs, lookup: func(string) (string, bool) { return "", false }})
+	if code != 1 || !strings.Contains(errs.String(), "interrupted") || !strings.Contains(out.String(), "0 packets") {
+		t.Errorf("exit %d, %s%s", code, &errs, &out)
 	}
 }
 

@@ -43,15 +43,18 @@ type file struct {
 // errShort says that a file ends where a packet or a header is not whole.
 var errShort = errors.New("the file ends in the middle of it")
 
+// buffered is how many bytes are read at once.
+const buffered = 1 << 16
+
 // open begins a capture in pcap or pcapng, either of them packed by gzip or not.
 func open(r io.Reader) (*file, error) {
-	b := bufio.NewReader(r)
+	b := bufio.NewReaderSize(r, buffered)
 	if magic, _ := b.Peek(len(magicGzip)); bytes.Equal(magic, magicGzip) {
 		z, err := gzip.NewReader(b)
 		if err != nil {
 			return nil, fmt.Errorf("unpack: %w", err)
 		}
-		b = bufio.NewReader(z)
+		b = bufio.NewReaderSize(z, buffered)
 	}
 	magic, err := b.Peek(len(magicPcapng))
 	if err != nil {
