@@ -26,7 +26,7 @@ type replayOptions struct {
 func replayCommand() *cobra.Command {
 	var o replayOptions
 	cmd := &cobra.Command{
-		Use:   "replay FILE",
+		Use:   "replay FILE|-",
 		Short: "Explain the PPTP in a capture (pcap, pcapng)",
 		Long:  replayHelp,
 		Args:  cobra.ExactArgs(1),
@@ -131,13 +131,23 @@ runs on the gateway, but without a kernel, and print
   - the calls: both ends, their Call IDs, the state that each call reached, how, when
     and by whom it ended, and the GRE packets and bytes to either end;
   - GRE that belongs to no call, by addresses and Call ID;
-  - how many packets were read, and how many were not, and why.
+  - how many packets were read, and how many were not, and what those are.
+
+FILE is - for standard input. While a terminal waits for a large file, a bar shows how
+far it has come; a signal ends it there, and what was read is printed.
 
 Capture with tcpdump -s 0 'tcp port 1723 or proto gre', on one interface: with -i any
-each packet appears more than once, and is shown as a retransmission. Ethernet with
-VLANs, Linux cooked (both versions), raw IP and BSD loopback can be read. IP fragments
-are counted and not reassembled. For a broken file, everything before the fault is
-printed, and the error names the packet.
+each packet appears more than once, and is shown as a retransmission. Ethernet, Linux
+cooked (both versions), raw IP, BSD loopback, PPP and Cisco HDLC can be read, in it VLANs,
+PPPoE, MPLS, and IPv4 in IPv6, in IPv4 and in GRE. IP fragments are counted and not
+reassembled. For a broken file, everything before the fault is printed, and the error
+names the packet.
+
+What was not captured (tcpdump -s 68) is shown as "?", or by how many bytes it was, and
+messages are read as far as they are there. An answer whose Peer's Call ID is unknown is
+taken to be to the only request that is open, if there is one. A call whose result code
+is unknown is not called established. An IP total length of 0, which segments have that a network card is
+to cut, means to the end of the frame.
 
 Without --nat the capture is explained as it is. --nat CLIENT-NET=PUBLIC says that it
 was captured inside a NAT, and prints what the Call IDs are outside: "7 → 255". Hosts of
@@ -147,7 +157,8 @@ matching network counts.
 
 --write puts the control connections and the GRE into a pcap file as they pass
 outside: addresses, ports, Call IDs and checksums are those of that side. All other
-packets are left out.
+packets are left out. A connection that has ended, or was never answered, gives its port
+back two minutes later, or when 4096 others have ended since.
 
 A segment that comes too early is read when the bytes before it have come, or when the
 receiver acknowledges it without them: then the capture lacks them.
