@@ -11,20 +11,26 @@
 //
 // # The firewall
 //
-// Rules of iptables and of nft are read into one form (ruleset), and packets are walked
-// through it, each by the chains of its hooks in the order of their priorities: the first
-// of a control connection, the answer, and GRE as the kernel sees it where a call's entries
-// translate it, as packets of an established connection (where the daemon translates,
-// of a new one). They go between the interfaces that routes and rules of NAT tell to be
-// inside and outside (network.ways), and where DNAT publishes a server, to that one.
+// The kernel judges it. Rules are copied into a network namespace of their own (scratch), object
+// by object as the kernel lists them, so that whatever it can match is copied. Links there have
+// the names and numbers of the gateway's; addresses, routes and routing rules are the gateway's.
+// Packets are put in as if they had arrived: the first of a control connection, data both ways,
+// and GRE as the kernel sees it where a call's entries translate it (where the daemon translates,
+// untracked). They go between the interfaces that routes and rules of NAT tell to be inside and
+// outside (network.ways), and where DNAT publishes a server, to that one (travellers). The
+// kernel's trace tells which rules each has met, and which one took it.
 //
-// Which address outside a packet goes to is not known, nor are marks, sets of ipset and
-// rates. So a condition holds for certain, holds on some side, holds perhaps, or does not
-// hold. What cannot be decided is taken as it is most often meant, and told as something
-// to look at where it is about PPTP. A problem is only what is certain: that nothing
-// comes through, on any way.
+// Our own rules that queue are left out of the copy: what a packet would meet behind them is
+// looked at as well. Another program's queue has somebody who accepts, if it has somebody there.
 //
-// Tests hold the walk against the kernel: for what it is certain of, rulesets that nobody would
-// write are loaded and packets sent through. And they hold that each finding is provoked,
-// and that what it gives as the remedy mends it.
+// Which host calls, to which address, and with which mark is not known. So packets differ: a
+// typical one comes first, then those that differ by what rules speak of (literals). A
+// problem is what none of them survives.
+//
+// Rules of iptables-legacy are loaded with the other backend, in a namespace of their own: a
+// packet has to come through both. Sets of ipset cannot be copied: rules know them by number.
+//
+// Tests hold the judge against the gateways of others and rulesets that nobody would write, with
+// real packets. And they hold that each finding is provoked, and that what it gives as the
+// remedy mends it.
 package check

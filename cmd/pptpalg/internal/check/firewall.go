@@ -1,9 +1,7 @@
 package check
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 
 	"pptpalg/rules"
@@ -15,10 +13,17 @@ type firewall struct {
 	network network
 	ways    []way // one at least
 	ports   []uint16
-	gre     greRules
-	bound   map[uint16]bool // queues that programs have; nil: not known
-	set     func(key, value string) string
-	reload  string // the command that loads the daemon's rules
+
+	// What became of packets, by the port that they were sent to.
+	clients    map[uint16][]journey // of clients inside
+	servers    map[uint16][]journey // of clients outside whose connections DNAT sends inside
+	neighbours map[uint16][]journey // of those in another network inside
+	forwards   []server             // ports that are forwarded to PPTP
+
+	gre    greRules
+	bound  map[uint16]bool // queues that programs have; nil: not known
+	set    func(key, value string) string
+	reload string // the command that loads the daemon's rules
 }
 
 // greRules is how a call's GRE comes to be accepted.
@@ -28,12 +33,8 @@ type greRules struct {
 	data   rules.Data
 }
 
-// accepts says whether a rule of the daemon's will stand first in the chain, that accepts
-// the GRE of calls.
-func (g greRules) accepts(c chain, p packet) bool {
-	return p.proto == "gre" && g.queued && g.load && g.data.Mark != 0 &&
-		c.hook == "forward" && c.name == "FORWARD" && c.table == "iptables filter"
-}
+// accepts says whether a rule of the daemon's will accept the GRE of calls in FORWARD.
+func (g greRules) accepts() bool { return g.queued && g.load && g.data.Mark != 0 }
 
 // passing returns the rule by which a firewall accepts a call's GRE. Chains that packets
 // meet without conntrack have no state to ask for.
@@ -45,88 +46,6 @@ func (g greRules) passing(c chain) statement {
 		return statement{"-p gre -m conntrack --ctstate UNTRACKED -j ACCEPT", "ip protocol gre ct state untracked accept"}
 	}
 	return statement{"-p gre -m conntrack --ctstate ESTABLISHED -j ACCEPT", "ip protocol gre ct state established accept"}
-}
-
-// role is a way of being called: by clients inside, or by clients outside that a DNAT
-// rule sends to a server inside.
-type role struct {
-	way
-	port, inner uint16
-	served      bool
-	host        []span // the networks of the clients inside, or the server; nil: not known
-}
-
-// opening returns the packet that opens a control connection.
-func (r role) opening() packet {
-	p := packet{proto: "tcp", state: "new", service: r.port, inner: r.inner, dnat: when(r.served)}
-	if r.served {
-		p.in, p.out, p.to = r.outside, r.inside, r.host
-	} else {
-		p.in, p.out, p.from = r.inside, r.outside, r.host
-	}
-	return p
-}
-
-// answer returns a packet the other way.
-func (r role) answer() packet {
-	p := r.opening()
-	p.reply, p.state = true, "established"
-	p.in, p.out, p.from, p.to = p.out, p.in, p.to, p.from
-	return p
-}
-
-// packets returns those of a call, out and in. The entries that translate them say that
-// both directions were seen; where the daemon translates, conntrack does not see them.
-func (g greRules) packets(r role) []packet {
-	p := packet{proto: "gre", state: "established"}
-	if g.queued {
-		p.state = "untracked"
-	}
-	out, in := p, p
-	out.in, out.out, out.from = r.inside, r.outside, r.host
-	in.in, in.out, in.to, in.dnat = r.outside, r.inside, r.host, when(!g.queued)
-	return []packet{out, in}
-}
-
-// clients returns the roles of clients inside.
-func (f firewall) clients(port uint16) []role {
-	var all []role
-	for _, w := range f.ways {
-		all = append(all, role{way: w, port: port, inner: port, host: f.network.of(w.inside)})
-	}
-	return all
-}
-
-// servers returns the roles of clients outside whose connections DNAT sends inside.
-func (f firewall) servers(port uint16) []role { return f.served(port, f.outsides()) }
-
-// neighbours returns those of clients in another network inside.
-func (f firewall) neighbours(port uint16) []role {
-	var inside []string
-	for _, w := range f.ways {
-		inside = append(inside, w.inside)
-	}
-	return slices.DeleteFunc(f.served(port, unique(inside)), func(r role) bool { return r.inside == r.outside })
-}
-
-// served returns the roles of clients that come by one of the interfaces.
-func (f firewall) served(port uint16, from []string) []role {
-	var all []role
-	for _, outside := range from {
-		arriving := packet{proto: "tcp", state: "new", service: port, inner: port, in: outside}
-		for _, e := range f.rules.meets(arriving, "prerouting", dnat, netmap) {
-			r := role{way: way{outside: outside}, port: port, inner: cmp.Or(e.to.port, port), served: true}
-			host, known := spanOf(e.to.addr)
-			if known && f.network.own(host) {
-				continue // it is not forwarded
-			}
-			if known {
-				r.host, r.inside = []span{host}, f.network.towards(host)
-			}
-			all = append(all, r)
-		}
-	}
-	return all
 }
 
 func (f firewall) outsides() []string {
@@ -151,7 +70,8 @@ const (
 type fate struct {
 	passage
 	event
-	packet packet
+	reply    bool   // it travels against the way that its connection was opened
+	from, to string // interfaces
 }
 
 // worse returns the fate that is worse, the first of two alike.
@@ -162,68 +82,43 @@ func worse(a, b fate) fate {
 	return a
 }
 
-// hooked are the hooks that a forwarded packet passes.
-var hooked = []string{"ingress", "prerouting", "forward", "postrouting", "egress"}
-
-// meet sends a packet through all chains that may drop it.
-func (f firewall) meet(p packet) fate {
-	var worst fate
-	for _, hook := range hooked {
-		for _, c := range f.rules.base(hook, "") {
-			if c.kind == "nat" && p.state != "new" {
-				continue // its connection was translated when it began
-			}
-			worst = worse(worst, f.within(c, p))
-			worst.packet = p
-		}
-	}
-	return worst
-}
-
-// within sends a packet through one chain. What the daemon's own rules will accept needs
-// no other rule. An accept where it comes from the right place is a way through; a drop
-// where it comes from a wrong one counts if it is about such packets.
-func (f firewall) within(c chain, p packet) fate {
-	worst, sure := fate{}, true
-	if f.gre.accepts(c, p) {
-		return worst
-	}
-	for _, e := range c.walk(p) {
+// fate judges a packet by the typical one, which comes first, and those that differ by what
+// rules speak of. One of these that is dropped counts if the rule is about such packets.
+func (f firewall) fate(all []passed, tcp bool) fate {
+	var found fate
+	closedToAll := true
+	for i, p := range all {
+		e, dropped := f.dropped(p)
 		switch {
-		case f.lets(e):
-			if e.level >= side {
-				return worst
-			}
-			sure = false
-		case !f.drops(e):
-		case e.level == yes && sure:
-			return fate{passage: closed, event: e}
-		case e.level == yes:
-			return fate{passage: unsure, event: e}
-		case e.about(p):
-			worst = worse(worst, fate{passage: doubted, event: e})
+		case !dropped:
+			closedToAll = false
+		case i == 0:
+			found = fate{passage: unsure, event: e}
+		case found.passage == open && e.about(tcp):
+			found = fate{passage: doubted, event: e}
 		}
 	}
-	return worst
+	if found.passage == unsure && closedToAll {
+		found.passage = closed
+	}
+	return found
 }
 
-// lets says whether the event lets the packet go on: what a program gets is for the
-// program to say.
-func (f firewall) lets(e event) bool {
-	return e.action == accept || e.action == queue && !f.drops(e)
-}
-
-func (f firewall) drops(e event) bool {
-	return e.action == drop || e.action == reject || e.action == queue && f.loses(e)
+// dropped returns what took a packet, if a rule or a policy did. One that a proxy wants is
+// its own.
+func (f firewall) dropped(p passed) (event, bool) {
+	for _, e := range p.events {
+		if e.name == drop && !e.does(tproxy) || e.name == queue && f.loses(e) {
+			return e, true
+		}
+	}
+	return event{}, false
 }
 
 // loses says whether a rule queues for a program that is not there, and has no way around
 // it. Our own program is still to come.
 func (f firewall) loses(e event) bool {
-	if f.bound == nil || f.bound[port(e.arg, 0)] || e.chain.name == rules.DataChain {
-		return false
-	}
-	return slices.Contains(e.words, "--queue-num") && !slices.Contains(e.words, "--queue-bypass")
+	return f.bound != nil && !f.bound[port(e.arg, 0)] && !e.bypass && e.chain.name != rules.DataChain
 }
 
 // worst returns the finding with the highest result, the first of several; otherwise
@@ -243,14 +138,14 @@ func (e event) where() string { return e.chain.line(e.rule) }
 
 // only limits a statement to the interfaces of a packet, as far as rules of the chain
 // may ask for them.
-func (c chain) only(s statement, p packet) statement {
+func (c chain) only(s statement, w fate) statement {
 	switch c.hook {
 	case "prerouting":
-		return s.from(p.in, "")
+		return s.from(w.from, "")
 	case "forward":
-		return s.from(p.in, p.out)
+		return s.from(w.from, w.to)
 	case "postrouting":
-		return s.from("", p.out)
+		return s.from("", w.to)
 	}
 	return s
 }

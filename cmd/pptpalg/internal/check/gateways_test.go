@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"pptpalg/cmd/internal/netns"
 )
 
 // The tests of this file have gateways as others build them, and real packets: where the
@@ -417,12 +419,12 @@ func newTrialNetwork(t *testing.T) *trialNetwork {
 	t.Helper()
 	bare(t) // for its scripts
 	n := new(trialNetwork)
-	for _, to := range []**place{&n.client, &n.gateway, &n.server} {
-		p, err := newPlace()
+	for _, to := range []**netns.Place{&n.client, &n.gateway, &n.server} {
+		p, err := netns.New()
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(p.close)
+		t.Cleanup(p.Close)
 		*to = p
 	}
 	n.ctx = context.Background()
@@ -493,7 +495,7 @@ func (n *trialNetwork) control(served uint16, hopeful bool) error {
 		served = standard
 	}
 	var l net.Listener
-	err := at.do(func() (err error) {
+	err := at.Do(func() (err error) {
 		l, err = net.Listen("tcp", fmt.Sprintf("0.0.0.0:%d", standard))
 		return err
 	})
@@ -506,7 +508,7 @@ func (n *trialNetwork) control(served uint16, hopeful bool) error {
 	if hopeful {
 		timeout = patience
 	}
-	return from.do(func() error {
+	return from.Do(func() error {
 		c, err := net.DialTimeout("tcp", fmt.Sprintf("%v:%d", to, served), timeout)
 		if err != nil {
 			return err

@@ -17,6 +17,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/alg/nfqueue"
+	"pptpalg/cmd/internal/netns"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/rules"
 )
@@ -78,7 +79,7 @@ func setKey(t *testing.T, cfg *Config, key, value string) {
 }
 
 // findIn carries out one check in a namespace, for the daemon of config.
-func findIn(t *testing.T, p *place, name string, change ...func(*Config)) Finding {
+func findIn(t *testing.T, p *netns.Place, name string, change ...func(*Config)) Finding {
 	t.Helper()
 	i := slices.IndexFunc(checks, func(c check) bool { return c.name == name })
 	if i < 0 {
@@ -93,15 +94,15 @@ func findIn(t *testing.T, p *place, name string, change ...func(*Config)) Findin
 	return f
 }
 
-func do(t *testing.T, p *place, f func() error) {
+func do(t *testing.T, p *netns.Place, f func() error) {
 	t.Helper()
-	if err := p.do(f); err != nil {
+	if err := p.Do(f); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // bare makes a namespace with a network inside and one outside, and no rules.
-func bare(t *testing.T) *place {
+func bare(t *testing.T) *netns.Place {
 	t.Helper()
 	needRoot(t)
 	dir := t.TempDir()
@@ -113,11 +114,11 @@ func bare(t *testing.T) *place {
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	t.Setenv("SETTINGS", filepath.Join(dir, "settings"))
 	t.Setenv("RULES", filepath.Join(dir, "rules"))
-	p, err := newPlace()
+	p, err := netns.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.close)
+	t.Cleanup(p.Close)
 	sh(t, p, `ip link set lo up
 ip link add lan type bridge; ip addr add 10.0.0.1/24 dev lan; ip link set lan up
 ip link add wan type bridge; ip addr add 203.0.113.1/24 dev wan; ip link set wan up
@@ -129,7 +130,7 @@ sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.lan.rp_filter=0 net.ipv4.
 
 // gateway makes a namespace that is one: it forwards, masquerades, and lets through what
 // begins inside.
-func gateway(t *testing.T) *place {
+func gateway(t *testing.T) *netns.Place {
 	t.Helper()
 	p := bare(t)
 	sh(t, p, `iptables -t nat -A POSTROUTING -o wan -j MASQUERADE
@@ -141,7 +142,7 @@ iptables -P FORWARD DROP`)
 }
 
 // sh runs a script in a namespace.
-func sh(t *testing.T, p *place, script string) {
+func sh(t *testing.T, p *netns.Place, script string) {
 	t.Helper()
 	do(t, p, func() error {
 		_, err := command(t.Context(), "", "sh", "-ec", script)
@@ -166,7 +167,7 @@ func wants(t *testing.T, f Finding, want Result, text string) {
 
 // mend carries out remedies until the check has nothing more to say: behind what is mended
 // there may stand another thing.
-func mend(t *testing.T, p *place, f Finding, change ...func(*Config)) {
+func mend(t *testing.T, p *netns.Place, f Finding, change ...func(*Config)) {
 	t.Helper()
 	first := f
 	for range 4 {
@@ -204,6 +205,27 @@ func TestGateway(t *testing.T) {
 	}
 }
 
+// TestTime: a check of a gateway with many ways and rules takes two seconds at most.
+func TestTime(t *testing.T) {
+	const limit = 2 * time.Second
+	p := gateway(t)
+	sh(t, p, secondWAN+`for i in $(seq 30); do
+ip link add net$i type bridge; ip addr add 10.20.$i.1/24 dev net$i; ip link set net$i up; done
+{ echo '*filter'; for i in $(seq 500); do echo "-A FORWARD -s 10.20.0.$((i%250)) -p tcp --dport $((2000+i)) -m mark --mark $i -j DROP"; done; echo COMMIT
+echo '*nat'; for i in $(seq 40); do echo "-A PREROUTING -d 203.0.113.1 -p tcp --dport $((3000+i)) -j DNAT --to 10.0.0.$i:80"; done; echo COMMIT; } | iptables-restore --noflush`)
+	cfg := config(t, withPorts(1723, 1724))
+	do(t, p, func() error {
+		begin := time.Now()
+		f, err := newReader(t.Context(), cfg).firewall()
+		took := time.Since(begin)
+		t.Logf("%d ways, %d chains: %v", len(f.ways), len(f.rules), took)
+		if took > limit {
+			t.Errorf("it took %v", took)
+		}
+		return err
+	})
+}
+
 // row breaks a gateway, and says what is found. A problem's remedy has to mend it, a
 // warning's where mends says so.
 type row struct {
@@ -216,7 +238,7 @@ type row struct {
 	change func(*Config)
 }
 
-func (tt row) run(t *testing.T, p *place) {
+func (tt row) run(t *testing.T, p *netns.Place) {
 	t.Helper()
 	sh(t, p, tt.script)
 	f := findIn(t, p, tt.check, tt.change)
@@ -277,11 +299,11 @@ func TestFindings(t *testing.T) {
 		{"another port", "iptables -I FORWARD -p tcp --dport 1724 -j DROP", "firewall-control", OK, "", false, nil},
 		{"chain of a firewall", "iptables -N fw; iptables -I FORWARD -i lan -j fw; iptables -A fw -p tcp --dport 1723 -j DROP", "firewall-control", Problem, "-A fw", false, nil},
 		{"accepts a set alone", "iptables -F FORWARD; iptables -A FORWARD -m mark --mark 1 -j ACCEPT", "firewall-control", Warning, "cannot be told", true, nil},
-		{"perhaps goes back before the drop", "iptables -N fw; iptables -I FORWARD -j fw; iptables -A fw -m mark --mark 1 -j RETURN; iptables -A fw -j DROP", "firewall-control", OK, "", false, nil},
+		{"perhaps goes back before the drop", "iptables -N fw; iptables -I FORWARD -j fw; iptables -A fw -m mark --mark 1 -j RETURN; iptables -A fw -j DROP", "firewall-control", Warning, "cannot be told", true, nil},
 		{"table mangle drops control", "iptables -t mangle -A PREROUTING -p tcp --dport 1723 -j DROP", "firewall-control", Problem, "iptables mangle", false, nil},
 		{"policy of table mangle", "iptables -t mangle -P PREROUTING DROP", "firewall-control", Problem, "the policy of iptables mangle PREROUTING", false, nil},
 		{"nft policy drops control", nftForward + "nft 'chain inet fw f { policy drop; }'; nft add rule inet fw f ct state established accept", "firewall-control", Problem, "the policy of nft inet fw f", false, nil},
-		{"nft drops what arrives", "nft add table netdev n; nft 'add chain netdev n i { type filter hook ingress device \"lan\" priority 0; }'; nft add rule netdev n i tcp dport 1723 drop", "firewall-control", Warning, "nft netdev n i", true, nil},
+		{"nft drops what arrives", "nft add table netdev n; nft 'add chain netdev n i { type filter hook ingress device \"lan\" priority 0; }'; nft add rule netdev n i tcp dport 1723 drop", "firewall-control", Problem, "nft netdev n i", false, nil},
 		{"nft drops before conntrack", "nft add table ip n; nft 'add chain ip n c { type filter hook prerouting priority -300; }'; nft add rule ip n c tcp dport 1723 drop", "firewall-control", Problem, "nft ip n c", false, nil},
 		{"nft drops behind DNAT", "nft add table ip n; nft 'add chain ip n c { type filter hook prerouting priority 0; }'; nft add rule ip n c tcp dport 1723 drop", "firewall-control", Problem, "nft ip n c", false, nil},
 		{"a dormant table", "nft 'add table ip n { flags dormant; }'; nft 'add chain ip n c { type filter hook forward priority 0; policy drop; }'", "firewall-control", OK, "", false, nil},
@@ -392,7 +414,7 @@ func TestFindings(t *testing.T) {
 }
 
 // bind has the queue taken until the returned function is called.
-func bind(t *testing.T, p *place, number uint16) (release func()) {
+func bind(t *testing.T, p *netns.Place, number uint16) (release func()) {
 	t.Helper()
 	var q *nfqueue.Queue
 	do(t, p, func() (err error) {
@@ -539,7 +561,7 @@ func TestWithoutRaw(t *testing.T) {
 // TestUntranslated: without any rule of NAT, entries do nothing, and the packets tell.
 func TestUntranslated(t *testing.T) {
 	needRoot(t)
-	err := tryTranslation(t.Context(), "")
+	err := tryTranslation(t.Context(), nil, nil)
 	if errors.Is(err, errNoTrial) || err == nil {
 		t.Fatal(err)
 	}
@@ -549,13 +571,16 @@ func TestUntranslated(t *testing.T) {
 // TestDropped: a gateway that drops GRE translates none.
 func TestDropped(t *testing.T) {
 	needRoot(t)
-	err := tryTranslation(t.Context(), natRule+"*filter\n-A FORWARD -p gre -j DROP\nCOMMIT\n")
+	err := tryTranslation(t.Context(), trialFlows, func(nfTables) ([]object, error) {
+		_, err := command(t.Context(), "*filter\n-A FORWARD -p gre -j DROP\nCOMMIT\n", "iptables-nft-restore")
+		return nil, err
+	})
 	wants(t, judgeTranslation(tried{err: err, set: setting0}), Warning, "nothing arrived")
 }
 
 // ownMounts gives a namespace's thread mounts of its own, with a file or a directory
 // over another one.
-func ownMounts(t *testing.T, p *place, what, over string) {
+func ownMounts(t *testing.T, p *netns.Place, what, over string) {
 	t.Helper()
 	do(t, p, func() error {
 		return errors.Join(unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""),
@@ -613,7 +638,7 @@ func TestHelperSetting(t *testing.T) {
 
 // TestWithoutPrograms hides them.
 func TestWithoutPrograms(t *testing.T) {
-	hide := func(t *testing.T, name string) *place {
+	hide := func(t *testing.T, name string) *netns.Place {
 		p := gateway(t)
 		path, err := find(name)
 		if err != nil {
@@ -626,7 +651,14 @@ func TestWithoutPrograms(t *testing.T) {
 		p := hide(t, "iptables")
 		wants(t, findIn(t, p, "iptables"), Problem, "not installed")
 		wants(t, findIn(t, p, "iptables", func(c *Config) { c.LoadRules = false }), OK, "not needed")
-		wants(t, findIn(t, p, "firewall-gre"), Warning, "cannot be told") // of iptables' rules nft tells but the names
+		wants(t, findIn(t, p, "firewall-gre"), OK, "") // the kernel has the rules all the same
+	})
+	t.Run("nft", func(t *testing.T) {
+		f := findIn(t, hide(t, "nft"), "firewall-gre")
+		wants(t, f, Unchecked, "not looked at: find nft")
+		if f.Remedy != "apt-get install -y nftables" {
+			t.Errorf("remedy %q", f.Remedy)
+		}
 	})
 	t.Run("ip", func(t *testing.T) {
 		f := findIn(t, hide(t, "ip"), "firewall-gre")
@@ -641,7 +673,7 @@ func TestWithoutPrograms(t *testing.T) {
 func TestPlacesEnd(t *testing.T) {
 	needRoot(t)
 	before := namespaces(t)
-	if err := tryTranslation(context.Background(), natRule); err != nil {
+	if err := tryTranslation(context.Background(), trialFlows, nil); err != nil {
 		t.Fatal(err)
 	}
 	// The thread ends a little after its goroutine.

@@ -9,41 +9,43 @@ import (
 // The judges of this file look for rules that take control connections and calls out of
 // the daemon's hands.
 
-// forClients sends packets of clients through all chains at a hook, and returns what they
-// meet, each rule once.
-func (f firewall) forClients(hook string, packets func(role) []packet, actions ...string) []event {
-	var all []event
-	for _, number := range f.ports {
-		for _, r := range f.clients(number) {
-			for _, p := range packets(r) {
-				all = append(all, f.rules.meets(p, hook, actions...)...)
-			}
-		}
-	}
-	return firstOf(all)
+// met is an event, and whether the typical packet met it.
+type met struct {
+	event
+	sure bool
 }
 
-// firstOf leaves out rules that were met before, as surely or more.
-func firstOf(all []event) []event {
-	var found []event
-	for _, e := range all {
-		same := func(o event) bool {
-			return o.chain.table == e.chain.table && o.chain.name == e.chain.name && o.text == e.text && o.arg == e.arg
-		}
-		i := slices.IndexFunc(found, same)
-		switch {
-		case i < 0:
-			found = append(found, e)
-		case found[i].level < e.level:
-			found[i] = e
+// meets returns the events at a hook that have one of the actions.
+func meets(all []passed, hook string, actions ...string) []met {
+	var found []met
+	for i, p := range all {
+		for _, e := range p.events {
+			if e.base.hook == hook && slices.Contains(actions, e.name) {
+				found = append(found, met{e, i == 0})
+			}
 		}
 	}
 	return found
 }
 
-func openings(r role) []packet { return []packet{r.opening()} }
+// forClients returns what packets of clients inside meet at a hook.
+func (f firewall) forClients(hook string, packets func(journey) [][]passed, actions ...string) []met {
+	var all []met
+	for _, number := range f.ports {
+		for _, j := range f.clients[number] {
+			for _, some := range packets(j) {
+				all = append(all, meets(some, hook, actions...)...)
+			}
+		}
+	}
+	return all
+}
 
-func bothWays(r role) []packet { return []packet{r.opening(), r.answer()} }
+func openings(j journey) [][]passed { return [][]passed{j.opening} }
+
+func bothWays(j journey) [][]passed { return [][]passed{j.opening, j.answer} }
+
+func established(j journey) [][]passed { return [][]passed{j.began, j.answer} }
 
 // judgeHelper looks for the kernel's own editor: a connection that has it is let alone
 // by the daemon. iptables attaches it before conntrack has seen the packet, by a
@@ -65,14 +67,14 @@ func judgeHelper(f firewall) Finding {
 func judgeTracking(f firewall) Finding {
 	packets := bothWays
 	if !f.gre.queued {
-		packets = func(r role) []packet { return append(bothWays(r), f.gre.packets(r)...) }
+		packets = func(j journey) [][]passed { return append(bothWays(j), j.outward, j.inward) }
 	}
 	var all []Finding
 	for _, e := range f.forClients("prerouting", packets, notrack) {
 		mend := e.chain.without(e.rule)
 		switch {
 		case e.base.prio >= conntrackPriority: // conntrack has seen the packet
-		case e.level == yes:
+		case e.sure:
 			all = append(all, problem(mend, "conntrack is kept from PPTP by %s: nothing of it is translated", e.where()))
 		case e.specific:
 			all = append(all, warning(mend, "conntrack may be kept from PPTP by %s", e.where()))
@@ -89,36 +91,28 @@ func judgeTracking(f firewall) Finding {
 func (f firewall) judgeZones() []Finding {
 	var all []Finding
 	for _, number := range f.ports {
-		for _, r := range f.clients(number) {
-			for i, control := range []packet{r.opening(), r.answer()} {
-				gre := f.gre.packets(r)[i]
-				tcpZone, byTCP := f.zone(control)
-				greZone, byGRE := f.zone(gre)
-				if tcpZone == greZone {
-					continue
-				}
-				e := byTCP
-				pass := statement{"-p gre -j CT --zone " + tcpZone, "ip protocol gre ct zone set " + tcpZone}
-				mend := e.base.at(e.base.only(pass, gre))
-				if tcpZone == "0" {
-					e, mend = byGRE, byGRE.chain.without(byGRE.rule)
-				}
-				all = append(all, problem(mend, "control connections are tracked in zone %s and GRE%s in zone %s, by %s",
-					tcpZone, between(gre.in, gre.out), greZone, e.where()))
-			}
+		for _, j := range f.clients[number] {
+			all = append(all, zonesDiffer(j.opening, j.outward, j.inside, j.outside)...)
+			all = append(all, zonesDiffer(j.answer, j.inward, j.outside, j.inside)...)
 		}
 	}
 	return all
 }
 
-// zone returns where a packet is tracked, "0" if no rule says so for certain.
-func (f firewall) zone(p packet) (string, event) {
-	for _, e := range f.rules.meets(p, "prerouting", zone, notrack) {
-		if e.level == yes && e.base.prio < conntrackPriority {
-			return max(e.arg, "0"), e
-		}
+// zonesDiffer compares the zones of packets that travel the same way.
+func zonesDiffer(control, gre []passed, from, to string) []Finding {
+	tcpZone, byTCP := zoneOf(control[0])
+	greZone, byGRE := zoneOf(gre[0])
+	if tcpZone == greZone {
+		return nil
 	}
-	return "0", event{}
+	e := byTCP
+	pass := statement{fmt.Sprintf("-p gre -j CT --zone %d", tcpZone), fmt.Sprintf("ip protocol gre ct zone set %d", tcpZone)}
+	mend := e.base.at(e.base.only(pass, fate{from: from, to: to}))
+	if tcpZone == 0 {
+		e, mend = byGRE, byGRE.chain.without(byGRE.rule)
+	}
+	return []Finding{problem(mend, "control connections are tracked in zone %d and GRE%s in zone %d, by %s", tcpZone, between(from, to), greZone, e.where())}
 }
 
 // judgeProxy looks for who takes control connections for itself.
@@ -127,10 +121,10 @@ func judgeProxy(f firewall) Finding {
 	for _, e := range f.forClients("prerouting", openings, redirect, tproxy, dnat) {
 		mend := f.spare(e)
 		switch {
-		case e.action == dnat && e.level == yes:
+		case e.name == dnat && e.sure:
 			all = append(all, warning(mend, "%s sends clients' own connections to its address too: limit it to the outside interface or address", e.where()))
-		case e.action == dnat:
-		case e.level == yes:
+		case e.name == dnat:
+		case e.sure:
 			all = append(all, problem(mend, "a transparent proxy takes control connections by %s", e.where()))
 		case e.specific:
 			all = append(all, warning(mend, "a transparent proxy may take control connections by %s", e.where()))
@@ -141,7 +135,7 @@ func judgeProxy(f firewall) Finding {
 
 // spare returns a command that keeps clients' control connections from a rule: an
 // accept before it, where that keeps them from nothing else of ours.
-func (f firewall) spare(e event) string {
+func (f firewall) spare(e met) string {
 	outside := f.outsides()
 	if e.base.kind != "nat" || len(outside) != 1 || outside[0] == "" {
 		return e.chain.without(e.rule)
@@ -154,18 +148,13 @@ func (f firewall) spare(e event) string {
 // judgeOffload looks for flow offload of control connections: their packets skip the
 // rules, and so the queue, once established.
 func judgeOffload(f firewall) Finding {
-	established := func(r role) []packet {
-		p := r.opening()
-		p.state = "established"
-		return []packet{p, r.answer()}
-	}
 	var all []Finding
 	for _, e := range f.forClients("forward", established, offload) {
 		mend := f.kept(e.chain)
 		switch {
-		case e.level == yes:
+		case e.sure:
 			all = append(all, problem(mend, "control connections are offloaded, and skip the queue, by %s", e.where()))
-		case e.specific || e.level == side:
+		default:
 			all = append(all, warning(mend, "control connections may be offloaded, and skip the queue, by %s", e.where()))
 		}
 	}
@@ -206,18 +195,12 @@ func judgeMarks(f firewall) Finding {
 func (f firewall) judgeRestoring() []Finding {
 	var all []Finding
 	for _, number := range f.ports {
-		for _, r := range f.clients(number) {
-			control := r.opening()
-			control.state = "established"
-			gre := f.gre.packets(r)[0]
-			if len(f.rules.meets(gre, "prerouting", restore, mark)) > 0 {
+		for _, j := range f.clients[number] {
+			if len(meets(j.outward, "prerouting", restore, mark)) > 0 {
 				continue
 			}
-			for _, e := range f.rules.meets(control, "prerouting", restore, mark) {
-				if e.action == restore && f.gre.queued {
-					continue // the daemon restores it
-				}
-				if e.action == restore || e.level >= side { // marks of something else are many
+			for _, e := range meets(j.began, "prerouting", restore, mark) {
+				if e.name == mark || !f.gre.queued { // else the daemon restores it
 					all = append(all, judgeMarking(e))
 				}
 			}
@@ -228,9 +211,9 @@ func (f firewall) judgeRestoring() []Finding {
 
 // judgeMarking judges a rule that marks a control connection's packets, where none marks
 // its calls'.
-func judgeMarking(e event) Finding {
+func judgeMarking(e met) Finding {
 	mend := e.base.at(e.forGRE())
-	if e.action == restore && e.level >= side {
+	if e.name == restore {
 		return problem(mend, "%s gives packets their connection's mark, for routing, but not calls' GRE: it leaves by another way than its control connection", e.where())
 	}
 	return warning(mend, "%s marks packets, for routing, but not calls' GRE: it may leave by another way than its control connection", e.where())
@@ -241,48 +224,30 @@ func judgeMarking(e event) Finding {
 func (f firewall) judgeSkipped() []Finding {
 	var all []Finding
 	for _, number := range f.ports {
-		for _, r := range f.clients(number) {
-			control := r.opening()
-			control.state = "established"
-			if e, found := f.skipped(control); found {
-				all = append(all, f.judgeSkip(e))
+		for _, j := range f.clients[number] {
+			for _, p := range j.began {
+				if e, found := skipped(p); found {
+					all = append(all, f.judgeSkip(e))
+				}
 			}
 		}
 	}
 	return all
 }
 
-// skipped returns the first rule behind ours that marks a packet, where none before does.
-func (f firewall) skipped(p packet) (event, bool) {
-	for _, c := range f.rules.base("prerouting", "filter") {
-		i := slices.IndexFunc(c.rules, toOurs)
-		before, behind := c, c
-		if i >= 0 {
-			before.rules, behind.rules = c.rules[:i], c.rules[i+1:]
-		}
-		if _, found := before.marks(p); found {
-			return event{}, false
-		}
-		if i >= 0 {
-			return behind.marks(p)
-		}
-	}
-	return event{}, false
-}
-
-// marks returns the first rule that marks a packet, as far as it is one for such packets:
-// marks of something else are many.
-func (c chain) marks(p packet) (event, bool) {
-	events := c.walk(p)
-	i := slices.IndexFunc(events, func(e event) bool { return e.action == restore || e.action == mark && e.level >= side })
-	if i < 0 {
+// skipped returns the first rule behind ours, in the same base chain, that marks a packet,
+// where none before does.
+func skipped(p passed) (event, bool) {
+	ours := slices.IndexFunc(p.events, queuedByUs)
+	marks := slices.IndexFunc(p.events, func(e event) bool { return e.base.hook == "prerouting" && (e.name == restore || e.name == mark) })
+	if ours < 0 || marks < ours || p.events[marks].base.String() != p.events[ours].base.String() {
 		return event{}, false
 	}
-	return events[i], true
+	return p.events[marks], true
 }
 
 func (f firewall) judgeSkip(e event) Finding {
-	if e.action == restore && e.level >= side {
+	if e.name == restore {
 		return problem(f.reload, "%s comes behind the daemon's rules, and what these queue does not meet it: control connections lose their mark, and leave by another way", e.where())
 	}
 	return warning(f.reload, "%s comes behind the daemon's rules, and what these queue does not meet it: control connections may leave by another way", e.where())

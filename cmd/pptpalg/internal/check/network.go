@@ -10,43 +10,13 @@ import (
 	"strings"
 )
 
-// span is a range of IPv4 addresses, first and last.
-type span struct{ first, last netip.Addr }
-
-// spanOf reads an address, a prefix addr/bits, or a range first-last.
-func spanOf(s string) (span, bool) {
-	if first, last, found := strings.Cut(s, "-"); found {
-		a, errA := netip.ParseAddr(first)
-		b, errB := netip.ParseAddr(last)
-		return span{a, b}, errA == nil && errB == nil && a.Is4() && b.Is4()
-	}
+// prefixOf reads an address, or a prefix addr/bits.
+func prefixOf(s string) (netip.Prefix, bool) {
 	if !strings.Contains(s, "/") {
 		s += "/32"
 	}
 	p, err := netip.ParsePrefix(s)
-	if err != nil || !p.Addr().Is4() {
-		return span{}, false
-	}
-	first := p.Masked().Addr()
-	last := first.As4()
-	for bit := p.Bits(); bit < 32; bit++ {
-		last[bit/8] |= 0x80 >> (bit % 8)
-	}
-	return span{first, netip.AddrFrom4(last)}, true
-}
-
-func (s span) has(other span) bool {
-	return !other.first.Less(s.first) && !s.last.Less(other.last)
-}
-
-func (s span) meets(other span) bool {
-	return !other.last.Less(s.first) && !s.last.Less(other.first)
-}
-
-// size is the number of bits that differ within the span, the smaller the narrower.
-func (s span) size() uint32 {
-	a, b := s.first.As4(), s.last.As4()
-	return uint32(b[0]-a[0])<<24 | uint32(b[1]-a[1])<<16 | uint32(b[2]-a[2])<<8 | uint32(b[3]-a[3])
+	return p.Masked(), err == nil && p.Addr().Is4()
 }
 
 // ipRoute is what "ip -json route" prints of a route, and of each way that it has.
@@ -69,6 +39,7 @@ type ipRule struct {
 	IPProto  any // a name, or a number
 	DPort    any // a number
 	Table    string
+	Suppress *int `json:"suppress_prefixlen"`
 }
 
 // takes reports whether the rule is for control connections alone, to one of the ports.
@@ -86,17 +57,27 @@ func (r ipRule) takesGRE(table string) bool {
 
 // route is a way to a destination: one of several where a route has several.
 type route struct {
-	to    span
-	wide  bool // a default route, or half of one
-	dev   string
-	table string // "" is main
+	prefix netip.Prefix
+	dev    string
+	table  string // "" is main
+}
+
+// wide says whether it is a default route, or half of one.
+func (r route) wide() bool { return r.prefix.Bits() <= 1 }
+
+// host is an address and the interface where it is, or is to be found.
+type host struct {
+	addr netip.Addr
+	dev  string
 }
 
 // network is where packets can go from here.
 type network struct {
-	routes []route // in all tables but local
-	local  []span  // addresses of this gateway
-	rules  []ipRule
+	routes    []route // in all tables but local
+	addresses []host  // of this gateway
+	rules     []ipRule
+	devs      []string // that packets are sent by
+	hosts     []host   // that they are sent to
 }
 
 // readRoutes reads "ip -json -4 route show table all".
@@ -106,18 +87,19 @@ func (n *network) readRoutes(text string) error {
 		return fmt.Errorf("read routes: %w", err)
 	}
 	for _, r := range listed {
-		wide := r.Dst == "default" || strings.HasSuffix(r.Dst, "/1")
 		if r.Dst == "default" {
 			r.Dst = "0.0.0.0/0"
 		}
-		to, good := spanOf(r.Dst)
+		to, good := prefixOf(r.Dst)
 		switch {
 		case !good:
 		case r.Type == "local":
-			n.local = append(n.local, to)
+			if to.IsSingleIP() && !to.Addr().IsLoopback() {
+				n.addresses = append(n.addresses, host{to.Addr(), r.Dev})
+			}
 		case r.Type == "" || r.Type == "unicast":
 			for _, dev := range r.devices() {
-				n.routes = append(n.routes, route{to: to, wide: wide, dev: dev, table: r.Table})
+				n.routes = append(n.routes, route{prefix: to, dev: dev, table: r.Table})
 			}
 		}
 	}
@@ -125,8 +107,8 @@ func (n *network) readRoutes(text string) error {
 }
 
 // own reports whether an address is this gateway's.
-func (n network) own(addr span) bool {
-	return slices.ContainsFunc(n.local, func(s span) bool { return s.has(addr) && s.size() == 0 })
+func (n network) own(addr netip.Addr) bool {
+	return slices.ContainsFunc(n.addresses, func(h host) bool { return h.addr == addr })
 }
 
 func (r ipRoute) devices() []string {
@@ -164,7 +146,7 @@ func unmarshal(text string, to any) error {
 func (n network) defaults() int {
 	count := 0
 	for _, r := range n.routes {
-		if r.wide && r.to.size() == 1<<32-1 {
+		if r.prefix.Bits() == 0 {
 			count++
 		}
 	}
@@ -180,27 +162,15 @@ func (n network) marked() bool {
 	})
 }
 
-// of lists the networks behind an interface, nil if none is known.
-func (n network) of(dev string) []span {
-	var all []span
+// of lists the networks behind an interface, but for default routes.
+func (n network) of(dev string) []netip.Prefix {
+	var all []netip.Prefix
 	for _, r := range n.routes {
-		if r.dev == dev && dev != "" {
-			all = append(all, r.to)
+		if r.dev == dev && !r.wide() && !slices.Contains(all, r.prefix) {
+			all = append(all, r.prefix)
 		}
 	}
 	return all
-}
-
-// towards returns the interface that an address is behind, "" if none but a default
-// route is known.
-func (n network) towards(addr span) string {
-	dev, narrowest := "", uint32(0)
-	for _, r := range n.routes {
-		if !r.wide && r.to.has(addr) && (dev == "" || r.to.size() < narrowest) {
-			dev, narrowest = r.dev, r.to.size()
-		}
-	}
-	return dev
 }
 
 // way is the two interfaces that calls pass between. One that is not known is "".
@@ -215,7 +185,7 @@ const maxWays, maxContainers = 64, 4
 func (n network) ways(translated []string) []way {
 	outside := slices.Clone(translated)
 	for _, r := range n.routes {
-		if r.wide {
+		if r.wide() {
 			outside = append(outside, r.dev)
 		}
 	}
@@ -279,7 +249,13 @@ func between(from, to string) string {
 
 // sibling returns the command that makes a routing rule for GRE like one for TCP.
 func (r ipRule) sibling() string {
-	words := []string{"ip", "rule", "add", "priority", strconv.Itoa(r.Priority)}
+	r.IPProto, r.DPort = "gre", nil
+	return shell(append([]string{"ip"}, r.add()...)...)
+}
+
+// add returns the words by which ip makes the rule.
+func (r ipRule) add() []string {
+	words := []string{"rule", "add", "priority", strconv.Itoa(r.Priority)}
 	if r.Src != "" && r.Src != "all" {
 		if r.SrcLen != nil {
 			r.Src += "/" + strconv.Itoa(*r.SrcLen)
@@ -296,7 +272,17 @@ func (r ipRule) sibling() string {
 		}
 		words = append(words, "fwmark", mark)
 	}
-	return shell(append(words, "ipproto", "gre", "lookup", r.Table)...)
+	if r.IPProto != nil {
+		words = append(words, "ipproto", fmt.Sprint(r.IPProto))
+	}
+	if r.DPort != nil {
+		words = append(words, "dport", fmt.Sprint(r.DPort))
+	}
+	words = append(words, "lookup", r.Table)
+	if r.Suppress != nil {
+		words = append(words, "suppress_prefixlength", strconv.Itoa(*r.Suppress))
+	}
+	return words
 }
 
 // plain are words that mean nothing but themselves to a shell.

@@ -12,24 +12,35 @@ const standard = 1723
 
 // outcome is how a role fares: the worse of the fates of its packets.
 type outcome struct {
-	role
+	journey
 	fate
 }
 
-// outcomes sends packets of each role through the firewall.
-func (f firewall) outcomes(all []role, packets func(role) []packet) []outcome {
+// control returns how the control connections of journeys fare.
+func (f firewall) control(all []journey) []outcome {
 	found := make([]outcome, len(all))
-	for i, r := range all {
-		found[i].role = r
-		for _, p := range packets(r) {
-			found[i].fate = worse(found[i].fate, f.meet(p))
+	for i, j := range all {
+		there, back := f.fate(j.opening[:min(len(j.opening), len(j.began))], true), f.fate(j.answer, true)
+		there.from, there.to = j.inside, j.outside
+		if j.served {
+			there.from, there.to = there.to, there.from
 		}
+		back.from, back.to, back.reply = there.to, there.from, true
+		found[i] = outcome{j, worse(there, back)}
 	}
 	return found
 }
 
-func (f firewall) control(all []role) []outcome {
-	return f.outcomes(all, func(r role) []packet { return []packet{r.opening(), r.answer()} })
+// data returns how the calls of journeys fare.
+func (f firewall) data(all []journey) []outcome {
+	found := make([]outcome, len(all))
+	for i, j := range all {
+		outward, inward := f.fate(j.outward, false), f.fate(j.inward, false)
+		outward.from, outward.to = j.inside, j.outside
+		inward.from, inward.to = j.outside, j.inside
+		found[i] = outcome{j, worse(outward, inward)}
+	}
+	return found
 }
 
 // bestOf returns the outcome that is best, the first of several.
@@ -81,7 +92,7 @@ func judgeControl(f firewall) Finding {
 	var notes string
 	var all []Finding
 	for _, number := range f.ports {
-		servers, clients := f.control(f.servers(number)), f.control(f.clients(number))
+		servers, clients := f.control(f.servers[number]), f.control(f.clients[number])
 		for _, group := range byTarget(servers) {
 			all = append(all, f.judgeServer(group))
 		}
@@ -102,7 +113,7 @@ func (f firewall) judgeServer(group []outcome) Finding {
 	if found.Result != Problem {
 		return found
 	}
-	near := slices.DeleteFunc(f.control(f.neighbours(group[0].port)), func(o outcome) bool { return o.target() != group[0].target() })
+	near := slices.DeleteFunc(f.control(f.neighbours[group[0].port]), func(o outcome) bool { return o.target() != group[0].target() })
 	if len(near) > 0 && bestOf(near).passage == open {
 		return soften(found)
 	}
@@ -141,16 +152,16 @@ func soften(f Finding) Finding {
 func (o outcome) judgeControl() Finding {
 	what := fmt.Sprintf("TCP to port %d", o.seen())
 	pass := statement{fmt.Sprintf("-p tcp --dport %d -j ACCEPT", o.seen()), fmt.Sprintf("tcp dport %d accept", o.seen())}
-	if o.packet.reply {
+	if o.reply {
 		what = fmt.Sprintf("TCP from port %d", o.seen())
 		pass = statement{"-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT", "ct state established,related accept"}
 		if o.base.hook == "ingress" || o.base.hook == "egress" {
 			pass.nft = fmt.Sprintf("tcp sport %d accept", o.seen())
 		}
 	} else {
-		pass = o.base.only(pass, o.packet)
+		pass = o.base.only(pass, o.fate)
 	}
-	what += between(o.packet.in, o.packet.out)
+	what += between(o.from, o.to)
 	switch o.passage {
 	case closed:
 		return problem(o.mend(pass), "%s drops %s", o.where(), what)
@@ -162,10 +173,16 @@ func (o outcome) judgeControl() Finding {
 	return Finding{}
 }
 
-// seen is the port of a control connection where the packet was lost.
+// seen is the port of a control connection where the packet was lost: before DNAT another
+// one than behind it.
 func (o outcome) seen() uint16 {
-	p := o.packet.at(o.base)
-	return max(p.src, p.dst)
+	h, prio := o.base.hook, o.base.prio
+	early := h == "ingress" || h == "prerouting" && prio <= dnatPriority
+	late := h == "egress" || h == "postrouting" && prio > -dnatPriority
+	if !o.reply && early || o.reply && late {
+		return o.port
+	}
+	return o.inner
 }
 
 // judgeGRE looks for what drops the packets of calls, on ways that their control
@@ -173,7 +190,7 @@ func (o outcome) seen() uint16 {
 func judgeGRE(f firewall) Finding {
 	var all []Finding
 	for _, group := range f.calls() {
-		found := f.outcomes(group, f.gre.packets)
+		found := f.data(group)
 		all = append(all, judgeGroup(found, f.judgeCall))
 		for _, o := range lost(found) {
 			all = append(all, soften(f.judgeCall(o)))
@@ -184,38 +201,38 @@ func judgeGRE(f firewall) Finding {
 
 // calls returns the roles whose control connections come through: clients, and those of
 // each server. Where none does, it is all clients.
-func (f firewall) calls() [][]role {
+func (f firewall) calls() [][]journey {
 	var clients, served []outcome
 	for _, number := range f.ports {
-		clients = append(clients, f.control(f.clients(number))...)
-		served = append(served, f.control(f.servers(number))...)
+		clients = append(clients, f.control(f.clients[number])...)
+		served = append(served, f.control(f.servers[number])...)
 	}
-	var groups [][]role
+	var groups [][]journey
 	for _, group := range append(byTarget(served), clients) {
 		if through := passing(group); len(through) > 0 {
 			groups = append(groups, through)
 		}
 	}
 	if groups == nil {
-		return [][]role{f.clients(f.ports[0])}
+		return [][]journey{f.clients[f.ports[0]]}
 	}
 	return groups
 }
 
 // passing returns the roles that are not closed, of all ports one for each way.
-func passing(all []outcome) []role {
-	var found []role
+func passing(all []outcome) []journey {
+	var found []journey
 	for _, o := range all {
-		again := slices.ContainsFunc(found, func(r role) bool { return r.way == o.way })
+		again := slices.ContainsFunc(found, func(j journey) bool { return j.way == o.way })
 		if o.passage != closed && !again {
-			found = append(found, o.role)
+			found = append(found, o.journey)
 		}
 	}
 	return found
 }
 
 func (f firewall) judgeCall(o outcome) Finding {
-	what := "GRE" + between(o.packet.in, o.packet.out)
+	what := "GRE" + between(o.from, o.to)
 	mend := o.mend(f.gre.passing(o.base))
 	switch o.passage {
 	case closed:

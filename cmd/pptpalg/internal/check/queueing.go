@@ -3,8 +3,6 @@ package check
 import (
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 
 	"pptpalg/rules"
 )
@@ -49,11 +47,9 @@ func (f firewall) queueing(number uint16, data rules.Data) queueing {
 }
 
 func (f firewall) queueingOf(port, number uint16) queueing {
-	for _, r := range f.clients(port) {
-		there := r.opening()
-		there.state = "established"
-		for _, p := range []packet{there, r.answer()} {
-			if q := f.queueingFor(p, number); q.state != arrives {
+	for _, j := range f.clients[port] {
+		for _, some := range established(j) {
+			if q := f.queueingFor(some[0], number); q.state != arrives {
 				q.port = port
 				return q
 			}
@@ -62,50 +58,55 @@ func (f firewall) queueingOf(port, number uint16) queueing {
 	return queueing{}
 }
 
-func (f firewall) queueingFor(p packet, number uint16) queueing {
-	for _, c := range f.rules.base("prerouting", "filter") {
-		events := c.walk(p)
-		ours := slices.IndexFunc(events, func(e event) bool { return e.action == queue && e.chain.ours() })
-		switch {
-		case ours >= 0 && events[ours].arg == fmt.Sprint(number):
-			return queueing{}
-		case ours >= 0:
-			return queueing{state: elsewhere, event: events[ours]}
-		case len(events) > 0 && f.leads(c) && events[len(events)-1].text != "":
-			return queueing{state: preceded, event: events[len(events)-1]}
+func (f firewall) queueingFor(p passed, number uint16) queueing {
+	if i := slices.IndexFunc(p.events, queuedByUs); i >= 0 {
+		if e := p.events[i]; e.arg != fmt.Sprint(number) {
+			return queueing{state: elsewhere, event: e}
 		}
+		return queueing{}
+	}
+	var last event
+	for _, e := range p.events {
+		if e.base.hook == "prerouting" && leads(e.base) {
+			last = e
+		}
+	}
+	if last.text != "" {
+		return queueing{state: preceded, event: last}
 	}
 	return queueing{state: nowhere}
 }
 
+// queuedByUs says whether an event is that our own rules queue a packet.
+func queuedByUs(e event) bool {
+	return e.name == queue && e.chain.ours() && e.base.hook == "prerouting"
+}
+
 // ours says whether a chain has the daemon's rules about control connections: that of
 // iptables, or the table of the nft form.
-func (c chain) ours() bool { return c.name == rules.Chain || c.home == "nft ip "+rules.NFTTable }
+func (c chain) ours() bool { return c.name == rules.Chain || c.table == "nft ip "+rules.NFTTable }
 
 // leads says whether a base chain has a jump to our chain of iptables.
-func (f firewall) leads(c chain) bool {
+func leads(c chain) bool {
 	return slices.ContainsFunc(c.rules, toOurs)
 }
 
-func toOurs(r rule) bool { return r.action == jump && r.arg == rules.Chain }
+func toOurs(r rule) bool { return slices.Contains(r.actions, action{name: jump, arg: rules.Chain}) }
 
 // queuesGRE says whether rules send GRE to a queue of the daemon's, where it comes and where
 // it leaves.
 func (f firewall) queuesGRE(data rules.Data) bool {
-	for _, w := range f.ways {
-		arriving := packet{proto: "gre", state: "new", in: w.outside}
-		leaving := packet{proto: "gre", state: "untracked", in: w.inside, out: w.outside}
-		if f.queuesAt("prerouting", arriving, data) && f.queuesAt("postrouting", leaving, data) {
+	for _, j := range f.clients[f.ports[0]] {
+		if queuesAt(j.inward[0], "prerouting", data) && queuesAt(j.outward[0], "postrouting", data) {
 			return true
 		}
 	}
 	return false
 }
 
-func (f firewall) queuesAt(hook string, p packet, data rules.Data) bool {
-	return slices.ContainsFunc(f.rules.meets(p, hook, queue), func(e event) bool {
-		first, err := strconv.ParseUint(strings.SplitN(e.arg, "-", 2)[0], 10, 16)
-		return err == nil && uint16(first) == data.Queue
+func queuesAt(p passed, hook string, data rules.Data) bool {
+	return slices.ContainsFunc(p.events, func(e event) bool {
+		return e.base.hook == hook && e.name == queue && e.arg == fmt.Sprint(data.Queue)
 	})
 }
 

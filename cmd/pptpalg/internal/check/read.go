@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 
 	"pptpalg/alg/nfqueue"
+	"pptpalg/cmd/internal/netns"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/conntrack"
 	"pptpalg/rules"
@@ -222,7 +223,7 @@ func (r *reader) askConntrack() tracked {
 }
 
 func (r *reader) translation() (tried, error) {
-	err := tryTranslation(r.ctx, natRule)
+	err := tryTranslation(r.ctx, trialFlows, nil)
 	if errors.Is(err, errNoTrial) {
 		return tried{}, err
 	}
@@ -281,12 +282,12 @@ func (r *reader) resetRefused(cfg *rules.Config) error {
 var incompatible = regexp.MustCompile(`incompatible|Parsing nftables rule failed`)
 
 func (r *reader) tryLoading(cfg rules.Config) (l loading, err error) {
-	p, err := newPlace()
+	p, err := netns.New()
 	if err != nil {
 		return loading{}, fmt.Errorf("make network namespace: %w", err)
 	}
-	defer p.close()
-	_ = p.do(func() error {
+	defer p.Close()
+	_ = p.Do(func() error {
 		done, err := new(rules.Firewall).Load(r.ctx, cfg)
 		l = loading{failed: err, refused: done.Refused}
 		return nil
@@ -417,13 +418,9 @@ func (r *reader) readNetwork() (network, error) {
 
 func (r *reader) firewall() (firewall, error) { return r.firewallOnce() }
 
-// readFirewall reads the rules of iptables, of its other backend where it has some, and of
-// nft where that is installed; and between which interfaces calls pass.
+// readFirewall has the kernel judge copies of the rules of iptables, of its other backend
+// where it has some, and of nft; on the ways between the interfaces where calls pass.
 func (r *reader) readFirewall() (firewall, error) {
-	all, err := r.readRules()
-	if err != nil {
-		return firewall{}, err
-	}
 	n, err := r.network()
 	if err != nil {
 		return firewall{}, err
@@ -432,34 +429,139 @@ func (r *reader) readFirewall() (firewall, error) {
 	if err != nil {
 		return firewall{}, err
 	}
-	return firewall{
-		rules: all.link(), network: n, ways: n.ways(all.translating(n)), ports: r.cfg.Rules.Ports, set: r.cfg.Set, reload: r.cfg.Load, bound: bound,
+	f := firewall{
+		network: n, ports: r.cfg.Rules.Ports, set: r.cfg.Set, reload: r.cfg.Load, bound: bound,
 		gre: greRules{queued: r.queued(), load: r.cfg.LoadRules, data: r.cfg.Rules.Data},
-	}, nil
+	}
+	if err := r.judge(&f); err != nil {
+		return firewall{}, fmt.Errorf("not looked at: %w", err)
+	}
+	return f, nil
 }
 
-func (r *reader) readRules() (ruleset, error) {
+// judge copies the rules into namespaces of their own, one for each backend, and keeps what
+// becomes of packets there.
+func (r *reader) judge(f *firewall) error {
+	b, err := r.backends()
+	if err != nil {
+		return err
+	}
+	words := readLiterals(b.text)
+	f.ways = f.network.ways(translating(b.text, f.network))
+	s := f.surroundings(b.text)
+	t := travellers{network: f.network, words: words, queued: f.gre.queued, outsides: f.outsides(), first: map[string]way{}}
+	t.variants = max(1, min(maxVariants, maxCalls/(len(f.ways)*len(f.ports))))
+	t.words.marks = words.marks[max(0, len(words.marks)-t.variants):]
+	for _, dev := range t.network.devs {
+		for _, a := range append(t.hosts(dev), t.network.stranger(dev)) {
+			t.network.hosts = append(t.network.hosts, host{a, dev})
+		}
+		if a := t.network.public(dev); !t.network.own(a) {
+			t.network.addresses = append(t.network.addresses, host{a, dev})
+		}
+	}
+	s.network = t.network
+	for _, l := range b.layers {
+		x, err := newScratch(r.ctx, s, l.load, l.tell)
+		if err != nil {
+			return err
+		}
+		defer x.close()
+		f.rules = append(f.rules, x.rules...)
+		t.scratches = append(t.scratches, x)
+	}
+	return t.travel(f)
+}
+
+// surroundings are what packets need beside the rules.
+func (f *firewall) surroundings(text string) surroundings {
+	s := surroundings{devs: map[string]int{}, bound: f.bound, queued: f.gre.queued, accepts: f.gre.accepts()}
+	for _, w := range f.ways {
+		f.network.devs = append(f.network.devs, w.inside, w.outside)
+	}
+	f.network.devs = unique(f.network.devs)
+	all := slices.Clone(f.network.devs)
+	for _, found := range hookedDevices.FindAllStringSubmatch(text, -1) {
+		all = append(all, strings.Split(strings.ReplaceAll(found[1], `"`, ""), ", ")...)
+	}
+	for i, dev := range all {
+		if found, err := net.InterfaceByName(dev); err == nil {
+			s.devs[dev] = found.Index
+		} else if i < len(f.network.devs) {
+			s.devs[dev] = farIndex/2 + i
+		}
+	}
+	return s
+}
+
+// hookedDevices are those that chains and flow tables of nft are bound to.
+var hookedDevices = regexp.MustCompile(`devices? (?:= \{ )?([^\s;}][^;}]*[^\s;}])`)
+
+// layer is the rules of one backend.
+type layer struct {
+	load func(nfTables) ([]object, error)
+	tell func([]object) ruleset
+}
+
+// backends are all rules that are in force, and what programs print of them.
+type backends struct {
+	layers []layer
+	text   string
+}
+
+func (r *reader) backends() (backends, error) {
+	c, err := dialNFTables()
+	if err != nil {
+		return backends{}, err
+	}
+	defer c.Close()
+	all, err := c.dump()
+	if err != nil {
+		return backends{}, err
+	}
 	b, err := r.iptables()
 	if err != nil {
-		return nil, err
+		return backends{}, err
 	}
-	var listed ruleset
+	var found backends
+	lines := map[string][]string{}
 	for _, program := range b.programs() {
 		text, err := r.save(program)
 		if err != nil {
-			return nil, err
+			return backends{}, err
 		}
-		listed = append(listed, parseIPTables(program, text)...)
+		found.text += text
+		if program == "iptables" && b.nft() {
+			lines = readLines(text)
+			continue
+		}
+		found.layers = append(found.layers, r.legacy(program, text))
 	}
-	native, err := r.readNFT(b)
-	switch {
-	case err != nil:
-		return nil, err
-	case native == nil || !b.nft():
-		return append(listed, native...), nil
+	said, err := r.command("nft", "-a", "-s", "list", "ruleset")
+	if err != nil {
+		return backends{}, err
 	}
-	legacy := slices.DeleteFunc(slices.Clone(listed), func(c chain) bool { return strings.HasPrefix(c.table, "iptables ") })
-	return append(merge(listed, native), legacy...), nil
+	found.text += said
+	native := layer{
+		load: func(c nfTables) ([]object, error) { return all, c.create(copies(all)) },
+		tell: func(all []object) ruleset { return rulesetOf(all, "iptables", lines, handles(said)) },
+	}
+	if len(all) > 0 || len(found.layers) == 0 {
+		found.layers = append([]layer{native}, found.layers...)
+	}
+	return found, nil
+}
+
+// legacy has the rules of iptables-legacy loaded by the other backend, whose packets the
+// kernel traces.
+func (r *reader) legacy(program, text string) layer {
+	return layer{
+		load: func(nfTables) ([]object, error) {
+			_, err := command(r.ctx, text, "iptables-nft-restore")
+			return nil, err
+		},
+		tell: func(all []object) ruleset { return rulesetOf(all, program, readLines(text), nil) },
+	}
 }
 
 // save returns the rules of iptables. A table of which it cannot read a rule is left out,
@@ -468,9 +570,6 @@ func (r *reader) save(program string) (string, error) {
 	text, err := r.command(program + "-save")
 	if err == nil || !incompatible.MatchString(err.Error()) {
 		return text, err
-	}
-	if _, missing := find("nft"); missing != nil {
-		return "", err
 	}
 	var all strings.Builder
 	for _, name := range xtables {
@@ -491,50 +590,6 @@ func (b backend) programs() []string {
 	}
 	return []string{"iptables"}
 }
-
-// readNFT reads nft's ruleset: none where it is not installed, or the kernel has no
-// nf_tables, and iptables has told its own.
-func (r *reader) readNFT(b backend) (ruleset, error) {
-	text, err := r.command("nft", "-j", "list", "ruleset")
-	switch {
-	case err == nil:
-		asleep, err := r.dormant(text)
-		if err != nil {
-			return nil, err
-		}
-		return parseNFT(text, asleep)
-	case b.version != "" && errors.Is(err, exec.ErrNotFound):
-		return nil, nil
-	case b.version != "" && !b.nft() && unsupported.MatchString(err.Error()):
-		return nil, nil
-	}
-	return nil, err
-}
-
-// dormant lists the tables that are not in force. That a table has flags is all that
-// the JSON of some versions tells.
-func (r *reader) dormant(text string) ([]string, error) {
-	if !flagged.MatchString(text) {
-		return nil, nil
-	}
-	plain, err := r.command("nft", "-t", "list", "ruleset")
-	if err != nil {
-		return nil, err
-	}
-	var all []string
-	for _, found := range sleeping.FindAllStringSubmatch(plain, -1) {
-		all = append(all, found[1])
-	}
-	return all, nil
-}
-
-var (
-	flagged  = regexp.MustCompile(`\{"table": \{[^}]*"flags"`)
-	sleeping = regexp.MustCompile(`(?m)^table (\S+ \S+) \{[^\n]*\n\s*flags [^\n]*dormant`)
-)
-
-// unsupported is what nft says to a kernel without nf_tables.
-var unsupported = regexp.MustCompile(`(?i)not supported`)
 
 // daemon reads whether it runs, and whether control connections come to it.
 func (r *reader) daemon() (state, error) {
@@ -650,4 +705,13 @@ func find(name string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("find %s: %w", name, exec.ErrNotFound)
+}
+
+// port reads one; what is left out is def.
+func port(s string, def uint16) uint16 {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil {
+		return def
+	}
+	return uint16(n)
 }

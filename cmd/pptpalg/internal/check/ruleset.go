@@ -3,95 +3,14 @@ package check
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"pptpalg/rules"
 )
-
-// level is how surely something applies to a packet.
-type level uint8
-
-const (
-	no   level = iota
-	some       // perhaps: it depends on what is not known here, as sets, marks and rates
-	side       // where the packet comes from the right place, or goes there: addresses, and interfaces that are not known
-	yes
-)
-
-func (l level) not() level {
-	switch l {
-	case no:
-		return yes
-	case yes:
-		return no
-	}
-	return l
-}
-
-// when returns yes or no.
-func when(b bool) level {
-	if b {
-		return yes
-	}
-	return no
-}
-
-// packet is what a condition is asked about.
-type packet struct {
-	proto   string // tcp, gre
-	state   string // of its connection: new, established; or untracked; or invalid, before conntrack has seen it
-	reply   bool   // it travels against the way that its connection was opened
-	service uint16 // the TCP port that the connection was opened to
-	inner   uint16 // what DNAT made of that port, or the same
-	dnat    level  // whether its connection's destination is translated
-	in, out string // interfaces; "" is one that is not known
-	from    []span // the networks that it may come from; nil: not known
-	to      []span // and those that it may go to
-
-	// Where it is, which at sets.
-	hook     string
-	src, dst uint16 // TCP ports; 0 is one that the client's kernel chose
-}
-
-// The priorities of conntrack and of DNAT (enum nf_ip_hook_priorities).
-const conntrackPriority, dnatPriority = -200, -100
-
-// at returns the packet as a chain sees it: before or after DNAT, with or without
-// conntrack.
-func (p packet) at(c chain) packet {
-	p.hook = c.hook
-	arriving := c.hook == "ingress" || c.hook == "prerouting"
-	if c.hook == "ingress" || c.hook == "egress" || arriving && c.prio <= conntrackPriority {
-		p.state, p.dnat = "invalid", no
-	}
-	early := c.hook == "ingress" || arriving && c.prio <= dnatPriority
-	late := c.hook == "egress" || c.hook == "postrouting" && c.prio > -dnatPriority
-	switch {
-	case p.proto != "tcp":
-	case p.reply:
-		p.src = p.inner
-		if late {
-			p.src = p.service
-		}
-	default:
-		p.dst = p.inner
-		if early {
-			p.dst = p.service
-		}
-	}
-	if early {
-		p.to = nil // a public address, or a server's
-	}
-	if late {
-		p.from = nil
-	}
-	if arriving {
-		p.out = ""
-	}
-	return p
-}
-
-// condition is one match of a rule.
-type condition func(packet) level
 
 // What a rule does. What else it may do is of no interest.
 const (
@@ -116,68 +35,42 @@ const (
 	mark       = "mark"    // the packet gets another mark
 )
 
-// final are the actions after which a packet sees no more rules of its base chain.
-var final = []string{accept, drop, reject, queue, redirect, tproxy, dnat, snat, masquerade, netmap}
+// action is one of them. arg is, of jump and goto, the chain; of helper its kernel name;
+// of zone and queue the number.
+type action struct {
+	name, arg string
+	bypass    bool // of queue: the packet goes on where nobody has the queue
+}
 
-// rule is a rule of iptables or nft.
+// rule is a rule of iptables or nft, as far as it is told to people. What it matches is
+// the kernel's business.
 type rule struct {
-	text       string   // as iptables prints it; of nft, its handle
-	words      []string // of text, behind -A; nil of nft
-	handle     int      // nft's number
-	conditions []condition
-	specific   bool   // a condition is about the protocol or the port
-	ported     bool   // a condition is about the port
-	action     string // one of those above, or any other
-	arg        string // of jump and goto: the chain; of helper: its kernel name; of zone and queue: the number
-	next       *chain // that a jump or goto leads to, which link sets; nil: nowhere
-	to         target // of dnat
-
-	// What is asked of rules beside whether they match.
-	ports ports    // that the packet is to go to, if a condition says so
-	outs  []string // interfaces that it is to leave by
-	froms []span   // where it is to come from
-	aimed bool     // a condition is about where it goes to
-
-	counted bool // of nft: it has a counter, as all of iptables' have
+	text     string   // as iptables prints it; of nft, its handle
+	said     string   // as either program prints it
+	words    []string // of text, behind -A; nil of nft
+	handle   int      // nft's number
+	actions  []action
+	specific bool // it asks for the protocol or the port
+	ported   bool // it asks for the port
+	counted  bool // it has a counter, as all of iptables' have
 }
 
-// target is where DNAT sends packets.
-type target struct {
-	addr string // "" where it is not known
-	port uint16 // 0: it stays
+func (r rule) does(actions ...string) bool {
+	return slices.ContainsFunc(r.actions, func(a action) bool { return slices.Contains(actions, a.name) })
 }
 
-func (t target) String() string {
-	switch {
-	case t.addr == "":
-		return "an address inside"
-	case t.port == 0:
-		return t.addr
-	}
-	return fmt.Sprintf("%s:%d", t.addr, t.port)
-}
-
-func (r rule) match(p packet) level {
-	l := yes
-	for _, c := range r.conditions {
-		l = min(l, c(p))
-	}
-	return l
-}
-
-// about says whether the rule is about such packets as this one: most TCP is not PPTP, and
+// about says whether the rule is about TCP, or GRE, as a call has it: most TCP is not PPTP, and
 // most GRE is.
-func (r rule) about(p packet) bool { return r.ported || r.specific && p.proto != "tcp" }
+func (r rule) about(tcp bool) bool { return r.ported || r.specific && !tcp }
 
 // chain is a chain of iptables or nft. hook is "" for one that is only jumped to.
 type chain struct {
 	table string // with the program's name: "iptables filter", "nft inet fw"
-	home  string // the table that jumps stay in, as nft calls it if it knows it
+	home  string // the table's name in the copy
 	name  string
 	hook  string // ingress, prerouting, forward, postrouting, …
 	prio  int    // where among the chains of its hook
 	kind  string // filter, nat, route
-	dev   string // of hooks ingress and egress, if it is known
 	drops bool   // its policy is drop
 	rules []rule
 }
@@ -250,144 +143,214 @@ func (c chain) opened() string {
 // ruleset is all that the network namespace's firewall has for IPv4.
 type ruleset []chain
 
-// base returns the chains at a hook, in the order in which packets meet them; kind "" is
-// any.
-func (all ruleset) base(hook, kind string) ruleset {
+// The priorities of conntrack and of DNAT (enum nf_ip_hook_priorities).
+const conntrackPriority, dnatPriority = -200, -100
+
+// Verdicts of netfilter (include/uapi/linux/netfilter.h).
+const nfDrop, nfAccept = 0, 1
+
+// hooks are the words for netfilter's hooks, by number; a device has two of its own.
+var (
+	hooks    = []string{"prerouting", "input", "forward", "output", "postrouting", "ingress"}
+	devHooks = []string{"ingress", "egress"}
+)
+
+// rulesetOf reads chains and rules from what the kernel has listed. lines are those of
+// iptables, for each table and chain; said is what nft says of each rule.
+func rulesetOf(all []object, program string, lines map[string][]string, said map[string]string) ruleset {
 	var found ruleset
-	for _, c := range all {
-		if c.hook == hook && (kind == "" || c.kind == kind) {
-			found = append(found, c)
-		}
-	}
-	slices.SortStableFunc(found, func(a, b chain) int { return cmp.Compare(a.prio, b.prio) })
-	return found
-}
-
-// chainName is the table that a chain's jumps stay in, and its name.
-type chainName struct{ home, name string }
-
-// names returns where each chain is.
-func (all ruleset) names() map[chainName]int {
-	found := make(map[chainName]int, len(all))
-	for i, c := range all {
-		found[chainName{c.home, c.name}] = i
-	}
-	return found
-}
-
-// link has jumps lead to their chains, and returns all. Without it they lead nowhere.
-func (all ruleset) link() ruleset {
-	names := all.names()
-	for _, c := range all {
-		for i, r := range c.rules {
-			if to, found := names[chainName{c.home, r.arg}]; found && (r.action == jump || r.action == goTo) {
-				c.rules[i].next = &all[to]
+	asleep, helpers := map[string]bool{}, map[string]string{}
+	for _, o := range all {
+		switch o.kind {
+		case unix.NFT_MSG_NEWTABLE:
+			asleep[o.home()] = o.attrs.number(unix.NFTA_TABLE_FLAGS)&1 != 0
+		case unix.NFT_MSG_NEWOBJ:
+			helpers[o.home()+" "+o.attrs.text(unix.NFTA_OBJ_NAME)] = o.attrs.nest(unix.NFTA_OBJ_DATA).text(1) // NFTA_CT_HELPER_NAME
+		case unix.NFT_MSG_NEWCHAIN:
+			found = append(found, o.chain(asleep))
+		case unix.NFT_MSG_NEWRULE:
+			if i := found.index(o.home(), o.attrs.text(unix.NFTA_RULE_CHAIN)); i >= 0 {
+				found[i].rules = append(found[i].rules, o.rule(said))
 			}
 		}
 	}
-	return all
+	for i := range found {
+		found[i].tell(program, lines)
+		for k := range found[i].rules {
+			found[i].rules[k].read(helpers, found[i].home)
+		}
+	}
+	return found
 }
 
-// event is a rule that a packet meets.
+func (o object) chain(asleep map[string]bool) chain {
+	c := chain{home: o.home(), name: o.attrs.text(unix.NFTA_CHAIN_NAME), kind: o.attrs.text(unix.NFTA_CHAIN_TYPE)}
+	c.table = "nft " + nfproto[o.family] + " " + o.attrs.text(unix.NFTA_CHAIN_TABLE)
+	hook := o.attrs.nest(unix.NFTA_CHAIN_HOOK)
+	if len(hook) == 0 || asleep[c.home] {
+		return c
+	}
+	names := hooks
+	if o.family == unix.NFPROTO_NETDEV {
+		names = devHooks
+	}
+	if n := int(hook.number(unix.NFTA_HOOK_HOOKNUM)); n < len(names) {
+		c.hook = names[n]
+	}
+	c.prio = int(int32(hook.number(unix.NFTA_HOOK_PRIORITY)))
+	c.drops = o.attrs.get(unix.NFTA_CHAIN_POLICY) != nil && o.attrs.number(unix.NFTA_CHAIN_POLICY) == nfDrop
+	return c
+}
+
+func (o object) rule(said map[string]string) rule {
+	n := int(o.attrs.number(unix.NFTA_RULE_HANDLE))
+	counted := slices.ContainsFunc(o.exprs(), func(e expression) bool { return e.name == "counter" })
+	return rule{handle: n, text: fmt.Sprintf("rule with handle %d", n), said: said[fmt.Sprint(o.home(), " ", n)], counted: counted}
+}
+
+// handles divides what "nft -a list ruleset" prints among the rules, by table and handle.
+func handles(text string) map[string]string {
+	said, home := map[string]string{}, ""
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		rule, n, found := strings.Cut(strings.TrimSpace(line), " # handle ")
+		switch {
+		case len(words) > 2 && words[0] == "table":
+			home = strings.TrimPrefix(words[1]+" "+words[2], "ip ")
+		case found:
+			said[home+" "+n] = rule
+		}
+	}
+	return said
+}
+
+// deeds tell by the words of either program what a rule does; what they catch is the
+// argument.
+var deeds = []struct {
+	name  string
+	words *regexp.Regexp
+}{
+	{reject, regexp.MustCompile(`-j REJECT|\breject\b`)},
+	{redirect, regexp.MustCompile(`-j REDIRECT|\bredirect\b`)},
+	{tproxy, regexp.MustCompile(`-j TPROXY|\btproxy\b`)},
+	{dnat, regexp.MustCompile(`-j DNAT|\bdnat (?:ip )?to\b`)},
+	{snat, regexp.MustCompile(`-j SNAT|\bsnat (?:ip )?to\b`)},
+	{masquerade, regexp.MustCompile(`-j MASQUERADE|\bmasquerade\b`)},
+	{netmap, regexp.MustCompile(`-j NETMAP`)},
+	{notrack, regexp.MustCompile(`-j CT --notrack|-j NOTRACK|\bnotrack\b`)},
+	{zone, regexp.MustCompile(`-j CT .*--zone (\d+)|ct zone set (\d+)`)},
+	{helper, regexp.MustCompile(`-j CT .*--helper (\S+)|ct helper set (\S+)`)},
+	{offload, regexp.MustCompile(`-j FLOWOFFLOAD|\bflow (?:add|offload)\b`)},
+	{restore, regexp.MustCompile(`-j CONNMARK --restore-mark|meta mark set ct mark`)},
+	{mark, regexp.MustCompile(`-j MARK --set-x?mark 0x(?:[1-9a-f]|0/0x[0-9a-e])|meta mark set (?:meta|0x0*[1-9a-f])`)},
+	{queue, regexp.MustCompile(`-j NFQUEUE.*--queue-(?:num|balance) (\d+)|-j NFQUEUE|\bqueue .*?to (\d+)|\bqueue num (\d+)`)},
+	{jump, regexp.MustCompile(`-j (` + rules.Chain + `)$|\bjump (\S+)`)},
+}
+
+// What words in quotes say is not what a rule does, but for the name of a helper.
+var comments = regexp.MustCompile(`(?:--comment|--\S*prefix) (?:"(?:[^"\\]|\\.)*"|\S+)|\b(?:comment|prefix) "(?:[^"\\]|\\.)*"`)
+
+// read has a rule be told by its words.
+func (r *rule) read(helpers map[string]string, home string) {
+	plain := comments.ReplaceAllString(r.said, "")
+	r.ported = strings.Contains(plain, "port")
+	r.specific = r.ported || specific.MatchString(plain)
+	for _, d := range deeds {
+		found := d.words.FindStringSubmatch(plain)
+		if found == nil {
+			continue
+		}
+		a := action{name: d.name, arg: strings.Trim(strings.Join(found[1:], ""), `"`), bypass: strings.Contains(plain, "bypass")}
+		if d.name == helper {
+			a.arg = cmp.Or(helpers[home+" "+a.arg], a.arg)
+		}
+		r.actions = append(r.actions, a)
+	}
+}
+
+// specific is that a rule asks for the protocol.
+var specific = regexp.MustCompile(`-p |l4proto|protocol|\btcp\b`)
+
+func verdict(v attributes) action {
+	chain := v.text(unix.NFTA_VERDICT_CHAIN)
+	switch int32(v.number(unix.NFTA_VERDICT_CODE)) {
+	case nfDrop:
+		return action{name: drop}
+	case nfAccept:
+		return action{name: accept}
+	case unix.NFT_JUMP:
+		return action{name: jump, arg: chain}
+	case unix.NFT_GOTO:
+		return action{name: goTo, arg: chain}
+	case unix.NFT_RETURN:
+		return action{name: back}
+	}
+	return action{}
+}
+
+// xtables are the names of iptables' tables. Others may keep rules of nft's own in them,
+// which iptables does not tell of.
+var xtables = []string{"filter", "nat", "mangle", "raw", "security"}
+
+// tell has a chain be one of iptables' if that tells all of it.
+func (c *chain) tell(program string, lines map[string][]string) {
+	told, found := lines[c.home+" "+c.name]
+	foreign := slices.ContainsFunc(c.rules, func(r rule) bool { return !r.counted })
+	if !found || foreign || len(told) != len(c.rules) || !slices.Contains(xtables, c.home) {
+		return
+	}
+	c.table = program + " " + c.home
+	for i, line := range told {
+		c.rules[i].text, c.rules[i].said, c.rules[i].words = line, line, split(line)[1:]
+	}
+}
+
+// readLines divides what iptables-save prints among its chains.
+func readLines(text string) map[string][]string {
+	lines, table := map[string][]string{}, ""
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		words := strings.Fields(line)
+		switch {
+		case strings.HasPrefix(line, "*"):
+			table = line[1:]
+		case strings.HasPrefix(line, ":"):
+			lines[table+" "+words[0][1:]] = nil
+		case strings.HasPrefix(line, "-A ") && len(words) > 1:
+			lines[table+" "+words[1]] = append(lines[table+" "+words[1]], line)
+		}
+	}
+	return lines
+}
+
+// quotedOrPlain is a word as xtables_save_string quotes it: in double quotes, inside them
+// a backslash before a quote or a backslash.
+var quotedOrPlain = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|\S+`)
+
+// split cuts a line of iptables into words.
+func split(line string) []string {
+	words := quotedOrPlain.FindAllString(line, -1)
+	for i, w := range words {
+		if strings.HasPrefix(w, `"`) && len(w) > 1 {
+			words[i] = escaped.ReplaceAllString(w[1:len(w)-1], "$1")
+		}
+	}
+	return words
+}
+
+var escaped = regexp.MustCompile(`\\(.)`)
+
+func (all ruleset) index(home, name string) int {
+	return slices.IndexFunc(all, func(c chain) bool { return c.home == home && c.name == name })
+}
+
+// event is a rule that a packet has met, or the policy of a chain: an accept or drop
+// without a text.
 type event struct {
 	rule
+	action
 	chain chain // that has the rule
-	base  chain // that the walk began in
-	level level
-}
-
-// maxJumps is more than any ruleset has; the kernel's own limit is 16.
-const maxJumps = 32
-
-// walk returns what a packet meets on its way through a base chain, up to the first
-// final rule that is certain. Where there is none its end is the policy, an event of
-// an accept or drop without a text.
-func (c chain) walk(p packet) []event {
-	events, done := c.pass(p.at(c), c.reached(p), 0)
-	if !done {
-		policy := rule{action: accept}
-		if c.drops {
-			policy.action = drop
-		}
-		events = append(events, event{rule: policy, chain: c, level: c.reached(p)})
-	}
-	for i := range events {
-		events[i].base = c
-	}
-	return events
-}
-
-// reached says whether a packet comes to the chain, which may be of one interface.
-func (c chain) reached(p packet) level {
-	dev := p.in
-	switch c.hook {
-	case "egress":
-		dev = p.out
-	case "ingress":
-	default:
-		return yes
-	}
-	if dev == "" || c.dev == "" {
-		return side
-	}
-	return when(dev == c.dev)
-}
-
-// pass walks one chain, which the packet reaches with certainty as. done says that a
-// packet that comes to the chain meets its end there.
-func (c *chain) pass(p packet, as level, depth int) (events []event, done bool) {
-	if c == nil || depth > maxJumps {
-		return nil, false
-	}
-	left := false // it may have gone back already
-	for _, r := range c.rules {
-		own := r.match(p)
-		l := min(as, own)
-		switch {
-		case l == no:
-			continue
-		case r.action == jump || r.action == goTo:
-			met, end := r.next.pass(p, l, depth+1)
-			events = append(events, inherit(met, r)...)
-			if end && own == yes {
-				return events, !left
-			}
-		case r.action != back:
-			events = append(events, event{rule: r, chain: *c, level: l})
-			if own == yes && slices.Contains(final, r.action) {
-				return events, !left
-			}
-		}
-		if r.action == back || r.action == goTo {
-			if own == yes {
-				return events, false
-			}
-			as, left = l, true
-		}
-	}
-	return events, false
-}
-
-// inherit makes events specific if the jump to them is.
-func inherit(events []event, jump rule) []event {
-	for i := range events {
-		events[i].specific = events[i].specific || jump.specific
-		events[i].ported = events[i].ported || jump.ported
-	}
-	return events
-}
-
-// meets returns the events of all base chains at a hook that have one of the actions.
-func (all ruleset) meets(p packet, hook string, actions ...string) []event {
-	var found []event
-	for _, c := range all.base(hook, "") {
-		for _, e := range c.walk(p) {
-			if slices.Contains(actions, e.action) {
-				found = append(found, e)
-			}
-		}
-	}
-	return found
+	base  chain // that the packet came from
 }
 
 // table returns the first chain of a table.
@@ -399,31 +362,11 @@ func (all ruleset) table(name string) (chain, bool) {
 	return all[i], true
 }
 
-// translating lists the interfaces that rules translate sources for: all that leaves by
-// them, but for a network of their own, which is sent back to where it came from.
-func (all ruleset) translating(n network) []string {
-	var found []string
-	for _, c := range all {
-		for _, r := range c.rules {
-			if r.action != masquerade && r.action != snat || r.aimed {
-				continue
-			}
-			for _, dev := range r.outs {
-				own := slices.ContainsFunc(r.froms, func(s span) bool { return among(n.of(dev), []span{s}) == yes })
-				if !own && !strings.HasSuffix(dev, "+") && !strings.HasSuffix(dev, "*") {
-					found = append(found, dev)
-				}
-			}
-		}
-	}
-	return found
-}
-
 // has returns the first rule with one of the actions, whatever its conditions.
 func (all ruleset) has(actions ...string) (chain, rule, bool) {
 	for _, c := range all {
 		for _, r := range c.rules {
-			if slices.Contains(actions, r.action) {
+			if r.does(actions...) {
 				return c, r, true
 			}
 		}

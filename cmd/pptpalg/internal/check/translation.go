@@ -1,8 +1,10 @@
 package check
 
 import (
-	"cmp"
+	"net/netip"
+	"regexp"
 	"slices"
+	"strings"
 )
 
 // judgeNAT wants some translation: without any there is nothing to edit, and without a
@@ -25,55 +27,38 @@ func judgeNAT(f firewall) Finding {
 // judgePorts looks for port-forwards to PPTP servers by a port whose connections are not
 // queued.
 func judgePorts(f firewall) Finding {
-	for _, number := range f.named() {
-		if slices.Contains(f.ports, number) {
+	for _, s := range f.forwards {
+		if slices.Contains(f.ports, s.port) {
 			continue
 		}
-		if e, found := f.forward(number); found {
-			with := append(slices.Clone(f.ports), number)
-			return problem(f.set("ports", joined(with, ",")),
-				"TCP port %d is forwarded to %v by %s, and is none of --ports: calls by it are not edited", number, e.to, e.where())
-		}
+		with := append(slices.Clone(f.ports), s.port)
+		return problem(f.set("ports", joined(with, ",")),
+			"TCP port %d is forwarded to %v by %s, and is none of --ports: calls by it are not edited", s.port, s.to, s.event.where())
 	}
 	return ok("no port-forward leads to PPTP by another port than %s", list(f.ports))
 }
 
-// named lists the ports that rules tell apart where destinations are translated, if any
-// of them leads to PPTP by another port; and PPTP's own.
-func (f firewall) named() []uint16 {
-	all, leads := []uint16{standard}, false
-	for _, c := range f.rules {
-		for _, r := range c.rules {
-			if slices.Contains([]string{dnat, jump, goTo}, r.action) {
-				all = append(all, r.ports.few()...)
-			}
-			leads = leads || r.action == dnat && r.to.port != 0 && f.isPPTP(r.to.port)
+// Rules that translate sources, and the interfaces that they ask for.
+var (
+	translatingRule = regexp.MustCompile(`(?im)^.*(?:masquerade|snat).*$`)
+	aimedRule       = regexp.MustCompile(` -d |--dports? |daddr|dport`)
+	leavingBy       = regexp.MustCompile(`(?:^|[^!] )-o (\S+)|oifname "([^"]+)"`)
+)
+
+// translating lists the interfaces that rules translate sources for: all that leaves by
+// them, but for a network of their own, which is sent back to where it came from.
+func translating(text string, n network) []string {
+	var all []string
+	for _, rule := range translatingRule.FindAllString(text, -1) {
+		found := leavingBy.FindStringSubmatch(rule)
+		if found == nil || aimedRule.MatchString(rule) {
+			continue
+		}
+		dev := found[1] + found[2]
+		own := slices.ContainsFunc(readLiterals(rule).prefixes, func(p netip.Prefix) bool { return slices.Contains(n.of(dev), p) })
+		if !own && !strings.ContainsAny(dev, "+*") {
+			all = append(all, dev)
 		}
 	}
-	if !leads {
-		return all[:1]
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
-func (f firewall) isPPTP(number uint16) bool {
-	return number == standard || slices.Contains(f.ports, number)
-}
-
-// forward returns the rule that sends a port to PPTP.
-func (f firewall) forward(number uint16) (event, bool) {
-	var sides []string
-	for _, w := range f.ways {
-		sides = append(sides, w.outside, w.inside)
-	}
-	for _, in := range unique(sides) {
-		p := packet{proto: "tcp", state: "new", service: number, inner: number, in: in}
-		for _, e := range f.rules.meets(p, "prerouting", dnat) {
-			if f.isPPTP(cmp.Or(e.to.port, number)) {
-				return e, true
-			}
-		}
-	}
-	return event{}, false
+	return all
 }

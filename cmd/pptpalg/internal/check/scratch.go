@@ -1,0 +1,459 @@
+package check
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"pptpalg/alg/nfqueue"
+	"pptpalg/cmd/internal/netns"
+	"pptpalg/conntrack"
+)
+
+// scratch is a network namespace of its own with the gateway's rules, addresses and
+// routes, and links of the same names and numbers. What leaves by a link ends there.
+// Packets are put in as if they had come by one.
+type scratch struct {
+	place *netns.Place
+	rules ruleset // with the handles that the gateway has
+	at    map[handle]spot
+	trace *netlink.Conn
+	send  int // socket
+	links map[string]link
+	names map[uint32]string // of links, by number
+	ends  []func()
+
+	serial uint16 // of the last packet that was sent
+}
+
+// link is a stand-in of one of the gateway's.
+type link struct {
+	hardware net.HardwareAddr
+	far      int // number of its other end
+}
+
+// handle names a rule in the copy, and spot says where it is in rules.
+type handle struct {
+	home   string
+	number uint64
+}
+
+type spot struct{ chain, rule int }
+
+// surroundings are what is copied beside the rules.
+type surroundings struct {
+	network network
+	devs    map[string]int // numbers of the interfaces that stand-ins are needed for
+	bound   map[uint16]bool
+	queued  bool // GRE is not tracked: the daemon translates
+	accepts bool // and a rule of the daemon's will accept it in FORWARD
+}
+
+// farIndex is added to the number of a link for that of its other end.
+const farIndex = 1 << 20
+
+// newScratch makes one. load has the rules in, on the namespace's thread, and returns what
+// the kernel listed of the originals; nil is for what it lists of the copies.
+func newScratch(ctx context.Context, s surroundings, load func(nfTables) ([]object, error), tell func([]object) ruleset) (made *scratch, err error) {
+	x := &scratch{at: map[handle]spot{}, links: map[string]link{}, names: map[uint32]string{}}
+	if x.place, err = netns.New(); err != nil {
+		return nil, fmt.Errorf("make network namespace: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			x.close()
+		}
+	}()
+	err = x.place.Do(func() error {
+		if err := x.connect(ctx, s); err != nil {
+			return err
+		}
+		c, err := dialNFTables()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if err := x.copyRules(c, load, tell); err != nil {
+			return err
+		}
+		if i := x.rules.index("filter", "FORWARD"); s.accepts && i >= 0 && !x.rules[i].isNFT() {
+			if _, err := command(ctx, "insert rule ip filter FORWARD meta l4proto gre ct state untracked accept\n", "nft", "-f", "-"); err != nil {
+				return err
+			}
+		}
+		if err := x.observe(ctx, s); err != nil {
+			return err
+		}
+		return x.listen(s)
+	})
+	return x, err
+}
+
+func (x *scratch) close() {
+	for _, end := range x.ends {
+		end()
+	}
+	x.place.Close()
+}
+
+// settings are those that packets are not to be lost by: what the gateway has is judged
+// by checks of their own. IPv6 would send packets by itself.
+var settings = map[string]string{
+	"net/ipv4/ip_forward": "1", "net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/default/rp_filter": "0",
+	"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1",
+}
+
+// connect makes links, addresses, routes and routing rules.
+func (x *scratch) connect(ctx context.Context, s surroundings) error {
+	for name, value := range settings {
+		err := os.WriteFile("/proc/sys/"+name, []byte(value), 0)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	lines := []string{"link set lo up"}
+	for dev, number := range s.devs {
+		// Who is set up last can send at once.
+		lines = append(lines, fmt.Sprintf("link add %s index %d type veth peer name far%d index %d", standIn(dev), number, number, farIndex+number),
+			fmt.Sprintf("link set %s arp off up", standIn(dev)), fmt.Sprintf("link set far%d arp off up", number))
+	}
+	for _, a := range s.network.addresses {
+		lines = append(lines, fmt.Sprintf("addr add %v/32 dev %s noprefixroute", a.addr, standIn(a.dev)))
+	}
+	for _, r := range s.network.routes {
+		lines = append(lines, fmt.Sprintf("route append to %v dev %s table %s", r.prefix, r.dev, orMain(r.table)))
+	}
+	for _, r := range s.network.rules {
+		lines = append(lines, strings.Join(r.add(), " "))
+	}
+	lines = append(lines, fmt.Sprintf("rule add priority 0 lookup %d", hostTable))
+	for _, h := range s.network.hosts {
+		lines = append(lines, fmt.Sprintf("route add to %v dev %s table %d", h.addr, standIn(h.dev), hostTable))
+	}
+	// What needs a link that has no stand-in is left out: no packet is sent there.
+	_, err := command(ctx, strings.Join(lines, "\n")+"\n", "ip", "-force", "-batch", "-")
+	for dev := range s.devs {
+		i, missing := net.InterfaceByName(standIn(dev))
+		if missing != nil {
+			return fmt.Errorf("make a link for %s: %w", dev, errors.Join(missing, err))
+		}
+		x.links[dev] = link{hardware: i.HardwareAddr, far: farIndex + i.Index}
+		x.names[uint32(i.Index)] = dev
+	}
+	return nil
+}
+
+// hostTable has the routes to where packets are sent, so that each goes the way that is to
+// be tried, whatever its mark.
+const hostTable = 1723
+
+// standIn is the name of a link; one for an interface that is not known has to have one.
+func standIn(dev string) string {
+	if dev == "" {
+		return "elsewhere"
+	}
+	return dev
+}
+
+func orMain(table string) string {
+	if table == "" {
+		return "main"
+	}
+	return table
+}
+
+// copyRules loads the rules and keeps which is which.
+func (x *scratch) copyRules(c nfTables, load func(nfTables) ([]object, error), tell func([]object) ruleset) error {
+	if load == nil {
+		return nil
+	}
+	originals, err := load(c)
+	if err != nil {
+		return err
+	}
+	loaded, err := c.dump()
+	if err != nil {
+		return err
+	}
+	if originals == nil {
+		originals = loaded
+	}
+	x.rules = tell(originals)
+	seen := map[string]int{}
+	for _, o := range loaded {
+		if o.kind == unix.NFT_MSG_NEWRULE {
+			home, name := o.attrs.text(unix.NFTA_RULE_TABLE), o.attrs.text(unix.NFTA_RULE_CHAIN)
+			x.at[handle{home, o.attrs.number(unix.NFTA_RULE_HANDLE)}] = spot{x.rules.index(home, name), seen[home+" "+name]}
+			seen[home+" "+name]++
+		}
+	}
+	return nil
+}
+
+// The chains of the observer that tell how far a packet has come.
+const (
+	forwarded = "forwarded" // routed to another link, before all rules about that
+	gone      = "gone"      // behind all rules
+	taken     = "taken"     // by the gateway itself
+)
+
+// observerTable traces packets from where they arrive. Its chains of type nat, and its
+// question about their state, have the kernel track and translate, whatever the rules.
+const observerTable = "observer"
+
+const observer = `table ip observer {
+	chain arrived { type filter hook prerouting priority -2147483648; meta nftrace set 1; }
+	chain untracked { type filter hook prerouting priority -201; %s }
+	chain forwarded { type filter hook forward priority -2147483648; }
+	chain taken { type filter hook input priority -2147483648; }
+	chain gone { type filter hook postrouting priority 2147483647; ct state new; }
+	chain translated { type nat hook prerouting priority 2147483647; }
+	chain retranslated { type nat hook postrouting priority 2147483646; }
+}
+`
+
+// observerEarly is for chains of devices. Older kernels have no hook there for several.
+const observerEarly = "table netdev observer { chain early { type filter hook ingress devices = { %s } priority -2147483648; meta nftrace set 1; }; }"
+
+// observe has packets traced.
+func (x *scratch) observe(ctx context.Context, s surroundings) error {
+	untracked := ""
+	if s.queued {
+		untracked = "meta l4proto gre notrack;"
+	}
+	if _, err := command(ctx, fmt.Sprintf(observer, untracked), "nft", "-f", "-"); err != nil {
+		return err
+	}
+	var devs []string
+	for dev := range s.devs {
+		devs = append(devs, strconv.Quote(standIn(dev)))
+	}
+	_, _ = command(ctx, fmt.Sprintf(observerEarly, strings.Join(devs, ", ")), "nft", "-f", "-") // then from prerouting on
+	return nil
+}
+
+// listen opens what packets are sent by, and what tells of them; and has in all queues
+// that somebody has on the gateway somebody who accepts.
+func (x *scratch) listen(s surroundings) error {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return fmt.Errorf("trace packets: %w", err)
+	}
+	x.trace = c
+	x.ends = append(x.ends, func() { c.Close() })
+	_ = c.SetReadBuffer(16 << 20) // else it is smaller, and traces are lost
+	if err := c.JoinGroup(unix.NFNLGRP_NFTRACE); err != nil {
+		return fmt.Errorf("trace packets: %w", err)
+	}
+	if x.send, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("send packets: %w", err)
+	}
+	x.ends = append(x.ends, func() { unix.Close(x.send) })
+	for number := range s.bound {
+		q, err := nfqueue.Open(nfqueue.Config{Queue: number}, func(*nfqueue.Packet) nfqueue.Verdict { return nfqueue.Accept })
+		if err != nil {
+			return err
+		}
+		x.ends = append(x.ends, func() { q.Close() })
+	}
+	return nil
+}
+
+// enter makes entries of conntrack.
+func (x *scratch) enter(make func(*conntrack.Conn) error) error {
+	return x.place.Do(func() error {
+		c, err := conntrack.Dial()
+		if err != nil {
+			return err
+		}
+		return errors.Join(make(c), c.Close())
+	})
+}
+
+// passed is what became of a packet.
+type passed struct {
+	events []event
+	out    string         // the link that routing chose, "" where it did not
+	to     netip.AddrPort // where it went to then
+	local  bool           // the gateway took it itself
+	gone   bool           // it came through
+	parcel parcel         // as it left, if it is GRE
+
+	base   int  // chain that it is in
+	jumped rule // what the rules that it came by are about
+	done   bool
+}
+
+// inFlight bounds how many packets are sent before all of them are seen to end.
+const inFlight = 64
+
+// pass sends packets and returns what became of each.
+func (x *scratch) pass(all []packet) ([]passed, error) {
+	found := make([]passed, 0, len(all))
+	for some := range slices.Chunk(all, inFlight) {
+		done, err := x.passSome(some)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, done...)
+	}
+	return found, nil
+}
+
+// quiet is how long nothing may be heard of packets that have not come to an end: the
+// kernel loses some without a word, as by routing.
+const quiet = 30 * time.Millisecond
+
+func (x *scratch) passSome(all []packet) ([]passed, error) {
+	found := make([]passed, len(all))
+	first := x.serial + 1
+	for i, p := range all {
+		x.serial++
+		found[i].base = -1
+		if err := x.sendOne(p); err != nil {
+			return nil, err
+		}
+	}
+	var at tracer
+	left := len(all)
+	for left > 0 {
+		if err := x.trace.SetReadDeadline(time.Now().Add(quiet)); err != nil {
+			return nil, err
+		}
+		messages, err := x.trace.Receive()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("trace packets: %w", err)
+		}
+		for _, m := range messages {
+			serial, a, known := at.read(m)
+			if i := int(serial - first); known && i < len(all) && !found[i].done {
+				x.follow(&found[i], a)
+				if found[i].done {
+					left--
+				}
+			}
+		}
+	}
+	return found, nil
+}
+
+// tracer tells packets apart: the kernel shows a packet's header when it comes to a base
+// chain, and then but a number that it gives to it.
+type tracer map[uint64]uint16
+
+func (t *tracer) read(m netlink.Message) (serial uint16, a attributes, known bool) {
+	if *t == nil {
+		*t = tracer{}
+	}
+	if len(m.Data) < 4 || m.Header.Type != netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_TRACE) {
+		return 0, nil, false
+	}
+	a = read(m.Data[4:])
+	id := a.number(unix.NFTA_TRACE_ID)
+	if header := a.get(unix.NFTA_TRACE_NETWORK_HEADER); len(header) >= 20 {
+		(*t)[id] = uint16(header[4])<<8 | uint16(header[5])
+	}
+	serial, known = (*t)[id]
+	return serial, a, known
+}
+
+// follow adds what one message of the trace tells.
+func (x *scratch) follow(p *passed, a attributes) {
+	home, name := a.text(unix.NFTA_TRACE_TABLE), a.text(unix.NFTA_TRACE_CHAIN)
+	if home == observerTable {
+		x.observed(p, name, a)
+		return
+	}
+	at := x.rules.index(home, name)
+	if at < 0 {
+		return
+	}
+	c := x.rules[at]
+	if c.hook != "" && (p.base != at) {
+		p.base, p.jumped = at, rule{}
+	}
+	e := event{chain: c, base: x.rules[max(p.base, 0)]}
+	ruled := verdict(a.nest(unix.NFTA_TRACE_VERDICT))
+	switch a.number(unix.NFTA_TRACE_TYPE) {
+	case unix.NFT_TRACETYPE_POLICY:
+		ruled = action{name: accept}
+		if a.number(unix.NFTA_TRACE_POLICY) == nfDrop {
+			ruled.name = drop
+		}
+	case unix.NFT_TRACETYPE_RULE:
+		where, known := x.at[handle{home, a.number(unix.NFTA_TRACE_RULE_HANDLE)}]
+		if !known || where.chain != at || where.rule >= len(c.rules) {
+			return // ours for the trial
+		}
+		e.rule = c.rules[where.rule]
+	default:
+		return
+	}
+	p.meet(e, ruled)
+}
+
+// meet adds a rule with all that it does, in the end its verdict.
+func (p *passed) meet(e event, ruled action) {
+	e.specific = e.specific || p.jumped.specific
+	e.ported = e.ported || p.jumped.ported
+	for _, a := range e.actions {
+		if !slices.Contains([]string{accept, drop, back, jump, goTo}, a.name) {
+			e.action = a
+			p.events = append(p.events, e)
+		}
+	}
+	e.action = ruled
+	if ruled.name == jump || ruled.name == goTo {
+		p.jumped.specific, p.jumped.ported = e.specific, e.ported
+	}
+	if ruled.name != "" {
+		p.events = append(p.events, e)
+	}
+	p.done = p.done || ruled.name == drop
+}
+
+// observed takes notice of how far a packet has come.
+func (x *scratch) observed(p *passed, chain string, a attributes) {
+	ip, transport := a.get(unix.NFTA_TRACE_NETWORK_HEADER), a.get(unix.NFTA_TRACE_TRANSPORT_HEADER)
+	if len(ip) < 20 || len(transport) < 8 {
+		return // it has been told
+	}
+	switch chain {
+	case forwarded:
+		p.out = x.names[uint32(a.number(unix.NFTA_TRACE_OIF))]
+		p.to = netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[16:20])), binary.BigEndian.Uint16(transport[2:]))
+	case taken:
+		p.local, p.done = true, true
+	case gone:
+		p.gone, p.done = true, true
+		p.parcel = parcel{netip.AddrFrom4([4]byte(ip[12:16])), binary.BigEndian.Uint16(transport[6:])}
+	}
+}
+
+// sendOne sends a packet as if it came by its link.
+func (x *scratch) sendOne(p packet) error {
+	in := x.links[p.in]
+	if err := unix.SetsockoptInt(x.send, unix.SOL_SOCKET, unix.SO_MARK, int(p.mark)); err != nil {
+		return fmt.Errorf("send packets: %w", err)
+	}
+	frame := append(append(append([]byte{}, in.hardware...), 2, 0, 0, 0, 0, 1, 8, 0), p.bytes(x.serial)...)
+	err := unix.Sendto(x.send, frame, 0, &unix.SockaddrLinklayer{Protocol: 8, Ifindex: in.far})
+	if err != nil {
+		return fmt.Errorf("send packets by %s: %w", p.in, err)
+	}
+	return nil
+}
