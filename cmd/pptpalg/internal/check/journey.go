@@ -21,16 +21,18 @@ type role struct {
 	way
 	port, inner uint16
 	served      bool
-	host        netip.Addr // the client inside, or the server
+	host        netip.Addr // of a server
 }
 
 // journey is what became of a role's packets: of each, the typical one comes first, then
 // those of other hosts, with other marks, to other addresses, that rules speak of.
 type journey struct {
 	role
-	opening         []passed // the first of the control connection
-	began, answer   []passed // data of it, both ways
-	outward, inward []passed // the call's GRE
+	public          netip.Addr   // the gateway's address that clients or servers outside know
+	hosts           []netip.Addr // inside
+	opening         []passed     // the first of the control connection
+	began, answer   []passed     // data of it, both ways
+	outward, inward []passed     // the call's GRE
 }
 
 // travellers send the packets of roles, through the rules of one backend after the other.
@@ -218,20 +220,13 @@ func (t *travellers) travel(f *firewall) (err error) {
 	if f.neighbours, err = t.served(inside, f.ports); err != nil {
 		return err
 	}
-	for _, number := range unique16(append(t.words.ports, standard)) {
-		for _, dev := range unique(append(slices.Clone(t.outsides), f.ways[0].inside)) {
-			found, err := t.knock(number, dev)
-			if err != nil {
-				return err
-			}
-			for _, s := range found {
-				if s.inner == standard || slices.Contains(f.ports, s.inner) {
-					f.forwards = append(f.forwards, s)
-				}
-			}
+	found, err := t.knock(unique16(append(t.words.ports, standard)), unique(append(slices.Clone(t.outsides), f.ways[0].inside)))
+	for _, s := range found {
+		if s.inner == standard || slices.Contains(f.ports, s.inner) {
+			f.forwards = append(f.forwards, s)
 		}
 	}
-	return nil
+	return err
 }
 
 func unique16(all []uint16) []uint16 {
@@ -239,47 +234,66 @@ func unique16(all []uint16) []uint16 {
 	return slices.Compact(all)
 }
 
-// clients has those inside call, by each way and port.
-func (t *travellers) clients(ways []way, ports []uint16) (map[uint16][]journey, error) {
-	all := map[uint16][]journey{}
-	for _, number := range ports {
-		for _, w := range ways {
-			hosts := t.hosts(w.inside)
-			j := journey{role: role{way: w, port: number, inner: number, host: hosts[0]}}
-			if err := t.open(&j, hosts); err != nil {
-				return nil, err
-			}
-			if err := t.carry(&j, t.network.stranger(w.outside), t.network.public(w.outside), hosts); err != nil {
-				return nil, err
-			}
-			all[number] = append(all[number], j)
-		}
-	}
-	return all, nil
+// batch is packets, and where it is kept what became of them.
+type batch struct {
+	sent []packet
+	to   *[]passed
 }
 
-// open sends a client's first packets.
-func (t *travellers) open(j *journey, hosts []netip.Addr) error {
+// passAll sends all packets at once: those that the kernel loses without a word are waited
+// for together.
+func (t *travellers) passAll(all []batch) error {
+	var sent []packet
+	for _, b := range all {
+		sent = append(sent, b.sent...)
+	}
+	found, err := t.pass(sent)
+	if err != nil {
+		return err
+	}
+	for _, b := range all {
+		*b.to, found = found[:len(b.sent)], found[len(b.sent):]
+	}
+	return nil
+}
+
+// clients has those inside call, by each way and port.
+func (t *travellers) clients(ways []way, ports []uint16) (map[uint16][]journey, error) {
+	var all []*journey
+	var openings []batch
+	for _, number := range ports {
+		for _, w := range ways {
+			j := &journey{role: role{way: w, port: number, inner: number}, public: t.network.public(w.outside), hosts: t.hosts(w.inside)}
+			all = append(all, j)
+			openings = append(openings, batch{t.openings(j), &j.opening})
+		}
+	}
+	if err := t.passAll(openings); err != nil {
+		return nil, err
+	}
+	return t.carry(all)
+}
+
+// openings returns a client's first packets.
+func (t *travellers) openings(j *journey) []packet {
 	server := t.network.stranger(j.outside)
 	var all []packet
 	add := func(host, to netip.Addr, mark uint32) {
 		all = append(all, packet{proto: "tcp", opening: true, in: j.inside, from: netip.AddrPortFrom(host, t.id()), to: netip.AddrPortFrom(to, j.port), mark: mark})
 	}
-	for _, h := range hosts {
+	for _, h := range j.hosts {
 		add(h, server, 0)
 	}
 	for _, m := range t.words.marks {
-		add(hosts[0], server, m)
+		add(j.hosts[0], server, m)
 	}
 	if j.way == t.first[j.inside] || t.first[j.inside] == (way{}) {
 		t.first[j.inside] = j.way
 		for _, to := range t.targets() {
-			add(hosts[0], to, 0)
+			add(j.hosts[0], to, 0)
 		}
 	}
-	var err error
-	j.opening, err = t.pass(all)
-	return err
+	return all
 }
 
 // targets are the addresses that rules which translate destinations may speak of.
@@ -342,38 +356,45 @@ func (t *travellers) call(r role, zone uint16, host, outside, public netip.Addr)
 	return c
 }
 
-// carry has connections established and calls' entries made, for each host and mark, and
-// sends their packets.
-func (t *travellers) carry(j *journey, outside, public netip.Addr, hosts []netip.Addr) error {
-	zone, _ := zoneOf(j.opening[0])
+// carry has connections established and calls' entries made, for each host and mark of
+// each journey, and sends their packets. It returns the journeys by port.
+func (t *travellers) carry(all []*journey) (map[uint16][]journey, error) {
 	var made []call
-	var sent [4][]packet
-	add := func(host netip.Addr, mark uint32) {
-		c := t.call(j.role, zone, host, outside, public)
-		made = append(made, c)
-		for k, p := range c.packets {
-			p.mark = mark
-			sent[k] = append(sent[k], p)
+	var batches []batch
+	for _, j := range all {
+		zone, _ := zoneOf(j.opening[0])
+		var sent [4][]packet
+		add := func(host netip.Addr, mark uint32) {
+			c := t.call(j.role, zone, host, t.network.stranger(j.outside), j.public)
+			made = append(made, c)
+			for k, p := range c.packets {
+				p.mark = mark
+				sent[k] = append(sent[k], p)
+			}
 		}
-	}
-	for _, h := range hosts {
-		add(h, 0)
-	}
-	for _, m := range t.words.marks {
-		add(hosts[0], m)
+		for _, h := range j.hosts {
+			add(h, 0)
+		}
+		for _, m := range t.words.marks {
+			add(j.hosts[0], m)
+		}
+		for k, to := range []*[]passed{&j.began, &j.answer, &j.outward, &j.inward} {
+			batches = append(batches, batch{sent[k], to})
+		}
 	}
 	for _, x := range t.scratches {
 		if err := x.enter(func(c *conntrack.Conn) error { return t.install(c, made) }); err != nil {
-			return fmt.Errorf("make conntrack entries: %w", err)
+			return nil, fmt.Errorf("make conntrack entries: %w", err)
 		}
 	}
-	for k, to := range []*[]passed{&j.began, &j.answer, &j.outward, &j.inward} {
-		var err error
-		if *to, err = t.pass(sent[k]); err != nil {
-			return err
-		}
+	if err := t.passAll(batches); err != nil {
+		return nil, err
 	}
-	return nil
+	found := map[uint16][]journey{}
+	for _, j := range all {
+		found[j.port] = append(found[j.port], *j)
+	}
+	return found, nil
 }
 
 // install makes the entries of calls: of GRE none where the daemon translates.
@@ -387,21 +408,23 @@ func (t *travellers) install(c *conntrack.Conn, made []call) (err error) {
 	return err
 }
 
-// server is a packet of a port that somebody forwards.
+// server is where a port is forwarded to.
 type server struct {
-	role
-	event  event // the rule that does
-	to     netip.AddrPort
-	packet passed
-	public netip.Addr
+	journey
+	event event // the rule that does
+	to    netip.AddrPort
 }
 
-// knock sends the first packet of a connection to a port, from behind an interface, to all
-// addresses that rules speak of, and returns where it is sent on to.
-func (t *travellers) knock(number uint16, dev string) ([]server, error) {
+// knock sends the first packets of connections to ports, from behind interfaces, to all
+// addresses that rules speak of, and returns where they are sent on to.
+func (t *travellers) knock(numbers []uint16, devs []string) ([]server, error) {
 	var all []packet
-	for _, to := range t.targets() {
-		all = append(all, packet{proto: "tcp", opening: true, in: dev, from: netip.AddrPortFrom(t.network.stranger(dev), t.id()), to: netip.AddrPortFrom(to, number)})
+	for _, number := range numbers {
+		for _, dev := range devs {
+			for _, to := range t.targets() {
+				all = append(all, packet{proto: "tcp", opening: true, in: dev, from: netip.AddrPortFrom(t.network.stranger(dev), t.id()), to: netip.AddrPortFrom(to, number)})
+			}
+		}
 	}
 	found, err := t.pass(all)
 	var servers []server
@@ -410,10 +433,10 @@ func (t *travellers) knock(number uint16, dev string) ([]server, error) {
 		if at < 0 || p.local {
 			continue
 		}
-		s := server{event: p.events[at], to: p.to, packet: p, public: all[i].to.Addr()}
-		s.role = role{way: way{inside: p.out, outside: dev}, port: number, inner: cmp.Or(p.to.Port(), number), served: true, host: p.to.Addr()}
-		again := slices.ContainsFunc(servers, func(o server) bool { return o.role == s.role })
-		if !again {
+		s := server{event: p.events[at], to: p.to}
+		s.role = role{way: way{inside: p.out, outside: all[i].in}, port: all[i].to.Port(), inner: cmp.Or(p.to.Port(), all[i].to.Port()), served: true, host: p.to.Addr()}
+		s.opening, s.public, s.hosts = []passed{p}, all[i].to.Addr(), []netip.Addr{s.host}
+		if !slices.ContainsFunc(servers, func(o server) bool { return o.role == s.role }) {
 			servers = append(servers, s)
 		}
 	}
@@ -422,26 +445,17 @@ func (t *travellers) knock(number uint16, dev string) ([]server, error) {
 
 // served has clients behind the interfaces call the servers that are published.
 func (t *travellers) served(from []string, ports []uint16) (map[uint16][]journey, error) {
-	all := map[uint16][]journey{}
-	for _, number := range ports {
-		for _, dev := range unique(from) {
-			servers, err := t.knock(number, dev)
-			if err != nil {
-				return nil, err
-			}
-			for _, s := range servers {
-				j := journey{role: s.role, opening: []passed{s.packet}}
-				if s.inside == "" || s.inside == dev {
-					continue // nothing routes there
-				}
-				if err := t.carry(&j, t.network.stranger(dev), s.public, []netip.Addr{s.host}); err != nil {
-					return nil, err
-				}
-				all[number] = append(all[number], j)
-			}
+	servers, err := t.knock(ports, unique(from))
+	if err != nil {
+		return nil, err
+	}
+	var all []*journey
+	for _, s := range servers {
+		if s.inside != "" && s.inside != s.outside { // else nothing routes there
+			all = append(all, &s.journey)
 		}
 	}
-	return all, nil
+	return t.carry(all)
 }
 
 // zoneOf returns where a packet is tracked, and the rule that says so.

@@ -296,7 +296,7 @@ type passed struct {
 }
 
 // inFlight bounds how many packets are sent before all of them are seen to end.
-const inFlight = 64
+const inFlight = 256
 
 // pass sends packets and returns what became of each.
 func (x *scratch) pass(all []packet) ([]passed, error) {
