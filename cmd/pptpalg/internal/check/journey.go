@@ -50,6 +50,7 @@ type travellers struct {
 // literals are what rules compare with, for packets that differ by it.
 type literals struct {
 	prefixes []netip.Prefix
+	targets  []netip.Addr // of prefixes, where packets go to
 	marks    []uint32
 	ports    []uint16
 }
@@ -65,6 +66,7 @@ const (
 var (
 	addressed = regexp.MustCompile(`\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?:/\d{1,2})?\b`)
 	marked    = regexp.MustCompile(`mark(?: (?:and|&) 0x[0-9a-f]+)?(?: [!=]=)? (0x[0-9a-f]+)`)
+	aimed     = regexp.MustCompile(`(?m)^.*(?: -d |daddr|elements).*$|^\t\t\t.*$`)
 	ported    = regexp.MustCompile(`dports? [^-\n]*|(?m)^.*elements = .*$|(?m)^\t\t\t[^a-z]*$`)
 	number    = regexp.MustCompile(`\b\d{1,5}\b`)
 )
@@ -72,18 +74,10 @@ var (
 // readLiterals finds them in rules as they are printed.
 func readLiterals(text string) literals {
 	var l literals
-	for _, word := range addressed.FindAllString(text, -1) {
-		if !strings.Contains(word, "/") {
-			word += "/32"
-		}
-		if p, err := netip.ParsePrefix(word); err == nil && p.Bits() > 0 {
-			l.prefixes = append(l.prefixes, p.Masked())
-		}
+	l.prefixes = readPrefixes(text)
+	for _, p := range readPrefixes(strings.Join(aimed.FindAllString(text, -1), "\n")) {
+		l.targets = append(l.targets, p.Addr())
 	}
-	slices.SortFunc(l.prefixes, func(a, b netip.Prefix) int {
-		return cmp.Or(cmp.Compare(b.Bits(), a.Bits()), a.Addr().Compare(b.Addr()))
-	})
-	l.prefixes = slices.Compact(l.prefixes)
 	for _, found := range marked.FindAllStringSubmatch(text, -1) {
 		if n, err := strconv.ParseUint(found[1], 0, 32); err == nil && n != 0 {
 			l.marks = append(l.marks, uint32(n))
@@ -105,6 +99,20 @@ func readLiterals(text string) literals {
 	l.ports = slices.Compact(l.ports)
 	l.ports = l.ports[:min(len(l.ports), maxNamed)]
 	return l
+}
+
+// readPrefixes finds addresses and networks, the narrowest first.
+func readPrefixes(text string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, word := range addressed.FindAllString(text, -1) {
+		if p, good := prefixOf(word); good && p.Bits() > 0 {
+			all = append(all, p)
+		}
+	}
+	slices.SortFunc(all, func(a, b netip.Prefix) int {
+		return cmp.Or(cmp.Compare(b.Bits(), a.Bits()), a.Addr().Compare(b.Addr()))
+	})
+	return slices.Compact(all)
 }
 
 // host returns an address of a network that is not this gateway's and, if there is one, that
@@ -307,11 +315,8 @@ func (t *travellers) targets() []netip.Addr {
 	for _, dev := range t.outsides {
 		add(t.network.public(dev))
 	}
-	for _, p := range t.words.prefixes {
-		add(p.Addr())
-	}
-	for _, h := range t.network.addresses {
-		add(h.addr)
+	for _, a := range t.words.targets {
+		add(a)
 	}
 	return all
 }

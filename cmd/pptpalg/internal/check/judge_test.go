@@ -186,9 +186,10 @@ func TestLiterals(t *testing.T) {
 `)
 	want := literals{
 		prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/32"), netip.MustParsePrefix("10.0.0.6/32"), netip.MustParsePrefix("10.0.0.128/25"), netip.MustParsePrefix("10.0.1.0/24")},
+		targets:  []netip.Addr{netip.MustParseAddr("10.0.0.6")},
 		marks:    []uint32{7, 9}, ports: []uint16{1723, 1724, 1726, 5000, 5001, 8080},
 	}
-	if diff := cmp.Diff(want, l, cmp.AllowUnexported(literals{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(want, l, cmp.AllowUnexported(literals{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }

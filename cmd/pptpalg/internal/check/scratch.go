@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"pptpalg/alg/nfqueue"
@@ -28,8 +27,8 @@ type scratch struct {
 	place *netns.Place
 	rules ruleset // with the handles that the gateway has
 	at    map[handle]spot
-	trace *netlink.Conn
-	send  int // socket
+	trace int // sockets
+	send  int
 	links map[string]link
 	names map[uint32]string // of links, by number
 	ends  []func()
@@ -246,14 +245,16 @@ func (x *scratch) observe(ctx context.Context, s surroundings) error {
 // listen opens what packets are sent by, and what tells of them; and has in all queues
 // that somebody has on the gateway somebody who accepts.
 func (x *scratch) listen(s surroundings) error {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
+	var err error
+	if x.trace, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER); err != nil {
 		return fmt.Errorf("trace packets: %w", err)
 	}
-	x.trace = c
-	x.ends = append(x.ends, func() { c.Close() })
-	_ = c.SetReadBuffer(16 << 20) // else it is smaller, and traces are lost
-	if err := c.JoinGroup(unix.NFNLGRP_NFTRACE); err != nil {
+	x.ends = append(x.ends, func() { unix.Close(x.trace) })
+	const enough = 16 << 20
+	wait := unix.NsecToTimeval(quiet.Nanoseconds())
+	err = errors.Join(unix.SetsockoptInt(x.trace, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, enough), unix.SetsockoptTimeval(x.trace, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
+		unix.Bind(x.trace, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}), unix.SetsockoptInt(x.trace, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.NFNLGRP_NFTRACE))
+	if err != nil {
 		return fmt.Errorf("trace packets: %w", err)
 	}
 	if x.send, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
@@ -325,26 +326,22 @@ func (x *scratch) passSome(all []packet) ([]passed, error) {
 			return nil, err
 		}
 	}
-	var at tracer
+	at := tracer{}
+	message := make([]byte, 1<<14)
 	left := len(all)
 	for left > 0 {
-		if err := x.trace.SetReadDeadline(time.Now().Add(quiet)); err != nil {
-			return nil, err
-		}
-		messages, err := x.trace.Receive()
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		n, _, err := unix.Recvfrom(x.trace, message, 0)
+		if errors.Is(err, unix.EAGAIN) {
 			break
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			return nil, fmt.Errorf("trace packets: %w", err)
 		}
-		for _, m := range messages {
-			serial, a, known := at.read(m)
-			if i := int(serial - first); known && i < len(all) && !found[i].done {
-				x.follow(&found[i], a)
-				if found[i].done {
-					left--
-				}
+		serial, a, known := at.read(message[:max(0, n)])
+		if i := int(serial - first); known && i < len(all) && !found[i].done {
+			x.follow(&found[i], a)
+			if found[i].done {
+				left--
 			}
 		}
 	}
@@ -355,19 +352,17 @@ func (x *scratch) passSome(all []packet) ([]passed, error) {
 // chain, and then but a number that it gives to it.
 type tracer map[uint64]uint16
 
-func (t *tracer) read(m netlink.Message) (serial uint16, a attributes, known bool) {
-	if *t == nil {
-		*t = tracer{}
-	}
-	if len(m.Data) < 4 || m.Header.Type != netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_TRACE) {
+func (t tracer) read(message []byte) (serial uint16, a attributes, known bool) {
+	const header = unix.SizeofNlMsghdr + 4 // and struct nfgenmsg
+	if len(message) < header || binary.NativeEndian.Uint16(message[4:]) != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_TRACE {
 		return 0, nil, false
 	}
-	a = read(m.Data[4:])
+	a = read(message[header:])
 	id := a.number(unix.NFTA_TRACE_ID)
 	if header := a.get(unix.NFTA_TRACE_NETWORK_HEADER); len(header) >= 20 {
-		(*t)[id] = uint16(header[4])<<8 | uint16(header[5])
+		t[id] = uint16(header[4])<<8 | uint16(header[5])
 	}
-	serial, known = (*t)[id]
+	serial, known = t[id]
 	return serial, a, known
 }
 
