@@ -209,10 +209,10 @@ func TestGateway(t *testing.T) {
 func TestTime(t *testing.T) {
 	const limit = 2 * time.Second
 	p := gateway(t)
-	sh(t, p, secondWAN+`for i in $(seq 30); do
+	sh(t, p, secondWAN+`for i in $(seq 10); do
 ip link add net$i type bridge; ip addr add 10.20.$i.1/24 dev net$i; ip link set net$i up; done
-{ echo '*filter'; for i in $(seq 500); do echo "-A FORWARD -s 10.20.0.$((i%250)) -p tcp --dport $((2000+i)) -m mark --mark $i -j DROP"; done; echo COMMIT
-echo '*nat'; for i in $(seq 40); do echo "-A PREROUTING -d 203.0.113.1 -p tcp --dport $((3000+i)) -j DNAT --to 10.0.0.$i:80"; done; echo COMMIT; } | iptables-restore --noflush`)
+{ echo '*filter'; for i in $(seq 250); do echo "-A FORWARD -s 10.20.0.$((i%250)) -p tcp --dport $((2000+i)) -m mark --mark $i -j DROP"; done; echo COMMIT
+echo '*nat'; for i in $(seq 20); do echo "-A PREROUTING -d 203.0.113.1 -p tcp --dport $((3000+i)) -j DNAT --to 10.0.0.$i:80"; done; echo COMMIT; } | iptables-restore --noflush`)
 	cfg := config(t, withPorts(1723, 1724))
 	do(t, p, func() error {
 		begin := time.Now()

@@ -64,7 +64,10 @@ func tryTranslation(ctx context.Context, flows []calls.Flow, load func(nfTables)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNoTrial, err)
 	}
-	return errors.Join(arrived("server", found[0], parcel{trialPublic, trialPeer}), arrived("client", found[1], parcel{trialServer, trialOwn}))
+	if err := arrived("server", found[0], parcel{trialPublic, trialPeer}); err != nil {
+		return err
+	}
+	return arrived("client", found[1], parcel{trialServer, trialOwn})
 }
 
 // parcel is a packet as its receiver sees it: the address of the other one, and the Call ID.

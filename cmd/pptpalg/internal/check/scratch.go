@@ -234,6 +234,9 @@ func (x *scratch) observe(ctx context.Context, s surroundings) error {
 	if _, err := command(ctx, fmt.Sprintf(observer, untracked), "nft", "-f", "-"); err != nil {
 		return err
 	}
+	if !slices.ContainsFunc(x.rules, func(c chain) bool { return c.hook == "ingress" }) {
+		return nil // packets meet nothing before
+	}
 	var devs []string
 	for dev := range s.devs {
 		devs = append(devs, strconv.Quote(standIn(dev)))
