@@ -72,8 +72,6 @@ func remedyOf(err error) string {
 	switch {
 	case denied.MatchString(err.Error()):
 		return "sudo pptpalg check"
-	case errors.Is(err, exec.ErrNotFound) && strings.Contains(err.Error(), "find nft"):
-		return "apt-get install -y nftables"
 	case errors.Is(err, exec.ErrNotFound):
 		return "apt-get install -y iptables iproute2"
 	}

@@ -4,11 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 
 	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
@@ -47,14 +45,6 @@ type travellers struct {
 	ids       uint16
 }
 
-// literals are what rules compare with, for packets that differ by it.
-type literals struct {
-	prefixes []netip.Prefix
-	targets  []netip.Addr // of prefixes, where packets go to
-	marks    []uint32
-	ports    []uint16
-}
-
 // What is tried is bounded: the more ways there are, the fewer packets that differ.
 const (
 	maxVariants = 8   // of a kind, for one way
@@ -63,56 +53,45 @@ const (
 	maxNamed    = 64 // ports
 )
 
-var (
-	addressed = regexp.MustCompile(`\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?:/\d{1,2})?\b`)
-	marked    = regexp.MustCompile(`mark(?: (?:and|&) 0x[0-9a-f]+)?(?: [!=]=)? (0x[0-9a-f]+)`)
-	aimed     = regexp.MustCompile(`(?m)^.*(?: -d |daddr|elements).*$|^\t\t\t.*$`)
-	ported    = regexp.MustCompile(`dports? [^-\n]*|(?m)^.*elements = .*$|(?m)^\t\t\t[^a-z]*$`)
-	number    = regexp.MustCompile(`\b\d{1,5}\b`)
-)
-
-// readLiterals finds them in rules as they are printed.
-func readLiterals(text string) literals {
-	var l literals
-	l.prefixes = readPrefixes(text)
-	for _, p := range readPrefixes(strings.Join(aimed.FindAllString(text, -1), "\n")) {
-		l.targets = append(l.targets, p.Addr())
+// travellers returns those of all ways, which the rules have told.
+func (f *firewall) travellers() *travellers {
+	f.ways = f.network.ways(f.rules.translating(f.network))
+	t := &travellers{network: f.network, words: f.rules.literals(), queued: f.gre.queued, outsides: f.outsides(), first: map[string]way{}}
+	t.variants = max(1, min(maxVariants, maxCalls/(len(f.ways)*len(f.ports))))
+	t.words.marks = t.words.marks[max(0, len(t.words.marks)-t.variants):]
+	for _, w := range f.ways {
+		t.network.devs = append(t.network.devs, w.inside, w.outside)
 	}
-	for _, found := range marked.FindAllStringSubmatch(text, -1) {
-		if n, err := strconv.ParseUint(found[1], 0, 32); err == nil && n != 0 {
-			l.marks = append(l.marks, uint32(n))
+	t.network.devs = unique(t.network.devs)
+	for _, dev := range t.network.devs {
+		for _, a := range append(t.hosts(dev), t.network.stranger(dev)) {
+			t.network.hosts = append(t.network.hosts, host{a, dev})
+		}
+		if a := t.network.public(dev); !t.network.own(a) {
+			t.network.addresses = append(t.network.addresses, host{a, dev})
 		}
 	}
-	if strings.Contains(text, "--match-set") {
-		l.marks = append(l.marks, perhapsMark)
-	}
-	slices.Sort(l.marks)
-	l.marks = slices.Compact(l.marks)
-	for _, words := range ported.FindAllString(text, -1) {
-		for _, word := range number.FindAllString(addressed.ReplaceAllString(words, ""), -1) {
-			if n := port(word, 0); n != 0 {
-				l.ports = append(l.ports, n)
-			}
-		}
-	}
-	slices.Sort(l.ports)
-	l.ports = slices.Compact(l.ports)
-	l.ports = l.ports[:min(len(l.ports), maxNamed)]
-	return l
+	return t
 }
 
-// readPrefixes finds addresses and networks, the narrowest first.
-func readPrefixes(text string) []netip.Prefix {
-	var all []netip.Prefix
-	for _, word := range addressed.FindAllString(text, -1) {
-		if p, good := prefixOf(word); good && p.Bits() > 0 {
-			all = append(all, p)
+// surroundings are what packets need beside the rules: stand-ins for the interfaces that
+// they are sent by, and for those that chains are bound to.
+func (t *travellers) surroundings(layers []layer) surroundings {
+	s := surroundings{network: t.network, devs: map[string]int{}}
+	all := slices.Clone(t.network.devs)
+	for _, l := range layers {
+		for _, o := range l.objects {
+			all = append(all, o.devices()...)
 		}
 	}
-	slices.SortFunc(all, func(a, b netip.Prefix) int {
-		return cmp.Or(cmp.Compare(b.Bits(), a.Bits()), a.Addr().Compare(b.Addr()))
-	})
-	return slices.Compact(all)
+	for i, dev := range all {
+		if found, err := net.InterfaceByName(dev); err == nil {
+			s.devs[dev] = found.Index
+		} else if i < len(t.network.devs) {
+			s.devs[dev] = farIndex/2 + i
+		}
+	}
+	return s
 }
 
 // host returns an address of a network that is not this gateway's and, if there is one, that

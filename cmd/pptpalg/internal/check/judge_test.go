@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pptpalg/alg/nfqueue"
+	"pptpalg/cmd/internal/netns"
 )
 
 func TestSystemJudges(t *testing.T) {
@@ -90,49 +92,89 @@ func TestSystemJudges(t *testing.T) {
 // setting0 stands for the command that sets a key.
 func setting0(key, value string) string { return "set-key " + key + " " + shell(value) }
 
-// TestDeeds has rules in the words of both programs, those among them that this kernel
-// cannot load.
+// TestDeeds has what the kernel tells of rules of both programs.
 func TestDeeds(t *testing.T) {
+	const pre, fwd, post = "iptables -t mangle -A PREROUTING ", "iptables -A FORWARD ", "iptables -t nat -A POSTROUTING "
+	const nft = "nft add table ip t; nft add chain ip t c '{ type filter hook prerouting priority 0; }'; nft add rule ip t c "
+	const nftNAT = "nft add table ip t; nft add chain ip t c '{ type nat hook prerouting priority 0; }'; nft add rule ip t c "
 	tests := []struct {
-		rule string
+		load string
 		want []action
 	}{
-		{"-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j FLOWOFFLOAD", []action{{name: offload}}},
-		{"meta l4proto tcp flow add @ft", []action{{name: offload}}},
-		{"-A PREROUTING -p tcp -j CT --notrack", []action{{name: notrack}}},
-		{"-A PREROUTING -i lan -j CT --zone 5", []action{{name: zone, arg: "5"}}},
-		{"meta l4proto tcp ct zone set 5", []action{{name: zone, arg: "5"}}},
-		{"-A PREROUTING -p tcp -m tcp --dport 1723 -j CT --helper pptp", []action{{name: helper, arg: "pptp"}}},
-		{`tcp dport 1723 ct helper set "pp"`, []action{{name: helper, arg: "pptp"}}},
-		{"-A PREROUTING -j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff", []action{{name: restore}}},
-		{"-A PREROUTING -j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff", nil},
-		{"meta l4proto tcp meta mark set ct mark", []action{{name: restore}}},
-		{"iifname \"lan\" meta mark set 0x00000005", []action{{name: mark}}},
-		{"meta mark set 0x00000000", nil},
-		{"-A PREROUTING -j MARK --set-xmark 0x2/0xffffffff", []action{{name: mark}}},
-		{"-A PREROUTING -j MARK --set-xmark 0x0/0xffffffff", nil},
-		{"-A PREROUTING -j MARK --set-xmark 0x0/0x40000000", []action{{name: mark}}},
-		{"-A PPTPALG -p tcp -j NFQUEUE --queue-num 1723 --queue-bypass", []action{{name: queue, arg: "1723", bypass: true}}},
-		{"-A PPTPALG-GRE -p gre -j NFQUEUE --queue-balance 1724:1725", []action{{name: queue, arg: "1724"}}},
-		{"queue flags bypass to 1723", []action{{name: queue, arg: "1723", bypass: true}}},
-		{"queue flags bypass,fanout to 1724-1725", []action{{name: queue, arg: "1724", bypass: true}}},
-		{"queue num 1723 bypass", []action{{name: queue, arg: "1723", bypass: true}}},
-		{"-A PREROUTING -p tcp -j PPTPALG", []action{{name: jump, arg: "PPTPALG"}}},
-		{`-A FORWARD -m comment --comment "-j MASQUERADE \" redirect" -j DROP`, nil},
-		{`oifname "wan" masquerade comment "!fw4: redirect"`, []action{{name: masquerade}}},
-		{"tcp dport 1723 dnat to 10.0.0.5:1723", []action{{name: dnat}}},
-		{"dnat ip to tcp dport map @servers", []action{{name: dnat}}},
-		{"-A PREROUTING -d 192.0.2.1/32 -j NETMAP --to 198.51.100.2/32", []action{{name: netmap}}},
-		{"ct status dnat accept", nil},
-		{"meta l4proto tcp reject with tcp reset", []action{{name: reject}}},
+		{"iptables -t raw -A PREROUTING -p tcp -j CT --notrack", []action{{name: notrack}}},
+		{"iptables -t raw -A PREROUTING -i lan -j CT --zone 5", []action{{name: zone, arg: "5"}}},
+		{nft + "meta l4proto tcp ct zone set 5", []action{{name: zone, arg: "5"}}},
+		{nft + "notrack", []action{{name: notrack}}},
+		{pre + "-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff", []action{{name: restore}}},
+		{pre + "-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff", nil},
+		{nft + "meta l4proto tcp meta mark set ct mark", []action{{name: restore}}},
+		{nft + "meta l4proto tcp meta mark set ct mark and 0xff", []action{{name: restore}}},
+		{nft + "ct mark set meta mark", nil},
+		{nft + "ct mark 5 meta mark set meta mark or 1", []action{{name: mark}}},
+		{nft + `iifname \"lan\" meta mark set 5`, []action{{name: mark}}},
+		{nft + "meta mark set 0", nil},
+		{pre + "-j MARK --set-xmark 0x2/0xffffffff", []action{{name: mark}}},
+		{pre + "-j MARK --set-xmark 0x0/0xffffffff", nil},
+		{pre + "-j MARK --set-xmark 0x0/0x40000000", []action{{name: mark}}},
+		{pre + "-p tcp -j NFQUEUE --queue-num 1723 --queue-bypass", []action{{name: queue, arg: "1723", bypass: true}}},
+		{pre + "-p gre -j NFQUEUE --queue-balance 1724:1725", []action{{name: queue, arg: "1724"}}},
+		{pre + "-p gre -j NFQUEUE", []action{{name: queue, arg: "0"}}},
+		{"iptables -t mangle -N PPTPALG; " + pre + "-p tcp -j PPTPALG", []action{{name: jump, arg: "PPTPALG"}}},
+		{fwd + `-m comment --comment "-j MASQUERADE \" redirect" -j DROP`, nil},
+		{fwd + "-j REJECT", []action{{name: reject}}},
+		{post + "-o wan -j MASQUERADE", []action{{name: masquerade}}},
+		{post + "-o wan -j SNAT --to-source 192.0.2.1", []action{{name: snat}}},
+		{"iptables -t nat -A PREROUTING -d 192.0.2.1/32 -j NETMAP --to 198.51.100.2/32", []action{{name: netmap}}},
+		{"iptables -t nat -A PREROUTING -p tcp --dport 80 -j REDIRECT --to-ports 8080", []action{{name: redirect}}},
+		{nftNAT + "tcp dport 1723 dnat to 10.0.0.5:1723", []action{{name: dnat}}},
+		{nftNAT + "dnat ip to tcp dport map '{ 1723 : 10.0.0.5 }'", []action{{name: dnat}}},
+		{nftNAT + "tcp dport 80 redirect to 8080", []action{{name: redirect}}},
+		{nft + "ct status dnat accept", nil},
 	}
+	p := gateway(t)
 	for _, tt := range tests {
-		r := rule{said: tt.rule}
-		r.read(map[string]string{"ip h pp": "pptp"}, "ip h")
-		if diff := cmp.Diff(tt.want, r.actions, cmp.AllowUnexported(action{})); diff != "" {
-			t.Errorf("%s (-want +got)\n%s", tt.rule, diff)
+		sh(t, p, "nft flush ruleset; "+tt.load)
+		var got []action
+		for _, c := range rulesetOf(dumped(t, p), "iptables", nil) {
+			for _, r := range c.rules {
+				got = append(got, r.actions...)
+			}
+		}
+		if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(action{})); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", tt.load, diff)
 		}
 	}
+}
+
+// TestUnknownDeeds has what kernels with helpers, flow tables and queues of nft tell.
+func TestUnknownDeeds(t *testing.T) {
+	tests := []struct {
+		of   netlink.Attribute
+		want action
+	}{
+		{makeExpr("flow_offload"), action{name: offload}},
+		{makeExpr("target", attrText(unix.NFTA_TARGET_NAME, "FLOWOFFLOAD")), action{name: offload}},
+		{makeExpr("queue", attr(unix.NFTA_QUEUE_NUM, []byte{0x06, 0xbb}), attr(unix.NFTA_QUEUE_FLAGS, []byte{0, 1})), action{name: queue, arg: "1723", bypass: true}},
+		{makeExpr("objref", attr32(unix.NFTA_OBJREF_IMM_TYPE, unix.NFT_OBJECT_CT_HELPER), attrText(unix.NFTA_OBJREF_IMM_NAME, "pp")), action{name: helper, arg: "pptp"}},
+		{makeExpr("target", attrText(unix.NFTA_TARGET_NAME, "CT"), attr(unix.NFTA_TARGET_INFO, append(make([]byte, 12), "pptp"...))), action{name: helper, arg: "pptp"}},
+	}
+	for _, tt := range tests {
+		m := &meaning{home: "t", helpers: map[string]string{"t pp": "pptp"}, constant: map[int][]byte{}}
+		m.read([]expression{expressionOf(tt.of)})
+		if diff := cmp.Diff([]action{tt.want}, m.actions, cmp.AllowUnexported(action{})); diff != "" {
+			t.Errorf("%v (-want +got)\n%s", tt.want, diff)
+		}
+	}
+}
+
+// dumped returns what the kernel lists in a namespace.
+func dumped(t *testing.T, p *netns.Place) (all []object) {
+	t.Helper()
+	do(t, p, func() (err error) {
+		all, err = dump()
+		return err
+	})
+	return all
 }
 
 // TestOffload has what a kernel with flow tables would trace.
@@ -173,39 +215,84 @@ func TestSetsOfIPSet(t *testing.T) {
 			t.Errorf("%d (-want +got)\n%s", i, diff)
 		}
 	}
-	if l := readLiterals("-A FORWARD -m set --match-set bad src -j DROP"); !slices.Equal(l.marks, []uint32{perhapsMark}) {
-		t.Errorf("%x", l.marks)
+	m := &meaning{}
+	m.read([]expression{expressionOf(in)})
+	if len(m.asked) != 1 || m.asked[0].field != byMark || m.asked[0].lo != perhapsMark {
+		t.Errorf("%+v", m.asked)
 	}
 }
 
 // TestLiterals: what packets differ by.
 func TestLiterals(t *testing.T) {
-	l := readLiterals(`-A FORWARD -s 10.0.0.128/25 -p tcp -m multiport --dports 1724,8080 -m mark --mark 0x7/0xff -j DROP
-		ip saddr { 10.0.0.5, 10.0.1.0/24 } meta mark and 0xff == 0x00000009 tcp dport { 5000, 5001 } accept
-			elements = { 1726 : 10.0.0.6 . 1723 }
-`)
-	want := literals{
-		prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/32"), netip.MustParsePrefix("10.0.0.6/32"), netip.MustParsePrefix("10.0.0.128/25"), netip.MustParsePrefix("10.0.1.0/24")},
-		targets:  []netip.Addr{netip.MustParseAddr("10.0.0.6")},
-		marks:    []uint32{7, 9}, ports: []uint16{1723, 1724, 1726, 5000, 5001, 8080},
+	p := gateway(t)
+	sh(t, p, `nft -f - <<'END'
+flush ruleset
+table ip t {
+	set s { type ipv4_addr . inet_service; flags interval; elements = { 10.0.2.0/24 . 5002, 10.0.3.1-10.0.3.9 . 5003 }; }
+	chain c {
+		type filter hook forward priority 0
+		ip saddr { 10.0.0.5, 10.0.1.0/24 } meta mark and 0xff == 9 tcp dport { 5000, 5001 } accept
+		ip saddr . tcp dport @s accept
+		ip saddr 10.0.4.4 ip daddr 10.0.4.5 tcp sport 7000 tcp dport 5004 accept
+		ip daddr vmap { 10.0.5.0/25 : accept, 10.0.5.128-10.0.6.3 : drop }
+		fib daddr type local accept
 	}
-	if diff := cmp.Diff(want, l, cmp.AllowUnexported(literals{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+}
+END
+iptables -A FORWARD -s 10.0.0.128/25 -p tcp -m multiport --dports 1724,8080 -m mark --mark 0x7/0xff -j DROP
+iptables -A FORWARD -d 10.1.0.0/12 -p tcp -m conntrack --ctorigdstport 1725 -m iprange --src-range 10.2.0.1-10.2.0.3 -j DROP
+`)
+	l := rulesetOf(dumped(t, p), "iptables", nil).literals()
+	var got []string
+	for _, x := range l.prefixes {
+		got = append(got, x.String())
+	}
+	want := "10.0.0.5/32 10.0.3.1/32 10.0.3.9/32 10.0.4.4/32 10.0.4.5/32 10.0.5.128/32 10.0.6.3/32 10.2.0.1/32 10.2.0.3/32 10.0.0.128/25 10.0.5.0/25 10.0.1.0/24 10.0.2.0/24 10.0.0.0/12"
+	if diff := cmp.Diff(want, strings.Join(got, " ")); diff != "" {
+		t.Errorf("prefixes (-want +got)\n%s", diff)
+	}
+	if diff := cmp.Diff("[10.0.0.0 10.0.4.5 10.0.5.0 10.0.5.128 10.0.6.3] [7 9] [1724 1725 5000 5001 5002 5003 5004 8080]", fmt.Sprint(l.targets, l.marks, l.ports)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// TestTranslating: which interfaces are outside, by rules.
+func TestTranslating(t *testing.T) {
+	p := gateway(t)
+	for rule, want := range map[string]string{
+		"nft add rule ip t c oifname wan masquerade":                           "[wan]",
+		"nft add rule ip t c oif lo masquerade":                                "[lo]",
+		"nft add rule ip t c oifname '{ wan, ppp0 }' snat to 192.0.2.1":        "[ppp0 wan]",
+		"nft add rule ip t c oifname != wan masquerade":                        "[]",
+		"nft add rule ip t c 'oifname ppp*' masquerade":                        "[]",
+		"nft add rule ip t c oifname wan ip daddr 10.0.0.0/8 masquerade":       "[]",
+		"nft add rule ip t c oifname wan ip saddr 10.7.0.0/24 masquerade":      "[]",
+		"iptables -t nat -A POSTROUTING -o wan -s 10.8.0.0/24 -j MASQUERADE":   "[wan]",
+		"iptables -t nat -A POSTROUTING ! -o wan -s 10.8.0.0/24 -j MASQUERADE": "[]",
+	} {
+		sh(t, p, "nft flush ruleset; nft add table ip t; nft add chain ip t c '{ type nat hook postrouting priority 0; }'; "+rule)
+		n := network{routes: []route{{prefix: netip.MustParsePrefix("10.7.0.0/24"), dev: "wan"}}}
+		do(t, p, func() error {
+			all, err := dump()
+			if got := fmt.Sprint(rulesetOf(all, "iptables", nil).translating(n)); got != want {
+				t.Errorf("%s: %s, want %s", rule, got, want)
+			}
+			return err
+		})
 	}
 }
 
 func FuzzRules(f *testing.F) {
 	f.Add("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD ! -p tcp -m x --y \"z\\\" \" -j\n", []byte{1, 2, 3})
 	f.Fuzz(func(t *testing.T, text string, attrs []byte) {
-		lines := readLines(text)
-		readLiterals(text)
-		translating(text, network{})
 		var all []object
-		for _, kind := range dumped {
+		for _, kind := range kinds {
 			all = append(all, object{kind: kind, family: unix.NFPROTO_IPV4, attrs: read(attrs)})
 		}
 		copies(all)
-		rulesetOf(all, "iptables", lines, handles(text))
+		found := rulesetOf(all, "iptables", readLines(text))
+		found.literals()
+		found.translating(network{})
 	})
 }
 

@@ -561,7 +561,7 @@ func TestWithoutRaw(t *testing.T) {
 // TestUntranslated: without any rule of NAT, entries do nothing, and the packets tell.
 func TestUntranslated(t *testing.T) {
 	needRoot(t)
-	err := tryTranslation(t.Context(), nil, nil)
+	err := tryTranslation(t.Context(), nil)
 	if errors.Is(err, errNoTrial) || err == nil {
 		t.Fatal(err)
 	}
@@ -571,10 +571,9 @@ func TestUntranslated(t *testing.T) {
 // TestDropped: a gateway that drops GRE translates none.
 func TestDropped(t *testing.T) {
 	needRoot(t)
-	err := tryTranslation(t.Context(), trialFlows, func(nfTables) ([]object, error) {
-		_, err := command(t.Context(), "*filter\n-A FORWARD -p gre -j DROP\nCOMMIT\n", "iptables-nft-restore")
-		return nil, err
-	})
+	p := gateway(t)
+	sh(t, p, "nft flush ruleset; iptables -A FORWARD -p gre -j DROP")
+	err := tryTranslation(t.Context(), trialFlows, dumped(t, p)...)
 	wants(t, judgeTranslation(tried{err: err, set: setting0}), Warning, "nothing arrived")
 }
 
@@ -654,9 +653,21 @@ func TestWithoutPrograms(t *testing.T) {
 		wants(t, findIn(t, p, "firewall-gre"), OK, "") // the kernel has the rules all the same
 	})
 	t.Run("nft", func(t *testing.T) {
-		f := findIn(t, hide(t, "nft"), "firewall-gre")
-		wants(t, f, Unchecked, "not looked at: find nft")
-		if f.Remedy != "apt-get install -y nftables" {
+		wants(t, findIn(t, hide(t, "nft"), "firewall-gre"), OK, "")
+	})
+	t.Run("both", func(t *testing.T) { // rules are named by what the kernel knows of them
+		p := gateway(t)
+		sh(t, p, "iptables -I FORWARD -p gre -j DROP")
+		for _, name := range []string{"nft", "iptables"} {
+			path, err := find(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ownMounts(t, p, "/dev/null", path)
+		}
+		f := findIn(t, p, "firewall-gre")
+		wants(t, f, Problem, "nft ip filter FORWARD: rule with handle ")
+		if !strings.HasPrefix(f.Remedy, "nft 'insert rule ip filter FORWARD ") {
 			t.Errorf("remedy %q", f.Remedy)
 		}
 	})
@@ -673,7 +684,7 @@ func TestWithoutPrograms(t *testing.T) {
 func TestPlacesEnd(t *testing.T) {
 	needRoot(t)
 	before := namespaces(t)
-	if err := tryTranslation(context.Background(), trialFlows, nil); err != nil {
+	if err := tryTranslation(context.Background(), trialFlows); err != nil {
 		t.Fatal(err)
 	}
 	// The thread ends a little after its goroutine.

@@ -95,8 +95,8 @@ var own = map[int][]uint16{
 // nfproto are the families whose chains IPv4 packets meet.
 var nfproto = map[uint8]string{unix.NFPROTO_INET: "inet", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_NETDEV: "netdev"}
 
-// dumped are what is asked for, in the order in which objects need each other.
-var dumped = []int{unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_NEWOBJ, unix.NFT_MSG_NEWFLOWTABLE, unix.NFT_MSG_NEWSET, unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_NEWRULE}
+// kinds are what is asked for, in the order in which objects need each other.
+var kinds = []int{unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_NEWOBJ, unix.NFT_MSG_NEWFLOWTABLE, unix.NFT_MSG_NEWSET, unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_NEWRULE}
 
 // nfTables is a socket to the nf_tables of one network namespace.
 type nfTables struct{ *netlink.Conn }
@@ -118,10 +118,20 @@ func message(kind int, family uint8, flags netlink.HeaderFlags, attrs attributes
 	}
 }
 
+// dump returns those of the calling thread's namespace.
+func dump() ([]object, error) {
+	c, err := dialNFTables()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.dump()
+}
+
 // dump returns all objects for IPv4. Kernels without nf_tables have none.
 func (c nfTables) dump() ([]object, error) {
 	var all, sets []object
-	for _, kind := range dumped {
+	for _, kind := range kinds {
 		asked := []object{{}}
 		if kind == unix.NFT_MSG_NEWSETELEM {
 			asked = sets
@@ -227,20 +237,67 @@ const perhapsMark = 0x00707470
 // perhaps asks for a mark in place of a set of ipset, which rules know by a number that the
 // copy does not have (struct xt_set_info).
 func (e expression) perhaps() attributes {
-	op := uint32(unix.NFT_CMP_EQ)
+	equal := equals(binary.NativeEndian.AppendUint32(nil, perhapsMark))
 	const flagsAt, inverted = 3, 1
 	if info := e.data.get(unix.NFTA_MATCH_INFO); len(info) > flagsAt && info[flagsAt]&inverted != 0 {
-		op = unix.NFT_CMP_NEQ
+		equal = compared(unix.NFT_CMP_NEQ, binary.NativeEndian.AppendUint32(nil, perhapsMark))
 	}
-	return attributes{
-		makeExpr("meta", attr32(unix.NFTA_META_KEY, unix.NFT_META_MARK), attr32(unix.NFTA_META_DREG, unix.NFT_REG_1)),
-		makeExpr("cmp", attr32(unix.NFTA_CMP_SREG, unix.NFT_REG_1), attr32(unix.NFTA_CMP_OP, op),
-			nested(unix.NFTA_CMP_DATA, attr(unix.NFTA_DATA_VALUE, binary.NativeEndian.AppendUint32(nil, perhapsMark)))),
-	}
+	return attributes{makeExpr("meta", attr32(unix.NFTA_META_KEY, unix.NFT_META_MARK), attr32(unix.NFTA_META_DREG, unix.NFT_REG_1)), equal}
 }
+
+// compared asks for what has been loaded to be, or not to be, a value.
+func compared(op uint32, value []byte) netlink.Attribute {
+	return makeExpr("cmp", attr32(unix.NFTA_CMP_SREG, unix.NFT_REG_1), attr32(unix.NFTA_CMP_OP, op), nested(unix.NFTA_CMP_DATA, attr(unix.NFTA_DATA_VALUE, value)))
+}
+
+func equals(value []byte) netlink.Attribute { return compared(unix.NFT_CMP_EQ, value) }
 
 func makeExpr(name string, data ...netlink.Attribute) netlink.Attribute {
 	return nested(unix.NFTA_LIST_ELEM, attrText(unix.NFTA_EXPR_NAME, name), nested(unix.NFTA_EXPR_DATA, data...))
+}
+
+func newTable(family uint8, name string) object {
+	return object{unix.NFT_MSG_NEWTABLE, family, attributes{attrText(unix.NFTA_TABLE_NAME, name)}}
+}
+
+// newChain returns a base chain; devs are the devices of one in family netdev.
+func newChain(family uint8, table, name, kind string, hook uint32, prio int32, devs ...netlink.Attribute) object {
+	at := attributes{attr32(unix.NFTA_HOOK_HOOKNUM, hook), attr32(unix.NFTA_HOOK_PRIORITY, uint32(prio))}
+	if len(devs) > 0 {
+		at = append(at, nested(hookDevs, devs...))
+	}
+	return object{unix.NFT_MSG_NEWCHAIN, family, attributes{
+		attrText(unix.NFTA_CHAIN_TABLE, table), attrText(unix.NFTA_CHAIN_NAME, name), attrText(unix.NFTA_CHAIN_TYPE, kind), nested(unix.NFTA_CHAIN_HOOK, at...),
+	}}
+}
+
+func newRule(table, chain string, expressions attributes) object {
+	return object{unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV4, attributes{
+		attrText(unix.NFTA_RULE_TABLE, table), attrText(unix.NFTA_RULE_CHAIN, chain), nested(unix.NFTA_RULE_EXPRESSIONS, expressions...),
+	}}
+}
+
+// hookDevs is NFTA_HOOK_DEVS.
+const hookDevs = 4
+
+// devices are those that a chain or a flow table is bound to.
+func (o object) devices() []string {
+	const flowtableHook, flowtableDevs = 3, 3 // NFTA_FLOWTABLE_HOOK, _DEVS
+	var listed attributes
+	switch o.kind {
+	case unix.NFT_MSG_NEWCHAIN:
+		hook := o.attrs.nest(unix.NFTA_CHAIN_HOOK)
+		if listed = hook.nest(hookDevs); len(listed) == 0 && hook.get(unix.NFTA_HOOK_DEV) != nil {
+			return []string{hook.text(unix.NFTA_HOOK_DEV)}
+		}
+	case unix.NFT_MSG_NEWFLOWTABLE:
+		listed = o.attrs.nest(flowtableHook).nest(flowtableDevs)
+	}
+	var all []string
+	for _, a := range listed {
+		all = append(all, strings.TrimRight(string(a.Data), "\x00"))
+	}
+	return all
 }
 
 // ours says whether a rule is one of the daemon's.

@@ -32,9 +32,9 @@ var trialFlows = []calls.Flow{
 	{Src: trialClient, Dst: trialServer, Key: trialPeer, NewSrc: trialPublic, NewDst: trialServer, NewKey: trialPeer},
 }
 
-// tryTranslation sends a call's packets through a gateway that has the entries of flows,
+// tryTranslation sends a call's packets through a gateway that has rules and the entries of flows,
 // and looks at what comes out. The error is errNoTrial where it could not be tried.
-func tryTranslation(ctx context.Context, flows []calls.Flow, load func(nfTables) ([]object, error)) error {
+func tryTranslation(ctx context.Context, flows []calls.Flow, all ...object) error {
 	s := surroundings{
 		devs: map[string]int{"client": 10, "server": 11},
 		network: network{
@@ -42,7 +42,7 @@ func tryTranslation(ctx context.Context, flows []calls.Flow, load func(nfTables)
 			hosts:     []host{{trialClient, "client"}, {trialServer, "server"}},
 		},
 	}
-	x, err := newScratch(ctx, s, load, func([]object) ruleset { return nil })
+	x, err := newScratch(ctx, s, layer{objects: all})
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNoTrial, err)
 	}

@@ -223,7 +223,7 @@ func (r *reader) askConntrack() tracked {
 }
 
 func (r *reader) translation() (tried, error) {
-	err := tryTranslation(r.ctx, trialFlows, nil)
+	err := tryTranslation(r.ctx, trialFlows)
 	if errors.Is(err, errNoTrial) {
 		return tried{}, err
 	}
@@ -439,129 +439,99 @@ func (r *reader) readFirewall() (firewall, error) {
 	return f, nil
 }
 
+// judgeTime bounds how long the kernel may take to judge the firewall.
+const judgeTime = 10 * time.Second
+
 // judge copies the rules into namespaces of their own, one for each backend, and keeps what
 // becomes of packets there.
 func (r *reader) judge(f *firewall) error {
-	b, err := r.backends()
+	ctx, cancel := context.WithTimeout(r.ctx, judgeTime)
+	defer cancel()
+	err := r.judgeWithin(ctx, f)
+	if ctx.Err() != nil && r.ctx.Err() == nil {
+		return fmt.Errorf("there are too many rules and interfaces to send packets through them all within %v", judgeTime)
+	}
+	return err
+}
+
+func (r *reader) judgeWithin(ctx context.Context, f *firewall) error {
+	layers, err := r.layers()
 	if err != nil {
 		return err
 	}
-	words := readLiterals(b.text)
-	f.ways = f.network.ways(translating(b.text, f.network))
-	s := f.surroundings(b.text)
-	t := travellers{network: f.network, words: words, queued: f.gre.queued, outsides: f.outsides(), first: map[string]way{}}
-	t.variants = max(1, min(maxVariants, maxCalls/(len(f.ways)*len(f.ports))))
-	t.words.marks = words.marks[max(0, len(words.marks)-t.variants):]
-	for _, dev := range t.network.devs {
-		for _, a := range append(t.hosts(dev), t.network.stranger(dev)) {
-			t.network.hosts = append(t.network.hosts, host{a, dev})
-		}
-		if a := t.network.public(dev); !t.network.own(a) {
-			t.network.addresses = append(t.network.addresses, host{a, dev})
-		}
+	for _, l := range layers {
+		f.rules = append(f.rules, l.rules...)
 	}
-	s.network = t.network
-	for _, l := range b.layers {
-		x, err := newScratch(r.ctx, s, l.load, l.tell)
+	t := f.travellers()
+	s := t.surroundings(layers)
+	s.bound, s.queued, s.accepts = f.bound, f.gre.queued, f.gre.accepts()
+	for _, l := range layers {
+		x, err := newScratch(ctx, s, l)
 		if err != nil {
 			return err
 		}
 		defer x.close()
-		f.rules = append(f.rules, x.rules...)
 		t.scratches = append(t.scratches, x)
 	}
 	return t.travel(f)
 }
 
-// surroundings are what packets need beside the rules.
-func (f *firewall) surroundings(text string) surroundings {
-	s := surroundings{devs: map[string]int{}, bound: f.bound, queued: f.gre.queued, accepts: f.gre.accepts()}
-	for _, w := range f.ways {
-		f.network.devs = append(f.network.devs, w.inside, w.outside)
-	}
-	f.network.devs = unique(f.network.devs)
-	all := slices.Clone(f.network.devs)
-	for _, found := range hookedDevices.FindAllStringSubmatch(text, -1) {
-		all = append(all, strings.Split(strings.ReplaceAll(found[1], `"`, ""), ", ")...)
-	}
-	for i, dev := range all {
-		if found, err := net.InterfaceByName(dev); err == nil {
-			s.devs[dev] = found.Index
-		} else if i < len(f.network.devs) {
-			s.devs[dev] = farIndex/2 + i
-		}
-	}
-	return s
-}
-
-// hookedDevices are those that chains and flow tables of nft are bound to.
-var hookedDevices = regexp.MustCompile(`devices? (?:= \{ )?([^\s;}][^;}]*[^\s;}])`)
-
 // layer is the rules of one backend.
 type layer struct {
-	load func(nfTables) ([]object, error)
-	tell func([]object) ruleset
+	objects []object
+	rules   ruleset
 }
 
-// backends are all rules that are in force, and what programs print of them.
-type backends struct {
-	layers []layer
-	text   string
-}
-
-func (r *reader) backends() (backends, error) {
-	c, err := dialNFTables()
+// layers are all rules that are in force.
+func (r *reader) layers() ([]layer, error) {
+	all, err := dump()
 	if err != nil {
-		return backends{}, err
-	}
-	defer c.Close()
-	all, err := c.dump()
-	if err != nil {
-		return backends{}, err
+		return nil, err
 	}
 	b, err := r.iptables()
 	if err != nil {
-		return backends{}, err
+		return nil, err
 	}
-	var found backends
+	var found []layer
 	lines := map[string][]string{}
 	for _, program := range b.programs() {
 		text, err := r.save(program)
 		if err != nil {
-			return backends{}, err
+			return nil, err
 		}
-		found.text += text
 		if program == "iptables" && b.nft() {
 			lines = readLines(text)
 			continue
 		}
-		found.layers = append(found.layers, r.legacy(program, text))
+		l, err := r.legacy(program, text)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, l)
 	}
-	said, err := r.command("nft", "-a", "-s", "list", "ruleset")
-	if err != nil {
-		return backends{}, err
-	}
-	found.text += said
-	native := layer{
-		load: func(c nfTables) ([]object, error) { return all, c.create(copies(all)) },
-		tell: func(all []object) ruleset { return rulesetOf(all, "iptables", lines, handles(said)) },
-	}
-	if len(all) > 0 || len(found.layers) == 0 {
-		found.layers = append([]layer{native}, found.layers...)
+	if len(all) > 0 || len(found) == 0 {
+		found = append([]layer{{all, rulesetOf(all, "iptables", lines)}}, found...)
 	}
 	return found, nil
 }
 
 // legacy has the rules of iptables-legacy loaded by the other backend, whose packets the
 // kernel traces.
-func (r *reader) legacy(program, text string) layer {
-	return layer{
-		load: func(nfTables) ([]object, error) {
-			_, err := command(r.ctx, text, "iptables-nft-restore")
-			return nil, err
-		},
-		tell: func(all []object) ruleset { return rulesetOf(all, program, readLines(text), nil) },
+func (r *reader) legacy(program, text string) (l layer, err error) {
+	p, err := netns.New()
+	if err != nil {
+		return layer{}, fmt.Errorf("make network namespace: %w", err)
 	}
+	defer p.Close()
+	err = p.Do(func() error {
+		if _, err := command(r.ctx, text, "iptables-nft-restore"); err != nil {
+			return err
+		}
+		l.objects, err = dump()
+		return err
+	})
+	l.rules = rulesetOf(l.objects, program, readLines(text))
+	return l, err
 }
 
 // save returns the rules of iptables. A table of which it cannot read a rule is left out,

@@ -1,15 +1,12 @@
 package check
 
 import (
-	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"pptpalg/rules"
 )
 
 // What a rule does. What else it may do is of no interest.
@@ -45,10 +42,10 @@ type action struct {
 // rule is a rule of iptables or nft, as far as it is told to people. What it matches is
 // the kernel's business.
 type rule struct {
-	text     string   // as iptables prints it; of nft, its handle
-	said     string   // as either program prints it
+	text     string   // as iptables prints it; else its handle
 	words    []string // of text, behind -A; nil of nft
 	handle   int      // nft's number
+	asked    []condition
 	actions  []action
 	specific bool // it asks for the protocol or the port
 	ported   bool // it asks for the port
@@ -155,30 +152,34 @@ var (
 	devHooks = []string{"ingress", "egress"}
 )
 
-// rulesetOf reads chains and rules from what the kernel has listed. lines are those of
-// iptables, for each table and chain; said is what nft says of each rule.
-func rulesetOf(all []object, program string, lines map[string][]string, said map[string]string) ruleset {
+// rulesetOf reads chains and rules from what the kernel has listed. lines are those that
+// the program, one of iptables, prints, for each table and chain.
+func rulesetOf(all []object, program string, lines map[string][]string) ruleset {
 	var found ruleset
-	asleep, helpers := map[string]bool{}, map[string]string{}
+	asleep, helpers, sets := map[string]bool{}, map[string]string{}, map[string]*set{}
 	for _, o := range all {
+		name := o.home() + " " + o.attrs.text(unix.NFTA_OBJ_NAME) // of sets and their elements it is the same attribute
 		switch o.kind {
 		case unix.NFT_MSG_NEWTABLE:
 			asleep[o.home()] = o.attrs.number(unix.NFTA_TABLE_FLAGS)&1 != 0
 		case unix.NFT_MSG_NEWOBJ:
-			helpers[o.home()+" "+o.attrs.text(unix.NFTA_OBJ_NAME)] = o.attrs.nest(unix.NFTA_OBJ_DATA).text(1) // NFTA_CT_HELPER_NAME
+			helpers[name] = o.attrs.nest(unix.NFTA_OBJ_DATA).text(unix.NFTA_CT_HELPER_NAME)
+		case unix.NFT_MSG_NEWSET:
+			sets[name] = &set{keyLen: int(o.attrs.number(unix.NFTA_SET_KEY_LEN)) % 64, intervals: o.attrs.number(unix.NFTA_SET_FLAGS)&unix.NFT_SET_INTERVAL != 0}
+		case unix.NFT_MSG_NEWSETELEM:
+			if s := sets[name]; s != nil {
+				s.add(o.attrs.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS))
+			}
 		case unix.NFT_MSG_NEWCHAIN:
 			found = append(found, o.chain(asleep))
 		case unix.NFT_MSG_NEWRULE:
 			if i := found.index(o.home(), o.attrs.text(unix.NFTA_RULE_CHAIN)); i >= 0 {
-				found[i].rules = append(found[i].rules, o.rule(said))
+				found[i].rules = append(found[i].rules, o.rule(&meaning{home: o.home(), sets: sets, helpers: helpers, constant: map[int][]byte{}}))
 			}
 		}
 	}
 	for i := range found {
 		found[i].tell(program, lines)
-		for k := range found[i].rules {
-			found[i].rules[k].read(helpers, found[i].home)
-		}
 	}
 	return found
 }
@@ -202,74 +203,19 @@ func (o object) chain(asleep map[string]bool) chain {
 	return c
 }
 
-func (o object) rule(said map[string]string) rule {
+func (o object) rule(m *meaning) rule {
 	n := int(o.attrs.number(unix.NFTA_RULE_HANDLE))
-	counted := slices.ContainsFunc(o.exprs(), func(e expression) bool { return e.name == "counter" })
-	return rule{handle: n, text: fmt.Sprintf("rule with handle %d", n), said: said[fmt.Sprint(o.home(), " ", n)], counted: counted}
-}
-
-// handles divides what "nft -a list ruleset" prints among the rules, by table and handle.
-func handles(text string) map[string]string {
-	said, home := map[string]string{}, ""
-	for line := range strings.Lines(text) {
-		words := strings.Fields(line)
-		rule, n, found := strings.Cut(strings.TrimSpace(line), " # handle ")
-		switch {
-		case len(words) > 2 && words[0] == "table":
-			home = strings.TrimPrefix(words[1]+" "+words[2], "ip ")
-		case found:
-			said[home+" "+n] = rule
-		}
+	parts := o.exprs()
+	m.read(parts)
+	r := rule{handle: n, text: fmt.Sprintf("rule with handle %d", n), asked: m.asked, actions: m.actions}
+	r.counted = slices.ContainsFunc(parts, func(e expression) bool { return e.name == "counter" })
+	asks := func(fields ...field) bool {
+		return slices.ContainsFunc(m.asked, func(c condition) bool { return slices.Contains(fields, c.field) })
 	}
-	return said
+	r.ported = asks(bySourcePort, byPort)
+	r.specific = r.ported || asks(byProtocol)
+	return r
 }
-
-// deeds tell by the words of either program what a rule does; what they catch is the
-// argument.
-var deeds = []struct {
-	name  string
-	words *regexp.Regexp
-}{
-	{reject, regexp.MustCompile(`-j REJECT|\breject\b`)},
-	{redirect, regexp.MustCompile(`-j REDIRECT|\bredirect\b`)},
-	{tproxy, regexp.MustCompile(`-j TPROXY|\btproxy\b`)},
-	{dnat, regexp.MustCompile(`-j DNAT|\bdnat (?:ip )?to\b`)},
-	{snat, regexp.MustCompile(`-j SNAT|\bsnat (?:ip )?to\b`)},
-	{masquerade, regexp.MustCompile(`-j MASQUERADE|\bmasquerade\b`)},
-	{netmap, regexp.MustCompile(`-j NETMAP`)},
-	{notrack, regexp.MustCompile(`-j CT --notrack|-j NOTRACK|\bnotrack\b`)},
-	{zone, regexp.MustCompile(`-j CT .*--zone (\d+)|ct zone set (\d+)`)},
-	{helper, regexp.MustCompile(`-j CT .*--helper (\S+)|ct helper set (\S+)`)},
-	{offload, regexp.MustCompile(`-j FLOWOFFLOAD|\bflow (?:add|offload)\b`)},
-	{restore, regexp.MustCompile(`-j CONNMARK --restore-mark|meta mark set ct mark`)},
-	{mark, regexp.MustCompile(`-j MARK --set-x?mark 0x(?:[1-9a-f]|0/0x[0-9a-e])|meta mark set (?:meta|0x0*[1-9a-f])`)},
-	{queue, regexp.MustCompile(`-j NFQUEUE.*--queue-(?:num|balance) (\d+)|-j NFQUEUE|\bqueue .*?to (\d+)|\bqueue num (\d+)`)},
-	{jump, regexp.MustCompile(`-j (` + rules.Chain + `)$|\bjump (\S+)`)},
-}
-
-// What words in quotes say is not what a rule does, but for the name of a helper.
-var comments = regexp.MustCompile(`(?:--comment|--\S*prefix) (?:"(?:[^"\\]|\\.)*"|\S+)|\b(?:comment|prefix) "(?:[^"\\]|\\.)*"`)
-
-// read has a rule be told by its words.
-func (r *rule) read(helpers map[string]string, home string) {
-	plain := comments.ReplaceAllString(r.said, "")
-	r.ported = strings.Contains(plain, "port")
-	r.specific = r.ported || specific.MatchString(plain)
-	for _, d := range deeds {
-		found := d.words.FindStringSubmatch(plain)
-		if found == nil {
-			continue
-		}
-		a := action{name: d.name, arg: strings.Trim(strings.Join(found[1:], ""), `"`), bypass: strings.Contains(plain, "bypass")}
-		if d.name == helper {
-			a.arg = cmp.Or(helpers[home+" "+a.arg], a.arg)
-		}
-		r.actions = append(r.actions, a)
-	}
-}
-
-// specific is that a rule asks for the protocol.
-var specific = regexp.MustCompile(`-p |l4proto|protocol|\btcp\b`)
 
 func verdict(v attributes) action {
 	chain := v.text(unix.NFTA_VERDICT_CHAIN)
@@ -301,7 +247,7 @@ func (c *chain) tell(program string, lines map[string][]string) {
 	}
 	c.table = program + " " + c.home
 	for i, line := range told {
-		c.rules[i].text, c.rules[i].said, c.rules[i].words = line, line, split(line)[1:]
+		c.rules[i].text, c.rules[i].words = line, split(line)[1:]
 	}
 }
 

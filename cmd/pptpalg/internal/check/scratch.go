@@ -5,14 +5,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"pptpalg/alg/nfqueue"
@@ -24,6 +25,7 @@ import (
 // routes, and links of the same names and numbers. What leaves by a link ends there.
 // Packets are put in as if they had come by one.
 type scratch struct {
+	ctx   context.Context // bounds how long packets are sent
 	place *netns.Place
 	rules ruleset // with the handles that the gateway has
 	at    map[handle]spot
@@ -62,10 +64,9 @@ type surroundings struct {
 // farIndex is added to the number of a link for that of its other end.
 const farIndex = 1 << 20
 
-// newScratch makes one. load has the rules in, on the namespace's thread, and returns what
-// the kernel listed of the originals; nil is for what it lists of the copies.
-func newScratch(ctx context.Context, s surroundings, load func(nfTables) ([]object, error), tell func([]object) ruleset) (made *scratch, err error) {
-	x := &scratch{at: map[handle]spot{}, links: map[string]link{}, names: map[uint32]string{}}
+// newScratch makes one with rules.
+func newScratch(ctx context.Context, s surroundings, l layer) (made *scratch, err error) {
+	x := &scratch{ctx: ctx, rules: l.rules, at: map[handle]spot{}, links: map[string]link{}, names: map[uint32]string{}}
 	if x.place, err = netns.New(); err != nil {
 		return nil, fmt.Errorf("make network namespace: %w", err)
 	}
@@ -83,15 +84,10 @@ func newScratch(ctx context.Context, s surroundings, load func(nfTables) ([]obje
 			return err
 		}
 		defer c.Close()
-		if err := x.copyRules(c, load, tell); err != nil {
+		if err := x.copyRules(c, l.objects); err != nil {
 			return err
 		}
-		if i := x.rules.index("filter", "FORWARD"); s.accepts && i >= 0 && !x.rules[i].isNFT() {
-			if _, err := command(ctx, "insert rule ip filter FORWARD meta l4proto gre ct state untracked accept\n", "nft", "-f", "-"); err != nil {
-				return err
-			}
-		}
-		if err := x.observe(ctx, s); err != nil {
+		if err := x.observe(c, s); err != nil {
 			return err
 		}
 		return x.listen(s)
@@ -173,22 +169,11 @@ func orMain(table string) string {
 }
 
 // copyRules loads the rules and keeps which is which.
-func (x *scratch) copyRules(c nfTables, load func(nfTables) ([]object, error), tell func([]object) ruleset) error {
-	if load == nil {
-		return nil
-	}
-	originals, err := load(c)
-	if err != nil {
-		return err
+func (x *scratch) copyRules(c nfTables, all []object) error {
+	if err := c.create(copies(all)); err != nil {
+		return fmt.Errorf("copy rules: %w", err)
 	}
 	loaded, err := c.dump()
-	if err != nil {
-		return err
-	}
-	if originals == nil {
-		originals = loaded
-	}
-	x.rules = tell(originals)
 	seen := map[string]int{}
 	for _, o := range loaded {
 		if o.kind == unix.NFT_MSG_NEWRULE {
@@ -197,7 +182,7 @@ func (x *scratch) copyRules(c nfTables, load func(nfTables) ([]object, error), t
 			seen[home+" "+name]++
 		}
 	}
-	return nil
+	return err
 }
 
 // The chains of the observer that tell how far a packet has come.
@@ -211,37 +196,82 @@ const (
 // question about their state, have the kernel track and translate, whatever the rules.
 const observerTable = "observer"
 
-const observer = `table ip observer {
-	chain arrived { type filter hook prerouting priority -2147483648; meta nftrace set 1; }
-	chain untracked { type filter hook prerouting priority -201; %s }
-	chain forwarded { type filter hook forward priority -2147483648; }
-	chain taken { type filter hook input priority -2147483648; }
-	chain gone { type filter hook postrouting priority 2147483647; ct state new; }
-	chain translated { type nat hook prerouting priority 2147483647; }
-	chain retranslated { type nat hook postrouting priority 2147483646; }
+// observer returns it. Where the daemon translates, GRE is not tracked.
+func observer(queued bool) []object {
+	at := func(name, kind string, hook uint32, prio int32, rules ...attributes) []object {
+		made := []object{newChain(unix.NFPROTO_IPV4, observerTable, name, kind, hook, prio)}
+		for _, expressions := range rules {
+			made = append(made, newRule(observerTable, name, expressions))
+		}
+		return made
+	}
+	var untracked []attributes
+	if queued {
+		untracked = []attributes{append(isGRE(), makeExpr("notrack"))}
+	}
+	state := attributes{makeExpr("ct", attr32(unix.NFTA_CT_KEY, unix.NFT_CT_STATE), attr32(unix.NFTA_CT_DREG, unix.NFT_REG_1))}
+	return slices.Concat([]object{newTable(unix.NFPROTO_IPV4, observerTable)},
+		at("arrived", "filter", unix.NF_INET_PRE_ROUTING, math.MinInt32, tracing()),
+		at("untracked", "filter", unix.NF_INET_PRE_ROUTING, conntrackPriority-1, untracked...),
+		at(forwarded, "filter", unix.NF_INET_FORWARD, math.MinInt32),
+		at(taken, "filter", unix.NF_INET_LOCAL_IN, math.MinInt32),
+		at(gone, "filter", unix.NF_INET_POST_ROUTING, math.MaxInt32, state),
+		at("translated", "nat", unix.NF_INET_PRE_ROUTING, math.MaxInt32),
+		at("retranslated", "nat", unix.NF_INET_POST_ROUTING, math.MaxInt32-1))
 }
-`
 
 // observerEarly is for chains of devices. Older kernels have no hook there for several.
-const observerEarly = "table netdev observer { chain early { type filter hook ingress devices = { %s } priority -2147483648; meta nftrace set 1; }; }"
+func observerEarly(devs map[string]int) []object {
+	var all attributes
+	for dev := range devs {
+		all = append(all, attrText(1, standIn(dev))) // NFTA_DEVICE_NAME
+	}
+	rule := newRule(observerTable, "early", tracing())
+	rule.family = unix.NFPROTO_NETDEV
+	const ingress = 0
+	return []object{newTable(unix.NFPROTO_NETDEV, observerTable), newChain(unix.NFPROTO_NETDEV, observerTable, "early", "filter", ingress, math.MinInt32, all...), rule}
+}
+
+// tracing has a packet traced.
+func tracing() attributes {
+	return attributes{
+		makeExpr("immediate", attr32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_1), nested(unix.NFTA_IMMEDIATE_DATA, attr(unix.NFTA_DATA_VALUE, []byte{1}))),
+		makeExpr("meta", attr32(unix.NFTA_META_KEY, unix.NFT_META_NFTRACE), attr32(unix.NFTA_META_SREG, unix.NFT_REG_1)),
+	}
+}
+
+func isGRE() attributes {
+	return attributes{
+		makeExpr("meta", attr32(unix.NFTA_META_KEY, unix.NFT_META_L4PROTO), attr32(unix.NFTA_META_DREG, unix.NFT_REG_1)),
+		equals([]byte{unix.IPPROTO_GRE}),
+	}
+}
+
+// acceptsGRE is the rule of the daemon's that accepts the GRE of calls in FORWARD.
+func acceptsGRE(table string) netlink.Message {
+	const untracked = 64
+	accepts := nested(unix.NFTA_DATA_VERDICT, attr32(unix.NFTA_VERDICT_CODE, nfAccept))
+	m := newRule(table, "FORWARD", append(isGRE(),
+		makeExpr("ct", attr32(unix.NFTA_CT_KEY, unix.NFT_CT_STATE), attr32(unix.NFTA_CT_DREG, unix.NFT_REG_1)),
+		equals(binary.NativeEndian.AppendUint32(nil, untracked)),
+		makeExpr("immediate", attr32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT), nested(unix.NFTA_IMMEDIATE_DATA, accepts)),
+	)).anew(0)
+	m.Header.Flags &^= netlink.Append // it comes first
+	return m
+}
 
 // observe has packets traced.
-func (x *scratch) observe(ctx context.Context, s surroundings) error {
-	untracked := ""
-	if s.queued {
-		untracked = "meta l4proto gre notrack;"
+func (x *scratch) observe(c nfTables, s surroundings) error {
+	made := copies(observer(s.queued))
+	if i := x.rules.index("filter", "FORWARD"); s.accepts && i >= 0 && !x.rules[i].isNFT() {
+		made = append(made, acceptsGRE("filter"))
 	}
-	if _, err := command(ctx, fmt.Sprintf(observer, untracked), "nft", "-f", "-"); err != nil {
-		return err
+	if err := c.create(made); err != nil {
+		return fmt.Errorf("trace packets: %w", err)
 	}
-	if !slices.ContainsFunc(x.rules, func(c chain) bool { return c.hook == "ingress" }) {
-		return nil // packets meet nothing before
+	if slices.ContainsFunc(x.rules, func(c chain) bool { return c.hook == "ingress" }) {
+		_ = c.create(copies(observerEarly(s.devs))) // else they are traced from prerouting on
 	}
-	var devs []string
-	for dev := range s.devs {
-		devs = append(devs, strconv.Quote(standIn(dev)))
-	}
-	_, _ = command(ctx, fmt.Sprintf(observerEarly, strings.Join(devs, ", ")), "nft", "-f", "-") // then from prerouting on
 	return nil
 }
 
@@ -306,6 +336,9 @@ const inFlight = 256
 func (x *scratch) pass(all []packet) ([]passed, error) {
 	found := make([]passed, 0, len(all))
 	for some := range slices.Chunk(all, inFlight) {
+		if err := x.ctx.Err(); err != nil {
+			return nil, err
+		}
 		done, err := x.passSome(some)
 		if err != nil {
 			return nil, err

@@ -1,10 +1,7 @@
 package check
 
 import (
-	"net/netip"
-	"regexp"
 	"slices"
-	"strings"
 )
 
 // judgeNAT wants some translation: without any there is nothing to edit, and without a
@@ -36,29 +33,4 @@ func judgePorts(f firewall) Finding {
 			"TCP port %d is forwarded to %v by %s, and is none of --ports: calls by it are not edited", s.port, s.to, s.event.where())
 	}
 	return ok("no port-forward leads to PPTP by another port than %s", list(f.ports))
-}
-
-// Rules that translate sources, and the interfaces that they ask for.
-var (
-	translatingRule = regexp.MustCompile(`(?im)^.*(?:masquerade|snat).*$`)
-	aimedRule       = regexp.MustCompile(` -d |--dports? |daddr|dport`)
-	leavingBy       = regexp.MustCompile(`(?:^|[^!] )-o (\S+)|oifname "([^"]+)"`)
-)
-
-// translating lists the interfaces that rules translate sources for: all that leaves by
-// them, but for a network of their own, which is sent back to where it came from.
-func translating(text string, n network) []string {
-	var all []string
-	for _, rule := range translatingRule.FindAllString(text, -1) {
-		found := leavingBy.FindStringSubmatch(rule)
-		if found == nil || aimedRule.MatchString(rule) {
-			continue
-		}
-		dev := found[1] + found[2]
-		own := slices.ContainsFunc(readLiterals(rule).prefixes, func(p netip.Prefix) bool { return slices.Contains(n.of(dev), p) })
-		if !own && !strings.ContainsAny(dev, "+*") {
-			all = append(all, dev)
-		}
-	}
-	return all
 }
