@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"math/big"
 	"math/bits"
 	"net"
 	"net/netip"
@@ -17,20 +18,31 @@ import (
 // What a rule compares, and what it does, is read from its expressions: those of iptables
 // have matches and targets among them. Whether a packet matches is the kernel's business.
 
-// field is what a rule compares. What it may compare beside is of no interest.
-type field uint8
+// field is what a rule compares, a letter.
+type field byte
 
 const (
-	other field = iota
-	byProtocol
-	bySource
-	byDestination
-	bySourcePort
-	byPort
-	byMark
-	byLink  // name of the one that the packet leaves by
-	byIndex // number of that
-	connMark
+	byProtocol    field = 'p'
+	bySource      field = 's'
+	byDestination field = 'd'
+	bySourcePort  field = 'S'
+	byPort        field = 'P'
+	byMark        field = 'm'
+	byLink        field = 'o' // name of the one that the packet leaves by
+	byIndex       field = 'i' // number of that
+	byConnMark    field = 'c'
+)
+
+// What an expression loads is written as a letter for each byte, a dot where it is of no
+// interest. dots are enough for all registers.
+var (
+	dots       = strings.Repeat(".", 64)
+	headers    = map[uint64]string{unix.NFT_PAYLOAD_NETWORK_HEADER: ".........p..ssssdddd", unix.NFT_PAYLOAD_TRANSPORT_HEADER: "SSPP"}
+	metaFields = map[uint64]string{unix.NFT_META_L4PROTO: "p", unix.NFT_META_MARK: "mmmm", unix.NFT_META_OIF: "iiii", unix.NFT_META_OIFNAME: "oooooooooooooooo"}
+	ctFields   = map[uint64]string{
+		unix.NFT_CT_MARK: "cccc", unix.NFT_CT_PROTOCOL: "p", unix.NFT_CT_PROTO_SRC: "SS", unix.NFT_CT_PROTO_DST: "PP",
+		unix.NFT_CT_SRC: "ssss", unix.NFT_CT_DST: "dddd", unix.NFT_CT_SRC_IP: "ssss", unix.NFT_CT_DST_IP: "dddd",
+	}
 )
 
 // condition is that a field has one of some values.
@@ -47,7 +59,7 @@ func (c condition) prefixes() []netip.Prefix {
 		return nil
 	}
 	wild := bits.Len32(c.lo ^ c.hi)
-	if first := uint64(c.lo); first&(1<<wild-1) == 0 && first|(1<<wild-1) == uint64(c.hi) {
+	if ones := uint32(1<<wild - 1); c.lo&ones == 0 && c.hi&ones == ones {
 		return []netip.Prefix{netip.PrefixFrom(address(c.lo), 32-wild)}
 	}
 	return []netip.Prefix{netip.PrefixFrom(address(c.lo), 32), netip.PrefixFrom(address(c.hi), 32)}
@@ -57,308 +69,207 @@ func address(n uint32) netip.Addr {
 	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, n)))
 }
 
-// set is a set or map of nft, as far as its keys matter.
+// set has the keys of one of nft's sets or maps, in their order.
 type set struct {
-	keyLen    int
-	intervals bool
-	keys      []element
+	intervals bool // each key begins one, or ends one and begins none
+	keys      []key
 }
 
-// element is one of a set, or where an interval ends.
-type element struct {
+type key struct {
 	from, to []byte // to is nil but for intervals of several fields
 	ends     bool
 }
 
-// maxKeys bounds how many elements of a set are looked at. The kernel looks at all.
+// maxKeys bounds how many keys are looked at. The kernel looks at all.
 const maxKeys = 256
 
-func (s *set) add(listed attributes) {
-	for _, a := range listed {
+func (s *set) add(elements attributes) {
+	const keyEnd = 10 // NFTA_SET_ELEM_KEY_END
+	for _, a := range elements[:min(len(elements), maxKeys-len(s.keys))] {
 		e := read(a.Data)
-		const keyEnd = 10 // NFTA_SET_ELEM_KEY_END
-		k := element{from: dataValue(e, unix.NFTA_SET_ELEM_KEY), to: dataValue(e, keyEnd)}
-		k.ends = e.number(unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0
-		if len(k.from) > 0 && len(s.keys) < maxKeys {
-			s.keys = append(s.keys, k)
-		}
+		s.keys = append(s.keys, key{e.value(unix.NFTA_SET_ELEM_KEY), e.value(keyEnd), e.number(unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0})
 	}
-	slices.SortStableFunc(s.keys, func(a, b element) int {
+	slices.SortStableFunc(s.keys, func(a, b key) int {
 		return cmp.Or(bytes.Compare(a.from, b.from), order(b.ends)-order(a.ends))
 	})
 }
 
-func dataValue(of attributes, typ uint16) []byte {
-	return of.nest(typ).get(unix.NFTA_DATA_VALUE)
+// span returns the first and the last value of a key.
+func (s *set) span(i int) (from, to []byte) {
+	k := s.keys[i]
+	switch {
+	case k.to != nil:
+		return k.from, k.to
+	case s.intervals && i+1 < len(s.keys):
+		next := new(big.Int).SetBytes(s.keys[i+1].from)
+		return k.from, next.Sub(next, big.NewInt(1)).FillBytes(make([]byte, len(s.keys[i+1].from)))
+	}
+	return k.from, k.from
 }
 
-// cell is what a byte of a register has: one of a field, as far as a mask leaves it.
-type cell struct {
-	field field
-	at    int
-	mask  byte
-}
-
-// meaning collects what a rule's expressions say, one after the other, with what they leave
-// in registers.
+// meaning collects what a rule's expressions say, one after the other.
 type meaning struct {
 	home    string
 	sets    map[string]*set   // by table and name
 	helpers map[string]string // kernel names, likewise
 
-	cells    [64]cell
-	constant map[int][]byte // by the first byte's place
+	loaded   string // since something was done with it; each load begins at a multiple of four
+	mask     []byte // of loaded
+	used     bool   // something was done with it
+	constant []byte // the last
 	asked    []condition
 	actions  []action
 }
 
-// place returns where a register begins: there are four of 16 bytes, which are 16 of 4.
-func place(register uint64) int {
-	if register >= unix.NFT_REG32_00 {
-		return int(register-unix.NFT_REG32_00) * 4 % 64
-	}
-	return int(register+3) % 4 * 16
+// expressions read those of each name. Others have no meaning here.
+var expressions = map[string]func(*meaning, attributes){
+	"payload": (*meaning).payload, "meta": (*meaning).meta, "ct": (*meaning).ct, "bitwise": (*meaning).bitwise, "immediate": (*meaning).immediate,
+	"cmp": (*meaning).cmp, "range": (*meaning).cmp, "lookup": (*meaning).lookup,
+	"objref": (*meaning).object, "queue": (*meaning).queue, "nat": (*meaning).nat, "match": (*meaning).match, "target": (*meaning).target,
+}
+
+// plainDeeds are expressions, and targets of iptables, that do one thing.
+var plainDeeds = map[string]string{
+	"masq": masquerade, "redir": redirect, "tproxy": tproxy, "reject": reject, "notrack": notrack, "flow_offload": offload,
+	"REJECT": reject, "REDIRECT": redirect, "TPROXY": tproxy, "DNAT": dnat, "SNAT": snat, "MASQUERADE": masquerade, "NETMAP": netmap, "NOTRACK": notrack, "FLOWOFFLOAD": offload,
 }
 
 func (m *meaning) read(all []expression) {
 	for _, e := range all {
-		if add, found := expressions[e.name]; found {
-			add(m, e.data)
+		if read := expressions[e.name]; read != nil {
+			read(m, e.data)
 			continue
 		}
-		m.cells = [64]cell{} // some are written
+		m.do(plainDeeds[e.name], "")
+		m.used = true
 	}
 }
 
-// expressions have what is read of each. An expression that is not there has no meaning here.
-var expressions = map[string]func(*meaning, attributes){
-	"payload":   (*meaning).payload,
-	"meta":      (*meaning).meta,
-	"ct":        (*meaning).ct,
-	"bitwise":   (*meaning).bitwise,
-	"immediate": (*meaning).immediate,
-	"cmp":       (*meaning).cmp,
-	"range":     (*meaning).ranges,
-	"lookup":    (*meaning).lookup,
-	"match":     (*meaning).match,
-	"target":    (*meaning).target,
-	"objref":    (*meaning).object,
-	"queue":     (*meaning).queue,
-	"nat": func(m *meaning, data attributes) {
-		name := snat
-		if data.number(unix.NFTA_NAT_TYPE) == unix.NFT_NAT_DNAT {
-			name = dnat
-		}
-		m.do(name, "")
-	},
-	"masq":         func(m *meaning, _ attributes) { m.do(masquerade, "") },
-	"redir":        func(m *meaning, _ attributes) { m.do(redirect, "") },
-	"tproxy":       func(m *meaning, _ attributes) { m.do(tproxy, "") },
-	"reject":       func(m *meaning, _ attributes) { m.do(reject, "") },
-	"notrack":      func(m *meaning, _ attributes) { m.do(notrack, "") },
-	"flow_offload": func(m *meaning, _ attributes) { m.do(offload, "") },
-}
-
-func (m *meaning) do(name, arg string) { m.actions = append(m.actions, action{name: name, arg: arg}) }
-
-// load has a register hold bytes, of which fieldAt tells.
-func (m *meaning) load(register uint64, width int, fieldAt func(i int) (field, int)) {
-	at := place(register)
-	delete(m.constant, at)
-	for i := at; i < min(at+width, len(m.cells)); i++ {
-		f, nth := fieldAt(i - at)
-		m.cells[i] = cell{f, nth, 0xff}
+func (m *meaning) do(name, arg string) {
+	if name != "" {
+		m.actions = append(m.actions, action{name: name, arg: arg})
 	}
 }
 
-func whole1(f field) func(int) (field, int) { return func(i int) (field, int) { return f, i } }
-
-// headers are the fields of packets, by the byte where each begins, and the one behind it.
-var headers = map[uint64][]struct {
-	field    field
-	from, to int
-}{
-	unix.NFT_PAYLOAD_NETWORK_HEADER:   {{byProtocol, 9, 10}, {bySource, 12, 16}, {byDestination, 16, 20}},
-	unix.NFT_PAYLOAD_TRANSPORT_HEADER: {{bySourcePort, 0, 2}, {byPort, 2, 4}},
+func (m *meaning) load(fields string) {
+	if m.used {
+		m.loaded, m.mask, m.used = "", nil, false
+	}
+	m.loaded += dots[:-len(m.loaded)&3] + fields
+	m.mask = append(m.mask, bytes.Repeat([]byte{0xff}, len(m.loaded)-len(m.mask))...)
+	m.constant = nil
 }
 
 func (m *meaning) payload(data attributes) {
-	if data.get(unix.NFTA_PAYLOAD_DREG) == nil {
-		return
-	}
-	offset := int(data.number(unix.NFTA_PAYLOAD_OFFSET))
-	m.load(data.number(unix.NFTA_PAYLOAD_DREG), int(data.number(unix.NFTA_PAYLOAD_LEN)), func(i int) (field, int) {
-		for _, f := range headers[data.number(unix.NFTA_PAYLOAD_BASE)] {
-			if offset+i >= f.from && offset+i < f.to {
-				return f.field, offset + i - f.from
-			}
-		}
-		return other, i
-	})
+	from, width := min(data.number(unix.NFTA_PAYLOAD_OFFSET), 64), min(data.number(unix.NFTA_PAYLOAD_LEN), 64)
+	m.load((headers[data.number(unix.NFTA_PAYLOAD_BASE)] + dots + dots)[from : from+width])
 }
 
-var metaFields = map[uint64]struct {
-	field field
-	width int
-}{
-	unix.NFT_META_L4PROTO: {byProtocol, 1}, unix.NFT_META_MARK: {byMark, 4}, unix.NFT_META_OIF: {byIndex, 4}, unix.NFT_META_OIFNAME: {byLink, unix.IFNAMSIZ},
-}
-
+// meta loads, or sets the packet's mark: to its connection's, or to one of its own. To have
+// none is not one.
 func (m *meaning) meta(data attributes) {
 	key := data.number(unix.NFTA_META_KEY)
-	if from := data.get(unix.NFTA_META_SREG); from != nil && key == unix.NFT_META_MARK {
-		m.marks(place(data.number(unix.NFTA_META_SREG)))
-	}
-	if data.get(unix.NFTA_META_DREG) != nil {
-		f, known := metaFields[key]
-		if !known {
-			f.width = unix.IFNAMSIZ
-		}
-		m.load(data.number(unix.NFTA_META_DREG), f.width, whole1(f.field))
-	}
-}
-
-// marks adds that a packet's mark is set to what a register has: to its connection's, or to
-// one of its own. To have none is not one.
-func (m *meaning) marks(at int) {
-	value, constant := m.constant[at]
+	none := m.constant != nil && len(bytes.Trim(m.constant, "\x00")) == 0
 	switch {
-	case m.cells[at].field == connMark:
+	case data.get(unix.NFTA_META_DREG) != nil:
+		m.load(cmp.Or(metaFields[key], "...."))
+		return
+	case key == unix.NFT_META_MARK && m.constant == nil && strings.HasPrefix(m.loaded, "c"):
 		m.do(restore, "")
-	case !constant || slices.ContainsFunc(value, func(b byte) bool { return b != 0 }):
+	case key == unix.NFT_META_MARK && !none:
 		m.do(mark, "")
 	}
-}
-
-var ctFields = map[uint64]field{
-	unix.NFT_CT_MARK: connMark, unix.NFT_CT_PROTOCOL: byProtocol, unix.NFT_CT_PROTO_SRC: bySourcePort, unix.NFT_CT_PROTO_DST: byPort,
-	unix.NFT_CT_SRC: bySource, unix.NFT_CT_DST: byDestination, unix.NFT_CT_SRC_IP: bySource, unix.NFT_CT_DST_IP: byDestination,
+	m.used = true
 }
 
 func (m *meaning) ct(data attributes) {
 	key := data.number(unix.NFTA_CT_KEY)
 	if data.get(unix.NFTA_CT_DREG) != nil {
-		m.load(data.number(unix.NFTA_CT_DREG), 16, whole1(ctFields[key]))
+		m.load(cmp.Or(ctFields[key], "...."))
 		return
 	}
-	if value := m.constant[place(data.number(unix.NFTA_CT_SREG))]; key == unix.NFT_CT_ZONE && len(value) >= 2 {
-		m.do(zone, fmt.Sprint(binary.NativeEndian.Uint16(value)))
+	if key == unix.NFT_CT_ZONE && len(m.constant) >= 2 {
+		m.do(zone, fmt.Sprint(binary.NativeEndian.Uint16(m.constant)))
 	}
+	m.used = true
 }
 
+// bitwise masks what was loaded last.
 func (m *meaning) bitwise(data attributes) {
-	from, to := place(data.number(unix.NFTA_BITWISE_SREG)), place(data.number(unix.NFTA_BITWISE_DREG))
-	delete(m.constant, to)
-	for i, b := range dataValue(data, unix.NFTA_BITWISE_MASK) {
-		if max(from, to)+i < len(m.cells) {
-			m.cells[to+i] = m.cells[from+i]
-			m.cells[to+i].mask &= b
-		}
+	mask := data.value(unix.NFTA_BITWISE_MASK)
+	at := len(m.mask) - len(mask)
+	for i := max(0, -at); i < len(mask); i++ {
+		m.mask[at+i] &= mask[i]
 	}
 }
 
 func (m *meaning) immediate(data attributes) {
 	value := data.nest(unix.NFTA_IMMEDIATE_DATA)
 	if v := verdict(value.nest(unix.NFTA_DATA_VERDICT)); v.name == jump {
-		m.actions = append(m.actions, v)
+		m.do(jump, v.arg)
 	}
-	m.load(data.number(unix.NFTA_IMMEDIATE_DREG), len(value.get(unix.NFTA_DATA_VALUE)), whole1(other))
-	m.constant[place(data.number(unix.NFTA_IMMEDIATE_DREG))] = value.get(unix.NFTA_DATA_VALUE)
+	m.constant = value.get(unix.NFTA_DATA_VALUE)
 }
 
+// cmp reads a comparison with a value, or with a range of them: that has one more.
 func (m *meaning) cmp(data attributes) {
-	value := dataValue(data, unix.NFTA_CMP_DATA)
-	m.compare(place(data.number(unix.NFTA_CMP_SREG)), value, value, data.number(unix.NFTA_CMP_OP) == unix.NFT_CMP_NEQ)
-}
-
-func (m *meaning) ranges(data attributes) {
-	m.compare(place(data.number(unix.NFTA_RANGE_SREG)), dataValue(data, unix.NFTA_RANGE_FROM_DATA), dataValue(data, unix.NFTA_RANGE_TO_DATA), data.number(unix.NFTA_RANGE_OP) == unix.NFT_CMP_NEQ)
+	from, to := data.value(unix.NFTA_RANGE_FROM_DATA), data.value(unix.NFTA_RANGE_TO_DATA)
+	if to == nil {
+		to = from
+	}
+	m.compare(from, to, data.number(unix.NFTA_CMP_OP) == unix.NFT_CMP_NEQ)
 }
 
 func (m *meaning) lookup(data attributes) {
-	at := place(data.number(unix.NFTA_LOOKUP_SREG))
-	if s := m.sets[m.home+" "+data.text(unix.NFTA_LOOKUP_SET)]; s != nil {
-		m.compareAll(at, s, data.number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0)
+	s := m.sets[m.home+" "+data.text(unix.NFTA_LOOKUP_SET)]
+	if s == nil || len(s.keys) == 0 {
+		m.compare(make([]byte, 64), make([]byte, 64), true) // it is asked for all the same
+		return
 	}
-	if data.get(unix.NFTA_LOOKUP_DREG) != nil {
-		m.load(data.number(unix.NFTA_LOOKUP_DREG), 16, whole1(other))
-	}
-}
-
-func (m *meaning) compareAll(at int, s *set, not bool) {
 	for i, k := range s.keys {
-		to := cmp.Or(string(k.to), string(k.from))
-		if s.intervals && k.to == nil && i+1 < len(s.keys) {
-			to = before(s.keys[i+1].from)
-		}
-		if !k.ends {
-			m.compare(at, k.from, []byte(to), not)
+		if from, to := s.span(i); !k.ends {
+			m.compare(from, to, data.number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0)
 		}
 	}
-	if len(s.keys) == 0 { // it is asked for all the same
-		m.compare(at, make([]byte, s.keyLen), make([]byte, s.keyLen), not)
-	}
-}
-
-// before returns the number that is one less.
-func before(key []byte) string {
-	key = slices.Clone(key)
-	for i := len(key) - 1; i >= 0; i-- {
-		key[i]--
-		if key[i] != 0xff {
-			break
-		}
-	}
-	return string(key)
 }
 
 // compare adds a condition for each field that is compared with bytes of a value.
-func (m *meaning) compare(at int, from, to []byte, not bool) {
-	n := min(len(from), len(to), len(m.cells)-at)
-	for i := 0; i < n; {
-		first, width := m.cells[at+i], 1
-		for i+width < n && m.cells[at+i+width].field == first.field && m.cells[at+i+width].at == first.at+width {
-			width++
+func (m *meaning) compare(from, to []byte, not bool) {
+	m.used = true
+	n := min(len(from), len(to), len(m.loaded))
+	for i, j := 0, 0; i < n; i = j {
+		f := m.loaded[i]
+		for j = i + 1; j < n && m.loaded[j] == f && (j-i < 4 || field(f) == byLink); {
+			j++
 		}
-		if c, known := first.condition(from[i:i+width], to[i:i+width], m.cells[at+i:]); known {
-			c.not = not
-			m.asked = append(m.asked, c)
+		if f != '.' && field(f) != byConnMark {
+			m.asked = append(m.asked, field(f).condition(from[i:j], to[i:j], m.mask[i:j], not))
 		}
-		i += width
 	}
 }
 
-// condition returns what a field is compared with. cells have its mask.
-func (c cell) condition(from, to []byte, cells []cell) (condition, bool) {
-	asked := condition{field: c.field}
-	switch c.field {
-	case other, connMark:
-		return condition{}, false
+func (f field) condition(from, to, mask []byte, not bool) condition {
+	c := condition{field: f, not: not}
+	four, both := padded(from, 4), padded(to, 4)
+	switch f {
 	case byLink:
-		name, _, plain := bytes.Cut(from, []byte{0})
-		if asked.dev = string(name); !plain && len(from) < unix.IFNAMSIZ {
-			asked.dev += "*"
+		name, _, whole := strings.Cut(string(from), "\x00")
+		if c.dev = name; !whole && len(from) < unix.IFNAMSIZ {
+			c.dev += "*"
 		}
 	case byIndex:
-		asked.field = byLink
-		if i, err := net.InterfaceByIndex(int(binary.NativeEndian.Uint32(padded(from, 4)))); err == nil {
-			asked.dev = i.Name
+		c.field = byLink
+		if i, err := net.InterfaceByIndex(int(binary.NativeEndian.Uint32(four))); err == nil {
+			c.dev = i.Name
 		}
 	case byMark:
-		asked.lo, asked.hi = binary.NativeEndian.Uint32(padded(from, 4)), binary.NativeEndian.Uint32(padded(to, 4))
+		c.lo, c.hi = binary.NativeEndian.Uint32(four), binary.NativeEndian.Uint32(both)
 	case bySource, byDestination:
-		asked.lo, asked.hi = binary.BigEndian.Uint32(padded(from, 4)), binary.BigEndian.Uint32(padded(to, 4))
-		for i := range 4 {
-			if i >= len(from) {
-				asked.hi |= 0xff << (24 - 8*i)
-			} else {
-				asked.hi |= uint32(^cells[i].mask) << (24 - 8*i)
-			}
-		}
+		c.lo, c.hi = binary.BigEndian.Uint32(four), binary.BigEndian.Uint32(both)|^binary.BigEndian.Uint32(padded(mask, 4))
 	default:
-		asked.lo, asked.hi = uint32(binary.BigEndian.Uint16(padded(from, 2))), uint32(binary.BigEndian.Uint16(padded(to, 2)))
+		c.lo, c.hi = uint32(binary.BigEndian.Uint16(four)), uint32(binary.BigEndian.Uint16(both))
 	}
-	return asked, true
+	return c
 }
 
 func padded(b []byte, n int) []byte { return append(slices.Clone(b), make([]byte, n)...)[:n] }
@@ -370,6 +281,14 @@ func (m *meaning) object(data attributes) {
 	}
 }
 
+func (m *meaning) nat(data attributes) {
+	name := snat
+	if data.number(unix.NFTA_NAT_TYPE) == unix.NFT_NAT_DNAT {
+		name = dnat
+	}
+	m.do(name, "")
+}
+
 func (m *meaning) queue(data attributes) {
 	a := action{name: queue, bypass: data.number(unix.NFTA_QUEUE_FLAGS)&unix.NFT_QUEUE_FLAG_BYPASS != 0}
 	if data.get(unix.NFTA_QUEUE_NUM) != nil {
@@ -378,24 +297,21 @@ func (m *meaning) queue(data attributes) {
 	m.actions = append(m.actions, a)
 }
 
-// info is what a match or target of iptables is told, a struct of the kernel. The end of
-// some is left out.
+// info is what a match or target of iptables is told, a struct of the kernel.
 type info []byte
 
-func (b info) u16(at int) uint16 { return binary.NativeEndian.Uint16(padded(b, 256)[at:]) }
-func (b info) u32(at int) uint32 { return binary.NativeEndian.Uint32(padded(b, 256)[at:]) }
-
-// be32 reads an address.
-func (b info) be32(at int) uint32 { return binary.BigEndian.Uint32(padded(b, 256)[at:]) }
+func (b info) u16(at int) uint16  { return binary.NativeEndian.Uint16(b[at:]) }
+func (b info) u32(at int) uint32  { return binary.NativeEndian.Uint32(b[at:]) }
+func (b info) be32(at int) uint32 { return binary.BigEndian.Uint32(b[at:]) } // an address
 
 func (m *meaning) ask(f field, lo, hi uint32) {
 	m.asked = append(m.asked, condition{field: f, lo: lo, hi: hi})
 }
 
 // match reads matches of iptables (struct xt_tcp, xt_multiport, xt_mark_mtinfo1,
-// xt_iprange_mtinfo, xt_conntrack_mtinfo3).
+// xt_iprange_mtinfo).
 func (m *meaning) match(data attributes) {
-	b := info(data.get(unix.NFTA_MATCH_INFO))
+	b := info(padded(data.get(unix.NFTA_MATCH_INFO), 256))
 	switch data.text(unix.NFTA_MATCH_NAME) {
 	case "tcp", "udp":
 		m.ask(byProtocol, 0, 0)
@@ -405,70 +321,44 @@ func (m *meaning) match(data attributes) {
 			}
 		}
 	case "multiport":
-		for i := range min(b.u16(0)>>8, 15) {
-			number := uint32(b.u16(int(2 + 2*i)))
-			m.ask([]field{bySourcePort, byPort, byPort}[min(b.u16(0)&0xff, 2)], number, number)
+		for i := range min(int(b[1]), 15) {
+			number := uint32(b.u16(2 + 2*i))
+			m.ask([]field{bySourcePort, byPort, byPort}[min(b[0], 2)], number, number)
 		}
 	case "mark":
 		m.ask(byMark, b.u32(0), b.u32(0))
 	case "iprange":
-		const flags, ofSource, ofDestination = 64, 1, 2
-		if b.u16(flags)&ofSource != 0 {
-			m.ask(bySource, b.be32(0), b.be32(16))
+		for i, f := range []field{bySource, byDestination} {
+			if flags := b[64]; flags>>i&1 != 0 {
+				m.ask(f, b.be32(32*i), b.be32(32*i+16))
+			}
 		}
-		if b.u16(flags)&ofDestination != 0 {
-			m.ask(byDestination, b.be32(32), b.be32(48))
-		}
-	case "conntrack":
-		m.conntrack(b)
 	case "set":
 		m.ask(byMark, perhapsMark, perhapsMark)
 	}
 }
 
-func (m *meaning) conntrack(b info) {
-	const flags, proto, source, destination, port = 146, 1 << 1, 1 << 2, 1 << 3, 1 << 9
-	if b.u16(flags)&proto != 0 {
-		m.ask(byProtocol, 0, 0)
-	}
-	for i, f := range []field{bySource, byDestination} {
-		if at := 32 * i; b.u16(flags)&(source<<i) != 0 {
-			m.ask(f, b.be32(at), b.be32(at)|^b.be32(at+16))
-		}
-	}
-	if b.u16(flags)&port != 0 {
-		m.ask(byPort, uint32(b.u16(140)), uint32(b.u16(140)))
-	}
-}
-
-// plainTargets are those of which it is enough that a rule has them.
-var plainTargets = map[string]string{
-	"REJECT": reject, "REDIRECT": redirect, "TPROXY": tproxy, "DNAT": dnat, "SNAT": snat, "MASQUERADE": masquerade, "NETMAP": netmap, "NOTRACK": notrack, "FLOWOFFLOAD": offload,
-}
-
-// target reads targets of iptables (struct xt_ct_target_info, xt_mark_tginfo2,
-// xt_connmark_tginfo1, xt_NFQ_info_v3).
+// target reads targets of iptables (struct xt_ct_target_info, xt_connmark_tginfo1 and 2,
+// xt_mark_tginfo2, xt_NFQ_info_v3).
 func (m *meaning) target(data attributes) {
-	b := info(data.get(unix.NFTA_TARGET_INFO))
+	b := info(padded(data.get(unix.NFTA_TARGET_INFO), 64))
 	switch name := data.text(unix.NFTA_TARGET_NAME); name {
 	case "CT":
-		const noTracking, helperAt = 1, 12
-		if b.u16(0)&noTracking != 0 {
+		if b[0]&1 != 0 {
 			m.do(notrack, "")
 		}
 		if b.u16(2) != 0 {
 			m.do(zone, fmt.Sprint(b.u16(2)))
 		}
-		if h, _, _ := bytes.Cut(padded(b, 64)[helperAt:helperAt+16], []byte{0}); len(h) > 0 {
-			m.do(helper, string(h))
+		if h, _, _ := strings.Cut(string(b[12:28]), "\x00"); h != "" {
+			m.do(helper, h)
 		}
 	case "CONNMARK":
-		const modeAt, shifts, restores = 12, 2, 2
-		at := modeAt
+		mode := b[12]
 		if data.number(unix.NFTA_TARGET_REV) >= 2 {
-			at += shifts
+			mode = b[14]
 		}
-		if padded(b, 64)[at] == restores {
+		if mode == 2 {
 			m.do(restore, "")
 		}
 	case "MARK":
@@ -478,9 +368,7 @@ func (m *meaning) target(data attributes) {
 	case "NFQUEUE":
 		m.actions = append(m.actions, action{name: queue, arg: fmt.Sprint(b.u16(0)), bypass: b.u16(4)&1 != 0})
 	default:
-		if does := plainTargets[name]; does != "" {
-			m.do(does, "")
-		}
+		m.do(plainDeeds[name], "")
 	}
 }
 

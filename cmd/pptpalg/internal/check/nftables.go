@@ -52,6 +52,9 @@ func (all attributes) number(typ uint16) uint64 {
 
 func (all attributes) nest(typ uint16) attributes { return read(all.get(typ)) }
 
+// value reads one for a register.
+func (all attributes) value(typ uint16) []byte { return all.nest(typ).get(unix.NFTA_DATA_VALUE) }
+
 func read(b []byte) attributes {
 	found, _ := netlink.UnmarshalAttributes(b) // what cannot be read is as good as not there
 	return found

@@ -165,7 +165,7 @@ func rulesetOf(all []object, program string, lines map[string][]string) ruleset 
 		case unix.NFT_MSG_NEWOBJ:
 			helpers[name] = o.attrs.nest(unix.NFTA_OBJ_DATA).text(unix.NFTA_CT_HELPER_NAME)
 		case unix.NFT_MSG_NEWSET:
-			sets[name] = &set{keyLen: int(o.attrs.number(unix.NFTA_SET_KEY_LEN)) % 64, intervals: o.attrs.number(unix.NFTA_SET_FLAGS)&unix.NFT_SET_INTERVAL != 0}
+			sets[name] = &set{intervals: o.attrs.number(unix.NFTA_SET_FLAGS)&unix.NFT_SET_INTERVAL != 0}
 		case unix.NFT_MSG_NEWSETELEM:
 			if s := sets[name]; s != nil {
 				s.add(o.attrs.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS))
@@ -174,7 +174,7 @@ func rulesetOf(all []object, program string, lines map[string][]string) ruleset 
 			found = append(found, o.chain(asleep))
 		case unix.NFT_MSG_NEWRULE:
 			if i := found.index(o.home(), o.attrs.text(unix.NFTA_RULE_CHAIN)); i >= 0 {
-				found[i].rules = append(found[i].rules, o.rule(&meaning{home: o.home(), sets: sets, helpers: helpers, constant: map[int][]byte{}}))
+				found[i].rules = append(found[i].rules, o.rule(&meaning{home: o.home(), sets: sets, helpers: helpers}))
 			}
 		}
 	}
