@@ -42,7 +42,7 @@ It changes nothing, and touches no packet of others. It tries GRE with packets o
 own, and loads rules, only in network namespaces that end with the command. The kernel
 judges the firewall there: check copies the rules of iptables and nft, and sends a
 call's packets through the copy, between the interfaces that routes and NAT show to be
-inside and outside, and through DNAT to a server. This needs root, nft(8) and ip(8).
+inside and outside, and through DNAT to a server. This needs root and ip(8).
 
 It judges the daemon as "pptpalg run" would start it, with the configuration file and
 the flags, which win over the file. The flags of a daemon that runs already count as

@@ -12,9 +12,10 @@
 // # The firewall
 //
 // The kernel judges it. Rules are copied into a network namespace of their own (scratch), object
-// by object as the kernel lists them, so that whatever it can match is copied. Links there have
-// the names and numbers of the gateway's; addresses, routes and routing rules are the gateway's.
-// Packets are put in as if they had arrived: the first of a control connection, data both ways,
+// by object as the kernel lists them, so that whatever it can match is copied. iptables is asked
+// only for the words of its rules, nft for nothing. Links there have the names and numbers of the
+// gateway's; addresses, routes and routing rules are the gateway's. Packets are put in as if they
+// had arrived: the first of a control connection, data both ways,
 // and GRE as the kernel sees it where a call's entries translate it (where the daemon translates,
 // untracked). They go between the interfaces that routes and rules of NAT tell to be inside and
 // outside (network.ways), and where DNAT publishes a server, to that one (travellers). The
@@ -24,7 +25,7 @@
 // looked at as well. Another program's queue has somebody who accepts, if it has somebody there.
 //
 // Which host calls, to which address, and with which mark is not known. So packets differ: a
-// typical one comes first, then those that differ by what rules speak of (literals). A
+// typical one comes first, then those that differ by what rules compare (literals). A
 // problem is what none of them survives.
 //
 // Rules of iptables-legacy are loaded with the other backend, in a namespace of their own: a

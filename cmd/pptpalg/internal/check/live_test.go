@@ -680,6 +680,30 @@ func TestWithoutPrograms(t *testing.T) {
 	})
 }
 
+// TestNotLookedAt: where the kernel cannot judge the firewall, the line says why.
+func TestNotLookedAt(t *testing.T) {
+	t.Run("no time", func(t *testing.T) {
+		do(t, gateway(t), func() error {
+			r := newReader(t.Context(), config(t))
+			r.judgeTime = time.Nanosecond
+			_, err := r.firewall()
+			wants(t, unchecked(err), Unchecked, "not looked at: there are too many rules and interfaces")
+			return nil
+		})
+	})
+	t.Run("refused", func(t *testing.T) {
+		p := gateway(t)
+		sh(t, p, "iptables -A FORWARD -p gre -j DROP")
+		all := dumped(t, p)
+		last := &all[len(all)-1] // a rule
+		last.attrs = append(last.attrs.without(unix.NFTA_RULE_EXPRESSIONS), nested(unix.NFTA_RULE_EXPRESSIONS, makeExpr("unheard-of")))
+		_, err := newScratch(t.Context(), surroundings{}, layer{objects: all})
+		if err == nil || !strings.HasPrefix(err.Error(), "copy "+last.String()+": ") {
+			t.Errorf("%v, want %v", err, last)
+		}
+	})
+}
+
 // TestPlacesEnd: the trial leaves no thread in a namespace of its own.
 func TestPlacesEnd(t *testing.T) {
 	needRoot(t)

@@ -25,6 +25,20 @@ type object struct {
 	attrs  attributes
 }
 
+// String names an object for people.
+func (o object) String() string {
+	name := nfproto[o.family] + " " + o.attrs.text(unix.NFTA_TABLE_NAME)
+	switch o.kind {
+	case unix.NFT_MSG_NEWTABLE:
+		return "table " + name
+	case unix.NFT_MSG_NEWCHAIN:
+		return "chain " + name + " " + o.attrs.text(unix.NFTA_CHAIN_NAME)
+	case unix.NFT_MSG_NEWRULE:
+		return fmt.Sprintf("rule with handle %d of %s %s", o.attrs.number(unix.NFTA_RULE_HANDLE), name, o.attrs.text(unix.NFTA_RULE_CHAIN))
+	}
+	return "set or object " + name + " " + o.attrs.text(unix.NFTA_SET_NAME)
+}
+
 // attributes are netlink's, of one object.
 type attributes []netlink.Attribute
 
@@ -109,7 +123,7 @@ func dialNFTables() (nfTables, error) {
 	if err != nil {
 		return nfTables{}, fmt.Errorf("open nf_tables: %w", err)
 	}
-	const enough = 8 << 20
+	const enough = 64 << 20
 	_ = errors.Join(c.SetReadBuffer(enough), c.SetWriteBuffer(enough)) // else it is smaller
 	return nfTables{c}, nil
 }
@@ -197,7 +211,7 @@ func (o object) anew(id uint32) netlink.Message {
 			attrs[i] = attrText(unix.NFTA_TABLE_NAME, o.home())
 		}
 	}
-	flags := netlink.Create
+	flags := netlink.Create | netlink.Acknowledge
 	switch o.kind {
 	case unix.NFT_MSG_NEWTABLE:
 		const dormant = 1
@@ -358,35 +372,26 @@ func protocolOf(all []expression) (proto uint8, known bool) {
 	return 0, false
 }
 
-// create makes objects, all of them or none.
-func (c nfTables) create(all []netlink.Message) error {
-	if len(all) == 0 {
-		return nil
-	}
+// create makes objects, all of them or none. With an error it returns which one is refused.
+func (c nfTables) create(all []netlink.Message) (refused int, err error) {
 	batch := func(kind netlink.HeaderType) netlink.Message {
 		return netlink.Message{Header: netlink.Header{Type: kind, Flags: netlink.Request}, Data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES}}
 	}
-	all = slices.Concat([]netlink.Message{batch(unix.NFNL_MSG_BATCH_BEGIN)}, all, []netlink.Message{batch(unix.NFNL_MSG_BATCH_END)})
-	all[len(all)-2].Header.Flags |= netlink.Acknowledge
-	sent, err := c.SendMessages(all)
-	if err != nil {
-		return err
+	sent := slices.Concat([]netlink.Message{batch(unix.NFNL_MSG_BATCH_BEGIN)}, all, []netlink.Message{batch(unix.NFNL_MSG_BATCH_END)})
+	if _, err := c.SendMessages(sent); err != nil {
+		return 0, err
 	}
 	if err := c.SetReadDeadline(time.Now().Add(commandTime)); err != nil {
-		return err
+		return 0, err
 	}
-	last := sent[len(sent)-2].Header.Sequence
-	for {
+	for answered := 0; answered < len(all); { // in their order
 		answers, err := c.Receive()
 		if err != nil {
-			return err
+			return answered, err
 		}
-		for _, m := range answers {
-			if m.Header.Sequence == last {
-				return nil
-			}
-		}
+		answered += len(answers)
 	}
+	return 0, nil
 }
 
 // copies returns what makes objects in another namespace.

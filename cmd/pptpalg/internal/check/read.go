@@ -31,6 +31,8 @@ type reader struct {
 	ctx context.Context
 	cfg Config
 
+	judgeTime time.Duration // bounds how long the kernel may take to judge the firewall
+
 	// What several checks look at is read once.
 	firewallOnce func() (firewall, error)
 	networkOnce  func() (network, error)
@@ -39,7 +41,7 @@ type reader struct {
 }
 
 func newReader(ctx context.Context, cfg Config) *reader {
-	r := &reader{ctx: ctx, cfg: cfg}
+	r := &reader{ctx: ctx, cfg: cfg, judgeTime: commandTime}
 	r.firewallOnce = sync.OnceValues(r.readFirewall)
 	r.networkOnce = sync.OnceValues(r.readNetwork)
 	r.askedOnce = sync.OnceValue(r.askConntrack)
@@ -439,17 +441,14 @@ func (r *reader) readFirewall() (firewall, error) {
 	return f, nil
 }
 
-// judgeTime bounds how long the kernel may take to judge the firewall.
-const judgeTime = 10 * time.Second
-
 // judge copies the rules into namespaces of their own, one for each backend, and keeps what
 // becomes of packets there.
 func (r *reader) judge(f *firewall) error {
-	ctx, cancel := context.WithTimeout(r.ctx, judgeTime)
+	ctx, cancel := context.WithTimeout(r.ctx, r.judgeTime)
 	defer cancel()
 	err := r.judgeWithin(ctx, f)
 	if ctx.Err() != nil && r.ctx.Err() == nil {
-		return fmt.Errorf("there are too many rules and interfaces to send packets through them all within %v", judgeTime)
+		return fmt.Errorf("there are too many rules and interfaces to send packets through them all within %v", r.judgeTime)
 	}
 	return err
 }

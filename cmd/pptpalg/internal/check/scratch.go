@@ -170,8 +170,8 @@ func orMain(table string) string {
 
 // copyRules loads the rules and keeps which is which.
 func (x *scratch) copyRules(c nfTables, all []object) error {
-	if err := c.create(copies(all)); err != nil {
-		return fmt.Errorf("copy rules: %w", err)
+	if i, err := c.create(copies(all)); err != nil && len(all) > 0 {
+		return fmt.Errorf("copy %v: %w", all[min(i, len(all)-1)], err)
 	}
 	loaded, err := c.dump()
 	seen := map[string]int{}
@@ -266,11 +266,11 @@ func (x *scratch) observe(c nfTables, s surroundings) error {
 	if i := x.rules.index("filter", "FORWARD"); s.accepts && i >= 0 && !x.rules[i].isNFT() {
 		made = append(made, acceptsGRE("filter"))
 	}
-	if err := c.create(made); err != nil {
+	if _, err := c.create(made); err != nil {
 		return fmt.Errorf("trace packets: %w", err)
 	}
 	if slices.ContainsFunc(x.rules, func(c chain) bool { return c.hook == "ingress" }) {
-		_ = c.create(copies(observerEarly(s.devs))) // else they are traced from prerouting on
+		_, _ = c.create(copies(observerEarly(s.devs))) // else they are traced from prerouting on
 	}
 	return nil
 }
