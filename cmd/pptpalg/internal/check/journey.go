@@ -207,18 +207,13 @@ func (t *travellers) travel(f *firewall) (err error) {
 	if f.neighbours, err = t.served(inside, f.ports); err != nil {
 		return err
 	}
-	found, err := t.knock(unique16(append(t.words.ports, standard)), unique(append(slices.Clone(t.outsides), f.ways[0].inside)))
+	found, err := t.knock(sorted(append(t.words.ports, standard), cmp.Compare), unique(append(slices.Clone(t.outsides), f.ways[0].inside)))
 	for _, s := range found {
 		if s.inner == standard || slices.Contains(f.ports, s.inner) {
 			f.forwards = append(f.forwards, s)
 		}
 	}
 	return err
-}
-
-func unique16(all []uint16) []uint16 {
-	slices.Sort(all)
-	return slices.Compact(all)
 }
 
 // batch is packets, and where it is kept what became of them.
@@ -294,8 +289,8 @@ func (t *travellers) targets() []netip.Addr {
 	for _, dev := range t.outsides {
 		add(t.network.public(dev))
 	}
-	for _, a := range t.words.targets {
-		add(a)
+	for _, p := range t.words.targets {
+		add(p.Addr())
 	}
 	return all
 }

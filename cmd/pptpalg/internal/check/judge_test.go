@@ -251,7 +251,7 @@ iptables -A FORWARD -d 10.1.0.0/12 -p tcp -m iprange --src-range 10.2.0.1-10.2.0
 	if diff := cmp.Diff(want, strings.Join(got, " ")); diff != "" {
 		t.Errorf("prefixes (-want +got)\n%s", diff)
 	}
-	if diff := cmp.Diff("[10.0.0.0 10.0.4.5 10.0.5.0 10.0.5.128 10.0.6.3] [7 9] [1724 5000 5001 5002 5003 5004 8080]", fmt.Sprint(l.targets, l.marks, l.ports)); diff != "" {
+	if diff := cmp.Diff("[10.0.4.5/32 10.0.5.128/32 10.0.6.3/32 10.0.5.0/25 10.0.0.0/12] [7 9] [1724 5000 5001 5002 5003 5004 8080]", fmt.Sprint(l.targets, l.marks, l.ports)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }

@@ -375,7 +375,7 @@ func (m *meaning) target(data attributes) {
 // literals are what rules compare with, for packets that differ by it.
 type literals struct {
 	prefixes []netip.Prefix // the narrowest first
-	targets  []netip.Addr   // of prefixes, where packets go to
+	targets  []netip.Prefix // of these, where packets go to
 	marks    []uint32
 	ports    []uint16
 }
@@ -390,39 +390,36 @@ func (all ruleset) literals() literals {
 			}
 		}
 	}
-	slices.SortFunc(l.prefixes, func(a, b netip.Prefix) int {
+	narrowest := func(a, b netip.Prefix) int {
 		return cmp.Or(cmp.Compare(b.Bits(), a.Bits()), a.Addr().Compare(b.Addr()))
-	})
-	l.prefixes = slices.Compact(l.prefixes)
-	slices.SortFunc(l.targets, netip.Addr.Compare)
-	l.targets = slices.Compact(l.targets)
-	slices.Sort(l.marks)
-	l.marks = slices.Compact(l.marks)
-	l.ports = unique16(l.ports)
+	}
+	l.prefixes, l.targets = sorted(l.prefixes, narrowest), sorted(l.targets, narrowest)
+	l.marks, l.ports = sorted(l.marks, cmp.Compare), sorted(l.ports, cmp.Compare)
 	l.ports = l.ports[:min(len(l.ports), maxNamed)]
 	return l
 }
 
+// sorted has each value once.
+func sorted[T comparable](all []T, order func(a, b T) int) []T {
+	slices.SortFunc(all, order)
+	return slices.Compact(all)
+}
+
 func (l *literals) add(a condition) {
-	switch a.field {
-	case bySource, byDestination:
-		for _, p := range a.prefixes() {
-			if p.Bits() == 0 {
-				continue
-			}
+	for _, p := range a.prefixes() {
+		if p.Bits() > 0 {
 			l.prefixes = append(l.prefixes, p)
-			if a.field == byDestination {
-				l.targets = append(l.targets, p.Addr())
-			}
 		}
-	case byMark:
-		if a.lo != 0 {
-			l.marks = append(l.marks, a.lo)
+		if p.Bits() > 0 && a.field == byDestination {
+			l.targets = append(l.targets, p)
 		}
-	case byPort:
-		if a.lo != 0 {
-			l.ports = append(l.ports, uint16(a.lo))
-		}
+	}
+	switch {
+	case a.lo == 0:
+	case a.field == byMark:
+		l.marks = append(l.marks, a.lo)
+	case a.field == byPort:
+		l.ports = append(l.ports, uint16(a.lo))
 	}
 }
 

@@ -217,10 +217,7 @@ func order(b bool) int {
 	return 0
 }
 
-func unique(names []string) []string {
-	slices.Sort(names)
-	return slices.Compact(names)
-}
+func unique(names []string) []string { return sorted(names, strings.Compare) }
 
 func orUnknown(names []string) []string {
 	if len(names) == 0 {

@@ -103,10 +103,11 @@ func (all attributes) bytes() []byte {
 // own are the attributes that an object is not made with: the kernel's numbers, and what
 // it counts.
 var own = map[int][]uint16{
-	unix.NFT_MSG_NEWTABLE: {unix.NFTA_TABLE_FLAGS, unix.NFTA_TABLE_USE, 4, 6, 7},                               // NFTA_TABLE_HANDLE, _USERDATA, _OWNER
-	unix.NFT_MSG_NEWCHAIN: {unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_USE, unix.NFTA_CHAIN_COUNTERS, 10, 11, 12}, // NFTA_CHAIN_FLAGS, _ID, _USERDATA
-	unix.NFT_MSG_NEWSET:   {14, 16, 19, 20},                                                                    // NFTA_SET_PAD, _HANDLE, _TYPE, _COUNT
-	unix.NFT_MSG_NEWRULE:  {unix.NFTA_RULE_HANDLE, unix.NFTA_RULE_POSITION, unix.NFTA_RULE_EXPRESSIONS},
+	unix.NFT_MSG_NEWTABLE:     {unix.NFTA_TABLE_FLAGS, unix.NFTA_TABLE_USE, 4, 6, 7},                               // NFTA_TABLE_HANDLE, _USERDATA, _OWNER
+	unix.NFT_MSG_NEWCHAIN:     {unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_USE, unix.NFTA_CHAIN_COUNTERS, 10, 11, 12}, // NFTA_CHAIN_FLAGS, _ID, _USERDATA
+	unix.NFT_MSG_NEWSET:       {14, 16, 19, 20},                                                                    // NFTA_SET_PAD, _HANDLE, _TYPE, _COUNT
+	unix.NFT_MSG_NEWRULE:      {unix.NFTA_RULE_HANDLE, unix.NFTA_RULE_POSITION, unix.NFTA_RULE_EXPRESSIONS},
+	unix.NFT_MSG_NEWFLOWTABLE: {4, 5, 7}, // NFTA_FLOWTABLE_USE, _HANDLE, _FLAGS: stand-ins have no hardware for it
 }
 
 // nfproto are the families whose chains IPv4 packets meet.
@@ -234,7 +235,7 @@ func (o object) expressions() attributes {
 		xt := e.data.text(unix.NFTA_TARGET_NAME) // of matches it is the same attribute
 		switch {
 		case o.ours() && (e.name == "queue" || e.name == "target" && xt == "NFQUEUE"):
-		case e.name == "target" && xt == "SET":
+		case e.name == "target" && slices.Contains(outward, xt):
 		case e.name == "match" && xt == "set":
 			all = append(all, e.perhaps()...)
 		default:
@@ -247,6 +248,10 @@ func (o object) expressions() attributes {
 	}
 	return made
 }
+
+// outward are targets of iptables that do something outside of their network namespace, and
+// the one that fills sets of ipset.
+var outward = []string{"AUDIT", "IDLETIMER", "LED", "SET"}
 
 // perhapsMark is that of packets which are in all sets of ipset.
 const perhapsMark = 0x00707470
