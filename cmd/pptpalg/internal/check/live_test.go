@@ -685,15 +685,15 @@ func TestWithoutPrograms(t *testing.T) {
 func TestCopy(t *testing.T) {
 	const rules = `flush ruleset
 table ip t {
-	counter hits { packets 5 bytes 500 }
-	quota much { over 10 mbytes }
-	limit few { rate 10/second }
-	map ports { type inet_service : ipv4_addr; elements = { 1723 : 10.0.0.5, 1724 : 10.0.0.6 } }
-	set pairs { type ipv4_addr . inet_service; flags interval; elements = { 10.0.2.0/24 . 5002, 10.0.3.1-10.0.3.9 . 5003 } }
-	set seen { type ipv4_addr; size 99; flags dynamic,timeout; timeout 1m }
-	set bad { type ipv4_addr; flags interval; elements = { 10.0.0.0/24, 10.1.0.0-10.1.0.7 } }
-	chain other { counter name "hits" quota name "much" accept }
-	chain nat { type nat hook prerouting priority dstnat; policy accept; dnat to tcp dport map @ports }
+	counter hits { packets 5 bytes 500; }
+	quota much { over 10 mbytes; }
+	limit few { rate 10/second; }
+	map ports { type inet_service : ipv4_addr; elements = { 1723 : 10.0.0.5, 1724 : 10.0.0.6 }; }
+	set pairs { type ipv4_addr . inet_service; flags interval; elements = { 10.0.2.0/24 . 5002, 10.0.3.1-10.0.3.9 . 5003 }; }
+	set seen { type ipv4_addr; size 99; flags dynamic,timeout; timeout 1m; }
+	set bad { type ipv4_addr; flags interval; elements = { 10.0.0.0/24, 10.1.0.0-10.1.0.7 }; }
+	chain other { counter name "hits" quota name "much" accept; }
+	chain nat { type nat hook prerouting priority dstnat; policy accept; dnat to tcp dport map @ports; }
 	chain c {
 		type filter hook forward priority filter; policy drop;
 		ip saddr . tcp dport @pairs accept
@@ -702,7 +702,7 @@ table ip t {
 		tcp flags syn update @seen { ip saddr limit rate 5/second } accept
 		tcp flags syn tcp option maxseg size set rt mtu
 		iifname { "lan", "w*" } fib daddr type local ct state { new, established } meta mark set ct mark and 0xff or 0x10
-		meta l4proto { tcp, gre } jump { ip ttl 7 drop; meta hour "08:00"-"17:00" log prefix "x" accept; }
+		ip ttl 7 meta hour "08:00"-"17:00" log prefix "x" accept
 		ip saddr 10.0.4.4 ip daddr 10.0.4.5 tcp sport 7000 tcp dport 5004 reject with tcp reset
 	}
 }
@@ -719,14 +719,21 @@ table ip t {
 iptables -A FORWARD -p tcp -m multiport --dports 1,2 -m conntrack --ctstate NEW -m hashlimit --hashlimit-above 9/sec --hashlimit-name x -m comment --comment "it is" -j DROP
 iptables -t mangle -A PREROUTING -p tcp -m tcp --tcp-flags SYN,RST SYN -m addrtype --dst-type LOCAL -m string --string x --algo bm -j MARK --set-xmark 1/3
 iptables -t nat -A POSTROUTING -p udp -m iprange --src-range 10.0.0.1-10.0.0.2 -j SNAT --to-source 192.0.2.1:5-6`)
-	x, err := newScratch(t.Context(), surroundings{}, layer{objects: dumped(t, p)})
-	if err != nil {
-		t.Fatal(err)
+	copied := func() *scratch {
+		x, err := newScratch(t.Context(), surroundings{}, layer{objects: dumped(t, p)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(x.close)
+		sh(t, x.place, "nft delete table ip observer")
+		return x
 	}
-	defer x.close()
-	sh(t, x.place, "nft delete table ip observer")
-	if diff := cmp.Diff(list(p), list(x.place)); diff != "" {
+	if diff := cmp.Diff(list(p), list(copied().place)); diff != "" {
 		t.Errorf("(-original +copy)\n%s", diff)
+	}
+	sh(t, p, "nft add rule ip t other meta l4proto gre jump '{ ip ttl 7 drop; accept; }'")
+	if rules, copies := len(dumped(t, p)), len(dumped(t, copied().place)); rules != copies { // the chain gets a name
+		t.Errorf("%d objects, and %d in the copy", rules, copies)
 	}
 }
 
