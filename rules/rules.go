@@ -4,29 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"pptpalg/conntrack"
 )
 
-// Chain is our own chain in table mangle. Every rule in it and every jump to it, wherever
-// it is, is ours; nothing else is.
-const Chain = "PPTPALG"
+// DefaultBypassLabel is a connection label that others seldom use.
+const DefaultBypassLabel = 118
 
-// jumps are the rules that lead to Chain. They match the protocol only, because every
-// packet of the gateway passes the first one.
-var jumps = []string{
-	"-A PREROUTING -p tcp -j " + Chain,
-	"-A OUTPUT -p tcp -j " + Chain,
-}
+// DefaultResetMark is a bit of the packet mark that others seldom use.
+const DefaultResetMark = 0x10000000
 
-// fromLoopback is the first rule in Chain: packets that arrive over the loopback interface
-// have passed OUTPUT.
-const fromLoopback = "-A " + Chain + " -i lo -j RETURN"
-
-// optionMPTCP is the kind of TCP option that asks for Multipath TCP (RFC 8684 section 3).
+// OptionMPTCP is the kind of TCP option that asks for Multipath TCP (RFC 8684 section 3).
 // The daemon removes it, because a stream over several subflows cannot be read on one.
-const optionMPTCP = 30
+const OptionMPTCP = 30
 
 // Config says which control connections go to which queue.
 type Config struct {
@@ -68,207 +58,10 @@ func (c Config) Validate() error {
 	return c.Data.validate(c.Queue)
 }
 
-// lesser returns what to load if iptables or the kernel lacks a match that c has, best
-// first: all connections queued, all segments queued, and both.
-func (c Config) lesser() []Config {
-	var found []Config
-	if c.Bypass != (conntrack.Bypass{}) {
-		without := c
-		without.Bypass = conntrack.Bypass{}
-		found = append(found, without)
+// validateReset returns an error if one bit of a mark would have two meanings.
+func (c Config) validateReset() error {
+	if c.ResetMark&c.Bypass.Mark != 0 {
+		return errors.New("validate reset mark: it shares bits with the mark of bypass, which CONNMARK --restore-mark brings to packets")
 	}
-	if !c.AllSegments {
-		for _, with := range append([]Config{c}, found...) {
-			with.AllSegments = true
-			found = append(found, with)
-		}
-	}
-	return found
-}
-
-// Text returns the rules as input for "iptables-restore --noflush" on tables that have none
-// of our rules. iptables refuses it as a whole for a table that has some ("Chain already
-// exists").
-func (c Config) Text() string {
-	text := LoadText("", c)
-	if c.Data.Queues > 0 {
-		text += c.Data.loadText(nil)
-	}
-	if c.ResetMark != 0 {
-		text += loadParts(ResetChain, c.resetParts(), nil)
-	}
-	return text
-}
-
-// rules returns the content of Chain: after the first rule, one rule per port, and another
-// one for SYNs that ask for Multipath TCP. Its matches on TCP come first, so that other
-// SYNs, and a flood of them, cost nothing more.
-//
-// A RST with which the gateway answers a segment (REJECT --reject-with tcp-reset) is
-// RELATED, and is not queued. It shares the segment's conntrack entry. While that entry is
-// not in the table, the kernel drops packets that are queued with it
-// (nf_ct_drop_unconfirmed in nfnetlink_queue.c).
-func (c Config) rules() []string {
-	segments := `-m comment --comment "every segment"`
-	if !c.AllSegments {
-		segments = `-m bpf --bytecode "` + bytecode() + `" -m comment --comment "data, SYN+ACK, FIN, RST"`
-	}
-	lines := []string{fromLoopback}
-	for _, port := range c.Ports {
-		lines = append(lines, fmt.Sprintf(
-			"-A %s -p tcp -m conntrack --ctstate NEW,ESTABLISHED --ctproto tcp --ctorigdstport %d %s%s -j NFQUEUE --queue-num %d --queue-bypass",
-			Chain, port, passMatch(c.Bypass), segments, c.Queue))
-		if !c.AllSegments {
-			lines = append(lines, fmt.Sprintf(
-				`-A %s -p tcp -m tcp --tcp-option %d --tcp-flags SYN,ACK SYN -m conntrack --ctproto tcp --ctorigdstport %d -m comment --comment "SYN of Multipath TCP" -j NFQUEUE --queue-num %d --queue-bypass`,
-				Chain, optionMPTCP, port, c.Queue))
-		}
-	}
-	return lines
-}
-
-// LoadText returns the transaction for "iptables-restore --noflush" that loads c's rules
-// for control connections into table mangle: it removes our old rules, however many and
-// wherever, adds the new ones, and puts the jumps last in their chains. current is what
-// "iptables -t mangle -S" printed.
-//
-// iptables applies all of it or nothing. It applies nothing, with an error at one of the
-// first lines, if another process has changed our rules since current was read: -D fails
-// for a jump that is gone, -X fails for a chain with an added jump, -N fails for an added
-// chain. So two loaders never leave two jumps.
-func LoadText(current string, c Config) string {
-	return transaction("mangle", removal(current), []string{"-N " + Chain}, c.rules(), jumps)
-}
-
-// UnloadText returns the transaction that removes what LoadText's transaction added, or ""
-// if there is nothing to remove. current is as for LoadText.
-func UnloadText(current string) string {
-	lines := removal(current)
-	if len(lines) == 0 {
-		return ""
-	}
-	return transaction("mangle", lines)
-}
-
-// LoadedIn reports whether control connections reach a queue of ours in current
-// (as for LoadText): Chain has a rule that queues, and both PREROUTING and OUTPUT jump to it.
-func LoadedIn(current string) bool {
-	from := map[string]bool{}
-	for _, r := range parse(current) {
-		if r.appendsTo(Chain) {
-			from[Chain] = from[Chain] || slices.Contains(r.words, "NFQUEUE")
-		} else if r.jumpsToChain() {
-			from[r.words[1]] = true
-		}
-	}
-	return from[Chain] && from["PREROUTING"] && from["OUTPUT"]
-}
-
-// transaction returns groups of lines as one iptables-restore transaction.
-func transaction(table string, groups ...[]string) string {
-	return "*" + table + "\n" + strings.Join(slices.Concat(groups...), "\n") + "\nCOMMIT\n"
-}
-
-// removal returns the lines that remove Chain from current.
-func removal(current string) []string { return removalOf(current, Chain) }
-
-// removalOf returns the lines that remove a chain of ours and every jump to it. They delete
-// a jump by its own words, not by its number, which other processes may change.
-func removalOf(current, chain string) []string {
-	var deletes, ends []string
-	for _, r := range parse(current) {
-		switch {
-		case r.jumpsTo(chain):
-			deletes = append(deletes, "-D"+strings.TrimPrefix(r.text, "-A"))
-		case r.declares(chain):
-			ends = []string{"-F " + chain, "-X " + chain}
-		}
-	}
-	return append(deletes, ends...)
-}
-
-// rule is one line that "iptables -S" printed.
-type rule struct {
-	text  string   // as printed
-	words []string // without quotes, which words no longer need
-}
-
-func (r rule) declares(chain string) bool { return slices.Equal(r.words, []string{"-N", chain}) }
-
-func (r rule) appendsTo(chain string) bool {
-	return len(r.words) > 2 && r.words[0] == "-A" && r.words[1] == chain
-}
-
-func (r rule) jumpsToChain() bool { return r.jumpsTo(Chain) }
-
-// jumpsTo reports whether the rule is a jump or goto to a chain. iptables prints the
-// target last, and a chain as target has no options.
-func (r rule) jumpsTo(chain string) bool {
-	n := len(r.words)
-	return n >= 4 && strings.HasPrefix(r.text, "-A ") && r.words[n-1] == chain &&
-		(r.words[n-2] == "-j" || r.words[n-2] == "-g")
-}
-
-// parse splits the output of "iptables -S" into rules and their words, with the
-// quoting of xtables_save_string: double quotes, inside them a backslash before
-// a quote or a backslash. A newline inside quotes is part of a comment.
-func parse(text string) []rule {
-	var rules []rule
-	for text != "" {
-		var r rule
-		r, text = parseRule(text)
-		if len(r.words) > 0 {
-			rules = append(rules, r)
-		}
-	}
-	return rules
-}
-
-// parseRule splits the first rule off text, which is not empty.
-func parseRule(text string) (r rule, rest string) {
-	var word []byte
-	inWord, quoted := false, false
-	endWord := func() {
-		if inWord {
-			r.words = append(r.words, string(word))
-		}
-		word, inWord = nil, false
-	}
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '\n' && !quoted:
-			endWord()
-			r.text = text[:i]
-			return r, text[i+1:]
-		case c == '"':
-			quoted, inWord = !quoted, true
-		case c == ' ' && !quoted:
-			endWord()
-		case c == '\\' && quoted && i+1 < len(text):
-			i++
-			word = append(word, text[i])
-		default:
-			word, inWord = append(word, c), true
-		}
-	}
-	if quoted {
-		return rule{}, "" // cut off
-	}
-	endWord()
-	r.text = text
-	return r, ""
-}
-
-// DefaultBypassLabel is a connection label that others seldom use.
-const DefaultBypassLabel = 118
-
-// passMatch returns the match on connections that are not left alone, with a space behind it.
-func passMatch(b conntrack.Bypass) string {
-	switch {
-	case b.Mark != 0:
-		return fmt.Sprintf("-m connmark ! --mark 0x%x/0x%x ", b.Mark, b.Mark)
-	case b.Labelled:
-		return fmt.Sprintf("-m connlabel ! --label %d ", b.Label)
-	}
-	return ""
+	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"pptpalg/cmd/bench/internal/farm"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/rules"
+	"pptpalg/rules/iptables"
 )
 
 // goQueueArg makes this program the contender that rewrites GRE in a callback of
@@ -58,7 +59,7 @@ func (p programs) goQueue(ctx context.Context, y *yard, all []farm.Call) (worker
 	r := rewriter{process}
 	err = log.WaitFor("rewriting", readyTime)
 	if err == nil {
-		text := rules.Config{Queue: 1723, Ports: []uint16{lab.Port}, Data: rules.Data{Queue: goQueueNumber, Queues: 1, Mark: goQueueMark}}.Text()
+		text := iptables.Text(rules.Config{Queue: 1723, Ports: []uint16{lab.Port}, Data: rules.Data{Queue: goQueueNumber, Queues: 1, Mark: goQueueMark}})
 		err = y.Gateway.IPTablesRestore(ctx, text)
 	}
 	if err != nil {

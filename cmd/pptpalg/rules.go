@@ -14,6 +14,8 @@ import (
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/conntrack"
 	"pptpalg/rules"
+	"pptpalg/rules/iptables"
+	"pptpalg/rules/nft"
 )
 
 // ruleOptions are the flags that say what is queued where. The daemon and whoever loads
@@ -162,8 +164,8 @@ them the same flags as the daemon, or the same configuration file.`,
 
 // ruleFormats are the forms in which rules are printed.
 var ruleFormats = map[string]func(rules.Config) string{
-	"iptables": rules.Config.Text,
-	"nft":      rules.Config.NFT,
+	"iptables": iptables.Text,
+	"nft":      nft.Text,
 }
 
 func rulesPrintCommand() *cobra.Command {
@@ -219,7 +221,7 @@ func rulesLoadCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			done, err := new(rules.Firewall).Load(cmd.Context(), cfg)
+			done, err := new(iptables.Firewall).Load(cmd.Context(), cfg)
 			if err == nil && done.Refused != nil {
 				cmd.PrintErrf("pptpalg: loaded without what iptables refused: %v\n", done.Refused)
 			}
@@ -236,7 +238,7 @@ func rulesUnloadCommand() *cobra.Command {
 		Short: "Remove the rules",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return new(rules.Firewall).Unload(context.WithoutCancel(cmd.Context()))
+			return new(iptables.Firewall).Unload(context.WithoutCancel(cmd.Context()))
 		},
 	}
 }

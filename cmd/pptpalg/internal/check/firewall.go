@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"pptpalg/rules"
+	"pptpalg/rules/iptables"
 )
 
 // firewall is what judges of rules look at.
@@ -118,7 +119,7 @@ func (f firewall) dropped(p passed) (event, bool) {
 // loses says whether a rule queues for a program that is not there, and has no way around
 // it. Our own program is still to come.
 func (f firewall) loses(e event) bool {
-	return f.bound != nil && !f.bound[port(e.arg, 0)] && !e.bypass && e.chain.name != rules.DataChain
+	return f.bound != nil && !f.bound[port(e.arg, 0)] && !e.bypass && e.chain.name != iptables.DataChain
 }
 
 // worst returns the finding with the highest result, the first of several; otherwise

@@ -21,6 +21,7 @@ import (
 	"pptpalg/cmd/internal/netns"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/rules"
+	"pptpalg/rules/iptables"
 )
 
 // scripts stand for what would change the daemon's configuration, and load its rules.
@@ -52,7 +53,7 @@ func config(t *testing.T, change ...func(*Config)) Config {
 	}
 	loaded := cfg.Rules
 	loaded.Data = rules.Data{}
-	if err := os.WriteFile(os.Getenv("RULES"), []byte(loaded.Text()), 0o644); err != nil {
+	if err := os.WriteFile(os.Getenv("RULES"), []byte(iptables.Text(loaded)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return cfg

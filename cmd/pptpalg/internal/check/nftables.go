@@ -11,7 +11,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"pptpalg/rules"
+	"pptpalg/rules/iptables"
+	"pptpalg/rules/nft"
 )
 
 // A ruleset of nf_tables, that of iptables' nft backend among them, is copied as the
@@ -325,7 +326,7 @@ func (o object) devices() []string {
 // ours says whether a rule is one of the daemon's.
 func (o object) ours() bool {
 	chain := o.attrs.text(unix.NFTA_RULE_CHAIN)
-	return chain == rules.Chain || chain == rules.DataChain || o.family == unix.NFPROTO_IPV4 && o.attrs.text(unix.NFTA_RULE_TABLE) == rules.NFTTable
+	return chain == iptables.Chain || chain == iptables.DataChain || o.family == unix.NFPROTO_IPV4 && o.attrs.text(unix.NFTA_RULE_TABLE) == nft.Table
 }
 
 // expression is a part of a rule.

@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"pptpalg/rules"
+	"pptpalg/rules/iptables"
+	"pptpalg/rules/nft"
 )
 
 // queueing is how control connections come to the daemon.
@@ -84,14 +86,14 @@ func queuedByUs(e event) bool {
 
 // ours says whether a chain has the daemon's rules about control connections: that of
 // iptables, or the table of the nft form.
-func (c chain) ours() bool { return c.name == rules.Chain || c.table == "nft ip "+rules.NFTTable }
+func (c chain) ours() bool { return c.name == iptables.Chain || c.table == "nft ip "+nft.Table }
 
 // leads says whether a base chain has a jump to our chain of iptables.
 func leads(c chain) bool {
 	return slices.ContainsFunc(c.rules, toOurs)
 }
 
-func toOurs(r rule) bool { return slices.Contains(r.actions, action{name: jump, arg: rules.Chain}) }
+func toOurs(r rule) bool { return slices.Contains(r.actions, action{name: jump, arg: iptables.Chain}) }
 
 // queuesGRE says whether rules send GRE to a queue of the daemon's, where it comes and where
 // it leaves.
@@ -112,5 +114,5 @@ func queuesAt(p passed, hook string, data rules.Data) bool {
 
 // first returns a command that has our rules come before others.
 func (q queueing) first() string {
-	return q.event.base.at(statement{"-p tcp -j " + rules.Chain, "meta l4proto tcp jump " + rules.Chain})
+	return q.event.base.at(statement{"-p tcp -j " + iptables.Chain, "meta l4proto tcp jump " + iptables.Chain})
 }

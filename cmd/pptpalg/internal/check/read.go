@@ -23,6 +23,8 @@ import (
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/conntrack"
 	"pptpalg/rules"
+	"pptpalg/rules/iptables"
+	"pptpalg/rules/nft"
 )
 
 // reader reads the facts of the calling thread's network namespace. /proc/self would
@@ -243,7 +245,7 @@ func (r *reader) loading() (loading, error) {
 	if err != nil {
 		return loading{}, err
 	}
-	if _, native := f.rules.table("nft ip " + rules.NFTTable); native && b.spared {
+	if _, native := f.rules.table("nft ip " + nft.Table); native && b.spared {
 		return loading{spared: true}, nil
 	}
 	cfg := r.cfg.Rules
@@ -290,7 +292,7 @@ func (r *reader) tryLoading(cfg rules.Config) (l loading, err error) {
 	}
 	defer p.Close()
 	_ = p.Do(func() error {
-		done, err := new(rules.Firewall).Load(r.ctx, cfg)
+		done, err := new(iptables.Firewall).Load(r.ctx, cfg)
 		l = loading{failed: err, refused: done.Refused}
 		return nil
 	})

@@ -21,6 +21,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/store"
 	"pptpalg/conntrack"
 	"pptpalg/rules"
+	"pptpalg/rules/iptables"
 )
 
 // unloadTime bounds how long stopping waits for iptables.
@@ -144,7 +145,7 @@ func newGateway(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Gatewa
 	table := calls.New(cfg.Table)
 	events := history.NewStore(history.DefaultClients, history.DefaultPerClient)
 	d := &Gateway{
-		cfg: cfg, log: log, table: table, firewall: new(rules.Firewall), editor: alg.NewEditor(table, cfg.Connections),
+		cfg: cfg, log: log, table: table, firewall: new(iptables.Firewall), editor: alg.NewEditor(table, cfg.Connections),
 		events: events, ledger: history.NewLedger(events), doomed: make(map[calls.Flow]struct{}),
 		sweeper: sweeper{have: make(datapath.Flows)}, homes: homes{list: interfaceAddrs},
 	}

@@ -1,4 +1,4 @@
-package rules
+package iptables
 
 import (
 	"context"
@@ -22,6 +22,8 @@ import (
 	"pptpalg/alg/nfqueue"
 	"pptpalg/alg/packet"
 	"pptpalg/alg/pptp"
+	"pptpalg/rules"
+	"pptpalg/rules/internal/trial"
 )
 
 // These tests send GRE through the data path's rules of a gateway whose firewall lets
@@ -79,17 +81,17 @@ type end struct {
 	fd int
 }
 
-func newDataGateway(t *testing.T, command string, d Data) dataGateway {
+func newDataGateway(t *testing.T, command string, d rules.Data) dataGateway {
 	t.Helper()
 	g := dataGateway{namespace: newNamespace(t)}
 	g.client.namespace, g.server.namespace = newNamespace(t), newNamespace(t)
 	wire(t, g.client.namespace, "toGateway", "10.0.1.2/24", g.namespace, "toClient", "10.0.1.1/24")
 	wire(t, g.server.namespace, "toGateway", "203.0.113.2/24", g.namespace, "toServer", "203.0.113.1/24")
-	g.client.ip(t, "route add default via 10.0.1.1")
-	g.run(t, "", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	g.client.IP(t, "route add default via 10.0.1.1")
+	g.Run(t, "", "sysctl", "-qw", "net.ipv4.ip_forward=1")
 	g.restore(t, command, dataTable)
 	g.firewall = g.namespace.firewall(command)
-	mustLoad(t, g.firewall, Config{Queue: 1723, Ports: []uint16{1723}, Data: d})
+	mustLoad(t, g.firewall, rules.Config{Queue: 1723, Ports: []uint16{1723}, Data: d})
 	g.client.open(t)
 	g.server.open(t)
 	return g
@@ -98,7 +100,7 @@ func newDataGateway(t *testing.T, command string, d Data) dataGateway {
 // open opens a socket that receives GRE, and gives up after a while.
 func (e *end) open(t *testing.T) {
 	t.Helper()
-	e.do(t, func() (err error) {
+	e.Do(t, func() (err error) {
 		e.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_GRE)
 		if err != nil {
 			return err
@@ -164,7 +166,7 @@ func (e *end) expect(t *testing.T, want arrival) {
 
 // daemon is the data path without the rest: a queue and a table.
 type daemon struct {
-	Data
+	rules.Data
 	table *gre.Table
 	again atomic.Int64 // packets that came marked
 	mu    sync.Mutex
@@ -172,7 +174,7 @@ type daemon struct {
 }
 
 // start runs the data path until the returned function is called, or the test ends.
-func (g dataGateway) start(t *testing.T, d Data, flows ...calls.Flow) (*daemon, func()) {
+func (g dataGateway) start(t *testing.T, d rules.Data, flows ...calls.Flow) (*daemon, func()) {
 	t.Helper()
 	dm := &daemon{Data: d, table: gre.NewTable()}
 	for _, f := range flows {
@@ -181,7 +183,7 @@ func (g dataGateway) start(t *testing.T, d Data, flows ...calls.Flow) (*daemon, 
 		}
 	}
 	var q *nfqueue.Queue
-	g.do(t, func() (err error) {
+	g.Do(t, func() (err error) {
 		q, err = nfqueue.Open(nfqueue.Config{Queue: d.Queue, Queues: d.Queues}, dm.packet)
 		return err
 	})
@@ -227,12 +229,12 @@ func (d *daemon) saw(size int) {
 	d.sizes = append(d.sizes, size)
 }
 
-var liveData = Data{Queue: 1730, Queues: 2, Mark: DefaultMark}
+var liveData = rules.Data{Queue: 1730, Queues: 2, Mark: rules.DefaultMark}
 
 // entries returns what conntrack has of GRE.
 func (g dataGateway) entries(t *testing.T) string {
 	t.Helper()
-	return g.run(t, "", "conntrack", "-L", "-p", "gre")
+	return g.Run(t, "", "conntrack", "-L", "-p", "gre")
 }
 
 // carries sends packets both ways.
@@ -294,7 +296,7 @@ func TestKernelDataBesideConntrack(t *testing.T) {
 		g.server.expect(t, arrival{thePublic, theServer, 0, 101, 50})
 		g.server.send(t, thePublic, 0, 101, 50)
 		// Packets that wait until there are flows would be the call's.
-		eventually(t, func() bool { return dm.table.Count(gre.NoFlow) == 4 }, func() string { return "not all strangers' packets came" })
+		trial.Eventually(t, func() bool { return dm.table.Count(gre.NoFlow) == 4 }, func() string { return "not all strangers' packets came" })
 		if g.entries(t) == "" {
 			t.Fatal("conntrack knows nothing")
 		}
@@ -320,7 +322,7 @@ func TestKernelDataBesideZones(t *testing.T) {
 		for _, target := range []string{"CT --zone 5", "CT --notrack", "ACCEPT"} {
 			g := newDataGateway(t, command, liveData)
 			g.restore(t, command, "*raw\n-A PREROUTING -p gre -j "+target+"\nCOMMIT\n")
-			mustLoad(t, g.firewall, Config{Queue: 1723, Ports: []uint16{1723}, Data: liveData})
+			mustLoad(t, g.firewall, rules.Config{Queue: 1723, Ports: []uint16{1723}, Data: liveData})
 			g.start(t, liveData, inward, outward)
 			g.carries(t)
 			if got := g.entries(t); got != "" {
@@ -337,7 +339,7 @@ func TestKernelDataOfTheGateway(t *testing.T) {
 	a := netip.MustParseAddr(alias)
 	eachBackend(t, func(t *testing.T, command string) {
 		g := newDataGateway(t, command, liveData)
-		g.ip(t, "address add "+alias+"/24 dev toServer")
+		g.IP(t, "address add "+alias+"/24 dev toServer")
 		own := &end{namespace: g.namespace}
 		own.open(t)
 		g.start(t, liveData,
@@ -384,11 +386,11 @@ COMMIT
 // Without a mark no rules accept the packets, and all else is as with one.
 func TestKernelDataWithoutMark(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {
-		d := Data{Queue: 1730, Queues: 1}
+		d := rules.Data{Queue: 1730, Queues: 1}
 		g := newDataGateway(t, command, d)
 		dm, _ := g.start(t, d, inward, outward)
 		g.server.send(t, thePublic, 77, 100, 50)
-		eventually(t, func() bool { return dm.table.Count(gre.Rewritten) == 1 }, func() string { return "nothing was rewritten" })
+		trial.Eventually(t, func() bool { return dm.table.Count(gre.Rewritten) == 1 }, func() string { return "nothing was rewritten" })
 		g.restore(t, command, "*filter\n-I FORWARD -m conntrack --ctstate UNTRACKED -j ACCEPT\nCOMMIT\n")
 		g.carries(t)
 	})
@@ -418,14 +420,14 @@ func TestKernelDataOtherGRE(t *testing.T) {
 		if err := unix.Sendto(g.server.fd, make([]byte, 40), 0, &unix.SockaddrInet4{Addr: thePublic.As4()}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, func() bool { return g.counters(t, command, "raw")["passed"] == 1 }, func() string { return "it was queued" })
+		trial.Eventually(t, func() bool { return g.counters(t, command, "raw")["passed"] == 1 }, func() string { return "it was queued" })
 	})
 }
 
 // unreachable reports whether the server is told that the gateway does not know GRE.
 func (g dataGateway) unreachable(t *testing.T) bool {
 	t.Helper()
-	out := g.server.run(t, "", "cat", "/proc/net/snmp")
+	out := g.server.Run(t, "", "cat", "/proc/net/snmp")
 	found := regexp.MustCompile(`(?m)^IcmpMsg: InType3\n?.*\nIcmpMsg: ([0-9]+)`).FindStringSubmatch(out)
 	return found != nil && found[1] != "0"
 }
@@ -442,7 +444,7 @@ func TestKernelDataWithoutDaemon(t *testing.T) {
 				g.restore(t, command, toItself)
 				g.server.send(t, thePublic, 77, 1, 50)
 				if bypass {
-					eventually(t, func() bool { return g.unreachable(t) }, func() string { return "no answer" })
+					trial.Eventually(t, func() bool { return g.unreachable(t) }, func() string { return "no answer" })
 				}
 				_, stop := g.start(t, d, inward)
 				g.server.send(t, thePublic, 77, 2, 50)
@@ -461,7 +463,7 @@ var jumpToData = regexp.MustCompile("(?m)^-A PREROUTING .*-j " + DataChain + "$"
 
 // queuesGRE reports whether packets meet a chain of the data path that has rules.
 func (ns namespace) queuesGRE(t *testing.T, command string) bool {
-	list := ns.run(t, "", command, "-t", "raw", "-S")
+	list := ns.Run(t, "", command, "-t", "raw", "-S")
 	return jumpToData.MatchString(list) && strings.Contains(list, "\n-A "+DataChain+" ")
 }
 
@@ -469,10 +471,10 @@ func TestKernelDataLoadUnload(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {
 		ns := newNamespace(t)
 		f := ns.firewall(command)
-		ns.run(t, richTable+"*raw\n-A PREROUTING -p gre -j CT --zone 0\nCOMMIT\n", command+"-restore", "--counters")
+		ns.Run(t, richTable+"*raw\n-A PREROUTING -p gre -j CT --zone 0\nCOMMIT\n", command+"-restore", "--counters")
 		before := ns.save(t, command)
-		small := Config{Queue: 1, Ports: []uint16{1}, Data: Data{Queue: 2, Queues: 1}}
-		for _, cfg := range []Config{dataPath, dataPath, small, dataPath} {
+		small := rules.Config{Queue: 1, Ports: []uint16{1}, Data: rules.Data{Queue: 2, Queues: 1}}
+		for _, cfg := range []rules.Config{dataPath, dataPath, small, dataPath} {
 			mustLoad(t, f, cfg)
 			if !ns.queuesGRE(t, command) {
 				t.Fatal("no GRE is queued")
@@ -482,7 +484,7 @@ func TestKernelDataLoadUnload(t *testing.T) {
 				t.Errorf("loaded: rules of others (-want +got):\n%s", diff)
 			}
 		}
-		list := ns.run(t, "", command, "-t", "filter", "-S", "FORWARD")
+		list := ns.Run(t, "", command, "-t", "filter", "-S", "FORWARD")
 		if lines := strings.Split(list, "\n"); !strings.HasSuffix(lines[1], " -j PPTPALG-GRE") || !strings.HasSuffix(lines[2], " -j PPTPALG-GRE") {
 			t.Errorf("the jumps are not first:\n%s", list)
 		}
@@ -566,9 +568,9 @@ func tablesOf(saved string) []string {
 func TestKernelDataAfterCrash(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {
 		for name, left := range map[string]string{
-			"all":               dataPath.Text(),
+			"all":               Text(dataPath),
 			"the first step":    "*mangle\n-N PPTPALG-GRE\nCOMMIT\n",
-			"data without rest": dataPath.Data.loadText(nil),
+			"data without rest": loadText(dataPath.Data, nil),
 		} {
 			for after, do := range map[string]func(*Firewall){
 				"unload": func(f *Firewall) { mustUnload(t, f) },
@@ -578,7 +580,7 @@ func TestKernelDataAfterCrash(t *testing.T) {
 				},
 			} {
 				ns := newNamespace(t)
-				ns.run(t, richTable, command+"-restore", "--counters")
+				ns.Run(t, richTable, command+"-restore", "--counters")
 				before := ns.save(t, command)
 				ns.restore(t, command, left)
 				do(ns.firewall(command))

@@ -1,4 +1,4 @@
-package rules
+package iptables
 
 import (
 	"context"
@@ -10,11 +10,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pptpalg/conntrack"
+	"pptpalg/rules"
+	"pptpalg/rules/internal/trial"
+	"pptpalg/rules/nft"
 )
 
 // resetting is a configuration with the rule that answers segments with a RST.
-var resetting = Config{Queue: 1723, Ports: []uint16{1723}, ResetMark: DefaultResetMark}
+var resetting = rules.Config{Queue: 1723, Ports: []uint16{1723}, ResetMark: rules.DefaultResetMark}
 
 func TestResetTexts(t *testing.T) {
 	loaded := map[string]string{
@@ -22,40 +24,18 @@ func TestResetTexts(t *testing.T) {
 		"filter": "-P FORWARD DROP\n-N PPTPALG-RESET\n-A FORWARD -p tcp -m mark --mark 0x20/0x20 -j PPTPALG-RESET\n" +
 			"-A FORWARD -i lan -j ACCEPT\n-A PPTPALG-RESET -p tcp -m mark --mark 0x20/0x20 -j REJECT --reject-with tcp-reset\n",
 	}
-	golden(t, "print-reset.rules", resetting.Text())
-	golden(t, "reload-reset.rules", loadParts(ResetChain, resetting.resetParts(), loaded))
+	golden(t, "print-reset.rules", Text(resetting))
+	golden(t, "reload-reset.rules", loadParts(ResetChain, resetParts(resetting), loaded))
 	golden(t, "unload-reset.rules", unloadParts(ResetChain, resetTables, loaded))
 	if !LoadedIn(loaded["mangle"]) {
 		t.Error("the empty chain is taken for ours")
 	}
 }
 
-func TestResetValidate(t *testing.T) {
-	rows := []struct {
-		name string
-		c    Config
-		want string
-	}{
-		{"beside others", Config{ResetMark: 1, Bypass: conntrack.Bypass{Mark: 2}}, ""},
-		{"that of bypass", Config{ResetMark: 3, Bypass: conntrack.Bypass{Mark: 2}}, "shares bits with the mark of bypass"},
-		{"that of GRE, which no TCP has", Config{ResetMark: 4, Data: Data{Queue: 1, Queues: 1, Mark: 4}}, ""},
-	}
-	for _, row := range rows {
-		row.c.Ports = []uint16{1723}
-		got := ""
-		if err := row.c.Validate(); err != nil {
-			got = err.Error()
-		}
-		if (got == "") != (row.want == "") || !strings.Contains(got, row.want) {
-			t.Errorf("%s: got %q, want %q", row.name, got, row.want)
-		}
-	}
-}
-
 // tablesOf lists tables mangle and filter.
 func (ns namespace) tablesOf(t *testing.T, command string) string {
 	t.Helper()
-	return ns.list(t, command) + ns.run(t, "", command, "-w", "10", "-t", "filter", "-S")
+	return ns.list(t, command) + ns.Run(t, "", command, "-w", "10", "-t", "filter", "-S")
 }
 
 func TestKernelResetLoadUnload(t *testing.T) {
@@ -116,17 +96,17 @@ func TestKernelReset(t *testing.T) {
 	load := map[string]func(t *testing.T, ns namespace){
 		"iptables-nft":    func(t *testing.T, ns namespace) { mustLoad(t, ns.firewall("iptables-nft"), resetting) },
 		"iptables-legacy": func(t *testing.T, ns namespace) { mustLoad(t, ns.firewall("iptables-legacy"), resetting) },
-		"nft":             func(t *testing.T, ns namespace) { ns.run(t, counting(resetting.NFT()), "nft", "-f", "-") },
+		"nft":             func(t *testing.T, ns namespace) { ns.Run(t, trial.Counting(nft.Text(resetting)), "nft", "-f", "-") },
 	}
-	needRoot(t)
+	trial.NeedRoot(t)
 	for name, load := range load {
 		for _, filter := range []string{"0", "1", "2"} {
 			t.Run(name+"/rp_filter "+filter, func(t *testing.T) {
 				g := resetGateway(t, filter)
 				load(t, g.namespace)
 				client := g.connect(t)
-				g.run(t, "", "conntrack", "-F")
-				g.run(t, "", "iptables", "-t", "mangle", "-I", "PREROUTING", "-p", "tcp", "--dport", "1723", "-j", "MARK", "--or-mark", "0x10000000")
+				g.Run(t, "", "conntrack", "-F")
+				g.Run(t, "", "iptables", "-t", "mangle", "-I", "PREROUTING", "-p", "tcp", "--dport", "1723", "-j", "MARK", "--or-mark", "0x10000000")
 				if _, err := client.Write([]byte("data")); err != nil {
 					t.Fatal(err)
 				}
@@ -146,8 +126,8 @@ func resetGateway(t *testing.T, filter string) dataGateway {
 	g.client.namespace, g.server.namespace = newNamespace(t), newNamespace(t)
 	wire(t, g.client.namespace, "toGateway", "10.0.1.2/24", g.namespace, "toClient", "10.0.1.1/24")
 	wire(t, g.server.namespace, "toGateway", "203.0.113.2/24", g.namespace, "toServer", "203.0.113.1/24")
-	g.client.ip(t, "route add default via 10.0.1.1")
-	g.run(t, "", "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter="+filter, "net.ipv4.conf.toClient.rp_filter="+filter)
+	g.client.IP(t, "route add default via 10.0.1.1")
+	g.Run(t, "", "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter="+filter, "net.ipv4.conf.toClient.rp_filter="+filter)
 	g.restore(t, "iptables", `*nat
 -A POSTROUTING -o toServer -j MASQUERADE
 COMMIT
@@ -165,9 +145,9 @@ func (g dataGateway) connect(t *testing.T) net.Conn {
 	t.Helper()
 	var l net.Listener
 	var client net.Conn
-	g.server.do(t, func() (err error) { l, err = net.Listen("tcp4", "203.0.113.2:1723"); return err })
+	g.server.Do(t, func() (err error) { l, err = net.Listen("tcp4", "203.0.113.2:1723"); return err })
 	t.Cleanup(func() { l.Close() })
-	g.client.do(t, func() (err error) { client, err = net.Dial("tcp4", "203.0.113.2:1723"); return err })
+	g.client.Do(t, func() (err error) { client, err = net.Dial("tcp4", "203.0.113.2:1723"); return err })
 	t.Cleanup(func() { client.Close() })
 	return client
 }

@@ -1,4 +1,4 @@
-package rules
+package iptables
 
 import (
 	"fmt"
@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"pptpalg/conntrack"
+	"pptpalg/rules"
 )
 
 // These tests load real tables, in namespaces of their own.
@@ -44,23 +45,23 @@ func chainIn(list string) []string {
 var quotedLabel = regexp.MustCompile(`(--label )"(\d+)"`)
 
 // checkLoaded checks that the table has cfg's rules, once.
-func checkLoaded(t *testing.T, list string, cfg Config) {
+func checkLoaded(t *testing.T, list string, cfg rules.Config) {
 	t.Helper()
 	if diff := cmp.Diff(jumps, jumpsIn(list)); diff != "" {
 		t.Errorf("jumps (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(cfg.rules(), chainIn(list)); diff != "" {
+	if diff := cmp.Diff(control(cfg), chainIn(list)); diff != "" {
 		t.Errorf("rules (-want +got):\n%s", diff)
 	}
 }
 
-func mustLoad(t *testing.T, f *Firewall, cfg Config) {
+func mustLoad(t *testing.T, f *Firewall, cfg rules.Config) {
 	t.Helper()
 	got, err := f.Load(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(Outcome{Config: cfg}, got); diff != "" {
+	if diff := cmp.Diff(rules.Outcome{Config: cfg}, got); diff != "" {
 		t.Fatalf("outcome (-want +got):\n%s", diff)
 	}
 }
@@ -84,8 +85,8 @@ func TestKernelLoadUnload(t *testing.T) {
 		ns := newNamespace(t)
 		f := ns.firewall(command)
 		checkLoadedIs(t, f, false)
-		other := Config{Queue: 0, Ports: []uint16{1, 65535}}
-		for _, cfg := range []Config{onePort, onePort, other, {Queue: 65535, Ports: []uint16{1723}, AllSegments: true},
+		other := rules.Config{Queue: 0, Ports: []uint16{1, 65535}}
+		for _, cfg := range []rules.Config{onePort, onePort, other, {Queue: 65535, Ports: []uint16{1723}, AllSegments: true},
 			{Queue: 1, Ports: []uint16{1, 2}, Bypass: conntrack.Bypass{Label: 118, Labelled: true}}, {Queue: 1, Ports: []uint16{1}, Bypass: conntrack.Bypass{Mark: 0x20000000}}} {
 			mustLoad(t, f, cfg)
 			checkLoadedIs(t, f, true)
@@ -105,9 +106,9 @@ func TestKernelLoadUnload(t *testing.T) {
 func TestKernelLoadByHand(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {
 		ns := newNamespace(t)
-		ns.run(t, onePort.Text(), command+"-restore", "--noflush")
+		ns.Run(t, Text(onePort), command+"-restore", "--noflush")
 		checkLoaded(t, ns.list(t, command), onePort)
-		ns.run(t, "", "sh", "-c", "! "+command+"-restore --noflush < testdata/print.rules 2>/dev/null")
+		ns.Run(t, "", "sh", "-c", "! "+command+"-restore --noflush < testdata/print.rules 2>/dev/null")
 		checkLoaded(t, ns.list(t, command), onePort)
 		ns.restore(t, command, read(t, "unload.rules"))
 		checkLoadedIs(t, ns.firewall(command), false)
@@ -153,7 +154,7 @@ var (
 // left out: the legacy backend sets them to zero with every change of the table.
 func (ns namespace) save(t *testing.T, command string) string {
 	t.Helper()
-	text := savedAt.ReplaceAllString(ns.run(t, "", command+"-save", "-c"), "")
+	text := savedAt.ReplaceAllString(ns.Run(t, "", command+"-save", "-c"), "")
 	return policyCounter.ReplaceAllString(text, "$1")
 }
 
@@ -161,14 +162,14 @@ func TestKernelLeavesOthersAlone(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {
 		ns := newNamespace(t)
 		f := ns.firewall(command)
-		ns.run(t, richTable, command+"-restore", "--counters")
+		ns.Run(t, richTable, command+"-restore", "--counters")
 		before := ns.save(t, command)
 		if !strings.Contains(before, `[3:300] -A PREROUTING -i ppp+`) {
 			t.Fatalf("table not as meant:\n%s", before)
 		}
 		mustUnload(t, f)
 		mustLoad(t, f, onePort)
-		mustLoad(t, f, Config{Queue: 5, Ports: []uint16{1, 2, 3}})
+		mustLoad(t, f, rules.Config{Queue: 5, Ports: []uint16{1, 2, 3}})
 		var others []string
 		for line := range strings.Lines(ns.save(t, command)) {
 			if !regexp.MustCompile(`^:PPTPALG |-A PPTPALG |-j PPTPALG\n`).MatchString(line) {
@@ -224,7 +225,7 @@ func TestKernelConcurrentLoads(t *testing.T) {
 		for round := range 3 {
 			loadAtOnce(t, ns, command)
 			list := ns.list(t, command)
-			if got, want := len(chainIn(list)), len(onePort.rules()); got != want {
+			if got, want := len(chainIn(list)), len(control(onePort)); got != want {
 				t.Fatalf("round %d: %d rules, want %d:\n%s", round, got, want, list)
 			}
 			if diff := cmp.Diff(jumps, jumpsIn(list)); diff != "" {
@@ -247,7 +248,7 @@ func loadAtOnce(t *testing.T, ns namespace, command string) {
 					t.Errorf("loader %d: %v", i, err)
 				}
 			}
-			cfg := Config{Queue: i, Ports: []uint16{1000 + i}}
+			cfg := rules.Config{Queue: i, Ports: []uint16{1000 + i}}
 			if got, err := f.Load(t.Context(), cfg); err != nil || got.Refused != nil {
 				t.Errorf("loader %d: %+v, %v", i, got, err)
 			}
@@ -276,16 +277,16 @@ func extensionsWithout(t *testing.T, names ...string) string {
 
 func TestKernelFallsBack(t *testing.T) {
 	byLabel, byMark := onePort, onePort
-	byLabel.Bypass = conntrack.Bypass{Label: DefaultBypassLabel, Labelled: true}
+	byLabel.Bypass = conntrack.Bypass{Label: rules.DefaultBypassLabel, Labelled: true}
 	byMark.Bypass = conntrack.Bypass{Mark: 0x20000000}
-	all := Config{Queue: onePort.Queue, Ports: onePort.Ports, AllSegments: true}
+	all := rules.Config{Queue: onePort.Queue, Ports: onePort.Ports, AllSegments: true}
 	allByLabel := byLabel
 	allByLabel.AllSegments = true
 	rows := []struct {
 		name    string
 		lacking []string
-		asked   Config
-		want    Config
+		asked   rules.Config
+		want    rules.Config
 	}{
 		{"no bpf", []string{"libxt_bpf.so"}, onePort, all},
 		{"no bpf, left alone by label", []string{"libxt_bpf.so"}, byLabel, allByLabel},

@@ -1,12 +1,13 @@
-package rules
+package iptables
 
 import (
-	"encoding/binary"
 	"fmt"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"pptpalg/rules/internal/trial"
 )
 
 // These tests show the predicate alone to the kernel's xt_bpf: crafted packets,
@@ -38,36 +39,24 @@ func countTable(chain string) string {
 func crafted(step int, send func(p []byte) error) (map[string]int, error) {
 	want := map[string]int{"match: all": 0, "match: matched": 0, "pass: all": 0, "pass: matched": 0, "invalid: all": 0, "invalid: matched": 0}
 	var failed error
-	eachSegment(step, func(s segment) {
+	trial.EachSegment(step, func(s trial.Segment) {
 		name, src := "pass", expectPass
-		if wanted(s.flags, s.payload) {
+		if trial.Wanted(s.Flags, s.Payload) {
 			name, src = "match", expectMatch
 			want["match: matched"]++
 		}
 		want[name+": all"]++
-		if err := send(s.packet(src, there)); err != nil && failed == nil {
+		if err := send(s.Packet(src, there)); err != nil && failed == nil {
 			failed = fmt.Errorf("send %+v: %w", s, err)
 		}
 	})
-	for name, p := range malformed() {
+	for name, p := range trial.Malformed() {
 		want["invalid: all"]++
-		if err := send(readdress(p, expectInvalid, there)); err != nil && failed == nil {
+		if err := send(trial.Readdress(p, expectInvalid, there)); err != nil && failed == nil {
 			failed = fmt.Errorf("send %s: %w", name, err)
 		}
 	}
 	return want, failed
-}
-
-// readdress returns p with other addresses and a length that is its own.
-func readdress(p []byte, src, dst [4]byte) []byte {
-	p = append([]byte(nil), p...)
-	ip := int(p[0]&0x0f) * 4
-	binary.BigEndian.PutUint16(p[2:], uint16(len(p)))
-	copy(p[12:], src[:])
-	copy(p[16:], dst[:])
-	binary.BigEndian.PutUint16(p[10:], 0)
-	binary.BigEndian.PutUint16(p[10:], checksum(p[:ip]))
-	return p
 }
 
 // checkCounters waits until all packets are counted, then compares.
@@ -75,7 +64,7 @@ func checkCounters(t *testing.T, ns namespace, command string, want map[string]i
 	t.Helper()
 	var got map[string]int
 	all := func(m map[string]int) int { return m["match: all"] + m["pass: all"] + m["invalid: all"] }
-	eventually(t, func() bool {
+	trial.Eventually(t, func() bool {
 		got = ns.counters(t, command, "raw")
 		return all(got) == all(want)
 	}, func() string { return fmt.Sprintf("counted %v, sent %v", got, want) })
@@ -92,10 +81,10 @@ func TestKernelPredicateIncoming(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {
 		a, b := newNamespace(t), newNamespace(t)
 		wire(t, a, "toB", "198.51.100.1/24", b, "toA", "198.51.100.2/24")
-		b.ip(t, "link set toA address 02:00:00:00:00:02")
+		b.IP(t, "link set toA address 02:00:00:00:00:02")
 		b.restore(t, command, countTable("PREROUTING"))
 		var want map[string]int
-		a.do(t, func() (err error) {
+		a.Do(t, func() (err error) {
 			send, done, err := frameSender("toB")
 			if err != nil {
 				return err
@@ -145,7 +134,7 @@ func TestKernelPredicateOutgoing(t *testing.T) {
 		wire(t, a, "toB", "198.51.100.1/24", b, "toA", "198.51.100.2/24")
 		a.restore(t, command, countTable("OUTPUT"))
 		var want map[string]int
-		a.do(t, func() error {
+		a.Do(t, func() error {
 			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
 			if err != nil {
 				return err

@@ -1,4 +1,4 @@
-package rules
+package iptables
 
 import (
 	"bytes"
@@ -6,8 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -16,6 +14,9 @@ import (
 	"time"
 
 	"github.com/florianl/go-nfqueue/v2"
+
+	"pptpalg/rules"
+	"pptpalg/rules/internal/trial"
 )
 
 // These tests send real TCP connections through the full rules of a gateway:
@@ -57,12 +58,12 @@ func newGateway(t *testing.T, command string) (client, gateway, server namespace
 	return newGatewayWith(t, command, onePort)
 }
 
-func newGatewayWith(t *testing.T, command string, cfg Config) (client, gateway, server namespace) {
+func newGatewayWith(t *testing.T, command string, cfg rules.Config) (client, gateway, server namespace) {
 	t.Helper()
 	client, gateway, server = newNamespace(t), newNamespace(t), newNamespace(t)
 	wire(t, client, "toGateway", "10.0.1.2/24", gateway, "toClient", "10.0.1.1/24")
 	wire(t, server, "toGateway", "10.0.2.2/24", gateway, "toServer", "10.0.2.1/24")
-	gateway.run(t, "", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	gateway.Run(t, "", "sysctl", "-qw", "net.ipv4.ip_forward=1")
 	gateway.restore(t, command, liveTable)
 	gateway.restore(t, command, predicateTable())
 	mustLoad(t, gateway.firewall(command), cfg)
@@ -99,7 +100,7 @@ type queue struct {
 // listen starts the daemon of the namespace, which ends with the test.
 func (ns namespace) listen(t *testing.T) *queue {
 	t.Helper()
-	file, err := os.Open("/run/netns/" + string(ns))
+	file, err := os.Open("/run/netns/" + string(ns.Namespace))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,54 +162,22 @@ type route struct {
 func converse(t *testing.T, r route) []byte {
 	t.Helper()
 	var l net.Listener
-	r.server.do(t, func() (err error) { l, err = net.Listen("tcp4", r.listen); return err })
+	r.server.Do(t, func() (err error) { l, err = net.Listen("tcp4", r.listen); return err })
 	defer l.Close()
 	echoed := make(chan error, 1)
-	go func() { echoed <- echo(l) }()
+	go func() { echoed <- trial.Echo(l) }()
 	dialer := net.Dialer{Timeout: 10 * time.Second}
 	if r.local != nil {
 		dialer.LocalAddr = r.local
 	}
 	var c net.Conn
-	r.from.do(t, func() (err error) { c, err = dialer.Dial("tcp4", r.to); return err })
+	r.from.Do(t, func() (err error) { c, err = dialer.Dial("tcp4", r.to); return err })
 	defer c.Close()
-	sent, err := talk(c)
+	sent, err := trial.Talk(c)
 	if err = errors.Join(err, <-echoed); err != nil {
 		t.Fatal(err)
 	}
 	return sent
-}
-
-// echo serves one connection until its peer closes.
-func echo(l net.Listener) error {
-	c, err := l.Accept()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(15 * time.Second))
-	_, err = io.Copy(struct{ io.Writer }{c}, c)
-	return err
-}
-
-// talk sends messages, reads each back before the next, closes and waits for the
-// peer to close as well.
-func talk(c net.Conn) (sent []byte, err error) {
-	c.SetDeadline(time.Now().Add(15 * time.Second))
-	random := rand.New(rand.NewPCG(1, 2))
-	for i := range 100 {
-		message := bytes.Repeat([]byte{byte(i)}, 1+random.IntN(300))
-		if _, err := c.Write(message); err != nil {
-			return nil, err
-		}
-		if _, err := io.ReadFull(c, make([]byte, len(message))); err != nil {
-			return nil, err
-		}
-		sent = append(sent, message...)
-	}
-	c.(*net.TCPConn).CloseWrite()
-	_, err = io.Copy(io.Discard, c)
-	return sent, err
 }
 
 // stream joins the payloads that one end sent, by sequence number.
@@ -242,7 +211,7 @@ func checkQueued(t *testing.T, packets []queued) {
 	both, fins := 0, map[netip.Addr]int{}
 	for _, p := range packets {
 		flags, _, payload := p.parts()
-		if !wanted(flags, len(payload)) {
+		if !trial.Wanted(flags, len(payload)) {
 			t.Errorf("queued: %v flags %#x with %d bytes", p.src(), flags, len(payload))
 		}
 		if flags&(flagSYN|flagACK) == flagSYN|flagACK {
@@ -261,7 +230,7 @@ func checkQueued(t *testing.T, packets []queued) {
 func settle(t *testing.T, ns namespace, command string, test func(n map[string]int) bool) map[string]int {
 	t.Helper()
 	var n map[string]int
-	eventually(t, func() bool { n = ns.counters(t, command, "mangle"); return test(n) },
+	trial.Eventually(t, func() bool { n = ns.counters(t, command, "mangle"); return test(n) },
 		func() string { return fmt.Sprintf("counters %v", n) })
 	t.Logf("%v", n)
 	return n
@@ -312,7 +281,7 @@ func TestKernelBypass(t *testing.T) {
 func TestKernelOtherPorts(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {
 		client, gateway, server := newGateway(t, command)
-		client.ip(t, "route add 10.0.2.0/24 via 10.0.1.1")
+		client.IP(t, "route add 10.0.2.0/24 via 10.0.1.1")
 		q := gateway.listen(t)
 		converse(t, route{
 			from: client, local: &net.TCPAddr{Port: 1723}, to: "10.0.2.2:2000", server: server, listen: ":2000",
@@ -403,10 +372,10 @@ func secondWire(t *testing.T, command, selector string) map[string]int {
 	_, gateway, server := newGateway(t, command)
 	wire(t, gateway, "second", "10.0.3.1/24", server, "second", "10.0.3.2/24")
 	for _, ns := range []namespace{gateway, server} {
-		ns.run(t, "", "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0")
+		ns.Run(t, "", "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0")
 	}
-	gateway.ip(t, "route add 10.0.2.2/32 via 10.0.3.2 table 7")
-	gateway.ip(t, "rule add "+selector+" table 7")
+	gateway.IP(t, "route add 10.0.2.2/32 via 10.0.3.2 table 7")
+	gateway.IP(t, "rule add "+selector+" table 7")
 	gateway.restore(t, command, `*mangle
 -I OUTPUT -d 10.0.2.2 -p tcp -j MARK --set-mark 7
 -A POSTROUTING -p tcp -o toServer -m comment --comment "out toServer"

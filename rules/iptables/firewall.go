@@ -1,4 +1,4 @@
-package rules
+package iptables
 
 import (
 	"bytes"
@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"pptpalg/rules"
 )
 
 const (
@@ -31,16 +33,6 @@ const (
 // output. Its error has what the command wrote to standard error.
 type Runner func(ctx context.Context, stdin, name string, args ...string) (stdout string, err error)
 
-// Backend loads rules and removes them.
-type Backend interface {
-	// Load loads the rules of a Config, replacing any rules of ours.
-	Load(context.Context, Config) (Outcome, error)
-	// Unload removes them.
-	Unload(context.Context) error
-	// Loaded reports whether they are loaded.
-	Loaded(context.Context) (bool, error)
-}
-
 // Firewall is the Backend that loads and unloads the rules with iptables. The zero value is
 // ready and uses the system's iptables. It has no state and no lock: any number of goroutines
 // and processes may load and unload at once, and the last one wins completely.
@@ -51,17 +43,6 @@ type Firewall struct {
 	Command string
 	// Run runs the commands; nil runs real ones.
 	Run Runner
-}
-
-// Outcome says what Load has loaded.
-type Outcome struct {
-	// Config is what was requested, except where iptables or the kernel lacks a match:
-	// AllSegments without xt_bpf; no Bypass without xt_connlabel or xt_connmark; and no
-	// ResetMark without ipt_REJECT or table filter.
-	Config Config
-	// Refused is iptables' error for the requested rules, if Config differs from them. Nil
-	// if Config is as requested.
-	Refused error
 }
 
 // Load loads cfg's rules, replacing any rules of ours that were loaded before, with the
@@ -75,26 +56,26 @@ type Outcome struct {
 //
 // Errors wrap os.ErrPermission when rights are missing and exec.ErrNotFound when
 // iptables is.
-func (f *Firewall) Load(ctx context.Context, cfg Config) (Outcome, error) {
+func (f *Firewall) Load(ctx context.Context, cfg rules.Config) (rules.Outcome, error) {
 	if err := cfg.Validate(); err != nil {
-		return Outcome{}, err
+		return rules.Outcome{}, err
 	}
 	if err := f.loadData(ctx, cfg.Data); err != nil {
 		err = fmt.Errorf("load firewall rules of the data path: %w", err)
-		return Outcome{}, f.giveUp(ctx, cfg, err)
+		return rules.Outcome{}, f.giveUp(ctx, cfg, err)
 	}
 	refusedReset := f.loadReset(ctx, &cfg)
 	refused, err := f.loadControl(ctx, &cfg)
 	if err != nil {
 		err = fmt.Errorf("load firewall rules: %w", err)
-		return Outcome{}, f.giveUp(ctx, cfg, err)
+		return rules.Outcome{}, f.giveUp(ctx, cfg, err)
 	}
-	return Outcome{Config: cfg, Refused: errors.Join(refusedReset, refused)}, nil
+	return rules.Outcome{Config: cfg, Refused: errors.Join(refusedReset, refused)}, nil
 }
 
 // giveUp removes the other rules, not those for control connections, after err, and returns
 // err.
-func (f *Firewall) giveUp(ctx context.Context, cfg Config, err error) error {
+func (f *Firewall) giveUp(ctx context.Context, cfg rules.Config, err error) error {
 	ctx = context.WithoutCancel(ctx)
 	for _, e := range extras {
 		if e.wanted(cfg) {
@@ -106,11 +87,11 @@ func (f *Firewall) giveUp(ctx context.Context, cfg Config, err error) error {
 
 // loadReset loads the rule that answers segments with a RST. Everything else works without
 // it, so an error does not fail Load: then cfg.ResetMark is 0, and refused says why.
-func (f *Firewall) loadReset(ctx context.Context, cfg *Config) (refused error) {
+func (f *Firewall) loadReset(ctx context.Context, cfg *rules.Config) (refused error) {
 	if cfg.ResetMark == 0 {
 		return nil
 	}
-	text := func(current map[string]string) string { return loadParts(ResetChain, cfg.resetParts(), current) }
+	text := func(current map[string]string) string { return loadParts(ResetChain, resetParts(*cfg), current) }
 	if refused = f.change(ctx, resetTables, text); refused != nil {
 		cfg.ResetMark = 0
 	}
@@ -119,14 +100,14 @@ func (f *Firewall) loadReset(ctx context.Context, cfg *Config) (refused error) {
 
 // loadControl loads the rules for control connections, or the best lesser ones that are not
 // refused, and puts these into cfg. refused says why.
-func (f *Firewall) loadControl(ctx context.Context, cfg *Config) (refused, err error) {
+func (f *Firewall) loadControl(ctx context.Context, cfg *rules.Config) (refused, err error) {
 	err = f.load(ctx, *cfg)
 	if !isRefused(err) {
 		return nil, err
 	}
 	// What the messages say of a missing match differs between iptables'
 	// backends and versions, so try instead of reading them.
-	for _, lesser := range cfg.lesser() {
+	for _, lesser := range lesser(*cfg) {
 		if f.load(ctx, lesser) == nil {
 			*cfg = lesser
 			return err, nil
@@ -136,11 +117,11 @@ func (f *Firewall) loadControl(ctx context.Context, cfg *Config) (refused, err e
 }
 
 // loadData loads the rules of the data path.
-func (f *Firewall) loadData(ctx context.Context, d Data) error {
+func (f *Firewall) loadData(ctx context.Context, d rules.Data) error {
 	if d.Queues == 0 {
 		return nil
 	}
-	return f.change(ctx, dataTables, d.loadText)
+	return f.change(ctx, dataTables, func(current map[string]string) string { return loadText(d, current) })
 }
 
 // isRefused reports whether iptables or the kernel refused a rule of ours.
@@ -149,7 +130,7 @@ func isRefused(err error) bool {
 	return errors.As(err, &failed) && failed.refused()
 }
 
-func (f *Firewall) load(ctx context.Context, cfg Config) error {
+func (f *Firewall) load(ctx context.Context, cfg rules.Config) error {
 	return f.changeControl(ctx, cfg, func(current string) string { return LoadText(current, cfg) })
 }
 
@@ -157,7 +138,7 @@ func (f *Firewall) load(ctx context.Context, cfg Config) error {
 // control connections in one atomic step, then the others in one step for each table.
 // Errors are as for Load.
 func (f *Firewall) Unload(ctx context.Context) error {
-	if err := f.changeControl(ctx, Config{}, UnloadText); err != nil {
+	if err := f.changeControl(ctx, rules.Config{}, UnloadText); err != nil {
 		return fmt.Errorf("unload firewall rules: %w", err)
 	}
 	return nil
@@ -167,17 +148,17 @@ func (f *Firewall) Unload(ctx context.Context) error {
 type extra struct {
 	chain  string
 	tables []string
-	wanted func(Config) bool
+	wanted func(rules.Config) bool
 }
 
 var extras = []extra{
-	{DataChain, dataTables, func(c Config) bool { return c.Data.Queues > 0 }},
-	{ResetChain, resetTables, func(c Config) bool { return c.ResetMark != 0 }},
+	{DataChain, dataTables, func(c rules.Config) bool { return c.Data.Queues > 0 }},
+	{ResetChain, resetTables, func(c rules.Config) bool { return c.ResetMark != 0 }},
 }
 
 // changeControl changes the rules for control connections, and removes other rules that are
 // not in cfg and that an earlier run may have left.
-func (f *Firewall) changeControl(ctx context.Context, cfg Config, text func(current string) string) error {
+func (f *Firewall) changeControl(ctx context.Context, cfg rules.Config, text func(current string) string) error {
 	var listed string
 	err := f.change(ctx, []string{"mangle"}, func(current map[string]string) string {
 		listed = current["mangle"]

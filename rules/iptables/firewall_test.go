@@ -1,4 +1,4 @@
-package rules
+package iptables
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"pptpalg/rules"
 )
 
 // call is a command line and its standard input.
@@ -119,7 +121,7 @@ func TestLoadFallsBack(t *testing.T) {
 		if !got.Config.AllSegments || got.Refused == nil || !strings.Contains(got.Refused.Error(), message) {
 			t.Errorf("%s: outcome %+v", name, got)
 		}
-		want := Config{Queue: 1723, Ports: []uint16{1723}, AllSegments: true}.Text()
+		want := Text(rules.Config{Queue: 1723, Ports: []uint16{1723}, AllSegments: true})
 		if s.calls[3].Stdin != want {
 			t.Errorf("%s: fell back to %s", name, s.calls[3].Stdin)
 		}
@@ -134,7 +136,7 @@ func TestLoadRefused(t *testing.T) {
 		t.Errorf("error %v, want the first", err)
 	}
 	s = &script{answers: []answer{{}, {err: says("line 3 failed")}}}
-	if _, err := (&Firewall{Run: s.run}).Load(t.Context(), Config{Ports: []uint16{1}, AllSegments: true}); err == nil || len(s.calls) != 2 {
+	if _, err := (&Firewall{Run: s.run}).Load(t.Context(), rules.Config{Ports: []uint16{1}, AllSegments: true}); err == nil || len(s.calls) != 2 {
 		t.Errorf("error %v after %d calls, want one after 2", err, len(s.calls))
 	}
 }
@@ -170,7 +172,7 @@ func TestFirewallErrors(t *testing.T) {
 
 func TestLoadInvalid(t *testing.T) {
 	s := &script{}
-	if _, err := (&Firewall{Run: s.run}).Load(t.Context(), Config{}); err == nil || len(s.calls) > 0 {
+	if _, err := (&Firewall{Run: s.run}).Load(t.Context(), rules.Config{}); err == nil || len(s.calls) > 0 {
 		t.Errorf("error %v after %d calls, want one before any", err, len(s.calls))
 	}
 }
