@@ -58,6 +58,24 @@ func (c Config) Validate() error {
 	return c.Data.validate(c.Queue)
 }
 
+// Lesser returns what to load if the kernel, or a program, lacks something that c has, best
+// first: all connections queued, all segments queued, and both.
+func (c Config) Lesser() []Config {
+	var found []Config
+	if c.Bypass != (conntrack.Bypass{}) {
+		without := c
+		without.Bypass = conntrack.Bypass{}
+		found = append(found, without)
+	}
+	if !c.AllSegments {
+		for _, with := range append([]Config{c}, found...) {
+			with.AllSegments = true
+			found = append(found, with)
+		}
+	}
+	return found
+}
+
 // validateReset returns an error if one bit of a mark would have two meanings.
 func (c Config) validateReset() error {
 	if c.ResetMark&c.Bypass.Mark != 0 {

@@ -107,7 +107,7 @@ func (f *Firewall) loadControl(ctx context.Context, cfg *rules.Config) (refused,
 	}
 	// What the messages say of a missing match differs between iptables'
 	// backends and versions, so try instead of reading them.
-	for _, lesser := range lesser(*cfg) {
+	for _, lesser := range cfg.Lesser() {
 		if f.load(ctx, lesser) == nil {
 			*cfg = lesser
 			return err, nil

@@ -24,24 +24,6 @@ var jumps = []string{
 // have passed OUTPUT.
 const fromLoopback = "-A " + Chain + " -i lo -j RETURN"
 
-// lesser returns what to load if iptables or the kernel lacks a match that c has, best
-// first: all connections queued, all segments queued, and both.
-func lesser(c rules.Config) []rules.Config {
-	var found []rules.Config
-	if c.Bypass != (conntrack.Bypass{}) {
-		without := c
-		without.Bypass = conntrack.Bypass{}
-		found = append(found, without)
-	}
-	if !c.AllSegments {
-		for _, with := range append([]rules.Config{c}, found...) {
-			with.AllSegments = true
-			found = append(found, with)
-		}
-	}
-	return found
-}
-
 // Text returns the rules as input for "iptables-restore --noflush" on tables that have none
 // of our rules. iptables refuses it as a whole for a table that has some ("Chain already
 // exists").

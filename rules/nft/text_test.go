@@ -147,7 +147,11 @@ func sendMalformed(t *testing.T, from trial.Namespace) {
 // nftPredicate counts, in table raw where conntrack has not looked yet, all packets of
 // two sources, and those that the rules would queue.
 func nftPredicate() string {
-	segments := strings.Join(segmentRules(onePort, "goto matched"), "\n")
+	var lines []string
+	for _, r := range segmentRules(onePort, phrase{words: "goto matched"}) {
+		lines = append(lines, r.String())
+	}
+	segments := strings.Join(lines, "\n")
 	return fmt.Sprintf(`table ip count {
 	chain output {
 		type filter hook output priority raw;

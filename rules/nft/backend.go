@@ -1,0 +1,406 @@
+package nft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"pptpalg/rules"
+)
+
+// answerTime bounds how long a request waits for the kernel. It answers some batches with
+// fewer messages than were asked for.
+const answerTime = 5 * time.Second
+
+// Backend is the rules.Backend that loads the rules by netlink. It runs no program, and needs
+// CAP_NET_ADMIN only. The zero value is ready; it has no state.
+type Backend struct {
+	// NetNS is the network namespace, as a file; 0 is the caller's own.
+	NetNS int
+}
+
+// Name is what --rules calls the backend.
+func (b *Backend) Name() string { return "nft" }
+
+// ErrUnsupported says that the kernel has no nftables.
+var ErrUnsupported = errors.New("the kernel has no nftables (module nf_tables)")
+
+// Load loads cfg's rules in one atomic step, replacing those of ours that were loaded before.
+// If the kernel lacks something that cfg can do without, it loads the rest and says so. On an
+// error nothing has changed.
+func (b *Backend) Load(_ context.Context, cfg rules.Config) (rules.Outcome, error) {
+	if err := cfg.Validate(); err != nil {
+		return rules.Outcome{}, err
+	}
+	first := b.replace(chains(cfg))
+	if first == nil {
+		return rules.Outcome{Config: cfg}, nil
+	}
+	if errors.Is(first, os.ErrPermission) || errors.Is(first, ErrUnsupported) {
+		return rules.Outcome{}, fmt.Errorf("load nftables rules: %w", first)
+	}
+	first = fmt.Errorf("load nftables rules: %w", errors.Join(first, b.missing(cfg)))
+	for _, f := range lesser(cfg) {
+		if b.replace(f.chains) == nil {
+			return rules.Outcome{Config: f.cfg, Refused: first}, nil
+		}
+	}
+	return rules.Outcome{}, first
+}
+
+// form is one way to have the rules.
+type form struct {
+	cfg    rules.Config
+	chains []chain
+}
+
+// lesser returns what to load if the kernel lacks something that cfg has, best first. Kernels
+// before 5.6 do not know an interface's kind.
+func lesser(cfg rules.Config) []form {
+	silent := cfg
+	silent.ResetMark = 0
+	var all, old []form
+	for _, c := range slices.Concat([]rules.Config{cfg}, cfg.Lesser(), []rules.Config{silent}, silent.Lesser()) {
+		all = append(all, form{c, chains(c)})
+		old = append(old, form{c, withoutVRF(chains(c))})
+	}
+	return append(all, old...)
+}
+
+// withoutVRF returns chains without the rules about VRFs.
+func withoutVRF(all []chain) []chain {
+	for i := range all {
+		all[i].rules = slices.DeleteFunc(slices.Clone(all[i].rules), func(r rule) bool { return r[0].words == fromVRF.words })
+	}
+	return all
+}
+
+// Unload removes the table. Without one it does nothing.
+func (b *Backend) Unload(context.Context) error {
+	found, err := b.tables()
+	if errors.Is(err, ErrUnsupported) || err == nil && !slices.ContainsFunc(found, ofOurs) {
+		return nil
+	}
+	if err == nil {
+		err = b.batch(func(c *nftables.Conn) error {
+			c.AddTable(table())
+			c.DelTable(table())
+			return nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("unload nftables rules: %w", err)
+	}
+	return nil
+}
+
+// Present reports whether all of cfg's rules are loaded: each chain at its place, with as
+// many rules as it is to have.
+func (b *Backend) Present(_ context.Context, cfg rules.Config) (bool, error) {
+	there, err := b.present(chains(cfg))
+	if err == nil && !there {
+		there, err = b.present(withoutVRF(chains(cfg)))
+	}
+	if errors.Is(err, ErrUnsupported) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for nftables rules: %w", err)
+	}
+	return there, nil
+}
+
+func (b *Backend) present(wanted []chain) (bool, error) {
+	tables, err := b.tables()
+	if err != nil || !slices.ContainsFunc(tables, ofOurs) {
+		return false, err
+	}
+	c, err := b.dial()
+	if err != nil {
+		return false, err
+	}
+	found, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return false, err
+	}
+	counts, err := b.counts()
+	if err != nil {
+		return false, err
+	}
+	for _, w := range wanted {
+		there := slices.ContainsFunc(found, func(f *nftables.Chain) bool { return ofOurs(f.Table) && f.Name == w.name && w.at.is(f) })
+		if !there || counts[w.name] != len(w.rules) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// counts returns how many rules the chains of the table have. The library's GetRules fails
+// on expressions that it does not know.
+func (b *Backend) counts() (map[string]int, error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: b.NetNS})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	ofTable, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(Table + "\x00")}})
+	if err != nil {
+		return nil, err
+	}
+	listed, err := c.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE, Flags: netlink.Request | netlink.Dump},
+		Data:   append([]byte{unix.NFPROTO_IPV4, unix.NFNETLINK_V0, 0, 0}, ofTable...),
+	})
+	if err != nil {
+		return nil, err
+	}
+	counts := make(map[string]int)
+	for _, m := range listed {
+		in, err := ruleChain(m.Data)
+		if err != nil {
+			return nil, err
+		}
+		counts[in]++
+	}
+	return counts, nil
+}
+
+// ruleChain returns the chain that a listed rule is in. Four bytes of nfgenmsg come first.
+func ruleChain(data []byte) (string, error) {
+	if len(data) < 4 {
+		return "", errors.New("a listed rule is too short")
+	}
+	d, err := netlink.NewAttributeDecoder(data[4:])
+	if err != nil {
+		return "", err
+	}
+	var table, chain string
+	for d.Next() {
+		switch d.Type() {
+		case unix.NFTA_RULE_TABLE:
+			table = d.String()
+		case unix.NFTA_RULE_CHAIN:
+			chain = d.String()
+		}
+	}
+	if table != Table {
+		return "", d.Err() // kernels before 4.12 list all tables
+	}
+	return chain, d.Err()
+}
+
+// is reports whether a chain of the kernel's is at the place; nil is none.
+func (p *place) is(f *nftables.Chain) bool {
+	if p == nil || f.Hooknum == nil || f.Priority == nil {
+		return p == nil && f.Hooknum == nil
+	}
+	return *f.Hooknum == *p.hook && *f.Priority == p.priority
+}
+
+func table() *nftables.Table {
+	return &nftables.Table{Name: Table, Family: nftables.TableFamilyIPv4}
+}
+
+func ofOurs(t *nftables.Table) bool {
+	return t.Name == Table && t.Family == nftables.TableFamilyIPv4
+}
+
+// replace replaces the table by one with these chains.
+func (b *Backend) replace(all []chain) error {
+	if _, err := b.tables(); err != nil {
+		return err
+	}
+	return b.batch(func(c *nftables.Conn) error {
+		c.AddTable(table())
+		c.DelTable(table())
+		return add(c, c.AddTable(table()), all)
+	})
+}
+
+// add adds chains to a table, and then their rules, which jump from one to another.
+func add(c *nftables.Conn, t *nftables.Table, all []chain) error {
+	for _, ch := range all {
+		added := &nftables.Chain{Name: ch.name, Table: t}
+		if ch.at != nil {
+			policy := nftables.ChainPolicyAccept
+			added.Type, added.Hooknum, added.Priority, added.Policy = nftables.ChainTypeFilter, ch.at.hook, &ch.at.priority, &policy
+		}
+		c.AddChain(added)
+	}
+	for _, ch := range all {
+		for _, r := range ch.rules {
+			if err := addRule(c, t, ch.name, r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func addRule(c *nftables.Conn, t *nftables.Table, chain string, r rule) error {
+	added := &nftables.Rule{Table: t, Chain: &nftables.Chain{Name: chain, Table: t}}
+	for _, p := range r {
+		added.Exprs = append(added.Exprs, p.exprs...)
+		if p.oneOf != nil {
+			lookup, err := oneOf(c, t, p.oneOf)
+			if err != nil {
+				return err
+			}
+			added.Exprs = append(added.Exprs, lookup)
+		}
+		if p.comment != "" {
+			added.UserData = userdata.AppendString(added.UserData, userdata.TypeComment, p.comment)
+		}
+	}
+	c.AddRule(added)
+	return nil
+}
+
+// oneOf adds a set of ICMP's types, and returns the match on it.
+func oneOf(c *nftables.Conn, t *nftables.Table, values []byte) (expr.Any, error) {
+	set := &nftables.Set{Table: t, Anonymous: true, Constant: true, KeyType: nftables.TypeICMPType}
+	elements := make([]nftables.SetElement, len(values))
+	for i, v := range values {
+		elements[i].Key = []byte{v}
+	}
+	if err := c.AddSet(set, elements); err != nil {
+		return nil, err
+	}
+	return &expr.Lookup{SourceRegister: reg, SetName: set.Name, SetID: set.ID}, nil
+}
+
+// dial returns a connection for one task.
+func (b *Backend) dial() (*nftables.Conn, error) {
+	bounded := func(c *netlink.Conn) error { return c.SetReadDeadline(time.Now().Add(answerTime)) }
+	return nftables.New(nftables.WithNetNSFd(b.NetNS), nftables.WithSockOptions(bounded))
+}
+
+// batch sends what fill adds as one transaction.
+func (b *Backend) batch(fill func(*nftables.Conn) error) error {
+	c, err := b.dial()
+	if err != nil {
+		return err
+	}
+	if err := fill(c); err != nil {
+		return err
+	}
+	return c.Flush()
+}
+
+// tables lists the tables of family ip. It is the first request of every task: a kernel
+// without nftables answers it.
+func (b *Backend) tables() ([]*nftables.Table, error) {
+	c, err := b.dial()
+	if err != nil {
+		return nil, err
+	}
+	found, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if err != nil && !errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return found, err
+}
+
+// trialTable is a table that exists within one transaction only. Its chains have no hooks, so
+// no packet meets it.
+const trialTable = "pptpalg-trial"
+
+// missing tries each part of the rules alone, and returns an error that names those that the
+// kernel refuses; nil if it refuses none.
+func (b *Backend) missing(cfg rules.Config) error {
+	var refused []string
+	for _, ch := range chains(cfg) {
+		for _, r := range ch.rules {
+			for _, p := range r {
+				if text := p.needs(); !slices.Contains(refused, text) && !b.takes(p) {
+					refused = append(refused, text)
+				}
+			}
+		}
+	}
+	if len(refused) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the kernel refuses %s", strings.Join(refused, ", "))
+}
+
+// takes reports whether the kernel takes a phrase alone.
+func (b *Backend) takes(p phrase) bool {
+	return b.batch(func(c *nftables.Conn) error {
+		t := c.AddTable(&nftables.Table{Name: trialTable, Family: nftables.TableFamilyIPv4})
+		for _, name := range []string{"trial", p.target()} {
+			if name != "" {
+				c.AddChain(&nftables.Chain{Name: name, Table: t})
+			}
+		}
+		err := addRule(c, t, "trial", rule{p})
+		c.DelTable(t)
+		return err
+	}) == nil
+}
+
+// target returns the chain to which a phrase jumps, "" for none.
+func (p phrase) target() string {
+	for _, e := range p.exprs {
+		if v, ok := e.(*expr.Verdict); ok {
+			return v.Chain
+		}
+	}
+	return ""
+}
+
+// needs names what a phrase needs of the kernel: the words, and a module.
+func (p phrase) needs() string {
+	for _, e := range p.exprs {
+		switch e.(type) {
+		case *expr.Queue:
+			return "queue (module nft_queue)"
+		case *expr.Reject:
+			return "reject (module nft_reject_ipv4)"
+		case *expr.Ct, *expr.Notrack:
+			return strings.Join(strings.Fields(p.words)[:min(2, len(strings.Fields(p.words)))], " ") + " (module nft_ct)"
+		}
+	}
+	return p.words
+}
+
+// Watch calls changed when somebody may have changed nftables rules, until ctx is done. The
+// kernel tells of every change, those of iptables-nft too.
+func (b *Backend) Watch(ctx context.Context, changed func()) error {
+	return Watch(ctx, b.NetNS, changed)
+}
+
+// eventsGroup is NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h.
+const eventsGroup = 7
+
+// Watch is Backend.Watch for any namespace, given as a file; 0 is the caller's own.
+func Watch(ctx context.Context, netNS int, changed func()) error {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netNS, Groups: 1 << (eventsGroup - 1)})
+	if err != nil {
+		return fmt.Errorf("listen to nftables' events: %w", err)
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) }) // ends Receive
+	defer stop()
+	for {
+		_, err := c.Receive()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return fmt.Errorf("listen to nftables' events: %w", err)
+		}
+		changed() // lost events are changes too
+	}
+}
