@@ -12,6 +12,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/check"
 	"pptpalg/cmd/pptpalg/internal/config"
+	"pptpalg/rules/choice"
 )
 
 // judged are the settings of the daemon that check judges.
@@ -38,7 +39,7 @@ func (s *settings) setup(ctx context.Context) (check.Config, error) {
 		return check.Config{}, err
 	}
 	return check.Config{
-		Rules: loaded, DataPath: string(j.dataPath), LoadRules: j.rules == "load",
+		Rules: loaded, DataPath: string(j.dataPath), LoadRules: j.rules != choice.None,
 		Listen: j.listen, WebConfig: j.webConfig, EventLog: j.eventLog, StateDir: j.stateDir,
 		File: file, Set: j.setCommand, Load: j.loadCommand(),
 	}, nil

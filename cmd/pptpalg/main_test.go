@@ -54,7 +54,7 @@ func TestCommandLine(t *testing.T) {
 		{"wrong format", []string{"rules", "print", "--format", "x"}, 1, "", "is neither iptables nor nft"},
 		{"no daemon", []string{"calls", "--state-dir", "/nonexistent"}, 1, "", "no daemon is running: cannot connect to /nonexistent"},
 		{"unknown command", []string{"cals"}, 1, "", `unknown command "cals"`},
-		{"wrong rules", []string{"run", "--rules", "maybe"}, 1, "", `"maybe" is neither load nor none`},
+		{"wrong rules", []string{"run", "--rules", "maybe"}, 1, "", `"maybe" is none of auto, nft, iptables, none`},
 		{"wrong port", []string{"run", "--ports", "70000"}, 1, "", "70000 is not a TCP port"},
 		{"port twice", []string{"rules", "print", "--ports", "5,5"}, 1, "", "5 given twice"},
 		{"the lock as a queue", []string{"run", "--queue", "61723"}, 1, "", "queue 61723 is the daemon's lock"},

@@ -14,6 +14,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/conntrack"
 	"pptpalg/rules"
+	"pptpalg/rules/choice"
 	"pptpalg/rules/iptables"
 	"pptpalg/rules/nft"
 )
@@ -206,6 +207,7 @@ by default.`,
 
 func rulesLoadCommand() *cobra.Command {
 	s := newSettings("")
+	var loader string
 	cmd := &cobra.Command{
 		Use:   "load",
 		Short: "Load the rules, replacing those that are loaded",
@@ -221,15 +223,36 @@ func rulesLoadCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			done, err := new(iptables.Firewall).Load(cmd.Context(), cfg)
+			name, err := s.loader(loader)
+			if err != nil {
+				return err
+			}
+			done, err := choice.New(name).Load(cmd.Context(), cfg)
 			if err == nil && done.Refused != nil {
-				cmd.PrintErrf("pptpalg: loaded without what iptables refused: %v\n", done.Refused)
+				cmd.PrintErrf("pptpalg: loaded without what %s refused: %v\n", done.Backend, done.Refused)
 			}
 			return err
 		},
 	}
 	s.addTo(cmd, s.ruleFlags)
+	cmd.Flags().StringVar(&loader, "rules", "", `who loads them: "auto", "nft" or "iptables"; "" is what the configuration file says, or auto if it says none`)
 	return cmd
+}
+
+// loader returns who is to load the rules, by a flag of "rules load" or the file.
+func (s *settings) loader(given string) (string, error) {
+	if given != "" {
+		name, err := choice.Parse(given)
+		if err != nil || name == choice.None {
+			return "", fmt.Errorf("read --rules: %q is none of auto, nft, iptables", given)
+		}
+		return name, nil
+	}
+	name, err := choice.Parse(s.rules)
+	if name == choice.None {
+		name = choice.Auto
+	}
+	return name, err
 }
 
 func rulesUnloadCommand() *cobra.Command {
@@ -238,7 +261,7 @@ func rulesUnloadCommand() *cobra.Command {
 		Short: "Remove the rules",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return new(iptables.Firewall).Unload(context.WithoutCancel(cmd.Context()))
+			return choice.New(choice.Auto).Unload(context.WithoutCancel(cmd.Context()))
 		},
 	}
 }

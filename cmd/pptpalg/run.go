@@ -26,6 +26,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/gateway"
 	"pptpalg/cmd/pptpalg/internal/notify"
 	"pptpalg/cmd/pptpalg/internal/status"
+	"pptpalg/rules/choice"
 )
 
 // defaultQueue is the queue's number. It is PPTP's port, which every administrator knows.
@@ -93,7 +94,7 @@ func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9723", `address and port of the metrics and the status page; "" for none`)
 	f.StringVar(&o.webConfig, "web-config", "", `web configuration file of Prometheus's exporter-toolkit, with the TLS certificate and the passwords of --listen; "" for none`)
 	f.TextVar(&o.page, "status-page", admin.ShowAuto, `whether --listen shows the status page, which tells addresses and Call IDs: "auto" on loopback only, "on" on any address, "off" never`)
-	f.StringVar(&o.rules, "rules", "load", `"load" to load the firewall rules and remove them at the end; "none" to leave both to the administrator`)
+	f.StringVar(&o.rules, "rules", choice.Auto, `who loads the firewall rules and removes them at the end: "nft" by nftables, without any program, "iptables" by the programs, "auto" by nftables if the kernel can, else by iptables; "none" leaves both to the administrator`)
 	f.StringVar(&o.stateDir, "state-dir", stateDir, "directory of the journal and of the daemon's socket")
 	f.StringVar(&o.eventLog, "event-log", "", `file to which the daemon appends a line of JSON for each call opened, translated and closed; "-" for standard output, "" for none`)
 	f.StringVar(&o.untouched, "untranslated", "follow", `calls that NAT does not touch, as of a routed network or of the gateway itself: "follow" to have their GRE belong to an established connection for the firewall, "leave" to ignore them, except the gateway's own`)
@@ -121,10 +122,8 @@ func (o *options) checkListen() error {
 }
 
 func (o *options) checkRules() error {
-	if o.rules != "load" && o.rules != "none" {
-		return fmt.Errorf("%q is neither load nor none", o.rules)
-	}
-	return nil
+	_, err := choice.Parse(o.rules)
+	return err
 }
 
 func (o *options) checkUntouched() error {
@@ -216,7 +215,7 @@ func run(ctx context.Context, e env, s *settings) error {
 	group.Go(func() error {
 		defer close(ended)
 		failed = d.Run(ctx, func() {
-			log.Info("started", "version", cfg.Version, "queue", o.queue, "ports", o.ports, "rules", o.rules, "datapath", d.DataPath(), "metrics", srv.MetricsAddr(), "state_dir", o.stateDir)
+			log.Info("started", "version", cfg.Version, "queue", o.queue, "ports", o.ports, "rules", d.RulesBy(), "datapath", d.DataPath(), "metrics", srv.MetricsAddr(), "state_dir", o.stateDir)
 			close(ready)
 		})
 		return failed
@@ -262,12 +261,16 @@ func (o *options) daemon() (gateway.Config, error) {
 	if err != nil {
 		return gateway.Config{}, err
 	}
+	loader, err := choice.Parse(o.rules)
+	if err != nil {
+		return gateway.Config{}, err
+	}
 	table := o.table
 	if o.randomIDs {
 		table.Random = rand.Uint32 // the runtime's, seeded by the kernel
 	}
 	return gateway.Config{
-		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, ResetMark: loaded.ResetMark, LoadRules: o.rules == "load", DataPath: o.dataPath, Data: loaded.Data, Follow: o.untouched == "follow",
+		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, ResetMark: loaded.ResetMark, Rules: loader, DataPath: o.dataPath, Data: loaded.Data, Follow: o.untouched == "follow",
 		Events: o.events, StateDir: o.stateDir, Version: buildVersion(), Table: table, Connections: o.connections, Idle: o.idle, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
 	}, nil
 }

@@ -26,7 +26,7 @@ type trial struct {
 var trials = []trial{
 	{"kernel", "iptables", []caller{pptpLinux, pptpLinux}},
 	{"queue", "iptables", []caller{pptpLinux, pptpKernel}},
-	{"kernel", "nft", []caller{pptpKernel, pptpLinux}},
+	{"kernel", "auto", []caller{pptpKernel, pptpLinux}}, // which is nft here
 	{"queue", "nft", []caller{pptpLinux, pptpLinux}},
 }
 

@@ -68,14 +68,13 @@ func (n *network) build() error {
 	return nil
 }
 
-// startDaemon has the rules loaded, by the daemon or beforehand, and starts it.
+// startDaemon starts the daemon, which loads its rules.
 func (n *network) startDaemon() error {
-	args := []string{"run", "--config", "", "--state-dir", n.state, "--datapath", n.dataPath}
-	if n.rules == "nft" {
-		if err := n.loadNFT(); err != nil {
+	args := []string{"run", "--config", "", "--state-dir", n.state, "--datapath", n.dataPath, "--rules", n.rules}
+	if n.rules != "iptables" {
+		if err := n.sameRules(); err != nil {
 			return err
 		}
-		args = append(args, "--rules", "none")
 	}
 	cmd, err := n.Gateway.Command(context.Background(), program, args...)
 	if err != nil {
@@ -91,9 +90,9 @@ func (n *network) startDaemon() error {
 	return nil
 }
 
-// loadNFT does what the printed rules say: it loads them, and has the firewall's own
-// forward chain accept the calls' GRE.
-func (n *network) loadNFT() error {
+// sameRules wants what the daemon loads to be what nft makes of the printed rules. It has the
+// firewall's own forward chain accept the calls' GRE, as these say.
+func (n *network) sameRules() error {
 	ctx := context.Background()
 	printed, err := n.Gateway.Run(ctx, program, "rules", "print", "--config", "", "--format", "nft", "--datapath", n.dataPath)
 	if err != nil {
@@ -103,9 +102,18 @@ func (n *network) loadNFT() error {
 	if err := os.WriteFile(file, []byte(printed.Stdout), 0o644); err != nil {
 		return err
 	}
-	for range 2 { // the second load replaces the first
-		if _, err := n.Gateway.Run(ctx, "nft", "-f", file); err != nil {
+	load := []string{program, "rules", "load", "--config", "", "--rules", "nft", "--datapath", n.dataPath}
+	var listed [4]string
+	for i, command := range [][]string{{"nft", "-f", file}, {"nft", "-f", file}, load, load} { // the second load replaces the first
+		if _, err := n.Gateway.Run(ctx, command[0], command[1:]...); err != nil {
 			return err
+		}
+		list, err := n.Gateway.Run(ctx, "nft", "list", "table", "ip", "pptpalg")
+		if err != nil {
+			return err
+		}
+		if listed[i] = list.Stdout; listed[i] != listed[0] {
+			return fmt.Errorf("load rules by %s: nft lists\n%s\nand before\n%s", command[0], listed[i], listed[0])
 		}
 	}
 	for line := range strings.Lines(printed.Stdout) {
@@ -192,16 +200,12 @@ func (n *network) check(clients []*client) error {
 }
 
 // judge wants "pptpalg explain" to find that calls work, which it does where GRE is
-// counted both ways, and "pptpalg check" to find no problem. Rules of nft it does not take
-// for the daemon's.
+// counted both ways, and "pptpalg check" to find no problem.
 func (n *network) judge(clients []*client) error {
 	for _, c := range clients {
 		if err := n.says("(working)", "explain", c.host.Addr.String()); err != nil {
 			return err
 		}
-	}
-	if n.rules == "nft" {
-		return nil
 	}
 	return n.says("the daemon runs, and its rules are loaded", "check")
 }

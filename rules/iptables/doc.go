@@ -1,7 +1,7 @@
 // Package iptables owns the rules as iptables has them: their text, and loading it with the
 // programs.
 //
-// The text (Text, LoadText, UnloadText, LoadedIn) is pure; only Firewall does I/O. The
+// The text (Text, LoadText, UnloadText) is pure; only Firewall does I/O. The
 // rules for control connections are in table mangle, in a chain of our own (rules.Data has
 // those for GRE):
 //

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"pptpalg/rules"
+	"pptpalg/rules/nft"
 )
 
 const (
@@ -44,6 +45,12 @@ type Firewall struct {
 	// Run runs the commands; nil runs real ones.
 	Run Runner
 }
+
+// Name is what --rules calls the Firewall.
+const Name = "iptables"
+
+// Name is what --rules calls it.
+func (f *Firewall) Name() string { return Name }
 
 // Load loads cfg's rules, replacing any rules of ours that were loaded before, with the
 // jumps where they belong. If a rule is refused, it loads the next best and says so.
@@ -176,14 +183,50 @@ func (f *Firewall) unloadExtra(ctx context.Context, e extra) error {
 	return f.change(ctx, e.tables, func(current map[string]string) string { return unloadParts(e.chain, e.tables, current) })
 }
 
-// Loaded reports whether rules of ours that queue control connections are loaded, see
-// LoadedIn. Errors are as for Load.
-func (f *Firewall) Loaded(ctx context.Context) (bool, error) {
-	current, err := f.list(ctx, "mangle")
-	if err != nil {
-		return false, fmt.Errorf("look for firewall rules: %w", err)
+// Present reports whether all of cfg's rules are loaded: in each table, our chain with as
+// many rules as it is to have, and the jumps to it. Errors are as for Load.
+func (f *Firewall) Present(ctx context.Context, cfg rules.Config) (bool, error) {
+	for _, w := range wanted(cfg) {
+		current, err := f.list(ctx, w.table)
+		if err != nil {
+			return false, fmt.Errorf("look for firewall rules: %w", err)
+		}
+		if !w.in(current) {
+			return false, nil
+		}
 	}
-	return LoadedIn(current), nil
+	return true, nil
+}
+
+// Watch calls changed when rules of iptables may have changed. The kernel tells of changes by
+// iptables-nft. Of those by iptables-legacy it does not: the size of each table is looked at
+// every so often.
+func (f *Firewall) Watch(ctx context.Context, changed func()) error {
+	if version, err := f.run(ctx, "", f.command(), "-V"); err != nil || strings.Contains(version, "nf_tables") {
+		return nft.Watch(ctx, 0, changed)
+	}
+	last := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(lookInterval):
+		}
+		if now, err := legacyInfo(); err != nil || now != last {
+			changed() // without rights to look, the rules are listed each time
+			last = now
+		}
+	}
+}
+
+// lookInterval is how often the tables of iptables-legacy are looked at.
+const lookInterval = 300 * time.Millisecond
+
+// MayHaveRules reports whether any table of iptables exists in this network namespace, without
+// running it: to list rules would make the tables.
+func MayHaveRules() bool {
+	legacy, _ := legacyTables() // what only root may know, only root may change
+	return len(legacy) > 0 || nft.HasTable(marker)
 }
 
 // change applies what text makes of the current tables, and starts again if others changed

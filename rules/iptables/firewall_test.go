@@ -45,8 +45,8 @@ func TestFirewallCommandLines(t *testing.T) {
 	if err := f.Unload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := f.Loaded(t.Context()); err != nil || !got {
-		t.Fatalf("Loaded = %v, %v", got, err)
+	if got, err := f.Present(t.Context(), onePort); err != nil || !got {
+		t.Fatalf("Present = %v, %v", got, err)
 	}
 	list, restore := "iptables-legacy -w 10 -t mangle -S", "iptables-legacy-restore --noflush -w 10"
 	want := []call{
@@ -204,7 +204,7 @@ func TestExecute(t *testing.T) {
 
 func TestIptablesMissing(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	_, err := (&Firewall{Command: "iptables-of-no-one"}).Loaded(t.Context())
+	_, err := (&Firewall{Command: "iptables-of-no-one"}).Present(t.Context(), onePort)
 	if !errors.Is(err, exec.ErrNotFound) {
 		t.Fatalf("error %v, want exec.ErrNotFound", err)
 	}

@@ -73,10 +73,10 @@ func mustUnload(t *testing.T, f *Firewall) {
 	}
 }
 
-func checkLoadedIs(t *testing.T, f *Firewall, want bool) {
+func checkPresent(t *testing.T, f *Firewall, cfg rules.Config, want bool) {
 	t.Helper()
-	if got, err := f.Loaded(t.Context()); err != nil || got != want {
-		t.Fatalf("Loaded = %v, %v, want %v", got, err, want)
+	if got, err := f.Present(t.Context(), cfg); err != nil || got != want {
+		t.Fatalf("Present = %v, %v, want %v", got, err, want)
 	}
 }
 
@@ -84,17 +84,17 @@ func TestKernelLoadUnload(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {
 		ns := newNamespace(t)
 		f := ns.firewall(command)
-		checkLoadedIs(t, f, false)
+		checkPresent(t, f, onePort, false)
 		other := rules.Config{Queue: 0, Ports: []uint16{1, 65535}}
 		for _, cfg := range []rules.Config{onePort, onePort, other, {Queue: 65535, Ports: []uint16{1723}, AllSegments: true},
 			{Queue: 1, Ports: []uint16{1, 2}, Bypass: conntrack.Bypass{Label: 118, Labelled: true}}, {Queue: 1, Ports: []uint16{1}, Bypass: conntrack.Bypass{Mark: 0x20000000}}} {
 			mustLoad(t, f, cfg)
-			checkLoadedIs(t, f, true)
+			checkPresent(t, f, cfg, true)
 			checkLoaded(t, ns.list(t, command), cfg)
 		}
 		for range 2 {
 			mustUnload(t, f)
-			checkLoadedIs(t, f, false)
+			checkPresent(t, f, onePort, false)
 			if strings.Contains(ns.list(t, command), Chain) {
 				t.Fatalf("left behind:\n%s", ns.list(t, command))
 			}
@@ -111,7 +111,7 @@ func TestKernelLoadByHand(t *testing.T) {
 		ns.Run(t, "", "sh", "-c", "! "+command+"-restore --noflush < testdata/print.rules 2>/dev/null")
 		checkLoaded(t, ns.list(t, command), onePort)
 		ns.restore(t, command, read(t, "unload.rules"))
-		checkLoadedIs(t, ns.firewall(command), false)
+		checkPresent(t, ns.firewall(command), onePort, false)
 	})
 }
 
@@ -210,7 +210,7 @@ COMMIT
 			t.Errorf("the jump is not last:\n%s", list)
 		}
 		ns.restore(t, command, "*mangle\n-F PREROUTING\n-A user -j PPTPALG\nCOMMIT\n")
-		checkLoadedIs(t, f, false)
+		checkPresent(t, f, onePort, false)
 		mustUnload(t, f)
 		if got := strings.Count(ns.list(t, command), "PPTPALG"); got != 1 { // the comment
 			t.Errorf("left behind:\n%s", ns.list(t, command))

@@ -88,18 +88,61 @@ func UnloadText(current string) string {
 	return transaction("mangle", lines)
 }
 
-// LoadedIn reports whether control connections reach a queue of ours in current
-// (as for LoadText): Chain has a rule that queues, and both PREROUTING and OUTPUT jump to it.
-func LoadedIn(current string) bool {
-	from := map[string]bool{}
-	for _, r := range parse(current) {
-		if r.appendsTo(Chain) {
-			from[Chain] = from[Chain] || slices.Contains(r.words, "NFQUEUE")
-		} else if r.jumpsToChain() {
-			from[r.words[1]] = true
+// share is what one table has of our rules: rules in a chain, and jumps to it from others.
+type share struct {
+	table, chain string
+	rules        int
+	jumps        map[string]int // by the chain that has them
+}
+
+// wanted returns what all tables have of c's rules.
+func wanted(c rules.Config) []share {
+	all := []share{{"mangle", Chain, len(control(c)), byChain(jumps)}}
+	if c.Data.Queues > 0 {
+		all = append(all, shares(DataChain, parts(c.Data))...)
+	}
+	if c.ResetMark != 0 {
+		all = append(all, shares(ResetChain, resetParts(c))...)
+	}
+	return all
+}
+
+func shares(chain string, parts []part) []share {
+	var all []share
+	for _, p := range parts {
+		if len(p.rules) > 0 {
+			all = append(all, share{p.table, chain, len(p.rules), byChain(p.jumps)})
 		}
 	}
-	return from[Chain] && from["PREROUTING"] && from["OUTPUT"]
+	return all
+}
+
+// byChain counts the lines that add a rule, by the chain to which they add it.
+func byChain(added []string) map[string]int {
+	n := make(map[string]int)
+	for _, line := range added {
+		n[strings.Fields(line)[1]]++
+	}
+	return n
+}
+
+// in reports whether current (as for LoadText, of the table) has all of it. Jumps that others
+// have added do no harm.
+func (s share) in(current string) bool {
+	n, found := 0, make(map[string]int)
+	for _, r := range parse(current) {
+		if r.appendsTo(s.chain) {
+			n++
+		} else if r.jumpsTo(s.chain) {
+			found[r.words[1]]++
+		}
+	}
+	for chain, least := range s.jumps {
+		if found[chain] < least {
+			return false
+		}
+	}
+	return n == s.rules
 }
 
 // transaction returns groups of lines as one iptables-restore transaction.

@@ -30,7 +30,10 @@ type Backend struct {
 }
 
 // Name is what --rules calls the backend.
-func (b *Backend) Name() string { return "nft" }
+func (b *Backend) Name() string { return Name }
+
+// Name is what --rules calls the backend.
+const Name = "nft"
 
 // ErrUnsupported says that the kernel has no nftables.
 var ErrUnsupported = errors.New("the kernel has no nftables (module nf_tables)")
@@ -49,7 +52,13 @@ func (b *Backend) Load(_ context.Context, cfg rules.Config) (rules.Outcome, erro
 	if errors.Is(first, os.ErrPermission) || errors.Is(first, ErrUnsupported) {
 		return rules.Outcome{}, fmt.Errorf("load nftables rules: %w", first)
 	}
-	first = fmt.Errorf("load nftables rules: %w", errors.Join(first, b.missing(cfg)))
+	if missing := b.missing(cfg); missing != nil {
+		first = missing // says more than the kernel does
+	}
+	first = fmt.Errorf("load nftables rules: %w", first)
+	if !b.takes(queue(cfg.Queue, 1, expr.QueueFlagBypass)) {
+		return rules.Outcome{}, first // nothing works without
+	}
 	for _, f := range lesser(cfg) {
 		if b.replace(f.chains) == nil {
 			return rules.Outcome{Config: f.cfg, Refused: first}, nil
@@ -149,19 +158,11 @@ func (b *Backend) present(wanted []chain) (bool, error) {
 // counts returns how many rules the chains of the table have. The library's GetRules fails
 // on expressions that it does not know.
 func (b *Backend) counts() (map[string]int, error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: b.NetNS})
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
 	ofTable, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(Table + "\x00")}})
 	if err != nil {
 		return nil, err
 	}
-	listed, err := c.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE, Flags: netlink.Request | netlink.Dump},
-		Data:   append([]byte{unix.NFPROTO_IPV4, unix.NFNETLINK_V0, 0, 0}, ofTable...),
-	})
+	listed, err := b.listRules(unix.NFPROTO_IPV4, ofTable)
 	if err != nil {
 		return nil, err
 	}
@@ -174,6 +175,22 @@ func (b *Backend) counts() (map[string]int, error) {
 		counts[in]++
 	}
 	return counts, nil
+}
+
+// listRules returns the kernel's messages about rules.
+func (b *Backend) listRules(family byte, filter []byte) ([]netlink.Message, error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: b.NetNS})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	if err := c.SetReadDeadline(time.Now().Add(answerTime)); err != nil {
+		return nil, err
+	}
+	return c.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE, Flags: netlink.Request | netlink.Dump},
+		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, filter...),
+	})
 }
 
 // ruleChain returns the chain that a listed rule is in. Four bytes of nfgenmsg come first.
@@ -373,34 +390,4 @@ func (p phrase) needs() string {
 		}
 	}
 	return p.words
-}
-
-// Watch calls changed when somebody may have changed nftables rules, until ctx is done. The
-// kernel tells of every change, those of iptables-nft too.
-func (b *Backend) Watch(ctx context.Context, changed func()) error {
-	return Watch(ctx, b.NetNS, changed)
-}
-
-// eventsGroup is NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h.
-const eventsGroup = 7
-
-// Watch is Backend.Watch for any namespace, given as a file; 0 is the caller's own.
-func Watch(ctx context.Context, netNS int, changed func()) error {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netNS, Groups: 1 << (eventsGroup - 1)})
-	if err != nil {
-		return fmt.Errorf("listen to nftables' events: %w", err)
-	}
-	defer c.Close()
-	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) }) // ends Receive
-	defer stop()
-	for {
-		_, err := c.Receive()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil && !errors.Is(err, unix.ENOBUFS) {
-			return fmt.Errorf("listen to nftables' events: %w", err)
-		}
-		changed() // lost events are changes too
-	}
 }

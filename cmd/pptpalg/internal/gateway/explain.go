@@ -10,6 +10,7 @@ import (
 	"pptpalg/alg/gre"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/explain"
+	"pptpalg/rules/choice"
 )
 
 // recent is for how long a refused connection explains that nothing comes of a client.
@@ -67,10 +68,11 @@ func explainCall(v calls.View, client netip.Addr, have datapath.Flows) explain.C
 // rulesThere looks whether the rules that the daemon has loaded are still there. Those
 // of others it does not know.
 func (g *Gateway) rulesThere(ctx context.Context) explain.Rules {
-	if !g.cfg.LoadRules {
+	done := g.loaded.Load()
+	if done == nil || done.Backend == choice.None {
 		return explain.RulesUnknown
 	}
-	loaded, err := g.firewall.Loaded(ctx)
+	loaded, err := g.firewall.Present(ctx, done.Config)
 	switch {
 	case err != nil:
 		return explain.RulesUnknown

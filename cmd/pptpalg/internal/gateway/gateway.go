@@ -21,7 +21,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/store"
 	"pptpalg/conntrack"
 	"pptpalg/rules"
-	"pptpalg/rules/iptables"
+	"pptpalg/rules/choice"
 )
 
 // unloadTime bounds how long stopping waits for iptables.
@@ -32,7 +32,7 @@ type Config struct {
 	Queue     uint16
 	Ports     []uint16 // TCP ports to which control connections are opened
 	Events    bool     // listen to conntrack's events
-	LoadRules bool     // load the firewall rules, and remove them in the end
+	Rules     string   // who loads the firewall rules, and removes them in the end: a name of package choice
 	DataPath  datapath.Name
 	Data      rules.Data       // the GRE queues, where packets visit the daemon
 	Bypass    conntrack.Bypass // marks connections that need no queueing
@@ -79,6 +79,7 @@ type Gateway struct {
 	queues   []*queuing
 	path     datapath.Path
 	firewall rules.Backend
+	loaded   atomic.Pointer[rules.Outcome] // what firewall has loaded; nil before
 	metrics  *metrics
 	events   *history.Store
 	ledger   *history.Ledger
@@ -145,7 +146,7 @@ func newGateway(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Gatewa
 	table := calls.New(cfg.Table)
 	events := history.NewStore(history.DefaultClients, history.DefaultPerClient)
 	d := &Gateway{
-		cfg: cfg, log: log, table: table, firewall: new(iptables.Firewall), editor: alg.NewEditor(table, cfg.Connections),
+		cfg: cfg, log: log, table: table, firewall: choice.New(cfg.Rules), editor: alg.NewEditor(table, cfg.Connections),
 		events: events, ledger: history.NewLedger(events), doomed: make(map[calls.Flow]struct{}),
 		sweeper: sweeper{have: make(datapath.Flows)}, homes: homes{list: interfaceAddrs},
 	}
@@ -225,9 +226,6 @@ func (g *Gateway) ignores(c *calls.Connection) bool {
 }
 
 func (g *Gateway) load(ctx context.Context) error {
-	if !g.cfg.LoadRules {
-		return nil
-	}
 	cfg := rules.Config{Queue: g.cfg.Queue, Ports: g.cfg.Ports, Bypass: g.cfg.Bypass, ResetMark: g.cfg.ResetMark}
 	if g.visits() != nil {
 		cfg.Data = g.cfg.Data
@@ -237,21 +235,27 @@ func (g *Gateway) load(ctx context.Context) error {
 		return err
 	}
 	if done.Refused != nil {
-		g.log.Warn("rules are loaded without what iptables refused", "every_segment_is_queued", done.Config.AllSegments,
+		g.log.Warn("rules are loaded without what "+done.Backend+" refused", "every_segment_is_queued", done.Config.AllSegments,
 			"bypass", done.Config.Bypass, "reset_mark", done.Config.ResetMark, "err", done.Refused)
 	}
+	g.loaded.Store(&done)
 	g.cfg.Bypass, g.cfg.ResetMark = done.Config.Bypass, done.Config.ResetMark
 	g.editor.ResetLost(g.cfg.ResetMark != 0)
 	return nil
 }
 
 func (g *Gateway) unload() error {
-	if !g.cfg.LoadRules {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), unloadTime)
 	defer cancel()
 	return g.firewall.Unload(ctx)
+}
+
+// RulesBy returns who has loaded the firewall rules.
+func (g *Gateway) RulesBy() string {
+	if done := g.loaded.Load(); done != nil {
+		return done.Backend
+	}
+	return g.firewall.Name()
 }
 
 // Reload takes over cfg.Table, but for Random, and cfg.Idle. No call is lost for it. The

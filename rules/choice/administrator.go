@@ -1,0 +1,36 @@
+package choice
+
+import (
+	"context"
+
+	"pptpalg/rules"
+	"pptpalg/rules/iptables"
+	"pptpalg/rules/nft"
+)
+
+// administrator stands for rules that somebody else loads, in whatever form.
+type administrator struct{}
+
+func (*administrator) Name() string { return None }
+
+// Load loads nothing: the administrator's rules do what cfg says.
+func (*administrator) Load(_ context.Context, cfg rules.Config) (rules.Outcome, error) {
+	return rules.Outcome{Backend: None, Config: cfg}, nil
+}
+
+func (*administrator) Unload(context.Context) error { return nil }
+
+// Present reports whether any rule sends packets to cfg's queue. An error says that this
+// cannot be known.
+func (*administrator) Present(_ context.Context, cfg rules.Config) (bool, error) {
+	there, err := nft.Queues(cfg.Queue)
+	if there || err != nil {
+		return there, err
+	}
+	return iptables.LegacyQueues(cfg.Queue)
+}
+
+// Watch hears of changes by nftables. Those of iptables-legacy nobody tells.
+func (*administrator) Watch(ctx context.Context, changed func()) error {
+	return nft.Watch(ctx, 0, changed)
+}
