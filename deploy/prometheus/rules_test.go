@@ -61,8 +61,18 @@ var firing = []struct {
 		quiet: []series{
 			{`pptpalg_ready 0 1x9`, `pptpalg_healthy 1x9`},
 			{`pptpalg_ready 0x9`, `pptpalg_healthy 0x9`}, // what is stuck has an alert of its own
+			{`pptpalg_ready 0x9`, `pptpalg_healthy 1x9`, `pptpalg_rules_loaded 0x9`, `pptpalg_rules_lost_total 1x9`}, // so have missing rules
 		},
 	},
+	{
+		alert: "PptpalgRulesMissing",
+		fires: series{`pptpalg_rules_loaded 1 0 0 0`, `pptpalg_rules_lost_total 0 1 1 1`},
+		quiet: []series{
+			{`pptpalg_rules_loaded 1 0 1 1`, `pptpalg_rules_lost_total 0 1 1 1`},
+			{`pptpalg_rules_loaded 0x9`, `pptpalg_rules_lost_total 0x9`}, // it is starting
+		},
+	},
+	{alert: "PptpalgRulesRemovedOften", fires: series{`pptpalg_rules_lost_total 0 2 4 6`}, quiet: []series{{`pptpalg_rules_lost_total 5x9`}, {`pptpalg_rules_lost_total 0 1 1 1`}}},
 	{alert: "PptpalgStuck", fires: series{`pptpalg_healthy 1 0 0 0`}, quiet: []series{{`pptpalg_healthy 1x9`}, {`pptpalg_healthy 1 0 1 1`}}},
 	{alert: "PptpalgPanics", fires: series{`pptpalg_panics_total 0 0 1 1`}, quiet: []series{{`pptpalg_panics_total 3x9`}}},
 	{

@@ -2,6 +2,7 @@ package choice
 
 import (
 	"context"
+	"time"
 
 	"pptpalg/rules"
 	"pptpalg/rules/iptables"
@@ -30,7 +31,23 @@ func (*administrator) Present(_ context.Context, cfg rules.Config) (bool, error)
 	return iptables.LegacyQueues(cfg.Queue)
 }
 
-// Watch hears of changes by nftables. Those of iptables-legacy nobody tells.
+// lookInterval is how often rules of others are looked for, although nobody tells of a change:
+// nobody does of those by iptables-legacy.
+const lookInterval = 4 * time.Second
+
+// Watch hears of changes by nftables, and calls changed every so often.
 func (*administrator) Watch(ctx context.Context, changed func()) error {
-	return nft.Watch(ctx, 0, changed)
+	ticker := time.NewTicker(lookInterval)
+	defer ticker.Stop()
+	deaf := make(chan error, 1)
+	go func() { deaf <- nft.Watch(ctx, 0, changed) }()
+	for {
+		select {
+		case <-ticker.C:
+			changed()
+		case <-ctx.Done():
+			<-deaf
+			return nil
+		}
+	}
 }

@@ -31,6 +31,7 @@ func Watch(ctx context.Context, netNS int, changed func()) error {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) }) // ends Receive
 	defer stop()
+	changed() // what happened before nobody has told
 	for {
 		_, err := c.Receive()
 		if ctx.Err() != nil {

@@ -97,6 +97,8 @@ type Gateway struct {
 	homes   homes
 	flushes flushes
 
+	guard guard
+
 	// order guards the store and the data path, and what follows. Who holds it may take mu,
 	// and not the other way round.
 	order  sync.Mutex
@@ -205,6 +207,9 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 		group.Go(func() error { return q.Run(working) })
 	}
 	group.Go(func() error { return g.sweep(working) })
+	guarding, relieve := context.WithCancel(working)
+	guarded := make(chan error, 1)
+	go func() { guarded <- g.guardRules(guarding) }()
 	group.Go(func() error {
 		defer stop()
 		select {
@@ -212,7 +217,8 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 		case <-working.Done():
 		}
 		g.ready.Store(false)
-		return g.unload()
+		relieve() // who guards the rules must not load again what is unloaded now
+		return errors.Join(<-guarded, g.unload())
 	})
 	err = errors.Join(group.Wait(), g.closePath(), lock.release())
 	g.storeFailed(g.store.Close())

@@ -14,7 +14,8 @@ import (
 // registerGauges has what the daemon and the kernel are in read when it is scraped.
 func (g *Gateway) registerGauges(reg prometheus.Registerer) {
 	reg.MustRegister(
-		gauge("ready", "Whether the daemon edits: 1 once it has compared its calls with the kernel's and loaded the rules that it is to load, 0 else.", yes(g.Ready)),
+		gauge("ready", "Whether the daemon edits: 1 once it has compared its calls with the kernel's and loaded the rules that it is to load, 0 else, and while the rules are missing.", yes(g.Ready)),
+		gauge("rules_loaded", "Whether the firewall rules that send control connections to the daemon are there, whoever loads them: 0 before they are loaded, and while others have removed or changed them.", g.rulesLoaded),
 		gauge("healthy", "Whether packets get their verdicts and audits end: 0 if one of them is stuck.", yes(g.Healthy)),
 		gauge("journal_complete", "Whether the journal has all calls: 0 while the state directory is full, cannot be used or does not answer. Calls are edited as ever, and a daemon that dies then knows less of them afterwards.", g.complete),
 		gauge("conntrack_entries_unexplained", "GRE entries of an earlier daemon of which the journal does not tell, and whose control connection is not plain. Their public Call IDs are reserved while there is a control connection between their ends.", func() float64 { return float64(g.orphans.count.Load()) }),
@@ -31,14 +32,17 @@ func (g *Gateway) registerGauges(reg prometheus.Registerer) {
 	}
 }
 
-// Ready returns nil from when the daemon edits, with the rules loaded that it is to load,
-// until it begins to stop, while it is healthy; else the error says why not. It may be
+// Ready returns nil from when the daemon edits until it begins to stop, while it is healthy
+// and the firewall rules are there; else the error says why not. It may be
 // called from any goroutine and waits for nothing.
 func (g *Gateway) Ready(now time.Time) error {
 	if !g.ready.Load() {
 		return errNotReady
 	}
-	return g.Healthy(now)
+	if err := g.Healthy(now); err != nil {
+		return err
+	}
+	return g.rulesMissing()
 }
 
 var errNotReady = errors.New("the daemon does not edit: it is starting or stopping")

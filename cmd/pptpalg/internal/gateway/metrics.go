@@ -26,6 +26,7 @@ type metrics struct {
 	queueErrors prometheus.Counter
 	panics      prometheus.Counter
 	repairs     *prometheus.CounterVec
+	rulesLost   prometheus.Counter
 
 	journalErrors prometheus.Counter
 	dropped       *prometheus.CounterVec
@@ -74,6 +75,7 @@ func newMetrics(reg prometheus.Registerer, d *Gateway, version string) *metrics 
 		panics:      counter("panics_total", "Packets accepted unedited because the editor failed on them."),
 		repairs:     counters("reconcile_repairs_total", "Conntrack entries created again because somebody had deleted them, by kind.", "kind"),
 
+		rulesLost:     counter("rules_lost_total", "Times that the firewall rules were found missing, because another program had removed or changed them."),
 		journalErrors: counter("journal_errors_total", "Writes to the journal that failed; calls of that time are not known after a restart."),
 		dropped:       counters("queue_dropped_total", "Packets that the kernel dropped because too many waited for a verdict. Counted where the daemon may read /proc/net/netfilter.", "queue"),
 		unread:        counters("queue_user_dropped_total", "Packets that the kernel dropped because a queue's socket buffer was full. Counted where the daemon may read /proc/net/netfilter.", "queue"),
@@ -92,7 +94,7 @@ func newMetrics(reg prometheus.Registerer, d *Gateway, version string) *metrics 
 	for _, r := range gre.Reasons() {
 		reg.MustRegister(d.grePackets(r))
 	}
-	reg.MustRegister(m.opened, m.closed, m.messages, m.packets, m.anomalies, m.errors, m.overruns, m.queueErrors, m.panics, m.verdict, m.repairs, m.journalErrors, m.dropped)
+	reg.MustRegister(m.opened, m.closed, m.messages, m.packets, m.anomalies, m.errors, m.overruns, m.queueErrors, m.panics, m.verdict, m.repairs, m.rulesLost, m.journalErrors, m.dropped)
 	reg.MustRegister(m.unread, m.refused, m.grePackets, m.greBytes, m.counted, m.strays)
 	d.registerGauges(reg)
 	d.registerBeside(reg)
