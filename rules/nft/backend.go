@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -56,15 +57,46 @@ func (b *Backend) Load(_ context.Context, cfg rules.Config) (rules.Outcome, erro
 		first = missing // says more than the kernel does
 	}
 	first = fmt.Errorf("load nftables rules: %w", first)
-	if !b.takes(queue(cfg.Queue, 1, expr.QueueFlagBypass)) {
+	queues := queue(cfg.Queue, 1, expr.QueueFlagBypass)
+	own, target := b.takes(queues), b.takes(queues.byTarget())
+	if !own && !target {
 		return rules.Outcome{}, first // nothing works without
 	}
 	for _, f := range lesser(cfg) {
+		if !own {
+			f.chains = byTarget(f.chains)
+		}
 		if b.replace(f.chains) == nil {
-			return rules.Outcome{Config: f.cfg, Refused: first}, nil
+			return rules.Outcome{Config: f.cfg, Refused: refusedOf(first, cfg, f.cfg)}, nil
 		}
 	}
 	return rules.Outcome{}, first
+}
+
+// refusedOf returns err unless all that was asked for is loaded, in another form perhaps.
+func refusedOf(err error, asked, loaded rules.Config) error {
+	asked.Ports, loaded.Ports = nil, nil // as they were
+	if reflect.DeepEqual(asked, loaded) {
+		return nil
+	}
+	return err
+}
+
+// byTarget returns chains that queue by iptables' target.
+func byTarget(all []chain) []chain {
+	for i := range all {
+		made := make([]rule, len(all[i].rules))
+		for j, r := range all[i].rules {
+			for _, p := range r {
+				if p.comment != "" && len(made[j]) > 0 && made[j][len(made[j])-1].comment != "" {
+					continue // a rule has one comment
+				}
+				made[j] = append(made[j], p.byTarget())
+			}
+		}
+		all[i].rules = made
+	}
+	return all
 }
 
 // form is one way to have the rules.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 )
 
@@ -255,4 +256,22 @@ func queue(first uint16, number int, flags expr.QueueFlag) phrase {
 		words: strings.TrimRight(words+" "+strings.Join(names, ","), " "),
 		exprs: []expr.Any{&expr.Queue{Num: first, Total: uint16(number), Flag: flags}},
 	}
+}
+
+// byTarget returns a phrase that queues by iptables' target NFQUEUE (module xt_NFQUEUE, by
+// nft_compat), for kernels that have no queue of nftables'. nft prints the target without its
+// numbers, so the phrase says them in a comment. Other phrases stay as they are.
+func (p phrase) byTarget() phrase {
+	if len(p.exprs) != 1 {
+		return p
+	}
+	q, queues := p.exprs[0].(*expr.Queue)
+	if !queues {
+		return p
+	}
+	info := make([]byte, 8) // struct xt_NFQ_info_v3, padded as the kernel wants it
+	binary.NativeEndian.PutUint16(info[0:], q.Num)
+	binary.NativeEndian.PutUint16(info[2:], q.Total)
+	binary.NativeEndian.PutUint16(info[4:], uint16(q.Flag)) // the bits are the same
+	return phrase{words: p.words, exprs: []expr.Any{&expr.Target{Name: "NFQUEUE", Rev: 3, Info: (*xt.Unknown)(&info)}}, comment: p.words}
 }

@@ -78,15 +78,15 @@ func queuesTo(data []byte, number uint16) bool {
 		each(list, func(_ uint16, e []byte) {
 			name := string(find(e, unix.NFTA_EXPR_NAME))
 			body := find(e, unix.NFTA_EXPR_DATA)
-			found = found || name == "queue\x00" && byQueue(body, number) || name == "target\x00" && byTarget(body, number)
+			found = found || name == "queue\x00" && toQueue(body, number) || name == "target\x00" && toTarget(body, number)
 		})
 	})
 	return found
 }
 
-// byQueue looks at nft's own statement. Of a queue that a map chooses it knows nothing, and
+// toQueue looks at nft's own statement. Of a queue that a map chooses it knows nothing, and
 // says yes.
-func byQueue(body []byte, number uint16) bool {
+func toQueue(body []byte, number uint16) bool {
 	first := find(body, unix.NFTA_QUEUE_NUM)
 	if len(first) < 2 {
 		return true
@@ -98,8 +98,8 @@ func byQueue(body []byte, number uint16) bool {
 	return within(number, binary.BigEndian.Uint16(first), total)
 }
 
-// byTarget looks at iptables' target, see linux/netfilter/xt_NFQUEUE.h.
-func byTarget(body []byte, number uint16) bool {
+// toTarget looks at iptables' target, see linux/netfilter/xt_NFQUEUE.h.
+func toTarget(body []byte, number uint16) bool {
 	info := find(body, unix.NFTA_TARGET_INFO)
 	if string(find(body, unix.NFTA_TARGET_NAME)) != "NFQUEUE\x00" || len(info) < 4 {
 		return false
