@@ -62,8 +62,6 @@ func (r *root) wantFiles() {
 	for name, mode := range map[string]os.FileMode{
 		"/usr/sbin/pptpalg":                                                    0o755,
 		"/usr/lib/systemd/system/pptpalg.service":                              0o644,
-		"/usr/lib/systemd/system/pptpalg-rules.service":                        0o644,
-		"/usr/lib/systemd/system/nftables.service.wants/pptpalg-rules.service": 0o644, // a link
 		"/usr/lib/sysusers.d/pptpalg.conf":                                     0o644,
 		"/etc/pptpalg/pptpalg.yaml":                                            0o644,
 		"/etc/default/pptpalg":                                                 0o644,
@@ -85,7 +83,7 @@ func (r *root) wantFiles() {
 			r.t.Errorf("%s is %s, want %s", name, got, want)
 		}
 	}
-	for _, unit := range []string{"/usr/lib/systemd/system/pptpalg.service", "/usr/lib/systemd/system/pptpalg-rules.service"} {
+	for _, unit := range []string{"/usr/lib/systemd/system/pptpalg.service"} {
 		if text := r.read(unit); strings.Contains(text, "/usr/local") {
 			r.t.Errorf("the unit is for another place:\n%s", text)
 		}
@@ -129,8 +127,8 @@ func (r *root) wantRunning(version string) {
 	if group := r.mustRun("stat", "-c", "%G", "/proc/net/netfilter/nfnetlink_queue"); group != "pptpalg\n" {
 		r.t.Errorf("what waits in queues may be read by group %s", group)
 	}
-	if rules := r.mustRun("iptables", "-t", "mangle", "-S"); !strings.Contains(rules, "--queue-num 1723 --queue-bypass") {
-		r.t.Errorf("rules while it runs:\n%s", rules)
+	if log := r.read("/run/stand-in/log"); !strings.Contains(log, "rules=nft") {
+		r.t.Errorf("rules while it runs: %s", log)
 	}
 }
 

@@ -49,7 +49,7 @@ func (p *packing) generate(ctx context.Context) error {
 			return err
 		}
 	}
-	return errors.Join(p.manual(ctx), p.units(), p.share())
+	return errors.Join(p.manual(ctx), p.unit(), p.share())
 }
 
 func (p *packing) staged(name string) string { return filepath.Join(p.stage, name) }
@@ -143,17 +143,16 @@ func compress(from, to string) error {
 	return os.WriteFile(to, b.Bytes(), 0o644)
 }
 
-// units writes the systemd units for the place where the package puts the program.
-func (p *packing) units() error {
-	for _, name := range []string{"pptpalg.service", "pptpalg-rules.service"} {
-		text, err := os.ReadFile(filepath.Join(p.root, "deploy", name))
-		if err != nil {
-			return fmt.Errorf("read unit: %w", err)
-		}
-		unit := strings.ReplaceAll(string(text), unitProgram, installedProgram)
-		if err := os.WriteFile(p.staged(name), []byte(unit), 0o644); err != nil {
-			return fmt.Errorf("write unit: %w", err)
-		}
+// unit writes the systemd unit for the place where the package puts the program.
+func (p *packing) unit() error {
+	const name = "pptpalg.service"
+	text, err := os.ReadFile(filepath.Join(p.root, "deploy", name))
+	if err != nil {
+		return fmt.Errorf("read unit: %w", err)
+	}
+	unit := strings.ReplaceAll(string(text), unitProgram, installedProgram)
+	if err := os.WriteFile(p.staged(name), []byte(unit), 0o644); err != nil {
+		return fmt.Errorf("write unit: %w", err)
 	}
 	return nil
 }

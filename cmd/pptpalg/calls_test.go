@@ -404,21 +404,12 @@ func testTerminated(t *testing.T, path datapath.Name) {
 	g := startGateway(t, path, masquerade(1))
 	g.server(lab.Behaviour{})
 	call := callOn(t, g.client(0), 7)
-	rules := func() string {
-		var all string
-		for _, table := range []string{"raw", "mangle", "filter"} {
-			out, err := g.Gateway.Run(t.Context(), "iptables", "-t", table, "-S")
-			must(t, err)
-			all += out.Stdout
-		}
-		return all
-	}
-	if !strings.Contains(rules(), "PPTPALG") {
-		t.Errorf("rules while it runs:\n%s", rules())
+	if !g.hasRules() {
+		t.Errorf("rules while it runs:\n%s", g.rules())
 	}
 	g.stop()
-	if strings.Contains(rules(), "PPTPALG") {
-		t.Errorf("rules after its end:\n%s", rules())
+	if g.hasRules() {
+		t.Errorf("rules after its end:\n%s", g.rules())
 	}
 	if path == datapath.Kernel {
 		exchange(t, call)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -86,7 +87,8 @@ func TestCheck(t *testing.T) {
 		t.Errorf("before the start: exit code %d, %+v", code, found)
 	}
 
-	g.start()
+	g.start("--rules", "none") // it would load again what is removed
+	g.loadRules()
 	code, found = g.check()
 	wantFinding(t, found["daemon"], check.OK, "the daemon runs, and its rules are loaded")
 	wantFinding(t, found["queue-owner"], check.OK, "queue 1723 is the running daemon's")
@@ -121,7 +123,7 @@ func TestCheckDataPathQueue(t *testing.T) {
 	g := startGateway(t, datapath.Queue, masquerade(1))
 	code, found := g.check()
 	for _, f := range found {
-		if f.Result != check.OK.String() && f.Check != "accounting" {
+		if f.Result != check.OK.String() && f.Check != "accounting" && f.Check != "firewall-gre" { // what others load is not known to accept
 			t.Errorf("%+v", f)
 		}
 	}
@@ -364,11 +366,17 @@ func sh(t *testing.T, script string) {
 func TestCheckTakesTheDaemonsFlags(t *testing.T) {
 	restarts := programs(t)
 	g := buildGateway(t, datapath.Queue, masquerade(1))
-	file := configured(t, "max-calls: 50\nqueue: 5\n")
-	g.start("--config", file, "--queue", "1800", "--ports=1723,1724", "--gre-queues", "2", "--listen", "")
+	file := configured(t, "max-calls: 50\nqueue: 5\nrules: iptables\n")
+	g.start("--config", file, "--rules", "none", "--queue", "1800", "--ports=1723,1724", "--gre-queues", "2", "--listen", "")
+	must(t, g.Gateway.Do(func() error {
+		if code, _, stderr := pptpalg(t, "rules", "load", "--config", file, "--queue", "1800", "--ports=1723,1724", "--gre-queues", "2", "--datapath", "queue"); code != 0 {
+			return errors.New(stderr)
+		}
+		return nil
+	}))
 	code, found := g.check()
 	for _, f := range found {
-		if f.Result != check.OK.String() && f.Check != "accounting" {
+		if f.Result != check.OK.String() && f.Check != "accounting" && f.Check != "firewall-gre" { // what others load is not known to accept
 			t.Errorf("%+v", f)
 		}
 	}

@@ -78,7 +78,7 @@ func (g *testGateway) onceWell() {
 func (g *testGateway) loadRules() {
 	g.t.Helper()
 	must(g.t, g.Gateway.Do(func() error {
-		if code, _, stderr := pptpalg(g.t, "rules", "load", "--config", "", "--datapath", string(g.path)); code != 0 {
+		if code, _, stderr := pptpalg(g.t, "rules", "load", "--config", "", "--rules", "iptables", "--datapath", string(g.path)); code != 0 {
 			g.t.Errorf("load rules: %s", stderr)
 		}
 		return nil

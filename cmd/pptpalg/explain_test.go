@@ -71,12 +71,11 @@ var setups = []setup{
 		g.server(lab.Behaviour{Silent: []lab.Type{lab.OutgoingCallRequest}})
 		must(g.t, g.client(0).Send(lab.NewOutgoingCallRequest(7)))
 	}},
-	{name: "rules flushed", want: "rules_missing", text: "not loaded", breaks: func(g *testGateway) {
-		must(g.t, g.Gateway.IPTables(g.t.Context(), "-t", "mangle", "-F"))
+	{name: "rules never loaded", args: []string{"--rules", "none"}, want: "rules_missing", text: "not loaded", breaks: func(g *testGateway) {
 		g.server(lab.Behaviour{})
 		callOn(g.t, g.client(0), 7)
 	}},
-	{name: "rules skipped", want: "rules_missing", text: "-p tcp -j ACCEPT keeps control connections from its rules", breaks: func(g *testGateway) {
+	{name: "rules skipped", args: []string{"--rules", "iptables"}, want: "rules_missing", text: "-p tcp -j ACCEPT keeps control connections from its rules", breaks: func(g *testGateway) {
 		must(g.t, g.Gateway.IPTables(g.t.Context(), "-t", "mangle", "-I", "PREROUTING", "-p", "tcp", "-j", "ACCEPT"))
 		g.server(lab.Behaviour{})
 		callOn(g.t, g.client(0), 7)

@@ -309,8 +309,8 @@ func TestLostIsNotReset(t *testing.T) {
 	must(t, c.Send(lab.NewEchoRequest(1)))
 	_, err := c.Expect(lab.EchoReply, lab.Patience)
 	must(t, err)
-	if out, err := g.Gateway.Run(t.Context(), "iptables", "-S", "FORWARD"); err != nil || strings.Contains(out.Stdout, "PPTPALG") {
-		t.Errorf("FORWARD: %s, %v", out.Stdout, err)
+	if rules := strings.ToLower(g.rules()); strings.Contains(rules, "pptpalg-reset") || strings.Contains(rules, "reject with tcp reset") {
+		t.Errorf("rules: %s", rules)
 	}
 }
 
@@ -319,7 +319,7 @@ func TestResetRuleRefused(t *testing.T) {
 	g := buildGateway(t, datapath.Kernel, lab.Options{Inside: 1, Outside: 1, Masquerade: true})
 	_, err := g.Gateway.Run(t.Context(), "nft", "add rule ip filter FORWARD ct state vmap { established : accept }")
 	must(t, err)
-	g.start()
+	g.start("--rules", "iptables")
 	must(t, g.log.WaitFor("reset_mark=0", lab.Patience))
 	g.server(lab.Behaviour{})
 	exchange(t, callOn(t, g.client(0), 7))

@@ -74,10 +74,8 @@ func TestNotify(t *testing.T) {
 	t.Setenv("WATCHDOG_USEC", "40000")
 	g.launch()
 	must(t, lab.Poll(lab.Patience, func() bool { return m.count("READY=1") == 1 }))
-	out, err := g.Gateway.Run(t.Context(), "iptables", "-t", "mangle", "-S", "PPTPALG")
-	must(t, err)
-	if !strings.Contains(out.Stdout, "NFQUEUE") {
-		t.Errorf("rules when it was ready: %s", out.Stdout)
+	if !g.hasRules() {
+		t.Errorf("rules when it was ready: %s", g.rules())
 	}
 	must(t, lab.Poll(lab.Patience, func() bool { return m.count("WATCHDOG=1") >= 3 }))
 	g.stop()

@@ -20,7 +20,7 @@ func TestSecondDaemon(t *testing.T) {
 		g := startGateway(t, path, masquerade(2))
 		g.server(lab.Behaviour{})
 		call := callOn(t, g.client(0), 7)
-		rules := g.mangle()
+		rules := g.rules()
 		for _, args := range [][]string{
 			{"--queue", "1900"},
 			{"--queue", "1900", "--datapath", string(datapath.Kernel)},
@@ -31,7 +31,7 @@ func TestSecondDaemon(t *testing.T) {
 			want := fmt.Sprintf("another daemon has it: pid %d (%s), queue 1723, state directory %q", g.daemon.PID(), command(t, g.daemon.PID()), g.state)
 			g.wantRefused(want, args...)
 		}
-		if now := g.mangle(); now != rules {
+		if now := g.rules(); now != rules {
 			t.Errorf("rules were\n%s\nand are\n%s", rules, now)
 		}
 		exchange(t, call)
@@ -61,11 +61,23 @@ func TestSquattersKeepNoDaemonOut(t *testing.T) {
 	g.start()
 }
 
-func (g *testGateway) mangle() string {
+// rules lists what the gateway has in the tables of iptables and of nftables.
+func (g *testGateway) rules() string {
 	g.t.Helper()
-	out, err := g.Gateway.Run(g.t.Context(), "iptables", "-t", "mangle", "-S")
-	must(g.t, err)
-	return out.Stdout
+	var all string
+	for _, command := range []string{"iptables -t raw -S", "iptables -t mangle -S", "iptables -t filter -S", "nft list ruleset"} {
+		words := strings.Fields(command)
+		out, err := g.Gateway.Run(g.t.Context(), words[0], words[1:]...)
+		must(g.t, err)
+		all += out.Stdout
+	}
+	return all
+}
+
+// hasRules reports whether any rules of the daemon's are there.
+func (g *testGateway) hasRules() bool {
+	g.t.Helper()
+	return strings.Contains(strings.ToLower(g.rules()), "pptpalg")
 }
 
 // wantRefused starts a second daemon with another state directory.

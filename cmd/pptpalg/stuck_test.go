@@ -96,7 +96,7 @@ func (g *testGateway) serveAndEnd() {
 	if err := g.daemon.Wait(promptly); err != nil {
 		g.t.Errorf("it ended with %v", err)
 	}
-	if rules := g.mangle(); strings.Contains(rules, "PPTPALG") {
+	if rules := g.rules(); g.hasRules() {
 		g.t.Errorf("left behind:\n%s", rules)
 	}
 }

@@ -98,15 +98,15 @@ func (c *chooser) Load(ctx context.Context, cfg rules.Config) (rules.Outcome, er
 	return rules.Outcome{}, refused
 }
 
-// preferred returns the backends in the order in which they are tried. Those that accept the
-// calls' GRE in the firewall's own chains come first where that is wanted: an accept in our
-// nftables table would not overrule a drop there.
+// preferred returns the backends in the order in which they are tried. iptables comes first
+// where the calls' GRE has to be accepted in the firewall's own chains and these are
+// iptables-legacy's, which nftables does not reach.
 func (c *chooser) preferred(cfg rules.Config) []rules.Backend {
 	if b := c.choice(); b != nil {
 		return []rules.Backend{b}
 	}
 	order := slices.Clone(c.order)
-	if len(nft.ForwardRules(cfg.Data)) > 0 {
+	if len(nft.ForwardRules(cfg.Data)) > 0 && iptables.HasLegacyTable("filter") {
 		slices.Reverse(order)
 	}
 	return order

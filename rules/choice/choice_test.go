@@ -53,8 +53,6 @@ func (f *fake) Watch(context.Context, func()) error { return nil }
 func TestLoad(t *testing.T) {
 	refused, denied := errors.New("refused"), fmt.Errorf("denied: %w", os.ErrPermission)
 	control := rules.Config{Queue: 1723, Ports: []uint16{1723}}
-	data := control
-	data.Data = rules.Data{Queue: 1724, Queues: 1, Mark: rules.DefaultMark}
 	rows := []struct {
 		name          string
 		cfg           rules.Config
@@ -64,7 +62,6 @@ func TestLoad(t *testing.T) {
 	}{
 		{"the first", control, nil, nil, "a", []string{"load a", "unload b", "load a", "unload b", "present a"}},
 		{"the second", control, refused, nil, "b", []string{"load a", "load b", "unload a", "load b", "unload a", "present b"}},
-		{"GRE to accept in chains of others", data, nil, nil, "b", []string{"load b", "unload a", "load b", "unload a", "present b"}},
 		{"none", control, refused, refused, "", []string{"load a", "load b", "load a", "load b", "present a"}},
 		{"no rights", control, denied, nil, "", []string{"load a", "load a", "present a"}},
 	}

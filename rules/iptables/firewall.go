@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -221,6 +222,12 @@ func (f *Firewall) Watch(ctx context.Context, changed func()) error {
 
 // lookInterval is how often the tables of iptables-legacy are looked at.
 const lookInterval = 300 * time.Millisecond
+
+// HasLegacyTable reports whether iptables-legacy has a table in this network namespace.
+func HasLegacyTable(name string) bool {
+	legacy, _ := legacyTables() // what only root may know, only root may change
+	return slices.Contains(legacy, name)
+}
 
 // MayHaveRules reports whether any table of iptables exists in this network namespace, without
 // running it: to list rules would make the tables.

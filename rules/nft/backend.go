@@ -2,12 +2,14 @@ package nft
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/nftables"
@@ -24,10 +26,13 @@ import (
 const answerTime = 5 * time.Second
 
 // Backend is the rules.Backend that loads the rules by netlink. It runs no program, and needs
-// CAP_NET_ADMIN only. The zero value is ready; it has no state.
+// CAP_NET_ADMIN only. The zero value is ready.
 type Backend struct {
 	// NetNS is the network namespace, as a file; 0 is the caller's own.
 	NetNS int
+
+	mu     sync.Mutex
+	locked map[string]bool // chains of the firewall's that nobody may change; guarded by mu
 }
 
 // Name is what --rules calls the backend.
@@ -41,11 +46,28 @@ var ErrUnsupported = errors.New("the kernel has no nftables (module nf_tables)")
 
 // Load loads cfg's rules in one atomic step, replacing those of ours that were loaded before.
 // If the kernel lacks something that cfg can do without, it loads the rest and says so. On an
-// error nothing has changed.
+// error nothing has changed. Where the calls' GRE is to be accepted, rules in the firewall's own
+// chains follow; an error of theirs is told and fails nothing.
 func (b *Backend) Load(_ context.Context, cfg rules.Config) (rules.Outcome, error) {
 	if err := cfg.Validate(); err != nil {
 		return rules.Outcome{}, err
 	}
+	done, err := b.load(cfg)
+	if err != nil {
+		return rules.Outcome{}, err
+	}
+	if wantsOpen(cfg) {
+		err = b.open()
+	} else {
+		err = b.shut()
+	}
+	done.Refused = errors.Join(done.Refused, err)
+	return done, nil
+}
+
+func wantsOpen(cfg rules.Config) bool { return cfg.Data.Queues > 0 && cfg.Data.Mark != 0 }
+
+func (b *Backend) load(cfg rules.Config) (rules.Outcome, error) {
 	first := b.replace(chains(cfg))
 	if first == nil {
 		return rules.Outcome{Config: cfg}, nil
@@ -129,10 +151,13 @@ func withoutVRF(all []chain) []chain {
 // Unload removes the table. Without one it does nothing.
 func (b *Backend) Unload(context.Context) error {
 	found, err := b.tables()
-	if errors.Is(err, ErrUnsupported) || err == nil && !slices.ContainsFunc(found, ofOurs) {
+	if errors.Is(err, ErrUnsupported) {
 		return nil
 	}
 	if err == nil {
+		err = b.shut()
+	}
+	if err == nil && slices.ContainsFunc(found, ofOurs) {
 		err = b.batch(func(c *nftables.Conn) error {
 			c.AddTable(table())
 			c.DelTable(table())
@@ -146,11 +171,14 @@ func (b *Backend) Unload(context.Context) error {
 }
 
 // Present reports whether all of cfg's rules are loaded: each chain at its place, with as
-// many rules as it is to have.
+// many rules as it is to have, and those in the firewall's own chains.
 func (b *Backend) Present(_ context.Context, cfg rules.Config) (bool, error) {
 	there, err := b.present(chains(cfg))
 	if err == nil && !there {
 		there, err = b.present(withoutVRF(chains(cfg)))
+	}
+	if err == nil && there && wantsOpen(cfg) {
+		there, err = b.isOpen()
 	}
 	if errors.Is(err, ErrUnsupported) {
 		return false, nil
@@ -200,11 +228,9 @@ func (b *Backend) counts() (map[string]int, error) {
 	}
 	counts := make(map[string]int)
 	for _, m := range listed {
-		in, err := ruleChain(m.Data)
-		if err != nil {
-			return nil, err
+		if r := readRule(m.Data); r.table == Table { // kernels before 4.12 list all tables
+			counts[r.chain]++
 		}
-		counts[in]++
 	}
 	return counts, nil
 }
@@ -225,28 +251,45 @@ func (b *Backend) listRules(family byte, filter []byte) ([]netlink.Message, erro
 	})
 }
 
-// ruleChain returns the chain that a listed rule is in. Four bytes of nfgenmsg come first.
-func ruleChain(data []byte) (string, error) {
+// listed is what is read of a rule that the kernel lists.
+type listed struct {
+	table, chain, comment string
+	handle                uint64
+}
+
+// readRule reads a rule; four bytes of nfgenmsg come first. What is no rule is empty.
+func readRule(data []byte) (r listed) {
 	if len(data) < 4 {
-		return "", errors.New("a listed rule is too short")
+		return listed{}
 	}
-	d, err := netlink.NewAttributeDecoder(data[4:])
-	if err != nil {
-		return "", err
-	}
-	var table, chain string
-	for d.Next() {
-		switch d.Type() {
+	text := func(b []byte) string { return strings.TrimRight(string(b), "\x00") }
+	each(data[4:], func(typ uint16, b []byte) {
+		switch typ {
 		case unix.NFTA_RULE_TABLE:
-			table = d.String()
+			r.table = text(b)
 		case unix.NFTA_RULE_CHAIN:
-			chain = d.String()
+			r.chain = text(b)
+		case unix.NFTA_RULE_HANDLE:
+			if len(b) == 8 {
+				r.handle = binary.BigEndian.Uint64(b)
+			}
+		case unix.NFTA_RULE_USERDATA:
+			r.comment = comment(b)
 		}
+	})
+	return r
+}
+
+// comment returns the comment in what a program has left with a rule: elements of a type, a
+// length and the data.
+func comment(data []byte) string {
+	for len(data) >= 2 && len(data) >= 2+int(data[1]) {
+		if userdata.Type(data[0]) == userdata.TypeComment {
+			return strings.TrimRight(string(data[2:2+data[1]]), "\x00")
+		}
+		data = data[2+data[1]:]
 	}
-	if table != Table {
-		return "", d.Err() // kernels before 4.12 list all tables
-	}
-	return chain, d.Err()
+	return ""
 }
 
 // is reports whether a chain of the kernel's is at the place; nil is none.

@@ -10,7 +10,6 @@ import (
 	"pptpalg/alg/gre"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/explain"
-	"pptpalg/rules/choice"
 )
 
 // recent is for how long a refused connection explains that nothing comes of a client.
@@ -69,7 +68,7 @@ func explainCall(v calls.View, client netip.Addr, have datapath.Flows) explain.C
 // of others it does not know.
 func (g *Gateway) rulesThere(ctx context.Context) explain.Rules {
 	done := g.loaded.Load()
-	if done == nil || done.Backend == choice.None {
+	if done == nil {
 		return explain.RulesUnknown
 	}
 	loaded, err := g.firewall.Present(ctx, done.Config)
