@@ -39,7 +39,7 @@ func (tr trial) run() (err error) {
 		}
 		err = errors.Join(err, n.close())
 	}()
-	for _, step := range []func() error{n.build, n.startDaemon, n.attribute, n.leftAlone, n.tunnels, n.calls} {
+	for _, step := range []func() error{n.build, n.startDaemon, n.loseRules, n.attribute, n.leftAlone, n.tunnels, n.calls} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -90,8 +90,7 @@ func (n *network) startDaemon() error {
 	return nil
 }
 
-// sameRules wants what the daemon loads to be what nft makes of the printed rules. It has the
-// firewall's own forward chain accept the calls' GRE, as these say.
+// sameRules wants what the daemon loads to be what nft makes of the printed rules.
 func (n *network) sameRules() error {
 	ctx := context.Background()
 	printed, err := n.Gateway.Run(ctx, program, "rules", "print", "--config", "", "--format", "nft", "--datapath", n.dataPath)
@@ -116,12 +115,20 @@ func (n *network) sameRules() error {
 			return fmt.Errorf("load rules by %s: nft lists\n%s\nand before\n%s", command[0], listed[i], listed[0])
 		}
 	}
-	for line := range strings.Lines(printed.Stdout) {
-		if rule, ok := strings.CutPrefix(line, "#\t"); ok {
-			if _, err := n.Gateway.Run(ctx, "nft", "insert rule ip filter FORWARD "+rule); err != nil {
-				return err
-			}
-		}
+	return nil
+}
+
+// loseRules removes the rules of nftables, and wants them to be loaded again.
+func (n *network) loseRules() error {
+	if n.rules == "iptables" {
+		return nil
+	}
+	if _, err := n.Gateway.Run(context.Background(), "nft", "delete table ip pptpalg"); err != nil {
+		return err
+	}
+	back := func() bool { return n.metric("pptpalg_rules_lost_total") == "1" && n.metric("pptpalg_rules_loaded") == "1" }
+	if err := poll(back); err != nil {
+		return fmt.Errorf("wait for the rules to come back: %w", err)
 	}
 	return nil
 }
