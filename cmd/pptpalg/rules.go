@@ -179,8 +179,8 @@ func rulesPrintCommand() *cobra.Command {
 nft -f. The rules of data path queue are printed only if --datapath queue is given:
 this command does not try what the kernel can do.
 
-The nft form is a table of its own, "ip pptpalg", for gateways with their own nftables
-ruleset. It goes with "pptpalg run --rules none". Loading it again replaces it. With
+The nft form is the table that the daemon loads, "ip pptpalg". Loaded by hand it goes with
+"pptpalg run --rules none". Loading it again replaces it. With
 --datapath queue its first lines name the rules to add to a forward chain that drops
 by default.`,
 		Args: cobra.NoArgs,

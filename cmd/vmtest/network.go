@@ -33,18 +33,21 @@ type network struct {
 // run builds a network and makes calls in it. An error carries what the programs said.
 func (tr trial) run() (err error) {
 	n := &network{trial: tr, log: new(lab.Log)}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("%w\nthe daemon said: %s", err, n.log)
-		}
-		err = errors.Join(err, n.close())
-	}()
+	defer func() { err = n.end(err) }()
 	for _, step := range []func() error{n.build, n.startDaemon, n.loseRules, n.attribute, n.leftAlone, n.tunnels, n.calls} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// end takes everything down, and adds to an error what the daemon said.
+func (n *network) end(err error) error {
+	if err != nil {
+		err = fmt.Errorf("%w\nthe daemon said: %s", err, n.log)
+	}
+	return errors.Join(err, n.close())
 }
 
 // build makes the network and starts the server.
@@ -126,7 +129,9 @@ func (n *network) loseRules() error {
 	if _, err := n.Gateway.Run(context.Background(), "nft", "delete table ip pptpalg"); err != nil {
 		return err
 	}
-	back := func() bool { return n.metric("pptpalg_rules_lost_total") == "1" && n.metric("pptpalg_rules_loaded") == "1" }
+	back := func() bool {
+		return n.metric("pptpalg_rules_lost_total") == "1" && n.metric("pptpalg_rules_loaded") == "1"
+	}
 	if err := poll(back); err != nil {
 		return fmt.Errorf("wait for the rules to come back: %w", err)
 	}

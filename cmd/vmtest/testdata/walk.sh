@@ -49,7 +49,7 @@ await() {
 named() { pptpalg explain 10.0.0.10 | head -n 1 | grep -q "($1)"; }
 first() { await named "$1"; }
 
-loaded() { iptables -t mangle -S PREROUTING | grep -q PPTPALG; }
+loaded() { nft list table ip pptpalg >/dev/null 2>&1; }
 
 network() {
 	modprobe -a bridge veth ppp_async ppp_mppe || fail "modprobe"
@@ -153,6 +153,7 @@ broken() { # each way is named, and mended as it says
 
 	step "ruleset flushed, and loaded again by systemd"
 	nft flush ruleset
+	await loaded
 	dial c1
 	first nat
 	hangup
@@ -161,13 +162,11 @@ broken() { # each way is named, and mended as it says
 	systemctl reload nftables
 	await loaded
 
-	step "rules flushed"
-	iptables -t mangle -F
-	dial c1
-	first rules_missing
-	pptpalg rules load
+	step "rules removed"
+	nft delete table ip pptpalg
+	await loaded
+	want "firewall rules are loaded again" journalctl -u pptpalg -o cat
 	want "the daemon runs, and its rules are loaded" pptpalg check
-	hangup
 }
 
 configuration() {
@@ -245,7 +244,7 @@ old_hand() {
 
 	step "remove and purge"
 	apt-get -qq remove pptpalg >/tmp/apt.log 2>&1 || fail "apt-get remove"
-	iptables -t mangle -S | grep -q PPTPALG && fail "its rules stay"
+	loaded && fail "its rules stay"
 	await pings c1
 	apt-get -qq purge pptpalg >/tmp/apt.log 2>&1 || fail "apt-get purge"
 	ls -d /etc/pptpalg /etc/default/pptpalg /run/pptpalg /etc/systemd/system/multi-user.target.wants/pptpalg.service 2>/dev/null && fail "this is left"
