@@ -64,7 +64,7 @@ func ready() error {
 		return fmt.Errorf("ask for kernel: %w", err)
 	}
 	fmt.Printf("guest: Linux %s\n", unix.ByteSliceToString(u.Release[:]))
-	for _, module := range []string{"ppp_async", "ppp_mppe", "pptp"} {
+	for _, module := range []string{"ppp_async", "ppp_mppe", "pptp", "vrf"} {
 		if out, err := exec.Command(home+"/modprobe", module).CombinedOutput(); err != nil {
 			return fmt.Errorf("load %s: %w: %s", module, err, out)
 		}

@@ -109,20 +109,37 @@ func (f *Firewall) loadReset(ctx context.Context, cfg *rules.Config) (refused er
 // loadControl loads the rules for control connections, or the best lesser ones that are not
 // refused, and puts these into cfg. refused says why.
 func (f *Firewall) loadControl(ctx context.Context, cfg *rules.Config) (refused, err error) {
-	err = f.load(ctx, *cfg)
+	err = f.load(ctx, *cfg, remarked)
 	if !isRefused(err) {
 		return nil, err
 	}
 	// What the messages say of a missing match differs between iptables'
 	// backends and versions, so try instead of reading them.
-	for _, lesser := range cfg.Lesser() {
-		if f.load(ctx, lesser) == nil {
-			*cfg = lesser
+	lesser := cfg.Lesser()
+	for _, l := range lesser {
+		if f.load(ctx, l, remarked) == nil {
+			*cfg = l
+			return err, nil
+		}
+	}
+	if f.load(ctx, *cfg, plain) == nil {
+		return nil, nil // nothing but comments is missing
+	}
+	for _, l := range lesser {
+		if f.load(ctx, l, plain) == nil {
+			*cfg = l
 			return err, nil
 		}
 	}
 	return nil, err // the first cause
 }
+
+// remarked and plain spell rules with their comments, and without: a kernel with few modules may
+// have no xt_comment.
+func remarked(text string) string { return text }
+func plain(text string) string    { return commentMatch.ReplaceAllString(text, "") }
+
+var commentMatch = regexp.MustCompile(` -m comment --comment "[^"]*"`)
 
 // loadData loads the rules of the data path.
 func (f *Firewall) loadData(ctx context.Context, d rules.Data) error {
@@ -138,8 +155,8 @@ func isRefused(err error) bool {
 	return errors.As(err, &failed) && failed.refused()
 }
 
-func (f *Firewall) load(ctx context.Context, cfg rules.Config) error {
-	return f.changeControl(ctx, cfg, func(current string) string { return LoadText(current, cfg) })
+func (f *Firewall) load(ctx context.Context, cfg rules.Config, spell func(string) string) error {
+	return f.changeControl(ctx, cfg, func(current string) string { return loadControlText(current, spelled(cfg, spell)) })
 }
 
 // Unload removes all rules of ours; without any it does nothing. It removes those for

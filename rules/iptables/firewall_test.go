@@ -128,16 +128,18 @@ func TestLoadFallsBack(t *testing.T) {
 	}
 }
 
-// When the rule without xt_bpf is refused as well, the first error is returned.
+// When the rules without xt_bpf are refused as well, and those without comments, the first error
+// is returned.
 func TestLoadRefused(t *testing.T) {
-	s := &script{answers: []answer{{}, {err: says("line 3 failed: first")}, {}, {err: says("line 3 failed: second")}}}
+	later := answer{err: says("line 3 failed: later")}
+	s := &script{answers: []answer{{}, {err: says("line 3 failed: first")}, {}, later, {}, later, {}, later}}
 	_, err := (&Firewall{Run: s.run}).Load(t.Context(), onePort)
 	if err == nil || !strings.Contains(err.Error(), "first") {
 		t.Errorf("error %v, want the first", err)
 	}
-	s = &script{answers: []answer{{}, {err: says("line 3 failed")}}}
-	if _, err := (&Firewall{Run: s.run}).Load(t.Context(), rules.Config{Ports: []uint16{1}, AllSegments: true}); err == nil || len(s.calls) != 2 {
-		t.Errorf("error %v after %d calls, want one after 2", err, len(s.calls))
+	s = &script{answers: []answer{{}, {err: says("line 3 failed")}, {}, later}}
+	if _, err := (&Firewall{Run: s.run}).Load(t.Context(), rules.Config{Ports: []uint16{1}, AllSegments: true}); err == nil || len(s.calls) != 4 {
+		t.Errorf("error %v after %d calls, want one after 4", err, len(s.calls))
 	}
 }
 

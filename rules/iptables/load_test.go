@@ -313,6 +313,19 @@ func TestKernelFallsBack(t *testing.T) {
 	})
 }
 
+// Comments only decorate: without them everything is loaded, and nothing is said.
+func TestKernelWithoutComments(t *testing.T) {
+	eachBackend(t, func(t *testing.T, command string) {
+		ns := newNamespace(t)
+		t.Setenv("XTABLES_LIBDIR", extensionsWithout(t, "libxt_comment.so"))
+		mustLoad(t, ns.firewall(command), onePort)
+		checkPresent(t, ns.firewall(command), onePort, true)
+		if list := ns.list(t, command); strings.Contains(list, "comment") || !strings.Contains(list, "--bytecode") {
+			t.Errorf("loaded:\n%s", list)
+		}
+	})
+}
+
 // A rule that neither form can have is an error, and nothing is changed.
 func TestKernelRefuses(t *testing.T) {
 	eachBackend(t, func(t *testing.T, command string) {

@@ -75,7 +75,21 @@ func control(c rules.Config) []string {
 // for a jump that is gone, -X fails for a chain with an added jump, -N fails for an added
 // chain. So two loaders never leave two jumps.
 func LoadText(current string, c rules.Config) string {
-	return transaction("mangle", removal(current), []string{"-N " + Chain}, control(c), jumps)
+	return loadControlText(current, control(c))
+}
+
+// loadControlText is LoadText for the content of Chain.
+func loadControlText(current string, lines []string) string {
+	return transaction("mangle", removal(current), []string{"-N " + Chain}, lines, jumps)
+}
+
+// spelled returns the content of Chain in another spelling.
+func spelled(c rules.Config, spell func(string) string) []string {
+	lines := control(c)
+	for i := range lines {
+		lines[i] = spell(lines[i])
+	}
+	return lines
 }
 
 // UnloadText returns the transaction that removes what LoadText's transaction added, or ""
