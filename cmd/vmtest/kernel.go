@@ -36,7 +36,7 @@ func findKernel(ctx context.Context, cache string) (kernel, error) {
 			return kernel{}, fmt.Errorf("find kernel: %w", err)
 		}
 	}
-	k := kernel{filepath.Join(cache, "linux-"+version), release}
+	k := kernel{filepath.Join(cache, "linux-"+version+"+vrf"), release} // with vrf, as older caches are not
 	if _, err := os.Stat(k.dir); err == nil {
 		return k, nil
 	}
@@ -104,7 +104,7 @@ func download(ctx context.Context, dir, name string) error {
 const wanted = `dpkg-deb --fsys-tarfile linux-image-*.deb | tar -x --wildcards ` +
 	`'./boot/vmlinuz-*' './lib/modules/*/modules.*' ` +
 	`'./lib/modules/*/kernel/[acln]*' './lib/modules/*/kernel/fs/9p' './lib/modules/*/kernel/fs/netfs' './lib/modules/*/kernel/fs/fscache' ` +
-	`'./lib/modules/*/kernel/drivers/virtio' './lib/modules/*/kernel/drivers/net/ppp' './lib/modules/*/kernel/drivers/net/slip' './lib/modules/*/kernel/drivers/net/veth.ko' ` +
+	`'./lib/modules/*/kernel/drivers/virtio' './lib/modules/*/kernel/drivers/net/ppp' './lib/modules/*/kernel/drivers/net/slip' './lib/modules/*/kernel/drivers/net/veth.ko' './lib/modules/*/kernel/drivers/net/vrf.ko' ` +
 	`&& rm linux-image-*.deb`
 
 func unpack(ctx context.Context, dir string) error {

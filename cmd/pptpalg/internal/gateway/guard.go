@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"pptpalg/cmd/pptpalg/internal/history"
 	"pptpalg/rules/choice"
 )
 
@@ -144,15 +145,16 @@ func (g *Gateway) lookAtRules(ctx context.Context, now time.Time) {
 	case err != nil:
 		g.log.Debug("cannot look for the firewall rules", "err", err)
 	case there:
-		g.rulesBack("firewall rules are there again")
+		g.rulesBack(now, "firewall rules are there again")
 	default:
 		g.rulesGone(now)
 		g.loadAgain(ctx, now)
 	}
 }
 
-func (g *Gateway) rulesBack(message string) {
+func (g *Gateway) rulesBack(now time.Time, message string) {
 	if g.guard.missing.Swap(nil) != nil {
+		g.events.Add(&history.Event{Time: now, Kind: history.RulesBack})
 		g.log.Warn(message, "rules", g.RulesBy())
 	}
 }
@@ -163,6 +165,7 @@ func (g *Gateway) rulesGone(now time.Time) {
 		return
 	}
 	g.metrics.rulesLost.Inc()
+	g.events.Add(&history.Event{Time: now, Kind: history.RulesLost})
 	why := errRulesLost
 	pause := g.guard.quarrel.lost(now)
 	switch {
@@ -197,5 +200,5 @@ func (g *Gateway) loadAgain(ctx context.Context, now time.Time) {
 	g.guard.failed = false
 	g.loaded.Store(&done)
 	q.loaded(now)
-	g.rulesBack("firewall rules are loaded again")
+	g.rulesBack(now, "firewall rules are loaded again")
 }

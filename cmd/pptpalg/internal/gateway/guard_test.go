@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/history"
 	"pptpalg/rules"
 	"pptpalg/rules/choice"
 )
@@ -71,6 +73,13 @@ func TestGuardLoadsAgain(t *testing.T) {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log does not say %q: %s", want, log)
 		}
+	}
+	var kinds []history.Kind
+	for _, e := range g.events.Kept(history.Logged...) {
+		kinds = append(kinds, e.Kind)
+	}
+	if !slices.Equal(kinds, []history.Kind{history.RulesLost, history.RulesBack}) {
+		t.Errorf("events %v", kinds)
 	}
 }
 

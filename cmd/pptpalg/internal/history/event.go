@@ -21,12 +21,14 @@ const (
 	CallEstablished              // the last message that sets it up has passed
 	CallClosed                   // a call ended, for Call.Cause
 	AnomalySeen                  // an oddity, or a limit that was reached
+	RulesLost                    // another program has removed or changed the firewall rules; it is of no connection
+	RulesBack                    // the firewall rules are there again
 
 	kinds
 )
 
 var kindNames = [kinds]string{
-	"connection_opened", "message", "call_requested", "call_translated", "call_established", "call_closed", "anomaly",
+	"connection_opened", "message", "call_requested", "call_translated", "call_established", "call_closed", "anomaly", "rules_lost", "rules_back",
 }
 
 func (k Kind) String() string {

@@ -11,13 +11,13 @@ import (
 )
 
 // Logged are the kinds of events that the translation log has.
-var Logged = []Kind{CallRequested, CallTranslated, CallClosed}
+var Logged = []Kind{CallRequested, CallTranslated, CallClosed, RulesLost, RulesBack}
 
 // Record is a line of the translation log: who had which public address and ID, from when
 // to when. The client is the end that opened the control connection.
 type Record struct {
 	Time  time.Time `json:"time"`  // UTC
-	Event string    `json:"event"` // opened, translated, closed; lost for events that did not fit
+	Event string    `json:"event"` // opened, translated, closed; rules_lost, rules_back; lost for events that did not fit
 	Lost  uint64    `json:"lost,omitempty"`
 	*CallRecord
 }
@@ -62,10 +62,13 @@ type Count struct {
 }
 
 // names of the Logged kinds in Records.
-var names = map[Kind]string{CallRequested: "opened", CallTranslated: "translated", CallClosed: "closed"}
+var names = map[Kind]string{CallRequested: "opened", CallTranslated: "translated", CallClosed: "closed", RulesLost: "rules_lost", RulesBack: "rules_back"}
 
 // NewRecord returns the line for an event of a kind that is Logged.
 func NewRecord(e Event) Record {
+	if e.Kind == RulesLost || e.Kind == RulesBack {
+		return Record{Time: stamp(e.Time), Event: names[e.Kind]}
+	}
 	client, server := e.Ends[calls.Initiator], e.Ends[calls.Responder]
 	c := &CallRecord{
 		Call: e.Call.Number, Client: client.Address, ClientPublic: client.Public, Server: server.Address, ServerPublic: server.Public,
@@ -102,6 +105,9 @@ func count(t calls.Traffic) *Count {
 // String is the line for people: what changes from line to line first.
 func (r Record) String() string {
 	head := fmt.Sprintf("%s %s", r.Time.Format("2006-01-02T15:04:05.000Z07:00"), r.Event)
+	if r.CallRecord == nil && r.Lost == 0 {
+		return head
+	}
 	if r.CallRecord == nil {
 		return fmt.Sprintf("%s events=%d", head, r.Lost)
 	}
