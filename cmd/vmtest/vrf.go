@@ -11,7 +11,7 @@ import (
 // inVRF puts the clients' network into a VRF, with routes that leak both ways. A packet of
 // theirs then passes PREROUTING twice, and the kernel frees what is queued the second time.
 func (tr trial) inVRF() (err error) {
-	n := &network{trial: tr, log: new(lab.Log)}
+	n := &network{trial: tr, log: new(lab.Log), open: true} // what is forwarded comes from the VRF's device
 	defer func() { err = n.end(err) }()
 	for _, step := range []func() error{n.build, n.makeVRF, n.startDaemon, n.leftAlone, n.calls} {
 		if err := step(); err != nil {

@@ -22,7 +22,7 @@ import (
 func jumpsIn(list string) []string {
 	var lines []string
 	for _, r := range parse(list) {
-		if r.jumpsToChain() {
+		if r.jumpsTo(Chain) {
 			lines = append(lines, r.text)
 		}
 	}

@@ -194,8 +194,6 @@ func (r rule) appendsTo(chain string) bool {
 	return len(r.words) > 2 && r.words[0] == "-A" && r.words[1] == chain
 }
 
-func (r rule) jumpsToChain() bool { return r.jumpsTo(Chain) }
-
 // jumpsTo reports whether the rule is a jump or goto to a chain. iptables prints the
 // target last, and a chain as target has no options.
 func (r rule) jumpsTo(chain string) bool {
