@@ -160,6 +160,19 @@ func (l *lane) wake() {
 	}
 }
 
+// tellZones has later packets come with their zones.
+func (l *lane) tellZones() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil
+	}
+	if _, err := unix.Write(int(l.fd), tellZones(l.cfg.Queue)); err != nil {
+		return fmt.Errorf("ask for conntrack entries with the packets of queue %d: %w", l.cfg.Queue, err)
+	}
+	return nil
+}
+
 // closeSocket also unbinds the queue (nfqnl_rcv_nl_event).
 func (l *lane) closeSocket() error {
 	l.mu.Lock()

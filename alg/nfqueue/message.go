@@ -36,7 +36,7 @@ const (
 const (
 	typePacket  = 3<<8 | iota // NFQNL_MSG_PACKET
 	typeVerdict               // NFQNL_MSG_VERDICT
-	_                         // NFQNL_MSG_CONFIG
+	typeConfig                // NFQNL_MSG_CONFIG
 	typeBatch                 // NFQNL_MSG_VERDICT_BATCH: all packets up to an ID
 )
 
@@ -46,6 +46,8 @@ const (
 	attrVerdictHdr = 2
 	attrMark       = 3
 	attrPayload    = 10
+	attrCT         = 11 // NFQA_CT: attributes of the conntrack entry
+	attrCTInfo     = 12 // NFQA_CT_INFO, be32: enum ip_conntrack_info
 	attrCapLen     = 13
 
 	attrTypeMask = 0x3fff // NLA_TYPE_MASK
@@ -63,11 +65,24 @@ var native = binary.NativeEndian
 // align rounds up to where the next message or attribute starts.
 func align(n int) int { return (n + 3) &^ 3 }
 
+// Attributes of a conntrack entry, and of its tuples (enum ctattr_type, ctattr_tuple).
+const (
+	ctaTupleOrig  = 1
+	ctaTupleReply = 2
+	ctaZone       = 18
+	ctaTupleZone  = 3
+
+	replying = 3 // IP_CT_IS_REPLY: the least ip_conntrack_info of packets of the reply direction
+)
+
 // queued is a packet as the kernel's message describes it.
 type queued struct {
 	Packet
 	id uint32
 	at int // where Payload starts in the message
+
+	zones [2]uint16 // of the entry's original and reply direction
+	reply bool      // the packet is of the reply direction
 }
 
 // parsePacket reads a packet message, b from its nlmsghdr on. Cut says that the
@@ -86,7 +101,56 @@ func parsePacket(b []byte, cut bool) (q queued, ok bool) {
 		ok = q.attribute(b, at, end) || ok
 		at = align(end)
 	}
+	q.Zone = q.zones[0]
+	if q.reply {
+		q.Zone = q.zones[1]
+	}
 	return q, ok
+}
+
+// entry reads the zones of a conntrack entry. An entry has one of the three at most.
+func (q *queued) entry(ct []byte) {
+	q.Zoned = true
+	for at := 0; at+attrLen <= len(ct); {
+		typ, data, next := nested(ct, at)
+		switch typ {
+		case ctaZone:
+			z := zone(data)
+			q.zones = [2]uint16{z, z}
+		case ctaTupleOrig, ctaTupleReply:
+			if z := tupleZone(data); z != 0 {
+				q.zones[typ-ctaTupleOrig] = z
+			}
+		}
+		at = next
+	}
+}
+
+func tupleZone(tuple []byte) uint16 {
+	for at := 0; at+attrLen <= len(tuple); {
+		typ, data, next := nested(tuple, at)
+		if typ == ctaTupleZone {
+			return zone(data)
+		}
+		at = next
+	}
+	return 0
+}
+
+func zone(data []byte) uint16 {
+	if len(data) < 2 {
+		return 0
+	}
+	return binary.BigEndian.Uint16(data)
+}
+
+// nested returns the attribute at an offset, and where the next one starts.
+func nested(b []byte, at int) (typ uint16, data []byte, next int) {
+	end := at + int(native.Uint16(b[at:]))
+	if end < at+attrLen || end > len(b) {
+		return 0, nil, len(b)
+	}
+	return native.Uint16(b[at+2:]) & attrTypeMask, b[at+attrLen : end], align(end)
 }
 
 // attribute reads one attribute, b[at:end], and reports whether it had the ID.
@@ -103,6 +167,10 @@ func (q *queued) attribute(b []byte, at, end int) bool {
 		if len(data) >= 4 {
 			q.Mark = binary.BigEndian.Uint32(data)
 		}
+	case attrCT:
+		q.entry(data)
+	case attrCTInfo:
+		q.reply = len(data) >= 4 && binary.BigEndian.Uint32(data) >= replying
 	case attrCapLen:
 		q.Truncated = true
 	case attrPayload:
@@ -167,6 +235,25 @@ func (r ruling) writeBefore(b []byte, at, payload int, queue uint16) (start, end
 	putAttrHead(b[start+n:], attrPayload, payload)
 	native.PutUint32(b[start:], uint32(n+attrLen+payload))
 	return start, start + align(n+attrLen+payload)
+}
+
+// tellZones is the configuration that attaches a packet's conntrack entry to its message.
+func tellZones(queue uint16) []byte {
+	const (
+		attrMask, attrFlags = 4, 5   // NFQA_CFG_MASK, NFQA_CFG_FLAGS, be32
+		conntrack           = 1 << 1 // NFQA_CFG_F_CONNTRACK
+	)
+	b := make([]byte, atAttrs+2*(attrLen+4))
+	native.PutUint32(b, uint32(len(b)))
+	native.PutUint16(b[atType:], typeConfig)
+	native.PutUint16(b[atFlags:], unix.NLM_F_REQUEST)
+	binary.BigEndian.PutUint16(b[atQueue:], queue)
+	for i, typ := range []uint16{attrMask, attrFlags} {
+		at := atAttrs + i*(attrLen+4)
+		putAttrHead(b[at:], typ, 4)
+		binary.BigEndian.PutUint32(b[at+attrLen:], conntrack)
+	}
+	return b
 }
 
 func putAttrHead(b []byte, typ uint16, data int) {

@@ -69,6 +69,45 @@ func TestParsePacket(t *testing.T) {
 	}
 }
 
+// TestPacketZones reads in which conntrack zone a packet is, as the kernel attaches its entry
+// (__ctnetlink_glue_build).
+func TestPacketZones(t *testing.T) {
+	nest := func(typ uint16, inside ...[]byte) []byte { return attr(nil, typ|0x8000, bytes.Join(inside, nil)...) }
+	tuple := func(typ uint16, zone ...byte) []byte {
+		inside := [][]byte{nest(1, attr(nil, 1, 10, 0, 0, 2), attr(nil, 2, 192, 0, 2, 2)), nest(2, attr(nil, 1, 6))}
+		if zone != nil {
+			inside = append(inside, attr(nil, ctaTupleZone, zone...))
+		}
+		return nest(typ, inside...)
+	}
+	original, reply := attr(nil, attrCTInfo, 0, 0, 0, 0), attr(nil, attrCTInfo, 0, 0, 0, 3)
+	plain := nest(attrCT, tuple(ctaTupleOrig), tuple(ctaTupleReply), attr(nil, 3, 0, 0, 1, 0x8e))
+	both := nest(attrCT, tuple(ctaTupleOrig), tuple(ctaTupleReply), attr(nil, ctaZone, 1, 7))
+	there := nest(attrCT, tuple(ctaTupleOrig, 1, 7), tuple(ctaTupleReply))
+	back := nest(attrCT, tuple(ctaTupleOrig), tuple(ctaTupleReply, 1, 7))
+	for _, tt := range []struct {
+		name    string
+		ct      []byte
+		zones   [2]uint16 // of a packet of the original direction, and of the reply direction
+		unknown bool
+	}{
+		{"not told", nil, [2]uint16{}, true},
+		{"default", plain, [2]uint16{}, false},
+		{"both directions", both, [2]uint16{0x107, 0x107}, false},
+		{"original direction", there, [2]uint16{0x107, 0}, false},
+		{"reply direction", back, [2]uint16{0, 0x107}, false},
+		{"empty", nest(attrCT), [2]uint16{}, false},
+		{"cut", nest(attrCT, both[:len(both)-5]), [2]uint16{}, false},
+	} {
+		for i, info := range [][]byte{original, reply} {
+			q, ok := parsePacket(packetMessage(7, "abc", tt.ct, info), false)
+			if !ok || q.Zone != tt.zones[i] || q.Zoned == tt.unknown || string(q.Payload) != "abc" {
+				t.Errorf("%s, direction %d: zone %d, known %v", tt.name, i, q.Zone, q.Zoned)
+			}
+		}
+	}
+}
+
 func TestRulingBytes(t *testing.T) {
 	head := func(length byte, typ byte) []byte {
 		b := native.AppendUint32(nil, uint32(length))

@@ -24,6 +24,10 @@ type Packet struct {
 	// Truncated says that Payload is not all of the packet. Such a packet cannot
 	// be modified. The kernel copies up to 65531 bytes (NFQNL_MAX_COPY_RANGE).
 	Truncated bool
+	// Zone is the conntrack zone that the packet was looked up in. Zoned says that it is
+	// known: see Queue.TellZones.
+	Zone  uint16
+	Zoned bool
 }
 
 // Verdict is what happens to a packet. The zero value releases it unchanged.

@@ -124,6 +124,17 @@ func (q *Queue) Close() error {
 	return q.err
 }
 
+// TellZones has packets come with their conntrack zone from now on, if the kernel can attach
+// conntrack entries (CONFIG_NETFILTER_NETLINK_GLUE_CT): a kernel that cannot does not say so.
+// It makes each packet dearer.
+func (q *Queue) TellZones() error {
+	var errs []error
+	for _, l := range q.lanes {
+		errs = append(errs, l.tellZones())
+	}
+	return errors.Join(errs...)
+}
+
 // stop begins the drain, and does not wait. A lane that dies calls it too.
 func (q *Queue) stop() {
 	q.course.once.Do(func() {
