@@ -109,7 +109,7 @@ func (c *Audit) Found(live []calls.Connection) {
 
 // record returns the record with the same original tuple as conn.
 func (c *Audit) record(conn *calls.Connection) *dialogue {
-	s := c.ed.senders[keyOf(conn.Original.Src, conn.Original.Dst)]
+	s := c.ed.senders[c.ed.keyOf(conn, calls.Initiator)]
 	if s.side != calls.Initiator {
 		return nil
 	}

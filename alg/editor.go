@@ -40,14 +40,17 @@ type Editor struct {
 	out      Outcome
 	readAll  bool        // see ReadAll
 	resets   bool        // see ResetLost
+	zoned    bool        // see TellZones
+	zone     uint64      // see InZone
 	doubted  []*dialogue // see Doubted
 	turn     turn        // the present one
 }
 
-// key is a packet's addresses and ports, as packet.Segment.Ends has them.
+// key is a packet's addresses and ports, as packet.Segment.Ends has them, and its conntrack
+// zone, 0 until TellZones.
 type key struct {
 	addresses uint64
-	ports     uint32
+	ports     uint64 // and the zone in the low half
 }
 
 // ended is a connection that has ended, and when.
@@ -96,7 +99,7 @@ func (e *Editor) Asks(seg packet.Segment) bool {
 // Open begins the record of a connection. A connection that is on record stays, unless the
 // kernel's answer shows that it has ended unseen. false means that too many are on record.
 func (e *Editor) Open(c calls.Connection, now time.Time) bool {
-	if s, known := e.senders[keyOf(c.Original.Src, c.Original.Dst)]; known {
+	if s, known := e.senders[e.keyOf(&c, calls.Initiator)]; known {
 		if !s.dialogue.outdated(c) {
 			return true
 		}
@@ -119,9 +122,43 @@ func (e *Editor) add(d *dialogue, c calls.Connection) {
 	d.index = int32(len(e.all))
 	e.last.sender.dialogue = nil
 	e.all = append(e.all, d)
-	e.senders[keyOf(c.Original.Src, c.Original.Dst)] = sender{d, calls.Initiator}
-	e.senders[keyOf(c.Reply.Src, c.Reply.Dst)] = sender{d, calls.Responder}
+	e.index(d, &c)
 	e.enroll(d)
+}
+
+// index lets a connection be found by its segments.
+func (e *Editor) index(d *dialogue, c *calls.Connection) {
+	for _, s := range []calls.Side{calls.Initiator, calls.Responder} {
+		e.senders[e.keyOf(c, s)] = sender{d, s}
+	}
+}
+
+// InZone says in which conntrack zone the next segments are. It has no effect before
+// TellZones.
+func (e *Editor) InZone(zone uint16) {
+	if e.zoned {
+		e.zone = uint64(zone)
+	}
+}
+
+// TellZones makes the editor tell connections apart by their conntrack zones as well, from now
+// on: the caller must say with InZone in which zone a segment is. Until then tuples are taken
+// to be unique, whatever their zones.
+func (e *Editor) TellZones() {
+	if e.zoned {
+		return
+	}
+	e.zoned = true
+	e.last.sender.dialogue = nil
+	clear(e.senders)
+	for _, living := range []bool{false, true} { // who lives comes last, and stays
+		for _, d := range e.all {
+			if d.over != living {
+				c := d.control.Connection()
+				e.index(d, &c)
+			}
+		}
+	}
 }
 
 // remove forgets a connection. It does not remove another connection's sender: if NAT
@@ -129,8 +166,8 @@ func (e *Editor) add(d *dialogue, c calls.Connection) {
 func (e *Editor) remove(d *dialogue) {
 	e.last.sender.dialogue = nil
 	c := d.control.Connection()
-	for _, t := range []calls.Tuple{c.Original, c.Reply} {
-		if k := keyOf(t.Src, t.Dst); e.senders[k].dialogue == d {
+	for _, s := range []calls.Side{calls.Initiator, calls.Responder} {
+		if k := e.keyOf(&c, s); e.senders[k].dialogue == d {
 			delete(e.senders, k)
 		}
 	}
@@ -190,7 +227,7 @@ func (e *Editor) since(now time.Time) time.Duration {
 func (e *Editor) Restore(records []calls.Record, now time.Time) (refused int) {
 	for _, r := range records {
 		r.Connection.Opening = false // nothing was seen of its beginning
-		k := keyOf(r.Connection.Original.Src, r.Connection.Original.Dst)
+		k := e.keyOf(&r.Connection, calls.Initiator)
 		if _, known := e.senders[k]; !known && !e.Open(r.Connection, now) {
 			refused++
 			continue
@@ -225,7 +262,7 @@ func (e *Editor) Records() []calls.Record {
 // panic of Edit: the record of the connection may be wrong, but its calls, which the kernel
 // translates, are right.
 func (e *Editor) Forsake(seg packet.Segment) {
-	if s, known := e.senders[segmentKey(seg)]; known {
+	if s, known := e.senders[e.segmentKey(seg)]; known {
 		s.dialogue.pass = Failed
 	}
 }
@@ -279,7 +316,7 @@ func (e *Editor) hail(seg packet.Segment) {
 		e.out.Reason = Read
 	}
 	if len(seg.Payload()) > 0 && e.turn.Missing == 0 {
-		e.hails.add(seg)
+		e.hails.add(e.segmentKey(seg), seg)
 	}
 }
 
@@ -287,8 +324,8 @@ func (e *Editor) edit(t *turn) {
 	here, there := &t.halves[t.sender], &t.halves[t.sender.Other()]
 	switch {
 	case t.flags.Has(packet.SYN | packet.ACK):
-		initiator := t.control.Connection().Original
-		t.greet(t.sender, t.seg, e.hails.accepted(keyOf(initiator.Src, initiator.Dst), t.seg.Ack()))
+		c := t.control.Connection()
+		t.greet(t.sender, t.seg, e.hails.accepted(e.keyOf(&c, calls.Initiator), t.seg.Ack()))
 		if len(t.payload) == 0 {
 			t.out.Reason = NoData
 			return
@@ -382,7 +419,7 @@ func (e *Editor) end(d *dialogue, cause calls.Cause, now time.Time) {
 
 // Connection returns the connection of a segment that was just edited.
 func (e *Editor) Connection(seg packet.Segment) calls.Connection {
-	return e.senders[segmentKey(seg)].dialogue.control.Connection()
+	return e.senders[e.segmentKey(seg)].dialogue.control.Connection()
 }
 
 // Connections counts the living control connections by the reason why they are ignored:
@@ -400,22 +437,35 @@ func (e *Editor) Connections() map[Reason]int {
 // find returns the sender of a segment. Asks and Edit look for the same sender in turn, so
 // the last one found is remembered.
 func (e *Editor) find(seg packet.Segment) (sender, bool) {
-	k := segmentKey(seg)
+	k := e.segmentKey(seg)
 	if e.last.sender.dialogue == nil || e.last.key != k {
 		e.last.key, e.last.sender = k, e.senders[k]
 	}
 	return e.last.sender, e.last.sender.dialogue != nil
 }
 
-func segmentKey(seg packet.Segment) key {
+func (e *Editor) segmentKey(seg packet.Segment) key {
 	addresses, ports := seg.Ends()
-	return key{addresses, ports}
+	return key{addresses, uint64(ports)<<32 | e.zone}
+}
+
+// keyOf returns the key of the packets that an end of a connection sends.
+func (e *Editor) keyOf(c *calls.Connection, from calls.Side) key {
+	t := c.Original
+	if from == calls.Responder {
+		t = c.Reply
+	}
+	k := keyOf(t.Src, t.Dst)
+	if e.zoned {
+		k.ports |= uint64(c.ZoneOf(from))
+	}
+	return k
 }
 
 func keyOf(src, dst netip.AddrPort) key {
 	return key{
 		addresses: uint64(number(src.Addr()))<<32 | uint64(number(dst.Addr())),
-		ports:     uint32(src.Port())<<16 | uint32(dst.Port()),
+		ports:     uint64(src.Port())<<48 | uint64(dst.Port())<<32,
 	}
 }
 

@@ -536,6 +536,51 @@ func TestOwnAfterARestart(t *testing.T) {
 	}
 }
 
+// TestZones: connections with the same addresses and ports in two zones are two connections
+// once zones are told, and their calls two calls. What was on record before stays.
+func TestZones(t *testing.T) {
+	ways := map[string]calls.Way{"both ways": calls.BothWays, "the original direction's": calls.FromInitiator}
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			in := func(zone uint16) calls.Connection {
+				c := r.masqueraded(insideAddr).conn
+				c.Original.Src = netip.AddrPortFrom(insideAddr, 5000)
+				c.Zone, c.Way = zone, way
+				return c
+			}
+			before := r.masqueraded(netip.MustParseAddr("10.0.0.11")).handshake()
+			first := r.connect(in(11)).handshake()
+			if public := first.outgoing(7, 9); public != 7 {
+				t.Errorf("the first call's 7 became %v", public)
+			}
+			r.ed.TellZones()
+			second := r.connect(in(12))
+			second.synAck()
+			if second.last.Reason != NoData || first.conn.Original != second.conn.Original {
+				t.Fatalf("%v", second.last.Reason)
+			}
+			second.handshakeAfterSYN()
+			public := second.outgoing(7, 10)
+			if shared := way != calls.BothWays; (public != 7) != shared {
+				t.Errorf("the second call's 7 became %v", public)
+			}
+			if public := first.outgoing(8, 11); public != 8 {
+				t.Errorf("the first connection's 8 became %v", public)
+			}
+			before.outgoing(9, 12)
+			if n := r.table.Calls(); n != 4 {
+				t.Errorf("%d calls", n)
+			}
+			second.segment(server, packet.RST, second.seq[server], nil)
+			first.say(client, message(pptp.CallClearRequest, 7, 0, 0))
+			if n := r.table.Calls(); n != 2 {
+				t.Errorf("%d calls are left", n)
+			}
+		})
+	}
+}
+
 func TestMoreClientsThanAPageHolds(t *testing.T) {
 	r := newRig(t)
 	seen := make(map[pptp.CallID]bool)

@@ -23,11 +23,10 @@ type hails struct {
 	order []key // the oldest first; some may be gone
 }
 
-func (h *hails) add(seg packet.Segment) {
+func (h *hails) add(k key, seg packet.Segment) {
 	if h.byKey == nil {
 		h.byKey = make(map[key]hail)
 	}
-	k := segmentKey(seg)
 	if _, again := h.byKey[k]; !again {
 		h.order = append(h.order, k)
 	}

@@ -79,6 +79,10 @@ func (r *rig) connect(c calls.Connection) *wire {
 // handshake lets the SYN/ACK and the Start exchange pass.
 func (w *wire) handshake() *wire {
 	w.synAck()
+	return w.handshakeAfterSYN()
+}
+
+func (w *wire) handshakeAfterSYN() *wire {
 	w.say(calls.Initiator, message(pptp.StartControlConnectionRequest, 0, 0, 0))
 	w.say(calls.Responder, message(pptp.StartControlConnectionReply, 0, 0, 1))
 	w.received = [2][]byte{}
@@ -115,6 +119,7 @@ func (w *wire) segment(from calls.Side, flags packet.Flags, seq packet.Seq, payl
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.ed.InZone(w.conn.ZoneOf(from))
 	w.last = w.ed.Edit(seg, false, w.now)
 	w.changes = append(w.changes, brief(w.last.Events)...)
 	w.noted = append(w.noted, w.last.Anomalies...)

@@ -28,6 +28,21 @@ func (c *Conn) Connection(t calls.Tuple) (calls.Connection, error) {
 	return e.connection(), nil
 }
 
+// ConnectionIn is Connection for a tuple of a packet that is in a zone.
+func (c *Conn) ConnectionIn(t calls.Tuple, zone uint16) (calls.Connection, error) {
+	err := checkIPv4(t.Src.Addr(), t.Dst.Addr())
+	var e entry
+	if err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		e, err = c.get(tcp(t), zone)
+	}
+	if err != nil {
+		return calls.Connection{}, fmt.Errorf("get conntrack entry of TCP %v in zone %d: %w", t, zone, err)
+	}
+	return e.connection(), nil
+}
+
 func (c *Conn) find(t calls.Tuple) (entry, error) {
 	if err := checkIPv4(t.Src.Addr(), t.Dst.Addr()); err != nil {
 		return entry{}, err

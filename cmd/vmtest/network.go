@@ -35,7 +35,7 @@ type network struct {
 func (tr trial) run() (err error) {
 	n := &network{trial: tr, log: new(lab.Log)}
 	defer func() { err = n.end(err) }()
-	for _, step := range []func() error{n.build, n.startDaemon, n.loseRules, n.attribute, n.leftAlone, n.tunnels, n.calls} {
+	for _, step := range []func() error{n.build, n.startDaemon, n.loseRules, n.attribute, n.leftAlone, n.tunnels, n.calls, n.tenants} {
 		if err := step(); err != nil {
 			return err
 		}

@@ -53,6 +53,7 @@ type Config struct {
 type kernelTable interface {
 	kernel.Entries
 	Connection(calls.Tuple) (calls.Connection, error)
+	ConnectionIn(calls.Tuple, uint16) (calls.Connection, error)
 	Has(calls.Flow) (bool, error)
 	Leave(calls.Tuple, uint16, conntrack.Bypass) error
 	Revive(calls.Connection) error
@@ -113,6 +114,7 @@ type Gateway struct {
 	editor   *alg.Editor
 	happened happened
 	refusals refusals
+	zones    zones
 }
 
 // Open checks what the daemon needs and binds the queue. Packets that come before

@@ -54,6 +54,7 @@ type fakeKernel struct {
 	lent     []calls.Flow // by entries that are not their own
 	outdated []calls.Flow // whose entries an earlier release has made
 
+	zone    uint16       // of the connection
 	addrs   []netip.Addr // of the gateway's interfaces
 	refuses error        // of Revive
 	taken   bool         // another connection has the place of the one that is gone
@@ -66,7 +67,15 @@ func (k *fakeKernel) Connection(t calls.Tuple) (calls.Connection, error) {
 	if k.gone || t != connection.Original && t != connection.Reply {
 		return calls.Connection{}, fmt.Errorf("get: %w", conntrack.ErrNotFound)
 	}
-	return connection, nil
+	c := connection
+	c.Zone = k.zone
+	return c, nil
+}
+
+func (k *fakeKernel) ConnectionIn(t calls.Tuple, zone uint16) (calls.Connection, error) {
+	c, err := k.Connection(t)
+	c.Zone = zone
+	return c, err
 }
 
 func (k *fakeKernel) connection() calls.Connection {
@@ -219,7 +228,7 @@ func (r *rig) sayAt(now time.Time, from calls.Side, typ pptp.Type, own, peer ppt
 	r.t.Helper()
 	seg := r.segmentOf(from, typ, own, peer, result)
 	r.turn.began = now
-	out := r.edit(seg, false)
+	out := r.edit(seg, new(nfqueue.Packet))
 	r.settle()
 	r.released()
 	r.seq[from] += uint32(len(seg.Payload()))

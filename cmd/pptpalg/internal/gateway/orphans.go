@@ -55,7 +55,7 @@ func (g *Gateway) adopt() {
 	last := lastNumber(g.editor.Records())
 	claimed := claims(have, live, last, now)
 	g.homes.own(claimed)
-	g.editor.Restore(claimed, now)
+	g.restore(claimed, now)
 	taken := slices.DeleteFunc(g.editor.Records(), func(r calls.Record) bool { return r.Number <= last })
 	g.ledger.Know(taken, !g.outlives())
 	g.disown(have)

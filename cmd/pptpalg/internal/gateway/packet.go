@@ -29,7 +29,7 @@ func (g *Gateway) packet(p *nfqueue.Packet) nfqueue.Verdict {
 	seg, unread := read(p)
 	out := alg.Outcome{Reason: unread}
 	if unread == alg.Read {
-		out = g.edit(seg, p.Hook == nfqueue.Output)
+		out = g.edit(seg, p)
 	}
 	if out.Reset {
 		p.Mark |= g.cfg.ResetMark // a rule answers it with a RST
@@ -100,16 +100,17 @@ func read(p *nfqueue.Packet) (packet.Segment, alg.Reason) {
 	return seg, alg.Read
 }
 
-// edit edits a segment. local says that the gateway itself sends it.
-func (g *Gateway) edit(seg packet.Segment, local bool) alg.Outcome {
+// edit edits a packet's segment.
+func (g *Gateway) edit(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.inZone(seg, p)
 	defer g.forsake(seg)
 	now := g.turn.began
 	if g.editor.Asks(seg) && !g.ask(seg, now) {
 		return alg.Outcome{Reason: alg.Failed}
 	}
-	out := g.editor.Edit(seg, local, now)
+	out := g.editor.Edit(seg, p.Hook == nfqueue.Output, now)
 	g.note(out.Events)
 	g.see(seg, &out, now)
 	if out.Leave {
@@ -131,7 +132,7 @@ func (g *Gateway) forsake(seg packet.Segment) {
 // ask has conntrack tell how the segment's connection is translated. A connection
 // that conntrack does not know stays unknown to the editor too.
 func (g *Gateway) ask(seg packet.Segment, now time.Time) bool {
-	c, err := g.kernel.Connection(calls.Tuple{Src: seg.Src(), Dst: seg.Dst()})
+	c, err := g.connection(seg)
 	switch {
 	case errors.Is(err, conntrack.ErrNotFound):
 		return true
@@ -145,6 +146,7 @@ func (g *Gateway) ask(seg packet.Segment, now time.Time) bool {
 				"helper", c.Helper, "connection", c.Original)
 		})
 	}
+	g.askForZones(&c, now)
 	taken := g.editor.Open(c, now)
 	g.seeOpened(&c, taken, now)
 	if !taken {

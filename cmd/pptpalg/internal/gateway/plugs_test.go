@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"pptpalg/alg/calls"
+	"pptpalg/alg/nfqueue"
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/store"
@@ -129,7 +130,7 @@ func TestSlowStore(t *testing.T) {
 	r := newRig(t, dir)
 	waits, goes := make(chan struct{}), make(chan struct{})
 	fakes[dir].slow = func() { close(waits); <-goes }
-	r.edit(r.segmentOf(calls.Initiator, pptp.OutgoingCallRequest, 7, 0, 0), false)
+	r.edit(r.segmentOf(calls.Initiator, pptp.OutgoingCallRequest, 7, 0, 0), new(nfqueue.Packet))
 	settled := make(chan struct{})
 	go func() { r.settle(); close(settled) }()
 	<-waits

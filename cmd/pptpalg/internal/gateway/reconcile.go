@@ -38,7 +38,7 @@ func (g *Gateway) openStore() error {
 func (g *Gateway) takeUp(s store.Store, contents store.Contents) {
 	g.store = s
 	now := time.Now()
-	refused := g.editor.Restore(contents.Calls, now)
+	refused := g.restore(contents.Calls, now)
 	g.flushes.heir = g.table.Calls() > 0
 	g.ledger.Know(g.editor.Records(), !g.outlives())
 	for _, r := range contents.Resting {
@@ -53,6 +53,14 @@ func (g *Gateway) takeUp(s store.Store, contents store.Contents) {
 	if len(contents.Calls) > 0 {
 		g.log.Info("took up calls of an earlier run", "calls", len(contents.Calls)-refused, "refused", refused)
 	}
+}
+
+// restore is Editor.Restore.
+func (g *Gateway) restore(all []calls.Record, now time.Time) (refused int) {
+	for i := range all {
+		g.askForZones(&all[i].Connection, now)
+	}
+	return g.editor.Restore(all, now)
 }
 
 // unfollowed returns the flows of calls that NAT does not touch and that an earlier daemon

@@ -267,7 +267,7 @@ func TestServerRefuses(t *testing.T) {
 		b := segment(t, connection.Reply, [2]uint32{uint32(i)}, nil)
 		b[20+13] = byte(packet.RST | packet.ACK)
 		r.turn.began = time.Now()
-		r.edit(r.parse(b), false)
+		r.edit(r.parse(b), new(nfqueue.Packet))
 	}
 	all := r.refusalsSince(time.Now().Add(-time.Minute))
 	if len(all) != len(r.refusals.last) || all[0].Server != connection.Original.Dst {

@@ -12,6 +12,7 @@ import (
 
 	"pptpalg/alg"
 	"pptpalg/alg/calls"
+	"pptpalg/alg/nfqueue"
 	"pptpalg/alg/packet"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/conntrack"
@@ -228,7 +229,7 @@ func TestDoubt(t *testing.T) {
 		rst := segment(t, connection.Original, [2]uint32{r.seq[0] + 100, r.seq[1]}, nil)
 		rst[20+13] = byte(packet.RST | packet.ACK)
 		r.turn.began = time.Now()
-		r.edit(r.parse(rst), false)
+		r.edit(r.parse(rst), new(nfqueue.Packet))
 		r.nextTick()
 		if len(r.Calls()) != 1 {
 			t.Error("the call has ended before the kernel has seen the RST")
