@@ -28,10 +28,10 @@ type Editor struct {
 		sender sender
 	}
 	all      []*dialogue
-	everyone roll                   // of the living ones
-	origins  map[netip.Addr]*origin // the same, by initiator
-	ended    []ended                // in the order in which they ended; some may have been removed
-	lost     []ended                // likewise, those with resets
+	everyone roll                  // of the living ones
+	origins  map[initiator]*origin // the same
+	ended    []ended               // in the order in which they ended; some may have been removed
+	lost     []ended               // likewise, those with resets
 	late     late
 	evicted  uint64
 	hails    hails
@@ -73,7 +73,7 @@ const DefaultConnections = 131072
 // connections on record. A further connection takes the place of one without calls, or
 // passes unedited.
 func NewEditor(t *calls.Table, most int) *Editor {
-	return &Editor{table: t, most: most, senders: make(map[key]sender), origins: make(map[netip.Addr]*origin), late: make(late)}
+	return &Editor{table: t, most: most, senders: make(map[key]sender), origins: make(map[initiator]*origin), late: make(late)}
 }
 
 // Asks reports whether the caller must ask the kernel's conntrack how the segment's
@@ -106,7 +106,7 @@ func (e *Editor) Open(c calls.Connection, now time.Time) bool {
 		e.end(s.dialogue, calls.Expired, now)
 		e.remove(s.dialogue)
 	}
-	if !e.makeRoom(c.Original.Src.Addr(), now) {
+	if !e.makeRoom(initiatorOf(&c), now) {
 		return false
 	}
 	d := newDialogue(c, e.since(now))

@@ -171,8 +171,8 @@ func TestOneClientsConnections(t *testing.T) {
 		}
 	}
 	other.say(client, message(pptp.StartControlConnectionRequest, 0, 0, 0))
-	if other.last.Reason != NoConnection && r.ed.origins[insideHost(3)].live > 4 {
-		t.Errorf("one client has %d of 8", r.ed.origins[insideHost(3)].live)
+	if other.last.Reason != NoConnection && r.ed.origins[initiator{addr: insideHost(3)}].live > 4 {
+		t.Errorf("one client has %d of 8", r.ed.origins[initiator{addr: insideHost(3)}].live)
 	}
 }
 

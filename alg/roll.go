@@ -89,7 +89,20 @@ type origin struct {
 	live int
 }
 
-func (d *dialogue) initiator() netip.Addr { return d.control.Connection().Original.Src.Addr() }
+// initiator is who opens connections: an address, in the zone of its packets.
+type initiator struct {
+	addr netip.Addr
+	zone uint16
+}
+
+func initiatorOf(c *calls.Connection) initiator {
+	return initiator{c.Original.Src.Addr(), c.ZoneOf(calls.Initiator)}
+}
+
+func (d *dialogue) initiator() initiator {
+	c := d.control.Connection()
+	return initiatorOf(&c)
+}
 
 // enroll enters a living connection.
 func (e *Editor) enroll(d *dialogue) {
@@ -136,8 +149,8 @@ func (e *Editor) share() int { return max(1, e.most/2) }
 // makeRoom makes room for a connection of an initiator, and reports false if it cannot. A
 // connection that gave way is put on record again, without its beginning, when a segment of
 // it comes and there is room.
-func (e *Editor) makeRoom(initiator netip.Addr, now time.Time) bool {
-	if o := e.origins[initiator]; o != nil && o.live >= e.share() && !e.evict(&o.roll, now) {
+func (e *Editor) makeRoom(by initiator, now time.Time) bool {
+	if o := e.origins[by]; o != nil && o.live >= e.share() && !e.evict(&o.roll, now) {
 		return false
 	}
 	return len(e.all) < e.most || e.forget() || e.evict(&e.everyone, now)

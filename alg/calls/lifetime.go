@@ -28,7 +28,7 @@ func (c *Control) enlist(requester, payer, pns Side, a assignment, now time.Time
 func (c *Control) add(requester, payer, pns Side, since time.Time) *Call {
 	c.table.opened++
 	call := &Call{control: c, number: c.table.opened, asker: requester, payer: payer, pns: pns, since: since}
-	call.client = c.table.client(c.connection.address(payer))
+	call.client = c.client(payer)
 	c.enter(call)
 	return call
 }

@@ -38,7 +38,13 @@ const (
 	TooFast                 // Config.Requests
 )
 
-// client is an address that requests calls.
+// clientKey is whom a limit is for: an address, in the zone of its packets.
+type clientKey struct {
+	address [4]byte
+	zone    uint16
+}
+
+// client is one who requests calls.
 type client struct {
 	calls    int // with those that are admitted and not yet open
 	clearing queue[*Call]
@@ -46,7 +52,9 @@ type client struct {
 	seen     time.Time
 }
 
-func (t *Table) client(k [4]byte) *client {
+// client returns an end as one who requests calls.
+func (c *Control) client(s Side) *client {
+	t, k := c.table, clientKey{c.connection.address(s), c.connection.zoneOf(s)}
 	cl := t.clients[k]
 	if cl == nil {
 		cl = &client{tokens: float64(t.cfg.Requests), seen: t.now}
@@ -60,7 +68,7 @@ func (t *Table) client(k [4]byte) *client {
 // up.
 func (c *Control) admit(s Side) Refusal {
 	t := c.table
-	cl := t.client(c.connection.address(s))
+	cl := c.client(s)
 	most := float64(t.cfg.Requests)
 	cl.tokens = min(most, cl.tokens+t.now.Sub(cl.seen).Seconds()*most)
 	cl.seen = t.now
@@ -81,12 +89,12 @@ func (c *Control) admit(s Side) Refusal {
 
 // full reports whether an end is charged with as many calls as it may have.
 func (c *Control) full(s Side) bool {
-	return c.table.client(c.connection.address(s)).calls >= c.table.cfg.CallsPerClient
+	return c.client(s).calls >= c.table.cfg.CallsPerClient
 }
 
 // dismiss gives up a call that was admitted and not opened.
 func (c *Control) dismiss(s Side) {
-	c.table.client(c.connection.address(s)).calls--
+	c.client(s).calls--
 	c.table.calls--
 	c.table.admitted--
 }

@@ -203,9 +203,12 @@ func TestRate(t *testing.T) {
 			t.Errorf("after %v %d are admitted, want %d", tt.after, got, tt.want)
 		}
 	}
-	other := tab.Open(masqueraded(inside(2), 2))
-	if _, ok := other.Translate(Initiator, Requests, 7, nil); !ok {
-		t.Error("another client must wait for the first")
+	tenant := masqueraded(inside(1), 3)
+	tenant.Zone, tenant.Way = 12, FromInitiator
+	for _, conn := range []Connection{masqueraded(inside(2), 2), tenant} {
+		if _, ok := tab.Open(conn).Translate(Initiator, Requests, 7, nil); !ok {
+			t.Error("another client must wait for the first")
+		}
 	}
 }
 
@@ -230,7 +233,7 @@ func TestClientsAreForgotten(t *testing.T) {
 	}
 	tab.Tick(epoch)
 	request(t, tab.Open(masqueraded(inside(2), 2)), 7)
-	tab.clients[as4(inside(2))].calls--
+	tab.clients[clientKey{address: as4(inside(2))}].calls--
 	if tab.Expire(epoch.Add(clearingTime)); len(tab.clients) != 1 {
 		t.Error("a client is forgotten while its calls may be being cleared")
 	}

@@ -26,10 +26,10 @@ type Table struct {
 	// How many legs' GRE leaves alike (receiver's address, sender's public address, own ID).
 	leaving map[legKey]int32
 
-	clients  map[[4]byte]*client // by the address of who requests calls
-	calls    int                 // neither clearing nor ended; with those admitted
-	admitted int                 // and not open yet
-	opened   uint64              // calls ever opened
+	clients  map[clientKey]*client // who requests calls
+	calls    int                   // neither clearing nor ended; with those admitted
+	admitted int                   // and not open yet
+	opened   uint64                // calls ever opened
 	resting  restHeap
 	clearing queue[clearingCall]
 	events   []Event
@@ -59,7 +59,7 @@ func New(cfg Config) *Table {
 		entering: make(map[legKey]*leg),
 		behind:   make(map[legKey][]*leg),
 		leaving:  make(map[legKey]int32),
-		clients:  make(map[[4]byte]*client),
+		clients:  make(map[clientKey]*client),
 	}
 }
 
