@@ -46,6 +46,7 @@ func TestSystemJudges(t *testing.T) {
 		{"unknown owner", judgeQueueOwner(owned{numbers: []uint16{5, 6, 7}, taken: &takenBy{queue: 7}, set: set}), Problem, "queue 7 is taken by another program"},
 		{"daemon of another queue", judgeQueueOwner(owned{numbers: queue5, running: true}), Problem, "nobody has queue 5"},
 		{"conntrack", judgeConntrack(tracked{}), OK, ""},
+		{"zones that are not told", judgeConntrack(tracked{blind: true}), Warning, "zones"},
 		{"no netlink", judgeConntrack(tracked{dial: refused}), Problem, "cannot be asked"},
 		{"entries refused", judgeConntrack(tracked{probe: refused, path: "kernel", set: set}), Problem, "does not take"},
 		{"entries refused, the daemon decides", judgeConntrack(tracked{probe: refused, path: "auto", queued: true, set: set}), Warning, "every GRE packet"},
@@ -459,5 +460,28 @@ func TestFree(t *testing.T) {
 		if got := free(taken, tt.numbers); got != tt.want {
 			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
 		}
+	}
+}
+
+// TestLinks recognizes what translates without conntrack by what ip prints of interfaces.
+func TestLinks(t *testing.T) {
+	for text, want := range map[string]string{
+		`[{"ifname":"wan","linkinfo":{"info_kind":"veth"}}]`:                    "",
+		`[{"ifname":"wan","linkinfo":{"info_kind":"ip6tnl"}}]`:                  "DS-Lite",
+		`[{"ifname":"wan","xdp":{"mode":1,"prog":{"id":7}}}]`:                   "XDP",
+		`[{"ifname":"wan"},{"ifname":"cilium_host"}]`:                           "Cilium",
+		`[{"ifname":"wan"},{"ifname":"lan","linkinfo":{"info_kind":"ip6tnl"}}]`: "",
+		``: "",
+	} {
+		var n network
+		if err := n.readLinks(text); err != nil {
+			t.Error(err)
+		}
+		if got := n.hidden("wan"); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("of %s: %q, want %q", text, got, want)
+		}
+	}
+	if new(network).readLinks("{") == nil {
+		t.Error("what is no JSON is read")
 	}
 }

@@ -279,6 +279,9 @@ func TestFindings(t *testing.T) {
 
 		{"no NAT", "iptables -t nat -F", "nat", Problem, "no rule translates", false, nil},
 		{"no NAT, and no default route", "iptables -t nat -F; ip route del default", "nat", Warning, "no default route", false, nil},
+		{"no NAT, and public addresses inside", "iptables -t nat -F; ip addr flush dev lan; ip addr add 198.51.100.1/24 dev lan", "nat", OK, "are public", false, nil},
+		{"no NAT, in a private network", "iptables -t nat -F; ip addr flush dev wan; ip addr add 192.168.1.2/24 dev wan; ip route replace default via 192.168.1.1", "nat", Warning, "another gateway has to", false, nil},
+		{"no NAT, behind NAT64", "iptables -t nat -F; ip link add nat64 type bridge; ip link set nat64 up; ip route replace default dev nat64", "nat", Warning, "leads to NAT64", false, nil},
 		{"a server behind", "iptables -t nat -F; iptables -t nat -A PREROUTING -d 203.0.113.1 -p tcp --dport 1723 -j DNAT --to 10.0.0.5", "nat", OK, "destinations", false, nil},
 		{"NAT by nft", "iptables -t nat -F; " + nftNAT + "nft add rule ip n post oifname wan masquerade", "nat", OK, "nft ip n post", false, nil},
 		{"NAT of TCP alone", "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan -p tcp -j MASQUERADE", "nat", OK, "", false, nil},

@@ -76,8 +76,9 @@ type network struct {
 	routes    []route // in all tables but local
 	addresses []host  // of this gateway
 	rules     []ipRule
-	devs      []string // that packets are sent by
-	hosts     []host   // that they are sent to
+	devs      []string          // that packets are sent by
+	hosts     []host            // that they are sent to
+	elsewhere map[string]string // how something translates that conntrack does not see, by interface
 }
 
 // readRoutes reads "ip -json -4 route show table all".

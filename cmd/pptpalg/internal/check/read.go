@@ -18,6 +18,7 @@ import (
 
 	"github.com/prometheus/exporter-toolkit/web"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/internal/netns"
 	"pptpalg/cmd/pptpalg/internal/admin"
@@ -220,10 +221,19 @@ func (r *reader) askConntrack() tracked {
 	if err != nil {
 		t.dial = err
 	} else {
+		live, _ := c.Connections(r.cfg.Rules.Ports) // if it fails, the probe does
+		t.blind = slices.ContainsFunc(live, func(c calls.Connection) bool { return c.Zone != 0 }) && !tellsZones()
 		t.probe = errors.Join(c.Probe(), c.Close())
 	}
 	t.queued = t.path == "queue" || t.path == "auto" && t.probe != nil
 	return t
+}
+
+// tellsZones reports whether the kernel can attach a packet's conntrack entry to its queued
+// message, with its zone.
+func tellsZones() bool {
+	symbols, err := os.ReadFile("/proc/kallsyms")
+	return err == nil && bytes.Contains(symbols, []byte("ctnetlink_glue_build"))
 }
 
 func (r *reader) translation() (tried, error) {
@@ -412,8 +422,12 @@ func (r *reader) readNetwork() (network, error) {
 	if err != nil {
 		return network{}, err
 	}
+	links, err := r.command("ip", "-json", "-details", "link", "show")
+	if err != nil {
+		return network{}, err
+	}
 	var n network
-	if err := n.readRoutes(routes); err != nil {
+	if err := errors.Join(n.readRoutes(routes), n.readLinks(links)); err != nil {
 		return network{}, err
 	}
 	n.rules, err = readRules(policies)

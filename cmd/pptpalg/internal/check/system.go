@@ -41,6 +41,7 @@ type tracked struct {
 	path   string
 	queued bool // the daemon will translate
 	set    func(key, value string) string
+	blind  bool // control connections are in zones, and the kernel does not tell the zones of packets
 }
 
 func judgeConntrack(t tracked) Finding {
@@ -53,6 +54,9 @@ func judgeConntrack(t tracked) Finding {
 		return warning(t.set("datapath", "queue"), "conntrack does not take a call's entries, so that every GRE packet will visit the daemon: %s", oneLine(t.probe.Error()))
 	case t.probe != nil:
 		return problem(t.set("datapath", "queue"), "conntrack does not take a call's entries: %s", oneLine(t.probe.Error()))
+	case t.blind:
+		return warning("boot a kernel with CONFIG_NETFILTER_NETLINK_GLUE_CT",
+			"control connections are in conntrack zones, and the kernel does not tell the zones of packets: clients with the same address and port in two zones are taken for one")
 	}
 	return ok("conntrack takes the two entries of a call")
 }

@@ -4,8 +4,9 @@ import (
 	"slices"
 )
 
-// judgeNAT wants some translation: without any there is nothing to edit, and without a
-// rule in a nat table the kernel does not translate by the entries of calls either.
+// judgeNAT wants some translation, unless addresses need none: without any there is nothing to
+// edit, and without a rule in a nat table the kernel does not translate by the entries of
+// calls either.
 func judgeNAT(f firewall) Finding {
 	if c, r, found := f.rules.has(masquerade, snat, netmap); found {
 		return ok("sources are translated by %s", c.line(r))
@@ -13,12 +14,7 @@ func judgeNAT(f firewall) Finding {
 	if c, r, found := f.rules.has(dnat); found {
 		return ok("destinations are translated by %s", c.line(r))
 	}
-	if outside := f.ways[0].outside; outside != "" {
-		return problem("iptables -t nat -A POSTROUTING -o "+shell(outside)+" -j MASQUERADE",
-			"no rule translates addresses: clients behind this gateway have no public one")
-	}
-	return warning("iptables -t nat -A POSTROUTING -o WAN -j MASQUERADE, with the outside interface for WAN",
-		"no rule translates addresses, and no default route says which interface is outside")
+	return f.untranslated()
 }
 
 // judgePorts looks for port-forwards to PPTP servers by a port whose connections are not

@@ -1,0 +1,104 @@
+package check
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+)
+
+// What conntrack does not see: addresses that need no translation, and those that something
+// else translates.
+
+// ipLink is what "ip -json -details link" prints of an interface.
+type ipLink struct {
+	Name     string `json:"ifname"`
+	LinkInfo struct {
+		Kind string `json:"info_kind"`
+	}
+	XDP struct{ Mode int }
+}
+
+// nat64 and cilium are names of the interfaces of programs that translate by themselves.
+var (
+	nat64  = regexp.MustCompile(`^(nat64|clat|siit|tayga|jool)`)
+	cilium = regexp.MustCompile(`^cilium_`)
+)
+
+// readLinks reads which interfaces have a translation that conntrack does not see.
+func (n *network) readLinks(text string) error {
+	var listed []ipLink
+	if err := unmarshal(text, &listed); err != nil {
+		return fmt.Errorf("read interfaces: %w", err)
+	}
+	n.elsewhere = make(map[string]string)
+	for _, l := range listed {
+		switch {
+		case l.LinkInfo.Kind == "ip6tnl":
+			n.elsewhere[l.Name] = "it carries IPv4 in IPv6 (DS-Lite), and the provider translates"
+		case nat64.MatchString(l.Name):
+			n.elsewhere[l.Name] = "it leads to NAT64"
+		case l.XDP.Mode != 0:
+			n.elsewhere[l.Name] = "an XDP program sees its packets before conntrack, and may translate"
+		case cilium.MatchString(l.Name):
+			n.elsewhere[""] = "Cilium translates with BPF programs"
+		}
+	}
+	return nil
+}
+
+// hidden returns why conntrack would not see a translation on an interface, "" if it would.
+func (n network) hidden(dev string) string { return cmp.Or(n.elsewhere[dev], n.elsewhere[""]) }
+
+// shared is the addresses between a provider and its customers (RFC 6598).
+var shared = netip.MustParsePrefix("100.64.0.0/10")
+
+// private reports whether nobody outside knows a way to a network.
+func private(to netip.Prefix) bool {
+	return to.Addr().IsPrivate() || shared.Contains(to.Addr())
+}
+
+// routed reports whether the networks inside have public addresses.
+func (f firewall) routed() bool {
+	known := false
+	for _, w := range f.ways {
+		if container(w.inside) {
+			continue
+		}
+		for _, to := range f.network.of(w.inside) {
+			if private(to) {
+				return false
+			}
+			known = true
+		}
+	}
+	return known
+}
+
+// inner reports whether an interface leads to a private network, whose gateway translates.
+func (f firewall) inner(outside string) bool {
+	near := f.network.of(outside)
+	return len(near) > 0 && !slices.ContainsFunc(near, func(to netip.Prefix) bool { return !private(to) })
+}
+
+// untranslated judges a gateway whose rules translate nothing.
+func (f firewall) untranslated() Finding {
+	outside := f.ways[0].outside
+	masquerading := "iptables -t nat -A POSTROUTING -o " + shell(outside) + " -j MASQUERADE"
+	hidden := f.network.hidden(outside)
+	switch {
+	case f.routed():
+		return ok("no rule translates addresses, and those inside are public: calls are followed, and not changed")
+	case outside == "":
+		return warning("iptables -t nat -A POSTROUTING -o WAN -j MASQUERADE, with the outside interface for WAN",
+			"no rule translates addresses, and no default route says which interface is outside")
+	case hidden != "":
+		return warning(masquerading+", if nothing else translates",
+			"conntrack translates nothing here, so Call IDs are not translated either: behind %s, %s. Two clients with one Call ID and one server disturb each other there", outside, hidden)
+	case f.inner(outside):
+		return warning(masquerading+", unless the next gateway knows a way back to the networks inside",
+			"no rule translates addresses: another gateway has to, and to edit PPTP")
+	}
+	return problem(masquerading, "no rule translates addresses: clients behind this gateway have no public one")
+}
