@@ -825,12 +825,14 @@ func TestPacketsAllocateNothing(t *testing.T) {
 	})
 	pass := func(n int64) {
 		want := packets.Load() + n
-		s.send(t, int(n))
-		for end := time.Now().Add(patience); packets.Load() < want && time.Now().Before(end); {
-			runtime.Gosched()
-		}
-		if packets.Load() != want {
-			t.Fatalf("%d packets came, want %d", packets.Load(), want)
+		for end := time.Now().Add(patience); packets.Load() < want; { // a loaded kernel may lose some
+			if time.Now().After(end) {
+				t.Fatalf("%d packets came, want %d", packets.Load(), want)
+			}
+			s.send(t, int(want-packets.Load()))
+			for soon := time.Now().Add(time.Second); packets.Load() < want && time.Now().Before(soon); {
+				runtime.Gosched()
+			}
 		}
 	}
 	const burst = 250 // far less than the socket's buffer holds

@@ -106,6 +106,8 @@ var mustAlert = map[string]string{
 	"pptpalg_packets_total":                     "warning",
 	"pptpalg_gre_packets_total":                 "warning",
 	"pptpalg_gre_unmatched_flows":               "warning",
+	"pptpalg_rules_loaded":                      "critical",
+	"pptpalg_rules_lost_total":                  "warning",
 }
 
 func TestAlerts(t *testing.T) {
