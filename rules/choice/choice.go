@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -119,11 +118,12 @@ func (c *chooser) Unload(ctx context.Context) error { return c.unloadAll(ctx, ni
 func (c *chooser) unloadAll(ctx context.Context, but rules.Backend) error {
 	var errs []error
 	for _, b := range slices.Concat(c.order, c.rest) {
-		if b == but || b.Name() == iptables.Name && c.choice() != b && !iptables.MayHaveRules() {
-			continue
-		}
-		if err := b.Unload(ctx); !errors.Is(err, exec.ErrNotFound) { // without the program there are none of its
-			errs = append(errs, err)
+		switch f, forgets := b.(interface{ Forget(context.Context) error }); {
+		case b == but:
+		case forgets && c.choice() != b:
+			errs = append(errs, f.Forget(ctx))
+		default:
+			errs = append(errs, b.Unload(ctx))
 		}
 	}
 	return errors.Join(errs...)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"testing"
 
@@ -67,7 +66,7 @@ func TestLoad(t *testing.T) {
 	}
 	for _, row := range rows {
 		var asked []string
-		a := &fake{name: "a", load: row.first, unload: exec.ErrNotFound, asked: &asked}
+		a := &fake{name: "a", load: row.first, asked: &asked}
 		b := &fake{name: "b", load: row.second, asked: &asked}
 		c := &chooser{name: Auto, order: []rules.Backend{a, b}}
 		for range 2 {

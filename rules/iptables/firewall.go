@@ -246,11 +246,19 @@ func HasLegacyTable(name string) bool {
 	return slices.Contains(legacy, name)
 }
 
-// MayHaveRules reports whether any table of iptables exists in this network namespace, without
-// running it: to list rules would make the tables.
-func MayHaveRules() bool {
-	legacy, _ := legacyTables() // what only root may know, only root may change
-	return len(legacy) > 0 || nft.HasTable(marker)
+// Forget removes the rules that iptables has loaded, for a daemon that does not load by it. It
+// runs iptables only where the kernel says that iptables-legacy has rules of ours: a daemon
+// without rights may run no program.
+func (f *Firewall) Forget(ctx context.Context) error {
+	err := new(nft.Backend).RemoveChains(Chain, DataChain, ResetChain)
+	if there, _ := legacyHas(Chain); there { // what only root may know, only root may change
+		unload := (&Firewall{Command: "iptables-legacy", Run: f.Run}).Unload(ctx)
+		if errors.Is(unload, exec.ErrNotFound) { // an old system, with nothing else
+			unload = f.Unload(ctx)
+		}
+		err = errors.Join(err, unload)
+	}
+	return err
 }
 
 // change applies what text makes of the current tables, and starts again if others changed

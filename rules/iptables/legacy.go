@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -56,6 +57,20 @@ func legacyInfo() (string, error) {
 		return nil
 	})
 	return all.String(), err
+}
+
+// legacyHas reports whether iptables-legacy has a chain in table mangle.
+func legacyHas(chain string) (found bool, err error) {
+	names, err := legacyTables()
+	if err != nil || !slices.Contains(names, marker) {
+		return false, err
+	}
+	err = withSocket(func(fd int) error {
+		entries, err := tableEntries(fd, marker)
+		found = bytes.Contains(entries, append([]byte(chain), 0))
+		return err
+	})
+	return found, err
 }
 
 // LegacyQueues reports whether a rule of iptables-legacy sends packets to a queue.

@@ -254,6 +254,7 @@ func (b *Backend) listRules(family byte, filter []byte) ([]netlink.Message, erro
 // listed is what is read of a rule that the kernel lists.
 type listed struct {
 	table, chain, comment string
+	jump                  string // the chain to which it jumps, "" for none
 	handle                uint64
 }
 
@@ -262,7 +263,6 @@ func readRule(data []byte) (r listed) {
 	if len(data) < 4 {
 		return listed{}
 	}
-	text := func(b []byte) string { return strings.TrimRight(string(b), "\x00") }
 	each(data[4:], func(typ uint16, b []byte) {
 		switch typ {
 		case unix.NFTA_RULE_TABLE:
@@ -275,10 +275,15 @@ func readRule(data []byte) (r listed) {
 			}
 		case unix.NFTA_RULE_USERDATA:
 			r.comment = comment(b)
+		case unix.NFTA_RULE_EXPRESSIONS:
+			r.jump = jumpOf(b)
 		}
 	})
 	return r
 }
+
+// text returns a string of the kernel's, without its zero.
+func text(b []byte) string { return strings.TrimRight(string(b), "\x00") }
 
 // comment returns the comment in what a program has left with a rule: elements of a type, a
 // length and the data.

@@ -3,6 +3,7 @@ package nft
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -111,6 +112,31 @@ func TestKernelPresent(t *testing.T) {
 		if got, err := b.Present(t.Context(), cfg); got != row.want || err != nil {
 			t.Errorf("%s: Present = %v, %v, want %v", row.name, got, err, row.want)
 		}
+	}
+}
+
+// What iptables-nft has loaded goes, and nothing else.
+func TestKernelRemoveChains(t *testing.T) {
+	trial.NeedRoot(t)
+	ns := trial.NewNamespace(t)
+	b := in(t, ns)
+	if err := b.RemoveChains("PPTPALG"); err != nil {
+		t.Errorf("without any table: %v", err)
+	}
+	others := "*mangle\n:own - [0:0]\n-A PREROUTING -p udp -j own\n-A own -j ACCEPT\nCOMMIT\n*raw\n-A OUTPUT -p udp -j ACCEPT\nCOMMIT\n"
+	ns.Run(t, others, "iptables-nft-restore")
+	before := ns.Run(t, "", "iptables-nft-save")
+	ours := "*mangle\n:PPTPALG - [0:0]\n-A PREROUTING -p tcp -j PPTPALG\n-I OUTPUT -p tcp -g PPTPALG\n-A own -j PPTPALG\n-A PPTPALG -j RETURN\nCOMMIT\n" +
+		"*raw\n:PPTPALG-GRE - [0:0]\n-A OUTPUT -p gre -j PPTPALG-GRE\nCOMMIT\n"
+	ns.Run(t, ours, "iptables-nft-restore", "--noflush")
+	if err := b.RemoveChains("PPTPALG", "PPTPALG-GRE"); err != nil {
+		t.Fatal(err)
+	}
+	dated := func(text string) string {
+		return strings.Join(slices.DeleteFunc(strings.Split(text, "\n"), func(l string) bool { return strings.HasPrefix(l, "#") }), "\n")
+	}
+	if diff := cmp.Diff(dated(before), dated(ns.Run(t, "", "iptables-nft-save"))); diff != "" {
+		t.Errorf("removed (-want +got):\n%s", diff)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -42,12 +41,6 @@ func Watch(ctx context.Context, netNS int, changed func()) error {
 		}
 		changed() // lost events are changes too
 	}
-}
-
-// HasTable reports whether there is a table of family ip with a name.
-func HasTable(name string) bool {
-	found, err := new(Backend).tables()
-	return err == nil && slices.ContainsFunc(found, func(t *nftables.Table) bool { return t.Name == name })
 }
 
 // Queues reports whether any rule, of whatever table and family, sends packets to a queue: by
