@@ -108,6 +108,19 @@ func TestPacketZones(t *testing.T) {
 	}
 }
 
+func TestTellZonesBytes(t *testing.T) {
+	want := native.AppendUint32(nil, 36)
+	want = native.AppendUint16(want, 3<<8|2) // NFNL_SUBSYS_QUEUE, NFQNL_MSG_CONFIG
+	want = native.AppendUint16(want, 1)      // NLM_F_REQUEST
+	want = append(want, make([]byte, 8)...)  // sequence number, port
+	want = append(want, 0, 0, 0x06, 0xbb)    // AF_UNSPEC, version 0, queue 1723
+	want = append(want, attr(nil, 4, 0, 0, 0, 2)...)
+	want = append(want, attr(nil, 5, 0, 0, 0, 2)...)
+	if got := tellZones(1723); !bytes.Equal(got, want) {
+		t.Errorf("% x, want % x", got, want)
+	}
+}
+
 func TestRulingBytes(t *testing.T) {
 	head := func(length byte, typ byte) []byte {
 		b := native.AppendUint32(nil, uint32(length))
