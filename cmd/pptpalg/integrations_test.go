@@ -1,0 +1,72 @@
+package main
+
+import (
+	"testing"
+
+	"pptpalg/alg/pptp"
+	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/datapath"
+)
+
+// Calls behind firewalls that own the rule set, which is loaded as these programs load it, with
+// the pieces of deploy/integrations. firewalld and Shorewall run in "make test-fresh".
+
+// owners are firewalls. The commands for a shell do the same again if they are run again, as at
+// a reload.
+var owners = []struct {
+	name   string
+	load   string
+	serves bool // TCP port 1723 is forwarded to the first inside host
+}{
+	{name: "OpenWrt", load: "cat testdata/firewalls/fw4.nft ../../deploy/integrations/openwrt/pptpalg.nft | nft -f -"},
+	{name: "VyOS", load: "nft -f testdata/firewalls/vyos.nft"},
+	{name: "Docker", load: "sh testdata/firewalls/docker.sh; sed -n s/^ExecStartPost=//p ../../deploy/integrations/docker/pptpalg.conf | sh -e", serves: true},
+	{name: "Docker's nftables", load: "nft -f testdata/firewalls/docker.nft", serves: true},
+}
+
+func TestIntegrations(t *testing.T) { overDataPaths(t, testIntegrations) }
+
+func testIntegrations(t *testing.T, path datapath.Name) {
+	for _, o := range owners {
+		t.Run(o.name, func(t *testing.T) {
+			t.Parallel()
+			g := buildGateway(t, path, lab.Options{Inside: 2, Outside: 1})
+			g.shell(o.load)
+			g.start()
+			g.server(lab.Behaviour{Refuse: true})
+			calls := []*lab.Call{callOn(t, g.client(0), 7), callOn(t, g.client(1), 7)}
+			exchange(t, calls...)
+			g.shell(o.load)
+			calls = append(calls, callOn(t, g.client(0), 8), callOn(t, g.client(1), 8))
+			carried(t, calls...)
+			exchange(t, calls...)
+			if o.serves {
+				g.callServerInside()
+			}
+		})
+	}
+}
+
+// callServerInside has an outside host call the first inside host.
+func (g *testGateway) callServerInside() {
+	g.t.Helper()
+	p := pairs(g.t, listen(g.t, g.Inside[0]), at1723(lab.GatewayPublic), g.Outside[0])[0]
+	a, b := placed(g.t, p.dialer, 9, p.accepted, pptp.CallID(9))
+	converse(g.t, a, b)
+}
+
+// shell runs commands on the gateway.
+func (g *testGateway) shell(commands string) {
+	g.t.Helper()
+	_, err := g.Gateway.Run(g.t.Context(), "sh", "-ec", commands)
+	must(g.t, err)
+}
+
+// carried waits until every call carries packets: over data path queue the firewall drops them
+// after its reload, until the daemon has heard of that.
+func carried(t *testing.T, calls ...*lab.Call) {
+	t.Helper()
+	for _, c := range calls {
+		must(t, lab.Poll(lab.Patience, func() bool { return c.Carries([]byte("again"), silence) == nil }))
+	}
+}
