@@ -157,11 +157,11 @@ func (p *packing) unit() error {
 	return nil
 }
 
-// share copies what is for Grafana and Prometheus.
+// share copies what is for Grafana, Prometheus and firewalls that own the rule set.
 func (p *packing) share() error {
-	for _, dir := range []string{"grafana", "prometheus"} {
+	for _, dir := range []string{"grafana", "prometheus", "integrations/docker", "integrations/firewalld"} {
 		var files []string
-		for _, pattern := range []string{"*.json", "*.yml", "*.yaml", "*.md"} {
+		for _, pattern := range []string{"*.json", "*.yml", "*.yaml", "*.md", "*.conf", "*.xml"} {
 			names, err := filepath.Glob(filepath.Join(p.root, "deploy", dir, pattern))
 			if err != nil {
 				return err

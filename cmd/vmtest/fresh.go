@@ -24,10 +24,10 @@ type fresh struct {
 }
 
 // freshRelease is the Debian of the machine, and freshPackages what is on it beside what
-// every Debian has: what pptpalg needs, systemd, and peers to call.
+// every Debian has: what pptpalg needs, systemd, peers to call, and firewalls that own the rule set.
 const (
 	freshRelease  = "bookworm"
-	freshPackages = "systemd,systemd-sysv,dbus,apt,iproute2,kmod,iptables,nftables,procps,iputils-ping,ppp,pptp-linux,pptpd"
+	freshPackages = "systemd,systemd-sysv,dbus,apt,iproute2,kmod,iptables,nftables,procps,iputils-ping,ppp,pptp-linux,pptpd,firewalld,shorewall"
 )
 
 // The walk is what is done on the machine, before and after its restart.
@@ -94,6 +94,7 @@ func (f fresh) system(ctx context.Context) (string, error) {
 var idle = []string{
 	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer",
 	"e2scrub_reap.service", "getty@.service", "serial-getty@.service", "systemd-logind.service", "systemd-update-utmp.service", "pptpd.service",
+	"firewalld.service", // the walk starts it when it is its turn
 }
 
 // prepare puts into the root the walk and the packages.

@@ -93,6 +93,16 @@ dial() { # CLIENT
 		file /tmp/client.ppp pty "pptp $server --nolaunchpppd --nohostroute" >/tmp/$1.log 2>&1 &
 }
 
+# both: two calls with the same Call ID
+both() {
+	dial c1
+	dial c2
+	await pings c1
+	await pings c2
+	want 10.0.0.10/7 pptpalg calls
+	want 10.0.0.11/7 pptpalg calls
+}
+
 pings() { ip netns exec $1 ping -q -c 1 -W 5 $inner; }
 
 hangup() {
@@ -233,6 +243,60 @@ newcomer() {
 	end PASS reboot
 }
 
+# over PATH: from now on the daemon uses this data path
+over() {
+	sed -i '/^datapath:/d' /etc/pptpalg/pptpalg.yaml
+	echo "datapath: $1" >>/etc/pptpalg/pptpalg.yaml
+	systemctl restart pptpalg || fail "data path $1"
+}
+
+# owned RELOAD...: calls work behind a firewall that owns the rule set, before and after its
+# reload, over both data paths
+owned() {
+	both
+	"$@" || fail "reload"
+	await pings c1
+	await pings c2
+	hangup
+	both
+	hangup
+	over queue
+	both
+	hangup
+	over auto
+}
+
+pieces=/usr/share/pptpalg/integrations
+
+reload_firewalld() { # it goes on behind systemctl's back, until the new policy is there
+	install -m 644 $pieces/firewalld/pptpalg-queue.xml /etc/firewalld/policies/
+	systemctl reload firewalld
+	await sh -c 'nft list table inet firewalld | grep -q "l4proto gre accept"'
+}
+
+behind_firewalld() {
+	step "behind firewalld"
+	systemctl unmask -q firewalld
+	firewall-offline-cmd -q --zone=internal --add-interface=lan0
+	firewall-offline-cmd -q --zone=external --add-interface=wan0
+	install -m 644 $pieces/firewalld/pptpalg.xml /etc/firewalld/policies/
+	systemctl start firewalld || fail "start firewalld"
+	owned reload_firewalld
+	systemctl stop firewalld
+}
+
+behind_shorewall() {
+	step "behind Shorewall"
+	printf 'fw firewall\nnet ipv4\nloc ipv4\n' >/etc/shorewall/zones
+	printf '?FORMAT 2\nnet NET_IF physical=wan0\nloc LOC_IF physical=lan0\n' >/etc/shorewall/interfaces
+	printf 'loc net ACCEPT\nnet all DROP\nall all REJECT\n' >/etc/shorewall/policy
+	printf 'MASQUERADE 10.0.0.0/24 NET_IF\n' >/etc/shorewall/snat
+	sed -i 's/^STARTUP_ENABLED=.*/STARTUP_ENABLED=Yes/' /etc/shorewall/shorewall.conf
+	systemctl start shorewall || fail "start Shorewall"
+	owned systemctl reload shorewall
+	shorewall clear >/dev/null
+}
+
 old_hand() {
 	step "after a restart of the machine"
 	want active systemctl is-active pptpalg
@@ -241,8 +305,15 @@ old_hand() {
 	peers
 	dial c1
 	await pings c1
+	hangup
+
+	behind_firewalld
+	behind_shorewall
 
 	step "remove and purge"
+	systemctl start nftables
+	dial c1
+	await pings c1
 	apt-get -qq remove pptpalg >/tmp/apt.log 2>&1 || fail "apt-get remove"
 	loaded && fail "its rules stay"
 	await pings c1
