@@ -1,6 +1,10 @@
 package main
 
 import (
+	"encoding/xml"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"pptpalg/alg/pptp"
@@ -68,5 +72,28 @@ func carried(t *testing.T, calls ...*lab.Call) {
 	t.Helper()
 	for _, c := range calls {
 		must(t, lab.Poll(lab.Patience, func() bool { return c.Carries([]byte("again"), silence) == nil }))
+	}
+}
+
+// TestPieces: what the other programs would read is a policy, and a script.
+func TestPieces(t *testing.T) {
+	policies, err := filepath.Glob("../../deploy/integrations/firewalld/*.xml")
+	must(t, err)
+	if len(policies) != 2 {
+		t.Errorf("policies of firewalld: %q", policies)
+	}
+	for _, name := range policies {
+		text, err := os.ReadFile(name)
+		must(t, err)
+		var policy struct {
+			XMLName xml.Name `xml:"policy"`
+			Target  string   `xml:"target,attr"`
+		}
+		if err := xml.Unmarshal(text, &policy); err != nil || policy.Target != "CONTINUE" {
+			t.Errorf("%s: %+v, %v", name, policy, err)
+		}
+	}
+	if out, err := exec.Command("sh", "-n", "../../deploy/integrations/openwrt/pptpalg.init").CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -268,10 +268,13 @@ owned() {
 
 pieces=/usr/share/pptpalg/integrations
 
-reload_firewalld() { # it goes on behind systemctl's back, until the new policy is there
+# firewalld loads its rules behind systemctl's back
+firewalld_has() { nft list table inet firewalld | grep -q "$1"; }
+
+reload_firewalld() {
 	install -m 644 $pieces/firewalld/pptpalg-queue.xml /etc/firewalld/policies/
 	systemctl reload firewalld
-	await sh -c 'nft list table inet firewalld | grep -q "l4proto gre accept"'
+	await firewalld_has "l4proto gre accept"
 }
 
 behind_firewalld() {
@@ -281,6 +284,8 @@ behind_firewalld() {
 	firewall-offline-cmd -q --zone=external --add-interface=wan0
 	install -m 644 $pieces/firewalld/pptpalg.xml /etc/firewalld/policies/
 	systemctl start firewalld || fail "start firewalld"
+	await firewalld_has "masquerade"
+	await firewalld_has "dport 1723 accept"
 	owned reload_firewalld
 	systemctl stop firewalld
 }
