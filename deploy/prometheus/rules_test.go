@@ -60,7 +60,7 @@ var firing = []struct {
 		fires: series{`pptpalg_ready 0x9`, `pptpalg_healthy 1x9`},
 		quiet: []series{
 			{`pptpalg_ready 0 1x9`, `pptpalg_healthy 1x9`},
-			{`pptpalg_ready 0x9`, `pptpalg_healthy 0x9`}, // what is stuck has an alert of its own
+			{`pptpalg_ready 0x9`, `pptpalg_healthy 0x9`},                                                             // what is stuck has an alert of its own
 			{`pptpalg_ready 0x9`, `pptpalg_healthy 1x9`, `pptpalg_rules_loaded 0x9`, `pptpalg_rules_lost_total 1x9`}, // so have missing rules
 		},
 	},
