@@ -51,6 +51,25 @@ func testIntegrations(t *testing.T, path datapath.Name) {
 	}
 }
 
+// TestReloadInSteps has a firewall delete its table, the only one with a nat chain, and load it
+// anew a moment later, as firewalld does. The kernel takes its NAT hooks away with the last nat
+// chain: in between, no call would be translated.
+func TestReloadInSteps(t *testing.T) { overDataPaths(t, testReloadInSteps) }
+
+func testReloadInSteps(t *testing.T, path datapath.Name) {
+	g := buildGateway(t, path, lab.Options{Inside: 2, Outside: 1})
+	g.shell("nft flush ruleset; nft -f testdata/firewalls/fw4.nft")
+	g.start()
+	g.server(lab.Behaviour{Refuse: true})
+	calls := []*lab.Call{callOn(t, g.client(0), 7), callOn(t, g.client(1), 7)}
+	exchange(t, calls...)
+	g.shell("nft delete table inet fw4")
+	exchange(t, calls...)
+	g.shell("nft -f testdata/firewalls/fw4.nft")
+	carried(t, calls...)
+	exchange(t, calls...)
+}
+
 // callServerInside has an outside host call the first inside host.
 func (g *testGateway) callServerInside() {
 	g.t.Helper()

@@ -127,25 +127,38 @@ type form struct {
 	chains []chain
 }
 
-// lesser returns what to load if the kernel lacks something that cfg has, best first. Kernels
-// before 5.6 do not know an interface's kind.
+// lesser returns what to load if the kernel lacks something that cfg has, best first.
 func lesser(cfg rules.Config) []form {
 	silent := cfg
 	silent.ResetMark = 0
-	var all, old []form
-	for _, c := range slices.Concat([]rules.Config{cfg}, cfg.Lesser(), []rules.Config{silent}, silent.Lesser()) {
-		all = append(all, form{c, chains(c)})
-		old = append(old, form{c, withoutVRF(chains(c))})
+	asked := slices.Concat([]rules.Config{cfg}, cfg.Lesser(), []rules.Config{silent}, silent.Lesser())
+	var all []form
+	for i := range variants(chains(cfg)) {
+		for _, c := range asked {
+			all = append(all, form{c, variants(chains(c))[i]})
+		}
 	}
-	return append(all, old...)
+	return all
+}
+
+// variants returns the chains as they are to be, and without what older kernels do not take:
+// those before 5.6 do not know an interface's kind, and those before 4.18 have one program
+// translate, which may be iptables-legacy.
+func variants(all []chain) [][]chain {
+	return [][]chain{all, withoutVRF(all), withoutNAT(all), withoutNAT(withoutVRF(all))}
 }
 
 // withoutVRF returns chains without the rules about VRFs.
 func withoutVRF(all []chain) []chain {
+	all = slices.Clone(all)
 	for i := range all {
 		all[i].rules = slices.DeleteFunc(slices.Clone(all[i].rules), func(r rule) bool { return r[0].words == fromVRF.words })
 	}
 	return all
+}
+
+func withoutNAT(all []chain) []chain {
+	return slices.DeleteFunc(slices.Clone(all), func(c chain) bool { return c.at == translating })
 }
 
 // Unload removes the table. Without one it does nothing.
@@ -173,9 +186,11 @@ func (b *Backend) Unload(context.Context) error {
 // Present reports whether all of cfg's rules are loaded: each chain at its place, with as
 // many rules as it is to have, and those in the firewall's own chains.
 func (b *Backend) Present(_ context.Context, cfg rules.Config) (bool, error) {
-	there, err := b.present(chains(cfg))
-	if err == nil && !there {
-		there, err = b.present(withoutVRF(chains(cfg)))
+	there, err := false, error(nil)
+	for _, wanted := range variants(chains(cfg)) {
+		if !there && err == nil {
+			there, err = b.present(wanted)
+		}
 	}
 	if err == nil && there && wantsOpen(cfg) {
 		there, err = b.isOpen()
@@ -331,7 +346,7 @@ func add(c *nftables.Conn, t *nftables.Table, all []chain) error {
 		added := &nftables.Chain{Name: ch.name, Table: t}
 		if ch.at != nil {
 			policy := nftables.ChainPolicyAccept
-			added.Type, added.Hooknum, added.Priority, added.Policy = nftables.ChainTypeFilter, ch.at.hook, &ch.at.priority, &policy
+			added.Type, added.Hooknum, added.Priority, added.Policy = ch.at.kind, ch.at.hook, &ch.at.priority, &policy
 		}
 		c.AddChain(added)
 	}

@@ -20,6 +20,7 @@ type chain struct {
 
 // place is where the kernel calls a chain.
 type place struct {
+	kind     nftables.ChainType
 	words    string
 	hook     *nftables.ChainHook
 	priority nftables.ChainPriority
@@ -30,6 +31,7 @@ const (
 	rawPriority    = -300
 	manglePriority = -150
 	filterPriority = 0
+	sourcePriority = 100 // of source NAT
 )
 
 // The places of control connections come right after the administrator's chains at priority
@@ -37,13 +39,14 @@ const (
 // administrator's chains too, which see the packets as they come; those that queue leaving
 // packets come before.
 var (
-	arriving    = &place{"prerouting priority mangle + 1", nftables.ChainHookPrerouting, manglePriority + 1}
-	sending     = &place{"output priority mangle + 1", nftables.ChainHookOutput, manglePriority + 1}
-	arrivingRaw = &place{"prerouting priority raw + 1", nftables.ChainHookPrerouting, rawPriority + 1}
-	sendingRaw  = &place{"output priority raw + 1", nftables.ChainHookOutput, rawPriority + 1}
-	leaving     = &place{"postrouting priority mangle - 1", nftables.ChainHookPostrouting, manglePriority - 1}
-	delivered   = &place{"input priority mangle - 1", nftables.ChainHookInput, manglePriority - 1}
-	forwarded   = &place{"forward priority filter - 1", nftables.ChainHookForward, filterPriority - 1}
+	arriving    = &place{nftables.ChainTypeFilter, "prerouting priority mangle + 1", nftables.ChainHookPrerouting, manglePriority + 1}
+	sending     = &place{nftables.ChainTypeFilter, "output priority mangle + 1", nftables.ChainHookOutput, manglePriority + 1}
+	arrivingRaw = &place{nftables.ChainTypeFilter, "prerouting priority raw + 1", nftables.ChainHookPrerouting, rawPriority + 1}
+	sendingRaw  = &place{nftables.ChainTypeFilter, "output priority raw + 1", nftables.ChainHookOutput, rawPriority + 1}
+	leaving     = &place{nftables.ChainTypeFilter, "postrouting priority mangle - 1", nftables.ChainHookPostrouting, manglePriority - 1}
+	delivered   = &place{nftables.ChainTypeFilter, "input priority mangle - 1", nftables.ChainHookInput, manglePriority - 1}
+	forwarded   = &place{nftables.ChainTypeFilter, "forward priority filter - 1", nftables.ChainHookForward, filterPriority - 1}
+	translating = &place{nftables.ChainTypeNAT, "postrouting priority srcnat", nftables.ChainHookPostrouting, sourcePriority}
 )
 
 // chains returns the table.
@@ -56,8 +59,11 @@ func chains(c rules.Config) []chain {
 		all = append(all, chain{"lost", "# The daemon marks segments of connections that cannot go on.",
 			forwarded, []rule{{isTCP, marked(c.ResetMark), reset}}})
 	}
-	return all
+	return append(all, chain{"nat", natAbout, translating, nil})
 }
+
+const natAbout = `# Empty. The kernel translates nothing while no table has a chain of type nat, not even
+# connections that it knows, and some firewalls take theirs away while they are reloaded.`
 
 // controlChains returns the chains of control connections.
 func controlChains(c rules.Config) []chain {

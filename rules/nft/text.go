@@ -50,7 +50,7 @@ const forwardAdvice = `#
 func (c chain) String() string {
 	lines := []string{"chain " + c.name + " {"}
 	if c.at != nil {
-		lines = append(lines, "\ttype filter hook "+c.at.words+"; policy accept;")
+		lines = append(lines, "\ttype "+string(c.at.kind)+" hook "+c.at.words+"; policy accept;")
 	}
 	for _, r := range c.rules {
 		lines = append(lines, "\t"+r.String())
