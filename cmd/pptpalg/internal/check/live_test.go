@@ -368,6 +368,8 @@ func TestFindings(t *testing.T) {
 		{"proxy of everything", "iptables -t nat -A PREROUTING -i lan -p tcp -j REDIRECT --to-ports 3128", "proxy", Problem, "REDIRECT", false, nil},
 		{"proxy of a network", "iptables -t nat -A PREROUTING -s 10.0.0.0/24 -p tcp -j REDIRECT --to-ports 3128", "proxy", Problem, "REDIRECT", false, nil},
 		{"proxy by TPROXY", "iptables -t mangle -A PREROUTING -p tcp --dport 1723 -j TPROXY --on-port 3128 --tproxy-mark 1", "proxy", Problem, "TPROXY", false, nil},
+		{"proxy of everything by TPROXY", "iptables -t mangle -A PREROUTING -i lan -p udp -j ACCEPT; iptables -t mangle -A PREROUTING -i lan -p tcp -j TPROXY --on-port 3128 --tproxy-mark 1", "proxy", Problem, "TPROXY", false, nil},
+		{"proxy of everything by nft's TPROXY", "nft add table ip m; nft 'add chain ip m pre { type filter hook prerouting priority mangle; }'; nft add rule ip m pre iifname lan meta l4proto tcp tproxy to :3128 meta mark set 1 accept", "proxy", Problem, "nft ip m pre", false, nil},
 		{"proxy of the web", "iptables -t nat -A PREROUTING -i lan -p tcp --dport 80 -j REDIRECT --to-ports 3128", "proxy", OK, "", false, nil},
 		{"proxy for one address", "iptables -t nat -A PREROUTING -i lan -d 10.0.0.1 -p tcp -j REDIRECT --to-ports 3128", "proxy", Warning, "may take", true, nil},
 		{"proxy for what comes from outside", "iptables -t nat -A PREROUTING -i wan -p tcp --dport 1723 -j REDIRECT --to-ports 3128", "proxy", OK, "", false, nil},

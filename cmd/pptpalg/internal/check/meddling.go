@@ -134,11 +134,12 @@ func judgeProxy(f firewall) Finding {
 }
 
 // spare returns a command that keeps clients' control connections from a rule: an
-// accept before it, where that keeps them from nothing else of ours.
+// accept before it, where that keeps them from nothing else of ours, or else the rule without
+// their ports.
 func (f firewall) spare(e met) string {
 	outside := f.outsides()
 	if e.base.kind != "nat" || len(outside) != 1 || outside[0] == "" {
-		return e.chain.without(e.rule)
+		return e.chain.sparing(e.rule, f.ports)
 	}
 	return e.base.at(statement{
 		fmt.Sprintf("! -i %s -p tcp -m multiport --dports %s -j ACCEPT", shell(outside[0]), joined(f.ports, ",")),

@@ -228,7 +228,8 @@ func (o object) anew(id uint32) netlink.Message {
 }
 
 // expressions returns what a rule does, as far as it can be copied. Our own queues are left
-// out: packets go on in their place, to show what else they would meet.
+// out: packets go on in their place, to show what else they would meet. So is nft's tproxy, which
+// without a listening proxy ends its rule as if nothing had matched.
 func (o object) expressions() attributes {
 	var all attributes
 	for _, listed := range o.attrs.nest(unix.NFTA_RULE_EXPRESSIONS) {
@@ -236,7 +237,7 @@ func (o object) expressions() attributes {
 		xt := e.data.text(unix.NFTA_TARGET_NAME) // of matches it is the same attribute
 		switch {
 		case o.ours() && (e.name == "queue" || e.name == "target" && xt == "NFQUEUE"):
-		case e.name == "target" && slices.Contains(outward, xt):
+		case e.name == "tproxy" || e.name == "target" && slices.Contains(outward, xt):
 		case e.name == "match" && xt == "set":
 			all = append(all, e.perhaps()...)
 		default:

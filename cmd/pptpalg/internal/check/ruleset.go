@@ -128,6 +128,23 @@ func (c chain) without(r rule) string {
 	return fmt.Sprintf("%s -t %s -D %s", program, table, shell(r.words...))
 }
 
+// sparing returns a command that keeps TCP packets to ports from the rule, and leaves it as it
+// is for all others. A rule for nothing but such a port is taken out.
+func (c chain) sparing(r rule, ports []uint16) string {
+	program, table := c.program()
+	if program == "nft" {
+		return shell("nft", fmt.Sprintf("insert rule %s %s position %d tcp dport { %s } accept", table, c.name, r.handle, list(ports)))
+	}
+	target := slices.Index(r.words, "-j")
+	number := slices.IndexFunc(c.rules, func(other rule) bool { return other.handle == r.handle })
+	if dport := slices.Index(r.words, "--dport"); target < 1 || number < 0 || !slices.Contains(r.words, "-p") ||
+		dport > 0 && slices.ContainsFunc(ports, func(p uint16) bool { return r.words[dport+1] == fmt.Sprint(p) }) {
+		return c.without(r)
+	}
+	spec := slices.Concat(r.words[1:target], []string{"-m", "multiport", "!", "--dports", joined(ports, ",")}, r.words[target:])
+	return fmt.Sprintf("%s -t %s -R %s %d %s", program, table, shell(c.name), number+1, shell(spec...))
+}
+
 // opened returns a command that has the chain's policy accept.
 func (c chain) opened() string {
 	program, table := c.program()
