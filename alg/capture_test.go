@@ -130,6 +130,19 @@ func TestCutReplyToOneOfTwo(t *testing.T) {
 	}
 }
 
+// TestCutReplyToTheOpenOne: calls that are answered already are not meant.
+func TestCutReplyToTheOpenOne(t *testing.T) {
+	r := newRig(t)
+	w := r.masqueraded(insideAddr).handshake()
+	w.outgoing(7, 9)
+	w.say(client, message(pptp.OutgoingCallRequest, 8, 0, 0))
+	w.cut(server, message(pptp.OutgoingCallReply, 10, 7, 1), 14, 0)
+	all := r.ed.CallsOf(w.conn.Original)
+	if len(all) != 2 || all[0].State == calls.Requested || all[1].State == calls.Requested {
+		t.Errorf("calls %+v", all)
+	}
+}
+
 // TestCutRequestIsAdopted: the answer to a request that was not captured opens its call.
 func TestCutRequestIsAdopted(t *testing.T) {
 	r := newRig(t)

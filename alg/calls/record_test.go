@@ -310,6 +310,22 @@ func TestResumedPromise(t *testing.T) {
 	}
 }
 
+// TestResumedClearing: a call that was being cleared gets no flows back.
+func TestResumedClearing(t *testing.T) {
+	tab := New(testConfig(time.Minute))
+	c := tab.Open(masqueraded(inside(1), 1))
+	r := Record{Number: 7, Connection: c.Connection(), State: Clearing, Legs: [2]LegRecord{{Known: true, Own: 7, Public: 7}, {Known: true, Own: 9, Public: 9}}}
+	if !c.Resume(r, epoch) {
+		t.Fatal("refused")
+	}
+	c.Close(Finished, epoch)
+	for _, e := range tab.Events() {
+		if e.Kind == Install || e.Kind == Remove {
+			t.Errorf("%v %v", e.Kind, e.Flow)
+		}
+	}
+}
+
 // TestResumeCharges who asked for the call, whichever end is the PNS.
 func TestResumeCharges(t *testing.T) {
 	for _, pns := range []Side{Initiator, Responder} {
