@@ -118,17 +118,40 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestCheckDataPathQueue: the daemon's own rules for GRE are no trouble of the firewall's.
-func TestCheckDataPathQueue(t *testing.T) {
-	g := startGateway(t, datapath.Queue, masquerade(1), "--rules", "iptables")
-	code, found := g.check()
-	for _, f := range found {
-		if f.Result != check.OK.String() && f.Check != "accounting" {
-			t.Errorf("%+v", f)
+// TestCheckCleanGateway: the daemon's own rules are no trouble of the firewall's, whoever
+// loads them, and check names who does.
+func TestCheckCleanGateway(t *testing.T) {
+	for _, path := range []datapath.Name{datapath.Kernel, datapath.Queue} {
+		for loader, want := range map[string]string{"auto": "nftables", "nft": "nftables", "iptables": "iptables"} {
+			t.Run(string(path)+" by "+loader, func(t *testing.T) {
+				g := startGateway(t, path, masquerade(1), "--rules", loader)
+				code, found := g.check()
+				for _, f := range found {
+					if f.Result != check.OK.String() && f.Check != "accounting" {
+						t.Errorf("%+v", f)
+					}
+				}
+				wantFinding(t, found["rules"], check.OK, want+" and the kernel take the daemon's rules")
+				wantFinding(t, found["daemon"], check.OK, "the daemon runs, and its rules are loaded")
+				if code != 0 {
+					t.Errorf("exit code %d", code)
+				}
+			})
 		}
 	}
-	if code != 0 {
-		t.Errorf("exit code %d", code)
+}
+
+// TestCheckAcceptedBefore: what iptables accepts early keeps packets from the rules that
+// iptables loads, and not from those of nftables.
+func TestCheckAcceptedBefore(t *testing.T) {
+	programs(t)
+	for loader, want := range map[string]check.Result{"auto": check.OK, "iptables": check.Problem} {
+		t.Run(loader, func(t *testing.T) {
+			g := startGateway(t, datapath.Kernel, masquerade(1), "--rules", loader)
+			must(t, g.Gateway.IPTables(t.Context(), "-t", "mangle", "-I", "PREROUTING", "-p", "tcp", "-j", "ACCEPT"))
+			_, found := g.check("--rules", loader)
+			wantFinding(t, found["daemon"], want, "")
+		})
 	}
 }
 

@@ -38,8 +38,12 @@ func (s *settings) setup(ctx context.Context) (check.Config, error) {
 	if err != nil {
 		return check.Config{}, err
 	}
+	loader, err := choice.Parse(j.rules)
+	if err != nil {
+		return check.Config{}, err
+	}
 	return check.Config{
-		Rules: loaded, DataPath: string(j.dataPath), LoadRules: j.rules != choice.None,
+		Rules: loaded, DataPath: string(j.dataPath), Loader: loader,
 		Listen: j.listen, WebConfig: j.webConfig, EventLog: j.eventLog, StateDir: j.stateDir,
 		File: file, Set: j.setCommand, Load: j.loadCommand(),
 	}, nil

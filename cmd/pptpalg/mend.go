@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"pptpalg/cmd/pptpalg/internal/config"
+	"pptpalg/rules/choice"
 )
 
 // The remedies in this file are for the daemon's configuration.
@@ -83,6 +84,9 @@ func (s *judged) loadCommand() string {
 			words = append(words, "--"+f.Name+"="+quoted(config.Text(f)))
 		}
 	})
+	if f := s.flags.Lookup("rules"); f.Changed && s.rules != choice.None {
+		words = append(words, "--rules="+quoted(s.rules))
+	}
 	return strings.Join(words, " ")
 }
 

@@ -111,6 +111,20 @@ func (c *chooser) preferred(cfg rules.Config) []rules.Backend {
 	return order
 }
 
+// Order returns the names of the backends that New's tries to load cfg by, in the calling
+// thread's network namespace: none for None.
+func Order(name string, cfg rules.Config) []string {
+	c, chooses := New(name).(*chooser)
+	if !chooses {
+		return nil
+	}
+	var names []string
+	for _, b := range c.preferred(cfg) {
+		names = append(names, b.Name())
+	}
+	return names
+}
+
 // Unload removes the rules of all backends.
 func (c *chooser) Unload(ctx context.Context) error { return c.unloadAll(ctx, nil) }
 

@@ -12,7 +12,7 @@ type Config struct {
 	// whether this one will or not.
 	Rules     rules.Config
 	DataPath  string // who translates GRE: kernel, queue, or auto
-	LoadRules bool   // whether the daemon loads the rules, or somebody else does
+	Loader    string // who loads the rules, as rules/choice names them
 	Listen    string // address of the metrics, "" for none
 	WebConfig string // file with their TLS and passwords, "" for none
 	EventLog  string // file, "-" for standard output, "" for none
@@ -72,7 +72,7 @@ func of[T any](name string, read func(*reader) (T, error), judge func(T) Finding
 var checks = []check{
 	of("configuration", (*reader).config, judgeConfig),
 	of("rights", (*reader).rights, judgeRights),
-	of("iptables", (*reader).iptables, judgeIPTables),
+	of("iptables", (*reader).needed, judgeIPTables),
 	of("rules", (*reader).loading, judgeLoading),
 	of("nfqueue", (*reader).bindable, judgeBindable),
 	of("queue-owner", (*reader).queueOwner, judgeQueueOwner),

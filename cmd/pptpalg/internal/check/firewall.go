@@ -119,7 +119,7 @@ func (f firewall) dropped(p passed) (event, bool) {
 // loses says whether a rule queues for a program that is not there, and has no way around
 // it. Our own program is still to come.
 func (f firewall) loses(e event) bool {
-	return f.bound != nil && !f.bound[port(e.arg, 0)] && !e.bypass && e.chain.name != iptables.DataChain
+	return f.bound != nil && !f.bound[port(e.arg, 0)] && !e.bypass && !e.chain.ours() && e.chain.name != iptables.DataChain
 }
 
 // worst returns the finding with the highest result, the first of several; otherwise

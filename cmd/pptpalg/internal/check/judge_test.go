@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/internal/netns"
+	"pptpalg/rules/nft"
 )
 
 func TestSystemJudges(t *testing.T) {
@@ -36,7 +38,7 @@ func TestSystemJudges(t *testing.T) {
 		{"no iptables", judgeIPTables(backend{}), Problem, "not installed"},
 		{"iptables", judgeIPTables(backend{version: "iptables v1.8.9 (nf_tables)"}), OK, "v1.8.9"},
 		{"legacy alone", judgeIPTables(backend{version: "iptables v1.8.9 (legacy)", legacy: "nat"}), OK, "legacy"},
-		{"no iptables, and no need", judgeIPTables(backend{spared: true}), OK, "not needed"},
+		{"no iptables, and no need", judgeIPTables(backend{spared: "the rules are loaded by nftables"}), OK, "not installed, and not needed: the rules are loaded by nftables"},
 		{"two backends", judgeIPTables(backend{version: "iptables v1.8.9 (nf_tables)", legacy: "nat filter"}), Warning, "nat filter"},
 		{"bound", judgeBindable(binding{}), OK, ""},
 		{"not bound", judgeBindable(binding{refused}), Problem, "operation not permitted"},
@@ -60,11 +62,12 @@ func TestSystemJudges(t *testing.T) {
 		{"config", judgeConfig(File{Name: "f"}), OK, "f"},
 		{"no config", judgeConfig(File{}), OK, "defaults"},
 		{"wrong config", judgeConfig(File{Err: refused, Mend: "sed -i 3d f"}), Problem, "operation not permitted"},
-		{"rules", judgeLoading(loading{}), OK, ""},
-		{"rules of others", judgeLoading(loading{spared: true}), OK, "not loaded"},
-		{"rules without a match", judgeLoading(loading{refused: refused}), Warning, "without what is refused"},
-		{"rules not loaded", judgeLoading(loading{failed: refused}), Problem, "cannot be loaded"},
-		{"rules in a table of nft's", judgeLoading(loading{table: "mangle"}), Problem, "refuses table mangle"},
+		{"rules by nftables", judgeLoading(loading{by: "nft"}), OK, "nftables and the kernel take"},
+		{"rules by iptables, behind", judgeLoading(loading{by: "iptables", failed: []attempt{{name: "nft", failed: refused}}}), OK, "iptables and the kernel take"},
+		{"rules of others", judgeLoading(loading{spared: true}), OK, "somebody else has"},
+		{"rules without a match", judgeLoading(loading{by: "nft", refused: refused}), Warning, "by nftables without what is refused"},
+		{"rules not loaded", judgeLoading(loading{failed: []attempt{{name: "nft", failed: refused}}}), Problem, "cannot be loaded"},
+		{"rules in a table of nft's", judgeLoading(loading{failed: []attempt{{name: "iptables", table: "mangle", failed: refused}}}), Problem, "refuses table mangle"},
 		{"counts", judgeAccounting("1"), OK, ""},
 		{"counts not", judgeAccounting("0"), Warning, "idle-timeout"},
 		{"no helper setting", judgeHelperSetting(helperSetting{}), OK, "by rule alone"},
@@ -483,5 +486,40 @@ func TestLinks(t *testing.T) {
 	}
 	if new(network).readLinks("{") == nil {
 		t.Error("what is no JSON is read")
+	}
+}
+
+// TestLoadingRemedy: what is to be loaded is what is missing.
+func TestLoadingRemedy(t *testing.T) {
+	noQueue := attempt{name: "nft", failed: errors.New("nft: the kernel refuses queue (module nft_queue), ct state established (module nft_ct), ct label (module nft_ct)")}
+	noTables := attempt{name: "nft", failed: fmt.Errorf("nft: %w", nft.ErrUnsupported)}
+	notThere := attempt{name: "iptables", failed: fmt.Errorf("iptables: %w", exec.ErrNotFound)}
+	noTarget := attempt{name: "iptables", failed: errors.New("iptables: bad argument")}
+	inUse := attempt{name: "iptables", table: "mangle", failed: errors.New("iptables refuses table mangle")}
+	tests := []struct {
+		name  string
+		facts loading
+		want  string
+	}{
+		{"modules of nft's", loading{failed: []attempt{noQueue}}, "modprobe -a nft_ct nft_queue"},
+		{"nft's, or the program", loading{failed: []attempt{noQueue, notThere}}, "modprobe -a nft_ct nft_queue || apt-get install -y iptables"},
+		{"no nftables, or the target", loading{failed: []attempt{noTables, noTarget}}, "modprobe -a nf_tables || modprobe -a xt_NFQUEUE xt_conntrack"},
+		{"nft's, or the table", loading{failed: []attempt{noQueue, inUse}}, "modprobe -a nft_ct nft_queue || " + renamed("mangle")},
+		{"no program", loading{failed: []attempt{notThere}}, "apt-get install -y iptables"},
+		{"left out by nft", loading{by: "nft", refused: errors.New("the kernel refuses reject (module nft_reject_ipv4)")}, "modprobe -a nft_reject_ipv4"},
+		{"left out by iptables", loading{by: "iptables", refused: errors.New("bad argument")}, "modprobe -a xt_bpf xt_connlabel xt_connmark ipt_REJECT"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := judgeLoading(tt.facts)
+			if f.Remedy != tt.want {
+				t.Errorf("%s, want %s", f.Remedy, tt.want)
+			}
+			for _, a := range tt.facts.failed {
+				if !strings.Contains(f.Found, a.failed.Error()) {
+					t.Errorf("%s, want …%v…", f.Found, a.failed)
+				}
+			}
+		})
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"pptpalg/cmd/internal/netns"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/rules"
+	"pptpalg/rules/choice"
 	"pptpalg/rules/iptables"
 )
 
@@ -35,7 +36,7 @@ func config(t *testing.T, change ...func(*Config)) Config {
 	t.Helper()
 	cfg := Config{
 		Rules:    rules.Config{Queue: 1723, Ports: []uint16{1723}, Data: rules.Data{Queue: 1724, Queues: 2, Mark: rules.DefaultMark}},
-		DataPath: "auto", LoadRules: true, StateDir: t.TempDir(),
+		DataPath: "auto", Loader: choice.Auto, StateDir: t.TempDir(),
 		Set: func(key, value string) string { return "set-key " + key + " " + shell(value) }, Load: "load-rules",
 	}
 	for _, c := range change {
@@ -261,6 +262,11 @@ const (
 
 func withPorts(all ...uint16) func(*Config) { return func(c *Config) { c.Rules.Ports = all } }
 
+// by has the rules loaded by one of rules/choice.
+func by(loader string) func(*Config) { return func(c *Config) { c.Loader = loader } }
+
+var byIPTables = by(choice.IPTables)
+
 func queuing(c *Config) { c.DataPath = "queue" }
 
 func unmarked(c *Config) {
@@ -403,9 +409,15 @@ func TestFindings(t *testing.T) {
 
 		{"both backends", "iptables-legacy -t nat -A POSTROUTING -j MASQUERADE", "iptables", Warning, "iptables-legacy has rules too (nat)", false, nil},
 		{"legacy drops GRE", "iptables-legacy -A FORWARD -p gre -j DROP", "firewall-gre", Problem, "iptables-legacy filter", false, nil},
-		{"nft's rules in table mangle", "nft add table ip mangle; nft 'add chain ip mangle PREROUTING { type filter hook prerouting priority -150; }'; nft add rule ip mangle PREROUTING tcp dport 22 ct state new meta mark set 1", "rules", Problem, "iptables refuses table mangle", false, nil},
-
-		{"a rule in table mangle that iptables cannot read", unreadable, "rules", Problem, "iptables refuses table mangle", false, nil},
+		{"nft's rules in table mangle", "nft add table ip mangle; nft 'add chain ip mangle PREROUTING { type filter hook prerouting priority -150; }'; nft add rule ip mangle PREROUTING tcp dport 22 ct state new meta mark set 1", "rules", Problem, "iptables refuses table mangle", false, byIPTables},
+		{"a rule in table mangle that iptables cannot read", unreadable, "rules", Problem, "iptables refuses table mangle", false, byIPTables},
+		{"a rule in table mangle that nobody has to read", unreadable, "rules", OK, "nftables and the kernel take", false, nil},
+		{"rules by nftables alone", "true", "rules", OK, "nftables and the kernel take", false, by(choice.NFT)},
+		{"rules by iptables", "true", "rules", OK, "iptables and the kernel take", false, byIPTables},
+		{"rules by others", "true", "rules", OK, "nftables and the kernel take", false, by(choice.None)},
+		{"rules that others have loaded", ownRules, "rules", OK, "somebody else has", false, by(choice.None)},
+		{"rules of both data paths", "true", "rules", OK, "nftables and the kernel take", false, queuing},
+		{"nftables does not reach legacy's filter", "iptables-legacy -A FORWARD -j ACCEPT", "rules", OK, "iptables and the kernel take", false, queuing},
 		{"beside a rule that iptables cannot read", unreadable + "iptables -I FORWARD -p gre -j DROP", "firewall-gre", Problem, "iptables filter: -A FORWARD -p gre -j DROP", false, nil},
 
 		{"rules without a daemon", ownRules, "daemon", Warning, "pass unedited", false, nil},
@@ -505,6 +517,42 @@ func TestRulesOfDaemon(t *testing.T) {
 				}
 			}
 			tt.run(t, p)
+		})
+	}
+}
+
+// TestRulesByNFT: a daemon answers, and its rules are in a table of their own. What iptables
+// accepts before does not keep packets from them.
+func TestRulesByNFT(t *testing.T) {
+	otherQueue := func(c *Config) { c.Rules.Queue = 1800 }
+	tests := []struct {
+		name, script   string
+		loaded, judged func(*Config)
+		want           Result
+		found          string
+	}{
+		{"all is well", "true", nil, nil, OK, "its rules are loaded"},
+		{"data path queue", "true", queuing, queuing, OK, "its rules are loaded"},
+		{"no rules for GRE", "true", nil, queuing, Problem, "no rule sends it any"},
+		{"accepted before", "iptables -t mangle -I PREROUTING -p tcp -j ACCEPT", nil, nil, OK, "its rules are loaded"},
+		{"another program's before", "iptables -t mangle -I PREROUTING -j NFQUEUE --queue-num 0 --queue-bypass", nil, nil, OK, "its rules are loaded"},
+		{"accepted before in raw", "iptables -t raw -I PREROUTING -j ACCEPT", queuing, queuing, OK, "its rules are loaded"},
+		{"rules for another queue", "true", otherQueue, nil, Problem, "to queue 1800"},
+		{"no rules for one port", "true", nil, withPorts(1723, 1724), Problem, "to TCP port 1724"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := gateway(t)
+			sh(t, p, tt.script)
+			loaded := config(t, tt.loaded)
+			if loaded.DataPath != "queue" {
+				loaded.Rules.Data = rules.Data{}
+			}
+			do(t, p, func() error {
+				_, err := choice.New(choice.NFT).Load(t.Context(), loaded.Rules)
+				return err
+			})
+			wants(t, findIn(t, p, "daemon", answering(t), tt.judged), tt.want, tt.found)
 		})
 	}
 }
@@ -655,8 +703,15 @@ func TestWithoutPrograms(t *testing.T) {
 	}
 	t.Run("iptables", func(t *testing.T) {
 		p := hide(t, "iptables")
-		wants(t, findIn(t, p, "iptables"), Problem, "not installed")
-		wants(t, findIn(t, p, "iptables", func(c *Config) { c.LoadRules = false }), OK, "not needed")
+		wants(t, findIn(t, p, "iptables"), OK, "not installed, and not needed: the rules are loaded by nftables")
+		wants(t, findIn(t, p, "iptables", by(choice.None)), OK, "not needed: for --rules none")
+		wants(t, findIn(t, p, "iptables", byIPTables), Problem, "not installed")
+		wants(t, findIn(t, p, "rules"), OK, "nftables and the kernel take")
+		f := findIn(t, p, "rules", byIPTables)
+		wants(t, f, Problem, "cannot be loaded")
+		if f.Remedy != "apt-get install -y iptables" {
+			t.Errorf("remedy %q", f.Remedy)
+		}
 		wants(t, findIn(t, p, "firewall-gre"), OK, "") // the kernel has the rules all the same
 	})
 	t.Run("nft", func(t *testing.T) {

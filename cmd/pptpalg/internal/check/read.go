@@ -24,6 +24,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/conntrack"
 	"pptpalg/rules"
+	"pptpalg/rules/choice"
 	"pptpalg/rules/iptables"
 	"pptpalg/rules/nft"
 )
@@ -40,6 +41,7 @@ type reader struct {
 	firewallOnce func() (firewall, error)
 	networkOnce  func() (network, error)
 	askedOnce    func() tracked
+	loadingOnce  func() (loading, error)
 	answers      func() error // nil: a daemon answers
 }
 
@@ -47,6 +49,7 @@ func newReader(ctx context.Context, cfg Config) *reader {
 	r := &reader{ctx: ctx, cfg: cfg, judgeTime: commandTime}
 	r.firewallOnce = sync.OnceValues(r.readFirewall)
 	r.networkOnce = sync.OnceValues(r.readNetwork)
+	r.loadingOnce = sync.OnceValues(r.tryAll)
 	r.askedOnce = sync.OnceValue(r.askConntrack)
 	r.answers = sync.OnceValue(r.askDaemon)
 	return r
@@ -86,13 +89,33 @@ func (r *reader) rights() (capabilities, error) {
 func (r *reader) iptables() (backend, error) {
 	version, err := r.command("iptables", "-V")
 	if errors.Is(err, exec.ErrNotFound) {
-		return backend{spared: !r.cfg.LoadRules}, nil
+		return backend{}, nil
 	}
 	if err != nil {
 		return backend{}, err
 	}
-	return backend{version: oneLine(version), legacy: legacyTables(), spared: !r.cfg.LoadRules}, nil
+	return backend{version: oneLine(version), legacy: legacyTables()}, nil
 }
+
+// needed is iptables, and where it is not installed, who loads the rules without it.
+func (r *reader) needed() (backend, error) {
+	b, err := r.iptables()
+	if err != nil || b.version != "" {
+		return b, err
+	}
+	if !r.loads() {
+		b.spared = "for --rules none"
+		return b, nil
+	}
+	l, err := r.loading()
+	if l.by == nft.Name {
+		b.spared = "the rules are loaded by nftables"
+	}
+	return b, err
+}
+
+// loads reports whether the daemon loads the rules, or somebody else does.
+func (r *reader) loads() bool { return r.cfg.Loader != choice.None }
 
 // legacyTables lists the tables that iptables-legacy has made.
 func legacyTables() string {
@@ -244,48 +267,92 @@ func (r *reader) translation() (tried, error) {
 	return tried{err: err, queued: r.queued(), set: r.cfg.Set}, nil
 }
 
-// loading loads the daemon's rules in a namespace that ends with it. Where the daemon
-// does not load them, somebody else does, with iptables if there is any.
-func (r *reader) loading() (loading, error) {
-	b, err := r.iptables()
-	if err != nil || b.version == "" && b.spared {
-		return loading{spared: true}, err
-	}
-	f, err := r.firewall()
-	if err != nil {
-		return loading{}, err
-	}
-	if _, native := f.rules.table("nft ip " + nft.Table); native && b.spared {
-		return loading{spared: true}, nil
-	}
-	cfg := r.cfg.Rules
-	tables := []string{"mangle"}
+// loading says which backend loads the daemon's rules.
+func (r *reader) loading() (loading, error) { return r.loadingOnce() }
+
+// tryAll tries the backends one after the other, as the daemon does. Where it does not load
+// the rules, somebody else does, in whatever form.
+func (r *reader) tryAll() (loading, error) {
+	cfg, loader := r.cfg.Rules, r.cfg.Loader
 	if !r.queued() {
 		cfg.Data = rules.Data{}
-	} else {
+	}
+	if !r.loads() {
+		if done, err := r.othersLoaded(); err != nil || done {
+			return loading{spared: done}, err
+		}
+		loader = choice.Auto
+	}
+	var l loading
+	for _, name := range choice.Order(loader, cfg) {
+		a, err := r.try(name, cfg)
+		if err == nil && errors.Is(a.failed, os.ErrPermission) {
+			err = a.failed // nobody else has more rights
+		}
+		if err != nil {
+			return loading{}, err
+		}
+		if a.failed == nil {
+			l.by, l.refused = name, a.refused
+			return l, nil
+		}
+		l.failed = append(l.failed, a)
+	}
+	return l, nil
+}
+
+// othersLoaded reports whether rules are loaded already that queue control connections.
+func (r *reader) othersLoaded() (bool, error) {
+	f, err := r.firewall()
+	if err != nil {
+		return false, err
+	}
+	return f.queueing(r.cfg.Rules.Queue, r.cfg.Rules.Data).state != nowhere, nil
+}
+
+// try has one backend load the daemon's rules in a namespace that ends with it. What iptables
+// cannot do beside the rules of others is asked here.
+func (r *reader) try(name string, cfg rules.Config) (attempt, error) {
+	var reset error
+	if name == iptables.Name {
+		if _, err := find("iptables"); err != nil {
+			return attempt{name: name, failed: err}, nil
+		}
+		if table := r.refusedTable(cfg); table != "" {
+			return attempt{name: name, table: table, failed: fmt.Errorf("iptables refuses table %s, which has rules of nft's own", table)}, nil
+		}
+		reset = r.resetRefused(&cfg)
+	}
+	a, err := r.tryLoading(name, cfg)
+	a.refused = errors.Join(reset, a.refused)
+	return a, err
+}
+
+// refusedTable returns the first table that the daemon's rules need, and that iptables refuses
+// to list; "" for none.
+func (r *reader) refusedTable(cfg rules.Config) string {
+	tables := []string{"mangle"}
+	if cfg.Data.Queues > 0 {
 		tables = append(tables, "raw", "filter")
 	}
 	for _, name := range tables {
-		if _, err := r.command("iptables", "-w", "5", "-t", name, "-S"); err != nil && incompatible.MatchString(err.Error()) {
-			return loading{table: name}, nil
+		if r.refuses(name) {
+			return name
 		}
 	}
-	if err := r.resetRefused(&cfg); err != nil {
-		l, tryErr := r.tryLoading(cfg)
-		l.refused = errors.Join(err, l.refused)
-		return l, tryErr
-	}
-	return r.tryLoading(cfg)
+	return ""
+}
+
+// refuses says whether iptables refuses to list a table.
+func (r *reader) refuses(table string) bool {
+	_, err := r.command("iptables", "-w", "5", "-t", table, "-S")
+	return err != nil && incompatible.MatchString(err.Error())
 }
 
 // resetRefused returns an error, and takes the rule that answers segments with a RST out of
 // cfg, if table filter does not take it.
 func (r *reader) resetRefused(cfg *rules.Config) error {
-	if cfg.ResetMark == 0 {
-		return nil
-	}
-	_, err := r.command("iptables", "-w", "5", "-t", "filter", "-S")
-	if err == nil || !incompatible.MatchString(err.Error()) {
+	if cfg.ResetMark == 0 || !r.refuses("filter") {
 		return nil
 	}
 	cfg.ResetMark = 0
@@ -295,18 +362,18 @@ func (r *reader) resetRefused(cfg *rules.Config) error {
 // incompatible is what iptables says to a table with rules of nft's own.
 var incompatible = regexp.MustCompile(`incompatible|Parsing nftables rule failed`)
 
-func (r *reader) tryLoading(cfg rules.Config) (l loading, err error) {
+func (r *reader) tryLoading(name string, cfg rules.Config) (a attempt, err error) {
 	p, err := netns.New()
 	if err != nil {
-		return loading{}, fmt.Errorf("make network namespace: %w", err)
+		return attempt{}, fmt.Errorf("make network namespace: %w", err)
 	}
 	defer p.Close()
 	_ = p.Do(func() error {
-		done, err := new(iptables.Firewall).Load(r.ctx, cfg)
-		l = loading{failed: err, refused: done.Refused}
+		done, err := choice.New(name).Load(r.ctx, cfg)
+		a = attempt{name: name, failed: err, refused: done.Refused}
 		return nil
 	})
-	return l, nil
+	return a, nil
 }
 
 func (r *reader) forwarding() (forwards, error) {
@@ -449,7 +516,7 @@ func (r *reader) readFirewall() (firewall, error) {
 	}
 	f := firewall{
 		network: n, ports: r.cfg.Rules.Ports, set: r.cfg.Set, reload: r.cfg.Load, bound: bound,
-		gre: greRules{queued: r.queued(), load: r.cfg.LoadRules, data: r.cfg.Rules.Data},
+		gre: greRules{queued: r.queued(), load: r.loads(), data: r.cfg.Rules.Data},
 	}
 	if err := r.judge(&f); err != nil {
 		return firewall{}, fmt.Errorf("not looked at: %w", err)

@@ -1,10 +1,16 @@
 package check
 
 import (
+	"errors"
 	"fmt"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+
+	"pptpalg/rules/iptables"
+	"pptpalg/rules/nft"
 )
 
 // The judges of this file look at what the daemon is, or will be, run with.
@@ -23,15 +29,15 @@ func judgeConfig(f File) Finding {
 type backend struct {
 	version string // "iptables v1.8.9 (nf_tables)", "" where it is not installed
 	legacy  string // the tables that iptables-legacy has filled, separated by spaces
-	spared  bool   // the daemon does not load rules
+	spared  string // why the daemon does not need it, "" where it does
 }
 
 func (b backend) nft() bool { return strings.Contains(b.version, "nf_tables") }
 
 func judgeIPTables(b backend) Finding {
 	switch {
-	case b.version == "" && b.spared:
-		return ok("iptables is not installed, and not needed for --rules none")
+	case b.version == "" && b.spared != "":
+		return ok("not installed, and not needed: %s", b.spared)
 	case b.version == "":
 		return problem("apt-get install -y iptables", "iptables is not installed: the daemon cannot load its rules")
 	case b.nft() && b.legacy != "":
@@ -43,25 +49,93 @@ func judgeIPTables(b backend) Finding {
 
 // loading is what comes of loading the daemon's rules.
 type loading struct {
-	spared  bool   // they are loaded in nft's own form, or by nobody with iptables
-	table   string // that iptables refuses to list, because of nft's own rules in it
-	failed  error  // loading them in a namespace where there are no others
-	refused error  // what had to be left out
+	spared  bool      // somebody else has loaded them
+	by      string    // the backend that takes them, "" for none
+	refused error     // what had to be left out
+	failed  []attempt // of those that come before
+}
+
+// attempt is what comes of loading them by one backend.
+type attempt struct {
+	name            string
+	table           string // that iptables refuses to list, because of nft's own rules in it
+	failed, refused error
 }
 
 func judgeLoading(l loading) Finding {
 	switch {
 	case l.spared:
-		return ok("they are not loaded with iptables")
-	case l.table != "":
-		return problem(renamed(l.table),
-			"iptables refuses table %s, which has rules of nft's own: the daemon cannot load its rules there. Give that table another name, where it is made too", l.table)
-	case l.failed != nil:
-		return problem("modprobe -a xt_NFQUEUE xt_conntrack", "the daemon's rules cannot be loaded: %s", oneLine(l.failed.Error()))
+		return ok("the daemon does not load them, and somebody else has")
+	case l.by == "" && len(l.failed) == 1 && l.failed[0].table != "":
+		table := l.failed[0].table
+		return problem(renamed(table),
+			"iptables refuses table %s, which has rules of nft's own: the daemon cannot load its rules there. Give that table another name, where it is made too", table)
+	case l.by == "":
+		return problem(remedies(l.failed), "the daemon's rules cannot be loaded: %s", failures(l.failed))
 	case l.refused != nil:
-		return warning("modprobe -a xt_bpf xt_connlabel xt_connmark ipt_REJECT", "the daemon's rules are loaded without what is refused: %s", oneLine(l.refused.Error()))
+		return warning(modprobe(l.refused, lesserModules[l.by]), "the daemon's rules are loaded by %s without what is refused: %s", programOf(l.by), oneLine(l.refused.Error()))
 	}
-	return ok("iptables and the kernel take the daemon's rules")
+	return ok("%s and the kernel take the daemon's rules", programOf(l.by))
+}
+
+// programOf names a backend for people.
+func programOf(backend string) string {
+	if backend == nft.Name {
+		return "nftables"
+	}
+	return backend
+}
+
+// failures says what each backend lacks.
+func failures(all []attempt) string {
+	var found []string
+	for _, a := range all {
+		found = append(found, oneLine(a.failed.Error()))
+	}
+	return strings.Join(found, "; ")
+}
+
+// remedies returns a command that gives one of the backends what it lacks: the first, or
+// else the next.
+func remedies(all []attempt) string {
+	var found []string
+	for _, a := range all {
+		found = append(found, a.remedy())
+	}
+	return strings.Join(found, " || ")
+}
+
+func (a attempt) remedy() string {
+	switch {
+	case a.table != "":
+		return renamed(a.table)
+	case errors.Is(a.failed, exec.ErrNotFound):
+		return "apt-get install -y iptables"
+	}
+	return modprobe(a.failed, neededModules[a.name])
+}
+
+// Modules by backend, where an error names none: of what the rules cannot do without, and of
+// what they can.
+var (
+	neededModules = map[string][]string{nft.Name: {"nf_tables", "nft_queue", "nft_ct"}, iptables.Name: {"xt_NFQUEUE", "xt_conntrack"}}
+	lesserModules = map[string][]string{nft.Name: {"nft_ct", "nft_reject_ipv4"}, iptables.Name: {"xt_bpf", "xt_connlabel", "xt_connmark", "ipt_REJECT"}}
+)
+
+// moduleNamed is how the error of the nft backend names what the kernel lacks.
+var moduleNamed = regexp.MustCompile(`\(module (\w+)\)`)
+
+// modprobe returns the command that loads the modules which an error names, or those that are
+// given where it names none.
+func modprobe(err error, otherwise []string) string {
+	var named []string
+	for _, m := range moduleNamed.FindAllStringSubmatch(err.Error(), -1) {
+		named = append(named, m[1])
+	}
+	if named = unique(named); len(named) == 0 {
+		named = otherwise
+	}
+	return "modprobe -a " + strings.Join(named, " ")
 }
 
 // renamed returns the command that gives a table of nft's another name, in one step.
