@@ -316,15 +316,6 @@ type event struct {
 	base  chain // that the packet came from
 }
 
-// table returns the first chain of a table.
-func (all ruleset) table(name string) (chain, bool) {
-	i := slices.IndexFunc(all, func(c chain) bool { return c.table == name })
-	if i < 0 {
-		return chain{}, false
-	}
-	return all[i], true
-}
-
 // has returns the first rule with one of the actions, whatever its conditions.
 func (all ruleset) has(actions ...string) (chain, rule, bool) {
 	for _, c := range all {
