@@ -112,3 +112,11 @@ func TestNew(t *testing.T) {
 		t.Error("who is not told who loads the rules loads some")
 	}
 }
+
+func TestOrder(t *testing.T) {
+	for name, want := range map[string][]string{Auto: {"nft", "iptables"}, NFT: {"nft"}, IPTables: {"iptables"}, None: nil} {
+		if diff := cmp.Diff(want, Order(name, rules.Config{Queue: 1723, Ports: []uint16{1723}})); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", name, diff)
+		}
+	}
+}

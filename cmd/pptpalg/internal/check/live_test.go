@@ -269,6 +269,10 @@ var byIPTables = by(choice.IPTables)
 
 func queuing(c *Config) { c.DataPath = "queue" }
 
+func queuingBy(loader string) func(*Config) {
+	return func(c *Config) { c.DataPath, c.Loader = "queue", loader }
+}
+
 func unmarked(c *Config) {
 	c.DataPath = "queue"
 	c.Rules.Data.Mark = 0
@@ -348,7 +352,10 @@ func TestFindings(t *testing.T) {
 		{"bogons dropped", "iptables -I FORWARD -i wan -s 10.0.0.0/8 -j DROP; iptables -I FORWARD -i wan -s 192.168.0.0/16 -j DROP", "firewall-gre", OK, "", false, nil},
 		{"GRE for one of two networks", "ip link add dmz type bridge; ip addr add 10.5.0.1/24 dev dmz; ip link set dmz up; iptables -I FORWARD -i dmz -p gre -j DROP; iptables -I FORWARD -i dmz -o wan -p tcp -j ACCEPT", "firewall-gre", Warning, "drops GRE from dmz to wan", true, nil},
 		{"our own GRE rules will come", "iptables -F FORWARD; iptables -A FORWARD -p tcp -j ACCEPT", "firewall-gre", OK, "", false, queuing},
-		{"nft before our own GRE rules", nftForward + "nft 'chain inet fw f { policy drop; }'; nft add rule inet fw f ct state established accept; nft add rule inet fw f meta l4proto tcp accept", "firewall-gre", Problem, "the policy of nft inet fw f drops GRE", false, queuing},
+		{"nft before our own GRE rules", nftForward + "nft 'chain inet fw f { policy drop; }'; nft add rule inet fw f ct state established accept; nft add rule inet fw f meta l4proto tcp accept", "firewall-gre", Problem, "the policy of nft inet fw f drops GRE", false, queuingBy(choice.IPTables)},
+		{"our own GRE rules will come into nft's chains", nftForward + "nft 'chain inet fw f { policy drop; }'; nft add rule inet fw f ct state established accept; nft add rule inet fw f meta l4proto tcp accept", "firewall-gre", OK, "", false, queuing},
+		{"nft before nft's own GRE rules", strings.ReplaceAll(nftForward, "priority 0", "priority -200") + "nft 'chain inet fw f { policy drop; }'; nft add rule inet fw f ct state established accept; nft add rule inet fw f meta l4proto tcp accept", "firewall-gre", Problem, "the policy of nft inet fw f drops GRE", false, queuing},
+		{"our own GRE rules do not come into legacy's chains", "iptables-legacy -P FORWARD DROP; iptables-legacy -A FORWARD -p tcp -j ACCEPT", "firewall-gre", Problem, "the policy of iptables-legacy filter FORWARD drops GRE", false, queuingBy(choice.NFT)},
 		{"our own GRE rules were left", "iptables -F FORWARD; iptables -P FORWARD ACCEPT; iptables -t raw -N PPTPALG-GRE; iptables -t raw -A PREROUTING -p gre -j PPTPALG-GRE; iptables -t raw -A PPTPALG-GRE -p gre -j NFQUEUE --queue-num 1724", "firewall-gre", OK, "", false, queuing},
 		{"GRE without a mark is not tracked", "true", "firewall-gre", Problem, "drops GRE from wan to lan", false, unmarked},
 

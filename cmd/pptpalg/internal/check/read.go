@@ -546,8 +546,13 @@ func (r *reader) judgeWithin(ctx context.Context, f *firewall) error {
 	}
 	t := f.travellers()
 	s := t.surroundings(layers)
-	s.bound, s.queued, s.accepts = f.bound, f.gre.queued, f.gre.accepts()
+	s.bound, s.queued = f.bound, f.gre.queued
+	native, err := r.native(f.gre)
+	if err != nil {
+		return err
+	}
 	for _, l := range layers {
+		s.native, s.accepts = native, f.gre.accepts() && !(native && l.legacy)
 		x, err := newScratch(ctx, s, l)
 		if err != nil {
 			return err
@@ -558,10 +563,20 @@ func (r *reader) judgeWithin(ctx context.Context, f *firewall) error {
 	return t.travel(f)
 }
 
+// native reports whether nftables will accept the GRE of calls in the firewall's chains.
+func (r *reader) native(g greRules) (bool, error) {
+	if !g.accepts() {
+		return false, nil
+	}
+	l, err := r.loading()
+	return l.by == nft.Name, err
+}
+
 // layer is the rules of one backend.
 type layer struct {
 	objects []object
 	rules   ruleset
+	legacy  bool // they are in force outside of nf_tables
 }
 
 // layers are all rules that are in force.
@@ -592,7 +607,7 @@ func (r *reader) layers() ([]layer, error) {
 		found = append(found, l)
 	}
 	if len(all) > 0 || len(found) == 0 {
-		found = append([]layer{{all, rulesetOf(all, "iptables", lines)}}, found...)
+		found = append([]layer{{objects: all, rules: rulesetOf(all, "iptables", lines)}}, found...)
 	}
 	return found, nil
 }
@@ -612,7 +627,7 @@ func (r *reader) legacy(program, text string) (l layer, err error) {
 		l.objects, err = dump()
 		return err
 	})
-	l.rules = rulesetOf(l.objects, program, readLines(text))
+	l.rules, l.legacy = rulesetOf(l.objects, program, readLines(text)), true
 	return l, err
 }
 

@@ -59,6 +59,7 @@ type surroundings struct {
 	bound   map[uint16]bool
 	queued  bool // GRE is not tracked: the daemon translates
 	accepts bool // and a rule of the daemon's will accept it in FORWARD
+	native  bool // in all chains that nftables reaches, in place of iptables' own
 }
 
 // farIndex is added to the number of a link for that of its other end.
@@ -247,15 +248,30 @@ func isGRE() attributes {
 	}
 }
 
-// acceptsGRE is the rule of the daemon's that accepts the GRE of calls in FORWARD.
-func acceptsGRE(table string) netlink.Message {
+// opens says whether the daemon's rule that accepts the GRE of calls will be in a chain.
+func (s surroundings) opens(c chain) bool {
+	if !s.accepts || !s.native {
+		return s.accepts && c.home == "filter" && c.name == "FORWARD" && !c.isNFT()
+	}
+	return c.hook == "forward" && c.kind == "filter" && c.prio > manglePriority && !c.ours()
+}
+
+// manglePriority is that of iptables' table mangle. The daemon opens no chains up to there.
+const manglePriority = -150
+
+// acceptsGRE is the rule of the daemon's that accepts the GRE of calls in a chain.
+func acceptsGRE(c chain) netlink.Message {
 	const untracked = 64
 	accepts := nested(unix.NFTA_DATA_VERDICT, attr32(unix.NFTA_VERDICT_CODE, nfAccept))
-	m := newRule(table, "FORWARD", append(isGRE(),
+	o := newRule(c.home, c.name, append(isGRE(),
 		makeExpr("ct", attr32(unix.NFTA_CT_KEY, unix.NFT_CT_STATE), attr32(unix.NFTA_CT_DREG, unix.NFT_REG_1)),
 		equals(binary.NativeEndian.AppendUint32(nil, untracked)),
 		makeExpr("immediate", attr32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT), nested(unix.NFTA_IMMEDIATE_DATA, accepts)),
-	)).anew(0)
+	))
+	if own, inet := strings.CutPrefix(c.home, "inet "); inet && strings.HasPrefix(c.table, "nft inet ") {
+		o.family, o.attrs[0] = unix.NFPROTO_INET, attrText(unix.NFTA_RULE_TABLE, own)
+	}
+	m := o.anew(0)
 	m.Header.Flags &^= netlink.Append // it comes first
 	return m
 }
@@ -263,8 +279,10 @@ func acceptsGRE(table string) netlink.Message {
 // observe has packets traced.
 func (x *scratch) observe(c nfTables, s surroundings) error {
 	made := copies(observer(s.queued))
-	if i := x.rules.index("filter", "FORWARD"); s.accepts && i >= 0 && !x.rules[i].isNFT() {
-		made = append(made, acceptsGRE("filter"))
+	for _, c := range x.rules {
+		if s.opens(c) {
+			made = append(made, acceptsGRE(c))
+		}
 	}
 	if _, err := c.create(made); err != nil {
 		return fmt.Errorf("trace packets: %w", err)
