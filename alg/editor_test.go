@@ -594,10 +594,19 @@ func TestMoreClientsThanAPageHolds(t *testing.T) {
 	}
 }
 
-// TestHandshakeHasNoData: a SYN+ACK without data is counted as one.
-func TestHandshakeHasNoData(t *testing.T) {
+// TestNoData: segments without data are counted as such, whatever is known of their stream.
+func TestNoData(t *testing.T) {
 	w := newRig(t).masqueraded(insideAddr)
 	if w.synAck(); w.last.Reason != NoData {
 		t.Errorf("SYN+ACK: %v", w.last.Reason)
+	}
+	w = newRig(t).masqueraded(insideAddr) // its beginning was not seen
+	if w.segment(client, packet.ACK, w.seq[client], nil); w.last.Reason != NoData {
+		t.Errorf("ACK of a stream that is not joined: %v", w.last.Reason)
+	}
+	w = newRig(t).masqueraded(insideAddr).handshake()
+	w.say(client, bytes.Repeat([]byte("GET / "), 30))
+	if w.segment(client, packet.ACK|packet.FIN, w.seq[client], nil); w.last.Reason != NoData {
+		t.Errorf("FIN of what is not PPTP: %v", w.last.Reason)
 	}
 }

@@ -326,6 +326,21 @@ func TestResumedClearing(t *testing.T) {
 	}
 }
 
+// TestOwner: a flow has an owner while its call needs it.
+func TestOwner(t *testing.T) {
+	tab := New(testConfig(time.Minute))
+	c := tab.Open(masqueraded(inside(1), 1))
+	dial(t, c, 7, 100)
+	f := c.Records(nil)[0].Flows()[0]
+	if owner, ok := tab.Owner(f); !ok || owner != c.Connection() {
+		t.Errorf("the owner is %v, %v", owner, ok)
+	}
+	c.Close(Finished, epoch)
+	if _, ok := tab.Owner(f); ok {
+		t.Error("the flow of a call that is gone has an owner")
+	}
+}
+
 // TestResumeCharges who asked for the call, whichever end is the PNS.
 func TestResumeCharges(t *testing.T) {
 	for _, pns := range []Side{Initiator, Responder} {
