@@ -65,7 +65,7 @@ func TestSquattersKeepNoDaemonOut(t *testing.T) {
 func (g *testGateway) rules() string {
 	g.t.Helper()
 	var all string
-	for _, command := range []string{"iptables -t raw -S", "iptables -t mangle -S", "iptables -t filter -S", "nft list ruleset"} {
+	for _, command := range []string{"iptables -t raw -S", "iptables -t mangle -S", "iptables -t filter -S", "nft -s list ruleset"} {
 		words := strings.Fields(command)
 		out, err := g.Gateway.Run(g.t.Context(), words[0], words[1:]...)
 		must(g.t, err)

@@ -99,16 +99,23 @@ func (c *chooser) Load(ctx context.Context, cfg rules.Config) (rules.Outcome, er
 
 // preferred returns the backends in the order in which they are tried. iptables comes first
 // where the calls' GRE has to be accepted in the firewall's own chains and these are
-// iptables-legacy's, which nftables does not reach.
+// iptables-legacy's, which nftables does not reach, or has to be kept from rules in table raw.
 func (c *chooser) preferred(cfg rules.Config) []rules.Backend {
 	if b := c.choice(); b != nil {
 		return []rules.Backend{b}
 	}
 	order := slices.Clone(c.order)
-	if len(nft.ForwardRules(cfg.Data)) > 0 && iptables.HasLegacyTable("filter") {
+	if cfg.Data.Queues > 0 && rulesInRaw() || len(nft.ForwardRules(cfg.Data)) > 0 && iptables.HasLegacyTable("filter") {
 		slices.Reverse(order)
 	}
 	return order
+}
+
+// rulesInRaw reports whether iptables' table raw has rules of others. Docker's drop what comes
+// for a container from elsewhere, and a call's packet has its new destination there. Only an
+// accept of iptables' keeps the packet from them.
+func rulesInRaw() bool {
+	return iptables.HasLegacyTable("raw") || new(nft.Backend).RulesOfOthers("raw")
 }
 
 // Order returns the names of the backends that New's tries to load cfg by, in the calling

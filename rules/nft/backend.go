@@ -250,6 +250,20 @@ func (b *Backend) counts() (map[string]int, error) {
 	return counts, nil
 }
 
+// RulesOfOthers reports whether a table of iptables' has rules in its own chains that are not
+// our jumps.
+func (b *Backend) RulesOfOthers(table string) bool {
+	ofTable, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(table + "\x00")}})
+	if err != nil {
+		return false
+	}
+	listed, _ := b.listRules(unix.NFPROTO_IPV4, ofTable) // without nftables, or such a table, there are none
+	return slices.ContainsFunc(listed, func(m netlink.Message) bool {
+		r := readRule(m.Data)
+		return r.table == table && r.chain == strings.ToUpper(r.chain) && !strings.HasPrefix(r.chain, "PPTPALG") && !strings.HasPrefix(r.jump, "PPTPALG")
+	})
+}
+
 // listRules returns the kernel's messages about rules.
 func (b *Backend) listRules(family byte, filter []byte) ([]netlink.Message, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: b.NetNS})

@@ -35,14 +35,15 @@ const (
 )
 
 // The places of control connections come right after the administrator's chains at priority
-// mangle, as our iptables rules come behind all others. Those at raw come after the
-// administrator's chains too, which see the packets as they come; those that queue leaving
-// packets come before.
+// mangle, as our iptables rules come behind all others. Those at raw come before the
+// administrator's chains, as with iptables: rules that set a conntrack zone, or track nothing,
+// would keep a call's packet from ours (see rules.Data). Those that queue leaving packets come
+// before others too.
 var (
 	arriving    = &place{nftables.ChainTypeFilter, "prerouting priority mangle + 1", nftables.ChainHookPrerouting, manglePriority + 1}
 	sending     = &place{nftables.ChainTypeFilter, "output priority mangle + 1", nftables.ChainHookOutput, manglePriority + 1}
-	arrivingRaw = &place{nftables.ChainTypeFilter, "prerouting priority raw + 1", nftables.ChainHookPrerouting, rawPriority + 1}
-	sendingRaw  = &place{nftables.ChainTypeFilter, "output priority raw + 1", nftables.ChainHookOutput, rawPriority + 1}
+	arrivingRaw = &place{nftables.ChainTypeFilter, "prerouting priority raw - 1", nftables.ChainHookPrerouting, rawPriority - 1}
+	sendingRaw  = &place{nftables.ChainTypeFilter, "output priority raw - 1", nftables.ChainHookOutput, rawPriority - 1}
 	leaving     = &place{nftables.ChainTypeFilter, "postrouting priority mangle - 1", nftables.ChainHookPostrouting, manglePriority - 1}
 	delivered   = &place{nftables.ChainTypeFilter, "input priority mangle - 1", nftables.ChainHookInput, manglePriority - 1}
 	forwarded   = &place{nftables.ChainTypeFilter, "forward priority filter - 1", nftables.ChainHookForward, filterPriority - 1}
