@@ -594,6 +594,14 @@ func TestMoreClientsThanAPageHolds(t *testing.T) {
 	}
 }
 
+func TestReasonNames(t *testing.T) {
+	for r, want := range map[Reason]string{Read: "read", Failed: "error", 255: "unknown(255)"} {
+		if r.String() != want {
+			t.Errorf("reason %d is %q, want %q", uint8(r), r, want)
+		}
+	}
+}
+
 // TestNoData: segments without data are counted as such, whatever is known of their stream.
 func TestNoData(t *testing.T) {
 	w := newRig(t).masqueraded(insideAddr)

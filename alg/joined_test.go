@@ -132,6 +132,21 @@ func TestEndingsWait(t *testing.T) {
 	}
 }
 
+// TestEndedWaitsForNothing: what waited is forgotten with its connection.
+func TestEndedWaitsForNothing(t *testing.T) {
+	r := newRig(t)
+	w := r.masqueraded(insideAddr).handshake()
+	w.outgoing(10, 100)
+	w.restart()
+	w.say(client, message(pptp.CallClearRequest, 10, 0, 0))
+	if len(w.ed.late) != 1 {
+		t.Fatalf("%d connections wait", len(w.ed.late))
+	}
+	if w.ed.end(w.ed.all[0], calls.Finished, w.now); len(w.ed.late) != 0 {
+		t.Errorf("%d connections wait that have ended", len(w.ed.late))
+	}
+}
+
 // TestEndingsThatWait are of each kind, end what they say once they are acknowledged, and
 // are forgotten where their stream was joined at the wrong place, or has ended.
 func TestEndingsThatWait(t *testing.T) {
