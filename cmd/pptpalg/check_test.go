@@ -282,6 +282,7 @@ func TestCheckBadFile(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			g := buildGateway(t, datapath.Kernel, masquerade(1))
 			file := filepath.Join(t.TempDir(), "an operator's.yaml")
 			reconfigure(t, file, tt.text)
@@ -289,10 +290,12 @@ func TestCheckBadFile(t *testing.T) {
 		})
 	}
 	t.Run("no file", func(t *testing.T) {
+		t.Parallel()
 		g := buildGateway(t, datapath.Kernel, masquerade(1))
 		g.wantMendedFile(filepath.Join(t.TempDir(), "etc", "none.yaml"), "no such file")
 	})
 	t.Run("a directory", func(t *testing.T) {
+		t.Parallel()
 		g := buildGateway(t, datapath.Kernel, masquerade(1))
 		g.wantMendedFile(t.TempDir(), "is a directory")
 	})

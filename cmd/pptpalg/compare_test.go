@@ -124,6 +124,7 @@ func TestBesideTheKernelHelper(t *testing.T) {
 	must(t, err)
 	for _, f := range feats {
 		t.Run(f.name, func(t *testing.T) {
+			t.Parallel() // where the helper fails, it takes as long as one waits
 			helper, ours := f.over(t, func(g *testGateway) { must(t, g.AttachKernelHelper(t.Context())) }), f.over(t, func(g *testGateway) { g.start() })
 			t.Logf("kernel helper: %v; pptpalg: %v", helper, ours)
 			if (helper == nil) != f.helper || ours != nil {
