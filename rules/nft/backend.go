@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/nftables"
@@ -393,9 +394,15 @@ func addRule(c *nftables.Conn, t *nftables.Table, chain string, r rule) error {
 	return nil
 }
 
+// sets counts the sets that were made. The library's own count is not safe for goroutines.
+var sets atomic.Uint32
+
 // oneOf adds a set of ICMP's types, and returns the match on it.
 func oneOf(c *nftables.Conn, t *nftables.Table, values []byte) (expr.Any, error) {
-	set := &nftables.Set{Table: t, Anonymous: true, Constant: true, KeyType: nftables.TypeICMPType}
+	set := &nftables.Set{
+		ID: sets.Add(1), Name: "__set%d", // the kernel puts a number there
+		Table: t, Anonymous: true, Constant: true, KeyType: nftables.TypeICMPType,
+	}
 	elements := make([]nftables.SetElement, len(values))
 	for i, v := range values {
 		elements[i].Key = []byte{v}
