@@ -76,24 +76,33 @@ func (b *Backend) load(cfg rules.Config) (rules.Outcome, error) {
 	if errors.Is(first, os.ErrPermission) || errors.Is(first, ErrUnsupported) {
 		return rules.Outcome{}, fmt.Errorf("load nftables rules: %w", first)
 	}
-	if missing := b.missing(cfg); missing != nil {
-		first = missing // says more than the kernel does
-	}
-	first = fmt.Errorf("load nftables rules: %w", first)
 	queues := queue(cfg.Queue, 1, expr.QueueFlagBypass)
 	own, target := b.takes(queues), b.takes(queues.byTarget())
 	if !own && !target {
-		return rules.Outcome{}, first // nothing works without
+		return rules.Outcome{}, b.why(cfg, first) // nothing works without
 	}
 	for _, f := range lesser(cfg) {
 		if !own {
 			f.chains = byTarget(f.chains)
 		}
 		if b.replace(f.chains) == nil {
-			return rules.Outcome{Config: f.cfg, Refused: refusedOf(first, cfg, f.cfg)}, nil
+			done := rules.Outcome{Config: f.cfg, Refused: refusedOf(first, cfg, f.cfg)}
+			if done.Refused != nil {
+				done.Refused = b.why(cfg, first)
+			}
+			return done, nil
 		}
 	}
-	return rules.Outcome{}, first
+	return rules.Outcome{}, b.why(cfg, first)
+}
+
+// why returns an error that says more than the kernel's, if it can. It takes a second: each
+// phrase is tried alone.
+func (b *Backend) why(cfg rules.Config, err error) error {
+	if missing := b.missing(cfg); missing != nil {
+		err = missing
+	}
+	return fmt.Errorf("load nftables rules: %w", err)
 }
 
 // refusedOf returns err unless all that was asked for is loaded, in another form perhaps.
