@@ -49,6 +49,17 @@ type plainNetwork struct {
 	clients func(*testGateway) []*lab.Host
 }
 
+// start starts a gateway of the kind.
+func (n plainNetwork) start(t *testing.T, path datapath.Name) *testGateway {
+	t.Helper()
+	g := buildGateway(t, path, n.options)
+	if n.prepare != nil {
+		n.prepare(g)
+	}
+	g.start()
+	return g
+}
+
 func outsideServer(g *testGateway) *lab.Host { return g.Outside[0] }
 func insideHosts(g *testGateway) []*lab.Host { return g.Inside }
 func firstInside(g *testGateway) []*lab.Host { return g.Inside[:1] }
@@ -81,11 +92,7 @@ func TestFollows(t *testing.T) { overDataPaths(t, testFollows) }
 func testFollows(t *testing.T, path datapath.Name) {
 	for _, n := range plainNetworks {
 		t.Run(n.name, func(t *testing.T) {
-			g := buildGateway(t, path, n.options)
-			if n.prepare != nil {
-				n.prepare(g)
-			}
-			g.start()
+			g := n.start(t, path)
 			s := serverOn(t, n.server(g), lab.Behaviour{NextID: lab.Counting(0)})
 			var own []*lab.Client
 			var calls []*lab.Call
@@ -139,11 +146,7 @@ func TestFollowsOn(t *testing.T) { overDataPaths(t, testFollowsOn) }
 func testFollowsOn(t *testing.T, path datapath.Name) {
 	for _, n := range plainNetworks {
 		t.Run(n.name, func(t *testing.T) {
-			g := buildGateway(t, path, n.options)
-			if n.prepare != nil {
-				n.prepare(g)
-			}
-			g.start()
+			g := n.start(t, path)
 			s := serverOn(t, n.server(g), lab.Behaviour{NextID: lab.Counting(900)})
 			c := clientOn(t, n.clients(g)[0], s.Host.Addr)
 			call := callOn(t, c, 7)

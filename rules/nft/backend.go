@@ -86,8 +86,8 @@ func (b *Backend) load(cfg rules.Config) (rules.Outcome, error) {
 			f.chains = byTarget(f.chains)
 		}
 		if b.replace(f.chains) == nil {
-			done := rules.Outcome{Config: f.cfg, Refused: refusedOf(first, cfg, f.cfg)}
-			if done.Refused != nil {
+			done := rules.Outcome{Config: f.cfg}
+			if !same(cfg, f.cfg) {
 				done.Refused = b.why(cfg, first)
 			}
 			return done, nil
@@ -105,13 +105,10 @@ func (b *Backend) why(cfg rules.Config, err error) error {
 	return fmt.Errorf("load nftables rules: %w", err)
 }
 
-// refusedOf returns err unless all that was asked for is loaded, in another form perhaps.
-func refusedOf(err error, asked, loaded rules.Config) error {
+// same reports whether all that was asked for is loaded, in another form perhaps.
+func same(asked, loaded rules.Config) bool {
 	asked.Ports, loaded.Ports = nil, nil // as they were
-	if reflect.DeepEqual(asked, loaded) {
-		return nil
-	}
-	return err
+	return reflect.DeepEqual(asked, loaded)
 }
 
 // byTarget returns chains that queue by iptables' target.
