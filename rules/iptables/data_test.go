@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"pptpalg/rules"
+	"pptpalg/rules/internal/trial"
 )
 
 // dataPath is a configuration with all that there is.
@@ -43,7 +44,7 @@ func TestDataTexts(t *testing.T) {
 		{"reload.rules", LoadText(loaded["mangle"], onePort)},
 	}
 	for _, row := range rows {
-		golden(t, row.golden, row.got)
+		trial.Golden(t, row.golden, row.got)
 	}
 	if got := unloadParts(DataChain, dataTables, map[string]string{"mangle": read(t, "loaded.list")}); got != "" {
 		t.Errorf("unloadParts = %q, want nothing", got)

@@ -24,9 +24,9 @@ func TestResetTexts(t *testing.T) {
 		"filter": "-P FORWARD DROP\n-N PPTPALG-RESET\n-A FORWARD -p tcp -m mark --mark 0x20/0x20 -j PPTPALG-RESET\n" +
 			"-A FORWARD -i lan -j ACCEPT\n-A PPTPALG-RESET -p tcp -m mark --mark 0x20/0x20 -j REJECT --reject-with tcp-reset\n",
 	}
-	golden(t, "print-reset.rules", Text(resetting))
-	golden(t, "reload-reset.rules", loadParts(ResetChain, resetParts(resetting), loaded))
-	golden(t, "unload-reset.rules", unloadParts(ResetChain, resetTables, loaded))
+	trial.Golden(t, "print-reset.rules", Text(resetting))
+	trial.Golden(t, "reload-reset.rules", loadParts(ResetChain, resetParts(resetting), loaded))
+	trial.Golden(t, "unload-reset.rules", unloadParts(ResetChain, resetTables, loaded))
 	if !wanted(onePort)[0].in(loaded["mangle"]) {
 		t.Error("the empty chain is taken for ours")
 	}

@@ -1,7 +1,6 @@
 package iptables
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,27 +11,8 @@ import (
 
 	"pptpalg/conntrack"
 	"pptpalg/rules"
+	"pptpalg/rules/internal/trial"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
-
-// golden compares got with a file under testdata.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", name, diff)
-	}
-}
 
 func read(t *testing.T, name string) string {
 	t.Helper()
@@ -63,7 +43,7 @@ func TestTexts(t *testing.T) {
 		{"unload-chain-only.rules", UnloadText(empty + "-N PPTPALG\n")},
 	}
 	for _, row := range rows {
-		golden(t, row.golden, row.got)
+		trial.Golden(t, row.golden, row.got)
 	}
 }
 

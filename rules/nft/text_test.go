@@ -1,41 +1,17 @@
 package nft
 
 import (
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"pptpalg/conntrack"
 	"pptpalg/rules"
 	"pptpalg/rules/internal/trial"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
-
-// golden compares got with a file under testdata.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", name, diff)
-	}
-}
 
 var onePort = rules.Config{Queue: 1723, Ports: []uint16{1723}}
 
@@ -69,7 +45,7 @@ var nftRows = map[string]rules.Config{
 
 func TestNFTTexts(t *testing.T) {
 	for name, cfg := range nftRows {
-		golden(t, name, Text(cfg))
+		trial.Golden(t, name, Text(cfg))
 	}
 }
 
