@@ -181,7 +181,8 @@ type Lost struct {
 
 // Witness tells what the editor does not see.
 type Witness struct {
-	Moved    func(calls.Record) time.Time // when GRE of a call was last seen to flow; zero if nothing counts it
+	Flowed   func(calls.Record) time.Time // when GRE of a call was last seen to flow; zero if never
+	Moved    func(calls.Record) time.Time // the same, or when counting began; zero if nothing counts it
 	Homeless func(calls.Connection) bool  // whether the address that NAT gave to an end is gone for good
 }
 

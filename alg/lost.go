@@ -3,6 +3,7 @@ package alg
 import (
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/packet"
 )
 
@@ -70,15 +71,15 @@ func near(a, b packet.Seq) bool { return max(a.Sub(b), b.Sub(a)) < 1<<16 }
 // carries reports whether a connection has not ended although conntrack had it as closed
 // before it lost the entry: no FIN fits its streams, and GRE flows.
 func (d *dialogue) carries(w Witness, e *Editor) bool {
-	moved, counted := d.moved(w, e)
-	return counted && moved > d.closing+stopping && !d.halves[0].fin && !d.halves[1].fin
+	flowed, _ := d.last(w.Flowed, e)
+	return flowed > d.closing+stopping && !d.halves[0].fin && !d.halves[1].fin
 }
 
 // silent reports whether a connection and its calls' GRE have been silent for so long that
 // its ends count as dead.
 func (d *dialogue) silent(at time.Duration, w Witness, e *Editor) bool {
 	most := silentMost
-	moved, counted := d.moved(w, e)
+	moved, counted := d.last(w.Moved, e)
 	if counted && d.revived {
 		most = countedSilentMost
 	}
@@ -88,16 +89,16 @@ func (d *dialogue) silent(at time.Duration, w Witness, e *Editor) bool {
 	return at-max(d.heard, moved) >= most
 }
 
-// moved returns when GRE of any of the connection's calls was last seen to flow, and whether
-// the GRE of all of them is counted.
-func (d *dialogue) moved(w Witness, e *Editor) (last time.Duration, counted bool) {
-	counted = true
+// last returns the latest time that when tells of any of the connection's calls, and whether it
+// tells one of all of them.
+func (d *dialogue) last(when func(calls.Record) time.Time, e *Editor) (last time.Duration, all bool) {
+	all = true
 	for _, call := range d.control.Records(nil) {
-		moved := w.Moved(call)
-		counted = counted && !moved.IsZero()
-		if !moved.IsZero() {
-			last = max(last, e.since(moved))
+		t := when(call)
+		all = all && !t.IsZero()
+		if !t.IsZero() {
+			last = max(last, e.since(t))
 		}
 	}
-	return last, counted
+	return last, all
 }

@@ -213,13 +213,15 @@ func TestClosedThenGone(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		moved time.Duration // GRE, after it was first seen closed; 0 where nobody counts
+		began bool          // nothing has flowed since counting began, which was then
 		fin   bool
 		lost  bool
 	}{
-		{"nobody counts GRE", 0, false, false},
-		{"GRE flows", stopping + 1, false, true},
-		{"GRE flows, and one end has sent its FIN", stopping + 1, true, false},
-		{"GRE flowed", stopping, false, false},
+		{"nobody counts GRE", 0, false, false, false},
+		{"GRE flows", stopping + 1, false, false, true},
+		{"GRE flows, and one end has sent its FIN", stopping + 1, false, true, false},
+		{"GRE flowed", stopping, false, false, false},
+		{"GRE is counted anew, and does not flow", stopping + 1, true, false, false},
 	} {
 		w := newRig(t).masqueraded(insideAddr).handshake()
 		w.outgoing(7, 9)
@@ -237,6 +239,9 @@ func TestClosedThenGone(t *testing.T) {
 		witness := nobody
 		if tt.moved > 0 {
 			witness.Moved = func(calls.Record) time.Time { return seen.Add(tt.moved) }
+			if !tt.began {
+				witness.Flowed = witness.Moved
+			}
 		}
 		c := w.ed.Compare(w.now)
 		if lost, _ := c.Missing(10, witness, w.now); len(lost) == 1 != tt.lost {
@@ -384,7 +389,7 @@ func TestRevivedLosesItsAddress(t *testing.T) {
 		w.now = w.now.Add(time.Second)
 		c := w.ed.Compare(w.now)
 		c.Found([]calls.Connection{w.conn})
-		c.Missing(10, Witness{Moved: nobody.Moved, Homeless: func(calls.Connection) bool { return true }}, w.now)
+		c.Missing(10, Witness{Flowed: nobody.Flowed, Moved: nobody.Moved, Homeless: func(calls.Connection) bool { return true }}, w.now)
 		changes, _ := c.Sweep(10, w.now)
 		if ended := len(changes) > 0; ended != revived {
 			t.Errorf("revived: %v; changes %v", revived, changes)

@@ -19,6 +19,7 @@ func (e *Editor) Missing(live []calls.Connection, asked time.Time) []Lost {
 
 // nobody has seen GRE flow, or an address go.
 var nobody = Witness{
+	Flowed:   func(calls.Record) time.Time { return time.Time{} },
 	Moved:    func(calls.Record) time.Time { return time.Time{} },
 	Homeless: func(calls.Connection) bool { return false },
 }

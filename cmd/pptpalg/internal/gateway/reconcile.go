@@ -299,7 +299,7 @@ func (g *Gateway) tally(all []calls.Record, have datapath.Flows, now time.Time) 
 func (g *Gateway) revive(c *alg.Audit, have datapath.Flows, now time.Time) {
 	var lost []alg.Lost
 	g.sliced(func() bool {
-		some, more := c.Missing(slice, alg.Witness{Moved: g.ledger.Moved, Homeless: g.homes.left}, now)
+		some, more := c.Missing(slice, alg.Witness{Flowed: g.ledger.Flowed, Moved: g.ledger.Moved, Homeless: g.homes.left}, now)
 		lost = append(lost, some...)
 		return more
 	})

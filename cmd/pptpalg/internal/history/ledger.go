@@ -65,10 +65,11 @@ type Ledger struct {
 
 // account is what a call has carried.
 type account struct {
-	ways  [2]odometer // to each side
-	begun bool        // what the metrics tell of it begins with this daemon, or has begun
-	over  bool        // its end was told
-	moved time.Time   // when packets were last seen to be counted; zero if nothing counts
+	ways   [2]odometer // to each side
+	begun  bool        // what the metrics tell of it begins with this daemon, or has begun
+	over   bool        // its end was told
+	moved  time.Time   // when packets were last seen to be counted, or counting began; zero if nothing counts
+	flowed time.Time   // when packets were last seen to be counted; zero if never
 }
 
 // NewLedger returns a ledger that adds events to a store.
@@ -170,12 +171,19 @@ func (a *account) finish(r *calls.Record, carried map[calls.Flow]calls.Traffic, 
 	return grown
 }
 
-// Moved returns when a call's GRE was last seen to flow; zero if nothing counts it.
-func (l *Ledger) Moved(r calls.Record) time.Time {
+// Moved returns when a call's GRE was last seen to flow or, if it was not since then, when
+// counting began; zero if nothing counts it.
+func (l *Ledger) Moved(r calls.Record) time.Time { return l.account(r).moved }
+
+// Flowed returns when a call's GRE was last seen to flow; zero if never.
+func (l *Ledger) Flowed(r calls.Record) time.Time { return l.account(r).flowed }
+
+// account returns a copy of what is known of a call.
+func (l *Ledger) account(r calls.Record) account {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if a := l.calls[r.Number]; a != nil {
-		return a.moved
+		return *a
 	}
-	return time.Time{}
+	return account{}
 }

@@ -88,7 +88,8 @@ func (t *Tally) enter(a *account, g *glance, now time.Time) {
 	if a.moved.IsZero() || grown != (Volume{}) {
 		a.moved = now
 	}
-	if a.begun {
+	if a.begun && grown != (Volume{}) {
+		a.flowed = now
 		t.Grown.add(grown)
 	}
 	a.begun = true
