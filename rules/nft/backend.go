@@ -168,26 +168,44 @@ func withoutNAT(all []chain) []chain {
 	return slices.DeleteFunc(slices.Clone(all), func(c chain) bool { return c.at == translating })
 }
 
-// Unload removes the table. Without one it does nothing.
-func (b *Backend) Unload(context.Context) error {
-	found, err := b.tables()
+// Unload removes the table. Without one it does nothing. The rules go first, so that those who
+// read queues can still answer for what waits: with the chains the kernel drops it.
+func (b *Backend) Unload(ctx context.Context) error {
+	present, err := b.chains()
 	if errors.Is(err, ErrUnsupported) {
 		return nil
 	}
 	if err == nil {
 		err = b.shut()
 	}
-	if err == nil && slices.ContainsFunc(found, ofOurs) {
+	if err == nil && len(present) > 0 {
 		err = b.batch(func(c *nftables.Conn) error {
-			c.AddTable(table())
-			c.DelTable(table())
+			for _, p := range present {
+				c.FlushChain(p)
+			}
 			return nil
 		})
+	}
+	if err == nil {
+		err = b.remove(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("unload nftables rules: %w", err)
 	}
 	return nil
+}
+
+func (b *Backend) remove(ctx context.Context) error {
+	found, err := b.tables()
+	if err != nil || !slices.ContainsFunc(found, ofOurs) {
+		return err
+	}
+	awaitQueues(ctx)
+	return b.batch(func(c *nftables.Conn) error {
+		c.AddTable(table())
+		c.DelTable(table())
+		return nil
+	})
 }
 
 // Present reports whether all of cfg's rules are loaded: each chain at its place, with as
@@ -212,16 +230,8 @@ func (b *Backend) Present(_ context.Context, cfg rules.Config) (bool, error) {
 }
 
 func (b *Backend) present(wanted []chain) (bool, error) {
-	tables, err := b.tables()
-	if err != nil || !slices.ContainsFunc(tables, ofOurs) {
-		return false, err
-	}
-	c, err := b.dial()
-	if err != nil {
-		return false, err
-	}
-	found, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
-	if err != nil {
+	found, err := b.chains()
+	if err != nil || len(found) == 0 {
 		return false, err
 	}
 	counts, err := b.counts()
@@ -229,8 +239,7 @@ func (b *Backend) present(wanted []chain) (bool, error) {
 		return false, err
 	}
 	for _, w := range wanted {
-		there := slices.ContainsFunc(found, func(f *nftables.Chain) bool { return ofOurs(f.Table) && f.Name == w.name && w.at.is(f) })
-		if !there || counts[w.name] != len(w.rules) {
+		if !slices.ContainsFunc(found, w.is) || counts[w.name] != len(w.rules) {
 			return false, nil
 		}
 	}
@@ -341,6 +350,9 @@ func (p *place) is(f *nftables.Chain) bool {
 	return *f.Hooknum == *p.hook && *f.Priority == p.priority
 }
 
+// is reports whether a chain of the kernel's is this one. Its rules may be others.
+func (c *chain) is(f *nftables.Chain) bool { return f.Name == c.name && c.at.is(f) }
+
 func table() *nftables.Table {
 	return &nftables.Table{Name: Table, Family: nftables.TableFamilyIPv4}
 }
@@ -349,16 +361,39 @@ func ofOurs(t *nftables.Table) bool {
 	return t.Name == Table && t.Family == nftables.TableFamilyIPv4
 }
 
-// replace replaces the table by one with these chains.
+// replace has the table hold these chains and nothing else. A base chain that stays at its place
+// is not deleted: with any hook that goes, the kernel drops what waits in every queue
+// (nf_queue_nf_hook_drop).
 func (b *Backend) replace(all []chain) error {
-	if _, err := b.tables(); err != nil {
+	present, err := b.chains()
+	if err != nil {
 		return err
 	}
 	return b.batch(func(c *nftables.Conn) error {
-		c.AddTable(table())
-		c.DelTable(table())
-		return add(c, c.AddTable(table()), all)
+		t := c.AddTable(table())
+		for _, p := range present {
+			c.FlushChain(p)
+		}
+		for _, p := range present {
+			if !slices.ContainsFunc(all, func(w chain) bool { return w.is(p) }) {
+				c.DelChain(p)
+			}
+		}
+		return add(c, t, all)
 	})
+}
+
+// chains returns the chains of the table.
+func (b *Backend) chains() ([]*nftables.Chain, error) {
+	if _, err := b.tables(); err != nil {
+		return nil, err
+	}
+	c, err := b.dial()
+	if err != nil {
+		return nil, err
+	}
+	found, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	return slices.DeleteFunc(found, func(f *nftables.Chain) bool { return !ofOurs(f.Table) }), err
 }
 
 // add adds chains to a table, and then their rules, which jump from one to another.

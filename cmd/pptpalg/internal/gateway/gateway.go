@@ -198,16 +198,18 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	g.audit()
 	g.renew()
 	g.rewrite() // what the audit has deleted need not be looked for again
-	if err := g.load(ctx); err != nil {
-		return errors.Join(err, g.Close(), lock.release())
-	}
-	g.ready.Store(true)
-	ready()
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, working := errgroup.WithContext(working)
+	// Rules of a daemon that was killed have sent packets already. Loading drops those that wait.
 	for _, q := range g.queues {
 		group.Go(func() error { return q.Run(working) })
 	}
+	if err := g.load(ctx); err != nil {
+		stop()
+		return errors.Join(err, group.Wait(), g.Close(), lock.release())
+	}
+	g.ready.Store(true)
+	ready()
 	group.Go(func() error { return g.sweep(working) })
 	guarding, relieve := context.WithCancel(working)
 	guarded := make(chan error, 1)
@@ -234,11 +236,7 @@ func (g *Gateway) ignores(c *calls.Connection) bool {
 }
 
 func (g *Gateway) load(ctx context.Context) error {
-	cfg := rules.Config{Queue: g.cfg.Queue, Ports: g.cfg.Ports, Bypass: g.cfg.Bypass, ResetMark: g.cfg.ResetMark}
-	if g.visits() != nil {
-		cfg.Data = g.cfg.Data
-	}
-	done, err := g.firewall.Load(ctx, cfg)
+	done, err := g.firewall.Load(ctx, g.rules())
 	if err != nil {
 		return err
 	}
@@ -247,9 +245,22 @@ func (g *Gateway) load(ctx context.Context) error {
 			"bypass", done.Config.Bypass, "reset_mark", done.Config.ResetMark, "err", done.Refused)
 	}
 	g.loaded.Store(&done)
-	g.cfg.Bypass, g.cfg.ResetMark = done.Config.Bypass, done.Config.ResetMark
-	g.editor.ResetLost(g.cfg.ResetMark != 0)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.editor.ResetLost(done.Config.ResetMark != 0)
 	return nil
+}
+
+// rules returns the configuration of the rules: as they are loaded, or as they are to be loaded.
+func (g *Gateway) rules() rules.Config {
+	if done := g.loaded.Load(); done != nil {
+		return done.Config
+	}
+	cfg := rules.Config{Queue: g.cfg.Queue, Ports: g.cfg.Ports, Bypass: g.cfg.Bypass, ResetMark: g.cfg.ResetMark}
+	if g.visits() != nil {
+		cfg.Data = g.cfg.Data
+	}
+	return cfg
 }
 
 func (g *Gateway) unload() error {

@@ -138,8 +138,7 @@ func (g *Gateway) waitToLook(ctx context.Context, changes <-chan struct{}) bool 
 // lookAtRules finds out whether the rules are there, and loads them again if they are not and if
 // that is the daemon's task.
 func (g *Gateway) lookAtRules(ctx context.Context, now time.Time) {
-	done := g.loaded.Load()
-	there, err := g.firewall.Present(ctx, done.Config)
+	there, err := g.firewall.Present(ctx, g.rules())
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
@@ -188,7 +187,7 @@ func (g *Gateway) loadAgain(ctx context.Context, now time.Time) {
 	if g.RulesBy() == choice.None || now.Before(q.next) {
 		return
 	}
-	done, err := g.firewall.Load(ctx, g.loaded.Load().Config)
+	done, err := g.firewall.Load(ctx, g.rules())
 	if err != nil {
 		q.next = now.Add(max(firstPause, q.next.Sub(now)))
 		if !g.guard.failed && ctx.Err() == nil {

@@ -32,7 +32,7 @@ func (g *Gateway) packet(p *nfqueue.Packet) nfqueue.Verdict {
 		out = g.edit(seg, p)
 	}
 	if out.Reset {
-		p.Mark |= g.cfg.ResetMark // a rule answers it with a RST
+		p.Mark |= g.rules().ResetMark // a rule answers it with a RST
 	}
 	g.metrics.outcome(out)
 	return verdicts[out.Verdict]
@@ -160,7 +160,7 @@ func (g *Gateway) ask(seg packet.Segment, now time.Time) bool {
 // cannot, the connection goes on visiting the daemon.
 func (g *Gateway) leave(seg packet.Segment) {
 	c := g.editor.Connection(seg)
-	err := g.kernel.Leave(c.Original, c.ZoneOf(calls.Initiator), g.cfg.Bypass)
+	err := g.kernel.Leave(c.Original, c.ZoneOf(calls.Initiator), g.rules().Bypass)
 	if err != nil && !errors.Is(err, conntrack.ErrNoLabels) && !errors.Is(err, conntrack.ErrNotFound) {
 		g.conntrackFailed(opLeave, err)
 	}
