@@ -172,6 +172,7 @@ func TestEventLogOnAFullDisk(t *testing.T) {
 		}
 	}
 	opened(3)
+	must(t, lab.Poll(lab.Patience, func() bool { return len(g.readEvents(file)) == 3*3 })) // opened, translated, closed
 	fill := fillDisk(t, disk)
 	opened(12) // more than the page at the file's end has room for
 	lost := `pptpalg_log_lines_lost_total{log="events"}`
