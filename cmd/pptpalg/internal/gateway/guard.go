@@ -101,9 +101,7 @@ func (g *Gateway) guardRules(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := g.firewall.Watch(ctx, changed); err != nil {
-			g.log.Warn("cannot hear of changes of the firewall rules: they are looked at now and then", "interval", lookInterval, "err", err)
-		}
+		g.watchRules(ctx, changed)
 		return nil
 	})
 	group.Go(func() error {
@@ -115,6 +113,22 @@ func (g *Gateway) guardRules(ctx context.Context) error {
 		return nil
 	})
 	return group.Wait()
+}
+
+// watchRules hears of changes until ctx is done. Where it cannot, it tries again every so often.
+func (g *Gateway) watchRules(ctx context.Context, changed func()) {
+	said := ""
+	for ctx.Err() == nil {
+		err := g.firewall.Watch(ctx, changed)
+		if err == nil {
+			return
+		}
+		if err.Error() != said {
+			said = err.Error()
+			g.log.Warn("cannot hear of changes of the firewall rules: they are looked at now and then", "interval", lookInterval, "err", err)
+		}
+		sleep(ctx, lookInterval)
+	}
 }
 
 // waitToLook waits for a change, and for what is due. It returns false when ctx is done.

@@ -25,6 +25,8 @@ type fakeRules struct {
 	failing error // of Load
 	blind   error // of Present
 	loads   int
+	deaf    error  // of Watch
+	watched func() // called by Watch, if not nil
 }
 
 func (f *fakeRules) Name() string { return f.name }
@@ -39,7 +41,15 @@ func (f *fakeRules) Unload(context.Context) error { f.there = false; return nil 
 
 func (f *fakeRules) Present(context.Context, rules.Config) (bool, error) { return f.there, f.blind }
 
-func (f *fakeRules) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
+func (f *fakeRules) Watch(ctx context.Context, _ func()) error {
+	if f.watched != nil {
+		f.watched()
+	}
+	if f.deaf == nil {
+		<-ctx.Done()
+	}
+	return f.deaf
+}
 
 // guarded returns a gateway with its rules loaded by f.
 func guarded(t *testing.T, f *fakeRules) (*Gateway, *strings.Builder) {
@@ -163,5 +173,18 @@ func TestReadyWithoutRules(t *testing.T) {
 	g.lookAtRules(t.Context(), time.Now())
 	if err := g.Ready(time.Now()); !errors.Is(err, errRulesNever) {
 		t.Errorf("without rules: %v", err)
+	}
+}
+
+// TestGuardHearsAgain: where changes cannot be heard of, the log says so once, and the rules are
+// looked at until the gateway stops.
+func TestGuardHearsAgain(t *testing.T) {
+	f := &fakeRules{name: "iptables", deaf: errors.New("no ears")}
+	g, log := guarded(t, f)
+	ctx, cancel := context.WithCancel(t.Context())
+	f.watched = cancel
+	g.watchRules(ctx, func() {})
+	if got := strings.Count(log.String(), "no ears"); got != 1 {
+		t.Errorf("logged %d times: %s", got, log)
 	}
 }
