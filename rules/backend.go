@@ -13,7 +13,8 @@ type Backend interface {
 	// Present reports whether all rules of a Config are loaded.
 	Present(context.Context, Config) (bool, error)
 	// Watch calls changed when somebody may have changed firewall rules, until ctx is done.
-	// It may call it without need.
+	// It may call it without need. It also keeps up to date what changes of the network make of
+	// the rules.
 	Watch(ctx context.Context, changed func()) error
 }
 

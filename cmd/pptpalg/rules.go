@@ -164,9 +164,12 @@ them the same flags as the daemon, or the same configuration file.`,
 }
 
 // ruleFormats are the forms in which rules are printed.
-var ruleFormats = map[string]func(rules.Config) string{
-	"iptables": iptables.Text,
-	"nft":      nft.Text,
+var ruleFormats = map[string]func(rules.Config) (string, error){
+	"iptables": func(cfg rules.Config) (string, error) {
+		vrfs, err := iptables.VRFs()
+		return iptables.Text(cfg, vrfs...), err
+	},
+	"nft": func(cfg rules.Config) (string, error) { return nft.Text(cfg), nil },
 }
 
 func rulesPrintCommand() *cobra.Command {
@@ -178,6 +181,10 @@ func rulesPrintCommand() *cobra.Command {
 		Long: `Print the rules as input for iptables-restore --noflush, or, with --format nft, for
 nft -f. The rules of data path queue are printed only if --datapath queue is given:
 this command does not try what the kernel can do.
+
+The iptables form has a rule for each VRF that the gateway has now. Only "pptpalg run"
+with --rules iptables keeps them up to date: print and load the rules again when a VRF
+comes, goes or is renamed. The nft form knows VRFs by their kind.
 
 The nft form is the table that the daemon loads, "ip pptpalg". Loaded by hand it goes with
 "pptpalg run --rules none". Loading it again replaces it. With
@@ -196,7 +203,11 @@ by default.`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprint(cmd.OutOrStdout(), text(cfg))
+			printed, err := text(cfg)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprint(cmd.OutOrStdout(), printed)
 			return err
 		},
 	}
@@ -211,7 +222,10 @@ func rulesLoadCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "load",
 		Short: "Load the rules, replacing those that are loaded",
-		Args:  cobra.NoArgs,
+		Long: `Load the rules, replacing those that are loaded. With iptables, each VRF that the gateway
+has now gets a rule. Only "pptpalg run" with --rules iptables keeps them up to date: load
+the rules again when a VRF comes, goes or is renamed.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
 				return err

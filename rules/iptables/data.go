@@ -24,8 +24,8 @@ const marker = "mangle"
 
 // parts returns the rules in the order in which they are loaded: GRE is queued once
 // everything is ready for it.
-func parts(d rules.Data) []part {
-	parts := []part{leaving(d), {table: "filter"}, entering(d)}
+func parts(d rules.Data, vrfs ...VRF) []part {
+	parts := []part{leaving(d), {table: "filter"}, entering(d, vrfs)}
 	if d.Mark != 0 {
 		parts[1] = accepting
 	}
@@ -52,20 +52,25 @@ func first(chain, match string) []string {
 	return jumps
 }
 
+// enteringTable has the rules of entering.
+const enteringTable = "raw"
+
 // entering is the part that queues incoming packets. As for Chain, it excludes the loopback
 // interface, because packets that arrive there have passed OUTPUT. A packet that is already
-// untracked has been here before: with a VRF, PREROUTING runs twice.
-func entering(d rules.Data) part {
+// untracked has been here before: with a VRF, PREROUTING runs twice. Others of a VRF are not queued
+// again.
+func entering(d rules.Data, vrfs []VRF) part {
 	call, seen := d.Marks()
 	return part{
-		table: "raw",
-		rules: []string{
+		table: enteringTable,
+		rules: slices.Concat([]string{
 			fmt.Sprintf("-A %s -m mark --mark 0x%[2]x/0x%[2]x -j CT --notrack", DataChain, call),
 			fmt.Sprintf("-A %s %s -j MARK --set-xmark 0x0/0x%x", DataChain, untracked, call|seen),
 			fmt.Sprintf("-A %s %s -j ACCEPT", DataChain, untracked),
+		}, returning(DataChain, vrfs), []string{
 			queueing(d, seen),
 			unmarking(d, seen),
-		},
+		}),
 		jumps: append(first("PREROUTING", "! -i lo"), first("OUTPUT", "")...),
 	}
 }
@@ -108,12 +113,12 @@ func unmarking(d rules.Data, seen uint32) string {
 }
 
 // dataTables are the tables of the data path's rules, in the order of Data.parts.
-var dataTables = []string{marker, "filter", "raw"}
+var dataTables = []string{marker, "filter", enteringTable}
 
 // loadText returns the transactions that load d's rules, replacing those that are loaded.
-// current is, by table, what "iptables -S" printed.
-func loadText(d rules.Data, current map[string]string) string {
-	return loadParts(DataChain, parts(d), current)
+// Each VRF has one. current is, by table, what "iptables -S" printed.
+func loadText(d rules.Data, current map[string]string, vrfs ...VRF) string {
+	return loadParts(DataChain, parts(d, vrfs...), current)
 }
 
 // loadParts is loadText for the rules in any chain that tables share.

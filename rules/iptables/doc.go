@@ -1,7 +1,7 @@
 // Package iptables owns the rules as iptables has them: their text, and loading it with the
 // programs.
 //
-// The text (Text, LoadText, UnloadText) is pure; only Firewall does I/O. The
+// The text (Text, LoadText, UnloadText) is pure; only Firewall and VRFs do I/O. The
 // rules for control connections are in table mangle, in a chain of our own (rules.Data has
 // those for GRE):
 //
@@ -24,6 +24,10 @@
 // --ctorigdstport is the port the connection was opened to, before any DNAT, and
 // it matches both directions of it. Packets without a conntrack entry (INVALID,
 // untracked) never match, and they are not translated either.
+//
+// A packet that comes in over a VRF passes PREROUTING a second time, with the VRF's device, and
+// the kernel frees what is queued then. iptables cannot ask for a device's kind. So each VRF has
+// a rule that returns, by its name, and Watch keeps these rules up to date.
 //
 // Connections that need no queueing are recognized before their segments:
 //

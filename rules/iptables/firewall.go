@@ -16,6 +16,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sync/errgroup"
+
 	"pptpalg/rules"
 	"pptpalg/rules/nft"
 )
@@ -45,6 +48,12 @@ type Firewall struct {
 	Command string
 	// Run runs the commands; nil runs real ones.
 	Run Runner
+	// NetNS is a file of the network namespace that the kernel is asked about; 0 is the caller's
+	// own. It is to be the one in which Run runs.
+	NetNS int
+
+	dial func() (*netlink.Conn, error)       // of dialLinks; nil dials
+	hear func(context.Context, func()) error // watchVRFs; nil listens
 }
 
 // Name is what --rules calls the Firewall.
@@ -68,12 +77,16 @@ func (f *Firewall) Load(ctx context.Context, cfg rules.Config) (rules.Outcome, e
 	if err := cfg.Validate(); err != nil {
 		return rules.Outcome{}, err
 	}
-	if err := f.loadData(ctx, cfg.Data); err != nil {
+	vrfs, err := f.vrfs()
+	if err != nil {
+		return rules.Outcome{}, fmt.Errorf("load firewall rules: %w", err)
+	}
+	if err := f.loadData(ctx, cfg.Data, vrfs); err != nil {
 		err = fmt.Errorf("load firewall rules of the data path: %w", err)
 		return rules.Outcome{}, f.giveUp(ctx, cfg, err)
 	}
 	refusedReset := f.loadReset(ctx, &cfg)
-	refused, err := f.loadControl(ctx, &cfg)
+	refused, err := f.loadControl(ctx, &cfg, vrfs)
 	if err != nil {
 		err = fmt.Errorf("load firewall rules: %w", err)
 		return rules.Outcome{}, f.giveUp(ctx, cfg, err)
@@ -108,8 +121,11 @@ func (f *Firewall) loadReset(ctx context.Context, cfg *rules.Config) (refused er
 
 // loadControl loads the rules for control connections, or the best lesser ones that are not
 // refused, and puts these into cfg. refused says why.
-func (f *Firewall) loadControl(ctx context.Context, cfg *rules.Config) (refused, err error) {
-	err = f.load(ctx, *cfg, remarked)
+func (f *Firewall) loadControl(ctx context.Context, cfg *rules.Config, vrfs []VRF) (refused, err error) {
+	load := func(c rules.Config, spell func(string) string) error {
+		return f.load(ctx, c, spelled(control(c, vrfs...), spell))
+	}
+	err = load(*cfg, remarked)
 	if !isRefused(err) {
 		return nil, err
 	}
@@ -117,16 +133,16 @@ func (f *Firewall) loadControl(ctx context.Context, cfg *rules.Config) (refused,
 	// backends and versions, so try instead of reading them.
 	lesser := cfg.Lesser()
 	for _, l := range lesser {
-		if f.load(ctx, l, remarked) == nil {
+		if load(l, remarked) == nil {
 			*cfg = l
 			return err, nil
 		}
 	}
-	if f.load(ctx, *cfg, plain) == nil {
+	if load(*cfg, plain) == nil {
 		return nil, nil // nothing but comments is missing
 	}
 	for _, l := range lesser {
-		if f.load(ctx, l, plain) == nil {
+		if load(l, plain) == nil {
 			*cfg = l
 			return err, nil
 		}
@@ -142,11 +158,11 @@ func plain(text string) string    { return commentMatch.ReplaceAllString(text, "
 var commentMatch = regexp.MustCompile(` -m comment --comment "[^"]*"`)
 
 // loadData loads the rules of the data path.
-func (f *Firewall) loadData(ctx context.Context, d rules.Data) error {
+func (f *Firewall) loadData(ctx context.Context, d rules.Data, vrfs []VRF) error {
 	if d.Queues == 0 {
 		return nil
 	}
-	return f.change(ctx, dataTables, func(current map[string]string) string { return loadText(d, current) })
+	return f.change(ctx, dataTables, func(current map[string]string) string { return loadText(d, current, vrfs...) })
 }
 
 // isRefused reports whether iptables or the kernel refused a rule of ours.
@@ -155,8 +171,8 @@ func isRefused(err error) bool {
 	return errors.As(err, &failed) && failed.refused()
 }
 
-func (f *Firewall) load(ctx context.Context, cfg rules.Config, spell func(string) string) error {
-	return f.changeControl(ctx, cfg, func(current string) string { return loadControlText(current, spelled(cfg, spell)) })
+func (f *Firewall) load(ctx context.Context, cfg rules.Config, lines []string) error {
+	return f.changeControl(ctx, cfg, func(current string) string { return loadControlText(current, lines) })
 }
 
 // Unload removes all rules of ours; without any it does nothing. It removes those for
@@ -202,7 +218,8 @@ func (f *Firewall) unloadExtra(ctx context.Context, e extra) error {
 }
 
 // Present reports whether all of cfg's rules are loaded: in each table, our chain with as
-// many rules as it is to have, and the jumps to it. Errors are as for Load.
+// many rules as it is to have, those about VRFs not counted, and the jumps to it. Errors are as
+// for Load.
 func (f *Firewall) Present(ctx context.Context, cfg rules.Config) (bool, error) {
 	for _, w := range wanted(cfg) {
 		current, err := f.list(ctx, w.table)
@@ -216,12 +233,23 @@ func (f *Firewall) Present(ctx context.Context, cfg rules.Config) (bool, error) 
 	return true, nil
 }
 
-// Watch calls changed when rules of iptables may have changed. The kernel tells of changes by
+// Watch calls changed when rules of iptables may have changed. It also keeps the rules about VRFs
+// up to date, and returns an error when it cannot.
+func (f *Firewall) Watch(ctx context.Context, changed func()) error {
+	vrfs, others := make(chan struct{}, 1), make(chan struct{}, 1)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return f.watchRules(ctx, func() { changed(); tell(others) }) })
+	group.Go(func() error { return f.watchVRFs(ctx, func() { tell(vrfs) }) })
+	group.Go(func() error { return f.keepVRFs(ctx, vrfs, others) })
+	return group.Wait()
+}
+
+// watchRules calls changed when rules may have changed. The kernel tells of changes by
 // iptables-nft. Of those by iptables-legacy it does not: the size of each table is looked at
 // every so often.
-func (f *Firewall) Watch(ctx context.Context, changed func()) error {
+func (f *Firewall) watchRules(ctx context.Context, changed func()) error {
 	if version, err := f.run(ctx, "", f.command(), "-V"); err != nil || strings.Contains(version, "nf_tables") {
-		return nft.Watch(ctx, 0, changed)
+		return nft.Watch(ctx, f.NetNS, changed)
 	}
 	last := ""
 	for {
@@ -358,14 +386,18 @@ func (e *restoreError) Error() string {
 
 func (e *restoreError) Unwrap() error { return e.err }
 
-// raced reports whether the transaction did not fit the table, see LoadText. An error at
-// COMMIT means that the nft backend met another change and did not find what it had read
-// (for a rule that the kernel refuses, it reports that rule's line), or that the legacy
-// kernel interface returned EAGAIN because another program took no lock.
+// raced reports whether the transaction did not fit the table, see LoadText. An error where a
+// rule is inserted into a chain of ours means that the chain was gone. One at COMMIT means that
+// the nft backend met another change and did not find what it had read (for a rule that the
+// kernel refuses, it reports that rule's line), or that the legacy kernel interface returned
+// EAGAIN because another program took no lock.
 func (e *restoreError) raced() bool {
 	switch verb, _, _ := strings.Cut(e.line, " "); verb {
 	case "-D", "-F", "-X", "-N":
 		return true
+	case "-I":
+		chain := strings.Fields(e.line)[1]
+		return chain == Chain || chain == DataChain
 	case "COMMIT":
 		return racedText.MatchString(e.err.Error())
 	}

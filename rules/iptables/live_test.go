@@ -38,7 +38,7 @@ COMMIT
 
 // predicateTable counts on its own what the rules should queue.
 func predicateTable() string {
-	b := bytecode()
+	b := bytecode(predicate)
 	return `*mangle
 -A PREROUTING ! -i lo -p tcp -m bpf --bytecode "` + b + `" -m comment --comment "in wanted"
 -A OUTPUT -p tcp -m bpf --bytecode "` + b + `" -m comment --comment "out wanted"

@@ -29,7 +29,7 @@ func countTable(chain string) string {
 	for name, src := range map[string]string{"match": "192.0.2.1", "pass": "192.0.2.2", "invalid": "192.0.2.3"} {
 		rule := "-A " + chain + " -s " + src
 		fmt.Fprintf(&b, "%s -m comment --comment \"%s: all\"\n", rule, name)
-		fmt.Fprintf(&b, "%s -m bpf --bytecode \"%s\" -m comment --comment \"%s: matched\"\n", rule, bytecode(), name)
+		fmt.Fprintf(&b, "%s -m bpf --bytecode \"%s\" -m comment --comment \"%s: matched\"\n", rule, bytecode(predicate), name)
 	}
 	fmt.Fprintf(&b, "-A %s -s 192.0.2.0/24 -j DROP\nCOMMIT\n", chain)
 	return b.String()

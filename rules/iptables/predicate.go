@@ -46,12 +46,12 @@ var predicate = []bpf.Instruction{
 	/* 13 */ bpf.RetConstant{Val: 0},
 }
 
-// bytecode returns the predicate as --bytecode wants it: the number of
+// bytecode returns a program as --bytecode wants it: the number of
 // instructions, then "opcode jt jf k" of each, all decimal, separated by commas.
-func bytecode() string {
-	raw, err := bpf.Assemble(predicate)
+func bytecode(program []bpf.Instruction) string {
+	raw, err := bpf.Assemble(program)
 	if err != nil {
-		panic("rules: predicate does not assemble: " + err.Error()) // constant input
+		panic("iptables: predicate does not assemble: " + err.Error()) // constant but for a number
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d", len(raw))

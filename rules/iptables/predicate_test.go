@@ -95,7 +95,7 @@ func FuzzPredicate(f *testing.F) {
 func TestBytecode(t *testing.T) {
 	const want = "14,177 0 0 0,80 0 0 13,69 9 0 5,84 0 0 18,21 7 0 18,80 0 0 12,84 0 0 240," +
 		"116 0 0 2,12 0 0 0,7 0 0 0,128 0 0 0,45 0 1 0,6 0 0 1,6 0 0 0"
-	if got := bytecode(); got != want {
+	if got := bytecode(predicate); got != want {
 		t.Errorf("bytecode\n got %s\nwant %s", got, want)
 	}
 	if len(predicate) > 64 {

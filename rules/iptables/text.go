@@ -25,33 +25,36 @@ var jumps = []string{
 const fromLoopback = "-A " + Chain + " -i lo -j RETURN"
 
 // Text returns the rules as input for "iptables-restore --noflush" on tables that have none
-// of our rules. iptables refuses it as a whole for a table that has some ("Chain already
-// exists").
-func Text(c rules.Config) string {
-	text := LoadText("", c)
+// of our rules, with one for each VRF. iptables refuses it as a whole for a table that has some
+// ("Chain already exists").
+func Text(c rules.Config, vrfs ...VRF) string {
+	text := LoadText("", c, vrfs...)
 	if c.Data.Queues > 0 {
-		text += loadText(c.Data, nil)
+		text += loadText(c.Data, nil, vrfs...)
 	}
 	if c.ResetMark != 0 {
 		text += loadParts(ResetChain, resetParts(c), nil)
 	}
+	if len(vrfs) > 0 {
+		text = vrfNote + text
+	}
 	return text
 }
 
-// control returns the content of Chain: after the first rule, one rule per port, and another
-// one for SYNs that ask for Multipath TCP. Its matches on TCP come first, so that other
+// control returns the content of Chain: after the first rule, and those about VRFs, one rule per
+// port, and another one for SYNs that ask for Multipath TCP. Its matches on TCP come first, so that other
 // SYNs, and a flood of them, cost nothing more.
 //
 // A RST with which the gateway answers a segment (REJECT --reject-with tcp-reset) is
 // RELATED, and is not queued. It shares the segment's conntrack entry. While that entry is
 // not in the table, the kernel drops packets that are queued with it
 // (nf_ct_drop_unconfirmed in nfnetlink_queue.c).
-func control(c rules.Config) []string {
+func control(c rules.Config, vrfs ...VRF) []string {
 	segments := `-m comment --comment "every segment"`
 	if !c.AllSegments {
-		segments = `-m bpf --bytecode "` + bytecode() + `" -m comment --comment "data, SYN+ACK, FIN, RST"`
+		segments = `-m bpf --bytecode "` + bytecode(predicate) + `" -m comment --comment "data, SYN+ACK, FIN, RST"`
 	}
-	lines := []string{fromLoopback}
+	lines := append([]string{fromLoopback}, returning(Chain, vrfs)...)
 	for _, port := range c.Ports {
 		lines = append(lines, fmt.Sprintf(
 			"-A %s -p tcp -m conntrack --ctstate NEW,ESTABLISHED --ctproto tcp --ctorigdstport %d %s%s -j NFQUEUE --queue-num %d --queue-bypass",
@@ -74,8 +77,8 @@ func control(c rules.Config) []string {
 // first lines, if another process has changed our rules since current was read: -D fails
 // for a jump that is gone, -X fails for a chain with an added jump, -N fails for an added
 // chain. So two loaders never leave two jumps.
-func LoadText(current string, c rules.Config) string {
-	return loadControlText(current, control(c))
+func LoadText(current string, c rules.Config, vrfs ...VRF) string {
+	return loadControlText(current, control(c, vrfs...))
 }
 
 // loadControlText is LoadText for the content of Chain.
@@ -83,9 +86,9 @@ func loadControlText(current string, lines []string) string {
 	return transaction("mangle", removal(current), []string{"-N " + Chain}, lines, jumps)
 }
 
-// spelled returns the content of Chain in another spelling.
-func spelled(c rules.Config, spell func(string) string) []string {
-	lines := control(c)
+// spelled returns lines in another spelling.
+func spelled(lines []string, spell func(string) string) []string {
+	lines = slices.Clone(lines)
 	for i := range lines {
 		lines[i] = spell(lines[i])
 	}
@@ -141,13 +144,15 @@ func byChain(added []string) map[string]int {
 }
 
 // in reports whether current (as for LoadText, of the table) has all of it. Jumps that others
-// have added do no harm.
+// have added do no harm, and rules about VRFs come and go.
 func (s share) in(current string) bool {
 	n, found := 0, make(map[string]int)
 	for _, r := range parse(current) {
-		if r.appendsTo(s.chain) {
+		switch {
+		case r.aboutVRF(s.chain):
+		case r.appendsTo(s.chain):
 			n++
-		} else if r.jumpsTo(s.chain) {
+		case r.jumpsTo(s.chain):
 			found[r.words[1]]++
 		}
 	}
