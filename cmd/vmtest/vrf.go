@@ -11,9 +11,9 @@ import (
 // inVRF puts the clients' network into a VRF, with routes that leak both ways. A packet of
 // theirs then passes PREROUTING twice, and the kernel frees what is queued the second time.
 func (tr trial) inVRF() (err error) {
-	n := &network{trial: tr, log: new(lab.Log), open: true} // what is forwarded comes from the VRF's device
+	n := &network{trial: tr, log: new(lab.Log), tenant: true} // what is forwarded comes from the VRF's device
 	defer func() { err = n.end(err) }()
-	for _, step := range []func() error{n.build, n.makeVRF, n.startDaemon, n.leftAlone, n.calls} {
+	for _, step := range []func() error{n.build, n.makeVRF, n.startDaemon, n.leftAlone, n.calls, n.renameVRF, n.strangers} {
 		if err := step(); err != nil {
 			return fmt.Errorf("in a VRF: %w", err)
 		}
@@ -22,13 +22,81 @@ func (tr trial) inVRF() (err error) {
 }
 
 func (n *network) makeVRF() error {
-	for _, line := range []string{
-		"link add tenant type vrf table 100", "link set tenant up", "link set lan master tenant",
-		"route add 203.0.113.0/24 dev wan table 100", "route add 10.77.0.0/24 dev tenant",
-	} {
+	return n.ip("link add tenant type vrf table 100", "link set tenant up", "link set lan master tenant",
+		"route add 203.0.113.0/24 dev wan table 100", "route add 10.77.0.0/24 dev tenant")
+}
+
+func (n *network) ip(lines ...string) error {
+	for _, line := range lines {
 		if _, err := n.Gateway.Run(context.Background(), "ip", strings.Fields(line)...); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// renameVRF renames the VRF's device, and makes another one. Rules that know such devices by
+// name follow: connections work, and no rule was missing.
+func (n *network) renameVRF() error {
+	err := n.ip("link set tenant down", "link set tenant name customer", "link set customer up",
+		"route add 10.77.0.0/24 dev customer", "link add later type vrf table 101")
+	if err != nil {
+		return err
+	}
+	if n.rules == "iptables" {
+		if err := n.followed("mangle"); err != nil {
+			return err
+		}
+	}
+	if n.rules == "iptables" && n.dataPath == "queue" {
+		if err := n.followed("raw"); err != nil {
+			return err
+		}
+	}
+	if err := n.leftAlone(); err != nil {
+		return fmt.Errorf("after it was renamed: %w", err)
+	}
+	if lost := n.metric("pptpalg_rules_lost_total"); lost != "0" {
+		return fmt.Errorf("rules were lost %s times", lost)
+	}
+	return nil
+}
+
+// followed waits until a table of iptables has the VRFs that are there, and no others.
+func (n *network) followed(table string) error {
+	var listed string
+	err := poll(func() bool {
+		out, err := n.Gateway.Run(context.Background(), "iptables", "-t", table, "-S")
+		listed = out.Stdout
+		return err == nil && strings.Contains(listed, "-i customer -j RETURN") &&
+			strings.Contains(listed, "-i later -j RETURN") && !strings.Contains(listed, "-i tenant ")
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the VRFs in table %s: %w: it has\n%s", table, err, listed)
+	}
+	return nil
+}
+
+// strangers sends GRE of a call that nobody knows, which the daemon sees only where it translates.
+func (n *network) strangers() error {
+	from, err := lab.OpenGRE(n.Inside[0], n.Inside[0].Addr)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := lab.OpenGRE(n.Outside[1], n.Outside[1].Addr)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	const id = 4711
+	seq := uint32(1)
+	if err := from.Send(lab.Packet{Dst: n.Outside[1].Addr, CallID: id, Seq: &seq, Payload: []byte("of nobody")}); err != nil {
+		return err
+	}
+	if _, err := to.RecvCall(id, patience); err != nil {
+		return fmt.Errorf("GRE of a call that nobody knows: %w", err)
+	}
+	fmt.Printf("guest: data path %s, rules of %s: calls work in a VRF, under another name too\n", n.dataPath, n.rules)
 	return nil
 }
