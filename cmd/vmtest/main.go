@@ -52,7 +52,7 @@ func onMachine() error {
 		cache = os.TempDir()
 	}
 	dir := flag.String("cache", filepath.Join(cache, "pptpalg"), "directory in which the kernel is kept, about 60 MB")
-	within := flag.Duration("timeout", 5*time.Minute, "how long the virtual machine may run")
+	within := flag.Duration("timeout", 10*time.Minute, "how long the virtual machine may run")
 	accel := flag.String("accel", "tcg", "qemu's accelerator: tcg, or kvm where it works")
 	onFresh := flag.Bool("fresh", false, "have a machine of its own install, use and remove two packages, OLD.deb and NEW.deb")
 	flag.Parse()
