@@ -1,0 +1,173 @@
+package ports
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Sizes of headers of linux/rtnetlink.h, linux/if_addr.h.
+const (
+	ifinfomsgLen = 16
+	ifaddrmsgLen = 8
+	tcmsgLen     = 20
+)
+
+// Parents in struct tcmsg (linux/pkt_sched.h). Qdisc ingress answers as clsact does.
+const (
+	clsactParent  = 0xfffffff1 // TC_H_CLSACT
+	clsactIngress = 0xfffffff2
+	clsactEgress  = 0xfffffff3
+)
+
+// Attributes of a filter of kind bpf (linux/pkt_cls.h).
+const (
+	tcaBPFName = 7
+	tcaBPFID   = 11
+)
+
+// dump asks for all of something.
+func dump(c *netlink.Conn, typ netlink.HeaderType, body []byte) ([]netlink.Message, error) {
+	return c.Execute(netlink.Message{Header: netlink.Header{Type: typ, Flags: netlink.Request | netlink.Dump}, Data: body})
+}
+
+func askLinks(c *netlink.Conn) ([]link, error) {
+	msgs, err := dump(c, unix.RTM_GETLINK, make([]byte, ifinfomsgLen))
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	return decodeLinks(msgs)
+}
+
+func decodeLinks(msgs []netlink.Message) ([]link, error) {
+	var all []link
+	for _, m := range msgs {
+		l, err := decodeLink(m.Data)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+func askAddresses(c *netlink.Conn) (map[int]bool, error) {
+	body := make([]byte, ifaddrmsgLen)
+	body[0] = unix.AF_INET
+	msgs, err := dump(c, unix.RTM_GETADDR, body)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	return decodeAddresses(msgs), nil
+}
+
+// decodeAddresses returns the interfaces that have an IPv4 address.
+func decodeAddresses(msgs []netlink.Message) map[int]bool {
+	all := make(map[int]bool)
+	for _, m := range msgs {
+		if len(m.Data) >= ifaddrmsgLen {
+			all[int(binary.NativeEndian.Uint32(m.Data[4:]))] = true
+		}
+	}
+	return all
+}
+
+func askQdiscs(c *netlink.Conn) (map[int][]string, error) {
+	msgs, err := dump(c, unix.RTM_GETQDISC, make([]byte, tcmsgLen))
+	if err != nil {
+		return nil, fmt.Errorf("list qdiscs: %w", err)
+	}
+	return decodeQdiscs(msgs)
+}
+
+// decodeQdiscs returns the kinds on each interface's way out.
+func decodeQdiscs(msgs []netlink.Message) (map[int][]string, error) {
+	all := make(map[int][]string)
+	for _, m := range msgs {
+		t, err := decodeTC(m.Data)
+		if err != nil {
+			return nil, fmt.Errorf("decode qdisc: %w", err)
+		}
+		if t.parent != clsactParent {
+			all[t.index] = append(all[t.index], t.kind)
+		}
+	}
+	return all, nil
+}
+
+func askClassifiers(c *netlink.Conn, index int, parent uint32, ours func(program uint32) bool) (others int, err error) {
+	body := make([]byte, tcmsgLen)
+	binary.NativeEndian.PutUint32(body[4:], uint32(index))
+	binary.NativeEndian.PutUint32(body[12:], parent)
+	msgs, err := dump(c, unix.RTM_GETTFILTER, body)
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range msgs {
+		t, err := decodeTC(m.Data)
+		if err != nil {
+			return 0, fmt.Errorf("decode filter: %w", err)
+		}
+		// Without a handle it is the list that holds the filters.
+		if t.handle != 0 && !strings.HasPrefix(t.name, ProgramPrefix) && (t.program == 0 || !ours(t.program)) {
+			others++
+		}
+	}
+	return others, nil
+}
+
+// tc is what matters of a qdisc or filter.
+type tc struct {
+	index          int
+	handle, parent uint32
+	kind           string
+	name           string // of a filter of kind bpf
+	program        uint32
+}
+
+func decodeTC(b []byte) (tc, error) {
+	if len(b) < tcmsgLen {
+		return tc{}, fmt.Errorf("%d bytes", len(b))
+	}
+	t := tc{
+		index:  int(int32(binary.NativeEndian.Uint32(b[4:]))),
+		handle: binary.NativeEndian.Uint32(b[8:]),
+		parent: binary.NativeEndian.Uint32(b[12:]),
+	}
+	d, err := netlink.NewAttributeDecoder(b[tcmsgLen:])
+	if err != nil {
+		return tc{}, err
+	}
+	var options []byte
+	for d.Next() {
+		switch d.Type() {
+		case unix.TCA_KIND:
+			t.kind = d.String()
+		case unix.TCA_OPTIONS:
+			options = d.Bytes()
+		}
+	}
+	if t.kind == "bpf" && d.Err() == nil {
+		t.decodeBPF(options)
+	}
+	return t, d.Err()
+}
+
+// decodeBPF reads a filter's options. What cannot be read stays empty, and is another's.
+func (t *tc) decodeBPF(options []byte) {
+	d, err := netlink.NewAttributeDecoder(options)
+	if err != nil {
+		return
+	}
+	for d.Next() {
+		switch d.Type() {
+		case tcaBPFName:
+			t.name = d.String()
+		case tcaBPFID:
+			t.program = d.Uint32()
+		}
+	}
+}
