@@ -1,11 +1,15 @@
 package ports
 
 import (
+	"encoding/binary"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	attached "github.com/cilium/ebpf/link"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"pptpalg/cmd/internal/netns"
 )
@@ -129,6 +133,8 @@ func TestChooseFilters(t *testing.T) {
 		{"tcx ingress", tcx(ebpf.AttachTCXIngress, "another"), "", "on ingress"},
 		{"tcx egress", tcx(ebpf.AttachTCXEgress, "another"), "", "on egress"},
 		{"our tcx", tcx(ebpf.AttachTCXEgress, ProgramPrefix), "xdp", ""},
+		{"another's filter of kind bpf", clsact("another"), "", "on egress"},
+		{"our filter", clsact(ProgramPrefix), "xdp", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -271,6 +277,54 @@ func tcx(where ebpf.AttachType, program string) func(*testing.T, *netns.Place) {
 		})
 	}
 }
+
+// clsact attaches a filter of kind bpf with a name, whose program has none.
+func clsact(name string) func(*testing.T, *netns.Place) {
+	return func(t *testing.T, p *netns.Place) {
+		t.Helper()
+		run(t, p, "tc qdisc add dev wan clsact")
+		do(t, p, func() error {
+			prog, err := ebpf.NewProgram(passing(ebpf.SchedCLS, "", 0))
+			if err != nil {
+				return err
+			}
+			defer prog.Close()
+			c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			all, err := askLinks(c)
+			if err != nil {
+				return err
+			}
+			wan := slices.IndexFunc(all, func(l link) bool { return l.name == "wan" })
+			e := netlink.NewAttributeEncoder()
+			e.String(unix.TCA_KIND, "bpf")
+			e.Nested(unix.TCA_OPTIONS, func(e *netlink.AttributeEncoder) error {
+				e.Uint32(6, uint32(prog.FD())) // TCA_BPF_FD
+				e.String(tcaBPFName, name)
+				e.Uint32(8, 1) // TCA_BPF_FLAGS: TCA_BPF_FLAG_ACT_DIRECT
+				return nil
+			})
+			attrs, err := e.Encode()
+			if err != nil {
+				return err
+			}
+			b := make([]byte, tcmsgLen)
+			binary.NativeEndian.PutUint32(b[4:], uint32(all[wan].index))
+			binary.NativeEndian.PutUint32(b[12:], clsactEgress)
+			binary.NativeEndian.PutUint32(b[16:], 1<<16|uint32(htons(unix.ETH_P_IP)))
+			_, err = c.Execute(netlink.Message{
+				Header: netlink.Header{Type: unix.RTM_NEWTFILTER, Flags: netlink.Request | netlink.Acknowledge | netlink.Create},
+				Data:   append(b, attrs...),
+			})
+			return err
+		})
+	}
+}
+
+func htons(v uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v)) }
 
 func passing(typ ebpf.ProgramType, name string, verdict int32) *ebpf.ProgramSpec {
 	return &ebpf.ProgramSpec{Name: name, Type: typ, License: "Apache-2.0", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()}}

@@ -29,13 +29,22 @@ const (
 	tcaBPFID   = 11
 )
 
+// skipStats is RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h.
+const skipStats = 1 << 3
+
 // dump asks for all of something.
 func dump(c *netlink.Conn, typ netlink.HeaderType, body []byte) ([]netlink.Message, error) {
 	return c.Execute(netlink.Message{Header: netlink.Header{Type: typ, Flags: netlink.Request | netlink.Dump}, Data: body})
 }
 
 func askLinks(c *netlink.Conn) ([]link, error) {
-	msgs, err := dump(c, unix.RTM_GETLINK, make([]byte, ifinfomsgLen))
+	e := netlink.NewAttributeEncoder()
+	e.Uint32(unix.IFLA_EXT_MASK, skipStats)
+	skip, err := e.Encode()
+	if err != nil {
+		return nil, err
+	}
+	msgs, err := dump(c, unix.RTM_GETLINK, append(make([]byte, ifinfomsgLen), skip...))
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
