@@ -32,13 +32,11 @@ func place(t *testing.T, script string) *netns.Place {
 	return p
 }
 
-// run runs a script, in which $THREAD is the namespace's thread.
+// run runs a script.
 func run(t *testing.T, p *netns.Place, script string) {
 	t.Helper()
 	do(t, p, func() error {
-		cmd := exec.Command("sh", "-e", "-c", script)
-		cmd.Env = append(os.Environ(), fmt.Sprintf("THREAD=%d", p.Thread))
-		if out, err := cmd.CombinedOutput(); err != nil {
+		if out, err := exec.Command("sh", "-e", "-c", script).CombinedOutput(); err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
 		return nil

@@ -3,6 +3,7 @@ package ports
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mdlayher/netlink"
@@ -32,9 +33,16 @@ const (
 // skipStats is RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h.
 const skipStats = 1 << 3
 
-// dump asks for all of something.
-func dump(c *netlink.Conn, typ netlink.HeaderType, body []byte) ([]netlink.Message, error) {
-	return c.Execute(netlink.Message{Header: netlink.Header{Type: typ, Flags: netlink.Request | netlink.Dump}, Data: body})
+// dump asks for all of something. If it changes meanwhile, dump asks again, a few times:
+// something may be missing from the answer.
+func dump(c *netlink.Conn, typ netlink.HeaderType, body []byte) (msgs []netlink.Message, err error) {
+	for range 5 {
+		msgs, err = c.Execute(netlink.Message{Header: netlink.Header{Type: typ, Flags: netlink.Request | netlink.Dump}, Data: body})
+		if err != nil || !slices.ContainsFunc(msgs, func(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }) {
+			break
+		}
+	}
+	return msgs, err
 }
 
 func askLinks(c *netlink.Conn) ([]link, error) {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -148,7 +150,7 @@ func TestWatch(t *testing.T) {
 		{"new link", "", "ip link add br1 type bridge", Change{Links: true, Came: []string{"br1"}}},
 		{"link gone", "", "ip link del wan", Change{Links: true, Went: []string{"wan", "server"}}},
 		{"renamed", "", "ip link set wan down; ip link set wan name ppp0", Change{Links: true, Came: []string{"ppp0"}, Went: []string{"wan"}}},
-		{"moved to another namespace", "", "unshare -n sleep 60 & other=$!; while ! ip link set wan netns $other || [ -e /sys/class/net/wan ]; do :; done; kill $other", Change{Links: true, Went: []string{"wan"}}},
+		{"moved to another namespace", "", "ip link set wan netns $OTHER", Change{Links: true, Went: []string{"wan"}}},
 		{"qdisc", "", "tc qdisc add dev wan root pfifo", links},
 		{"qdisc gone", "tc qdisc add dev wan root pfifo", "tc qdisc del dev wan root", links},
 		{"forwarding", "sysctl -qw net.ipv4.conf.wan.forwarding=1", "sysctl -qw net.ipv4.conf.wan.forwarding=0", links},
@@ -166,11 +168,12 @@ func TestWatch(t *testing.T) {
 		{"flush", "nft add table ip x", "nft flush ruleset", Change{Ruleset: true}},
 		{"ip and ip6 at once", "nft 'add table ip x; add table ip6 x'", "nft 'add chain ip x c; add chain ip6 x c'", Change{Ruleset: true}},
 	}
+	other := place(t, "")
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			p := place(t, twoPairs+tt.before)
 			w := watch(t, p)
-			run(t, p, tt.change)
+			run(t, p, strings.ReplaceAll(tt.change, "$OTHER", strconv.Itoa(other.Thread)))
 			got := w.until(t, tt.want)
 			// Links and routes come and go with each other. All else is one thing only.
 			if got.Ruleset != tt.want.Ruleset || got.Rules != tt.want.Rules {
