@@ -12,9 +12,10 @@
 #   make mutants  MUTANTS changes to the editor and the call table, drawn from SEED: 92 of 100 must fail a unit test
 #   make deb      bin/pptpalg_VERSION_ARCH.deb; make rpm the same for RPM (ARCH=arm64 for another machine)
 #   make man      bin/man, the manual pages
+#   make generate the BPF programs of the fast path, which are committed: the same bytes on each Debian 12
 #   make bench    ten minutes of figures beside the kernel's own helper; REPORT=FILE writes them there
 #
-# demo, test, test-vm, test-fresh, check and bench install the Debian packages that they need, and say so.
+# demo, test, test-vm, test-fresh, check, generate and bench install the Debian packages that they need, and say so.
 
 GO       ?= go
 FUZZTIME ?= 10m
@@ -34,6 +35,7 @@ RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
 BENCH_PACKAGES := iptables iproute2
 VM_PACKAGES    := $(RUN_PACKAGES) nftables ppp iputils-ping kmod qemu-system-x86
 FRESH_PACKAGES := mmdebstrap kmod qemu-system-x86
+BPF_PACKAGES   := clang-14 llvm-14
 
 # A go that is too old fetches a newer one by itself, unless it must not (GOTOOLCHAIN=local) or
 # is older than 1.21: then what it says of our go.mod helps nobody.
@@ -43,7 +45,7 @@ ifeq ($(shell printf '%s\n' $(GO_WANTED) $(GO_FOUND) | sort -VC && echo $(GO_FOU
 $(error pptpalg is built by $(GO_WANTED) or newer, and $(GO) is $(or $(GO_FOUND),not there): see https://go.dev/dl, and name yours by make GO=/path/to/go)
 endif
 
-.PHONY: all build demo test test-vm test-fresh check lint race soak fuzz mutants bench deb rpm man clean packages-demo packages-test packages-race packages-bench packages-vm packages-fresh
+.PHONY: all build demo test test-vm test-fresh check lint race soak fuzz mutants bench deb rpm man generate generated clean packages-demo packages-test packages-race packages-bench packages-vm packages-fresh packages-bpf
 
 all: build
 
@@ -82,6 +84,7 @@ lint:
 	./.ci/arrows
 	GO="$(GO)" ./.ci/dead
 	./.ci/sizes
+	$(MAKE) generated
 
 # cmd/package passes as well, but takes two and a half minutes, and is left out: what its tests run in a Debian of their
 # own is the program as it is packaged, without the race detector.
@@ -108,6 +111,14 @@ man: build
 	mkdir -p bin/man
 	bin/pptpalg man bin/man
 
+# The bytes depend on the compiler alone, so another one will not do.
+generate: packages-bpf
+	@for tool in clang-14 llvm-strip-14; do command -v $$tool >/dev/null || { echo "generate: $$tool is not there: Debian 12 has it in clang-14 and llvm-14"; exit 1; }; done
+	$(GO) generate ./cmd/pptpalg/internal/fastpath
+
+generated: generate
+	git diff --exit-code -- cmd/pptpalg/internal/fastpath
+
 clean:
 	rm -rf bin
 
@@ -128,3 +139,6 @@ packages-vm:
 
 packages-fresh:
 	@./.ci/packages $(FRESH_PACKAGES)
+
+packages-bpf:
+	@./.ci/packages $(BPF_PACKAGES)

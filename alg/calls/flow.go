@@ -30,6 +30,7 @@ type Flow struct {
 type Traffic struct {
 	Packets, Bytes uint64 // since the kernel's entry was made
 	Counted        bool   // false where the kernel does not count: net.netfilter.nf_conntrack_acct is 0
+	AtLeast        bool   // some packets are counted and some are not: if it does not grow, that tells nothing
 	Lent           bool   // the flow has no entry of its own: another program's entry has the same packets and translates them alike
 }
 

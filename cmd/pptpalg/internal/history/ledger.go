@@ -68,7 +68,7 @@ type account struct {
 	ways   [2]odometer // to each side
 	begun  bool        // what the metrics tell of it begins with this daemon, or has begun
 	over   bool        // its end was told
-	moved  time.Time   // when packets were last seen to be counted, or counting began; zero if nothing counts
+	moved  time.Time   // when packets were last seen to be counted, or counting began; zero if not all are counted
 	flowed time.Time   // when packets were last seen to be counted; zero if never
 }
 
@@ -161,7 +161,7 @@ func (a *account) finish(r *calls.Record, carried map[calls.Flow]calls.Traffic, 
 		way := &a.ways[side]
 		t, there := carried[f.Unmarked()]
 		grown.add(way.read(t))
-		exact = exact && there && t.Counted && !way.broken
+		exact = exact && there && t.Counted && !t.AtLeast && !way.broken
 		to.Traffic[side] = way.total()
 	}
 	to.Approximate = !exact && (to.Traffic[0].Counted || to.Traffic[1].Counted)
@@ -172,7 +172,7 @@ func (a *account) finish(r *calls.Record, carried map[calls.Flow]calls.Traffic, 
 }
 
 // Moved returns when a call's GRE was last seen to flow or, if it was not since then, when
-// counting began; zero if nothing counts it.
+// counting began; zero if nothing counts it, or not all of it.
 func (l *Ledger) Moved(r calls.Record) time.Time { return l.account(r).moved }
 
 // Flowed returns when a call's GRE was last seen to flow; zero if never.

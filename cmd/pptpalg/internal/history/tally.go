@@ -11,7 +11,7 @@ type Tally struct {
 	Missing []calls.Flow // that calls need and the data path lacks
 	Grown   Volume       // what calls have carried since the last tally
 	Counted int          // calls whose packets are counted
-	Other   int          // calls whose packets are not
+	Other   int          // calls whose packets are not, or not all
 
 	glances []glance
 }
@@ -69,7 +69,7 @@ func (t *Tally) look(r *calls.Record, have map[calls.Flow]calls.Traffic) (g glan
 // is only the start, because that daemon has counted before.
 func (t *Tally) enter(a *account, g *glance, now time.Time) {
 	var grown Volume
-	counted := false
+	counted, some := false, false
 	for side := range a.ways {
 		way := &a.ways[side]
 		if g.lacking[side] {
@@ -77,8 +77,14 @@ func (t *Tally) enter(a *account, g *glance, now time.Time) {
 			way.broken = way.broken || !a.begun
 		}
 		grown.add(way.read(g.traffic[side]))
-		counted = counted || g.traffic[side].Counted
+		some = some || g.traffic[side].Counted
+		counted = counted || g.traffic[side].Counted && !g.traffic[side].AtLeast
 	}
+	if a.begun && grown != (Volume{}) {
+		a.flowed = now
+		t.Grown.add(grown)
+	}
+	a.begun = a.begun || some
 	if !counted {
 		a.moved = time.Time{}
 		t.Other++
@@ -88,9 +94,4 @@ func (t *Tally) enter(a *account, g *glance, now time.Time) {
 	if a.moved.IsZero() || grown != (Volume{}) {
 		a.moved = now
 	}
-	if a.begun && grown != (Volume{}) {
-		a.flowed = now
-		t.Grown.add(grown)
-	}
-	a.begun = true
 }

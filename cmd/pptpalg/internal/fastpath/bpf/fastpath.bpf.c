@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The fast path: GRE of calls, forwarded as the kernel has been seen to forward it.
+//
+//	          no flow, expired, unlike, too long …
+//	receive ──────────────────────────────────────► the kernel: conntrack entry, FORWARD,
+//	   │ forward / forward_skb                      routing, neighbour, MTU, …
+//	   │ a flow that is in force                            │
+//	   ▼                                                    ▼ learn
+//	transmit ◄───────────────────────────────────── transmit, of what has a flow
+//
+// A packet of a flow that the kernel has translated and sent puts the flow in force, until
+// `interval` has passed or `generation` changes. So routes, policy routing, the firewall and
+// neighbours hold here without being asked: no more is done than what the kernel was seen to
+// do. Every other packet goes on to the kernel untouched.
+//
+// Flows lie in an array, each in one line of the processor's cache, found by open
+// addressing: with a hash map a packet would touch three lines and as many pages. The
+// daemon alone puts flows in and takes them out.
+//
+// Whoever changes a structure here counts LAYOUT up.
+#include "kernel.h"
+
+enum { LAYOUT = 1 };
+
+// way is what a packet carries.
+struct way {
+	be32 src, dst;
+	be16 id;
+	u8 state; // with id in one word, which the daemon writes at once
+	u8 in;    // number of the port by which it comes
+};
+
+// The states of a place. A search ends where there never was a flow. A flow is a SHADOW
+// while a later one leaves alike: learn could not tell their packets apart.
+enum { NEVER, LIVE, GONE, SHADOW };
+
+// flow is what becomes of packets of one way.
+struct flow {
+	struct way way;
+	be16 new_id;
+	u16 sum;            // by which the checksum differs for the new addresses
+	be32 new_src, new_dst;
+	u16 longest;        // packet that the kernel has sent whole; 0: nothing is learnt
+	u8 tos;             // DSCP, and MARKED
+	u8 out;             // number of the port by which it leaves
+	u8 to[6], from[6];
+	u32 until;          // of 2^20 ns: the kernel's decision is in force
+	u16 generation;     // of the decision; 0: none is in force
+	u16 seen;           // of 2^14 ns: the last packet after until
+	u64 packets, bytes; // forwarded here
+};
+
+// sent is a flow as its packets leave.
+struct sent {
+	u32 place;
+	u16 generation;     // when the packet that is on its way through the kernel was let go; 0: none was
+	u8 ttl, tos;        // of that packet
+	u8 turns, zero[3];
+	u32 mark, priority;
+	u32 quiet;          // since when the flow is out of force because the decision has changed; 0: it is not
+	u32 alike;          // when a shadow's packet was let go; 0: never
+};
+
+struct leaves { be32 src, dst; be16 id; u16 zero; };
+
+// port is an interface. What it sends can come from XDP, from tc, or from neither.
+struct port {
+	u32 ifindex; // 0: no port
+	u8 mac[6];
+	u8 xdp, tc;
+	u8 head;     // length of its link header, 14 or 0
+	u8 clsact;   // for Load: how it is attached
+	u8 zero[2];
+};
+
+// control is what the daemon and Load say.
+struct control {
+	u32 layout, places;
+	u64 secret[2];
+	u32 interval;   // of 2^20 ns
+	u32 generation; // of the gateway's rules and routes; its lower half is never 0
+	u32 retired;    // nothing is attached with these maps any more
+	u32 zero;
+};
+
+enum { PORTS = 64, PLACES = 1 << 16, PROBES = 64, MARKED = 1 };
+
+// What is counted: packets that were forwarded here, decisions, and why others were let go.
+enum event {
+	BY_XDP, BY_TC, LEARNT,
+	EXPIRED, LONGER, ELSEWHERE,                  // let go for the decision to be learnt
+	HOP, UNLIKE, BROKEN, CUT, OTHERS, ALIKE,     // let go
+	CHANGED, ALTERED, UNWATCHED,                 // came through the kernel and were not learnt
+	EVENTS
+};
+
+struct { __uint(type, MAP_ARRAY); __uint(max_entries, PLACES); __uint(map_flags, MMAPABLE); __type(key, u32); __type(value, struct flow); } flows SEC(".maps");
+struct { __uint(type, MAP_HASH); __uint(max_entries, PLACES / 2); __uint(map_flags, NO_PREALLOC); __type(key, struct leaves); __type(value, struct sent); } leaving SEC(".maps");
+struct { __uint(type, MAP_ARRAY); __uint(max_entries, PORTS); __type(key, u32); __type(value, struct port); } ports SEC(".maps");
+struct { __uint(type, MAP_DEVMAP); __uint(max_entries, PORTS); __type(key, u32); __type(value, u32); } out SEC(".maps");
+struct { __uint(type, MAP_PERCPU_ARRAY); __uint(max_entries, EVENTS); __type(key, u32); __type(value, u64); } events SEC(".maps");
+
+volatile const u32 PORT = 0;                // where this copy of the programs is attached
+volatile const u32 HEAD = 14;               // its link header: 0 for PPP and tunnels
+volatile const u32 MASK = PLACES - 1;
+volatile const u64 SECRET[2] = {1, 2};      // of the hash: senders of packets do not know it
+volatile struct control said SEC(".data") = {LAYOUT};
+
+enum { GAP = 4, LONG_GAP = 1 << 15 };       // of 2^14 ns
+enum { OURS = 0x70707470 };                 // in skb->cb: forwarded here
+enum { QUIESCENT = 10 };                    // of 2^20 ns: nobody uses what was read so long ago
+enum { PASSED = 1000 };                     // of 2^20 ns: what was let go so long ago has left the kernel
+enum { SHORTEST = 60 };                     // Ethernet frame that every driver sends
+
+inline_ void count(u32 what)
+{
+	u64 *n = map_lookup(&events, &what);
+	if (n)
+		*n += 1;
+}
+
+// millis is of 2^20 ns, and never 0.
+inline_ u32 millis(void)
+{
+	u32 now = ktime_coarse() >> 20;
+	return now ? now : 1;
+}
+
+// of_call says whether it is a call's packet, as far as it tells itself.
+inline_ int of_call(struct ipv4 *ip, struct gre *g)
+{
+	return ip->version == 0x45 && !(ip->fragment & be16_(0x3fff)) && (g->flags & 0xef) == 0x20 && (g->version & 0x7f) == 1 && g->protocol == be16_(0x880b);
+}
+
+// intact says whether the checksum is right. The kernel drops a packet if it is not.
+inline_ int intact(struct ipv4 *ip)
+{
+	u32 *w = (u32 *)ip;
+	u64 sum = (u64)w[0] + w[1] + w[2] + w[3] + w[4];
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum == 0xffff;
+}
+
+// home is where the search for a flow begins. Call IDs are often numbered one after the
+// other: each input bit must reach each output bit, or runs of flows lie side by side.
+inline_ u32 home(be32 src, be32 dst, be16 id)
+{
+	u64 h = ((u64)src << 32 | dst) ^ SECRET[0];
+	h *= 0x9e3779b97f4a7c15ull;
+	h ^= h >> 32;
+	h = (h ^ id) + SECRET[1];
+	h *= 0xff51afd7ed558ccdull;
+	h ^= h >> 33;
+	h *= 0xc4ceb9fe1a85ec53ull;
+	return h >> 32;
+}
+
+inline_ struct flow *find(be32 src, be32 dst, be16 id)
+{
+	u32 at = home(src, dst, id);
+	for (int i = 0; i < PROBES; i++, at++) {
+		u32 place = at & MASK;
+		struct flow *f = map_lookup(&flows, &place);
+		if (!f || f->way.state == NEVER)
+			return 0;
+		if (f->way.src == src && f->way.dst == dst && f->way.id == id && f->way.state != GONE)
+			return f;
+	}
+	return 0;
+}
+
+inline_ struct sent *sent_of(be32 src, be32 dst, be16 id)
+{
+	struct leaves k = { .src = src, .dst = dst, .id = id };
+	return map_lookup(&leaving, &k);
+}
+
+// let_go has the kernel forward a packet by which the flow can be learnt.
+inline_ void let_go(struct flow *f, struct ipv4 *ip, u32 why)
+{
+	struct sent *s = sent_of(f->new_src, f->new_dst, f->new_id);
+	count(why);
+	if (!s)
+		return;
+	s->ttl = ip->ttl;
+	s->tos = ip->tos;
+	s->generation = said.generation;
+}
+
+// shade has no flow learnt while a packet that leaves alike may be in the kernel.
+inline_ void shade(struct flow *f)
+{
+	struct sent *s = sent_of(f->new_src, f->new_dst, f->new_id);
+	count(ALIKE);
+	if (s)
+		s->alike = millis();
+}
+
+// expired says whether the kernel is to decide anew. Where frames leave in bulk (XDP), a
+// packet that the kernel forwards overtakes those that wait for the end of the poll, and is
+// overtaken by those behind it. So the kernel gets one that comes after a pause, if there is
+// one for as long as the decision was in force, and what follows until the clock's next tick.
+// Times are compared without sign: a flow that was silent until the clock has gone round is
+// not in force.
+inline_ int expired(struct flow *f, int bulk)
+{
+	u32 now = millis(), left = f->until - now, interval = said.interval;
+	u16 clock, gap;
+	if (left - 1 < interval)
+		return bulk && left == interval;
+	if (!bulk || now - f->until >= interval)
+		return 1;
+	clock = ktime() >> 14;
+	gap = clock - f->seen;
+	f->seen = clock;
+	if (gap < GAP || gap > LONG_GAP)
+		return 0;
+	f->until = now - interval; // so all that follow are let go, until it is learnt
+	return 1;
+}
+
+// take returns the flow of a packet that is to be forwarded here, and the port by which
+// it leaves, or null. room is how much of the packet is there.
+inline_ struct flow *take(struct ipv4 *ip, struct gre *g, u32 room, int xdp, const u8 *mac, struct port **by)
+{
+	u32 number = PORT, len = be16_(ip->length);
+	struct flow *f = find(ip->src, ip->dst, g->id);
+	struct port *here, *there;
+	if (!f)
+		return 0;
+	here = map_lookup(&ports, &number);
+	if (!here)
+		return 0;
+	if (mac && (*(u32 *)mac != *(u32 *)here->mac || *(u16 *)(mac + 4) != *(u16 *)(here->mac + 4))) {
+		count(OTHERS);
+		return 0;
+	}
+	if (f->way.state == SHADOW) {
+		shade(f);
+		return 0;
+	}
+	if (len > room || len < 28) {
+		count(CUT);
+		return 0;
+	}
+	if (ip->ttl <= 1) {
+		count(HOP);
+		return 0;
+	}
+	if (!intact(ip)) {
+		count(BROKEN);
+		return 0;
+	}
+	if (f->generation != (u16)said.generation) {
+		if (!xdp || !here->tc) // or forward_skb is the next to see it
+			let_go(f, ip, EXPIRED);
+		return 0;
+	}
+	number = f->out;
+	there = map_lookup(&ports, &number);
+	if (!there || !there->ifindex || !(xdp ? there->xdp : there->tc))
+		return 0; // its way out takes nothing from here
+	if (expired(f, xdp)) {
+		if (!xdp || !here->tc)
+			let_go(f, ip, EXPIRED);
+		return 0;
+	}
+	if (f->way.in != PORT) {
+		let_go(f, ip, ELSEWHERE);
+		return 0;
+	}
+	if (len > f->longest) {
+		let_go(f, ip, LONGER);
+		return 0;
+	}
+	if ((f->tos ^ ip->tos) & 0xfc) {
+		count(UNLIKE);
+		return 0;
+	}
+	*by = there;
+	return f;
+}
+
+// edit does to a packet what the kernel would (RFC 1624).
+inline_ void edit(struct flow *f, struct ipv4 *ip, struct gre *g)
+{
+	u32 sum = (u16)~ip->checksum + f->sum + be16_(0xfeff); // the TTL's byte less one
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	__sync_fetch_and_add(&f->packets, 1);
+	__sync_fetch_and_add(&f->bytes, be16_(ip->length));
+	ip->checksum = ~sum;
+	ip->ttl--;
+	ip->src = f->new_src;
+	ip->dst = f->new_dst;
+	g->id = f->new_id;
+}
+
+SEC("xdp")
+int forward(struct xdp_md *ctx)
+{
+	void *at = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethernet *e = at;
+	struct ipv4 *ip = at + 14;
+	struct gre *g = at + 34;
+	struct flow *f;
+	struct port *by = 0;
+	u32 frame, wanted;
+	if ((void *)(g + 1) > end || e->type != be16_(0x0800) || ip->protocol != 47 || !of_call(ip, g))
+		return XDP_PASS;
+	frame = (u32)(end - at);
+	f = take(ip, g, frame - 14, 1, e->to, &by);
+	if (!f)
+		return XDP_PASS;
+	wanted = 14 + be16_(ip->length);
+	edit(f, ip, g);
+	__builtin_memcpy(e, f->to, 12);
+	if (wanted < SHORTEST) // the kernel would send it without padding, and its driver would pad it
+		wanted = SHORTEST;
+	if (frame > wanted)
+		xdp_adjust_tail(ctx, (int)(wanted - frame));
+	count(BY_XDP);
+	return redirect_map(&out, f->out, XDP_DROP);
+}
+
+SEC("tcx/ingress")
+int forward_skb(struct __sk_buff *skb)
+{
+	struct ipv4 *ip;
+	struct gre *g;
+	struct flow *f;
+	struct port *by = 0;
+	struct sent *s;
+	void *at = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	u32 head = HEAD, wanted;
+	if (skb->protocol != be16_(0x0800) || skb->pkt_type)
+		return TCX_NEXT; // IPv4, for this machine
+	ip = at + head;
+	g = at + head + 20;
+	if ((void *)(ip + 1) > end) { // a driver may leave all but the Ethernet header in pages
+		if (skb_pull_data(skb, head + 28))
+			return TCX_NEXT;
+		at = (void *)(long)skb->data, end = (void *)(long)skb->data_end;
+		ip = at + head, g = at + head + 20;
+		if ((void *)(ip + 1) > end)
+			return TCX_NEXT;
+	}
+	if (ip->protocol != 47)
+		return TCX_NEXT;
+	if ((void *)(g + 1) > end) {
+		if (skb_pull_data(skb, head + 28))
+			return TCX_NEXT;
+		at = (void *)(long)skb->data, end = (void *)(long)skb->data_end;
+		ip = at + head, g = at + head + 20;
+		if ((void *)(g + 1) > end)
+			return TCX_NEXT;
+	}
+	if (!of_call(ip, g) || skb->gso_segs > 1 || skb->vlan_present)
+		return TCX_NEXT;
+	f = take(ip, g, skb->len - head, 0, 0, &by);
+	if (!f)
+		return TCX_NEXT;
+	wanted = head + be16_(ip->length);
+	edit(f, ip, g);
+	count(BY_TC);
+	if (skb->len > wanted && skb_change_tail(skb, wanted, 0))
+		return TCX_DROP;
+	if (by->head) {
+		if (!head && skb_change_head(skb, 14, 0))
+			return TCX_DROP;
+		at = (void *)(long)skb->data;
+		if (at + 14 > (void *)(long)skb->data_end)
+			return TCX_DROP;
+		__builtin_memcpy(at, f->to, 12);
+		((struct ethernet *)at)->type = be16_(0x0800);
+	}
+	if (f->tos & MARKED) {
+		s = sent_of(f->new_src, f->new_dst, f->new_id);
+		if (s)
+			skb->mark = s->mark, skb->priority = s->priority;
+	}
+	skb->cb[0] = OURS;
+	return redirect(by->ifindex, 0);
+}
+
+// port_of returns the number of the port with an interface, PORTS for none.
+inline_ u32 port_of(u32 ifindex)
+{
+	for (u32 i = 0; i < PORTS; i++) {
+		u32 n = i;
+		struct port *p = map_lookup(&ports, &n);
+		if (p && p->ifindex == ifindex)
+			return i;
+	}
+	return PORTS;
+}
+
+SEC("tcx/egress")
+int learn(struct __sk_buff *skb)
+{
+	void *at = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	u32 head = HEAD;
+	struct ipv4 *ip = at + head;
+	struct gre *g = (void *)(ip + 1);
+	struct sent *s;
+	struct flow *f;
+	u32 now, in, changed, place, link[3] = {};
+	u16 len;
+	if (skb->protocol != be16_(0x0800) || (void *)(g + 1) > end || ip->protocol != 47 || !of_call(ip, g))
+		return TCX_NEXT; // the kernel has pulled the headers that it has translated
+	if (head)
+		__builtin_memcpy(link, at, 12);
+	s = sent_of(ip->src, ip->dst, g->id);
+	if (!s || !s->generation || skb->cb[0] == OURS || !skb->ingress_ifindex || skb->gso_segs > 1 || skb->vlan_present)
+		return TCX_NEXT;
+	place = s->place;
+	f = map_lookup(&flows, &place);
+	if (!f || f->way.state != LIVE || f->new_src != ip->src || f->new_dst != ip->dst || f->new_id != g->id)
+		return TCX_NEXT;
+	now = millis();
+	if (s->alike && now - s->alike < PASSED) {
+		count(ALIKE);
+		return TCX_NEXT;
+	}
+	if ((u8)(ip->ttl + 1) != s->ttl || ip->tos != s->tos) {
+		count(ALTERED);
+		return TCX_NEXT;
+	}
+	in = port_of(skb->ingress_ifindex);
+	if (in == PORTS) {
+		count(UNWATCHED);
+		return TCX_NEXT;
+	}
+	len = be16_(ip->length);
+	changed = f->way.in != in || f->out != PORT || s->mark != skb->mark || s->priority != skb->priority ||
+		  *(u32 *)f->to != link[0] || *(u32 *)(f->to + 4) != link[1] || *(u32 *)(f->to + 8) != link[2];
+	if (changed) {
+		if (f->longest) { // another processor may be reading what there is
+			f->generation = 0;
+			if (!s->quiet) {
+				s->quiet = now;
+				count(CHANGED);
+			}
+			if (now - s->quiet < QUIESCENT)
+				return TCX_NEXT;
+		}
+		f->generation = 0;
+		f->way.in = in;
+		f->out = PORT;
+		__builtin_memcpy(f->to, link, 12);
+		s->mark = skb->mark;
+		s->priority = skb->priority;
+		f->longest = 0;
+	}
+	s->quiet = 0;
+	if (f->generation && f->generation == s->generation && f->until - now - 1 < said.interval) {
+		if (len > f->longest)
+			f->longest = len;
+		return TCX_NEXT;
+	}
+	if (f->generation != s->generation || !(++s->turns & 15)) // the MTU may be another, told or untold
+		f->longest = 0;
+	if (len > f->longest)
+		f->longest = len;
+	f->tos = (ip->tos & 0xfc) | (s->mark || s->priority ? MARKED : 0);
+	f->until = now + said.interval;
+	count(LEARNT);
+	__sync_fetch_and_add(&f->packets, 0); // all else before
+	f->generation = s->generation;
+	return TCX_NEXT;
+}
+
+char _license[] SEC("license") = "Apache-2.0";
