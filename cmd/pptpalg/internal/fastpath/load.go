@@ -96,6 +96,7 @@ func (l *loader) open() (err error) {
 	if l.spec, err = loadFastpath(); err != nil {
 		return err
 	}
+	l.spec.Maps[dataMap].Flags |= unix.BPF_F_MMAPABLE
 	if l.dir, err = folder(l.o.Dir); err != nil {
 		return err
 	}
