@@ -12,7 +12,7 @@ func (r *rig) randomPackets(random *rand.Rand, direction, n int, dscp byte) (all
 	for i := range n {
 		p := r.packet(direction, random.IntN(2))
 		p.id = uint16(i)
-		p.payload = random.IntN(1400)
+		p.payload = random.IntN(1380)
 		p.flags = []byte{0x20, 0x30}[random.IntN(2)]
 		p.version = []byte{1, 0x81}[random.IntN(2)]
 		p.fragment = []uint16{0, 0x4000, 0x8000, 0xc000}[random.IntN(4)]

@@ -142,9 +142,6 @@ var kernelNames = map[string]string{
 // programs loads the programs of one port.
 func (l *loader) programs(number int, head uint8) (*fastpathPrograms, error) {
 	spec := l.spec.Copy()
-	for name, as := range kernelNames {
-		spec.Programs[name].Name = as
-	}
 	for name, value := range map[string]any{
 		fastpathVarPORT: uint32(number), fastpathVarHEAD: uint32(head),
 		fastpathVarMASK: uint32(len(l.maps.flows) - 1), fastpathVarSECRET: l.maps.control.Secret,

@@ -93,23 +93,22 @@ type loader struct {
 
 // open takes the folder of the network namespace, and its maps or new ones.
 func (l *loader) open() (err error) {
-	if l.spec, err = loadFastpath(); err != nil {
+	if l.spec, err = loadSpec(); err != nil {
 		return err
 	}
-	l.spec.Maps[dataMap].Flags |= unix.BPF_F_MMAPABLE
 	if l.dir, err = folder(l.o.Dir); err != nil {
 		return err
 	}
 	if err = mount(l.o.Dir, l.o.Group); err != nil {
 		return err
 	}
+	if l.lock, err = lock(l.o.Dir); err != nil {
+		return err
+	}
 	if err = os.Mkdir(l.dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	if err = give(l.dir, l.o.Group, 0o750); err != nil {
-		return err
-	}
-	if l.lock, err = lock(l.dir); err != nil {
 		return err
 	}
 	if err = l.adopt(); err == nil {
@@ -121,7 +120,20 @@ func (l *loader) open() (err error) {
 	return l.create()
 }
 
-// lock has one process at a time load or unload in a folder.
+// loadSpec returns programs and maps as they are in the object.
+func loadSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadFastpath()
+	if err != nil {
+		return nil, err
+	}
+	spec.Maps[dataMap].Flags |= unix.BPF_F_MMAPABLE
+	for name, as := range kernelNames {
+		spec.Programs[name].Name = as
+	}
+	return spec, nil
+}
+
+// lock has one process at a time load or unload.
 func lock(dir string) (*os.File, error) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -303,14 +315,15 @@ func Unload(dir string) error {
 		return err
 	}
 	if _, err := os.Stat(own); errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return unmount(dir)
 	}
-	f, err := lock(own)
+	f, err := lock(dir)
 	if err != nil {
 		return fmt.Errorf("unload the fast path: %w", err)
 	}
-	defer f.Close()
-	if err := errors.Join(detachAll(own), discard(filepath.Join(own, mapsDir)), os.RemoveAll(own)); err != nil {
+	err = errors.Join(detachAll(own), discard(filepath.Join(own, mapsDir)), os.RemoveAll(own))
+	f.Close()
+	if err != nil {
 		return fmt.Errorf("unload the fast path: %w", err)
 	}
 	return unmount(dir)

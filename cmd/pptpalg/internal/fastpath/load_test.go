@@ -43,11 +43,30 @@ func (r *rig) attachedTo(t *testing.T, index int, name string) (n int) {
 	return n + strings.Count(run(t, r.gateway, "ip -d link show "+name), "prog/xdp")
 }
 
+// passes returns another's program, which lets every packet pass.
+func passes(t *testing.T, kind ebpf.ProgramType) *ebpf.Program {
+	t.Helper()
+	verdict := map[ebpf.ProgramType]int32{ebpf.XDP: 2, ebpf.SchedCLS: -1}[kind]
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: kind, Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()}, License: "Apache-2.0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
 // TestUnload leaves nothing behind, and what others have attached as it was.
 func TestUnload(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		r := newRig(t)
-		run(t, r.gateway, "tc qdisc add dev lan clsact; tc filter add dev lan ingress protocol arp matchall action ok")
+		run(t, r.gateway, "tc qdisc add dev lan clsact")
+		pass := passes(t, ebpf.SchedCLS)
+		var others link.Link
+		do(t, r.gateway, func() (err error) {
+			others, err = link.AttachTCX(link.TCXOptions{Program: pass, Interface: r.lan.Index, Attach: ebpf.AttachTCXIngress})
+			return err
+		})
+		defer others.Close()
 		r.load(t, m, m.options(r))
 		for range 2 { // nothing loaded is no error
 			do(t, r.gateway, func() error { return Unload(r.dir) })
@@ -228,11 +247,7 @@ func TestNamespaces(t *testing.T) {
 // TestTaken has another XDP program on one port: both ports forward by tc then.
 func TestTaken(t *testing.T) {
 	r := newRig(t)
-	pass, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}, License: "Apache-2.0"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pass.Close()
+	pass := passes(t, ebpf.XDP)
 	var others link.Link
 	do(t, r.gateway, func() (err error) {
 		others, err = link.AttachXDP(link.XDPOptions{Program: pass, Interface: r.lan.Index, Flags: link.XDPDriverMode})
@@ -349,6 +364,11 @@ func TestUnprivileged(t *testing.T) {
 		o.Group = nobody
 		r.load(t, m, o)
 		defer r.gateway.Do(func() error { return Unload(r.dir) })
+		for dir := filepath.Dir(r.dir); dir != os.TempDir(); dir = filepath.Dir(dir) {
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
 		daemon := exec.Command("/proc/self/exe", "-test.run=^$")
 		daemon.Env = append(os.Environ(), daemonEnv+"="+r.dir)
 		daemon.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}, Pdeathsig: syscall.SIGKILL}

@@ -49,14 +49,13 @@ type leaving interface {
 	remove(fastpathLeaves) error
 }
 
-// newPlaces takes up an array as it is.
+// newPlaces takes up an array as it is. Whatever was freed before has had its rest: a
+// processor reads a place for microseconds.
 func newPlaces(flows []fastpathFlow, secret [2]uint64, l leaving, now func() uint32) *places {
 	p := &places{flows: flows, secret: secret, leaving: l, now: now, freed: make([]uint32, len(flows)), shadows: make(map[fastpathLeaves][]uint32)}
 	for i := range flows {
 		at := uint32(i)
 		switch flows[i].Way.State {
-		case gone:
-			p.freed[at] = now()
 		case shadow:
 			out := p.translation(at).leaves()
 			p.shadows[out] = append(p.shadows[out], at)

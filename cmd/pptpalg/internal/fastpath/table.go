@@ -122,6 +122,7 @@ func (t *Table) Traffic(f calls.Flow) (calls.Traffic, bool) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.follow()
 	at := t.places.found(x)
 	if at == none {
 		return calls.Traffic{}, false
