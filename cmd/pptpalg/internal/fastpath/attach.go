@@ -313,8 +313,8 @@ func detach(dir string, p fastpathPort) {
 	}
 }
 
-// detachOthers drops links that belong to no port: those of a process that was killed.
-func detachOthers(dir string, ports []fastpathPort) error {
+// linked calls f for the pin of each link in a folder, with the index of its interface.
+func linked(dir string, f func(pin string, index int)) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
@@ -322,12 +322,39 @@ func detachOthers(dir string, ports []fastpathPort) error {
 	for _, e := range entries {
 		name, number, _ := strings.Cut(e.Name(), "_")
 		index, err := strconv.Atoi(number)
-		if err != nil || !slices.Contains([]hook{xdp, ingress, egress}, hook(name)) || numberOf(ports, index) >= 0 {
-			continue
+		if err == nil && slices.Contains([]hook{xdp, ingress, egress}, hook(name)) {
+			f(filepath.Join(dir, e.Name()), index)
 		}
-		drop(filepath.Join(dir, e.Name()))
 	}
 	return nil
+}
+
+// detachOthers drops links that belong to no port: those of a process that was killed.
+func detachOthers(dir string, ports []fastpathPort) error {
+	return linked(dir, func(pin string, index int) {
+		if numberOf(ports, index) < 0 {
+			drop(pin)
+		}
+	})
+}
+
+// deserted reports whether there are links in a folder, and none of their interfaces.
+func deserted(dir string) bool {
+	dead, living := 0, 0
+	err := linked(dir, func(pin string, _ int) {
+		l, err := link.LoadPinnedLink(pin, nil)
+		if err != nil {
+			living++ // as far as anybody knows
+			return
+		}
+		defer l.Close()
+		if alive(l) {
+			living++
+		} else {
+			dead++
+		}
+	})
+	return err == nil && dead > 0 && living == 0
 }
 
 // detachAll detaches all programs of a network namespace.

@@ -65,8 +65,9 @@ func Load(all []ports.Port, o Options) (Loaded, error) {
 	}
 	done, err := l.load(all)
 	if err != nil {
-		return Loaded{}, fmt.Errorf("load the fast path: %w", err)
+		return Loaded{}, fmt.Errorf("load the fast path: %w", errors.Join(err, l.undo()))
 	}
+	sweep(l.o.Dir, l.dir)
 	return done, nil
 }
 
@@ -265,6 +266,16 @@ func (l *loader) load(all []ports.Port) (Loaded, error) {
 	return done, l.install()
 }
 
+// undo leaves the old maps in use or, where some programs may have the new ones already,
+// nothing.
+func (l *loader) undo() error {
+	if !l.fresh {
+		return nil
+	}
+	l.fresh = false
+	return remove(l.dir)
+}
+
 // install puts new maps in the place of the old ones.
 func (l *loader) install() error {
 	place := filepath.Join(l.dir, mapsDir)
@@ -321,10 +332,30 @@ func Unload(dir string) error {
 	if err != nil {
 		return fmt.Errorf("unload the fast path: %w", err)
 	}
-	err = errors.Join(detachAll(own), discard(filepath.Join(own, mapsDir)), os.RemoveAll(own))
+	err = remove(own)
 	f.Close()
 	if err != nil {
 		return fmt.Errorf("unload the fast path: %w", err)
 	}
 	return unmount(dir)
+}
+
+// remove detaches the programs of a network namespace and removes its folder.
+func remove(own string) error {
+	return errors.Join(detachAll(own), discard(filepath.Join(own, mapsDir)), os.RemoveAll(own))
+}
+
+// sweep removes the folders of network namespaces that are gone: all interfaces to which
+// programs were linked are.
+func sweep(dir, own string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // the folders stay until the next Load
+	}
+	for _, e := range entries {
+		if at := filepath.Join(dir, e.Name()); e.IsDir() && at != own && deserted(at) {
+			discard(filepath.Join(at, mapsDir))
+			os.RemoveAll(at)
+		}
+	}
 }

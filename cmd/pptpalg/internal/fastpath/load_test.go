@@ -244,6 +244,58 @@ func TestNamespaces(t *testing.T) {
 	}
 }
 
+// TestDeserted removes what network namespaces that are gone have left.
+func TestDeserted(t *testing.T) {
+	m := modes[1]
+	dir := bpffs(t)
+	var left string
+	t.Run("a namespace that goes", func(t *testing.T) {
+		r := newRig(t)
+		r.dir = dir
+		left = r.load(t, m, m.options(r)).Dir
+	})
+	r := newRig(t)
+	r.dir = dir
+	defer r.gateway.Do(func() error { return Unload(r.dir) })
+	for end := time.Now().Add(patient); ; {
+		r.load(t, m, m.options(r))
+		if _, err := os.Stat(left); errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s is still there", left)
+		}
+	}
+}
+
+// TestFails has new maps and a program that the kernel refuses: nothing stays attached, and
+// the daemon knows.
+func TestFails(t *testing.T) {
+	r := newRig(t)
+	m := modes[0]
+	r.load(t, m, m.options(r))
+	r.table = r.open(t)
+	l := &loader{o: m.options(r)}
+	l.o.Flows *= 2
+	do(t, r.gateway, func() error {
+		if err := l.open(); err != nil {
+			return err
+		}
+		defer l.close()
+		l.spec.Programs[fastpathProgLearn].Instructions = nil
+		if _, err := l.load(r.ports(m)); err == nil {
+			t.Error("loads without a program")
+		}
+		return l.undo()
+	})
+	if n := r.attachedTo(t, r.lan.Index, "lan") + r.attachedTo(t, r.wan.Index, "wan"); n != 0 {
+		t.Errorf("%d programs are attached", n)
+	}
+	if s := r.table.Stats(); s.Loaded {
+		t.Errorf("loaded: %+v", s)
+	}
+}
+
 // TestTaken has another XDP program on one port: both ports forward by tc then.
 func TestTaken(t *testing.T) {
 	r := newRig(t)

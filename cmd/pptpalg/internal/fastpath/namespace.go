@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -56,9 +57,11 @@ func mount(dir string, group int) error {
 	return give(dir, group, 0o750)
 }
 
-// unmount removes our BPF file system from dir if nothing is pinned there.
+// unmount removes our BPF file system from dir if no network namespace has a folder there.
+// The kernel may have files of its own in it.
 func unmount(dir string) error {
-	if rest, err := os.ReadDir(dir); err != nil || len(rest) > 0 || !mountedHere(dir) {
+	rest, err := os.ReadDir(dir)
+	if err != nil || slices.ContainsFunc(rest, os.DirEntry.IsDir) || !mountedHere(dir) {
 		return nil
 	}
 	if err := unix.Unmount(dir, 0); err != nil && !errors.Is(err, unix.EBUSY) {
