@@ -22,6 +22,9 @@ func TestFlowed(t *testing.T) {
 	counted := func(packets uint64) map[calls.Flow]calls.Traffic {
 		return map[calls.Flow]calls.Traffic{flow.Unmarked(): {Counted: true, Packets: packets, Bytes: 100 * packets}}
 	}
+	some := func(packets uint64) map[calls.Flow]calls.Traffic {
+		return map[calls.Flow]calls.Traffic{flow.Unmarked(): {Counted: true, AtLeast: true, Packets: packets, Bytes: 100 * packets}}
+	}
 	for name, afresh := range map[string]bool{"the entries have counted on": false, "the daemon counts": true} {
 		l := NewLedger(NewStore(1, 1))
 		l.Know([]calls.Record{r}, afresh)
@@ -36,6 +39,8 @@ func TestFlowed(t *testing.T) {
 			{counted(6), 3, 3},
 			{nil, -1, 3}, // somebody has deleted the entry
 			{counted(0), 6, 3},
+			{some(4), -1, 7}, // others may flow uncounted: it is not known when none did
+			{some(4), -1, 7},
 		} {
 			now := began.Add(time.Duration(i) * time.Second)
 			var tally Tally
