@@ -110,6 +110,11 @@ func (p *places) translation(at uint32) translation {
 	return translation{way{f.Way.Src, f.Way.Dst, f.Way.Id}, way{f.NewSrc, f.NewDst, f.NewId}}
 }
 
+// leads reports whether a flow that leaves so lies in a place.
+func (p *places) leads(at uint32, out fastpathLeaves) bool {
+	return at < uint32(len(p.flows)) && p.flows[at].Way.State == live && p.translation(at).leaves() == out
+}
+
 // write writes an ID and a state at once.
 func (p *places) write(at uint32, id uint16, state uint8) {
 	var b [4]byte
@@ -194,7 +199,7 @@ func (p *places) overshadow(x translation, s fastpathSent) error {
 	if err != nil {
 		return err
 	}
-	if at < uint32(len(p.flows)) && p.flows[at].Way.State == live && p.translation(at).out == x.out {
+	if p.leads(at, out) {
 		p.mark(at, shadow)
 		p.shadows[out] = append(p.shadows[out], at)
 	}

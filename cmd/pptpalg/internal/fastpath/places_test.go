@@ -258,6 +258,18 @@ func TestWithout(t *testing.T) {
 	if s.Flows <= leastFlows/2 || s.Flows+s.Without != leastFlows+leastFlows/2 {
 		t.Errorf("full again: %+v", s)
 	}
+	lost := fastpathLeaves{Src: 1}
+	if err := r.table.maps.maps[fastpathMapLeaving].Put(lost, fastpathSent{Place: 1}); err != nil {
+		t.Fatal(err)
+	}
+	flows := s.Flows
+	r.table.Retain(func(calls.Flow) bool { return true })
+	if s := r.table.Stats(); s.Flows != flows {
+		t.Errorf("retained: %+v", s)
+	}
+	if _, err := (leavingMap{r.table.maps.maps[fastpathMapLeaving]}).at(lost); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Errorf("what leads to no flow is still there: %v", err)
+	}
 	r.table.Retain(func(calls.Flow) bool { return false })
 	if s := r.table.Stats(); s.Flows != 0 {
 		t.Errorf("emptied: %+v", s)

@@ -149,19 +149,24 @@ func (t *Table) Retain(needed func(calls.Flow) bool) {
 	t.sweep()
 }
 
-// sweep removes what leads to no flow.
+// sweep removes what leads to no flow. What it cannot remove, the next Retain finds again.
 func (t *Table) sweep() {
+	const some = 4096
 	m := t.maps.maps[fastpathMapLeaving]
-	var k fastpathLeaves
-	var s fastpathSent
+	keys, values := make([]fastpathLeaves, some), make([]fastpathSent, some)
 	var stale []fastpathLeaves
-	for i := m.Iterate(); i.Next(&k, &s); {
-		if int(s.Place) >= len(t.places.flows) || t.places.flows[s.Place].Way.State != live || t.places.translation(s.Place).leaves() != k {
-			stale = append(stale, k)
+	var cursor ebpf.MapBatchCursor
+	for err := error(nil); err == nil; {
+		var n int
+		n, err = m.BatchLookup(&cursor, keys, values, nil)
+		for i, k := range keys[:n] {
+			if at := values[i].Place; !t.places.leads(at, k) {
+				stale = append(stale, k)
+			}
 		}
 	}
 	for _, k := range stale {
-		m.Delete(k) // the next Retain finds it again
+		m.Delete(k)
 	}
 }
 
