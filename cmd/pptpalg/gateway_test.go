@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,6 +34,7 @@ type testGateway struct {
 	state  string
 	daemon *lab.Process
 	log    *lab.Log
+	bpf    string // directory of the fast path; "" where there is none
 }
 
 // masquerade is the network of most tests: clients behind one public address, and
@@ -97,7 +99,7 @@ func (g *testGateway) start(args ...string) {
 
 func (g *testGateway) launch(args ...string) {
 	g.t.Helper()
-	args = append([]string{"run", "--state-dir", g.state, "--datapath", string(g.path)}, args...)
+	args = slices.Concat([]string{"run", "--state-dir", g.state, "--datapath", string(g.path)}, g.fastFlags(), args)
 	cmd, err := g.Gateway.Command(context.Background(), os.Args[0], args...)
 	must(g.t, err)
 	cmd.Env = append(os.Environ(), asProgram+"=1")

@@ -38,6 +38,7 @@ var defaultPorts = []uint{1723}
 // options are the flags of run.
 type options struct {
 	ruleOptions
+	fast      fastOptions
 	listen    string
 	webConfig string
 	page      admin.Show
@@ -98,6 +99,7 @@ func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	f.StringVar(&o.stateDir, "state-dir", stateDir, "directory of the journal and of the daemon's socket")
 	f.StringVar(&o.eventLog, "event-log", "", `file to which the daemon appends a line of JSON for each call opened, translated and closed; "-" for standard output, "" for none`)
 	f.StringVar(&o.untouched, "untranslated", "follow", `calls that NAT does not touch, as of a routed network or of the gateway itself: "follow" to have their GRE belong to an established connection for the firewall, "leave" to ignore them, except the gateway's own`)
+	o.fast.add(f)
 	o.limitFlags(f)
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "minimum log level: debug, info, warn, error")
 	config.Check(f, "listen", o.checkListen)
@@ -270,7 +272,7 @@ func (o *options) daemon() (gateway.Config, error) {
 		table.Random = rand.Uint32 // the runtime's, seeded by the kernel
 	}
 	return gateway.Config{
-		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, ResetMark: loaded.ResetMark, Rules: loader, DataPath: o.dataPath, Data: loaded.Data, Follow: o.untouched == "follow",
+		Queue: o.queue, Ports: loaded.Ports, Bypass: loaded.Bypass, ResetMark: loaded.ResetMark, Rules: loader, DataPath: o.dataPath, Fast: o.fast.config(o.stateDir), Data: loaded.Data, Follow: o.untouched == "follow",
 		Events: o.events, StateDir: o.stateDir, Version: buildVersion(), Table: table, Connections: o.connections, Idle: o.idle, QueueLen: o.queueLen, QueueBuffer: o.queueBuffer,
 	}, nil
 }

@@ -6,6 +6,7 @@
 package datapath
 
 import (
+	"context"
 	"fmt"
 
 	"pptpalg/alg/calls"
@@ -68,6 +69,7 @@ type Path interface {
 type Traits struct {
 	Outlives bool    // its flows are entries in the kernel, and work while no daemon runs
 	Visits   *Visits // nil if GRE packets do not visit the daemon
+	Ahead    *Ahead  // nil if no packets are forwarded ahead of the kernel's entries
 }
 
 // Visits are for a data path that handles each GRE packet. Any goroutine may call them.
@@ -75,6 +77,33 @@ type Visits struct {
 	Packet nfqueue.Handler
 	Count  func(gre.Reason) uint64 // packets, by reason
 	Flows  func() int
+}
+
+// Ahead is for a data path that has packets forwarded before they reach the entries that
+// translate them: the fast path. Any goroutine may call Changed and Figures.
+type Ahead struct {
+	Run     func(context.Context) error // looks after it until the context is done
+	Changed func()                      // firewall rules were loaded: the kernel may decide otherwise
+	Figures func() Figures
+}
+
+// Figures are what Ahead counts.
+type Figures struct {
+	Wanted  bool // somebody has asked for it
+	Ports   Ports
+	Flows   int               // that it knows
+	InForce int               // of these, that it forwards for now
+	Without int               // that found no place
+	Packets map[string]uint64 // that it has forwarded, by path
+	Passed  map[string]uint64 // that it has left to the kernel, by reason
+	Learnt  uint64            // decisions of the kernel that it took over
+	Refused map[string]uint64 // decisions that it could not take over, by reason
+}
+
+// Ports are numbers of interfaces.
+type Ports struct {
+	XDP, TC int // from which packets are taken so
+	Missing int // from which none are taken although they could be
 }
 
 // Flows are the flows that a data path translates, unmarked, and what they have carried.

@@ -3,6 +3,7 @@ package gateway
 import (
 	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/datapath/fast"
 	"pptpalg/cmd/pptpalg/internal/datapath/kernel"
 	"pptpalg/cmd/pptpalg/internal/datapath/queue"
 )
@@ -12,9 +13,21 @@ func (g *Gateway) DataPath() datapath.Name { return g.path.Name() }
 
 // choosePath decides on the data path.
 func (g *Gateway) choosePath() {
-	if g.chosenPath() == datapath.Kernel {
+	cfg := &g.cfg.Fast
+	entries := g.chosenPath() == datapath.Kernel
+	if entries && cfg.Wanted() {
+		g.path = fast.Tend(kernel.New(g.kernel, g.lister, g.viewer), *cfg, g.log)
+		return
+	}
+	if err := cfg.Unload(); err != nil {
+		g.log.Warn("cannot remove the fast path", "err", err)
+	}
+	if entries {
 		g.path = kernel.New(g.kernel, g.lister, g.viewer)
 		return
+	}
+	if cfg.Wanted() {
+		g.log.Warn("no fast path: it needs data path kernel")
 	}
 	g.path = queue.New(g.cfg.Data.Marks())
 }

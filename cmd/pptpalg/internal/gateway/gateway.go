@@ -16,6 +16,7 @@ import (
 	"pptpalg/alg"
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/datapath/fast"
 	"pptpalg/cmd/pptpalg/internal/datapath/kernel"
 	"pptpalg/cmd/pptpalg/internal/history"
 	"pptpalg/cmd/pptpalg/internal/store"
@@ -34,6 +35,7 @@ type Config struct {
 	Events    bool     // listen to conntrack's events
 	Rules     string   // who loads the firewall rules, and removes them in the end: a name of package choice
 	DataPath  datapath.Name
+	Fast      fast.Config      // the fast path upon data path kernel
 	Data      rules.Data       // the GRE queues, where packets visit the daemon
 	Bypass    conntrack.Bypass // marks connections that need no queueing
 	Follow    bool             // also calls that NAT does not touch have flows, which translate nothing
@@ -211,6 +213,9 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	g.ready.Store(true)
 	ready()
 	group.Go(func() error { return g.sweep(working) })
+	if a := g.ahead(); a != nil {
+		group.Go(func() error { return a.Run(working) })
+	}
 	guarding, relieve := context.WithCancel(working)
 	guarded := make(chan error, 1)
 	go func() { guarded <- g.guardRules(guarding) }()

@@ -212,6 +212,7 @@ func (g *Gateway) loadAgain(ctx context.Context, now time.Time) {
 	}
 	g.guard.failed = false
 	g.loaded.Store(&done)
+	g.rulesChanged()
 	q.loaded(now)
 	g.rulesBack(now, "firewall rules are loaded again")
 }

@@ -98,6 +98,7 @@ func newMetrics(reg prometheus.Registerer, d *Gateway, version string) *metrics 
 	reg.MustRegister(m.unread, m.refused, m.grePackets, m.greBytes, m.counted, m.strays)
 	d.registerGauges(reg)
 	d.registerBeside(reg)
+	d.registerFigures(reg)
 	reg.MustRegister(
 		gauge("calls", "Calls requested, answered or established.", d.calls),
 		gauge("control_connections", "Control connections that are being edited.", d.edited),

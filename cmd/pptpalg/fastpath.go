@@ -1,0 +1,330 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"pptpalg/cmd/pptpalg/internal/config"
+	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/datapath/fast"
+	"pptpalg/cmd/pptpalg/internal/fastpath"
+	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
+)
+
+// fastOptions are the flags of the fast path.
+type fastOptions struct {
+	mode       ports.Mode
+	interfaces []string
+	interval   time.Duration
+	flows      uint32
+	dir        string
+}
+
+// Limits of --fastpath-interval. Clocks of the fast path tick every few milliseconds.
+const (
+	shortestInterval = 100 * time.Millisecond
+	longestInterval  = time.Minute
+)
+
+func (o *fastOptions) add(f *pflag.FlagSet) {
+	f.TextVar(&o.mode, "fastpath", ports.Off, `whether BPF programs forward the calls' GRE ahead of the kernel's own work, as the kernel was just seen to do it: "auto" by XDP where it works and else by tc, "xdp", "tc", or "off". It needs --datapath kernel`)
+	f.StringSliceVar(&o.interfaces, "fastpath-interfaces", nil, "interfaces of the fast path; none is all that can be used")
+	f.DurationVar(&o.interval, "fastpath-interval", fastpath.DefaultInterval, "how long the fast path repeats a decision of the kernel before it lets a packet pass to ask again")
+	f.Uint32Var(&o.flows, "fastpath-flows", fastpath.DefaultFlows, "maximum number of GRE flows on the fast path, two for each call; it has memory for twice as many, of 64 bytes each. The kernel forwards those beyond it")
+	f.StringVar(&o.dir, "fastpath-dir", fastpath.DefaultDir, "directory of the BPF file system by which the fast path outlives who has loaded it; it is mounted there by root")
+	config.Want(f, "fastpath", "off, auto, xdp or tc")
+	config.Want(f, "fastpath-interfaces", "a list of interfaces, as [eth0, ppp0]")
+	config.Want(f, "fastpath-interval", "a time from 100ms to 1m")
+	config.Check(f, "fastpath-interval", func() error {
+		if o.interval < shortestInterval || o.interval > longestInterval {
+			return fmt.Errorf("not from %v to %v", shortestInterval, longestInterval)
+		}
+		return nil
+	})
+	config.Check(f, "fastpath-flows", func() error {
+		if o.flows == 0 || o.flows > mostFlows {
+			return fmt.Errorf("not from 1 to %d", mostFlows)
+		}
+		return nil
+	})
+	config.Check(f, "fastpath-dir", func() error {
+		if !filepath.IsAbs(o.dir) {
+			return errors.New("not an absolute path")
+		}
+		return nil
+	})
+}
+
+// mostFlows is of --fastpath-flows: half a GiB.
+const mostFlows = 1 << 22
+
+// requestFile is the file in the state directory that the daemon writes where the fast path is
+// to be loaded and the daemon may not. A path unit of systemd watches it.
+const requestFile = "fastpath-request"
+
+// config returns what the flags say. A directory for requests is for the daemon only.
+func (o *fastOptions) config(stateDir string) fast.Config {
+	c := fast.Config{Mode: o.mode, Only: o.interfaces, Interval: o.interval, Flows: o.flows, Dir: o.dir, Group: -1}
+	if stateDir != "" {
+		c.Request = filepath.Join(stateDir, requestFile)
+	}
+	return c
+}
+
+func fastpathCommand(e env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "fastpath",
+		Short: "Load or unload the fast path, or show it",
+		Long: `Load or unload the fast path, or show it. The fast path is BPF programs on the
+gateway's interfaces, which forward the GRE of calls as the kernel was just seen to do.
+
+"pptpalg run" loads it by itself if it runs as root and --fastpath is not off. These
+commands are for gateways where the daemon runs without the rights for that. Give them
+the same flags as the daemon, or the same configuration file.`,
+	}
+	cmd.AddCommand(fastpathLoadCommand(e), fastpathUnloadCommand(e), fastpathStatusCommand(e))
+	return cmd
+}
+
+func fastpathLoadCommand(e env) *cobra.Command {
+	s := newSettings(stateDir(e))
+	var group string
+	cmd := &cobra.Command{
+		Use:   "load",
+		Short: "Load the fast path, or bring the one that is loaded up to date",
+		Long: `Load the fast path: attach its programs to the interfaces that --fastpath and
+--fastpath-interfaces name, and pin them, so that a daemon without root's rights can use
+them. If it is loaded already, the programs are replaced and interfaces that are new are
+attached; no packet is lost. With --fastpath off or --datapath queue, unload it.
+
+It needs root. It takes all flags of "pptpalg run", and has no use for most of them.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.read(cmd); err != nil {
+				return err
+			}
+			c := s.fast.config("")
+			if !c.Wanted() || s.dataPath == datapath.Queue {
+				return fastpath.Unload(c.Dir)
+			}
+			var err error
+			if c.Group, err = groupNumber(group); err != nil {
+				return fmt.Errorf("read --group: %w", err)
+			}
+			done, err := c.Load()
+			if err != nil {
+				return err
+			}
+			return loadedText(cmd.OutOrStdout(), done)
+		},
+	}
+	s.addTo(cmd, s.flags)
+	cmd.Flags().StringVar(&group, "group", "", `group that may use what is pinned, by name or number; "" is the daemon's, pptpalg, if there is such a group`)
+	return cmd
+}
+
+// daemonGroup is the group of the daemon's user in the packages.
+const daemonGroup = "pptpalg"
+
+// groupNumber returns the number of a group, -1 if none is given and there is no group for the
+// daemon.
+func groupNumber(given string) (int, error) {
+	if n, err := strconv.ParseUint(given, 10, 31); err == nil {
+		return int(n), nil
+	}
+	name := given
+	if name == "" {
+		name = daemonGroup
+	}
+	g, err := user.LookupGroup(name)
+	switch unknown := user.UnknownGroupError(""); {
+	case errors.As(err, &unknown) && given == "":
+		return -1, nil
+	case err != nil:
+		return 0, err
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+func loadedText(w io.Writer, done fastpath.Loaded) error {
+	if done.Why != "" {
+		fmt.Fprintf(w, "the flows that were there are forwarded by the kernel until the daemon has put them in again: %s\n", done.Why)
+	}
+	return portsText(w, done.Ports)
+}
+
+func portsText(w io.Writer, all []fastpath.Attached) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, a := range all {
+		fmt.Fprintf(t, "%s\t%s\t%s\n", a.Name, fast.How(a.Port), a.Why)
+	}
+	return t.Flush()
+}
+
+func fastpathUnloadCommand(e env) *cobra.Command {
+	s := newSettings(stateDir(e))
+	cmd := &cobra.Command{
+		Use:   "unload",
+		Short: "Unload the fast path",
+		Long: `Unload the fast path: detach its programs from all interfaces of this network
+namespace. The kernel then forwards all packets; no call ends. A daemon that is running
+does not load it again. If it is not loaded, do nothing. It needs root.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.read(cmd); err != nil {
+				return err
+			}
+			return fastpath.Unload(s.fast.dir)
+		},
+	}
+	s.addTo(cmd, s.flags)
+	return cmd
+}
+
+func fastpathStatusCommand(e env) *cobra.Command {
+	s := newSettings(stateDir(e))
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the interfaces of the fast path, and what it carries",
+		Long: `Show for each interface whether its packets are taken by XDP, by tc or not at all and
+why, and whether the programs are attached; then the flows and the packets.
+
+It needs root, or CAP_NET_ADMIN and the daemon's group.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.read(cmd); err != nil {
+				return err
+			}
+			st, err := s.fast.status()
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				return enc.Encode(st)
+			}
+			return st.text(cmd.OutOrStdout())
+		},
+	}
+	s.addTo(cmd, s.flags)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// fastStatus is what "fastpath status" prints.
+type fastStatus struct {
+	Mode       ports.Mode        `json:"mode"`
+	Loaded     bool              `json:"loaded"`
+	Interfaces []fastPort        `json:"interfaces"`
+	Flows      int               `json:"flows"`
+	InForce    int               `json:"flows_in_force"`
+	Without    int               `json:"flows_without_place"`
+	Packets    map[string]uint64 `json:"packets"`   // forwarded, by path
+	Passed     map[string]uint64 `json:"passed"`    // left to the kernel, by reason
+	Decisions  uint64            `json:"decisions"` // of the kernel, taken over
+	Refused    map[string]uint64 `json:"refused"`   // decisions not taken over, by reason
+}
+
+// fastPort is an interface.
+type fastPort struct {
+	Name     string `json:"name"`
+	Wanted   string `json:"wanted"`   // how packets are to be taken: xdp, tc, xdp+tc, none
+	Attached string `json:"attached"` // how they are
+	Why      string `json:"why"`
+}
+
+// status looks at the fast path of this network namespace.
+func (o *fastOptions) status() (fastStatus, error) {
+	st := fastStatus{Mode: o.mode, Interfaces: []fastPort{}}
+	chosen, err := ports.Choose(o.mode, o.interfaces)
+	if err != nil {
+		return st, err
+	}
+	attached, figures, err := o.loaded()
+	if err != nil {
+		return st, err
+	}
+	st.Loaded = figures.Loaded
+	st.Flows, st.InForce, st.Without = figures.Flows, figures.InForce, figures.Without
+	st.Packets, st.Passed, st.Decisions, st.Refused = figures.Packets, figures.Passed, figures.Learnt, figures.Refused
+	st.Interfaces = append(st.Interfaces, fastPorts(chosen, attached)...)
+	return st, nil
+}
+
+// loaded opens the fast path, if it is loaded.
+func (o *fastOptions) loaded() ([]fastpath.Attached, fastpath.Stats, error) {
+	t, err := fastpath.Open(o.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fastpath.Nothing(), nil
+	}
+	if err != nil {
+		return nil, fastpath.Stats{}, err
+	}
+	defer t.Close()
+	attached, err := t.Attached()
+	return attached, t.Stats(), err
+}
+
+// fastPorts tells of each interface that is chosen or attached.
+func fastPorts(chosen []ports.Port, attached []fastpath.Attached) (all []fastPort) {
+	of := func(index int) fastpath.Attached {
+		i := slices.IndexFunc(attached, func(a fastpath.Attached) bool { return a.Index == index })
+		if i < 0 {
+			return fastpath.Attached{}
+		}
+		return attached[i]
+	}
+	for _, p := range chosen {
+		all = append(all, fastPort{Name: p.Name, Wanted: fast.How(p), Attached: fast.How(of(p.Index).Port), Why: p.Why})
+	}
+	for _, a := range attached {
+		if !slices.ContainsFunc(chosen, func(p ports.Port) bool { return p.Index == a.Index }) {
+			all = append(all, fastPort{Name: a.Name, Wanted: "none", Attached: fast.How(a.Port), Why: "it is not to be on the fast path"})
+		}
+	}
+	return all
+}
+
+func (st *fastStatus) text(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "fast path\t%s, %s\n", st.Mode, map[bool]string{true: "loaded", false: "not loaded"}[st.Loaded])
+	if len(st.Interfaces) > 0 {
+		fmt.Fprintf(t, "\nINTERFACE\tATTACHED\tWANTED\tWHY\n")
+	}
+	for _, p := range st.Interfaces {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", p.Name, p.Attached, p.Wanted, p.Why)
+	}
+	if st.Loaded {
+		fmt.Fprintf(t, "\nflows\t%d, %d in force, %d without a place\n", st.Flows, st.InForce, st.Without)
+		fmt.Fprintf(t, "forwarded\t%s\n", counts(st.Packets))
+		fmt.Fprintf(t, "left to the kernel\t%s\n", counts(st.Passed))
+		fmt.Fprintf(t, "decisions\t%d taken over; not taken over: %s\n", st.Decisions, counts(st.Refused))
+	}
+	return t.Flush()
+}
+
+// counts writes "tc 5, xdp 0".
+func counts(all map[string]uint64) (text string) {
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if text != "" {
+			text += ", "
+		}
+		text += fmt.Sprintf("%s %d", name, all[name])
+	}
+	return text
+}

@@ -1,0 +1,213 @@
+package fast
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/fastpath"
+	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
+)
+
+// again is how long to wait before what did not help is tried again.
+const again = 5 * time.Minute
+
+// tender is what the looks at the fast path remember.
+type tender struct {
+	why      string // the last reason that was logged
+	lacking  string // what was missing at the last look
+	tried    string // what was to be loaded when that was tried or asked for last
+	triedAt  time.Time
+	unloaded bool // somebody has unloaded it while it was in use: it stays so until somebody loads it
+}
+
+// look finds out what the fast path is and what it should be, and does what it can about the
+// difference.
+func (t *Tended) look() {
+	chosen, err := ports.Choose(t.cfg.Mode, t.cfg.Only)
+	if err != nil {
+		t.complain("cannot choose interfaces for the fast path: the kernel forwards all packets", err)
+		return
+	}
+	attached := t.attached()
+	p := t.now.Load()
+	if lacks := difference(chosen, attached); p == nil || lacks != "" {
+		t.mend(chosen, lacks)
+		attached = t.attached()
+	}
+	t.take(chosen, attached)
+}
+
+// attached opens the fast path if that is due, and returns the ports that it has.
+func (t *Tended) attached() []fastpath.Attached {
+	p := t.now.Load()
+	if p == nil {
+		p = t.open()
+	}
+	if p == nil {
+		return nil
+	}
+	all, err := p.table.Attached()
+	switch gone := errors.Is(err, os.ErrNotExist); {
+	case gone && !t.tender.unloaded:
+		t.tender.unloaded = true
+		t.log.Warn("the fast path was unloaded: the kernel forwards all packets until \"pptpalg fastpath load\" is run as root")
+	case !gone && err != nil:
+		t.complain("cannot read the ports of the fast path", err)
+	case !gone:
+		t.tender.unloaded = false
+	}
+	return all
+}
+
+// open opens what is loaded.
+func (t *Tended) open() *loaded {
+	table, err := fastpath.Open(t.cfg.Dir)
+	if err != nil {
+		if !root() {
+			t.complain("no fast path: the kernel forwards all packets", notThere(err))
+		}
+		return nil
+	}
+	p := &loaded{New(t.kernel, table), table}
+	t.now.Store(p)
+	return p
+}
+
+// mend loads the fast path, or asks for it.
+func (t *Tended) mend(chosen []ports.Port, lacks string) {
+	plan := describe(chosen) + lacks
+	if t.tender.unloaded || plan == t.tender.tried && time.Since(t.tender.triedAt) < again {
+		return
+	}
+	t.tender.tried, t.tender.triedAt = plan, time.Now()
+	if !root() {
+		t.request(lacks)
+		return
+	}
+	done, err := t.cfg.load(chosen)
+	if err != nil {
+		t.complain("cannot load the fast path: the kernel forwards all packets", err)
+		return
+	}
+	t.log.Info("loaded the fast path", "interfaces", Summary(done.Ports), "adopted", done.Adopted)
+	if done.Why != "" {
+		t.log.Warn("the flows of an earlier fast path are forwarded by the kernel until it has decided on them anew", "why", done.Why)
+	}
+}
+
+// request asks whoever watches the file to load the fast path.
+func (t *Tended) request(lacks string) {
+	if t.cfg.Request == "" {
+		return
+	}
+	if err := os.WriteFile(t.cfg.Request, []byte(lacks+"\n"), 0o640); err != nil {
+		t.log.Debug("cannot ask for the fast path to be loaded", "err", err)
+	}
+}
+
+// take has metrics and programs know the ports as they are now.
+func (t *Tended) take(chosen []ports.Port, attached []fastpath.Attached) {
+	now := datapath.Ports{}
+	for i := range attached {
+		switch a := &attached[i]; {
+		case a.XDP:
+			now.XDP++
+		case a.TC:
+			now.TC++
+		}
+	}
+	missing := lacking(chosen, attached)
+	now.Missing = len(missing)
+	t.ahead.Store(&now)
+	t.tell(now, missing)
+	if p := t.now.Load(); p != nil {
+		if err := p.table.Refresh(chosen); err != nil {
+			t.complain("cannot tell the fast path of changed interfaces", err)
+		}
+	}
+}
+
+// tell logs what has changed since the last look.
+func (t *Tended) tell(now datapath.Ports, missing []string) {
+	lacks := strings.Join(missing, ", ")
+	switch was := t.tender.lacking; {
+	case t.now.Load() == nil || lacks == was:
+	case lacks != "":
+		t.log.Warn("interfaces are not on the fast path: the kernel forwards their packets until \"pptpalg fastpath load\" is run as root", "interfaces", lacks)
+	default:
+		t.log.Info("all interfaces are on the fast path that are to be", "xdp", now.XDP, "tc", now.TC)
+	}
+	t.tender.lacking = lacks
+}
+
+// complain logs why something is not to be had, once for each reason.
+func (t *Tended) complain(message string, err error) {
+	if why := message + err.Error(); why != t.tender.why {
+		t.tender.why = why
+		t.log.Warn(message, "err", err)
+	}
+}
+
+// difference says in what the ports that are attached differ from those that are chosen, ""
+// if in nothing that loading would change. A port with XDP that was refused is attached by tc,
+// which is no difference.
+func difference(chosen []ports.Port, attached []fastpath.Attached) string {
+	all := lacking(chosen, attached)
+	for i := range attached {
+		if a := &attached[i]; a.XDP && !slices.ContainsFunc(chosen, func(p ports.Port) bool { return p.Index == a.Index && p.XDP }) {
+			all = append(all, a.Name+" without XDP")
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// lacking returns the interfaces that are to be attached and are not.
+func lacking(chosen []ports.Port, attached []fastpath.Attached) (names []string) {
+	for i := range chosen {
+		p := &chosen[i]
+		if p.Used() && !slices.ContainsFunc(attached, func(a fastpath.Attached) bool { return a.Index == p.Index && a.Used() }) {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// describe is a text that differs where the ports do.
+func describe(chosen []ports.Port) string {
+	var all []fastpath.Attached
+	for _, p := range chosen {
+		all = append(all, fastpath.Attached{Port: p})
+	}
+	return Summary(all)
+}
+
+// Summary tells the ports that are attached, and how: "eth0 xdp, ppp0 tc".
+func Summary(all []fastpath.Attached) string {
+	var text []string
+	for i := range all {
+		if a := &all[i]; a.Used() {
+			text = append(text, a.Name+" "+How(a.Port))
+		}
+	}
+	if len(text) == 0 {
+		return "none"
+	}
+	return strings.Join(text, ", ")
+}
+
+// How is "xdp", "xdp+tc", "tc" or "none".
+func How(p ports.Port) string {
+	switch {
+	case p.XDP && p.TC:
+		return "xdp+tc"
+	case p.XDP:
+		return "xdp"
+	case p.TC:
+		return "tc"
+	}
+	return "none"
+}
