@@ -131,6 +131,28 @@ var firing = []struct {
 			{`pptpalg_gre_unmatched_flows 0x30`, `pptpalg_gre_packets_total{reason="rewritten"} 0+99x30`},
 		},
 	},
+	{
+		alert: "PptpalgFastPathMissing", times: 2,
+		fires: series{
+			`pptpalg_fastpath_wanted{job="none"} 1x9`, `pptpalg_fastpath_interfaces_missing{job="none"} 0x9`, `pptpalg_fastpath_interfaces{job="none",path="tc"} 0x9`, `pptpalg_fastpath_interfaces{job="none",path="xdp"} 0x9`,
+			`pptpalg_fastpath_wanted{job="one"} 1x9`, `pptpalg_fastpath_interfaces_missing{job="one"} 1x9`, `pptpalg_fastpath_interfaces{job="one",path="tc"} 1x9`,
+		},
+		quiet: []series{
+			{`pptpalg_fastpath_wanted 0x9`, `pptpalg_fastpath_interfaces_missing 0x9`, `pptpalg_fastpath_interfaces{path="tc"} 0x9`},
+			{`pptpalg_fastpath_wanted 1x9`, `pptpalg_fastpath_interfaces_missing 0x9`, `pptpalg_fastpath_interfaces{path="tc"} 2x9`, `pptpalg_fastpath_interfaces{path="xdp"} 0x9`},
+			{`pptpalg_fastpath_wanted 1x9`, `pptpalg_fastpath_interfaces_missing 0 1 0x9`, `pptpalg_fastpath_interfaces{path="tc"} 2x9`}, // attached again
+		},
+	},
+	{
+		alert: "PptpalgFastPathUnused",
+		fires: series{`pptpalg_fastpath_wanted 1x30`, `pptpalg_calls_gre_packets_total 0+500x30`, `pptpalg_fastpath_packets_total{path="tc"} 7x30`, `pptpalg_fastpath_packets_total{path="xdp"} 0x30`},
+		quiet: []series{
+			{`pptpalg_fastpath_wanted 0x30`, `pptpalg_calls_gre_packets_total 0+500x30`, `pptpalg_fastpath_packets_total{path="tc"} 0x30`},
+			{`pptpalg_fastpath_wanted 1x30`, `pptpalg_calls_gre_packets_total 0+500x30`, `pptpalg_fastpath_packets_total{path="tc"} 0x30`, `pptpalg_fastpath_packets_total{path="xdp"} 0+490x30`},
+			{`pptpalg_fastpath_wanted 1x30`, `pptpalg_calls_gre_packets_total 0+5x30`, `pptpalg_fastpath_packets_total{path="tc"} 0x30`}, // nearly nothing is carried
+		},
+	},
+	{alert: "PptpalgFastPathFull", fires: series{`pptpalg_fastpath_flows_without_place 2x20`}, quiet: []series{{`pptpalg_fastpath_flows_without_place 0 2 0x20`}}},
 	{alert: "PptpalgJournalErrors", fires: series{`pptpalg_journal_errors_total 0 1`}, quiet: []series{{`pptpalg_journal_errors_total 1x9`}}},
 	{
 		alert: "PptpalgConntrackTableNearlyFull",

@@ -108,6 +108,12 @@ var mustAlert = map[string]string{
 	"pptpalg_gre_unmatched_flows":               "warning",
 	"pptpalg_rules_loaded":                      "critical",
 	"pptpalg_rules_lost_total":                  "warning",
+	"pptpalg_fastpath_wanted":                   "warning",
+	"pptpalg_fastpath_interfaces":               "warning",
+	"pptpalg_fastpath_interfaces_missing":       "warning",
+	"pptpalg_fastpath_flows_without_place":      "warning",
+	"pptpalg_fastpath_packets_total":            "warning",
+	"pptpalg_calls_gre_packets_total":           "warning",
 }
 
 func TestAlerts(t *testing.T) {
