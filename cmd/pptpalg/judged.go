@@ -46,6 +46,7 @@ func (s *settings) setup(ctx context.Context) (check.Config, error) {
 		Rules: loaded, DataPath: string(j.dataPath), Loader: loader,
 		Listen: j.listen, WebConfig: j.webConfig, EventLog: j.eventLog, StateDir: j.stateDir,
 		File: file, Set: j.setCommand, Load: j.loadCommand(),
+		Fast: j.fast.config(""), LoadFast: j.loadFastCommand(),
 	}, nil
 }
 

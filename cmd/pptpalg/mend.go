@@ -90,6 +90,20 @@ func (s *judged) loadCommand() string {
 	return strings.Join(words, " ")
 }
 
+// loadFastCommand returns the command that loads the fast path for this daemon.
+func (s *judged) loadFastCommand() string {
+	words := []string{"pptpalg fastpath load"}
+	if s.fileGiven {
+		words = append(words, "--config "+quoted(s.file))
+	}
+	s.flags.VisitAll(func(f *pflag.Flag) {
+		if f.Changed && strings.HasPrefix(f.Name, "fastpath") {
+			words = append(words, "--"+f.Name+"="+quoted(config.Text(f)))
+		}
+	})
+	return strings.Join(words, " ")
+}
+
 // mendFile returns the command that fixes the configuration file: it comments out the wrong
 // lines, or replaces the file with a fresh one. It also returns the values that the fixed
 // file gives.

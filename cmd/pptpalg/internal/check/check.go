@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 
+	"pptpalg/cmd/pptpalg/internal/datapath/fast"
 	"pptpalg/rules"
 )
 
@@ -12,6 +13,7 @@ type Config struct {
 	// whether this one will or not.
 	Rules     rules.Config
 	DataPath  string // who translates GRE: kernel, queue, or auto
+	Fast      fast.Config
 	Loader    string // who loads the rules, as rules/choice names them
 	Listen    string // address of the metrics, "" for none
 	WebConfig string // file with their TLS and passwords, "" for none
@@ -22,8 +24,9 @@ type Config struct {
 	// Set returns the command that has the daemon run with another value for a key of
 	// the configuration. It must not be nil.
 	Set func(key, value string) string
-	// Load is the command that loads the daemon's rules.
-	Load string
+	// Load is the command that loads the daemon's rules, and LoadFast the one that loads the
+	// fast path.
+	Load, LoadFast string
 }
 
 // File is the configuration file.
@@ -92,6 +95,7 @@ var checks = []check{
 	of("rp-filter", (*reader).reversePath, judgeReversePath),
 	of("conntrack-table", (*reader).table, judgeTable),
 	of("accounting", (*reader).accounting, judgeAccounting),
+	of("fast-path", (*reader).fastPath, judgeFastPath),
 	of("listener", (*reader).listener, judgeListener),
 	of("event-log", (*reader).eventLog, judgeEventLog),
 	of("daemon", (*reader).daemon, judgeDaemon),

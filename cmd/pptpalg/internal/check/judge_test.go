@@ -17,6 +17,8 @@ import (
 
 	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/internal/netns"
+	"pptpalg/cmd/pptpalg/internal/fastpath"
+	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
 	"pptpalg/rules/nft"
 )
 
@@ -26,6 +28,11 @@ func TestSystemJudges(t *testing.T) {
 	queue5, set := []uint16{5}, setting0
 	taken := &takenBy{queue: 5, pid: 77, command: "snort", key: "queue"}
 	lan := []way{{"lan", "wan"}}
+	chosen := []ports.Port{
+		{Index: 2, Name: "lan", TC: true, Why: "no XDP: a bridge"}, {Index: 3, Name: "wan", XDP: true, Why: "the driver takes and sends"},
+		{Index: 4, Name: "port0", Why: "it is a port of bridge lan"}, {Index: 1, Name: "lo", Why: "it is the loopback interface"},
+	}
+	attached := []fastpath.Attached{{Port: chosen[0]}, {Port: chosen[1]}}
 	tests := []struct {
 		name  string
 		got   Finding
@@ -82,6 +89,14 @@ func TestSystemJudges(t *testing.T) {
 		{"filling", judgeTable(table{75, 100}), Warning, "75 of 100"},
 		{"full", judgeTable(table{95, 100}), Problem, "95 of 100"},
 		{"no limit", judgeTable(table{95, 0}), OK, "without a limit"},
+		{"fast path off", judgeFastPath(fastPath{}), OK, "off"},
+		{"fast path off and attached", judgeFastPath(fastPath{attached: attached, unload: "pptpalg fastpath unload"}), Warning, "lan tc, wan xdp"},
+		{"fast path over data path queue", judgeFastPath(fastPath{wanted: true, queued: true, chosen: chosen, off: "set-key fastpath off"}), Warning, "data path queue"},
+		{"fast path nowhere", judgeFastPath(fastPath{wanted: true, chosen: chosen[2:], off: "set-key fastpath off"}), Warning, "no interface can be on it: port0 (it is a port of bridge lan)"},
+		{"fast path to come", judgeFastPath(fastPath{wanted: true, chosen: chosen}), OK, "will be loaded with the daemon: lan by tc"},
+		{"fast path missing", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, load: "pptpalg fastpath load"}), Warning, "nothing is attached"},
+		{"fast path on one of two", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, attached: attached[:1], load: "pptpalg fastpath load"}), Warning, "not attached to wan"},
+		{"fast path", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, attached: attached}), OK, "lan by tc (no XDP: a bridge), wan by xdp (the driver takes and sends); left to the kernel: port0 (it is a port of bridge lan)"},
 		{"daemon", judgeDaemon(state{running: true}), OK, ""},
 		{"daemon without rules", judgeDaemon(state{running: true, load: "pptpalg rules load", queued: queueing{state: nowhere}}), Problem, "no rule sends"},
 		{"daemon without rules for GRE", judgeDaemon(state{running: true, load: "pptpalg rules load", queued: queueing{gre: true}}), Problem, "no rule sends it any"},

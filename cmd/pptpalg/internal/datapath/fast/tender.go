@@ -120,7 +120,7 @@ func (t *Tended) take(chosen []ports.Port, attached []fastpath.Attached) {
 			now.TC++
 		}
 	}
-	missing := lacking(chosen, attached)
+	missing := Missing(chosen, attached)
 	now.Missing = len(missing)
 	t.ahead.Store(&now)
 	t.tell(now, missing)
@@ -156,7 +156,7 @@ func (t *Tended) complain(message string, err error) {
 // if in nothing that loading would change. A port with XDP that was refused is attached by tc,
 // which is no difference.
 func difference(chosen []ports.Port, attached []fastpath.Attached) string {
-	all := lacking(chosen, attached)
+	all := Missing(chosen, attached)
 	for i := range attached {
 		if a := &attached[i]; a.XDP && !slices.ContainsFunc(chosen, func(p ports.Port) bool { return p.Index == a.Index && p.XDP }) {
 			all = append(all, a.Name+" without XDP")
@@ -165,8 +165,8 @@ func difference(chosen []ports.Port, attached []fastpath.Attached) string {
 	return strings.Join(all, ", ")
 }
 
-// lacking returns the interfaces that are to be attached and are not.
-func lacking(chosen []ports.Port, attached []fastpath.Attached) (names []string) {
+// Missing returns the interfaces that are to be attached and are not.
+func Missing(chosen []ports.Port, attached []fastpath.Attached) (names []string) {
 	for i := range chosen {
 		p := &chosen[i]
 		if p.Used() && !slices.ContainsFunc(attached, func(a fastpath.Attached) bool { return a.Index == p.Index && a.Used() }) {
