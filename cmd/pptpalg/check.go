@@ -35,8 +35,8 @@ func checkCommand(e env) *cobra.Command {
 		Long: `Check what may keep PPTP from working on this gateway, before the first call: the
 configuration file, rights, NFQUEUE, conntrack, whether this kernel really translates
 GRE, forwarding, NAT, firewall rules that drop a call's GRE or its control connection,
-the kernel's own helper, proxies on port 1723, room in the conntrack table, and the
-daemon. It prints a line for each, and below a problem the command that fixes it.
+the kernel's own helper, proxies on port 1723, room in the conntrack table, the fast
+path, and the daemon. It prints a line for each, and below a problem the command that fixes it.
 
 It changes nothing, and touches no packet of others. It tries GRE with packets of its
 own, and loads rules, only in network namespaces that end with the command. The kernel

@@ -230,8 +230,8 @@ with the value that --config FILE gives it. The output is itself a configuration
 	return cmd
 }
 
-const configHead = `# Configuration of pptpalg, read by "pptpalg run" and "pptpalg rules". Each key is also a
-# flag of "pptpalg run", which wins over this file. "pptpalg check-config" checks it.
+const configHead = `# Configuration of pptpalg, read by "pptpalg run", "pptpalg rules" and "pptpalg
+# fastpath". Each key is also a flag of "pptpalg run", which wins over this file. "pptpalg check-config" checks it.
 `
 
 func printConfig(w io.Writer, flags *pflag.FlagSet, blank bool) error {

@@ -91,7 +91,7 @@ func filePage(keys *pflag.FlagSet) string {
 	r.heading("SYNOPSIS")
 	r.line(".I", configFile)
 	r.heading("DESCRIPTION")
-	r.paragraphs(`The file is read by "pptpalg run" and "pptpalg rules". It is YAML, a line "key: value" for each key, and need not exist. Each key is also a flag of "pptpalg run", which wins over the file. An unknown key is an error, as is a wrong value. "pptpalg config --default" prints a file to fill in.`)
+	r.paragraphs(`The file is read by "pptpalg run", "pptpalg rules" and "pptpalg fastpath". It is YAML, a line "key: value" for each key, and need not exist. Each key is also a flag of "pptpalg run", which wins over the file. An unknown key is an error, as is a wrong value. "pptpalg config --default" prints a file to fill in.`)
 	r.heading("KEYS")
 	keys.VisitAll(func(f *pflag.Flag) { r.item(bold(f.Name), usage(f)) })
 	r.heading("SEE ALSO")

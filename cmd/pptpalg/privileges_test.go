@@ -34,9 +34,11 @@ const (
 // unit is a systemd unit: the values of each key, in their order.
 type unit map[string][]string
 
-func readUnit(t *testing.T) unit {
+func readUnit(t *testing.T) unit { return readUnitFile(t, unitFile) }
+
+func readUnitFile(t *testing.T, name string) unit {
 	t.Helper()
-	b, err := os.ReadFile(unitFile)
+	b, err := os.ReadFile(name)
 	must(t, err)
 	u := make(unit)
 	for line := range strings.Lines(string(b)) {
@@ -146,7 +148,8 @@ func TestUnitReload(t *testing.T) {
 func parsed(t *testing.T, args []string) *cobra.Command {
 	t.Helper()
 	root := &cobra.Command{Use: "pptpalg"}
-	root.AddCommand(runCommand(env{lookup: os.LookupEnv}), rulesCommand(), checkConfigCommand())
+	e := env{lookup: os.LookupEnv}
+	root.AddCommand(runCommand(e), rulesCommand(), fastpathCommand(e), checkConfigCommand())
 	cmd, rest, err := root.Find(args)
 	must(t, err)
 	must(t, cmd.ParseFlags(rest))

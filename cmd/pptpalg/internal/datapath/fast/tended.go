@@ -135,8 +135,10 @@ func figures(s fastpath.Stats) datapath.Figures {
 func None() datapath.Figures { return figures(fastpath.Nothing()) }
 
 const (
-	// lookInterval is how often the fast path is looked at although nobody told of a change.
-	lookInterval = 10 * time.Second
+	// lookInterval is how often the fast path is looked at although nobody told of a change,
+	// and lackInterval while something is missing, which somebody may have loaded.
+	lookInterval = 30 * time.Second
+	lackInterval = 2 * time.Second
 	// lookPause lets a program that changes interfaces finish.
 	lookPause = 100 * time.Millisecond
 )
@@ -163,15 +165,19 @@ func (t *Tended) run(ctx context.Context) error {
 			t.log.Warn("cannot hear of changes of the network: the fast path asks the kernel again at every interval only", "interval", t.cfg.Interval, "err", err)
 		}
 	})
-	for wait(ctx, changes) {
+	for t.wait(ctx, changes) {
 		t.look()
 	}
 	return nil
 }
 
 // wait waits for a change, and returns false when ctx is done.
-func wait(ctx context.Context, changes <-chan struct{}) bool {
-	timer := time.NewTimer(lookInterval)
+func (t *Tended) wait(ctx context.Context, changes <-chan struct{}) bool {
+	interval := lookInterval
+	if t.now.Load() == nil || t.ahead.Load().Missing > 0 {
+		interval = lackInterval
+	}
+	timer := time.NewTimer(interval)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
