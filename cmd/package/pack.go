@@ -143,16 +143,17 @@ func compress(from, to string) error {
 	return os.WriteFile(to, b.Bytes(), 0o644)
 }
 
-// unit writes the systemd unit for the place where the package puts the program.
+// unit writes the systemd units for the place where the package puts the program.
 func (p *packing) unit() error {
-	const name = "pptpalg.service"
-	text, err := os.ReadFile(filepath.Join(p.root, "deploy", name))
-	if err != nil {
-		return fmt.Errorf("read unit: %w", err)
-	}
-	unit := strings.ReplaceAll(string(text), unitProgram, installedProgram)
-	if err := os.WriteFile(p.staged(name), []byte(unit), 0o644); err != nil {
-		return fmt.Errorf("write unit: %w", err)
+	for _, name := range []string{"pptpalg.service", "fastpath/pptpalg-fastpath.service"} {
+		text, err := os.ReadFile(filepath.Join(p.root, "deploy", name))
+		if err != nil {
+			return fmt.Errorf("read unit: %w", err)
+		}
+		unit := strings.ReplaceAll(string(text), unitProgram, installedProgram)
+		if err := os.WriteFile(p.staged(filepath.Base(name)), []byte(unit), 0o644); err != nil {
+			return fmt.Errorf("write unit: %w", err)
+		}
 	}
 	return nil
 }
