@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"pptpalg/cmd/internal/lab"
 )
@@ -45,6 +48,68 @@ func TestLifeOfAPackage(t *testing.T) {
 	r.wantNothingLeft(before)
 }
 
+// TestFastPathOfAPackage turns the fast path on as its page says, upgrades under a call, and
+// removes the package.
+func TestFastPathOfAPackage(t *testing.T) {
+	r := newRoot(t)
+	first, second := r.put(packed(t, "1.0.0", "deb")), r.put(packed(t, "1.0.1", "deb"))
+	before := r.files()
+	r.mustRun("dpkg", "-i", first)
+	if out := r.mustRun("pptpalg", "fastpath", "status"); !strings.Contains(out, "off, not loaded") {
+		t.Errorf("the package comes with %s", out)
+	}
+	r.mountBPF("/run/pptpalg-bpf")
+	r.configure("fastpath: auto\n")
+	r.mustRun("install", "-D", "-m", "644", "/usr/share/pptpalg/fastpath.conf", "/etc/systemd/system/pptpalg.service.d/fastpath.conf")
+	r.mustRun("systemctl", "restart", "pptpalg.service")
+	call := r.dial()
+	r.wantOnFastPath(call)
+
+	r.whileCarrying(call, func() { r.mustRun("dpkg", "-i", second) })
+	r.wantRunning("1.0.1")
+	r.wantCall()
+	r.wantOnFastPath(call)
+
+	r.mustRun("rm", "-r", "/etc/systemd/system/pptpalg.service.d")
+	r.mustRun("dpkg", "-r", "pptpalg")
+	if out := r.mustRun("ls", "-A", "/run"); strings.Contains(out, "pptpalg-bpf") {
+		t.Errorf("/run after the removal: %s", out)
+	}
+	carries(t, call)
+	r.mustRun("dpkg", "-P", "pptpalg")
+	r.wantNothingLeft(before)
+}
+
+// mountBPF mounts what outlives the mount namespaces of commands.
+func (r *root) mountBPF(name string) {
+	r.t.Helper()
+	must(r.t, os.MkdirAll(r.path(name), 0o755))
+	must(r.t, unix.Mount("pptpalg", r.path(name), "bpf", 0, "mode=0750"))
+	r.t.Cleanup(func() { _ = unix.Unmount(r.path(name), unix.MNT_DETACH) }) // the removal may have done it
+}
+
+// wantOnFastPath has a call carry packets until the fast path has some of them.
+func (r *root) wantOnFastPath(call *lab.Call) {
+	r.t.Helper()
+	var status struct {
+		Flows   int               `json:"flows"`
+		Packets map[string]uint64 `json:"packets"`
+	}
+	ask := func() uint64 {
+		must(r.t, json.Unmarshal([]byte(r.mustRun("pptpalg", "fastpath", "status", "--json")), &status))
+		return status.Packets["tc"]
+	}
+	had := ask()
+	err := lab.Poll(lab.Patience, func() bool {
+		carries(r.t, call)
+		carries(r.t, call)
+		return ask() > had
+	})
+	if err != nil {
+		r.t.Errorf("%v: %+v; loading it: %s; the daemon: %s", err, status, r.read("/run/stand-in/fastpath"), r.read("/run/stand-in/log"))
+	}
+}
+
 // TestDisabledStaysDisabled: an upgrade does not start what the administrator has
 // switched off.
 func TestDisabledStaysDisabled(t *testing.T) {
@@ -62,6 +127,10 @@ func (r *root) wantFiles() {
 	for name, mode := range map[string]os.FileMode{
 		"/usr/sbin/pptpalg":                                     0o755,
 		"/usr/lib/systemd/system/pptpalg.service":               0o644,
+		"/usr/lib/systemd/system/pptpalg-fastpath.service":      0o644,
+		"/usr/lib/systemd/system/pptpalg-fastpath.path":         0o644,
+		"/usr/share/pptpalg/fastpath.conf":                      0o644,
+		"/usr/share/doc/pptpalg/FASTPATH.md":                    0o644,
 		"/usr/lib/sysusers.d/pptpalg.conf":                      0o644,
 		"/etc/pptpalg/pptpalg.yaml":                             0o644,
 		"/etc/default/pptpalg":                                  0o644,
@@ -84,7 +153,7 @@ func (r *root) wantFiles() {
 			r.t.Errorf("%s is %s, want %s", name, got, want)
 		}
 	}
-	for _, unit := range []string{"/usr/lib/systemd/system/pptpalg.service"} {
+	for _, unit := range []string{"/usr/lib/systemd/system/pptpalg.service", "/usr/lib/systemd/system/pptpalg-fastpath.service", "/usr/lib/systemd/system/pptpalg-fastpath.path"} {
 		if text := r.read(unit); strings.Contains(text, "/usr/local") {
 			r.t.Errorf("the unit is for another place:\n%s", text)
 		}

@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -192,14 +191,14 @@ func testFastPathIdle(t *testing.T, g *testGateway, path string) {
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
 	g.startFast("auto", "--fastpath-interval", "1m", "--idle-timeout", "3s")
 	g.server(lab.Behaviour{Refuse: true})
-	callOn(t, g.client(0), 7)
 	busy := callOn(t, g.client(1), 7)
+	g.wantFast(path, 10, busy) // from here on its entry counts nothing
+	callOn(t, g.client(0), 7)
 	g.wantCalls(2)
-	g.wantFast(path, 10, busy)
-	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); {
+	must(t, lab.Poll(2*lab.Patience, func() bool {
 		exchange(t, busy)
-		time.Sleep(50 * time.Millisecond) // the time is the point here
-	}
+		return len(g.calls()) == 1
+	}))
 	if all := g.wantCalls(1); all[0].PNS.Address != g.Inside[1].Addr.String() {
 		t.Errorf("the call that is left is %+v", all[0])
 	}

@@ -2,6 +2,7 @@ package fast
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ func (t *Tended) look() {
 	attached := t.attached()
 	p := t.now.Load()
 	if lacks := difference(chosen, attached); p == nil || lacks != "" {
-		t.mend(chosen, lacks)
+		t.mend(chosen, lacks, Missing(chosen, attached))
 		attached = t.attached()
 	}
 	t.take(chosen, attached)
@@ -78,14 +79,14 @@ func (t *Tended) open() *loaded {
 }
 
 // mend loads the fast path, or asks for it.
-func (t *Tended) mend(chosen []ports.Port, lacks string) {
+func (t *Tended) mend(chosen []ports.Port, lacks string, missing []string) {
 	plan := describe(chosen) + lacks
 	if t.tender.unloaded || plan == t.tender.tried && time.Since(t.tender.triedAt) < again {
 		return
 	}
 	t.tender.tried, t.tender.triedAt = plan, time.Now()
 	if !root() {
-		t.request(lacks)
+		t.request(missing)
 		return
 	}
 	done, err := t.cfg.load(chosen)
@@ -100,11 +101,11 @@ func (t *Tended) mend(chosen []ports.Port, lacks string) {
 }
 
 // request asks whoever watches the file to load the fast path.
-func (t *Tended) request(lacks string) {
+func (t *Tended) request(missing []string) {
 	if t.cfg.Request == "" {
 		return
 	}
-	if err := os.WriteFile(t.cfg.Request, []byte(lacks+"\n"), 0o640); err != nil {
+	if err := os.WriteFile(t.cfg.Request, []byte(strings.Join(missing, "\n")+"\n"), 0o640); err != nil {
 		t.log.Debug("cannot ask for the fast path to be loaded", "err", err)
 	}
 }
@@ -136,6 +137,8 @@ func (t *Tended) tell(now datapath.Ports, missing []string) {
 	lacks := strings.Join(missing, ", ")
 	switch was := t.tender.lacking; {
 	case t.now.Load() == nil || lacks == was:
+	case lacks != "" && root():
+		t.log.Warn("interfaces cannot be attached to the fast path: the kernel forwards their packets", "interfaces", lacks)
 	case lacks != "":
 		t.log.Warn("interfaces are not on the fast path: the kernel forwards their packets until \"pptpalg fastpath load\" is run as root", "interfaces", lacks)
 	default:
@@ -154,11 +157,16 @@ func (t *Tended) complain(message string, err error) {
 
 // difference says in what the ports that are attached differ from those that are chosen, ""
 // if in nothing that loading would change. A port with XDP that was refused is attached by tc,
-// which is no difference.
+// which is no difference. One that is down for now stays attached.
 func difference(chosen []ports.Port, attached []fastpath.Attached) string {
 	all := Missing(chosen, attached)
 	for i := range attached {
-		if a := &attached[i]; a.XDP && !slices.ContainsFunc(chosen, func(p ports.Port) bool { return p.Index == a.Index && p.XDP }) {
+		a := &attached[i]
+		n := slices.IndexFunc(chosen, func(p ports.Port) bool { return p.Index == a.Index })
+		switch {
+		case n < 0:
+			all = append(all, fmt.Sprintf("without interface %d", a.Index))
+		case a.XDP && chosen[n].Used() && !chosen[n].XDP:
 			all = append(all, a.Name+" without XDP")
 		}
 	}
