@@ -78,7 +78,7 @@ func (r *root) run(args ...string) (string, error) {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
 	defer cancel()
-	const enter = `mount -t proc proc "$0/proc" && exec chroot "$0" "$@"`
+	const enter = `mount -t proc proc "$0/proc" && mount -t sysfs sysfs "$0/sys" && exec chroot "$0" "$@"`
 	cmd, err := r.Gateway.Command(ctx, "unshare", append([]string{"--mount", "--propagation", "private", "sh", "-c", enter, r.dir}, args...)...)
 	must(r.t, err)
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C"}
