@@ -351,6 +351,17 @@ func testFastPathUnload(t *testing.T, g *testGateway, path string) {
 	}
 	exchange(t, calls...)
 	g.wantCalls(2)
+
+	// As the removal of the package does.
+	g.stop()
+	g.startFast("auto")
+	g.wantFast(path, 10, calls...)
+	g.stop()
+	g.fastpath("unload")
+	if n := g.programs(); n != 0 {
+		t.Errorf("%d programs are attached", n)
+	}
+	exchange(t, calls...)
 }
 
 // TestFastPathOff: where nobody asks for it, nothing is mounted or attached.
