@@ -8,6 +8,7 @@ import (
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/bench/internal/clock"
 	"pptpalg/cmd/bench/internal/farm"
+	"pptpalg/cmd/bench/internal/relay"
 	"pptpalg/cmd/internal/lab"
 )
 
@@ -43,6 +44,7 @@ const (
 	nameKernel  = "pptpalg, data path kernel"
 	nameQueue   = "pptpalg, data path queue"
 	nameGoQueue = "GRE through plain go-nfqueue"
+	nameRelay   = "XDP forwarding without NAT"
 )
 
 // contenders lists them in the order of the tables.
@@ -50,6 +52,7 @@ func contenders(p programs) []contender {
 	return []contender{
 		{name: nameFloor, inbound: true, floor: true, start: nothing},
 		{name: nameForward, inbound: true, start: noConntrack},
+		{name: nameRelay, inbound: true, start: startRelay},
 		{name: nameNAT, nat: true, start: nothing},
 		{name: nameHelper, nat: true, inbound: true, dialogues: true, start: helper},
 		{name: nameKernel, nat: true, inbound: true, dialogues: true, start: p.daemon("kernel")},
@@ -83,6 +86,23 @@ func noConntrack(ctx context.Context, y *yard, _ []farm.Call) (worker, error) {
 		}
 	}
 	return nobody{}, nil
+}
+
+// relaying is a worker although the kernel does it all: it has to be detached.
+type relaying struct{ *relay.Relay }
+
+func (relaying) clocks() []clock.Process { return nil }
+
+func startRelay(ctx context.Context, y *yard, _ []farm.Call) (worker, error) {
+	if _, err := noConntrack(ctx, y, nil); err != nil {
+		return nil, err
+	}
+	var r relaying
+	err := y.Gateway.Do(func() (err error) {
+		r.Relay, err = relay.New(y.cardOf(y.Gateway, gatewayLAN), y.cardOf(y.Gateway, gatewayWAN))
+		return err
+	})
+	return r, err
 }
 
 func helper(ctx context.Context, y *yard, _ []farm.Call) (worker, error) {
