@@ -20,6 +20,9 @@ type contender struct {
 	dialogues bool // calls become known by control messages
 	queued    bool // packets visit user space
 	floor     bool // the sink stands where packets enter the gateway
+	// fast is the path that packets have to take in the fast path, as metrics name it; ""
+	// where there is none.
+	fast string
 	// start makes the gateway treat PPTP so. Calls can be set up when it returns.
 	start func(ctx context.Context, y *yard, calls []farm.Call) (worker, error)
 }
@@ -28,6 +31,11 @@ type contender struct {
 type worker interface {
 	io.Closer
 	clocks() []clock.Process // whose time is the contender's
+}
+
+// forwarder is a worker with a fast path.
+type forwarder interface {
+	forwarded(path string) (uint64, error) // packets
 }
 
 // nobody works where the kernel does it all.
@@ -45,6 +53,8 @@ const (
 	nameQueue   = "pptpalg, data path queue"
 	nameGoQueue = "GRE through plain go-nfqueue"
 	nameRelay   = "XDP forwarding without NAT"
+	nameXDP     = "fast path, XDP"
+	nameTC      = "fast path, tc"
 )
 
 // contenders lists them in the order of the tables.
@@ -56,6 +66,8 @@ func contenders(p programs) []contender {
 		{name: nameNAT, nat: true, start: nothing},
 		{name: nameHelper, nat: true, inbound: true, dialogues: true, start: helper},
 		{name: nameKernel, nat: true, inbound: true, dialogues: true, start: p.daemon("kernel")},
+		{name: nameXDP, nat: true, inbound: true, dialogues: true, fast: "xdp", start: p.fastPath("xdp")},
+		{name: nameTC, nat: true, inbound: true, dialogues: true, fast: "tc", start: p.fastPath("tc")},
 		{name: nameQueue, nat: true, inbound: true, dialogues: true, queued: true, start: p.daemon("queue")},
 		{name: nameGoQueue, nat: true, inbound: true, queued: true, start: p.goQueue},
 	}
@@ -117,10 +129,18 @@ type programs struct {
 
 // daemon starts pptpalg. A freed Call ID rests for a second only, so that calls
 // can be set up by the thousand each second.
-func (p programs) daemon(path string) func(context.Context, *yard, []farm.Call) (worker, error) {
+func (p programs) daemon(path string, more ...string) func(context.Context, *yard, []farm.Call) (worker, error) {
+	args := append([]string{"--datapath", path, "--rest", "1s", "--max-requests", "1000000"}, more...)
 	return func(_ context.Context, y *yard, _ []farm.Call) (worker, error) {
-		return startDaemon(y.Gateway, p.pptpalg, "--datapath", path, "--rest", "1s", "--max-requests", "1000000")
+		return startDaemon(y.Gateway, p.pptpalg, args...)
 	}
+}
+
+// fastPath starts pptpalg with the fast path, room for 65,536 calls in it, and an interval
+// that few measurements meet the end of.
+func (p programs) fastPath(mode string) func(context.Context, *yard, []farm.Call) (worker, error) {
+	return p.daemon("kernel", "--fastpath", mode, "--fastpath-interfaces", gatewayLAN+","+gatewayWAN,
+		"--fastpath-interval", "30s", "--fastpath-flows", "131072")
 }
 
 // invent makes up calls as dialogues would have made them, for contenders that

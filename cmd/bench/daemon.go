@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,14 +53,19 @@ func startDaemon(h *lab.Host, program string, args ...string) (*daemon, error) {
 		args:   append([]string{"run", "--state-dir", state, "--listen", metricsAddr}, args...),
 		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
 	}
+	if slices.Contains(args, "--fastpath") {
+		d.args = append(d.args, "--fastpath-dir", filepath.Join(state, "bpf"))
+	}
 	if err := d.start(); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
 
+// start runs the daemon in a mount namespace of its own, with which all ends that the fast
+// path pins.
 func (d *daemon) start() error {
-	cmd, err := prioritized(d.host, d.program, d.args...)
+	cmd, err := prioritized(d.host, "unshare", slices.Concat([]string{"--mount", d.program}, d.args)...)
 	if err != nil {
 		return err
 	}
@@ -120,6 +126,12 @@ func (d *daemon) restart() (time.Duration, error) {
 		return 0, err
 	}
 	return time.Since(from), nil
+}
+
+// forwarded returns how many packets a path of its fast path has forwarded.
+func (d *daemon) forwarded(path string) (uint64, error) {
+	m, err := d.metrics()
+	return uint64(m[fmt.Sprintf(`pptpalg_fastpath_packets_total{path="%s"}`, path)]), err
 }
 
 // metrics reads its metrics, by name with labels.
