@@ -114,10 +114,10 @@ man: build
 # The bytes depend on the compiler alone, so another one will not do.
 generate: packages-bpf
 	@for tool in clang-14 llvm-strip-14; do command -v $$tool >/dev/null || { echo "generate: $$tool is not there: Debian 12 has it in clang-14 and llvm-14"; exit 1; }; done
-	$(GO) generate ./cmd/pptpalg/internal/fastpath
+	$(GO) generate ./cmd/internal/fastpath
 
 generated: generate
-	git diff --exit-code -- cmd/pptpalg/internal/fastpath
+	git diff --exit-code -- cmd/internal/fastpath
 
 clean:
 	rm -rf bin

@@ -17,11 +17,11 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"pptpalg/cmd/internal/fastpath"
+	"pptpalg/cmd/internal/fastpath/ports"
 	"pptpalg/cmd/pptpalg/internal/config"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/datapath/fast"
-	"pptpalg/cmd/pptpalg/internal/fastpath"
-	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
 )
 
 // fastOptions are the flags of the fast path.

@@ -7,9 +7,9 @@ import (
 	"slices"
 	"strings"
 
+	"pptpalg/cmd/internal/fastpath"
+	"pptpalg/cmd/internal/fastpath/ports"
 	"pptpalg/cmd/pptpalg/internal/datapath/fast"
-	"pptpalg/cmd/pptpalg/internal/fastpath"
-	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
 )
 
 // fastPath is what the fast path is, and what it should be. The kernel forwards what it does

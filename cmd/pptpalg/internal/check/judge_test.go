@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pptpalg/alg/nfqueue"
+	"pptpalg/cmd/internal/fastpath"
+	"pptpalg/cmd/internal/fastpath/ports"
 	"pptpalg/cmd/internal/netns"
-	"pptpalg/cmd/pptpalg/internal/fastpath"
-	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
 	"pptpalg/rules/nft"
 )
 

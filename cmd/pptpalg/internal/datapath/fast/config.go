@@ -6,8 +6,8 @@ import (
 	"os"
 	"time"
 
-	"pptpalg/cmd/pptpalg/internal/fastpath"
-	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
+	"pptpalg/cmd/internal/fastpath"
+	"pptpalg/cmd/internal/fastpath/ports"
 )
 
 // Config says which fast path is wanted.

@@ -20,9 +20,9 @@ import (
 	"sync"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/internal/fastpath"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/datapath/kernel"
-	"pptpalg/cmd/pptpalg/internal/fastpath"
 	"pptpalg/conntrack"
 )
 

@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/internal/fastpath"
+	"pptpalg/cmd/internal/fastpath/ports"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/datapath/kernel"
-	"pptpalg/cmd/pptpalg/internal/fastpath"
-	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
 	"pptpalg/conntrack"
 )
 

@@ -8,9 +8,9 @@ import (
 	"strings"
 	"time"
 
+	"pptpalg/cmd/internal/fastpath"
+	"pptpalg/cmd/internal/fastpath/ports"
 	"pptpalg/cmd/pptpalg/internal/datapath"
-	"pptpalg/cmd/pptpalg/internal/fastpath"
-	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
 )
 
 // again is how long to wait before what did not help is tried again.

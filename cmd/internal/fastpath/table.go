@@ -12,7 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"pptpalg/alg/calls"
-	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
+	"pptpalg/cmd/internal/fastpath/ports"
 )
 
 // Table is the daemon's side of the fast path. Any goroutine may use it.

@@ -15,7 +15,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
-	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
+	"pptpalg/cmd/internal/fastpath/ports"
 )
 
 // hook is where a program is attached. A pin of a link is named for it and for the

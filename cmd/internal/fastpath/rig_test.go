@@ -19,8 +19,8 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/internal/fastpath/ports"
 	"pptpalg/cmd/internal/netns"
-	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
 	"pptpalg/conntrack"
 )
 

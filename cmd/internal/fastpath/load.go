@@ -14,7 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
-	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
+	"pptpalg/cmd/internal/fastpath/ports"
 )
 
 // Options are what Load is told beside the ports.

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pptpalg/alg/calls"
-	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
+	"pptpalg/cmd/internal/fastpath/ports"
 )
 
 // tun makes an interface without a link header, as ppp0 is, and returns its far end.
