@@ -32,7 +32,7 @@ AS_ROOT  := $(if $(SUDO),$(SUDO) -E env "PATH=$$PATH" "GOPATH=$$($(GO) env GOPAT
 RUN_PACKAGES  := iptables iproute2 conntrack pptp-linux pptpd
 TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium
 RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
-BENCH_PACKAGES := iptables iproute2
+BENCH_PACKAGES := iptables iproute2 nftables
 VM_PACKAGES    := $(RUN_PACKAGES) nftables ppp iputils-ping kmod qemu-system-x86
 FRESH_PACKAGES := mmdebstrap kmod qemu-system-x86
 BPF_PACKAGES   := clang-14 llvm-14

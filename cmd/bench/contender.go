@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/bench/internal/clock"
 	"pptpalg/cmd/bench/internal/farm"
 	"pptpalg/cmd/bench/internal/relay"
+	"pptpalg/cmd/internal/fastpath"
 	"pptpalg/cmd/internal/lab"
 )
 
@@ -22,7 +24,9 @@ type contender struct {
 	floor     bool // the sink stands where packets enter the gateway
 	// fast is the path that packets have to take in the fast path, as metrics name it; ""
 	// where there is none.
-	fast string
+	fast   string
+	mapped bool // a rule translates addresses, and nothing else does: see mapping
+	plain  bool // packets are no call's: GRE of version 0
 	// start makes the gateway treat PPTP so. Calls can be set up when it returns.
 	start func(ctx context.Context, y *yard, calls []farm.Call) (worker, error)
 }
@@ -129,18 +133,23 @@ type programs struct {
 
 // daemon starts pptpalg. A freed Call ID rests for a second only, so that calls
 // can be set up by the thousand each second.
-func (p programs) daemon(path string, more ...string) func(context.Context, *yard, []farm.Call) (worker, error) {
-	args := append([]string{"--datapath", path, "--rest", "1s", "--max-requests", "1000000"}, more...)
+func (p programs) daemon(path string) func(context.Context, *yard, []farm.Call) (worker, error) {
 	return func(_ context.Context, y *yard, _ []farm.Call) (worker, error) {
-		return startDaemon(y.Gateway, p.pptpalg, args...)
+		return startDaemon(y.Gateway, p.pptpalg, ofDaemon(path)...)
 	}
 }
 
-// fastPath starts pptpalg with the fast path, room for 65,536 calls in it, and an interval
-// that few measurements meet the end of.
+func ofDaemon(path string) []string {
+	return []string{"--datapath", path, "--rest", "1s", "--max-requests", "1000000"}
+}
+
+// fastPath starts pptpalg with the fast path. Few measurements meet the end of its interval.
 func (p programs) fastPath(mode string) func(context.Context, *yard, []farm.Call) (worker, error) {
-	return p.daemon("kernel", "--fastpath", mode, "--fastpath-interfaces", gatewayLAN+","+gatewayWAN,
-		"--fastpath-interval", "30s", "--fastpath-flows", "131072")
+	return func(_ context.Context, y *yard, _ []farm.Call) (worker, error) {
+		flows := max(fastpath.DefaultFlows, 2*y.room)
+		return startDaemon(y.Gateway, p.pptpalg, append(ofDaemon("kernel"), "--fastpath", mode,
+			"--fastpath-interfaces", gatewayLAN+","+gatewayWAN, "--fastpath-interval", "30s", "--fastpath-flows", strconv.Itoa(flows))...)
+	}
 }
 
 // invent makes up calls as dialogues would have made them, for contenders that
@@ -153,8 +162,11 @@ func (c contender) invent(y *yard, n int) []farm.Call {
 			Own: pptp.CallID(i/clientCount + 1), ServerID: pptp.CallID(i/serverCount + 1),
 		}
 		call.Public, call.PublicID = call.Client, call.Own
-		if c.nat {
+		switch {
+		case c.nat:
 			call.Public = lab.GatewayPublic
+		case c.mapped:
+			call.Public = mapped(call.Client)
 		}
 		if c.queued {
 			call.PublicID = pptp.CallID(i + 1)

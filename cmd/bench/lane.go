@@ -85,6 +85,7 @@ func (l *lane) open(ctx context.Context, n int, sizes []int) (err error) {
 		return err
 	}
 	l.closers = append(l.closers, l.yard)
+	l.room = n
 	if err := l.attachSinks(); err != nil {
 		return err
 	}
@@ -213,9 +214,9 @@ func (l *lane) generator(k kind, calls []farm.Call, inOrder bool) (*inject.Gener
 // sent is a call's packet as its sender sends it.
 func (l *lane) sent(d direction, c farm.Call) inject.Packet {
 	if d == outward {
-		return inject.Packet{Src: c.Client, Dst: c.Server, Key: c.ServerID}
+		return inject.Packet{Src: c.Client, Dst: c.Server, Key: c.ServerID, Plain: l.plain}
 	}
-	return inject.Packet{Src: c.Server, Dst: c.Public, Key: c.PublicID}
+	return inject.Packet{Src: c.Server, Dst: c.Public, Key: c.PublicID, Plain: l.plain}
 }
 
 // due is a call's packet as its receiver is to get it.
@@ -224,9 +225,9 @@ func (l *lane) due(d direction, c farm.Call) inject.Packet {
 	case l.floor:
 		return l.sent(d, c)
 	case d == outward:
-		return inject.Packet{Src: c.Public, Dst: c.Server, Key: c.ServerID}
+		return inject.Packet{Src: c.Public, Dst: c.Server, Key: c.ServerID, Plain: l.plain}
 	}
-	return inject.Packet{Src: c.Server, Dst: c.Client, Key: c.Own}
+	return inject.Packet{Src: c.Server, Dst: c.Client, Key: c.Own, Plain: l.plain}
 }
 
 // prepare loads the generator of a kind of packets, checks what it delivers, and
@@ -314,8 +315,8 @@ func (l *lane) warm(k kind) error {
 	}
 	return l.armed(g, k.direction, func() error {
 		for range 2 {
-			for sent := 0; sent < len(l.calls); sent += burstSlow {
-				if _, err := l.send(g, k.direction, min(burstSlow, len(l.calls)-sent)); err != nil {
+			for sent := 0; sent < len(l.calls); sent += burst {
+				if _, err := l.send(g, k.direction, min(burst, len(l.calls)-sent)); err != nil {
 					return err
 				}
 			}

@@ -21,7 +21,7 @@ func main() {
 	flag.StringVar(&o.program, "pptpalg", "bin/pptpalg", "the program to measure")
 	flag.StringVar(&o.out, "o", "", "file to write the report into, between its marks, as well as to the standard output")
 	flag.BoolVar(&o.quick, "quick", false, "a minute instead of ten: fewer rounds, no more than 1,000 calls")
-	flag.StringVar(&o.only, "only", "", "parts to run, separated by commas, of gre, calls, memory, idle; all without it")
+	flag.StringVar(&o.only, "only", "", "parts to run, separated by commas, of gre, table, other, calls, memory, idle; all without it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -81,10 +81,14 @@ type part struct {
 func (o options) parts(p programs) []part {
 	all := contenders(p)
 	g := greRun{contenders: all, calls: []int{1, 1000, 10000, 50000}, sizes: []int{64, 1400}, rounds: 9, window: 70 * time.Millisecond}
+	t := tableRun{greRun{contenders: filled(all), calls: []int{500000}, sizes: g.sizes, rounds: g.rounds, window: g.window}}
+	b := otherRun{rounds: 41, window: 40 * time.Millisecond, repeat: 1_000_000}
 	c := callRun{contenders: only(all, nameNAT, nameHelper, nameKernel, nameQueue), rounds: 5, window: 3 * time.Second, trips: 1000}
 	d := crowdRun{daemon: only(all, nameKernel)[0], calls: 50000, silent: 10000, watch: 10 * time.Second, restarts: 5}
 	if o.quick {
 		g.calls, g.rounds, g.window = []int{1, 1000}, 5, 40*time.Millisecond
+		t.calls, t.rounds, t.window = []int{50000}, g.rounds, g.window
+		b.rounds, b.repeat = 11, 100_000
 		c.rounds, c.window, c.trips = 2, time.Second, 300
 		d.calls, d.silent, d.watch, d.restarts = 5000, 1000, 5*time.Second, 2
 	}
@@ -96,6 +100,8 @@ func (o options) parts(p programs) []part {
 			}
 			return err
 		}},
+		{"table", t.measure},
+		{"other", b.measure},
 		{"calls", func(ctx context.Context, r *report) error {
 			result, err := c.run(ctx)
 			if err == nil {

@@ -51,22 +51,26 @@ func build(t *testing.T) programs {
 func TestContenders(t *testing.T) {
 	p := build(t)
 	for _, c := range contenders(p) {
-		t.Run(c.name, func(t *testing.T) {
-			l, err := openLane(t.Context(), c, 300, []int{64, 1400})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer closeIt(t, l)
-			for k := range l.generators {
-				s, err := l.measure(k, time.Millisecond)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if s.perPacket <= 0 || s.arrived < leastPackets {
-					t.Errorf("%v: %+v", k, s)
-				}
-			}
-		})
+		t.Run(c.name, func(t *testing.T) { deliver(t, c, 300, 64, 1400) })
+	}
+}
+
+// deliver opens a lane and measures it for a moment.
+func deliver(t *testing.T, c contender, calls int, sizes ...int) {
+	t.Helper()
+	l, err := openLane(t.Context(), c, calls, sizes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeIt(t, l)
+	for k := range l.generators {
+		s, err := l.measure(k, time.Millisecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.perPacket <= 0 || s.arrived < leastPackets {
+			t.Errorf("%v: %+v", k, s)
+		}
 	}
 }
 

@@ -31,6 +31,16 @@ func ratio(of, to []float64) float64 {
 	return median(each)
 }
 
+// difference returns the median of how much more one contender has than another in each
+// round.
+func difference(of, to []float64) float64 {
+	var each []float64
+	for i := range min(len(of), len(to)) {
+		each = append(each, of[i]-to[i])
+	}
+	return median(each)
+}
+
 // spread says how far apart the rounds lie: the highest over the lowest.
 func spread(values []float64) float64 {
 	if len(values) == 0 {

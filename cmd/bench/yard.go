@@ -34,6 +34,7 @@ type yard struct {
 	clients []netip.Addr
 	servers []netip.Addr
 	cards   map[string]net.Interface // by namespace and name
+	room    int                      // for how many calls a contender needs it; 0 for its default
 }
 
 // client and server are where the crowd lives.

@@ -20,6 +20,7 @@ const (
 	offSrc      = offIP + 12
 	offDst      = offIP + 16
 	offGRE      = offIP + 20
+	offVersion  = offGRE + 1 // with more flags, all 0
 	offKey      = offGRE + 6
 	offSeq      = offGRE + 8
 	headers     = offGRE + 12
@@ -37,9 +38,20 @@ const ttl = 64
 type Packet struct {
 	Src, Dst netip.Addr
 	Key      pptp.CallID
+	Plain    bool // GRE of version 0, which is no call's
 }
 
 func (p Packet) String() string { return fmt.Sprintf("%v > %v key %v", p.Src, p.Dst, p.Key) }
+
+// OfProtocol returns a frame of the least size of an Ethernet type and an IP protocol. It is
+// for the eyes of a program only: what is behind the IP header is GRE's.
+func OfProtocol(ethernet uint16, protocol byte) []byte {
+	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	b := frame(Packet{Src: loopback, Dst: loopback, Key: 1}, MinSize)
+	binary.BigEndian.PutUint16(b[offType:], ethernet)
+	b[offProtocol] = protocol
+	return b
+}
 
 // frame is what all frames of one size have in common, and addresses of p.
 func frame(p Packet, size int) []byte {
@@ -54,7 +66,11 @@ func frame(p Packet, size int) []byte {
 	copy(ip[12:], src[:])
 	copy(ip[16:], dst[:])
 	binary.BigEndian.PutUint16(ip[10:], ^sum(ip))
-	return packet.AppendGRE(b, packet.GREFields{CallID: p.Key, HasSeq: true, Payload: make([]byte, size-(headers-offIP))})
+	b = packet.AppendGRE(b, packet.GREFields{CallID: p.Key, HasSeq: true, Payload: make([]byte, size-(headers-offIP))})
+	if p.Plain {
+		b[offVersion] = 0
+	}
+	return b
 }
 
 // sum is the ones' complement sum of RFC 1071 over an even number of bytes.
@@ -101,13 +117,13 @@ func parse(b []byte) (Arrived, error) {
 	// The whole packet is captured only if it has the least size.
 	size := int(binary.BigEndian.Uint16(b[offIP+2:]))
 	payload := int(binary.BigEndian.Uint16(b[offGRE+4:]))
-	if b[offGRE] != 0x30 || b[offGRE+1] != 1 || payload != size-(headers-offIP) {
+	if b[offGRE] != 0x30 || b[offVersion] > 1 || payload != size-(headers-offIP) {
 		return Arrived{}, fmt.Errorf("read arrived packet: not the GRE header that was sent: % x", b[offGRE:headers])
 	}
 	return Arrived{
 		Packet: Packet{
 			Src: netip.AddrFrom4([4]byte(b[offSrc:])), Dst: netip.AddrFrom4([4]byte(b[offDst:])),
-			Key: pptp.CallID(binary.BigEndian.Uint16(b[offKey:])),
+			Key: pptp.CallID(binary.BigEndian.Uint16(b[offKey:])), Plain: b[offVersion] == 0,
 		},
 		Seq:  binary.BigEndian.Uint32(b[offSeq:]),
 		Hops: ttl - int(b[offTTL]),

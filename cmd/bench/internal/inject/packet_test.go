@@ -8,14 +8,18 @@ import (
 var sent = Packet{Src: netip.MustParseAddr("10.77.0.20"), Dst: netip.MustParseAddr("203.0.113.10"), Key: 0x1234}
 
 func TestFrameParses(t *testing.T) {
+	plain := sent
+	plain.Plain = true
+	for _, p := range []Packet{plain, sent} {
+		got, err := parse(frame(p, MinSize))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := (Arrived{Packet: p}); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
 	f := frame(sent, MinSize)
-	got, err := parse(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := (Arrived{Packet: sent}); got != want {
-		t.Errorf("got %+v, want %+v", got, want)
-	}
 	for name, damage := range map[string]func(b []byte){
 		"a TTL without its checksum": func(b []byte) { b[offTTL]-- },
 		"an address":                 func(b []byte) { b[offDst]++ },
