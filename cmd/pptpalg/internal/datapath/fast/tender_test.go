@@ -3,8 +3,8 @@ package fast
 import (
 	"testing"
 
-	"pptpalg/cmd/pptpalg/internal/fastpath"
-	"pptpalg/cmd/pptpalg/internal/fastpath/ports"
+	"pptpalg/cmd/internal/fastpath"
+	"pptpalg/cmd/internal/fastpath/ports"
 )
 
 func TestDifference(t *testing.T) {
