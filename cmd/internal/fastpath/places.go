@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // The states of a place, as in the programs.
@@ -177,6 +178,9 @@ func (p *places) put(x translation, c carried) error {
 	if err = p.leaving.add(x.leaves(), s); errors.Is(err, ebpf.ErrKeyExist) {
 		s.Alike = p.now()
 		err = p.overshadow(x, s)
+	}
+	if errors.Is(err, unix.E2BIG) { // of what leads to no flow, until Retain
+		return errFull
 	}
 	if err != nil {
 		return fmt.Errorf("enter a flow: %w", err)

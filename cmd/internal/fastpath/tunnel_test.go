@@ -25,7 +25,6 @@ func tun(t *testing.T, r *rig) (*os.File, net.Interface) {
 		if err != nil {
 			return err
 		}
-		far = os.NewFile(uintptr(fd), "tun")
 		ifr, err := unix.NewIfreq("ppp9")
 		if err != nil {
 			return err
@@ -34,6 +33,7 @@ func tun(t *testing.T, r *rig) (*os.File, net.Interface) {
 		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 			return err
 		}
+		far = os.NewFile(uintptr(fd), "tun") // not before: without an interface, Go takes it for broken
 		i, err := net.InterfaceByName("ppp9")
 		if err == nil {
 			near = *i
