@@ -124,14 +124,18 @@ func (y *yard) cable(ctx context.Context) error {
 // card notes an interface, and has it receive by NAPI, as a veth does where GRO is on: frames
 // that are redirected to it need that.
 func (y *yard) card(h *lab.Host, name string) error {
-	return h.Do(func() error {
+	err := h.Do(func() error {
 		i, err := net.InterfaceByName(name)
 		if err != nil {
 			return fmt.Errorf("look up interface of %s: %w", h.Name, err)
 		}
 		y.cards[h.Name+"/"+name] = *i
-		return setGRO(name)
+		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return h.SwitchGRO(name)
 }
 
 func (y *yard) cardOf(h *lab.Host, name string) net.Interface { return y.cards[h.Name+"/"+name] }

@@ -1,4 +1,4 @@
-package main
+package lab
 
 import (
 	"errors"
@@ -9,12 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setGRO does what "ethtool -K name gro on" does, in the calling thread's
-// namespace.
-//
-//	struct ethtool_value { __u32 cmd; __u32 data; };                  // linux/ethtool.h
-//	struct ifreq { char ifr_name[IFNAMSIZ]; void *ifr_data; … };      // linux/if.h, 40 bytes
-func setGRO(name string) error {
+// SwitchGRO does what "ethtool -K name gro on" does. A veth then takes what XDP redirects to
+// it.
+func (h *Host) SwitchGRO(name string) error {
+	return h.Do(func() error { return switchGRO(name) })
+}
+
+// struct ethtool_value { __u32 cmd; __u32 data; };                  // linux/ethtool.h
+// struct ifreq { char ifr_name[IFNAMSIZ]; void *ifr_data; … };      // linux/if.h, 40 bytes
+func switchGRO(name string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("switch GRO on: %w", err)
