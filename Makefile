@@ -5,7 +5,7 @@
 #   make test     all tests, as root
 #   make check    format, vet, staticcheck, dead code, sizes, import arrows, tidy go.mod, race tests
 #                 (one package at a time: their daemons and clients need the cores)
-#   make test-vm  real PPP calls, with MPPE, on Debian's kernel in an emulated machine
+#   make test-vm  real PPP calls, with MPPE, on Debian's kernel in an emulated machine (SCENES='^fast-' for some)
 #   make test-fresh  a new Debian under systemd: install, call, break, explain, upgrade, restart, purge
 #   make soak     clients, crashes, floods and flushes for SOAK
 #   make fuzz     each fuzz target for FUZZTIME
@@ -19,6 +19,7 @@
 
 GO       ?= go
 FUZZTIME ?= 10m
+SCENES   ?=
 SOAK     ?= 5m
 MUTANTS  ?= 100
 SEED     ?= 1
@@ -62,7 +63,7 @@ test: packages-test
 
 test-vm: packages-vm build
 	CGO_ENABLED=0 $(GO) build -o bin/vmtest ./cmd/vmtest
-	$(AS_ROOT) bin/vmtest bin/pptpalg
+	$(AS_ROOT) bin/vmtest -scenes '$(SCENES)' bin/pptpalg
 
 # The two versions differ in nothing but their number.
 test-fresh: packages-fresh

@@ -134,7 +134,7 @@ func findModules() error {
 // runGuest runs the guest's part, which reports by itself unless it dies.
 func runGuest() {
 	cmd := exec.Command(filepath.Join(home, "vmtest"), asGuest)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin:" + home, "HOME=/", "LC_ALL=C"}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin:" + home, "HOME=/", "LC_ALL=C", asScenes + "=" + os.Getenv(asScenes)}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	err := cmd.Run()
 	if exit, ok := err.(*exec.ExitError); err != nil && !(ok && exit.ExitCode() == 1) {

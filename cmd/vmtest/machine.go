@@ -19,6 +19,7 @@ type machine struct {
 	kernel  kernel
 	program string // pptpalg
 	accel   string // qemu's: tcg emulates and works everywhere; a kvm inside a virtual machine may hang
+	scenes  string // a regular expression, "" for all
 	root    string // a directory to be its root, under systemd; "" for that of this machine, read-only
 }
 
@@ -81,6 +82,9 @@ func (m machine) arguments(initramfs string) []string {
 		return []string{"-virtfs", fmt.Sprintf("local,path=%s,mount_tag=%s,security_model=none,readonly=%s,multidevs=remap", path, tag, readonly)}
 	}
 	root, readonly, more := "/", "on", ""
+	if m.scenes != "" {
+		more = fmt.Sprintf(` %s="%s"`, asScenes, m.scenes) // the kernel knows quotes, and nothing else
+	}
 	if m.root != "" {
 		root, readonly, more = m.root, "off", " systemd.show_status=no "+asFresh+"=1"
 	}

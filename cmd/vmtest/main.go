@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"syscall"
 	"time"
@@ -52,12 +53,16 @@ func onMachine() error {
 		cache = os.TempDir()
 	}
 	dir := flag.String("cache", filepath.Join(cache, "pptpalg"), "directory in which the kernel is kept, about 60 MB")
-	within := flag.Duration("timeout", 10*time.Minute, "how long the virtual machine may run")
+	within := flag.Duration("timeout", 15*time.Minute, "how long the virtual machine may run")
 	accel := flag.String("accel", "tcg", "qemu's accelerator: tcg, or kvm where it works")
+	scenes := flag.String("scenes", "", "run only the scenes whose names this regular expression matches")
 	onFresh := flag.Bool("fresh", false, "have a machine of its own install, use and remove two packages, OLD.deb and NEW.deb")
 	flag.Parse()
 	if flag.NArg() != map[bool]int{false: 1, true: 2}[*onFresh] {
 		return errors.New("usage: vmtest [flags] PATH-OF-PPTPALG, or vmtest -fresh [flags] OLD.deb NEW.deb")
+	}
+	if _, err := regexp.Compile(*scenes); err != nil {
+		return fmt.Errorf("read -scenes: %w", err)
 	}
 	runtime.LockOSThread() // qemu dies with the thread that started it: see machine.run
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -69,5 +74,5 @@ func onMachine() error {
 	if *onFresh {
 		return fresh{kernel: k, packages: [2]string(flag.Args()), accel: *accel, cache: *dir}.run(ctx, *within)
 	}
-	return machine{kernel: k, program: flag.Arg(0), accel: *accel}.run(ctx, *within)
+	return machine{kernel: k, program: flag.Arg(0), accel: *accel, scenes: *scenes}.run(ctx, *within)
 }

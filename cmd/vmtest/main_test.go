@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,6 +76,32 @@ func marshal(t *testing.T, attrs ...netlink.Attribute) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// The expression is the kernel's to hand on, which takes quotes off and knows no escapes.
+func TestArguments(t *testing.T) {
+	rows := []struct{ scenes, want string }{
+		{"", "mitigations=off"},
+		{`^fast-(tc|xdp)\b`, `mitigations=off VMTEST_SCENES="^fast-(tc|xdp)\b"`},
+	}
+	for _, row := range rows {
+		args := machine{scenes: row.scenes}.arguments("x")
+		line := args[slices.Index(args, "-append")+1]
+		if !strings.HasSuffix(line, row.want) {
+			t.Errorf("%q: got %q", row.scenes, line)
+		}
+	}
+}
+
+// Names tell scenes apart.
+func TestSceneNames(t *testing.T) {
+	seen := make(map[string]bool)
+	for _, s := range allScenes() {
+		if seen[s.name] {
+			t.Errorf("%s is there twice", s.name)
+		}
+		seen[s.name] = true
+	}
 }
 
 func TestIsEncrypted(t *testing.T) {
