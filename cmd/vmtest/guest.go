@@ -49,6 +49,9 @@ func allScenes() (all []scene) {
 			all = append(all, scene{"vrf-" + vrf, tr.inVRF})
 		}
 	}
+	for _, tr := range fastTrials {
+		all = append(all, scene{"fast-" + tr.name, tr.run})
+	}
 	return all
 }
 
@@ -89,7 +92,7 @@ func guest() error {
 // ready looks for the programs, tells the kernel's version, and loads PPP: its device is
 // there only then.
 func ready() error {
-	if err := lab.Need("pppd", "pptp", "pptpd", "iptables", "nft", "ip", "conntrack", "ping"); err != nil {
+	if err := lab.Need("pppd", "pptp", "pptpd", "iptables", "nft", "ip", "tc", "conntrack", "ping"); err != nil {
 		return err
 	}
 	var u unix.Utsname

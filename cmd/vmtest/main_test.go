@@ -78,6 +78,38 @@ func marshal(t *testing.T, attrs ...netlink.Attribute) []byte {
 	return b
 }
 
+// Two calls, with one client's Call ID translated, and what is no GRE.
+func TestReadEntries(t *testing.T) {
+	const text = `gre      47 863943 src=10.77.0.10 dst=203.0.113.10 srckey=0x0 dstkey=0x80 packets=5 bytes=2744 src=203.0.113.10 dst=203.0.113.1 srckey=0x80 dstkey=0x0 packets=0 bytes=0 [ASSURED] mark=0 use=1
+gre      47 863942 src=203.0.113.10 dst=203.0.113.1 srckey=0x0 dstkey=0x7 packets=4 bytes=1495 src=10.77.0.11 dst=203.0.113.10 srckey=0x7 dstkey=0x0 packets=0 bytes=0 [ASSURED] mark=0 use=1
+gre      47 863942 src=10.77.0.11 dst=203.0.113.10 srckey=0x0 dstkey=0x0 packets=40 bytes=1489 src=203.0.113.10 dst=203.0.113.1 srckey=0x0 dstkey=0x0 zone-reply=65003 packets=0 bytes=0 [ASSURED] mark=0 use=1
+tcp      6 431999 ESTABLISHED src=10.77.0.10 dst=203.0.113.10 sport=44908 dport=1723 packets=9 bytes=900 src=203.0.113.10 dst=203.0.113.1 sport=1723 dport=44908 packets=9 bytes=900 [ASSURED] mark=0 use=1
+`
+	if got, err := readEntries(text); err != nil || got != [2]int{45, 4} {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+func TestJudgeStatus(t *testing.T) {
+	const both = `{"interfaces": [{"name": "lan", "attached": "tc", "why": "x"}, {"name": "wan", "attached": "tc"}], `
+	rows := []struct{ name, status, err string }{
+		{"carries", both + `"flows_in_force": 4, "packets": {"tc": 1, "xdp": 0}}`, ""},
+		{"a flow is not in force", both + `"flows_in_force": 3, "packets": {"tc": 1}}`, "3 flows are in force and 1 packets were forwarded by tc, want 4 flows"},
+		{"nothing was forwarded", both + `"flows_in_force": 4, "packets": {"xdp": 1}}`, "4 flows are in force and 0 packets were forwarded by tc, want 4 flows"},
+		{"not attached", `{"interfaces": [{"name": "lan", "attached": "tc"}, {"name": "wan", "attached": "none"}]}`, "wan is not attached by tc"},
+		{"nothing", ``, "read: unexpected end of JSON input"},
+	}
+	for _, row := range rows {
+		got := ""
+		if err := judgeStatus(row.status, "tc", 4); err != nil {
+			got = err.Error()
+		}
+		if got != row.err {
+			t.Errorf("%s: got %q", row.name, got)
+		}
+	}
+}
+
 // The expression is the kernel's to hand on, which takes quotes off and knows no escapes.
 func TestArguments(t *testing.T) {
 	rows := []struct{ scenes, want string }{

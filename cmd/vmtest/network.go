@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,10 @@ import (
 type network struct {
 	*lab.Network
 	trial
-	tenant  bool // the clients' network is in a VRF, and the gateway has no firewall
+	tenant  bool     // the clients' network is in a VRF, and the gateway has no firewall
+	outside int      // hosts; 0 is two
+	flags   []string // the daemon's, beside what the trial says
+	humble  bool     // the daemon is not root: see humbly
 	state   string
 	daemon  *lab.Process
 	log     *lab.Log
@@ -35,7 +39,7 @@ type network struct {
 func (tr trial) run() (err error) {
 	n := &network{trial: tr, log: new(lab.Log)}
 	defer func() { err = n.end(err) }()
-	for _, step := range []func() error{n.build, n.startDaemon, n.loseRules, n.attribute, n.leftAlone, n.tunnels, n.calls, n.tenants} {
+	for _, step := range []func() error{n.build, n.sameRules, n.startDaemon, n.loseRules, n.attribute, n.leftAlone, n.tunnels, n.calls, n.tenants} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -53,7 +57,7 @@ func (n *network) end(err error) error {
 
 // build makes the network and starts the server.
 func (n *network) build() error {
-	l, err := lab.New(lab.Options{Inside: 2, Outside: 2, Masquerade: true, Firewall: !n.tenant})
+	l, err := lab.New(lab.Options{Inside: len(n.callers), Outside: cmp.Or(n.outside, 2), Masquerade: true, Firewall: !n.tenant})
 	if err != nil {
 		return err
 	}
@@ -75,27 +79,32 @@ func (n *network) build() error {
 // startDaemon starts the daemon, which loads its rules.
 func (n *network) startDaemon() error {
 	args := []string{"run", "--config", "", "--state-dir", n.state, "--datapath", n.dataPath, "--rules", n.rules}
-	if n.rules != "iptables" {
-		if err := n.sameRules(); err != nil {
-			return err
-		}
-	}
+	args = append(args, n.flags...)
 	cmd, err := n.Gateway.Command(context.Background(), program, args...)
 	if err != nil {
 		return err
 	}
 	cmd.Stderr = n.log
+	if n.humble {
+		humbly(cmd.SysProcAttr)
+	}
 	if n.daemon, err = n.Gateway.Start(cmd); err != nil {
 		return err
 	}
 	if err := poll(func() bool { return strings.Contains(n.log.String(), "msg=started") }); err != nil {
 		return fmt.Errorf("wait for the daemon: %w", err)
 	}
+	if n.humble {
+		return n.wantHumble()
+	}
 	return nil
 }
 
 // sameRules wants what the daemon loads to be what nft makes of the printed rules.
 func (n *network) sameRules() error {
+	if n.rules == "iptables" {
+		return nil
+	}
 	ctx := context.Background()
 	printed, err := n.Gateway.Run(ctx, program, "rules", "print", "--config", "", "--format", "nft", "--datapath", n.dataPath)
 	if err != nil {
@@ -142,26 +151,40 @@ func (n *network) loseRules() error {
 // calls has two clients call at once, ping through both tunnels at once, and hang up one
 // after the other.
 func (n *network) calls() error {
+	clients, err := n.dial()
+	if err != nil {
+		return err
+	}
+	if err := n.judge(clients); err != nil {
+		return err
+	}
+	return n.hangUp(clients)
+}
+
+// dial has all clients call at once, and ping through their tunnels at once.
+func (n *network) dial() ([]*client, error) {
 	var clients []*client
 	for i, h := range n.Inside {
 		c := &client{user: users[i], caller: n.callers[i], host: h}
 		if err := errors.Join(c.hide(), c.start(n.Outside[0].Addr, n.state)); err != nil {
-			return err
+			return nil, err
 		}
 		n.closers = append(n.closers, c)
 		clients = append(clients, c)
 	}
 	for _, c := range clients {
 		if err := c.up(); err != nil {
-			return fmt.Errorf("%w\nthe server's pppd said: %s", err, n.server.said())
+			return nil, fmt.Errorf("%w\nthe server's pppd said: %s", err, n.server.said())
 		}
 	}
 	if err := pingAll(clients...); err != nil {
-		return err
+		return nil, err
 	}
-	if err := errors.Join(n.check(clients), n.judge(clients)); err != nil {
-		return err
-	}
+	return clients, n.check(clients)
+}
+
+// hangUp has clients hang up one after the other. The others go on.
+func (n *network) hangUp(clients []*client) error {
 	for i, c := range clients {
 		if err := c.hangUp(); err != nil {
 			return err
