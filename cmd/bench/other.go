@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"pptpalg/alg/packet"
+	"pptpalg/cmd/bench/internal/clock"
 	"pptpalg/cmd/bench/internal/farm"
 	"pptpalg/cmd/bench/internal/inject"
 	"pptpalg/cmd/internal/fastpath"
@@ -28,6 +30,7 @@ type otherRun struct {
 }
 
 const (
+	nameEmpty   = "with an empty program for XDP"
 	nameOnlyXDP = "with the program for XDP alone"
 	nameAllXDP  = "with the fast path, XDP"
 	nameAllTC   = "with the fast path, tc"
@@ -37,10 +40,62 @@ const (
 func routers() []contender {
 	return []contender{
 		{name: nameForward, inbound: true, plain: true, start: noConntrack},
+		{name: nameEmpty, inbound: true, plain: true, start: besideEmpty},
 		{name: nameOnlyXDP, inbound: true, plain: true, start: onlyXDP},
 		{name: nameAllXDP, inbound: true, plain: true, start: beside(ports.XDP)},
 		{name: nameAllTC, inbound: true, plain: true, start: beside(ports.TC)},
 	}
+}
+
+// attached is programs on a gateway's ports.
+type attached []io.Closer
+
+func (attached) clocks() []clock.Process { return nil }
+
+func (a attached) Close() error {
+	var errs []error
+	for _, c := range a {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// besideEmpty has a router let all pass by XDP: what the hook costs without a program's work.
+func besideEmpty(ctx context.Context, y *yard, all []farm.Call) (worker, error) {
+	if _, err := noConntrack(ctx, y, all); err != nil {
+		return nil, err
+	}
+	p, err := empty(ebpf.XDP)
+	if err != nil {
+		return nil, err
+	}
+	a := attached{p}
+	err = y.Gateway.Do(func() error {
+		for _, port := range []string{gatewayLAN, gatewayWAN} {
+			l, err := link.AttachXDP(link.XDPOptions{Program: p, Interface: y.cardOf(y.Gateway, port).Index, Flags: link.XDPDriverMode})
+			if err != nil {
+				return fmt.Errorf("attach an empty program to %s: %w", port, err)
+			}
+			a = append(a, l)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+// empty loads a program that lets all pass.
+func empty(kind ebpf.ProgramType) (*ebpf.Program, error) {
+	verdict := map[ebpf.ProgramType]int32{ebpf.XDP: 2, ebpf.SchedCLS: -1}[kind] // XDP_PASS, TCX_NEXT
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: kind, License: "Apache-2.0", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load an empty program: %w", err)
+	}
+	return p, nil
 }
 
 // beside has a router load the fast path, which has nothing to forward.
@@ -160,19 +215,19 @@ func (o otherRun) programs(ctx context.Context) (all []alone, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, y.Close()) }()
-	attached := make(map[string]*ebpf.Program)
-	defer func() { err = errors.Join(err, closePrograms(attached)) }()
+	found := make(map[string]*ebpf.Program)
+	defer func() { err = errors.Join(err, closePrograms(found)) }()
 	for _, mode := range []ports.Mode{ports.XDP, ports.TC} {
 		l, err := load(y, mode, fastpath.DefaultFlows)
 		if err != nil {
 			return nil, err
 		}
-		if err := errors.Join(attachedTo(ctx, y, attached), l.Close()); err != nil {
+		if err := errors.Join(find(ctx, y, found), l.Close()); err != nil {
 			return nil, err
 		}
 	}
 	err = y.Gateway.Do(func() error {
-		all, err = o.runAll(attached)
+		all, err = o.runAll(found)
 		return err
 	})
 	return all, err
@@ -186,9 +241,9 @@ func closePrograms(all map[string]*ebpf.Program) error {
 	return errors.Join(errs...)
 }
 
-// attachedTo opens the programs of the gateway's LAN port that are not among found, which it
+// find opens the programs of the gateway's LAN port that are not among found, which it
 // adds to.
-func attachedTo(ctx context.Context, y *yard, found map[string]*ebpf.Program) error {
+func find(ctx context.Context, y *yard, found map[string]*ebpf.Program) error {
 	ids, err := tcPrograms(y)
 	if err != nil {
 		return err
@@ -243,27 +298,20 @@ func xdpProgram(ctx context.Context, y *yard) (ebpf.ProgramID, error) {
 	return links[0].XDP.Prog.ID, nil
 }
 
-func (o otherRun) runAll(attached map[string]*ebpf.Program) ([]alone, error) {
-	empty := make(map[string]*ebpf.Program)
-	for hook, p := range attached {
-		verdict := int32(2) // XDP_PASS
-		if p.Type() == ebpf.SchedCLS {
-			verdict = -1 // TCX_NEXT
+func (o otherRun) runAll(programs map[string]*ebpf.Program) (all []alone, err error) {
+	empties := make(map[string]*ebpf.Program)
+	defer func() { err = errors.Join(err, closePrograms(empties)) }()
+	for hook, p := range programs {
+		if empties[hook], err = empty(p.Type()); err != nil {
+			delete(empties, hook)
+			return nil, err
 		}
-		e, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-			Type: p.Type(), License: "Apache-2.0", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()},
-		})
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("load an empty program: %w", err), closePrograms(empty))
-		}
-		empty[hook] = e
 	}
-	all, err := o.compare(attached, empty)
-	return all, errors.Join(err, closePrograms(empty))
+	return o.compare(programs, empties)
 }
 
 // compare runs both kinds of programs on packets that are not on the fast path.
-func (o otherRun) compare(attached, empty map[string]*ebpf.Program) (all []alone, err error) {
+func (o otherRun) compare(programs, empties map[string]*ebpf.Program) (all []alone, err error) {
 	for _, kind := range []struct {
 		name     string
 		ethernet uint16
@@ -273,12 +321,12 @@ func (o otherRun) compare(attached, empty map[string]*ebpf.Program) (all []alone
 	} {
 		frame := inject.OfProtocol(kind.ethernet, kind.protocol)
 		a := alone{kind.name, make(map[string]float64)}
-		for hook, p := range attached {
+		for hook, p := range programs {
 			with, err := o.fastest(p, frame)
 			if err != nil {
 				return nil, err
 			}
-			without, err := o.fastest(empty[hook], frame)
+			without, err := o.fastest(empties[hook], frame)
 			if err != nil {
 				return nil, err
 			}
