@@ -58,7 +58,7 @@ demo: packages-demo build
 	$(SUDO) bin/demo bin/pptpalg
 
 test: packages-test
-	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -p 2 -count=1 -timeout 30m ./...
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -p 2 -parallel 4 -count=1 -timeout 30m ./...
 	$(GO) -C deploy/prometheus test -count=1 .
 
 test-vm: packages-vm build
@@ -90,7 +90,7 @@ lint:
 # cmd/package passes as well, but takes two and a half minutes, and is left out: what its tests run in a Debian of their
 # own is the program as it is packaged, without the race detector.
 race: packages-race
-	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -short -p 2 -count=1 -timeout 30m $$($(GO) list ./... | grep -v '^pptpalg/cmd/package$$')
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -short -p 2 -parallel 4 -count=1 -timeout 30m $$($(GO) list ./... | grep -v '^pptpalg/cmd/package$$')
 
 soak: packages-test
 	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -run '^TestSoak$$' -timeout 2h ./cmd/pptpalg -soak $(SOAK) -v

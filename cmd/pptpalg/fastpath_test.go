@@ -22,17 +22,16 @@ import (
 	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
-// fastEnv in the environment has all tests over data path kernel run with a fast path.
-const fastEnv = "PPTPALG_FASTPATH"
+// fastSubtest is the name of the subtests that run over data path kernel with the fast path.
+const fastSubtest = "fast"
 
-// fastFlags are the flags for the fast path that the environment asks for.
+// fastFlags are the flags for the fast path in such a subtest.
 func (g *testGateway) fastFlags() []string {
 	g.t.Helper()
-	mode := os.Getenv(fastEnv)
-	if mode == "" || g.path == datapath.Queue {
+	if !slices.Contains(strings.Split(g.t.Name(), "/"), fastSubtest) {
 		return nil
 	}
-	return []string{"--fastpath", mode, "--fastpath-dir", g.bpfDir()}
+	return []string{"--fastpath", "auto", "--fastpath-dir", g.bpfDir()}
 }
 
 // bpfDir returns a directory for the fast path's file system, which ends with the test.
@@ -125,8 +124,15 @@ func (g *testGateway) wantFast(path string, n uint64, calls ...*lab.Call) {
 
 // eachFastPath runs a test where the fast path takes packets by XDP, and where by tc.
 func eachFastPath(t *testing.T, test func(*testing.T, *testGateway, string)) {
-	t.Run("xdp", func(t *testing.T) { test(t, unbridged(t), "xdp") })
-	t.Run("tc", func(t *testing.T) { test(t, buildGateway(t, datapath.Kernel, masquerade(2)), "tc") })
+	t.Parallel()
+	t.Run("xdp", func(t *testing.T) {
+		t.Parallel()
+		test(t, unbridged(t), "xdp")
+	})
+	t.Run("tc", func(t *testing.T) {
+		t.Parallel()
+		test(t, buildGateway(t, datapath.Kernel, masquerade(2)), "tc")
+	})
 }
 
 // TestFastPath has two calls carry their packets, and tells of all of them.
@@ -345,7 +351,6 @@ func testFastPathUnload(t *testing.T, g *testGateway, path string) {
 
 // TestFastPathOff: where nobody asks for it, nothing is mounted or attached.
 func TestFastPathOff(t *testing.T) {
-	t.Setenv(fastEnv, "")
 	g := buildGateway(t, datapath.Kernel, masquerade(1))
 	g.start("--fastpath-dir", g.bpfDir())
 	g.server(lab.Behaviour{Refuse: true})

@@ -43,9 +43,11 @@ func masquerade(inside int) lab.Options {
 	return lab.Options{Inside: inside, Outside: 1, Masquerade: true, Firewall: true}
 }
 
-// overDataPaths runs a test over both data paths, at the same time: what calls carry, and
-// what becomes of them, is the same.
+// overDataPaths runs a test over both data paths, and over data path kernel with the fast path,
+// at the same time: what calls carry, and what becomes of them, is the same. Other tests run
+// beside it: they all wait most of the time.
 func overDataPaths(t *testing.T, test func(*testing.T, datapath.Name)) {
+	t.Parallel()
 	overDataPathsInTurn(t, func(t *testing.T, path datapath.Name) {
 		t.Parallel()
 		test(t, path)
@@ -54,15 +56,14 @@ func overDataPaths(t *testing.T, test func(*testing.T, datapath.Name)) {
 
 // overDataPathsInTurn is for tests that need the machine for themselves. With -short it is
 // only the path with more goroutines: that is for the race detector, beside a run of
-// both without it.
+// all without it.
 func overDataPathsInTurn(t *testing.T, test func(*testing.T, datapath.Name)) {
-	paths := []datapath.Name{datapath.Queue, datapath.Kernel}
+	t.Run(string(datapath.Queue), func(t *testing.T) { test(t, datapath.Queue) })
 	if testing.Short() {
-		paths = paths[:1]
+		return
 	}
-	for _, path := range paths {
-		t.Run(string(path), func(t *testing.T) { test(t, path) })
-	}
+	t.Run(string(datapath.Kernel), func(t *testing.T) { test(t, datapath.Kernel) })
+	t.Run(fastSubtest, func(t *testing.T) { test(t, datapath.Kernel) })
 }
 
 // startGateway builds a network and starts the daemon on its gateway.

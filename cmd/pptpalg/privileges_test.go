@@ -319,7 +319,12 @@ func (m *managed) stop() {
 }
 
 // TestUnit has the main job done with the rights that the unit gives, and no others.
-func TestUnit(t *testing.T) { overDataPathsInTurn(t, testUnit) }
+func TestUnit(t *testing.T) {
+	t.Run(string(datapath.Queue), func(t *testing.T) { testUnit(t, datapath.Queue) })
+	if !testing.Short() {
+		t.Run(string(datapath.Kernel), func(t *testing.T) { testUnit(t, datapath.Kernel) })
+	}
+}
 
 func testUnit(t *testing.T, path datapath.Name) {
 	m := manageGateway(t, path, masquerade(2))
