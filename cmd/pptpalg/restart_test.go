@@ -61,9 +61,11 @@ func restartUnderTraffic(t *testing.T, g *testGateway, restart func()) {
 		t.Logf("restarted within %v", time.Since(began))
 	}
 	pass(between)
+	var stopping sync.WaitGroup // where packets were lost, each waits for them
 	for _, b := range streams {
-		b.stop()
+		stopping.Go(b.stop)
 	}
+	stopping.Wait()
 	setter.stop()
 	for i, b := range streams {
 		b.check(t, i, s.Calls()[i], g.path == datapath.Queue)

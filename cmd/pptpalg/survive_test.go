@@ -90,7 +90,7 @@ func testEndedWhileDead(t *testing.T, path datapath.Name) {
 // TestKilledAtRandomInstants kills the daemon 200 times while clients come, call and
 // go. A call that has once carried a packet carries all that follow, and when all
 // clients have gone nothing is left of them.
-func TestKilledAtRandomInstants(t *testing.T) { overDataPathsInTurn(t, testKilledAtRandomInstants) }
+func TestKilledAtRandomInstants(t *testing.T) { overDataPaths(t, testKilledAtRandomInstants) }
 
 func testKilledAtRandomInstants(t *testing.T, path datapath.Name) {
 	kills, instants := 200, 40 // milliseconds
