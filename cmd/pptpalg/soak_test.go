@@ -22,9 +22,9 @@ import (
 	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
-// soakTime is how long TestSoak runs, half of it over each data path: `make soak` gives
-// it minutes.
-var soakTime = flag.Duration("soak", 10*time.Second, "how long TestSoak runs")
+// soakTime is how long TestSoak runs, a third of it over each data path and a third over the
+// fast path: `make soak` gives it minutes.
+var soakTime = flag.Duration("soak", 15*time.Second, "how long TestSoak runs")
 
 // healing is how long a call may be silent after somebody flushed conntrack, or while
 // TCP sends lost segments again.
@@ -51,7 +51,7 @@ func testSoak(t *testing.T, path datapath.Name) {
 		s.liars = append(s.liars, newLiar(g, g.Inside[honest+i], g.Outside[1+i], wiretapOn(t, g.Outside[0])))
 	}
 	g.prepareLoss()
-	s.round(t, *soakTime/4, s.violence, true)
+	s.round(t, *soakTime/6, s.violence, true)
 	// A connection that ended in the moment of a flush was made again, and may be for a day.
 	// One that has no entry when a daemon starts has ended.
 	if path == datapath.Queue {
@@ -67,7 +67,7 @@ func testSoak(t *testing.T, path datapath.Name) {
 	before := g.footprint()
 	tried, calls := s.tried.Load(), s.calls.Load()
 	t.Logf("under violence: %v", s.unborn.take())
-	s.round(t, *soakTime/4, s.trouble, false)
+	s.round(t, *soakTime/6, s.trouble, false)
 	tried, calls = s.tried.Load()-tried, s.calls.Load()-calls
 	t.Logf("%d of %d calls were established while the daemon lived; the others: %v", calls, tried, s.unborn.take())
 	if calls < tried*3/4 {

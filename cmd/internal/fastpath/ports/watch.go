@@ -21,7 +21,7 @@ type Change struct {
 	Came, Went []string
 
 	Routes    bool // or nexthops
-	Rules     bool // of routing (ip rule)
+	Rules     bool // of routing (ip rule), or IPsec policies
 	Addresses bool // Choose may now say something else
 	Ruleset   bool // of nftables; that of iptables-nft, too
 }
@@ -40,12 +40,13 @@ func (c *Change) add(d Change) {
 	c.Came, c.Went = append(c.Came, d.Came...), append(c.Went, d.Went...)
 }
 
-// Groups of netlink (linux/rtnetlink.h, linux/netfilter/nfnetlink.h). Nothing of IPv6 and
-// no neighbours.
+// Groups of netlink (linux/rtnetlink.h, linux/netfilter/nfnetlink.h, linux/xfrm.h). Nothing
+// of IPv6 and no neighbours.
 var (
 	linkGroups    = []uint32{unix.RTNLGRP_LINK, unix.RTNLGRP_TC, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_NETCONF}
 	routeGroups   = []uint32{unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_NEXTHOP}
 	rulesetGroups = []uint32{7} // NFNLGRP_NFTABLES
+	policyGroups  = []uint32{4} // XFRMNLGRP_POLICY
 )
 
 // source is a socket that changes are read from.
@@ -109,6 +110,10 @@ func (w *watcher) listen() error {
 	}
 	if err := w.open(unix.NETLINK_NETFILTER, rulesetGroups, new(transaction).read, only(Change{Ruleset: true})); err != nil {
 		return fmt.Errorf("nftables: %w", err)
+	}
+	err := w.open(unix.NETLINK_XFRM, policyGroups, readPolicy, only(Change{Rules: true}))
+	if err != nil && !errors.Is(err, unix.EPROTONOSUPPORT) { // no IPsec
+		return fmt.Errorf("IPsec policies: %w", err)
 	}
 	if err := w.open(unix.NETLINK_ROUTE, linkGroups, w.known.read, w.known.lost); err != nil {
 		return fmt.Errorf("links: %w", err)
@@ -196,5 +201,7 @@ func (s source) next() (Change, error) {
 }
 
 func readRoute(netlink.Message) Change { return Change{Routes: true} }
+
+func readPolicy(netlink.Message) Change { return Change{Rules: true} }
 
 func readFeatures(netlink.Message) Change { return Change{Links: true} }

@@ -158,6 +158,8 @@ func TestWatch(t *testing.T) {
 		{"address gone", "", "ip address del 192.0.2.1/24 dev wan", Change{Addresses: true}},
 		{"rule", "", "ip rule add fwmark 1 table 7", Change{Rules: true}},
 		{"rule gone", "ip rule add fwmark 1 table 7", "ip rule del fwmark 1 table 7", Change{Rules: true}},
+		{"IPsec policy", "", ipsec, Change{Rules: true}},
+		{"IPsec policy gone", ipsec, "ip xfrm policy flush", Change{Rules: true}},
 		{"route", "", "ip route add 198.51.100.0/24 via 192.0.2.9", Change{Routes: true}},
 		{"route of another table", "", "ip route add blackhole 198.51.100.0/24 table 7", Change{Routes: true}},
 		{"route gone", "ip route add 198.51.100.0/24 via 192.0.2.9", "ip route del 198.51.100.0/24", Change{Routes: true}},
@@ -182,6 +184,9 @@ func TestWatch(t *testing.T) {
 		})
 	}
 }
+
+// ipsec has what clients send go into a tunnel.
+const ipsec = "ip xfrm policy add src 10.77.0.0/24 dst 203.0.113.0/24 dir out tmpl src 192.0.2.1 dst 192.0.2.2 proto esp mode tunnel"
 
 // TestWatchFeatures: veth can do less when its peer stops polling, and no link event says so.
 func TestWatchFeatures(t *testing.T) {
