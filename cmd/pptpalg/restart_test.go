@@ -53,7 +53,7 @@ func restartUnderTraffic(t *testing.T, g *testGateway, restart func()) {
 	s := g.server(lab.Behaviour{Refuse: true})
 	streams := []*stream{startStream(t, g, 0), startStream(t, g, 1)}
 	var p phase
-	setter := startSetter(g.client(2), &p)
+	setter := startSetter(g, g.client(2), &p)
 	for range restarts {
 		pass(between)
 		began := time.Now()
@@ -248,8 +248,9 @@ func wantAll(t *testing.T, way string, n int, packets []lab.Packet, lossy bool) 
 // connection.
 type setter struct {
 	loop
-	client *lab.Client
-	phase  *phase
+	client    *lab.Client
+	phase     *phase
+	certainly func(*lab.Call, []byte) error // of a call that was set up while the daemon ran
 
 	// Owned by the loop until it has ended.
 	calls   int           // that were tried
@@ -258,8 +259,11 @@ type setter struct {
 	err     error         // of the control connection, or of a call that was not disturbed
 }
 
-func startSetter(c *lab.Client, p *phase) *setter {
-	s := &setter{loop: loop{end: make(chan struct{})}, client: c, phase: p}
+func startSetter(g *testGateway, c *lab.Client, p *phase) *setter {
+	s := &setter{loop: loop{end: make(chan struct{})}, client: c, phase: p, certainly: certain}
+	if g.path == datapath.Queue {
+		s.certainly = persistent
+	}
 	s.every(packetEvery, s.call)
 	return s
 }
@@ -287,15 +291,12 @@ func (s *setter) carry() error {
 	if err != nil {
 		return err
 	}
-	patience := lab.Patience
-	disturbed := before%2 == 1 || s.phase.Load() != before
-	if disturbed {
-		patience = silence
-	}
-	if err := call.Exchange(fmt.Append(nil, own), patience); err != nil {
-		if !disturbed {
+	packet := fmt.Append(nil, own)
+	if disturbed := before%2 == 1 || s.phase.Load() != before; !disturbed {
+		if err := s.certainly(call, packet); err != nil {
 			return fmt.Errorf("set up while the daemon ran: %w", err)
 		}
+	} else if call.Exchange(packet, silence) != nil {
 		s.broken++
 	}
 	return call.Clear()
