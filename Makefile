@@ -6,7 +6,7 @@
 #   make check    format, vet, staticcheck, dead code, sizes, import arrows, tidy go.mod, race tests
 #                 (one package at a time: their daemons and clients need the cores)
 #   make test-vm  real PPP calls, with MPPE, on Debian's kernel in an emulated machine (SCENES='^fast-' for some)
-#   make test-fresh  a new Debian under systemd: install, call, break, explain, upgrade, restart, purge
+#   make test-fresh  a new Debian under systemd: install, call, fast path, break, explain, upgrade, restart, purge (SCENES, too)
 #   make soak     clients, crashes, floods and flushes for SOAK
 #   make fuzz     each fuzz target for FUZZTIME
 #   make mutants  MUTANTS changes to the editor and the call table, drawn from SEED: 92 of 100 must fail a unit test
@@ -70,7 +70,7 @@ test-fresh: packages-fresh
 	CGO_ENABLED=0 $(GO) build -o bin/vmtest ./cmd/vmtest
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(GO) run ./cmd/package -version v1.0.0 -arch amd64 -o bin/fresh deb
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(GO) run ./cmd/package -version v2.0.0 -arch amd64 -o bin/fresh deb
-	$(AS_ROOT) bin/vmtest -timeout 15m -fresh bin/fresh/pptpalg_1.0.0_amd64.deb bin/fresh/pptpalg_2.0.0_amd64.deb
+	$(AS_ROOT) bin/vmtest -timeout 15m -scenes '$(SCENES)' -fresh bin/fresh/pptpalg_1.0.0_amd64.deb bin/fresh/pptpalg_2.0.0_amd64.deb
 
 check: lint race
 

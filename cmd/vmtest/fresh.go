@@ -21,6 +21,7 @@ type fresh struct {
 	packages [2]string // two versions, the older one first
 	accel    string
 	cache    string
+	scenes   string // a regular expression of the walk's functions, "" for all
 }
 
 // freshRelease is the Debian of the machine, and freshPackages what is on it beside what
@@ -59,7 +60,7 @@ func (f fresh) run(ctx context.Context, within time.Duration) error {
 	if err := f.prepare(root); err != nil {
 		return fmt.Errorf("prepare root: %w", err)
 	}
-	m := machine{kernel: f.kernel, program: "/dev/null", accel: f.accel, root: root}
+	m := machine{kernel: f.kernel, program: "/dev/null", accel: f.accel, scenes: f.scenes, root: root}
 	for _, part := range []string{"first", "second"} {
 		started := time.Now()
 		if err := m.run(ctx, within); err != nil {

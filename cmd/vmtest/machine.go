@@ -86,7 +86,7 @@ func (m machine) arguments(initramfs string) []string {
 		more = fmt.Sprintf(` %s="%s"`, asScenes, m.scenes) // the kernel knows quotes, and nothing else
 	}
 	if m.root != "" {
-		root, readonly, more = m.root, "off", " systemd.show_status=no "+asFresh+"=1"
+		root, readonly, more = m.root, "off", more+" systemd.show_status=no "+asFresh+"=1"
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",

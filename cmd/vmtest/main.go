@@ -72,7 +72,7 @@ func onMachine() error {
 		return err
 	}
 	if *onFresh {
-		return fresh{kernel: k, packages: [2]string(flag.Args()), accel: *accel, cache: *dir}.run(ctx, *within)
+		return fresh{kernel: k, packages: [2]string(flag.Args()), accel: *accel, cache: *dir, scenes: *scenes}.run(ctx, *within)
 	}
 	return machine{kernel: k, program: flag.Arg(0), accel: *accel, scenes: *scenes}.run(ctx, *within)
 }

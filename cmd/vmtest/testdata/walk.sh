@@ -25,6 +25,10 @@ fail() {
 	end "FAIL $1" poweroff
 }
 
+# scene NAME: it is one of those that were asked for, or all are
+only=$(sed -n 's/.* VMTEST_SCENES="\([^"]*\)".*/\1/p' /proc/cmdline)
+scene() { echo "$1" | grep -Eq -- "$only" && "$1"; }
+
 step() { echo "fresh: $(cut -d' ' -f1 /proc/uptime) $*"; }
 
 # want TEXT COMMAND...: what the command prints has the text, whatever its exit code
@@ -51,16 +55,21 @@ first() { await named "$1"; }
 
 loaded() { nft list table ip pptpalg >/dev/null 2>&1; }
 
+lan() {
+	ip link add lan0 type bridge
+	for i in 1 2; do ip link set p$i master lan0; done
+	ip addr add 10.0.0.1/24 dev lan0 && ip link set lan0 up
+}
+
 network() {
 	modprobe -a bridge veth ppp_async ppp_mppe || fail "modprobe"
 	for n in c1 c2 isp server; do ip netns add $n && ip -n $n link set lo up; done
-	ip link add lan0 type bridge
 	for i in 1 2; do
-		ip link add p$i type veth peer name eth0 netns c$i && ip link set p$i master lan0 up
+		ip link add p$i type veth peer name eth0 netns c$i && ip link set p$i up
 		ip -n c$i addr add 10.0.0.$((9 + i))/24 dev eth0
 		ip -n c$i link set eth0 up && ip -n c$i route add default via 10.0.0.1
 	done
-	ip addr add 10.0.0.1/24 dev lan0 && ip link set lan0 up
+	lan
 	ip link add wan0 type veth peer name w0 netns isp && ip link set wan0 up && ip addr add 198.51.100.1/24 dev wan0
 	ip -n isp link add s0 type veth peer name eth0 netns server
 	ip -n isp addr add 198.51.100.254/24 dev w0 && ip -n isp addr add 203.0.113.1/24 dev s0
@@ -209,6 +218,75 @@ content() { # check finds everything in order
 	echo "$said" | grep -v "^ok" && fail "check warns"
 }
 
+# fast_path MODE: a key, a drop-in and a restart, as docs/FASTPATH.md says
+fast_path() {
+	sed -i '/^fastpath:/d' /etc/pptpalg/pptpalg.yaml
+	echo "fastpath: $1" >>/etc/pptpalg/pptpalg.yaml
+	install -D -m 644 /usr/share/pptpalg/fastpath.conf /etc/systemd/system/pptpalg.service.d/fastpath.conf
+	systemctl daemon-reload
+	systemctl restart pptpalg || fail "fast path $1"
+}
+
+tells() { pptpalg fastpath status --json | tr -d ' \n' | grep -q "$1"; }
+attached() { tells "\"name\":\"$1\",\"wanted\":\"tc\",\"attached\":\"tc\""; }
+forwarded() { pptpalg fastpath status --json | tr -d ' \n' | sed 's/.*"packets":{"tc":\([0-9]*\).*/\1/'; }
+
+nothing_attached() {
+	tc qdisc show | grep clsact && fail "filters are attached"
+	ip link show | grep xdp && fail "XDP is attached"
+	grep pptpalg-bpf /proc/mounts && fail "a BPF file system is mounted"
+}
+
+# carried: the fast path forwards both calls, and loses no packet
+carried() {
+	await attached lan0
+	await attached wan0
+	before=$(forwarded)
+	ip netns exec c1 ping -q -c 50 -i 0.2 $inner >/tmp/c1-ping.log &
+	one=$!
+	ip netns exec c2 ping -q -c 50 -i 0.2 $inner >/tmp/c2-ping.log &
+	two=$!
+	await tells '"flows_in_force":4'
+	wait $one $two
+	grep -L ' 0% packet loss' /tmp/c?-ping.log | grep . && fail "packets are lost"
+	[ $(($(forwarded) - before)) -gt 20 ] || fail "the fast path forwards no packets"
+}
+
+# rights: the daemon has its user's, and CAP_NET_ADMIN
+rights() {
+	status=/proc/$(systemctl show -p MainPID --value pptpalg)/status
+	for key in CapInh CapPrm CapEff CapBnd CapAmb; do want 0000000000001000 grep $key $status; done
+	want "$(id -u pptpalg)" grep Uid $status
+}
+
+fast() {
+	step "fast path"
+	fast_path auto
+	rights
+	carried
+	content
+
+	step "an interface goes, and comes back"
+	daemon=$(systemctl show -p MainPID --value pptpalg)
+	ip link delete lan0
+	lan
+	carried
+	want "$daemon" systemctl show -p MainPID --value pptpalg
+
+	step "fast path without its daemon"
+	systemctl kill -s KILL pptpalg
+	systemctl stop pptpalg # nobody starts it again
+	systemctl -q is-active pptpalg && fail "the daemon runs"
+	carried
+	systemctl start pptpalg
+	want 10.0.0.10/7 pptpalg calls
+	want 10.0.0.11/7 pptpalg calls
+	carried
+}
+
+# From now on the machine starts with it, and it is there when the package goes.
+fast_at_start() { fast_path auto; }
+
 newcomer() {
 	step "install"
 	apt-get -qq install /old.deb >/tmp/apt.log 2>&1 || fail "apt-get install"
@@ -228,6 +306,8 @@ newcomer() {
 	want 198.51.100.1/255 pptpalg calls
 	first working
 
+	scene fast
+
 	step "upgrade under calls, with changed settings"
 	echo 'rest: 1s' >>/etc/pptpalg/pptpalg.yaml
 	ip netns exec c1 ping -q -i 0.2 $inner >/tmp/ping.log &
@@ -236,10 +316,17 @@ newcomer() {
 	await grep -q ' 0% packet loss' /tmp/ping.log
 	want 2.0.0 pptpalg version
 	want 10.0.0.11/7 pptpalg calls
+	if tells '"mode":"auto"'; then
+		carried
+		fast_path off
+		nothing_attached
+		pings c1 >/dev/null || fail "a call needs the fast path"
+	fi
 
-	crash
-	configuration
-	broken
+	scene crash
+	scene configuration
+	scene broken
+	scene fast_at_start
 	end PASS reboot
 }
 
@@ -306,14 +393,14 @@ old_hand() {
 	step "after a restart of the machine"
 	want active systemctl is-active pptpalg
 	network
-	content
 	peers
-	dial c1
-	await pings c1
+	both
+	if tells '"mode":"auto"'; then carried; fi
+	content
 	hangup
 
-	behind_firewalld
-	behind_shorewall
+	scene behind_firewalld
+	scene behind_shorewall
 
 	step "remove and purge"
 	systemctl start nftables
@@ -321,9 +408,10 @@ old_hand() {
 	await pings c1
 	apt-get -qq remove pptpalg >/tmp/apt.log 2>&1 || fail "apt-get remove"
 	loaded && fail "its rules stay"
+	nothing_attached
 	await pings c1
 	apt-get -qq purge pptpalg >/tmp/apt.log 2>&1 || fail "apt-get purge"
-	ls -d /etc/pptpalg /etc/default/pptpalg /run/pptpalg /etc/systemd/system/multi-user.target.wants/pptpalg.service 2>/dev/null && fail "this is left"
+	ls -d /etc/pptpalg /etc/default/pptpalg /run/pptpalg /run/pptpalg-bpf /etc/systemd/system/multi-user.target.wants/pptpalg.service 2>/dev/null && fail "this is left"
 	end PASS poweroff
 }
 
