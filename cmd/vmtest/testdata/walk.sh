@@ -21,7 +21,7 @@ fail() {
 	pptpalg explain 10.0.0.10
 	pptpalg check
 	tail -n 5 /tmp/*.log
-	journalctl -u pptpalg -n 20 -o cat --no-pager
+	journalctl -u "pptpalg*" -n 20 -o cat --no-pager
 	end "FAIL $1" poweroff
 }
 
