@@ -413,9 +413,12 @@ func TestFastPathUnits(t *testing.T) {
 	if cmd := parsed(t, append(words[1:3:3], set...)); cmd.CommandPath() != "pptpalg fastpath load" || !cmd.Runnable() {
 		t.Errorf("it is %s", cmd.CommandPath())
 	}
-	asked := readUnitFile(t, "../../deploy/fastpath/pptpalg-fastpath.path").one(t, "PathChanged")
-	if want := "/run/" + daemon.one(t, "RuntimeDirectory") + "/" + requestFile; asked != want {
-		t.Errorf("%s is watched, want %s", asked, want)
+	request := "/run/" + daemon.one(t, "RuntimeDirectory") + "/" + requestFile
+	if asked := readUnitFile(t, "../../deploy/fastpath/pptpalg-fastpath.path").one(t, "PathExists"); asked != request {
+		t.Errorf("%s is watched, want %s", asked, request)
+	}
+	if first, want := readUnitFile(t, fastUnitFile).one(t, "ExecStartPre"), "+/bin/rm -rf "+request; first != want {
+		t.Errorf("before it loads, the unit runs %q, want %q", first, want)
 	}
 	if filter := dropIn.one(t, "SystemCallFilter"); filter != "bpf" || slices.Contains(daemon["SystemCallFilter"], "bpf") {
 		t.Errorf("system calls: %q, with the drop-in %q", daemon["SystemCallFilter"], filter)
