@@ -13,8 +13,12 @@ import (
 	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
-// again is how long to wait before what did not help is tried again.
-const again = 5 * time.Minute
+// again is how long to wait before what did not help is tried again, and askedAgain before
+// others are asked again: systemd may miss a request while it carries out another one.
+const (
+	again      = 5 * time.Minute
+	askedAgain = 15 * time.Second
+)
 
 // tender is what the looks at the fast path remember.
 type tender struct {
@@ -81,7 +85,11 @@ func (t *Tended) open() *loaded {
 // mend loads the fast path, or asks for it.
 func (t *Tended) mend(chosen []ports.Port, lacks string, missing []string) {
 	plan := describe(chosen) + lacks
-	if t.tender.unloaded || plan == t.tender.tried && time.Since(t.tender.triedAt) < again {
+	pause := again
+	if !root() {
+		pause = askedAgain
+	}
+	if t.tender.unloaded || plan == t.tender.tried && time.Since(t.tender.triedAt) < pause {
 		return
 	}
 	t.tender.tried, t.tender.triedAt = plan, time.Now()
