@@ -111,15 +111,15 @@ func (w *watcher) listen() error {
 	if err := w.open(unix.NETLINK_NETFILTER, rulesetGroups, new(transaction).read, only(Change{Ruleset: true})); err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
-	err := w.open(unix.NETLINK_XFRM, policyGroups, readPolicy, only(Change{Rules: true}))
-	if err != nil && !errors.Is(err, unix.EPROTONOSUPPORT) { // no IPsec
-		return fmt.Errorf("IPsec policies: %w", err)
-	}
 	if err := w.open(unix.NETLINK_ROUTE, linkGroups, w.known.read, w.known.lost); err != nil {
 		return fmt.Errorf("links: %w", err)
 	}
 	if err := w.know(); err != nil {
 		return err
+	}
+	err := w.open(unix.NETLINK_XFRM, policyGroups, readPolicy, only(Change{Rules: true}))
+	if err != nil && !errors.Is(err, unix.EPROTONOSUPPORT) { // no IPsec
+		return fmt.Errorf("IPsec policies: %w", err)
 	}
 	if err := w.listenToFeatures(); err != nil {
 		return fmt.Errorf("XDP's features: %w", err)
