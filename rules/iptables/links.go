@@ -11,6 +11,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"pptpalg/rules/nft"
 )
 
 // VRF is a VRF's device.
@@ -182,19 +184,10 @@ func (f *Firewall) watchLinks(ctx context.Context, kind string, changed func()) 
 	if err := listenToLinks(c, kind); err != nil {
 		return fmt.Errorf("listen to devices' events: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) }) // ends Receive
-	defer stop()
-	changed() // what happened before nobody has told
-	for {
-		_, err := c.Receive()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil && !errors.Is(err, unix.ENOBUFS) {
-			return fmt.Errorf("listen to devices' events: %w", err)
-		}
-		changed() // lost events are changes too
+	if err := nft.Follow(ctx, c, changed); err != nil {
+		return fmt.Errorf("listen to devices' events: %w", err)
 	}
+	return nil
 }
 
 func tell(c chan<- struct{}) {

@@ -28,6 +28,15 @@ func Watch(ctx context.Context, netNS int, changed func()) error {
 		return fmt.Errorf("listen to nftables' events: %w", err)
 	}
 	defer c.Close()
+	if err := Follow(ctx, c, changed); err != nil {
+		return fmt.Errorf("listen to nftables' events: %w", err)
+	}
+	return nil
+}
+
+// Follow calls changed once, and again whenever the socket receives something or has lost it,
+// until ctx is done.
+func Follow(ctx context.Context, c *netlink.Conn, changed func()) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) }) // ends Receive
 	defer stop()
 	changed() // what happened before nobody has told
@@ -37,7 +46,7 @@ func Watch(ctx context.Context, netNS int, changed func()) error {
 			return nil
 		}
 		if err != nil && !errors.Is(err, unix.ENOBUFS) {
-			return fmt.Errorf("listen to nftables' events: %w", err)
+			return err
 		}
 		changed() // lost events are changes too
 	}
