@@ -4,7 +4,7 @@
 #   make demo     the main job on a network of namespaces, with real PPTP programs
 #   make test     all tests, as root
 #   make check    format, vet, staticcheck, dead code, sizes, import arrows, tidy go.mod, race tests
-#                 (one package at a time: their daemons and clients need the cores)
+#                 (two packages at a time)
 #   make test-vm  real PPP calls, with MPPE, on Debian's kernel in an emulated machine (SCENES='^fast-' for some)
 #   make test-fresh  a new Debian under systemd: install, call, fast path, break, explain, upgrade, restart, purge (SCENES, too)
 #   make soak     clients, crashes, floods and flushes for SOAK

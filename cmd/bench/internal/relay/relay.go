@@ -135,7 +135,7 @@ func route() asm.Instructions {
 	)
 }
 
-// hop takes one from the TTL, and mends the checksum (RFC 1624).
+// hop takes one from the TTL, and corrects the checksum (RFC 1624).
 func hop() asm.Instructions {
 	fold := asm.Instructions{
 		asm.Mov.Reg(asm.R2, asm.R1),

@@ -45,7 +45,7 @@ func Tend(k *kernel.Path, cfg Config, log *slog.Logger) *Tended {
 	t := &Tended{cfg: cfg, log: log, kernel: k}
 	t.ahead.Store(&datapath.Ports{})
 	if chosen, err := ports.Choose(cfg.Mode, cfg.Only); err == nil && root() {
-		t.mend(chosen, "", nil) // also what is loaded may be of an older release
+		t.ensure(chosen, "", nil) // also what is loaded may be of an older release
 	}
 	t.look()
 	return t

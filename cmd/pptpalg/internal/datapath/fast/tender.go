@@ -40,7 +40,7 @@ func (t *Tended) look() {
 	attached := t.attached()
 	p := t.now.Load()
 	if lacks := difference(chosen, attached); p == nil || lacks != "" {
-		t.mend(chosen, lacks, Missing(chosen, attached))
+		t.ensure(chosen, lacks, Missing(chosen, attached))
 		attached = t.attached()
 	}
 	t.take(chosen, attached)
@@ -82,8 +82,8 @@ func (t *Tended) open() *loaded {
 	return p
 }
 
-// mend loads the fast path, or asks for it.
-func (t *Tended) mend(chosen []ports.Port, lacks string, missing []string) {
+// ensure loads the fast path, or asks for it.
+func (t *Tended) ensure(chosen []ports.Port, lacks string, missing []string) {
 	plan := describe(chosen) + lacks
 	pause := again
 	if !root() {
