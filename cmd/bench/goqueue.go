@@ -89,7 +89,8 @@ func rewriteWithGoNFQueue(flows io.Reader, out io.Writer) error {
 		return err
 	}
 	q, err := nfq.Open(&nfq.Config{
-		NfQueue: goQueueNumber, MaxPacketLen: 0xffff, MaxQueueLen: 4096, Copymode: nfq.NfQnlCopyPacket, WriteTimeout: 50 * time.Millisecond,
+		NfQueue: goQueueNumber, MaxPacketLen: 0xffff, MaxQueueLen: 4096, Copymode: nfq.NfQnlCopyPacket,
+		WriteTimeout: time.Minute, // a verdict that is not written is a packet that waits for ever
 	})
 	if err != nil {
 		return fmt.Errorf("open queue: %w", err)
