@@ -428,6 +428,28 @@ func TestEndOfTCP(t *testing.T) {
 	}
 }
 
+// TestPublicPortOfTwo: NAT gives the public port of a connection that has ended to another
+// client. That connection is still read when the record of the first one goes.
+func TestPublicPortOfTwo(t *testing.T) {
+	r := newRig(t)
+	crowd(r, 7)
+	first := r.masqueraded(insideAddr).handshake()
+	first.segment(server, packet.RST, first.seq[server], nil)
+	conn := first.conn
+	conn.Original.Src = netip.AddrPortFrom(insideHost(2), 5000)
+	second := r.connect(conn).handshake()
+	public := second.outgoing(7, 9)
+	records := len(r.ed.all)
+	r.now = r.now.Add(linger)
+	r.ed.Sweep([]calls.Connection{conn}, r.now, r.now)
+	if n := len(r.ed.all); n != records-1 {
+		t.Fatalf("%d connections are on record, want %d", n, records-1)
+	}
+	if own, _ := ids(second.say(server, message(pptp.WANErrorNotify, 0, public, 0))); own != 7 {
+		t.Errorf("the server's %v became %v for the client, want 7 (%v)", public, own, second.last.Reason)
+	}
+}
+
 func TestConnectionsLetAlone(t *testing.T) {
 	r := newRig(t)
 	plain := calls.Connection{Original: tuple(insideAddr, 1, serverAddr, 1723), Reply: tuple(serverAddr, 1723, insideAddr, 1)}
