@@ -119,12 +119,20 @@ func (w *wire) segment(from calls.Side, flags packet.Flags, seq packet.Seq, payl
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.ed.InZone(w.conn.ZoneOf(from))
+	w.ed.InZone(w.zone(from))
 	w.last = w.ed.Edit(seg, false, w.now)
 	w.changes = append(w.changes, brief(w.last.Events)...)
 	w.noted = append(w.noted, w.last.Anomalies...)
 	verifyChecksum(w.t, raw)
 	return seg.Payload()
+}
+
+// zone is where the kernel says that the packets of an end are.
+func (w *wire) zone(from calls.Side) uint16 {
+	if way := w.conn.Way; way == calls.FromInitiator && from == server || way == calls.FromResponder && from == client {
+		return 0
+	}
+	return w.conn.Zone
 }
 
 // brief leaves of events the flows, which calls began and ended, and their numbers.
