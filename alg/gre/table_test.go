@@ -208,6 +208,30 @@ func TestManyAlike(t *testing.T) {
 	}
 }
 
+// TestEveryIDTaken: where every Call ID from a source to a receiver is taken, a further flow
+// takes one from another flow, and the search for it ends.
+func TestEveryIDTaken(t *testing.T) {
+	table := NewTable()
+	for i := range 1 << 16 {
+		f := inward
+		f.Key, f.NewKey = pptp.CallID(i), pptp.CallID(i)
+		if err := table.Install(f, start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	further := inward
+	further.Dst, further.NewSrc = netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("198.51.100.9")
+	if err := table.Install(further, start); err != nil {
+		t.Fatal(err)
+	}
+	b := ip(further.Src, further.Dst, 0, data(further.Key))
+	table.Enter(b)
+	table.Leave(b)
+	if want := ip(further.NewSrc, further.NewDst, 0, data(further.NewKey)); !bytes.Equal(b, want) {
+		t.Errorf("% x, want % x", b, want)
+	}
+}
+
 func TestLeave(t *testing.T) {
 	fixed := calls.Flow{Src: server, Dst: public, Key: 9, NewSrc: server, NewDst: public, NewKey: 10}
 	tests := []struct {
