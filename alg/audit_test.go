@@ -213,14 +213,21 @@ func TestLook(t *testing.T) {
 	wants("nothing", look())
 	wants("a stranger's", look(strange))
 	wants("one, named twice", look(all[1].conn, all[1].conn), all[1])
+	r.now = r.now.Add(time.Second)
 	all[2].segment(client, packet.RST, all[2].seq[client]+1000, nil)
 	wants("a RST that is not believed", look(), all[2])
+	wants("a RST that is not believed, at the same time", look(), all[2])
 	r.now = r.now.Add(time.Second)
 	wants("a RST that is not believed, later", look(), all[2])
 	wants("a RST that is not believed, once more", look())
 	all[0].segment(client, packet.RST, all[0].seq[client], nil)
 	r.now = r.now.Add(time.Second)
 	wants("a RST that ends a connection", look(all[0].conn))
+	all[1].segment(client, packet.RST, all[1].seq[client]+1000, nil)
+	all[1].segment(client, packet.RST, all[1].seq[client], nil)
+	if doubted := r.ed.Doubted(r.now); len(doubted) != 0 {
+		t.Errorf("one that is not believed, then one that ends the connection: conntrack is asked about %v", doubted)
+	}
 }
 
 // TestLookAtTheGone: an entry that was closed when it went tells of an end, and another
