@@ -232,6 +232,65 @@ func TestEveryIDTaken(t *testing.T) {
 	}
 }
 
+// TestUnderway: a packet that has entered leaves by its flow, although that is removed
+// meanwhile and another flow comes from the same source to the same Call ID of the receiver.
+func TestUnderway(t *testing.T) {
+	other := netip.MustParseAddr("192.0.2.2")
+	for _, tt := range []struct {
+		name   string
+		newSrc netip.Addr
+		via    pptp.CallID // of the next flow's packets before they leave
+	}{
+		{"the next one leaves alike", inward.NewSrc, inward.NewKey},
+		{"the next one leaves otherwise", other, 78},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			table := newTable(t, inward)
+			first := ip(server, public, 0, data(inward.Key))
+			table.Enter(first)
+			table.Remove(inward, start)
+			next := inward
+			next.Dst, next.Key, next.NewSrc = other, 78, tt.newSrc
+			if err := table.Install(next, start); err != nil {
+				t.Fatal(err)
+			}
+			second := ip(server, other, 0, data(next.Key))
+			table.Enter(second)
+			if diff := cmp.Diff(ip(server, client, 0, data(tt.via)), second); diff != "" {
+				t.Errorf("the next one's, inside (-want +got):\n%s", diff)
+			}
+			table.Leave(first)
+			table.Leave(second)
+			if diff := cmp.Diff(ip(server, client, 0, data(inward.NewKey)), first); diff != "" {
+				t.Errorf("the first one's (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(ip(tt.newSrc, client, 0, data(next.NewKey)), second); diff != "" {
+				t.Errorf("the next one's (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestLeaveAlike: of two flows that leave alike one goes, and the packets of the other still
+// leave.
+func TestLeaveAlike(t *testing.T) {
+	alike := inward
+	alike.Dst = netip.MustParseAddr("192.0.2.2")
+	for _, tt := range []struct{ stays, goes calls.Flow }{{inward, alike}, {alike, inward}} {
+		table := newTable(t, inward, alike)
+		table.Remove(tt.goes, start)
+		table.Remove(tt.goes, start.Add(lingering)) // nothing is left of it
+		b := ip(server, tt.stays.Dst, 0, data(tt.stays.Key))
+		table.Enter(b)
+		if got := table.Leave(b); got == Pass {
+			t.Errorf("%v: a packet of no flow leaves", tt.stays)
+		}
+		if diff := cmp.Diff(ip(server, client, 0, data(inward.NewKey)), b); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", tt.stays, diff)
+		}
+	}
+}
+
 func TestLeave(t *testing.T) {
 	fixed := calls.Flow{Src: server, Dst: public, Key: 9, NewSrc: server, NewDst: public, NewKey: 10}
 	tests := []struct {
