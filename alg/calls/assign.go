@@ -17,7 +17,7 @@ func (c *Control) Assign(s Side, own pptp.CallID, sent *byte) (public pptp.CallI
 	}
 	a := &c.pending[s]
 	if l := c.ownLeg(s, own); l != nil && begins(l.public, sent) {
-		c.release(s, a)
+		c.release(s, *a)
 		*a = assignment{own: own, public: l.public, ready: true, admitted: a.admitted}
 		return l.public, true
 	}
@@ -35,8 +35,7 @@ func (c *Control) Refusal(s Side) Refusal { return c.pending[s].refused }
 
 // Abandon gives up what was assigned to the end, or admitted, and belongs to no call.
 func (c *Control) Abandon(s Side) {
-	a := c.take(s)
-	c.giveUp(s, &a)
+	c.giveUp(s, c.take(s))
 }
 
 // take hands over what is assigned to the end.
@@ -46,10 +45,9 @@ func (c *Control) take(s Side) assignment {
 	return a
 }
 
-func (c *Control) giveUp(s Side, a *assignment) {
+func (c *Control) giveUp(s Side, a assignment) {
 	c.release(s, a)
 	if a.admitted {
-		a.admitted = false
 		c.dismiss(s)
 	}
 }
@@ -58,16 +56,16 @@ func (c *Control) giveUp(s Side, a *assignment) {
 func (c *Control) assigned(s Side, own pptp.CallID) (assignment, bool) {
 	a := c.take(s)
 	if !a.ready || a.own != own {
-		c.giveUp(s, &a)
+		c.giveUp(s, a)
 		return assignment{}, false
 	}
 	return a, true
 }
 
-// release frees the ID that is reserved.
-func (c *Control) release(s Side, a *assignment) {
+// release frees the ID that is reserved. The caller drops the assignment, or reserves another
+// ID for it.
+func (c *Control) release(s Side, a assignment) {
 	if a.reserved {
-		a.reserved = false
 		c.table.free(c.connection.space(s), a.public)
 	}
 }
@@ -82,7 +80,7 @@ func (c *Control) spaced(s Side) bool {
 // kept whatever byte follows.
 func (c *Control) assignHigh(s Side, own byte) byte {
 	a := &c.pending[s]
-	c.release(s, a)
+	c.release(s, *a)
 	*a = assignment{admitted: a.admitted}
 	if !c.connection.hides(s) {
 		return own
@@ -128,7 +126,7 @@ func (c *Control) settle(s Side, own pptp.CallID) bool {
 			return false
 		}
 		high := a.public.High()
-		c.release(s, a)
+		c.release(s, *a)
 		a.public = c.choose(s, high, own)
 	case c.local[s]:
 		return c.settleLocal(s, own)
@@ -137,7 +135,6 @@ func (c *Control) settle(s Side, own pptp.CallID) bool {
 		return true
 	}
 	c.table.space(c.connection.space(s)).take(a.public)
-	a.reserved = true
 	return true
 }
 

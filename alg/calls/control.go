@@ -126,7 +126,7 @@ type Reply struct {
 func (c *Control) Reply(sender Side, r Reply, now time.Time) bool {
 	a, assigned := c.assigned(sender, r.Own)
 	if !r.Granted {
-		c.giveUp(sender, &a)
+		c.giveUp(sender, a)
 		return c.refuse(sender.Other(), r.Peer, now)
 	}
 	if !assigned {
@@ -134,7 +134,7 @@ func (c *Control) Reply(sender Side, r Reply, now time.Time) bool {
 	}
 	call := c.asked(sender, r, now)
 	if call == nil {
-		c.giveUp(sender, &a)
+		c.giveUp(sender, a)
 		return false
 	}
 	news := !call.legs[sender].known
@@ -214,7 +214,7 @@ func (c *Control) adopt(requester Side, r Reply, now time.Time) *Call {
 	public, ok := c.Assign(requester, r.Peer, nil)
 	a, _ := c.assigned(requester, r.Peer)
 	if !ok || public != r.Peer {
-		c.release(requester, &a)
+		c.release(requester, a)
 		c.dismiss(replier)
 		return nil
 	}

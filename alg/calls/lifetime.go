@@ -9,7 +9,7 @@ import (
 // opened here, whatever message opens it, except those that Resume takes up.
 func (c *Control) open(requester, pns Side, a assignment, now time.Time) bool {
 	if !a.admitted && c.admit(requester) != NoneRefused {
-		c.release(requester, &a)
+		c.release(requester, a)
 		return false
 	}
 	c.enlist(requester, requester, pns, a, now)
