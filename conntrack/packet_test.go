@@ -56,9 +56,12 @@ func (h greHost) send(t *testing.T, p packet) {
 	}
 }
 
-// receive returns the next packet, or an error after two seconds without one.
+// patience is how long a packet may take that is to come.
+const patience = 15 * time.Second
+
+// receive returns the next packet, or an error if none comes.
 func (h greHost) receive() (packet, error) {
-	wait := unix.NsecToTimeval(int64(2 * time.Second))
+	wait := unix.NsecToTimeval(int64(patience))
 	if err := unix.SetsockoptTimeval(h.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
 		return packet{}, err
 	}

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/mdlayher/netlink"
 	oracle "github.com/ti-mo/conntrack"
@@ -112,7 +111,7 @@ func (h greHost) sendTunnel(t *testing.T, to string, seq uint32) error {
 // receiveTunnel takes packets until one of version 0 has that number, and returns its source.
 func (h greHost) receiveTunnel(t *testing.T, seq uint32) (from string) {
 	t.Helper()
-	wait := unix.NsecToTimeval(int64(2 * time.Second))
+	wait := unix.NsecToTimeval(int64(patience))
 	if err := unix.SetsockoptTimeval(h.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
 		t.Fatal(err)
 	}

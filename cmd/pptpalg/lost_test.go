@@ -205,8 +205,9 @@ func wantReset(t *testing.T, c *lab.Client) {
 	}
 }
 
-// goneFor is for how long a lost call is kept when its address is gone, and an audit more.
-const goneFor = 66 * time.Second
+// goneFor is for how long a lost call is kept when its address is gone, and patience for an
+// audit more.
+const goneFor = time.Minute + 2*lab.Patience
 
 func (g *testGateway) wantLost(n int) {
 	g.t.Helper()

@@ -110,7 +110,7 @@ func TestKernelReset(t *testing.T) {
 				if _, err := client.Write([]byte("data")); err != nil {
 					t.Fatal(err)
 				}
-				_ = client.SetReadDeadline(time.Now().Add(5 * time.Second))
+				_ = client.SetReadDeadline(time.Now().Add(15 * time.Second))
 				if _, err := client.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
 					t.Errorf("the client reads %v, want ECONNRESET", err)
 				}

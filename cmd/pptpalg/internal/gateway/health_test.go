@@ -117,7 +117,7 @@ func received(t *testing.T, l *net.UnixConn, n int) []string {
 	var all []string
 	b := make([]byte, 64)
 	for i := range n + 1 {
-		wait := 5 * time.Second
+		wait := 15 * time.Second
 		if i == n {
 			wait = time.Millisecond
 		}

@@ -9,9 +9,9 @@ import (
 )
 
 // endIdle ends calls whose clients are gone without a word: no GRE and no control
-// message for the set time. Without accounting nothing is known of the GRE, and no
-// call is ended.
-func (g *Gateway) endIdle(c *alg.Audit, t *history.Tally, now time.Time) {
+// message for the set time, as it was when the audit began. Without accounting nothing is
+// known of the GRE, and no call is ended.
+func (g *Gateway) endIdle(c *alg.Audit, t *history.Tally, asked time.Time) {
 	timeout := g.idleTimeout()
 	if timeout == 0 {
 		return
@@ -23,10 +23,10 @@ func (g *Gateway) endIdle(c *alg.Audit, t *history.Tally, now time.Time) {
 	}
 	silent := func(r calls.Record) bool {
 		moved := g.ledger.Moved(r)
-		return !moved.IsZero() && now.Sub(moved) >= timeout
+		return !moved.IsZero() && asked.Sub(moved) >= timeout
 	}
 	g.sliced(func() bool {
-		changes, more := c.EndIdle(slice, now.Add(-timeout), silent, now)
+		changes, more := c.EndIdle(slice, asked.Add(-timeout), silent, time.Now())
 		g.note(changes)
 		return more
 	})

@@ -143,7 +143,7 @@ func (g *Gateway) compare() {
 	t := g.settleUp(c, have, asked)
 	g.metrics.counted.Set(float64(t.Counted))
 	g.lacking.Store(int64(len(t.Missing)))
-	g.endIdle(c, &t, time.Now())
+	g.endIdle(c, &t, asked)
 	g.repair(t.Missing)
 	g.bury(have)
 	g.shrink()

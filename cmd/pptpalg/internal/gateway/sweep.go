@@ -196,8 +196,18 @@ func (g *Gateway) due() time.Time {
 	g.order.Unlock()
 	s := &g.sweeper
 	pressing := s.repaired || g.lacking.Load() > 0 || doomed > 0
-	wanted := g.idleTimeout() > 0 || g.wanted.Load()
-	return s.ended.Add(s.rest(pressing, wanted))
+	idle := g.idleTimeout()
+	pause := s.rest(pressing, idle > 0 || g.wanted.Load())
+	if idle > 0 {
+		pause = min(pause, s.idleRest(idle))
+	}
+	return s.ended.Add(pause)
+}
+
+// idleRest is how long to wait after an audit at most where it ends calls that are idle: they
+// shall not stay for much longer than they are to.
+func (s *sweeper) idleRest(timeout time.Duration) time.Duration {
+	return max(tick, timeout, repairShare*s.worked)
 }
 
 // rest is how long to wait after an audit.

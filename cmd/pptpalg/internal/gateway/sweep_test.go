@@ -42,6 +42,24 @@ func TestRest(t *testing.T) {
 	}
 }
 
+// TestIdleRest: a call that is idle is ended soon, and audits leave the processor to others.
+func TestIdleRest(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		worked, idle time.Duration
+		want         time.Duration
+	}{
+		{"an audit takes no time", time.Millisecond, time.Second, tick},
+		{"as long as calls may be idle", 100 * time.Millisecond, time.Minute, time.Minute},
+		{"audits take long", 100 * time.Millisecond, 3 * time.Second, 5 * time.Second},
+	} {
+		s := sweeper{worked: tt.worked}
+		if got := s.idleRest(tt.idle); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
 // fakeEvents is a listener that has so many things to tell, and then nothing more.
 type fakeEvents []any
 
