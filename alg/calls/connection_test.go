@@ -31,3 +31,22 @@ func TestZoneOf(t *testing.T) {
 		})
 	}
 }
+
+// TestWays: a number that stands for none of the ways is not valid.
+func TestWays(t *testing.T) {
+	for w := range ways {
+		if !w.Valid() {
+			t.Errorf("way %d is not valid", w)
+		}
+	}
+	if ways.Valid() {
+		t.Errorf("way %d is valid", ways)
+	}
+}
+
+func TestTupleNamesItsEnds(t *testing.T) {
+	const want = "10.0.0.1:5 > 203.0.113.9:1723"
+	if got := masqueraded(inside(1), 5).Original.String(); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

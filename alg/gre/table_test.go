@@ -170,20 +170,45 @@ func TestInstallAndRemove(t *testing.T) {
 	}
 }
 
-// TestForgets: what is over takes no memory for good.
-func TestForgets(t *testing.T) {
-	table, now := NewTable(), start
-	for i := range 1000 {
-		f := inward
-		f.Key, f.NewKey = pptp.CallID(i), pptp.CallID(i)
-		if err := table.Install(f, now); err != nil {
-			t.Fatal(err)
-		}
-		now = now.Add(lingering / 10)
-		table.Remove(f, now)
+// TestSomeOfAll: whoever reads the flows may stop before the last one.
+func TestSomeOfAll(t *testing.T) {
+	seen := 0
+	for range newTable(t, inward, outward).All() {
+		seen++
+		break
 	}
-	if inside, left, fading := table.inside.n.Load(), table.left.n.Load(), len(table.fading); inside > 20 || left != 0 || fading > 20 {
-		t.Errorf("%d flows inside, %d that left, %d fading", inside, left, fading)
+	if seen != 1 {
+		t.Errorf("%d flows, want 1", seen)
+	}
+}
+
+// TestForgets: what is over takes no memory for good, whether it was removed or replaced.
+func TestForgets(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		enters  func(i int) pptp.CallID
+		removed bool
+	}{
+		{"removed", func(i int) pptp.CallID { return pptp.CallID(i) }, true},
+		{"replaced", func(int) pptp.CallID { return inward.Key }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			table, now := NewTable(), start
+			for i := range 1000 {
+				f := inward
+				f.Key, f.NewKey = tt.enters(i), pptp.CallID(i)
+				if err := table.Install(f, now); err != nil {
+					t.Fatal(err)
+				}
+				now = now.Add(lingering / 10)
+				if tt.removed {
+					table.Remove(f, now)
+				}
+			}
+			if inside, left, fading := table.inside.n.Load(), table.left.n.Load(), len(table.fading); inside > 20 || left != table.entering.n.Load() || fading > 20 {
+				t.Errorf("%d flows inside, %d that left, %d fading", inside, left, fading)
+			}
+		})
 	}
 }
 
@@ -208,27 +233,44 @@ func TestManyAlike(t *testing.T) {
 	}
 }
 
-// TestEveryIDTaken: where every Call ID from a source to a receiver is taken, a further flow
-// takes one from another flow, and the search for it ends.
+// TestEveryIDTaken: a flow gets the only Call ID that is free from a source to a receiver.
+// Where every one is taken, a further flow takes one from another flow, and the search for it
+// ends.
 func TestEveryIDTaken(t *testing.T) {
+	const free = 40000
 	table := NewTable()
 	for i := range 1 << 16 {
 		f := inward
 		f.Key, f.NewKey = pptp.CallID(i), pptp.CallID(i)
+		if i == free {
+			continue
+		}
 		if err := table.Install(f, start); err != nil {
 			t.Fatal(err)
 		}
 	}
-	further := inward
-	further.Dst, further.NewSrc = netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("198.51.100.9")
-	if err := table.Install(further, start); err != nil {
-		t.Fatal(err)
-	}
-	b := ip(further.Src, further.Dst, 0, data(further.Key))
-	table.Enter(b)
-	table.Leave(b)
-	if want := ip(further.NewSrc, further.NewDst, 0, data(further.NewKey)); !bytes.Equal(b, want) {
-		t.Errorf("% x, want % x", b, want)
+	for _, tt := range []struct {
+		name string
+		key  pptp.CallID
+		via  pptp.CallID // of its packets before they leave
+	}{
+		{"one is free", 77, free},
+		{"every one is taken", 78, 78},
+	} {
+		f := inward
+		f.Dst, f.NewSrc, f.Key = netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("198.51.100.9"), tt.key
+		if err := table.Install(f, start); err != nil {
+			t.Fatal(err)
+		}
+		b := ip(f.Src, f.Dst, 0, data(f.Key))
+		table.Enter(b)
+		if diff := cmp.Diff(ip(f.Src, f.NewDst, 0, data(tt.via)), b); diff != "" {
+			t.Errorf("%s: entered (-want +got):\n%s", tt.name, diff)
+		}
+		table.Leave(b)
+		if diff := cmp.Diff(ip(f.NewSrc, f.NewDst, 0, data(f.NewKey)), b); diff != "" {
+			t.Errorf("%s: left (-want +got):\n%s", tt.name, diff)
+		}
 	}
 }
 
