@@ -353,7 +353,7 @@ func TestNetwork(t *testing.T) {
 func TestRoutingRules(t *testing.T) {
 	all, err := readRules(`[{"priority":0,"src":"all","table":"local"},
 		{"priority":50,"src":"10.0.0.0","srclen":24,"iif":"lan","iif_detached":null,"fwmark":"0x1","fwmask":"0xff","ipproto":"tcp","dport":1723,"table":"7"},
-		{"priority":32766,"src":"all","table":"main"},{"priority":32767,"src":"all","table":"default"}]`)
+		{"priority":1000,"src":"all","l3mdev":null},{"priority":32766,"src":"all","table":"main"},{"priority":32767,"src":"all","table":"default"}]`)
 	if err != nil || len(all) != 1 {
 		t.Fatalf("%+v, %v", all, err)
 	}

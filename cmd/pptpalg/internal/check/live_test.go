@@ -541,6 +541,7 @@ func TestRulesByNFT(t *testing.T) {
 	}{
 		{"all is well", "true", nil, nil, OK, "its rules are loaded"},
 		{"data path queue", "true", queuing, queuing, OK, "its rules are loaded"},
+		{"data path queue beside routing rules of all kinds", routingRules + "ip route del default", queuing, queuing, OK, "its rules are loaded"},
 		{"no rules for GRE", "true", nil, queuing, Problem, "no rule sends it any"},
 		{"accepted before", "iptables -t mangle -I PREROUTING -p tcp -j ACCEPT", nil, nil, OK, "its rules are loaded"},
 		{"another program's before", "iptables -t mangle -I PREROUTING -j NFQUEUE --queue-num 0 --queue-bypass", nil, nil, OK, "its rules are loaded"},
@@ -748,6 +749,45 @@ func TestWithoutPrograms(t *testing.T) {
 			t.Errorf("remedy %q", f.Remedy)
 		}
 	})
+}
+
+// routingRules makes some of each kind, with the one that the kernel makes for VRFs. ip does not
+// take all that it prints.
+const routingRules = `ip rule add priority 1000 l3mdev
+ip rule add priority 70 from 198.51.100.0/24 unreachable
+ip rule add priority 80 to 198.51.100.0/24 goto 32766
+ip rule add priority 90 not fwmark 0xca6c/0xffff lookup 51820
+ip rule add priority 100 lookup main suppress_prefixlength 0
+ip rule add priority 110 oif lan tos 0x10 ipproto tcp sport 1000-2000 dport 1723 lookup 7
+ip rule add priority 120 iif gone uidrange 5-6 lookup 8
+`
+
+// TestCopyRoutingRules: ip lists the same of a copy, beside the rule by which packets go the way
+// that is tried.
+func TestCopyRoutingRules(t *testing.T) {
+	p := gateway(t)
+	sh(t, p, routingRules)
+	list := func(p *netns.Place) (text string) {
+		do(t, p, func() (err error) {
+			text, err = command(t.Context(), "", "ip", "-4", "rule", "list")
+			return err
+		})
+		return strings.ReplaceAll(text, " [detached]", "")
+	}
+	var n network
+	do(t, p, func() (err error) {
+		n, err = newReader(t.Context(), config(t)).network()
+		return err
+	})
+	x, err := newScratch(t.Context(), surroundings{network: n}, layer{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(x.close)
+	sh(t, x.place, fmt.Sprintf("ip rule delete priority 0 lookup %d", hostTable))
+	if diff := cmp.Diff(list(p), list(x.place)); diff != "" {
+		t.Errorf("(-original +copy)\n%s", diff)
+	}
 }
 
 // TestCopy: programs list the same of a copy.

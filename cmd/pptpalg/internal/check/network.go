@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/mdlayher/netlink"
 )
 
 // prefixOf reads an address, or a prefix addr/bits.
@@ -39,7 +41,8 @@ type ipRule struct {
 	IPProto  any // a name, or a number
 	DPort    any // a number
 	Table    string
-	Suppress *int `json:"suppress_prefixlen"`
+	Suppress *int            `json:"suppress_prefixlen"`
+	L3MDev   json.RawMessage // null: the table is the VRF's
 }
 
 // takes reports whether the rule is for control connections alone, to one of the ports.
@@ -76,6 +79,7 @@ type network struct {
 	routes    []route // in all tables but local
 	addresses []host  // of this gateway
 	rules     []ipRule
+	policies  []netlink.Message // all routing rules, as the kernel lists them
 	devs      []string          // that packets are sent by
 	hosts     []host            // that they are sent to
 	elsewhere map[string]string // how something translates that conntrack does not see, by interface
@@ -123,14 +127,15 @@ func (r ipRoute) devices() []string {
 	return slices.DeleteFunc(all, func(dev string) bool { return dev == "" || dev == "lo" })
 }
 
-// readRules reads "ip -json -4 rule show", without the kernel's own three.
+// readRules reads "ip -json -4 rule show", without the kernel's own: three, and one that comes
+// with the first VRF.
 func readRules(text string) ([]ipRule, error) {
 	var listed []ipRule
 	if err := unmarshal(text, &listed); err != nil {
 		return nil, fmt.Errorf("read routing rules: %w", err)
 	}
 	return slices.DeleteFunc(listed, func(r ipRule) bool {
-		return r.Priority == 0 || r.Priority == 32766 || r.Priority == 32767
+		return r.Priority == 0 || r.Priority == 32766 || r.Priority == 32767 || r.L3MDev != nil
 	}), nil
 }
 
@@ -247,13 +252,7 @@ func between(from, to string) string {
 
 // sibling returns the command that makes a routing rule for GRE like one for TCP.
 func (r ipRule) sibling() string {
-	r.IPProto, r.DPort = "gre", nil
-	return shell(append([]string{"ip"}, r.add()...)...)
-}
-
-// add returns the words by which ip makes the rule.
-func (r ipRule) add() []string {
-	words := []string{"rule", "add", "priority", strconv.Itoa(r.Priority)}
+	words := []string{"ip", "rule", "add", "priority", strconv.Itoa(r.Priority)}
 	if r.Src != "" && r.Src != "all" {
 		if r.SrcLen != nil {
 			r.Src += "/" + strconv.Itoa(*r.SrcLen)
@@ -270,17 +269,11 @@ func (r ipRule) add() []string {
 		}
 		words = append(words, "fwmark", mark)
 	}
-	if r.IPProto != nil {
-		words = append(words, "ipproto", fmt.Sprint(r.IPProto))
-	}
-	if r.DPort != nil {
-		words = append(words, "dport", fmt.Sprint(r.DPort))
-	}
-	words = append(words, "lookup", r.Table)
+	words = append(words, "ipproto", "gre", "lookup", r.Table)
 	if r.Suppress != nil {
 		words = append(words, "suppress_prefixlength", strconv.Itoa(*r.Suppress))
 	}
-	return words
+	return shell(words...)
 }
 
 // plain are words that mean nothing but themselves to a shell.

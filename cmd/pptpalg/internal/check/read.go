@@ -497,7 +497,10 @@ func (r *reader) readNetwork() (network, error) {
 	if err := errors.Join(n.readRoutes(routes), n.readLinks(links)); err != nil {
 		return network{}, err
 	}
-	n.rules, err = readRules(policies)
+	if n.rules, err = readRules(policies); err != nil {
+		return network{}, err
+	}
+	n.policies, err = dumpPolicies()
 	return n, err
 }
 

@@ -130,9 +130,6 @@ func (x *scratch) connect(ctx context.Context, s surroundings) error {
 	for _, r := range s.network.routes {
 		lines = append(lines, fmt.Sprintf("route append to %v dev %s table %s", r.prefix, r.dev, orMain(r.table)))
 	}
-	for _, r := range s.network.rules {
-		lines = append(lines, strings.Join(r.add(), " "))
-	}
 	lines = append(lines, fmt.Sprintf("rule add priority 0 lookup %d", hostTable))
 	for _, h := range s.network.hosts {
 		lines = append(lines, fmt.Sprintf("route add to %v dev %s table %d", h.addr, standIn(h.dev), hostTable))
@@ -147,7 +144,7 @@ func (x *scratch) connect(ctx context.Context, s surroundings) error {
 		x.links[dev] = link{hardware: i.HardwareAddr, far: farIndex + i.Index}
 		x.names[uint32(i.Index)] = dev
 	}
-	return nil
+	return copyPolicies(s.network.policies)
 }
 
 // hostTable has the routes to where packets are sent, so that each goes the way that is to
