@@ -56,7 +56,7 @@ type check struct {
 
 func (c check) find(r *reader) Finding {
 	f := c.run(r)
-	f.Check = c.name
+	f.Check, f.Remedy = c.name, carriedOut(f.Remedy)
 	return f
 }
 

@@ -85,13 +85,13 @@ func (f firewall) inner(outside string) bool {
 // untranslated judges a gateway whose rules translate nothing.
 func (f firewall) untranslated() Finding {
 	outside := f.ways[0].outside
-	masquerading := "iptables -t nat -A POSTROUTING -o " + shell(outside) + " -j MASQUERADE"
+	masquerading := f.masquerading(outside)
 	hidden := f.network.hidden(outside)
 	switch {
 	case f.routed():
 		return ok("no rule translates addresses, and those inside are public: calls are followed, and not changed")
 	case outside == "":
-		return warning("iptables -t nat -A POSTROUTING -o WAN -j MASQUERADE, with the outside interface for WAN",
+		return warning(f.masquerading("WAN")+", with the outside interface for WAN",
 			"no rule translates addresses, and no default route says which interface is outside")
 	case hidden != "":
 		return warning(masquerading+", if nothing else translates",
@@ -101,4 +101,12 @@ func (f firewall) untranslated() Finding {
 			"no rule translates addresses: another gateway has to, and to edit PPTP")
 	}
 	return problem(masquerading, "no rule translates addresses: clients behind this gateway have no public one")
+}
+
+// masquerading returns the command that has sources translated on an interface.
+func (f firewall) masquerading(dev string) string {
+	if f.without {
+		return shell("nft", fmt.Sprintf("add table ip nat; add chain ip nat postrouting { type nat hook postrouting priority srcnat; }; add rule ip nat postrouting oifname %q masquerade", dev))
+	}
+	return "iptables -t nat -A POSTROUTING -o " + shell(dev) + " -j MASQUERADE"
 }

@@ -69,13 +69,48 @@ func unchecked(err error) Finding {
 var denied = regexp.MustCompile(`(?i)must be root|permission denied|operation not permitted`)
 
 func remedyOf(err error) string {
+	var program notInstalled
 	switch {
 	case denied.MatchString(err.Error()):
 		return "sudo pptpalg check"
-	case errors.Is(err, exec.ErrNotFound):
-		return "apt-get install -y iptables iproute2"
+	case errors.As(err, &program):
+		return program.install()
 	}
 	return "mend what is said here, and check again"
+}
+
+// notInstalled is a program that is not installed.
+type notInstalled string
+
+func (m notInstalled) Error() string { return fmt.Sprintf("find %s: %v", string(m), exec.ErrNotFound) }
+func (notInstalled) Unwrap() error   { return exec.ErrNotFound }
+
+// install returns the command that installs it.
+func (m notInstalled) install() string {
+	from := "iptables" // with its relatives
+	switch m {
+	case "ip":
+		from = "iproute2"
+	case "nft":
+		from = "nftables"
+	}
+	return "apt-get install -y " + from
+}
+
+// byProgram is a remedy that a program carries out which need not be installed.
+var byProgram = regexp.MustCompile(`^(?:{ )?(ip|nft|iptables|iptables-legacy) `)
+
+// carriedOut returns a remedy with what installs its program, where that is missing.
+func carriedOut(remedy string) string {
+	by := byProgram.FindStringSubmatch(remedy)
+	if by == nil {
+		return remedy
+	}
+	var program notInstalled
+	if _, err := find(by[1]); !errors.As(err, &program) {
+		return remedy
+	}
+	return program.install() + " && " + remedy
 }
 
 // oneLine keeps what programs say from breaking the table.

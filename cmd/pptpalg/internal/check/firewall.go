@@ -12,6 +12,7 @@ import (
 type firewall struct {
 	rules   ruleset
 	network network
+	without bool  // iptables is not installed
 	ways    []way // one at least
 	ports   []uint16
 

@@ -722,6 +722,10 @@ func TestWithoutPrograms(t *testing.T) {
 			t.Errorf("remedy %q", f.Remedy)
 		}
 		wants(t, findIn(t, p, "firewall-gre"), OK, "") // the kernel has the rules all the same
+		sh(t, p, "nft delete table ip nat")
+		f = findIn(t, p, "nat")
+		wants(t, f, Problem, "no rule translates addresses")
+		mend(t, p, f)
 	})
 	t.Run("nft", func(t *testing.T) {
 		wants(t, findIn(t, hide(t, "nft"), "firewall-gre"), OK, "")
@@ -738,14 +742,14 @@ func TestWithoutPrograms(t *testing.T) {
 		}
 		f := findIn(t, p, "firewall-gre")
 		wants(t, f, Problem, "nft ip filter FORWARD: rule with handle ")
-		if !strings.HasPrefix(f.Remedy, "nft 'insert rule ip filter FORWARD ") {
+		if !strings.HasPrefix(f.Remedy, "apt-get install -y nftables && nft 'insert rule ip filter FORWARD ") {
 			t.Errorf("remedy %q", f.Remedy)
 		}
 	})
 	t.Run("ip", func(t *testing.T) {
 		f := findIn(t, hide(t, "ip"), "firewall-gre")
 		wants(t, f, Unchecked, "find ip")
-		if f.Remedy != "apt-get install -y iptables iproute2" {
+		if f.Remedy != "apt-get install -y iproute2" {
 			t.Errorf("remedy %q", f.Remedy)
 		}
 	})

@@ -517,8 +517,9 @@ func (r *reader) readFirewall() (firewall, error) {
 	if err != nil {
 		return firewall{}, err
 	}
+	_, without := find("iptables")
 	f := firewall{
-		network: n, ports: r.cfg.Rules.Ports, set: r.cfg.Set, reload: r.cfg.Load, bound: bound,
+		network: n, without: without != nil, ports: r.cfg.Rules.Ports, set: r.cfg.Set, reload: r.cfg.Load, bound: bound,
 		gre: greRules{queued: r.queued(), load: r.loads(), data: r.cfg.Rules.Data},
 	}
 	if err := r.judge(&f); err != nil {
@@ -774,7 +775,7 @@ func find(name string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("find %s: %w", name, exec.ErrNotFound)
+	return "", notInstalled(name)
 }
 
 // port reads one; what is left out is def.
