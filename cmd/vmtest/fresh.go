@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,12 +26,30 @@ type fresh struct {
 	scenes   string // a regular expression of the walk's functions, "" for all
 }
 
-// freshRelease is the Debian of the machine, and freshPackages what is on it beside what
-// every Debian has: what pptpalg needs, systemd, peers to call, and firewalls that own the rule set.
+// freshRelease is the Debian of the machines, and freshPackages what is on them beside what
+// every Debian has: systemd, what the walk needs, and peers to call.
 const (
 	freshRelease  = "bookworm"
-	freshPackages = "systemd,systemd-sysv,dbus,apt,iproute2,kmod,iptables,nftables,procps,iputils-ping,ppp,pptp-linux,pptpd,firewalld,shorewall"
+	freshPackages = "systemd,systemd-sysv,dbus,apt,iproute2,kmod,procps,iputils-ping,ppp,pptp-linux,pptpd"
 )
+
+// debian is a system that the walk is done on.
+type debian struct {
+	packages string   // on it
+	starts   []string // of the machine
+	scenes   []string // functions of the walk that are done there if they are asked for
+}
+
+// debians are one with firewalls that own the rule set, and one without a program that loads
+// rules, whose systemd-networkd masquerades.
+var debians = []debian{
+	{
+		packages: freshPackages + ",iptables,nftables,firewalld,shorewall",
+		starts:   []string{"first", "second"},
+		scenes:   []string{"newcomer", "fast", "crash", "configuration", "broken", "fast_at_start", "old_hand", "behind_firewalld", "behind_shorewall"},
+	},
+	{packages: freshPackages + ",udev", starts: []string{"only"}, scenes: []string{"without_programs"}},
+}
 
 // The walk is what is done on the machine, before and after its restart.
 var (
@@ -43,9 +63,31 @@ var (
 // kernel passes on what it does not know of its command line.
 const asFresh = "VMTEST_FRESH"
 
-// run makes the machine's disk, and has the machine start twice.
+// run has the walk done on each system that has one of the scenes.
 func (f fresh) run(ctx context.Context, within time.Duration) error {
-	system, err := f.system(ctx)
+	wanted, err := regexp.Compile(f.scenes)
+	if err != nil {
+		return fmt.Errorf("read scenes: %w", err)
+	}
+	ran := false
+	for _, d := range debians {
+		if !slices.ContainsFunc(d.scenes, wanted.MatchString) {
+			continue
+		}
+		ran = true
+		if err := f.walk(ctx, d, within); err != nil {
+			return err
+		}
+	}
+	if !ran {
+		return fmt.Errorf("no scene is named %q", f.scenes)
+	}
+	return nil
+}
+
+// walk makes a machine's disk, and has the machine start.
+func (f fresh) walk(ctx context.Context, d debian, within time.Duration) error {
+	system, err := f.system(ctx, d.packages)
 	if err != nil {
 		return err
 	}
@@ -61,7 +103,7 @@ func (f fresh) run(ctx context.Context, within time.Duration) error {
 		return fmt.Errorf("prepare root: %w", err)
 	}
 	m := machine{kernel: f.kernel, program: "/dev/null", accel: f.accel, scenes: f.scenes, root: root}
-	for _, part := range []string{"first", "second"} {
+	for _, part := range d.starts {
 		started := time.Now()
 		if err := m.run(ctx, within); err != nil {
 			return fmt.Errorf("%s start: %w", part, err)
@@ -71,9 +113,9 @@ func (f fresh) run(ctx context.Context, within time.Duration) error {
 	return nil
 }
 
-// system returns a tar of the clean system, made by the first run and kept.
-func (f fresh) system(ctx context.Context) (string, error) {
-	name := filepath.Join(f.cache, freshRelease+"_"+strings.ReplaceAll(freshPackages, ",", "+")+".tar")
+// system returns a tar of a clean system, made by the first run and kept.
+func (f fresh) system(ctx context.Context, packages string) (string, error) {
+	name := filepath.Join(f.cache, freshRelease+"_"+strings.ReplaceAll(packages, ",", "+")+".tar")
 	if _, err := os.Stat(name); err == nil {
 		return name, nil
 	}
@@ -84,7 +126,7 @@ func (f fresh) system(ctx context.Context) (string, error) {
 	}
 	defer os.RemoveAll(part)
 	tar := filepath.Join(part, "system.tar")
-	if err := output(ctx, nil, "mmdebstrap", "--quiet", "--variant=essential", "--include="+freshPackages, freshRelease, tar); err != nil {
+	if err := output(ctx, nil, "mmdebstrap", "--quiet", "--variant=essential", "--include="+packages, freshRelease, tar); err != nil {
 		return "", err
 	}
 	return name, os.Rename(tar, name)

@@ -4,9 +4,29 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
+
+// Each scene of the walk is known, so that it can be asked for, and each one that is known is a
+// function of the walk.
+func TestFreshScenes(t *testing.T) {
+	known := map[string]bool{}
+	for _, d := range debians {
+		for _, name := range d.scenes {
+			known[name] = true
+			if !strings.Contains(walk, "\n"+name+"() {") {
+				t.Errorf("the walk has no %s", name)
+			}
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)^\s*scene (\w+)$`).FindAllStringSubmatch(walk, -1) {
+		if !known[m[1]] {
+			t.Errorf("no system has scene %s", m[1])
+		}
+	}
+}
 
 // What is put into the root is complete, and the walk is a shell's.
 func TestPrepareFresh(t *testing.T) {

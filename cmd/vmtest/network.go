@@ -24,7 +24,6 @@ import (
 type network struct {
 	*lab.Network
 	trial
-	tenant  bool     // the clients' network is in a VRF, and the gateway has no firewall
 	outside int      // hosts; 0 is two
 	flags   []string // the daemon's, beside what the trial says
 	humble  bool     // the daemon is not root: see humbly
@@ -57,7 +56,7 @@ func (n *network) end(err error) error {
 
 // build makes the network and starts the server.
 func (n *network) build() error {
-	l, err := lab.New(lab.Options{Inside: len(n.callers), Outside: cmp.Or(n.outside, 2), Masquerade: true, Firewall: !n.tenant})
+	l, err := lab.New(lab.Options{Inside: len(n.callers), Outside: cmp.Or(n.outside, 2), Masquerade: true, Firewall: true})
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -11,7 +12,7 @@ import (
 // inVRF puts the clients' network into a VRF, with routes that leak both ways. A packet of
 // theirs then passes PREROUTING twice, and the kernel frees what is queued the second time.
 func (tr trial) inVRF() (err error) {
-	n := &network{trial: tr, log: new(lab.Log), tenant: true} // what is forwarded comes from the VRF's device
+	n := &network{trial: tr, log: new(lab.Log)}
 	defer func() { err = n.end(err) }()
 	for _, step := range []func() error{n.build, n.makeVRF, n.startDaemon, n.leftAlone, n.calls, n.renameVRF, n.strangers} {
 		if err := step(); err != nil {
@@ -22,8 +23,16 @@ func (tr trial) inVRF() (err error) {
 }
 
 func (n *network) makeVRF() error {
-	return n.ip("link add tenant type vrf table 100", "link set tenant up", "link set lan master tenant",
-		"route add 203.0.113.0/24 dev wan table 100", "route add 10.77.0.0/24 dev tenant")
+	return errors.Join(n.forwardFrom("tenant"),
+		n.ip("link add tenant type vrf table 100", "link set tenant up", "link set lan master tenant",
+			"route add 203.0.113.0/24 dev wan table 100", "route add 10.77.0.0/24 dev tenant"))
+}
+
+// forwardFrom has the firewall accept what comes from a VRF. To FORWARD, the VRF's device is the
+// interface by which it came.
+func (n *network) forwardFrom(dev string) error {
+	_, err := n.Gateway.Run(context.Background(), "iptables", "-A", "FORWARD", "-i", dev, "-o", "wan", "-j", "ACCEPT")
+	return err
 }
 
 func (n *network) ip(lines ...string) error {
@@ -38,8 +47,8 @@ func (n *network) ip(lines ...string) error {
 // renameVRF renames the VRF's device, and makes another one. Rules that know such devices by
 // name follow: connections work, and no rule was missing.
 func (n *network) renameVRF() error {
-	err := n.ip("link set tenant down", "link set tenant name customer", "link set customer up",
-		"route add 10.77.0.0/24 dev customer", "link add later type vrf table 101")
+	err := errors.Join(n.forwardFrom("customer"), n.ip("link set tenant down", "link set tenant name customer", "link set customer up",
+		"route add 10.77.0.0/24 dev customer", "link add later type vrf table 101"))
 	if err != nil {
 		return err
 	}

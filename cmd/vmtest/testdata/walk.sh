@@ -389,6 +389,10 @@ behind_shorewall() {
 	shorewall clear >/dev/null
 }
 
+purged() {
+	ls -d /etc/pptpalg /etc/default/pptpalg /run/pptpalg /run/pptpalg-bpf /etc/systemd/system/multi-user.target.wants/pptpalg.service 2>/dev/null && fail "this is left"
+}
+
 old_hand() {
 	step "after a restart of the machine"
 	want active systemctl is-active pptpalg
@@ -411,10 +415,78 @@ old_hand() {
 	nothing_attached
 	await pings c1
 	apt-get -qq purge pptpalg >/tmp/apt.log 2>&1 || fail "apt-get purge"
-	ls -d /etc/pptpalg /etc/default/pptpalg /run/pptpalg /run/pptpalg-bpf /etc/systemd/system/multi-user.target.wants/pptpalg.service 2>/dev/null && fail "this is left"
+	purged
 	end PASS poweroff
 }
 
+# page PATH: what the daemon serves there
+page() { bash -c 'exec 3<>/dev/tcp/127.0.0.1/9723 && printf "GET $1 HTTP/1.0\r\n\r\n" >&3 && cat <&3' page "$1"; }
+
+# masquerading has systemd-networkd translate, for which it needs no program
+masquerading() {
+	printf '[Match]\nName=lan0\n[Network]\nAddress=10.0.0.1/24\nIPMasquerade=ipv4\nConfigureWithoutCarrier=yes\n' >/etc/systemd/network/lan0.network
+	printf '[Match]\nName=wan0\n[Network]\nAddress=198.51.100.1/24\nGateway=198.51.100.254\n' >/etc/systemd/network/wan0.network
+	systemctl start systemd-networkd || fail "systemd-networkd"
+}
+
+says() { pptpalg check | grep -q "$1"; }
+
+# without_programs: neither iptables nor nft is there, nor needed
+without_programs() {
+	step "install without iptables and nft"
+	apt-get -qq install /old.deb >/tmp/apt.log 2>&1 || fail "apt-get install" "$(cat /tmp/apt.log)"
+	command -v iptables nft && fail "the package brings a program along"
+	want active systemctl is-active pptpalg
+	network
+	peers
+	want "apt-get install -y nftables && nft " pptpalg check
+	printf 'net.netfilter.nf_conntrack_acct=1\n' >/etc/sysctl.d/pptpalg.conf
+	echo nf_conntrack >/etc/modules-load.d/pptpalg.conf
+	systemctl restart systemd-modules-load systemd-sysctl
+	masquerading
+	await says "sources are translated"
+	content
+
+	step "two calls with the same Call ID"
+	both
+	first working
+	content
+	want '"10.0.0.10' page /api/calls
+	want '200 OK' page /
+	want '200 OK' page /-/ready
+
+	step "rules removed"
+	pptpalg rules unload || fail "rules unload"
+	await sh -c 'journalctl -u pptpalg -o cat | grep -q "firewall rules are loaded again"'
+	await says "its rules are loaded"
+	await pings c1
+	hangup
+
+	step "data path queue"
+	over queue
+	both
+	content
+	hangup
+	over auto
+
+	step "upgrade under calls"
+	both
+	dpkg -i /new.deb >/tmp/dpkg.log 2>&1 </dev/null || fail "dpkg -i"
+	want 10.0.0.11/7 pptpalg calls
+	pings c2 >/dev/null || fail "a call has not outlived the upgrade"
+	content
+	want "iptables is not installed" pptpalg check --rules iptables
+
+	step "remove and purge"
+	apt-get -qq purge pptpalg >/tmp/apt.log 2>&1 || fail "apt-get purge" "$(cat /tmp/apt.log)"
+	purged
+	pings c1 >/dev/null || fail "a call needs the package"
+	end PASS poweroff
+}
+
+if ! command -v nft >/dev/null; then
+	scene without_programs
+fi
 if [ -e /restarted ]; then
 	old_hand
 fi
