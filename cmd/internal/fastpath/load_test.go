@@ -170,6 +170,40 @@ func TestAdopted(t *testing.T) {
 	})
 }
 
+// TestClosed: whoever still uses a table when it is closed is told, and touches no memory
+// that is gone. The fast path goes on.
+func TestClosed(t *testing.T) {
+	m := modes[0]
+	r := newFastRig(t, m, time.Hour)
+	r.learn(t, outward, 0, 100, 0)
+	closed, f := r.table, flow(outward, 0)
+	for range 2 {
+		if err := closed.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	_, attachedErr := closed.Attached()
+	for what, err := range map[string]error{
+		"Install": closed.Install(f), "Changed": closed.Changed(), "Refresh": closed.Refresh(r.ports(m)), "Attached": attachedErr,
+	} {
+		if !errors.Is(err, os.ErrClosed) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	closed.Retain(func(calls.Flow) bool { return false })
+	carried, there := closed.Traffic(f)
+	if removed := closed.Remove(f); there || carried != (calls.Traffic{}) || removed != carried {
+		t.Errorf("it tells of %+v, there: %v, removed: %+v", carried, there, removed)
+	}
+	if s := closed.Stats(); s.Loaded || s.Flows != 0 || len(s.Packets) == 0 {
+		t.Errorf("it tells of %+v", s)
+	}
+	r.table = r.open(t)
+	if _, fast := r.pass(t, outward, 0, r.packet(outward, 0)); !fast {
+		t.Error("the fast path has ended with its table")
+	}
+}
+
 // TestOther replaces pinned maps that do not fit. The daemon moves its flows to the new ones,
 // with what they have carried.
 func TestOther(t *testing.T) {

@@ -15,12 +15,13 @@ import (
 	"pptpalg/cmd/internal/fastpath/ports"
 )
 
-// Table is the daemon's side of the fast path. Any goroutine may use it.
+// Table is the daemon's side of the fast path. Any goroutine may use it. A table that is
+// closed does nothing and tells of nothing; its errors are os.ErrClosed.
 type Table struct {
 	dir string // of the network namespace
 
 	mu     sync.Mutex // guards what follows
-	maps   *pinned
+	maps   *pinned    // nil: closed
 	places *places
 	asked  time.Time                // when retired maps were last looked at
 	left   map[translation]struct{} // flows that found no place
@@ -50,12 +51,21 @@ func (t *Table) use(s *pinned) {
 // patience is how often the successor of retired maps is looked for.
 const patience = time.Second
 
-// follow moves to the maps that have replaced these. The caller holds mu.
-func (t *Table) follow() {
-	if !t.maps.retired() || time.Since(t.asked) < patience {
-		return
+// open reports whether the table is open. If other maps have replaced its own, it moves to
+// them. The caller holds mu.
+func (t *Table) open() bool {
+	if t.maps == nil {
+		return false
 	}
-	t.asked = time.Now()
+	if t.maps.retired() && time.Since(t.asked) >= patience {
+		t.asked = time.Now()
+		t.follow()
+	}
+	return true
+}
+
+// follow moves to the maps that have replaced these, if there are any. The caller holds mu.
+func (t *Table) follow() {
 	s, err := openPinned(filepath.Join(t.dir, mapsDir), mapPins)
 	if err != nil {
 		return // nothing is loaded
@@ -83,7 +93,9 @@ func (t *Table) Install(f calls.Flow) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.follow()
+	if !t.open() {
+		return os.ErrClosed
+	}
 	err := t.places.put(x, carried{})
 	if err == nil {
 		delete(t.left, x)
@@ -104,7 +116,9 @@ func (t *Table) Remove(f calls.Flow) calls.Traffic {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.follow()
+	if !t.open() {
+		return calls.Traffic{}
+	}
 	delete(t.left, x)
 	at := t.places.found(x)
 	if at == none {
@@ -122,7 +136,9 @@ func (t *Table) Traffic(f calls.Flow) (calls.Traffic, bool) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.follow()
+	if !t.open() {
+		return calls.Traffic{}, false
+	}
 	at := t.places.found(x)
 	if at == none {
 		return calls.Traffic{}, false
@@ -139,7 +155,9 @@ func (c carried) traffic() calls.Traffic {
 func (t *Table) Retain(needed func(calls.Flow) bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.follow()
+	if !t.open() {
+		return
+	}
 	t.places.all(func(at uint32) bool {
 		if !needed(t.places.translation(at).flow()) {
 			t.places.free(at) // what may be left of it is swept below
@@ -174,7 +192,9 @@ func (t *Table) sweep() {
 func (t *Table) Changed() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.follow()
+	if !t.open() {
+		return os.ErrClosed
+	}
 	t.maps.changed()
 	return nil
 }
@@ -187,7 +207,9 @@ var ErrNotAttached = errors.New("the fast path is not attached")
 func (t *Table) Refresh(all []ports.Port) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.follow()
+	if !t.open() {
+		return os.ErrClosed
+	}
 	have, err := t.maps.ports()
 	if err != nil {
 		return err
@@ -227,7 +249,9 @@ func numberOf(all []fastpathPort, index int) int {
 func (t *Table) Attached() ([]Attached, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.follow()
+	if !t.open() {
+		return nil, os.ErrClosed
+	}
 	if t.maps.retired() {
 		return nil, os.ErrNotExist
 	}
@@ -242,7 +266,10 @@ func (t *Table) Attached() ([]Attached, error) {
 func (t *Table) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.maps.close()
+	if t.maps != nil {
+		t.maps.close()
+	}
+	t.maps, t.places = nil, nil // what they map is gone
 	return nil
 }
 
@@ -279,7 +306,9 @@ func refused(s *Stats) map[string]uint64 { return s.Refused }
 func (t *Table) Stats() Stats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.follow()
+	if !t.open() {
+		return Nothing()
+	}
 	s := Stats{
 		Loaded: !t.maps.retired(), Places: len(t.places.flows), Flows: t.places.used, Without: len(t.left),
 		Interval: time.Duration(t.maps.interval()) << 20,

@@ -28,8 +28,6 @@ type Tended struct {
 	now    atomic.Pointer[loaded]         // nil: the kernel alone
 	ahead  atomic.Pointer[datapath.Ports] // as the last look found them
 
-	using sync.RWMutex // held while the fast path is read, so that Close waits
-
 	// Of the goroutine that looks after the fast path, and of Tend before it runs.
 	tender tender
 }
@@ -84,15 +82,11 @@ func (t *Tended) Snapshot(have datapath.Flows, known []calls.Flow, wanted func(*
 }
 
 func (t *Tended) View(have datapath.Flows, wanted func(*conntrack.Stray) bool) ([]conntrack.Stray, error) {
-	t.using.RLock()
-	defer t.using.RUnlock()
 	return t.path().View(have, wanted)
 }
 
 // Close leaves the fast path, so that calls go on.
 func (t *Tended) Close() error {
-	t.using.Lock()
-	defer t.using.Unlock()
 	if p := t.now.Swap(nil); p != nil {
 		return p.Close()
 	}
@@ -101,8 +95,6 @@ func (t *Tended) Close() error {
 
 // changed has the kernel decide on all flows anew.
 func (t *Tended) changed() {
-	t.using.RLock()
-	defer t.using.RUnlock()
 	p := t.now.Load()
 	if p == nil {
 		return
@@ -113,8 +105,6 @@ func (t *Tended) changed() {
 }
 
 func (t *Tended) figures() datapath.Figures {
-	t.using.RLock()
-	defer t.using.RUnlock()
 	s := fastpath.Nothing()
 	if p := t.now.Load(); p != nil {
 		s = p.table.Stats()
