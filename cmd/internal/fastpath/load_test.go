@@ -376,8 +376,8 @@ func TestPortsChange(t *testing.T) {
 		if n := r.attachedTo(t, r.lan.Index, "lan"); n != 0 {
 			t.Errorf("lan has %d programs", n)
 		}
-		if err := r.table.Refresh(all); !errors.Is(err, ErrNotAttached) || !strings.Contains(err.Error(), "lan") {
-			t.Errorf("refresh: %v", err)
+		if err := r.table.Refresh(all); err != nil {
+			t.Errorf("refresh without a port: %v", err)
 		}
 		if frames, fast := r.pass(t, outward, 0, r.packet(outward, 0)); len(frames) != 1 || fast {
 			t.Errorf("without a port: %d arrived, by the fast path: %v", len(frames), fast)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -199,11 +198,8 @@ func (t *Table) Changed() error {
 	return nil
 }
 
-// ErrNotAttached is that an interface is wanted and only Load can attach it.
-var ErrNotAttached = errors.New("the fast path is not attached")
-
-// Refresh takes note of the ports' present link addresses. It fails with ErrNotAttached if
-// an interface is not attached, as it is new or was away.
+// Refresh takes note of the ports' present link addresses. Those that are not attached are
+// for Load.
 func (t *Table) Refresh(all []ports.Port) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -214,23 +210,15 @@ func (t *Table) Refresh(all []ports.Port) error {
 	if err != nil {
 		return err
 	}
-	var missing []string
 	for _, p := range all {
-		if !p.XDP && !p.TC {
-			continue
-		}
 		n := numberOf(have, p.Index)
 		if n < 0 {
-			missing = append(missing, p.Name)
 			continue
 		}
 		if now := have[n]; len(p.MAC) == len(now.Mac) && now.Mac != [6]uint8(p.MAC) {
 			now.Mac = [6]uint8(p.MAC)
 			err = errors.Join(err, t.maps.setPort(n, now))
 		}
-	}
-	if len(missing) > 0 {
-		err = errors.Join(err, fmt.Errorf("%s: %w", strings.Join(missing, ", "), ErrNotAttached))
 	}
 	return err
 }

@@ -24,6 +24,8 @@ import (
 type Tended struct {
 	cfg    Config
 	log    *slog.Logger
+	clock  func() time.Time
+	root   bool // the process may load programs
 	kernel *kernel.Path
 	now    atomic.Pointer[loaded]         // nil: the kernel alone
 	ahead  atomic.Pointer[datapath.Ports] // as the last look found them
@@ -40,9 +42,9 @@ type loaded struct {
 
 // Tend returns the data path. It has loaded or opened the fast path, or logged why not.
 func Tend(k *kernel.Path, cfg Config, log *slog.Logger) *Tended {
-	t := &Tended{cfg: cfg, log: log, kernel: k}
+	t := &Tended{cfg: cfg, log: log, clock: time.Now, root: root(), kernel: k}
 	t.ahead.Store(&datapath.Ports{})
-	if chosen, err := ports.Choose(cfg.Mode, cfg.Only); err == nil && root() {
+	if chosen, err := ports.Choose(cfg.Mode, cfg.Only); err == nil && t.root {
 		t.ensure(chosen, "", nil) // also what is loaded may be of an older release
 	}
 	t.look()

@@ -13,20 +13,28 @@ import (
 	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
-// again is how long to wait before what did not help is tried again, and askedAgain before
-// others are asked again: systemd may miss a request while it carries out another one.
+// again is how long to wait before what did not help is tried again. Others are asked again
+// after askedAgain, and then after twice as long each time: systemd may miss a request while
+// it carries out another one, or may not be able to do it.
 const (
 	again      = 5 * time.Minute
 	askedAgain = 15 * time.Second
 )
 
+// grace is how long those who were asked may take before the log says what is missing.
+const grace = 10 * time.Second
+
 // tender is what the looks at the fast path remember.
 type tender struct {
-	why      string // the last reason that was logged
-	lacking  string // what was missing at the last look
-	tried    string // what was to be loaded when that was tried or asked for last
+	why      string    // the last reason that was logged
+	absent   error     // why the fast path cannot be opened; nil: it is open
+	since    time.Time // when something began to be missing; zero: nothing is
+	lacking  string    // what was missing at the last look
+	told     string    // what was missing when the log said so last
+	tried    string    // what was to be loaded when that was tried or asked for last
 	triedAt  time.Time
-	unloaded bool // somebody has unloaded it while it was in use: it stays so until somebody loads it
+	pause    time.Duration // before that is tried or asked for again
+	unloaded bool          // somebody has unloaded it while it was in use: it stays so until somebody loads it
 }
 
 // look finds out what the fast path is and what it should be, and does what it can about the
@@ -71,10 +79,8 @@ func (t *Tended) attached() []fastpath.Attached {
 // open opens what is loaded.
 func (t *Tended) open() *loaded {
 	table, err := fastpath.Open(t.cfg.Dir)
+	t.tender.absent = err
 	if err != nil {
-		if !root() {
-			t.complain("no fast path: the kernel forwards all packets", notThere(err))
-		}
 		return nil
 	}
 	p := &loaded{New(t.kernel, table), table}
@@ -84,16 +90,10 @@ func (t *Tended) open() *loaded {
 
 // ensure loads the fast path, or asks for it.
 func (t *Tended) ensure(chosen []ports.Port, lacks string, missing []string) {
-	plan := describe(chosen) + lacks
-	pause := again
-	if !root() {
-		pause = askedAgain
-	}
-	if t.tender.unloaded || plan == t.tender.tried && time.Since(t.tender.triedAt) < pause {
+	if t.tender.unloaded || !t.due(describe(chosen)+lacks) {
 		return
 	}
-	t.tender.tried, t.tender.triedAt = plan, time.Now()
-	if !root() {
+	if !t.root {
 		t.request(missing)
 		return
 	}
@@ -106,6 +106,24 @@ func (t *Tended) ensure(chosen []ports.Port, lacks string, missing []string) {
 	if done.Why != "" {
 		t.log.Warn("the flows of an earlier fast path are forwarded by the kernel until it has decided on them anew", "why", done.Why)
 	}
+}
+
+// due reports whether to load what is planned, or to ask for it: a new plan at once, and one
+// that did not help after a pause.
+func (t *Tended) due(plan string) bool {
+	d, now := &t.tender, t.clock()
+	switch {
+	case plan != d.tried && t.root:
+		d.pause = again
+	case plan != d.tried:
+		d.pause = askedAgain
+	case now.Sub(d.triedAt) < d.pause:
+		return false
+	default:
+		d.pause = min(2*d.pause, again)
+	}
+	d.tried, d.triedAt = plan, now
+	return true
 }
 
 // request asks whoever watches the file to load the fast path.
@@ -142,17 +160,38 @@ func (t *Tended) take(chosen []ports.Port, attached []fastpath.Attached) {
 
 // tell logs what has changed since the last look.
 func (t *Tended) tell(now datapath.Ports, missing []string) {
-	lacks := strings.Join(missing, ", ")
-	switch was := t.tender.lacking; {
-	case t.now.Load() == nil || lacks == was:
-	case lacks != "" && root():
-		t.log.Warn("interfaces cannot be attached to the fast path: the kernel forwards their packets", "interfaces", lacks)
-	case lacks != "":
-		t.log.Warn("interfaces are not on the fast path: the kernel forwards their packets until \"pptpalg fastpath load\" is run as root", "interfaces", lacks)
-	default:
+	d, lacks := &t.tender, strings.Join(missing, ", ")
+	was, absent := d.lacking, d.absent != nil
+	d.lacking = lacks
+	overdue := t.overdue(absent || lacks != "")
+	switch {
+	case absent && overdue && !(t.root && errors.Is(d.absent, os.ErrNotExist)): // or it has said why it cannot load it
+		t.complain("no fast path: the kernel forwards all packets", notThere(d.absent))
+	case absent, d.unloaded:
+	case lacks == "" && was != "":
 		t.log.Info("all interfaces are on the fast path that are to be", "xdp", now.XDP, "tc", now.TC)
+		d.told = ""
+	case lacks == d.told || !overdue:
+	case t.root:
+		t.log.Warn("interfaces cannot be attached to the fast path: the kernel forwards their packets", "interfaces", lacks)
+		d.told = lacks
+	default:
+		t.log.Warn("interfaces are not on the fast path: the kernel forwards their packets until \"pptpalg fastpath load\" is run as root", "interfaces", lacks)
+		d.told = lacks
 	}
-	t.tender.lacking = lacks
+}
+
+// overdue reports whether something has been missing for so long that the log is to say so.
+// Who may load has done what can be done; others have asked, and wait.
+func (t *Tended) overdue(missing bool) bool {
+	d, now := &t.tender, t.clock()
+	switch {
+	case !missing:
+		d.since = time.Time{}
+	case d.since.IsZero():
+		d.since = now
+	}
+	return missing && (t.root || now.Sub(d.since) >= grace)
 }
 
 // complain logs why something is not to be had, once for each reason.

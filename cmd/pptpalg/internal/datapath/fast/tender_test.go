@@ -1,10 +1,17 @@
 package fast
 
 import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"pptpalg/cmd/internal/fastpath"
 	"pptpalg/cmd/internal/fastpath/ports"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 func TestDifference(t *testing.T) {
@@ -42,5 +49,92 @@ func TestDifference(t *testing.T) {
 	}
 	if got, want := Summary(attached(both, tc, down)), "a xdp+tc, b tc"; got != want {
 		t.Errorf("summary %q, want %q", got, want)
+	}
+}
+
+// TestTell: who has asked for interfaces to be attached waits before it warns, and tells when
+// all are attached.
+func TestTell(t *testing.T) {
+	const (
+		lacks     = "interfaces are not on the fast path"
+		cannot    = "interfaces cannot be attached"
+		all       = "all interfaces are on the fast path"
+		notLoaded = "it is not loaded"
+	)
+	other := errors.New("permission denied")
+	type look struct {
+		after    time.Duration // the one before
+		absent   error
+		unloaded bool
+		missing  string
+		want     string
+	}
+	for _, row := range []struct {
+		name  string
+		root  bool
+		looks []look
+	}{
+		{"gone and back under systemd", false, []look{{}, {missing: "lan"}, {after: 2 * time.Second, missing: "lan"}, {after: 2 * time.Second, want: all}, {after: grace}}},
+		{"nobody attaches it", false, []look{{missing: "lan"}, {after: grace - 1, missing: "lan"}, {after: 1, missing: "lan", want: lacks}, {after: time.Hour, missing: "lan"}, {after: 1, want: all}}},
+		{"gone again", false, []look{{missing: "lan"}, {after: grace, want: all}, {after: 1, missing: "lan"}, {after: grace - 1, missing: "lan"}, {after: 1, missing: "lan", want: lacks}}},
+		{"another one", false, []look{{missing: "lan"}, {after: grace, missing: "lan", want: lacks}, {after: 1, missing: "lan, ppp0", want: "lan, ppp0"}}},
+		{"who may cannot", true, []look{{missing: "lan", want: cannot}, {after: grace, missing: "lan"}, {after: 1, want: all}}},
+		{"loaded soon", false, []look{{absent: os.ErrNotExist, missing: "lan"}, {after: 2 * time.Second, want: all}}},
+		{"never loaded", false, []look{{absent: os.ErrNotExist, missing: "lan"}, {after: grace, absent: os.ErrNotExist, missing: "lan", want: notLoaded}, {after: grace, absent: os.ErrNotExist, missing: "lan"}}},
+		{"never loaded, and no interface", false, []look{{absent: os.ErrNotExist}, {after: grace, absent: os.ErrNotExist, want: notLoaded}}},
+		{"not to be opened", false, []look{{absent: other}, {after: grace, absent: other, want: "permission denied"}}},
+		{"not to be opened by root", true, []look{{absent: other, want: "permission denied"}}},
+		{"why root cannot load it is told", true, []look{{absent: os.ErrNotExist, missing: "lan"}}},
+		{"unloaded", false, []look{{unloaded: true, missing: "lan"}, {after: time.Hour, unloaded: true, missing: "lan"}, {after: 1, want: all}}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			now, said := time.Unix(0, 0), new(bytes.Buffer)
+			d := &Tended{clock: func() time.Time { return now }, root: row.root, log: slog.New(slog.NewTextHandler(said, nil))}
+			for i, l := range row.looks {
+				now = now.Add(l.after)
+				said.Reset()
+				d.tender.absent, d.tender.unloaded = l.absent, l.unloaded
+				var missing []string
+				if l.missing != "" {
+					missing = strings.Split(l.missing, ", ")
+				}
+				d.tell(datapath.Ports{}, missing)
+				if got := said.String(); !strings.Contains(got, l.want) || l.want == "" && got != "" {
+					t.Errorf("look %d: it says %q, want %q", i, got, l.want)
+				}
+			}
+		})
+	}
+}
+
+// TestDue: a plan is carried out at once, and again after pauses that grow.
+func TestDue(t *testing.T) {
+	type try struct {
+		after time.Duration // the one before
+		plan  string
+		want  bool
+	}
+	for _, row := range []struct {
+		name string
+		root bool
+		try  []try
+	}{
+		{"asks", false, []try{
+			{0, "a", true}, {2 * time.Second, "a", false}, {13 * time.Second, "a", true}, {29 * time.Second, "a", false}, {time.Second, "a", true}, {time.Minute, "a", true},
+			{2 * time.Minute, "a", true}, {4 * time.Minute, "a", true}, {5*time.Minute - 1, "a", false}, {1, "a", true}, {5 * time.Minute, "a", true},
+		}},
+		{"something else", false, []try{{0, "a", true}, {askedAgain, "a", true}, {1, "b", true}, {askedAgain, "b", true}, {1, "a", true}}},
+		{"does it", true, []try{{0, "a", true}, {askedAgain, "a", false}, {again - askedAgain, "a", true}, {again - 1, "a", false}, {1, "b", true}}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			now := time.Unix(1000, 0)
+			d := &Tended{clock: func() time.Time { return now }, root: row.root}
+			for i, try := range row.try {
+				now = now.Add(try.after)
+				if got := d.due(try.plan); got != try.want {
+					t.Errorf("try %d, %q: %v, want %v", i, try.plan, got, try.want)
+				}
+			}
+		})
 	}
 }
