@@ -18,6 +18,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"pptpalg/cmd/internal/fastpath/ports"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 )
@@ -347,6 +348,45 @@ func testFastPathUnload(t *testing.T, g *testGateway, path string) {
 		t.Errorf("%d programs are attached", n)
 	}
 	exchange(t, calls...)
+}
+
+// TestFastPathStatus: without flags it compares with what the running daemon wants, and else
+// with the settings. What is loaded is shown in either case.
+func TestFastPathStatus(t *testing.T) {
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
+	status := func(wantMode ports.Mode, wantBy wantedBy, wantLan fastPort, wantText string, args ...string) {
+		t.Helper()
+		var st fastStatus
+		args = append([]string{"status", "--state-dir", g.state}, args...)
+		must(t, json.Unmarshal([]byte(g.fastpath(append(args, "--json")...)), &st))
+		if st.Mode != wantMode || st.WantedBy != wantBy {
+			t.Errorf("%q: mode %q, wanted by %q, want %q by %q", args, st.Mode, st.WantedBy, wantMode, wantBy)
+		}
+		i := slices.IndexFunc(st.Interfaces, func(p fastPort) bool { return p.Name == wantLan.Name })
+		if wantLan.Attached == "none" && i < 0 {
+			i, st.Interfaces = 0, []fastPort{wantLan}
+		}
+		if i < 0 || st.Interfaces[i].Wanted != wantLan.Wanted || st.Interfaces[i].Attached != wantLan.Attached {
+			t.Errorf("%q: interfaces %+v, want %+v", args, st.Interfaces, wantLan)
+		}
+		if text := strings.Join(strings.Fields(g.fastpath(args...)), " "); !strings.HasPrefix(text, wantText) {
+			t.Errorf("%q: it says %q, want %q", args, text, wantText)
+		}
+	}
+	lan := func(wanted, attached string) fastPort {
+		return fastPort{Name: "lan", Wanted: wanted, Attached: attached}
+	}
+	status("off", bySettings, lan("none", "none"), "fast path off, not loaded wanted by the settings; no daemon is running")
+	g.startFast("tc", "--fastpath-interfaces", "lan,wan")
+	status("tc", byDaemon, lan("tc", "tc"), "fast path tc, loaded wanted by the running daemon INTERFACE ATTACHED WANTED WHY lan tc tc")
+	status("tc", byFlags, lan("none", "tc"), "fast path tc, loaded wanted by the flags given", "--fastpath", "tc", "--fastpath-interfaces", "wan")
+	g.stop()
+	status("off", bySettings, lan("none", "tc"), "fast path off, but still loaded wanted by the settings; no daemon is running INTERFACE ATTACHED WANTED WHY lan tc none")
+	g.start("--fastpath-dir", g.bpfDir(), "--fastpath", "auto", "--fastpath-interfaces", "wan")
+	status("auto", byDaemon, lan("none", "none"), "fast path auto, loaded wanted by the running daemon")
+	g.stop()
+	g.start("--fastpath-dir", g.bpfDir(), "--fastpath", "auto", "--datapath", "queue")
+	status("off", byDaemon, lan("none", "none"), "fast path off, not loaded wanted by the running daemon")
 }
 
 // TestFastPathOff: where nobody asks for it, nothing is mounted or attached.

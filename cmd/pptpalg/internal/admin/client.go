@@ -58,10 +58,13 @@ func (c Client) get(ctx context.Context, what string) (io.ReadCloser, error) {
 	return nil, errors.Join(fmt.Errorf("ask daemon: it replied %s: %s", resp.Status, bytes.TrimSpace(why)), resp.Body.Close())
 }
 
+// ErrNotRunning is that no daemon answers.
+var ErrNotRunning = errors.New("no daemon is running")
+
 func unreachable(path string, err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no daemon is running: cannot connect to %s: start it with \"systemctl start pptpalg\" or \"pptpalg run\", or name its --state-dir", path)
+		return fmt.Errorf("%w: cannot connect to %s: start it with \"systemctl start pptpalg\" or \"pptpalg run\", or name its --state-dir", ErrNotRunning, path)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("ask daemon at %s: %w: run as root or as a member of the daemon's group", path, os.ErrPermission)
 	}

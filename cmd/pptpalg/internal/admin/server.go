@@ -67,6 +67,8 @@ type Config struct {
 	Events  *history.Store
 	// Traffic returns what flows have carried, by their Unmarked form.
 	Traffic func() (map[calls.Flow]calls.Traffic, error)
+	// FastPath is told on the unix socket. Nil is not.
+	FastPath *FastPath
 
 	// Page answers on Listen all other requests than those for metrics and probes, as Show
 	// says. Nil is for no page.
@@ -88,6 +90,7 @@ type Server struct {
 	explaining       *pace
 	events           *history.Store
 	traffic          func() (map[calls.Flow]calls.Traffic, error)
+	fastPath         *FastPath
 	page             http.Handler
 	show             Show
 	crowded          atomic.Uint64 // connections that were closed for others
@@ -104,7 +107,7 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 	}
 	s.calls.look = s.callsJSON
 	s.explain, s.events, s.traffic = cfg.Explain, cfg.Events, cfg.Traffic
-	s.explaining = newPace()
+	s.fastPath, s.explaining = cfg.FastPath, newPace()
 	s.page, s.show = cfg.Page, cfg.Show
 	if cfg.Listen != "" {
 		if err := web.Validate(cfg.WebConfig); err != nil {
@@ -200,6 +203,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	if s.events != nil {
 		mux.HandleFunc("GET /events", s.serveEvents(ctx))
+	}
+	if s.fastPath != nil {
+		mux.HandleFunc("GET /fastpath", s.serveFastPath)
 	}
 	group.Go(func() error {
 		if s.control == nil && !s.awaitSocket(ctx) {
