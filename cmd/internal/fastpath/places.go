@@ -203,11 +203,16 @@ func (p *places) overshadow(x translation, s fastpathSent) error {
 	if err != nil {
 		return err
 	}
-	if p.leads(at, out) {
-		p.mark(at, shadow)
-		p.shadows[out] = append(p.shadows[out], at)
+	if !p.leads(at, out) {
+		return p.leaving.set(out, s)
 	}
-	return p.leaving.set(out, s)
+	p.mark(at, shadow)
+	if err := p.leaving.set(out, s); err != nil {
+		p.mark(at, live)
+		return err
+	}
+	p.shadows[out] = append(p.shadows[out], at)
+	return nil
 }
 
 // count has a flow's counters go on from c, and returns what they were.
@@ -270,13 +275,21 @@ func (p *places) reveal(out fastpathLeaves) error {
 		return nil
 	}
 	at := waiting[len(waiting)-1]
-	p.unshadow(out, at)
 	p.flows[at].Generation = 0
 	if err := p.leaving.set(out, fastpathSent{Place: at, Alike: p.now()}); err != nil {
 		return fmt.Errorf("enter a flow: %w", err)
 	}
+	p.unshadow(out, at)
 	p.mark(at, live)
 	return nil
+}
+
+// sweep has what leads to no flow, as a process that was killed leaves it, lead to a flow that
+// waits for that, or removes it. What it cannot remove, the next sweep finds again.
+func (p *places) sweep(stale []fastpathLeaves) {
+	for _, out := range stale {
+		p.reveal(out)
+	}
 }
 
 // all calls f for each flow that is there, until it returns false.

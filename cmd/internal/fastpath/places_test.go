@@ -3,6 +3,7 @@ package fastpath
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"pptpalg/alg/calls"
@@ -129,29 +131,12 @@ func TestPlaces(t *testing.T) {
 				if p.used != len(m.flows) {
 					t.Fatalf("%d flows, want %d", p.used, len(m.flows))
 				}
-				lives := make(map[way]int) // of the flows that leave alike, one may be learnt
 				for _, x := range m.flows {
-					at := p.found(x)
-					if at == none || p.carried(at) != m.count[x] {
+					if at := p.found(x); at == none || p.carried(at) != m.count[x] {
 						t.Fatalf("%v is not there as it should be", x)
 					}
-					lives[x.out] += 0
-					if flows[at].Way.State != live {
-						continue
-					}
-					lives[x.out]++
-					if s := leaving[x.leaves()]; s.Place != at {
-						t.Fatalf("%v leaves from place %d, is at %d", x, s.Place, at)
-					}
 				}
-				for out, n := range lives {
-					if n != 1 {
-						t.Fatalf("of those that leave as %v, %d may be learnt", out, n)
-					}
-				}
-				if len(leaving) != len(lives) {
-					t.Fatalf("%d leave, want %d", len(leaving), len(lives))
-				}
+				wantOneLearnt(t, p, leaving)
 				for i := range flows { // nothing is searched behind the last flow
 					if flows[i].Way.State == gone && flows[(i+1)%len(flows)].Way.State == never {
 						t.Fatalf("place %d is gone, and the next one never was", i)
@@ -160,6 +145,136 @@ func TestPlaces(t *testing.T) {
 			},
 		})
 	})
+}
+
+var errKilled = errors.New("killed")
+
+// mortal is map leaving of a process that is killed before or after one of the changes.
+type mortal struct {
+	plainMap
+	left *int // steps before that
+}
+
+func (m mortal) step() {
+	if *m.left--; *m.left == 0 {
+		panic(errKilled)
+	}
+}
+
+func (m mortal) add(k fastpathLeaves, s fastpathSent) error {
+	m.step()
+	defer m.step()
+	return m.plainMap.add(k, s)
+}
+
+func (m mortal) set(k fastpathLeaves, s fastpathSent) error {
+	m.step()
+	defer m.step()
+	return m.plainMap.set(k, s)
+}
+
+func (m mortal) remove(k fastpathLeaves) error {
+	m.step()
+	defer m.step()
+	return m.plainMap.remove(k)
+}
+
+// outlives reports whether the process outlives what f does.
+func (p *places) outlives(f func(*places)) (outlived bool) {
+	defer func() {
+		if r := recover(); r != nil && r != any(errKilled) {
+			panic(r)
+		}
+	}()
+	f(p)
+	return true
+}
+
+// TestKilled kills the process between two writes, and starts another one: of the flows that
+// leave alike, one is learnt.
+func TestKilled(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		flows, now := make([]fastpathFlow, 128), uint32(1)
+		left := rapid.IntRange(1, 60).Draw(t, "steps")
+		m := mortal{make(plainMap), &left}
+		start := func() *places { return newPlaces(flows, [2]uint64{1, 2}, m, func() uint32 { return now }) }
+		p := start()
+		small := rapid.Uint16Range(0, 7)
+		for range 60 {
+			now += 2 * rest
+			x, put := translation{way{1, 2, small.Draw(t, "id")}, way{3, 4, small.Draw(t, "new id") / 4}}, rapid.Bool().Draw(t, "put")
+			outlived := p.outlives(func(p *places) {
+				if at := p.found(x); !put && at != none {
+					p.free(at)
+				} else if put {
+					p.put(x, carried{})
+				}
+			})
+			if !outlived {
+				p = start()
+				p.sweep(slices.Collect(stale(p, m.plainMap)))
+			}
+			wantOneLearnt(t, p, m.plainMap)
+		}
+	})
+}
+
+// TestNoMemory: the kernel has no memory to enter a flow that leaves as another one does. The
+// other one stays as it is.
+func TestNoMemory(t *testing.T) {
+	m := poor{make(plainMap)}
+	p := newPlaces(make([]fastpathFlow, 128), [2]uint64{1, 2}, m, func() uint32 { return 1 })
+	if err := p.put(translation{way{1, 2, 1}, way{3, 4, 5}}, carried{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.put(translation{way{1, 2, 2}, way{3, 4, 5}}, carried{}); !errors.Is(err, unix.ENOMEM) {
+		t.Errorf("put: %v", err)
+	}
+	if p.used != 1 || len(p.shadows) != 0 {
+		t.Errorf("%d flows are there, shadows %v", p.used, p.shadows)
+	}
+	wantOneLearnt(t, p, m.plainMap)
+}
+
+// poor is map leaving where nothing that is there can be replaced.
+type poor struct{ plainMap }
+
+func (poor) set(fastpathLeaves, fastpathSent) error { return unix.ENOMEM }
+
+// wantOneLearnt wants one of the flows that leave alike to be learnt, and no other.
+func wantOneLearnt(t interface{ Fatalf(string, ...any) }, p *places, leaving plainMap) {
+	lives := make(map[way]int)
+	p.all(func(at uint32) bool {
+		x := p.translation(at)
+		lives[x.out] += 0
+		if p.flows[at].Way.State != live {
+			return true
+		}
+		lives[x.out]++
+		if s := leaving[x.leaves()]; s.Place != at {
+			t.Fatalf("%v leaves from place %d, is at %d", x, s.Place, at)
+		}
+		return true
+	})
+	for out, n := range lives {
+		if n != 1 {
+			t.Fatalf("of those that leave as %v, %d may be learnt", out, n)
+		}
+	}
+	if len(leaving) != len(lives) {
+		t.Fatalf("%d leave, want %d", len(leaving), len(lives))
+	}
+}
+
+// stale returns what leads to no flow.
+func stale(p *places, m plainMap) iter.Seq[fastpathLeaves] {
+	return func(yield func(fastpathLeaves) bool) {
+		for k, s := range m {
+			if !p.leads(s.Place, k) && !yield(k) {
+				return
+			}
+		}
+	}
 }
 
 // TestHash has the programs find what the table has put in, with Call IDs one after the

@@ -166,7 +166,7 @@ func (t *Table) Retain(needed func(calls.Flow) bool) {
 	t.sweep()
 }
 
-// sweep removes what leads to no flow. What it cannot remove, the next Retain finds again.
+// sweep clears away what leads to no flow.
 func (t *Table) sweep() {
 	const some = 4096
 	m := t.maps.maps[fastpathMapLeaving]
@@ -182,9 +182,7 @@ func (t *Table) sweep() {
 			}
 		}
 	}
-	for _, k := range stale {
-		m.Delete(k)
-	}
+	t.places.sweep(stale)
 }
 
 // Changed has the kernel decide on all flows anew, as its rules or routes have changed.
