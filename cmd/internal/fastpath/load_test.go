@@ -239,6 +239,37 @@ func TestOther(t *testing.T) {
 	}
 }
 
+// TestReplacedMeanwhile replaces all maps while they are being opened: no table has some of
+// the old ones and some of the new ones.
+func TestReplacedMeanwhile(t *testing.T) {
+	m := modes[0]
+	r := newFastRig(t, m, time.Hour)
+	defer func() { loadPinnedMap = ebpf.LoadPinnedMap }()
+	for after := range len(mapPins) - 1 {
+		loaded := 0
+		loadPinnedMap = func(pin string, o *ebpf.LoadPinOptions) (*ebpf.Map, error) {
+			if loaded++; loaded == after+2 {
+				loadPinnedMap = ebpf.LoadPinnedMap
+				o := m.options(r)
+				o.Flows <<= after % 2
+				o.Flows *= 2
+				if _, err := Load(r.ports(m), o); err != nil {
+					t.Error(err)
+				}
+			}
+			return ebpf.LoadPinnedMap(pin, o)
+		}
+		do(t, r.gateway, func() error {
+			table, err := Open(r.dir)
+			if err == nil {
+				t.Errorf("opened, when %d maps had been: %+v", after+1, table.Stats())
+				table.Close()
+			}
+			return nil
+		})
+	}
+}
+
 // TestReloaded unloads and loads beneath a daemon.
 func TestReloaded(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
@@ -248,11 +279,16 @@ func TestReloaded(t *testing.T) {
 		if s := r.table.Stats(); s.Loaded {
 			t.Errorf("unloaded: %+v", s)
 		}
+		if _, err := r.table.Attached(); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("unloaded: %v", err)
+		}
 		if frames, fast := r.pass(t, outward, 0, r.packet(outward, 0)); len(frames) != 1 || fast {
 			t.Errorf("unloaded: %d arrived, by the fast path: %v", len(frames), fast)
 		}
 		r.load(t, m, m.options(r))
-		r.table.asked = time.Time{}
+		if all, err := r.table.Attached(); err != nil || len(all) != 2 {
+			t.Errorf("loaded: %+v, %v", all, err)
+		}
 		r.learn(t, outward, 0, 100, 0)
 	})
 }

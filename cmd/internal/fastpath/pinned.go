@@ -34,24 +34,40 @@ type pinned struct {
 	control *fastpathControl // page
 }
 
-// openPinned opens maps in a folder.
+var loadPinnedMap = ebpf.LoadPinnedMap // for tests
+
+var errReplaced = errors.New("other maps have just replaced them")
+
+// openPinned opens maps in a folder, all of them or none: Load may put another folder with
+// other maps in its place meanwhile.
 func openPinned(dir string, pins ...map[string]string) (*pinned, error) {
+	before, err := os.Stat(dir)
+	if err != nil {
+		return nil, err
+	}
 	s := &pinned{maps: make(map[string]*ebpf.Map)}
+	if err := s.open(dir, pins); err != nil {
+		s.close()
+		return nil, err
+	}
+	if after, err := os.Stat(dir); err != nil || !os.SameFile(before, after) {
+		s.close()
+		return nil, errReplaced
+	}
+	return s, nil
+}
+
+func (s *pinned) open(dir string, pins []map[string]string) error {
 	for _, some := range pins {
 		for name, pin := range some {
-			m, err := ebpf.LoadPinnedMap(filepath.Join(dir, pin), nil)
+			m, err := loadPinnedMap(filepath.Join(dir, pin), nil)
 			if err != nil {
-				s.close()
-				return nil, fmt.Errorf("open %s: %w", filepath.Join(dir, pin), err)
+				return fmt.Errorf("open %s: %w", filepath.Join(dir, pin), err)
 			}
 			s.maps[name] = m
 		}
 	}
-	if err := s.share(); err != nil {
-		s.close()
-		return nil, err
-	}
-	return s, nil
+	return s.share()
 }
 
 var errOther = errors.New("the maps are of another release")
@@ -82,13 +98,19 @@ func (s *pinned) retired() bool { return atomic.LoadUint32(&s.control.Retired) !
 
 func (s *pinned) generation() uint32 { return atomic.LoadUint32(&s.control.Generation) }
 
-// changed counts the generation up. Its lower half is never 0.
+// changed counts the generation up. Its lower half is never 0. Daemon and Load may do so at
+// the same time.
 func (s *pinned) changed() {
-	n := s.generation() + 1
-	if uint16(n) == 0 {
-		n++
+	for {
+		was := s.generation()
+		now := was + 1
+		if uint16(now) == 0 {
+			now++
+		}
+		if atomic.CompareAndSwapUint32(&s.control.Generation, was, now) {
+			return
+		}
 	}
-	atomic.StoreUint32(&s.control.Generation, n)
 }
 
 func (s *pinned) interval() uint32 { return atomic.LoadUint32(&s.control.Interval) }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"unsafe"
 
@@ -333,6 +334,29 @@ func TestHash(t *testing.T) {
 
 // ports63 is the number of a port that nobody has.
 const ports63 = 63
+
+// TestGeneration has daemon and Load count at the same time: no change gets lost, and the lower
+// half is never 0.
+func TestGeneration(t *testing.T) {
+	const some, each = 4, 50000
+	s := pinned{control: &fastpathControl{Generation: 1}}
+	var group sync.WaitGroup
+	for range some {
+		group.Go(func() {
+			for range each {
+				s.changed()
+				if uint16(s.generation()) == 0 {
+					t.Error("the lower half is 0")
+				}
+			}
+		})
+	}
+	group.Wait()
+	const wrapped = (1 + some*each) >> 16
+	if got := s.generation(); got != 1+some*each+wrapped {
+		t.Errorf("it is %d, want %d", got, 1+some*each+wrapped)
+	}
+}
 
 // TestWithout fills the table: what finds no place is counted, and gets one later.
 func TestWithout(t *testing.T) {

@@ -231,10 +231,11 @@ func numberOf(all []fastpathPort, index int) int {
 	return -1
 }
 
-// Attached returns the ports as they are loaded.
+// Attached returns the ports as they are loaded, os.ErrNotExist if they are unloaded.
 func (t *Table) Attached() ([]Attached, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.asked = time.Time{} // what has just been replaced is not unloaded
 	if !t.open() {
 		return nil, os.ErrClosed
 	}
