@@ -19,16 +19,15 @@ func (c *Control) open(requester, pns Side, a assignment, now time.Time) bool {
 // enlist enters a call that payer was admitted for.
 func (c *Control) enlist(requester, payer, pns Side, a assignment, now time.Time) {
 	c.table.admitted--
-	call := c.add(requester, payer, pns, now)
+	call := c.add(Call{number: c.table.nextNumber(), asker: requester, payer: payer, pns: pns, since: now})
 	c.table.attach(call, requester, a, now)
 	c.table.note(Opened, call)
 }
 
 // add enters a call without legs.
-func (c *Control) add(requester, payer, pns Side, since time.Time) *Call {
-	c.table.opened++
-	call := &Call{control: c, number: c.table.opened, asker: requester, payer: payer, pns: pns, since: since}
-	call.client = c.client(payer)
+func (c *Control) add(of Call) *Call {
+	call := &of
+	call.control, call.client = c, c.client(of.payer)
 	c.enter(call)
 	return call
 }

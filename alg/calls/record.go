@@ -71,12 +71,10 @@ func (c *Control) Resume(r Record, now time.Time) bool {
 			return false
 		}
 	}
-	call := c.add(r.Asker, r.Payer, r.PNS, r.Since)
-	call.number = r.Number
-	c.table.opened = max(c.table.opened, r.Number)
+	call := c.add(r.call())
+	c.table.numbered(r.Number)
 	call.client.calls++
 	c.table.calls++
-	call.state = r.State
 	for s, l := range r.Legs {
 		if l.Known {
 			c.resumeLeg(call, Side(s), l)
@@ -92,9 +90,14 @@ func (c *Control) Resume(r Record, now time.Time) bool {
 	return true
 }
 
+// call returns the record as a call without legs.
+func (r *Record) call() Call {
+	return Call{number: r.Number, asker: r.Asker, payer: r.Payer, pns: r.PNS, since: r.Since, state: r.State}
+}
+
 // free reports whether no call has the IDs of a kept leg.
 func (c *Control) free(s Side, l LegRecord) bool {
-	taken := c.spaced(s) && l.Public != 0 && !c.table.space(c.connection.space(s)).free(l.Public)
+	taken := c.spaced(s) && l.Public != 0 && c.table.space(c.connection.space(s)).has(l.Public)
 	return !taken && c.leg(s, l.Public) == nil && c.ownLeg(s, l.Own) == nil
 }
 

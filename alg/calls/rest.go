@@ -109,6 +109,9 @@ func (t *Table) wake(r *rest) {
 // space does so at its own cost.
 func (c *Control) recycle(s Side, sp *space, own byte) bool {
 	fit := func(id pptp.CallID) bool {
+		if !sp.share.has(id) {
+			return false
+		}
 		for _, p := range c.pages {
 			if p.side == s && p.public == id.High() && p.own != own && p.uses > 0 {
 				return false
@@ -170,7 +173,7 @@ func (t *Table) Rest(r Resting, now time.Time) {
 func (t *Table) restOf(r Resting, owner [4]byte, now time.Time) {
 	key := spaceKey{as4(r.Public), as4(r.Peer), r.Zone}
 	left := min(r.Until.Sub(now), t.cfg.Rest)
-	if s := t.space(key); s.free(r.ID) {
+	if s := t.space(key); !s.has(r.ID) {
 		s.take(r.ID)
 		t.layDown(&rest{key: key, owner: owner, id: r.ID, until: now.Add(left)})
 	}
@@ -178,6 +181,7 @@ func (t *Table) restOf(r Resting, owner [4]byte, now time.Time) {
 
 // RestCall lets the public IDs of a call rest that ended at a time.
 func (t *Table) RestCall(r Record, at, now time.Time) {
+	t.numbered(r.Number)
 	for s, l := range r.Legs {
 		if end := r.Connection.Endpoint(Side(s)); l.Known && end.Translated() {
 			peer := Side(s).Other()

@@ -29,7 +29,7 @@ type Table struct {
 	clients  map[clientKey]*client // who requests calls
 	calls    int                   // neither clearing nor ended; with those admitted
 	admitted int                   // and not open yet
-	opened   uint64                // calls ever opened
+	opened   map[uint8]uint64      // by slot: the highest number of a call, without the slot
 	resting  restHeap
 	clearing queue[clearingCall]
 	events   []Event
@@ -60,13 +60,15 @@ func New(cfg Config) *Table {
 		behind:   make(map[legKey][]*leg),
 		leaving:  make(map[legKey]int32),
 		clients:  make(map[clientKey]*client),
+		opened:   make(map[uint8]uint64),
 	}
 }
 
-// SetConfig changes all of the configuration except Random. Calls beyond a lower limit stay
-// up, and resting IDs keep their time: the new values count for new calls and IDs.
+// SetConfig changes all of the configuration except Random, Slot and Share. Calls beyond a
+// lower limit stay up, and resting IDs keep their time: the new values count for new calls
+// and IDs.
 func (t *Table) SetConfig(cfg Config) {
-	cfg.Random = t.cfg.Random
+	cfg.Random, cfg.Slot, cfg.Share = t.cfg.Random, t.cfg.Slot, t.cfg.Share
 	t.cfg = cfg
 }
 
@@ -123,7 +125,7 @@ func (t *Table) free(k spaceKey, id pptp.CallID) {
 func (t *Table) space(k spaceKey) *space {
 	s := t.spaces[k]
 	if s == nil {
-		s = newSpace(&t.crowd)
+		s = newSpace(&t.crowd, t.cfg.Share)
 		t.spaces[k] = s
 	}
 	return s
