@@ -71,10 +71,18 @@ func (c *Control) Resume(r Record, now time.Time) bool {
 			return false
 		}
 	}
-	call := c.add(r.call())
+	call := c.enterRecord(&r)
+	if call.state == Clearing {
+		c.table.await(call, now)
+	}
+	c.table.note(Noted, call)
+	return true
+}
+
+// enterRecord enters a call as it is recorded.
+func (c *Control) enterRecord(r *Record) *Call {
 	c.table.numbered(r.Number)
-	call.client.calls++
-	c.table.calls++
+	call := c.add(r.call())
 	for s, l := range r.Legs {
 		if l.Known {
 			c.resumeLeg(call, Side(s), l)
@@ -82,12 +90,10 @@ func (c *Control) Resume(r Record, now time.Time) bool {
 	}
 	if call.state == Clearing {
 		c.closed(call)
-		c.table.calls--
-		call.client.calls--
-		c.table.await(call, now)
+	} else {
+		call.charge(1)
 	}
-	c.table.note(Noted, call)
-	return true
+	return call
 }
 
 // call returns the record as a call without legs.

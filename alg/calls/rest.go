@@ -131,15 +131,25 @@ func (c *Control) recycle(s Side, sp *space, own byte) bool {
 	return false
 }
 
-// rouse frees an ID if it rests, because the gateway's own end has chosen it and cannot be
-// given another one.
+// rouse frees an ID if it rests, because somebody has chosen it who cannot be given another
+// one: the gateway's own end, or another gateway.
 func (t *Table) rouse(sp *space, id pptp.CallID) {
-	for _, r := range sp.resting.items.all() {
+	if r := sp.rests(id); r != nil {
+		t.wake(r)
+	}
+}
+
+// rests returns an ID that rests, or nil.
+func (s *space) rests(id pptp.CallID) *rest {
+	if !s.has(id) {
+		return nil
+	}
+	for _, r := range s.resting.items.all() {
 		if r.id == id && !r.awake {
-			t.wake(r)
-			return
+			return r
 		}
 	}
+	return nil
 }
 
 // Resting is a resting ID: a public Call ID that was freed and may not be given out until a

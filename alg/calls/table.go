@@ -26,6 +26,10 @@ type Table struct {
 	// How many legs' GRE leaves alike (receiver's address, sender's public address, own ID).
 	leaving map[legKey]int32
 
+	followed map[uint64]*Call // calls of other gateways, by number
+	holders  map[holding]*leg // of these, by their public IDs
+	foreign  int              // of these, those that are not being cleared
+
 	clients  map[clientKey]*client // who requests calls
 	calls    int                   // neither clearing nor ended; with those admitted
 	admitted int                   // and not open yet
@@ -59,6 +63,8 @@ func New(cfg Config) *Table {
 		entering: make(map[legKey]*leg),
 		behind:   make(map[legKey][]*leg),
 		leaving:  make(map[legKey]int32),
+		followed: make(map[uint64]*Call),
+		holders:  make(map[holding]*leg),
 		clients:  make(map[clientKey]*client),
 		opened:   make(map[uint8]uint64),
 	}
@@ -75,7 +81,7 @@ func (t *Table) SetConfig(cfg Config) {
 // Tick advances the table's time, for the limits on rates.
 func (t *Table) Tick(now time.Time) { t.now = now }
 
-// Calls returns how many calls are requested, answered or established.
+// Calls returns how many calls of this gateway are requested, answered or established.
 func (t *Table) Calls() int { return t.calls - t.admitted }
 
 // Events returns what happened since the last call of Events, oldest first. The slice is
@@ -102,7 +108,7 @@ func reuse[T any](s []T) []T {
 func (t *Table) Expire(now time.Time) {
 	for c, ok := t.clearing.first(); ok && !now.Before(c.until); c, ok = t.clearing.first() {
 		t.clearing.drop()
-		if c.call.state == Clearing {
+		if c.call.state == Clearing && !c.call.control.followed {
 			t.forget(c.call, now)
 		}
 	}
