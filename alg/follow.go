@@ -129,7 +129,7 @@ func (e *Editor) Drop(public netip.Addr, now time.Time) (dropped []calls.Connect
 			e.setApart(d)
 			d.control.Yield()
 			e.anew(d, &c, now)
-			dropped = append(dropped, c)
+			dropped = append(dropped, d.control.Connection())
 		}
 	})
 	return dropped

@@ -31,7 +31,8 @@ func (c *Control) Followed() bool { return c.followed }
 // Followed returns how many calls of other gateways are requested, answered or established.
 func (t *Table) Followed() int { return t.foreign }
 
-// Yield has another gateway own the connection and its calls from now on.
+// Yield has another gateway own the connection and its calls from now on. The connection does
+// not count as Opening any more: what passes of its beginning passes there.
 func (c *Control) Yield() {
 	if c.followed {
 		return
@@ -44,7 +45,7 @@ func (c *Control) Yield() {
 		}
 		call.client = nil
 	}
-	c.followed = true
+	c.followed, c.connection.opening = true, false
 	for i, call := range c.calls {
 		if int32(i) < c.live {
 			call.charge(1)

@@ -347,6 +347,7 @@ func TestHandedOn(t *testing.T) {
 	}
 	c.Clear(Initiator, 8, epoch)
 	before := c.Records(nil)
+	c.connection.opening = true
 	c.Assign(Initiator, 400, nil) // half of a request
 	taken, _ := tab.FullestSpace()
 	for _, tt := range []struct {
