@@ -8,6 +8,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/store"
+	"pptpalg/cmd/pptpalg/internal/store/record"
 )
 
 // contents are store.Contents in the making.
@@ -24,7 +25,7 @@ func read(head string, b []byte) (_ store.Contents, whole int) {
 	var c contents
 	all := make(map[uint64]calls.Record)
 	for len(b) > 0 {
-		kind, payload, rest, err := next(b)
+		kind, payload, rest, err := record.Next(b)
 		if err != nil {
 			break
 		}
@@ -39,20 +40,20 @@ func read(head string, b []byte) (_ store.Contents, whole int) {
 // add takes in one record. One of a kind or a length that is unknown is left out.
 func (c *contents) add(kind byte, payload []byte, all map[uint64]calls.Record) {
 	switch kind {
-	case kindKept:
-		if r, err := decodeKept(payload); err == nil {
+	case record.Kept:
+		if r, err := record.DecodeKept(payload); err == nil {
 			c.outdate(all[r.Number], r.Flows())
 			all[r.Number] = r
 		}
-	case kindGone:
-		number, at, err := decodeGone(payload)
+	case record.Gone:
+		number, at, err := record.DecodeGone(payload)
 		if r, known := all[number]; err == nil && known {
 			c.outdate(r, nil)
 			c.Gone = append(c.Gone, store.Gone{Record: r, At: at})
 			delete(all, number)
 		}
-	case kindRest:
-		if r, err := decodeRest(payload); err == nil {
+	case record.Rest:
+		if r, err := record.DecodeRest(payload); err == nil {
 			c.Resting = append(c.Resting, r)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/store"
+	"pptpalg/cmd/pptpalg/internal/store/record"
 )
 
 // name is the journal's file name in the state directory. Its head is the format's
@@ -146,9 +147,9 @@ func appendEvents(b []byte, events []calls.Event, now time.Time) []byte {
 
 func appendEvent(b []byte, e *calls.Event, now time.Time) []byte {
 	if e.Kind == calls.Gone {
-		return appendGone(b, e.Call.Number, now)
+		return record.AppendGone(b, e.Call.Number, now)
 	}
-	return appendKept(b, e.Call)
+	return record.AppendKept(b, e.Call)
 }
 
 // Rewrite replaces the file by one that remembers just these calls and IDs, which must be all
@@ -156,10 +157,10 @@ func appendEvent(b []byte, e *calls.Event, now time.Time) []byte {
 func (j *Journal) Rewrite(all []calls.Record, resting []calls.Resting) error {
 	b := []byte(j.file.head)
 	for _, r := range all {
-		b = appendKept(b, r)
+		b = record.AppendKept(b, r)
 	}
 	for _, r := range resting {
-		b = appendRest(b, r)
+		b = record.AppendRest(b, r)
 	}
 	return j.change(func() { j.fresh, j.waiting = b, j.waiting[:0] })
 }

@@ -1,0 +1,240 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
+)
+
+const (
+	memberTTL  = 5 * time.Second // how long a gateway that has died is shown as up
+	retryEvery = time.Second
+	doubtTime  = 30 * time.Second // that owners have to write again what the store has lost
+)
+
+// Run writes, follows and is a member until the context ends. It returns nil then.
+func (s *Store) Run(ctx context.Context) error {
+	s.setRunning(true)
+	defer s.setRunning(false)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.write(ctx) })
+	group.Go(func() error { return s.follow(ctx) })
+	group.Go(func() error { return s.attend(ctx) })
+	return group.Wait()
+}
+
+func (s *Store) setRunning(running bool) {
+	s.mu.Lock()
+	s.running = running
+	s.mu.Unlock()
+	signal(s.settled)
+}
+
+// write does one transaction after the other.
+func (s *Store) write(ctx context.Context) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		work, ok, again := s.next(time.Now())
+		if ok {
+			s.do(ctx, work)
+			continue
+		}
+		wait := time.Hour
+		if !again.IsZero() {
+			wait = time.Until(again)
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+		case <-s.more:
+		case <-timer.C:
+		}
+	}
+	return nil
+}
+
+// attempt is a transaction, and what was known before it.
+type attempt struct {
+	work   state.Work
+	before state.Mark
+}
+
+func (s *Store) next(now time.Time) (attempt, bool, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	work, ok, again := s.writer.Next(now)
+	return attempt{work, s.mirror.Mark()}, ok, again
+}
+
+// writeNow writes some of what is pending, unless the shared store does not answer. It
+// reports whether there may be more.
+func (s *Store) writeNow(ctx context.Context) bool {
+	if status := s.Status(); status.Pending == 0 || status.Broken {
+		return false
+	}
+	work, ok, _ := s.next(time.Now().Add(time.Second)) // nothing lingers
+	if ok {
+		s.do(ctx, work)
+	}
+	return ok
+}
+
+// do does a transaction. One that has begun is not given up because the daemon stops.
+func (s *Store) do(ctx context.Context, a attempt) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(commitTimeout, 2*s.cfg.Wait))
+	defer cancel()
+	mark, err := s.shared.Commit(ctx, a.work.Transaction)
+	if err == nil && a.before.Lost(mark) && a.before != (state.Mark{}) {
+		signal(s.reload)
+	}
+	s.done(a.work, mark, err)
+}
+
+func (s *Store) done(work state.Work, mark state.Mark, err error) {
+	var fenced *Fenced
+	outcome := state.Outcome{Mark: mark}
+	if errors.As(err, &fenced) {
+		outcome.Fenced = fenced.Now
+	} else if err != nil {
+		outcome.Failed = true
+	}
+	s.mu.Lock()
+	was := s.writer.Breaker.Open()
+	result := s.writer.Done(work, outcome, time.Now())
+	s.late = false
+	s.counts.commits++
+	if outcome.Failed {
+		s.counts.failures++
+		s.counts.last = err
+	}
+	is := s.writer.Breaker.Open()
+	s.mu.Unlock()
+	signal(s.settled)
+	if result.Restored {
+		signal(s.reload)
+	}
+	s.tell(was, is, err)
+	for _, public := range result.Lost {
+		s.cfg.Log.Warn("another gateway has taken the public address: its calls are followed from now on", "public", public)
+	}
+}
+
+// tell logs what has become of the breaker.
+func (s *Store) tell(was, is bool, err error) {
+	switch {
+	case is && !was:
+		s.cfg.Log.Warn("the shared store does not answer: calls go on without it", "err", err)
+	case was && !is:
+		s.cfg.Log.Info("the shared store answers again")
+	}
+}
+
+// attend keeps the gateway among the members.
+func (s *Store) attend(ctx context.Context) error {
+	for ctx.Err() == nil {
+		held, err := s.join(ctx)
+		if err != nil {
+			s.failed("join the cluster", err)
+			pause(ctx, retryEvery)
+			continue
+		}
+		select {
+		case <-held.Lost():
+			s.left()
+		case <-ctx.Done():
+			s.release(ctx, held)
+		}
+	}
+	return nil
+}
+
+func (s *Store) release(ctx context.Context, held Held) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	_ = held.Release(ctx) // it disappears by itself if the store does not answer
+}
+
+// errFull says that there is no slot left.
+var errFull = errors.New("all slots of the cluster are taken")
+
+// join takes a slot.
+func (s *Store) join(ctx context.Context) (Held, error) {
+	ctx, cancel := context.WithTimeout(ctx, memberTTL)
+	defer cancel()
+	for {
+		items, _, err := s.shared.Roster(ctx)
+		if err != nil {
+			return nil, err
+		}
+		roster := state.ReadRoster(items)
+		slot, guard, ok := roster.Seat(s.cfg.Member.Name)
+		if !ok {
+			return nil, errFull
+		}
+		held, err := s.seat(ctx, slot, guard)
+		var fenced *Fenced
+		if errors.As(err, &fenced) {
+			continue // another was faster
+		}
+		return held, err
+	}
+}
+
+func (s *Store) seat(ctx context.Context, slot int, guard state.Guard) (Held, error) {
+	value, err := s.cfg.Member.Encode()
+	if err != nil {
+		return nil, err
+	}
+	t := state.Transaction{Guards: []state.Guard{guard}, Puts: []state.Put{{Key: guard.Key, Value: value}}}
+	held, err := s.shared.Hold(ctx, t, memberTTL)
+	if err != nil {
+		return nil, err
+	}
+	had := state.Transaction{Puts: []state.Put{{Key: state.SlotKey(slot), Value: []byte(s.cfg.Member.Name)}}}
+	if _, err := s.shared.Commit(ctx, had); err != nil {
+		s.release(ctx, held)
+		return nil, err
+	}
+	s.cfg.Joined(slot)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slot, s.joined = slot, true
+	return held, nil
+}
+
+// left takes note that the gateway is not shown as up any more. Perhaps the store has lost
+// everything: all is read again.
+func (s *Store) left() {
+	s.mu.Lock()
+	s.joined = false
+	s.mu.Unlock()
+	s.failed("stay in the cluster", errLeft)
+	signal(s.reload)
+}
+
+var errLeft = errors.New("the lease is gone")
+
+// failed takes note that the shared store does not answer.
+func (s *Store) failed(what string, err error) {
+	s.mu.Lock()
+	was := s.writer.Breaker.Open()
+	if !was {
+		s.writer.Breaker.Failed(time.Now())
+	}
+	s.counts.last = err
+	s.mu.Unlock()
+	signal(s.more)
+	s.tell(was, true, errors.Join(errors.New(what), err))
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

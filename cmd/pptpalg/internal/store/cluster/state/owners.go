@@ -1,0 +1,175 @@
+package state
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// claim is a public address that this gateway has.
+//
+//	           take                    another's revision
+//	claimed ─────────▶ held (a fence) ────────────────────▶ lost: no claim
+//	                    │         ▲
+//	      in doubt: a   ▼         │ take again
+//	      write failed  stale ────┘
+//
+// A write that failed may still arrive. It must not arrive behind a later one, so the fence
+// is renewed first: then the late write's guard does not hold.
+type claim struct {
+	seen  int64 // the latest known revision of the owner's key; the fence while held
+	held  bool  // this gateway is the owner, as far as it knows
+	stale bool
+	left  bool // the gateway has the address no longer; what is pending is written while the fence holds
+}
+
+// fenced reports whether calls can be written below the address.
+func (c *claim) fenced() bool { return c.held && !c.stale }
+
+// owners are the claims of this gateway.
+type owners struct {
+	me     Owner
+	claims map[netip.Addr]*claim
+}
+
+// claim takes note that this gateway has a public address.
+func (o *owners) claim(public netip.Addr, seen int64) {
+	switch c := o.claims[public]; {
+	case c == nil:
+		o.claims[public] = &claim{seen: seen}
+	case c.left:
+		*c = claim{seen: c.seen} // taken anew, for the barrier
+	}
+}
+
+// yield takes note that it has it no longer. It reports whether nothing can be written any
+// more.
+func (o *owners) yield(public netip.Addr) (over bool) {
+	c := o.claims[public]
+	if c != nil && c.fenced() {
+		c.left = true
+		return false
+	}
+	delete(o.claims, public)
+	return true
+}
+
+// has reports whether the gateway has a public address.
+func (o *owners) has(public netip.Addr) bool {
+	c := o.claims[public]
+	return c != nil && !c.left
+}
+
+// fence returns the guard of a public address, if it can be written below it.
+func (o *owners) fence(public netip.Addr) (Guard, bool) {
+	c := o.claims[public]
+	if c == nil || !c.fenced() {
+		return Guard{}, false
+	}
+	return Guard{OwnerKey(public), c.seen}, true
+}
+
+// untaken returns claims that must be taken, in order.
+func (o *owners) untaken() []netip.Addr {
+	var all []netip.Addr
+	for public, c := range o.claims {
+		if !c.fenced() {
+			all = append(all, public)
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all
+}
+
+// take returns the transaction that takes public addresses.
+func (o *owners) take(all []netip.Addr) (t Transaction) {
+	for _, public := range all {
+		t.Guards = append(t.Guards, Guard{OwnerKey(public), o.claims[public].seen})
+		t.Puts = append(t.Puts, Put{Key: OwnerKey(public), Value: o.me.Encode()})
+	}
+	return t
+}
+
+// took takes note of the revision of a take.
+func (o *owners) took(all []netip.Addr, revision int64) {
+	for _, public := range all {
+		if c := o.claims[public]; c != nil && revision > c.seen {
+			*c = claim{seen: revision, held: true}
+		}
+	}
+}
+
+// doubt takes note that a write may arrive late.
+func (o *owners) doubt() {
+	o.forgetLeft()
+	for _, c := range o.claims {
+		c.stale = true
+	}
+}
+
+// restored takes note that the store is another one: revisions of before mean nothing.
+func (o *owners) restored() {
+	o.forgetLeft()
+	for _, c := range o.claims {
+		*c = claim{}
+	}
+}
+
+func (o *owners) forgetLeft() {
+	maps.DeleteFunc(o.claims, func(_ netip.Addr, c *claim) bool { return c.left })
+}
+
+// saw takes note of who owns a public address at a revision. It reports whether this gateway
+// has lost it.
+func (o *owners) saw(public netip.Addr, owner Owner, revision int64) (lost bool) {
+	c := o.claims[public]
+	switch {
+	case c == nil || revision <= c.seen:
+		return false
+	case owner == o.me:
+		*c = claim{seen: revision, held: true, left: c.left}
+		return false
+	case c.held:
+		delete(o.claims, public)
+		return true
+	}
+	c.seen = revision // it is taken from the other
+	return false
+}
+
+// fenced takes in the owners' keys as they are, when guards did not hold. It returns what was
+// lost to others, and whether the store has lost keys.
+func (o *owners) fenced(now []Item) (lost []netip.Addr, restored bool) {
+	for _, it := range now {
+		_, rest := cut(it.Key)
+		public, _ := parseAddr(rest)
+		c := o.claims[public]
+		if c == nil {
+			continue
+		}
+		owner, err := DecodeOwner(it.Value)
+		switch {
+		case c.left && it.Revision != c.seen:
+			delete(o.claims, public)
+		case it.Value == nil || it.Revision < c.seen:
+			restored = restored || c.seen != 0
+			*c = claim{seen: it.Revision}
+		case err != nil:
+			c.seen, c.held = it.Revision, false // nobody can be read: it is taken
+		case o.saw(public, owner, it.Revision):
+			lost = append(lost, public)
+		}
+	}
+	return lost, restored
+}
+
+// all returns the public addresses that the gateway has.
+func (o *owners) all() (all []netip.Addr) {
+	for public, c := range o.claims {
+		if !c.left {
+			all = append(all, public)
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all
+}

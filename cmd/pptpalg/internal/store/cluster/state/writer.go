@@ -1,0 +1,195 @@
+package state
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Writer decides what is written to the shared store. One transaction at a time is under way:
+//
+//	Append ─► Add ─┐             ┌─► done: the breaker closes
+//	Claim ─────────┴─► Next ─► transaction
+//	                             └─► Done: fenced or failed: what was not written comes again
+type Writer struct {
+	Breaker Breaker
+
+	rest    time.Duration // of public IDs
+	owners  owners
+	batch   batch
+	flight  []entry // under way
+	lacking bool    // the store lacks something that is not pending
+	fenced  uint64
+}
+
+// NewWriter returns a writer that has no public addresses.
+func NewWriter(me Owner, rest time.Duration) *Writer {
+	return &Writer{rest: rest, owners: owners{me: me, claims: make(map[netip.Addr]*claim)}}
+}
+
+// Work is a transaction that is to be done.
+type Work struct {
+	Transaction Transaction
+	Take        []netip.Addr // what it takes; nil if it writes calls
+}
+
+// Claim takes note that this gateway has a public address. Seen is the revision at which its
+// owner's key is known.
+func (w *Writer) Claim(public netip.Addr, seen int64) { w.owners.claim(public, seen) }
+
+// Yield takes note that it has it no longer. What is pending is written unless another takes
+// the address first.
+func (w *Writer) Yield(public netip.Addr) {
+	if w.owners.yield(public) {
+		w.drop(public)
+	}
+}
+
+// Claims returns the public addresses that are claimed.
+func (w *Writer) Claims() []netip.Addr { return w.owners.all() }
+
+// Claimed reports whether a public address is.
+func (w *Writer) Claimed(public netip.Addr) bool { return w.owners.has(public) }
+
+// Settled reports whether all claims are taken.
+func (w *Writer) Settled() bool { return len(w.owners.untaken()) == 0 }
+
+func (w *Writer) drop(public netip.Addr) int {
+	return w.batch.drop(func(k CallKey) bool { return k.Public == public })
+}
+
+// Add takes in what is to be written of a call, and whether a packet waits for it. It reports
+// whether waiting can help. Calls of public addresses that are not claimed are left out.
+func (w *Writer) Add(c *Call, urgent bool, now time.Time) (waits bool) {
+	public, translated := PublicOf(&c.Record.Connection)
+	if !translated || !w.Claimed(public) {
+		return false
+	}
+	_, held := w.owners.fence(public)
+	urgent = urgent && held && !w.Breaker.Open()
+	key := CallKey{public, c.Record.Number}
+	put := Put{Key: key.String(), Value: c.Encode()}
+	if c.Gone {
+		put.Keep = w.rest
+	}
+	w.lacking = !w.batch.add(entry{key, put, urgent}, now) || w.lacking
+	return urgent
+}
+
+// Delete has a call's key deleted.
+func (w *Writer) Delete(key CallKey, now time.Time) {
+	w.lacking = !w.batch.add(entry{key: key, put: Put{Key: key.String()}}, now) || w.lacking
+}
+
+// Pending returns how many calls are to be written.
+func (w *Writer) Pending() int { return len(w.batch.pending) + len(w.flight) }
+
+// Urgent reports whether something that a packet waits for is not written.
+func (w *Writer) Urgent() bool {
+	return len(w.batch.urgent) > 0 || slices.ContainsFunc(w.flight, func(e entry) bool { return e.urgent })
+}
+
+// Has reports whether a call is to be written, or is being written.
+func (w *Writer) Has(key CallKey) bool {
+	_, pending := w.batch.pending[key]
+	return pending || slices.ContainsFunc(w.flight, func(e entry) bool { return e.key == key })
+}
+
+// Lacking reports whether the store lacks what nobody knows any more but the call table.
+func (w *Writer) Lacking() bool { return w.lacking }
+
+// Lack takes note that the store lacks something, or that it does no longer.
+func (w *Writer) Lack(lacking bool) { w.lacking = lacking }
+
+// Fenced returns how often a guard did not hold because another gateway has taken a public
+// address.
+func (w *Writer) Fenced() uint64 { return w.fenced }
+
+// Next returns what is to be done now. If there is nothing, it returns when to ask again;
+// zero says that only a change can bring something. While the breaker is open, what comes is
+// a probe, even if it is an empty transaction.
+func (w *Writer) Next(now time.Time) (_ Work, ok bool, again time.Time) {
+	if until := w.Breaker.Until(); now.Before(until) {
+		return Work{}, false, until
+	}
+	if untaken := w.owners.untaken(); len(untaken) > 0 {
+		untaken = untaken[:min(len(untaken), MaxPuts)]
+		return Work{Transaction: w.owners.take(untaken), Take: untaken}, true, now
+	}
+	ready, again := w.batch.ready(now)
+	if !ready && !w.Breaker.Open() {
+		return Work{}, false, again
+	}
+	return w.write(), true, now
+}
+
+func (w *Writer) write() (work Work) {
+	guarded := make(map[netip.Addr]bool)
+	for _, e := range w.batch.take(MaxPuts) {
+		public := e.key.Public
+		guard, ok := w.owners.fence(public)
+		if !ok {
+			continue // no claim any more: nothing is written without a guard
+		}
+		if !guarded[public] {
+			guarded[public] = true
+			work.Transaction.Guards = append(work.Transaction.Guards, guard)
+		}
+		w.flight = append(w.flight, e)
+		work.Transaction.Puts = append(work.Transaction.Puts, e.put)
+	}
+	return work
+}
+
+// Outcome is what became of a transaction.
+type Outcome struct {
+	Mark   Mark   // if it was done
+	Fenced []Item // the owners' keys as they are, if a guard did not hold
+	Failed bool   // it was not done, or is in doubt
+}
+
+// Result is what follows from an outcome.
+type Result struct {
+	Lost     []netip.Addr // public addresses that others have taken
+	Restored bool         // the store has lost data
+}
+
+// Done takes in what became of the work.
+func (w *Writer) Done(work Work, o Outcome, now time.Time) (r Result) {
+	flight := w.flight
+	w.flight = nil
+	switch {
+	case o.Failed:
+		w.Breaker.Failed(now)
+		w.owners.doubt()
+	case o.Fenced != nil:
+		w.Breaker.Worked()
+		r.Lost, r.Restored = w.owners.fenced(o.Fenced)
+	default:
+		w.Breaker.Worked()
+		w.owners.took(work.Take, o.Mark.Revision)
+		return Result{}
+	}
+	w.lacking = !w.batch.back(flight, now) || w.lacking
+	for _, public := range r.Lost {
+		w.fenced++
+		w.drop(public)
+	}
+	return r
+}
+
+// Saw takes note of who owns a public address at a revision, and reports whether this gateway
+// has lost it.
+func (w *Writer) Saw(public netip.Addr, owner Owner, revision int64) (lost bool) {
+	if lost = w.owners.saw(public, owner, revision); lost {
+		w.drop(public)
+	}
+	return lost
+}
+
+// Restored takes note that the store has lost data: all claims are taken again, and all calls
+// written.
+func (w *Writer) Restored() {
+	w.owners.restored()
+	w.lacking = true
+}
