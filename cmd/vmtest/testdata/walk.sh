@@ -276,6 +276,15 @@ fast() {
 	carried
 	want "$daemon" systemctl show -p MainPID --value pptpalg
 
+	step "an interface comes back, and the request for it is lost"
+	systemctl stop pptpalg-fastpath.path
+	ip link delete lan0
+	lan
+	await grep -qx lan0 /run/pptpalg/fastpath-request
+	rm /run/pptpalg/fastpath-request
+	systemctl start pptpalg-fastpath.path
+	carried # the daemon asks again
+
 	step "fast path without its daemon"
 	systemctl kill -s KILL pptpalg
 	systemctl stop pptpalg # nobody starts it again
