@@ -39,7 +39,7 @@ var loadPinnedMap = ebpf.LoadPinnedMap // for tests
 var errReplaced = errors.New("other maps have just replaced them")
 
 // openPinned opens maps in a folder, all of them or none: Load may put another folder with
-// other maps in its place meanwhile.
+// other maps in its place meanwhile. Who may not use BPF learns all the same that there is none.
 func openPinned(dir string, pins ...map[string]string) (*pinned, error) {
 	before, err := os.Stat(dir)
 	if err != nil {

@@ -218,6 +218,9 @@ content() { # check finds everything in order
 	echo "$said" | grep -v "^ok" && fail "check warns"
 }
 
+# calm: the daemon has nothing to warn of yet
+calm() { journalctl -u pptpalg -o cat | grep level=WARN && fail "the daemon warns"; }
+
 # fast_path MODE: a key, a drop-in and a restart, as docs/FASTPATH.md says
 fast_path() {
 	sed -i '/^fastpath:/d' /etc/pptpalg/pptpalg.yaml
@@ -273,6 +276,15 @@ fast() {
 	carried
 	want "$daemon" systemctl show -p MainPID --value pptpalg
 
+	step "an interface comes back, and the request for it is lost"
+	systemctl stop pptpalg-fastpath.path
+	ip link delete lan0
+	lan
+	await grep -qx lan0 /run/pptpalg/fastpath-request
+	rm /run/pptpalg/fastpath-request
+	systemctl start pptpalg-fastpath.path
+	carried # the daemon asks again
+
 	step "fast path without its daemon"
 	systemctl kill -s KILL pptpalg
 	systemctl stop pptpalg # nobody starts it again
@@ -292,6 +304,7 @@ newcomer() {
 	apt-get -qq install /old.deb >/tmp/apt.log 2>&1 || fail "apt-get install"
 	want active systemctl is-active pptpalg
 	want ip_forward=1 pptpalg check
+	calm
 	network
 	settings
 	await loaded # nftables.conf begins with "flush ruleset"
@@ -420,7 +433,7 @@ old_hand() {
 }
 
 # page PATH: what the daemon serves there
-page() { bash -c 'exec 3<>/dev/tcp/127.0.0.1/9723 && printf "GET $1 HTTP/1.0\r\n\r\n" >&3 && cat <&3' page "$1"; }
+page() { bash -c 'exec 3<>/dev/tcp/127.0.0.1/9723 && printf "GET $1 HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n" >&3 && cat <&3' page "$1"; }
 
 # masquerading has systemd-networkd translate, for which it needs no program
 masquerading() {
@@ -437,6 +450,7 @@ without_programs() {
 	apt-get -qq install /old.deb >/tmp/apt.log 2>&1 || fail "apt-get install" "$(cat /tmp/apt.log)"
 	command -v iptables nft && fail "the package brings a program along"
 	want active systemctl is-active pptpalg
+	calm
 	network
 	peers
 	want "apt-get install -y nftables && nft " pptpalg check

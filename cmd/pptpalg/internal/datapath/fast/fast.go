@@ -17,10 +17,10 @@
 package fast
 
 import (
+	"errors"
 	"sync"
 
 	"pptpalg/alg/calls"
-	"pptpalg/cmd/internal/fastpath"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/datapath/kernel"
 	"pptpalg/conntrack"
@@ -35,26 +35,48 @@ type Table interface {
 	Close() error
 }
 
+// none is the fast path where there is none.
+type none struct{}
+
+func (none) Install(calls.Flow) error                 { return nil }
+func (none) Remove(calls.Flow) (t calls.Traffic)      { return t }
+func (none) Traffic(calls.Flow) (calls.Traffic, bool) { return calls.Traffic{}, false }
+func (none) Retain(func(calls.Flow) bool)             {}
+func (none) Close() error                             { return nil }
+
 // Path keeps flows in the kernel's conntrack, and in the fast path those that it carries.
 type Path struct {
 	*kernel.Path
-	table Table
 
 	// What Apply has removed, and whether Carried has told of it.
 	removed datapath.Flows
 	told    bool
 
 	mu      sync.Mutex              // guards what follows
+	table   Table                   // none until use
 	adopted bool                    // the flows of an earlier daemon are taken up
 	lists   int                     // snapshots that are being taken
 	touched map[calls.Flow]struct{} // flows that were installed or removed meanwhile
 }
 
-// New returns the data path. It closes the table.
-func New(k *kernel.Path, t *fastpath.Table) *Path { return newPath(k, t) }
+// New returns the data path, without a fast path yet.
+func New(k *kernel.Path) *Path {
+	return &Path{Path: k, table: none{}, adopted: true, removed: make(datapath.Flows), touched: make(map[calls.Flow]struct{})}
+}
 
-func newPath(k *kernel.Path, t Table) *Path {
-	return &Path{Path: k, table: t, removed: make(datapath.Flows), touched: make(map[calls.Flow]struct{})}
+// use has the fast path carry flows, from the next Snapshot on also those that are there. The
+// data path closes the table. Any goroutine may call it.
+func (p *Path) use(t Table) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.table, p.adopted = t, false
+}
+
+// ahead returns the fast path.
+func (p *Path) ahead() Table {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.table
 }
 
 func (p *Path) Apply(events []calls.Event) (failed map[int]error) {
@@ -160,8 +182,9 @@ func (p *Path) Snapshot(have datapath.Flows, known []calls.Flow, wanted func(*co
 	if known == nil {
 		p.adopt(have)
 	}
+	table := p.ahead()
 	for f, t := range have {
-		if here, there := p.table.Traffic(f); there {
+		if here, there := table.Traffic(f); there {
 			have[f] = sum(t, here)
 			continue
 		}
@@ -211,8 +234,9 @@ func (p *Path) adopt(have datapath.Flows) {
 // View adds what the fast path has carried.
 func (p *Path) View(have datapath.Flows, wanted func(*conntrack.Stray) bool) ([]conntrack.Stray, error) {
 	strays, err := p.Path.View(have, wanted)
+	table := p.ahead()
 	for f, t := range have {
-		if here, there := p.table.Traffic(f); there {
+		if here, there := table.Traffic(f); there {
 			have[f] = sum(t, here)
 		}
 	}
@@ -221,9 +245,5 @@ func (p *Path) View(have datapath.Flows, wanted func(*conntrack.Stray) bool) ([]
 
 // Close leaves flows and entries, so that calls go on.
 func (p *Path) Close() error {
-	err := p.table.Close()
-	if e := p.Path.Close(); e != nil {
-		return e
-	}
-	return err
+	return errors.Join(p.ahead().Close(), p.Path.Close())
 }

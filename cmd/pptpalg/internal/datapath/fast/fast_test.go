@@ -26,6 +26,7 @@ type world struct {
 	refuses  map[calls.Flow]bool
 	counts   bool   // entries do
 	meantime func() // runs while the kernel lists its entries
+	deleting func() // runs before it deletes one
 
 	flows map[calls.Flow]calls.Traffic
 }
@@ -34,7 +35,8 @@ func newWorld(counts bool) *world {
 	w := &world{entries: make(map[calls.Flow]calls.Traffic), refuses: make(map[calls.Flow]bool), flows: make(map[calls.Flow]calls.Traffic), counts: counts}
 	k := kernel.New(w, w, w)
 	k.Counting(counts)
-	w.path = newPath(k, table{w})
+	w.path = New(k)
+	w.path.use(table{w})
 	return w
 }
 
@@ -59,6 +61,9 @@ func (w *world) ApplyCounting(events []calls.Event, counted func(calls.Flow, cal
 			w.note("create", f)
 			w.entries[f] = calls.Traffic{Counted: w.counts}
 		case e.Kind == calls.Remove:
+			if w.deleting != nil {
+				w.deleting()
+			}
 			w.note("delete", f)
 			if t, there := w.entries[f]; there && t.Counted && counted != nil {
 				counted(f, t)
@@ -260,5 +265,25 @@ func TestMeantime(t *testing.T) {
 	}
 	if len(w.path.touched) != 0 {
 		t.Errorf("kept: %v", w.path.touched)
+	}
+}
+
+// TestUse: the fast path is loaded while an entry is being deleted and entries are listed. It
+// takes up what is there, and nothing else.
+func TestUse(t *testing.T) {
+	w := newWorld(true)
+	w.path.use(none{})
+	w.path.Apply(install(1, 2))
+	if len(w.flows) > 0 {
+		t.Errorf("without a fast path there are %v", w.flows)
+	}
+	w.flows[flow(3)] = calls.Traffic{Packets: 9} // of an earlier daemon
+	w.deleting = func() {
+		w.path.use(table{w})
+		snapshot(t, w)
+	}
+	w.path.Apply(remove(1))
+	if _, there := w.flows[flow(2)]; !there || len(w.flows) != 1 {
+		t.Errorf("there are %v, want the second flow", w.flows)
 	}
 }

@@ -46,8 +46,7 @@ func (t *Tended) look() {
 		return
 	}
 	attached := t.attached()
-	p := t.now.Load()
-	if lacks := difference(chosen, attached); p == nil || lacks != "" {
+	if lacks := difference(chosen, attached); t.open.Load() == nil || lacks != "" {
 		t.ensure(chosen, lacks, Missing(chosen, attached))
 		attached = t.attached()
 	}
@@ -56,14 +55,11 @@ func (t *Tended) look() {
 
 // attached opens the fast path if that is due, and returns the ports that it has.
 func (t *Tended) attached() []fastpath.Attached {
-	p := t.now.Load()
-	if p == nil {
-		p = t.open()
-	}
-	if p == nil {
+	table := t.table()
+	if table == nil {
 		return nil
 	}
-	all, err := p.table.Attached()
+	all, err := table.Attached()
 	switch gone := errors.Is(err, os.ErrNotExist); {
 	case gone && !t.tender.unloaded:
 		t.tender.unloaded = true
@@ -76,16 +72,19 @@ func (t *Tended) attached() []fastpath.Attached {
 	return all
 }
 
-// open opens what is loaded.
-func (t *Tended) open() *loaded {
+// table opens what is loaded, unless it is open.
+func (t *Tended) table() *fastpath.Table {
+	if table := t.open.Load(); table != nil {
+		return table
+	}
 	table, err := fastpath.Open(t.cfg.Dir)
 	t.tender.absent = err
 	if err != nil {
 		return nil
 	}
-	p := &loaded{New(t.kernel, table), table}
-	t.now.Store(p)
-	return p
+	t.use(table)
+	t.open.Store(table)
+	return table
 }
 
 // ensure loads the fast path, or asks for it.
@@ -149,10 +148,10 @@ func (t *Tended) take(chosen []ports.Port, attached []fastpath.Attached) {
 	}
 	missing := Missing(chosen, attached)
 	now.Missing = len(missing)
-	t.ahead.Store(&now)
+	t.ports.Store(&now)
 	t.tell(now, missing)
-	if p := t.now.Load(); p != nil {
-		if err := p.table.Refresh(chosen); err != nil {
+	if table := t.open.Load(); table != nil {
+		if err := table.Refresh(chosen); err != nil {
 			t.complain("cannot tell the fast path of changed interfaces", err)
 		}
 	}
