@@ -48,6 +48,8 @@ type Config struct {
 	QueueLen    int           // packets that wait for a verdict at most
 	QueueBuffer int           // of the queue's socket, bytes
 	Version     string
+
+	Cluster *ClusterConfig // nil for a gateway alone
 }
 
 // kernelTable and lister are what the daemon needs of the kernel's conntrack;
@@ -59,6 +61,9 @@ type kernelTable interface {
 	Has(calls.Flow) (bool, error)
 	Leave(calls.Tuple, uint16, conntrack.Bypass) error
 	Revive(calls.Connection) error
+	Follow(conns []calls.Connection, life uint32) (failed map[int]error)
+	Remake(conns []calls.Connection, life uint32) (failed map[int]error)
+	SetTimeout(conns []calls.Connection, life uint32) (failed map[int]error)
 	Probe() error
 	Close() error
 }
@@ -92,6 +97,9 @@ type Gateway struct {
 	lacking  atomic.Int64           // flows that the data path lacked at the last audit, or has refused since
 	wanted   atomic.Bool            // somebody has read the metrics since the last audit
 	beside   atomic.Pointer[Beside] // nil until Count
+	share    *share                 // nil for a gateway alone
+
+	clusterMetrics *clusterMetrics
 
 	// Owned by the reconciler.
 	sweeper sweeper
@@ -215,6 +223,10 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	group.Go(func() error { return g.sweep(working) })
 	if a := g.ahead(); a != nil {
 		group.Go(func() error { return a.Run(working) })
+	}
+	if g.share != nil {
+		group.Go(func() error { return g.share.store.Run(working) })
+		group.Go(func() error { return g.watchAddresses(working) })
 	}
 	guarding, relieve := context.WithCancel(working)
 	guarded := make(chan error, 1)

@@ -26,6 +26,7 @@ import (
 // packet is the packet loop's body: one packet in, one verdict out.
 func (g *Gateway) packet(p *nfqueue.Packet) nfqueue.Verdict {
 	g.turn.begin(&g.pulse)
+	g.awaitOwners()
 	seg, unread := read(p)
 	out := alg.Outcome{Reason: unread}
 	if unread == alg.Read {
@@ -147,6 +148,7 @@ func (g *Gateway) ask(seg packet.Segment, now time.Time) bool {
 		})
 	}
 	g.askForZones(&c, now)
+	g.claim(&c)
 	taken := g.editor.Open(c, now)
 	g.seeOpened(&c, taken, now)
 	if !taken {

@@ -30,7 +30,7 @@ func (g *Gateway) openStore() error {
 		return err
 	}
 	g.storeFailed(err) // it goes on without, until the directory can be used
-	g.takeUp(s, contents)
+	g.takeUp(g.joinCluster(s), contents)
 	return nil
 }
 
@@ -59,6 +59,9 @@ func (g *Gateway) takeUp(s store.Store, contents store.Contents) {
 func (g *Gateway) restore(all []calls.Record, now time.Time) (refused int) {
 	for i := range all {
 		g.askForZones(&all[i].Connection, now)
+	}
+	if g.share != nil {
+		return g.restoreShared(all, now)
 	}
 	return g.editor.Restore(all, now)
 }
@@ -298,6 +301,7 @@ func (g *Gateway) tally(all []calls.Record, have datapath.Flows, now time.Time) 
 // those on record that may yet have theirs.
 func (g *Gateway) revive(c *alg.Audit, have datapath.Flows, now time.Time) {
 	var lost []alg.Lost
+	var followed []calls.Connection
 	g.sliced(func() bool {
 		some, more := c.Missing(slice, alg.Witness{Flowed: g.ledger.Flowed, Moved: g.ledger.Moved, Homeless: g.homes.left}, now)
 		lost = append(lost, some...)
@@ -305,6 +309,10 @@ func (g *Gateway) revive(c *alg.Audit, have datapath.Flows, now time.Time) {
 	})
 	for i := range lost {
 		l := &lost[i]
+		if l.Followed {
+			followed = append(followed, l.Connection)
+			continue
+		}
 		switch g.fate(l, have) {
 		case fateRevives:
 			g.reviveOne(c, l)
@@ -312,6 +320,7 @@ func (g *Gateway) revive(c *alg.Audit, have datapath.Flows, now time.Time) {
 			g.keep(c, l)
 		}
 	}
+	g.followAgain(followed)
 }
 
 // fate is what becomes of a lost connection.
