@@ -44,6 +44,7 @@ func (s *Store) loadAll(ctx context.Context) error {
 	restored := false
 	s.apply(func() (changes []state.Change) {
 		s.counts.reloads++
+		s.loading = true
 		if changes, restored = s.mirror.Begin(mark, roster); restored {
 			s.writer.Restored()
 		}
@@ -60,7 +61,7 @@ func (s *Store) loadAll(ctx context.Context) error {
 		return err
 	}
 	s.apply(func() []state.Change {
-		s.loaded = true
+		s.loaded, s.loading = true, false
 		return s.mirror.End(mark, restored)
 	})
 	s.cfg.Apply(Batch{Whole: true})

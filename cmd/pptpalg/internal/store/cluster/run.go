@@ -172,7 +172,7 @@ func (s *Store) join(ctx context.Context) (Held, error) {
 			return nil, err
 		}
 		roster := state.ReadRoster(items)
-		slot, guard, ok := roster.Seat(s.cfg.Member.Name)
+		slot, guard, ok := roster.Seat(s.cfg.Member.Name, s.Status().Slot)
 		if !ok {
 			return nil, errFull
 		}

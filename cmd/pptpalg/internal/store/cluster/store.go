@@ -21,8 +21,8 @@ type Config struct {
 	// Apply takes in what others have done, in order, from one goroutine. The store holds no
 	// lock meanwhile. Nobody calls Rewrite while a call of Apply alters the call table.
 	Apply func(Batch)
-	// Joined is told the slot that the gateway has from now on. It may be another one than
-	// before if the gateway was away for long.
+	// Joined is told the slot that the gateway has from now on. It is another one than before
+	// only if another gateway has taken that meanwhile.
 	Joined func(slot int)
 	// Waited is told how long a packet has waited.
 	Waited func(time.Duration)
@@ -62,7 +62,8 @@ type Store struct {
 	mu      sync.Mutex // guards what follows
 	writer  *state.Writer
 	mirror  *state.Mirror
-	loaded  bool // the mirror has all
+	loaded  bool // the mirror had all once
+	loading bool // the mirror is being compared with all
 	applies bool // the gateway takes in what the mirror has already
 	running bool // somebody writes
 	late    bool // what is being written was waited for in vain
@@ -97,8 +98,8 @@ func New(local store.Store, shared Shared, cfg Config) *Store {
 	return &Store{
 		local: local, shared: shared, cfg: cfg,
 		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), reload: make(chan struct{}, 1),
-		settling: time.NewTimer(time.Hour),
-		writer:   state.NewWriter(me, cfg.Rest), mirror: state.NewMirror(me),
+		settling: time.NewTimer(time.Hour), slot: -1,
+		writer: state.NewWriter(me, cfg.Rest), mirror: state.NewMirror(me),
 	}
 }
 
@@ -233,7 +234,7 @@ func (s *Store) me() state.Owner {
 
 // repairable reports whether the shared store lacks something and takes it.
 func (s *Store) repairable() bool {
-	return s.writer.Lacking() && s.loaded && !s.applies && !s.writer.Breaker.Open() && s.writer.Settled()
+	return s.writer.Lacking() && s.loaded && !s.loading && !s.applies && !s.writer.Breaker.Open() && s.writer.Settled()
 }
 
 // Overgrown reports whether Rewrite would help.
@@ -264,7 +265,7 @@ type Status struct {
 	Degraded    bool // packets do not wait for the shared store, or it lacks something
 	Broken      bool // it does not answer
 	Loaded      bool // all that the shared store has was applied once
-	Slot        int  // valid if Joined
+	Slot        int  // the gateway's, also while it is not Joined; -1 before it was
 	Joined      bool // the gateway is among the members
 	Pending     int  // calls that are to be written
 	Followed    int  // calls that the shared store has, resting ones included

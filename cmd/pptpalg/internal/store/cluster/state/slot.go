@@ -69,10 +69,11 @@ func cut(key string) (section, rest string) {
 	return key[:i+1], key[i+1:]
 }
 
-// Seat chooses a slot for a gateway and returns the guard under which it may have it: its own
-// if it is up or was last, else one that nobody has had, else the one that somebody had
-// longest ago. It reports false if all are taken.
-func (r *Roster) Seat(name string) (slot int, guard Guard, ok bool) {
+// Seat chooses a slot for a gateway and returns the guard under which it may have it: the one
+// it has, which its calls are numbered by, else the one it had last, else one that nobody
+// has had, else the one that somebody had longest ago. It reports false if all are taken. A
+// gateway that has none yet says -1.
+func (r *Roster) Seat(name string, has int) (slot int, guard Guard, ok bool) {
 	for s, seat := range r.Members {
 		if seat.Member.Name == name {
 			return s, Guard{MemberKey(s), seat.Revision}, true
@@ -87,15 +88,17 @@ func (r *Roster) Seat(name string) (slot int, guard Guard, ok bool) {
 	if len(free) == 0 {
 		return 0, Guard{}, false
 	}
+	wish := func(s int) int {
+		switch {
+		case s == has:
+			return 0
+		case r.Slots[s].Member.Name == name:
+			return 1
+		}
+		return 2
+	}
 	slot = slices.MinFunc(free, func(a, b int) int {
-		return cmp.Or(-cmp.Compare(r.hadBy(a, name), r.hadBy(b, name)), cmp.Compare(r.Slots[a].Revision, r.Slots[b].Revision), cmp.Compare(a, b))
+		return cmp.Or(cmp.Compare(wish(a), wish(b)), cmp.Compare(r.Slots[a].Revision, r.Slots[b].Revision), cmp.Compare(a, b))
 	})
 	return slot, Guard{MemberKey(slot), 0}, true
-}
-
-func (r *Roster) hadBy(slot int, name string) int {
-	if r.Slots[slot].Member.Name == name {
-		return 1
-	}
-	return 0
 }
