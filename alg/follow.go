@@ -117,6 +117,12 @@ func (e *Editor) Forget(number uint64, at, now time.Time) (of calls.Connection, 
 	return of, true
 }
 
+// Follows reports whether a connection with calls is on record that another gateway owns.
+func (e *Editor) Follows(c *calls.Connection) bool {
+	d := e.senders[e.keyOf(c, calls.Initiator)].dialogue
+	return d != nil && !d.over && d.control.Followed() && d.control.Busy() && d.control.Same(*c)
+}
+
 // Drop has another gateway own the connections with a public address from now on. It returns
 // those with calls, which are followed now. What was seen of their streams is forgotten.
 func (e *Editor) Drop(public netip.Addr, now time.Time) (dropped []calls.Connection) {

@@ -16,6 +16,11 @@ func (t *Table) nextNumber() uint64 {
 	return uint64(slot)<<slotShift | t.opened[slot]
 }
 
+// LastNumber returns the number of the call that was opened here last.
+func (t *Table) LastNumber() uint64 {
+	return uint64(t.cfg.Slot)<<slotShift | t.opened[t.cfg.Slot]
+}
+
 // numbered takes note of a number that a call has, or had.
 func (t *Table) numbered(n uint64) {
 	slot := uint8(n >> slotShift)

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"hash/fnv"
-	"maps"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"pptpalg/alg/calls"
-	"pptpalg/cmd/internal/fastpath/ports"
 	"pptpalg/cmd/pptpalg/internal/store"
 	"pptpalg/cmd/pptpalg/internal/store/cluster"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
@@ -20,10 +20,15 @@ import (
 // has the address. What the others do comes from the shared store (follow), and goes the same
 // walk from remember on as what this one does.
 //
-//	an address appears ─► claim ─► the store has taken it ─► Rejoin: the calls are ours
+//	an address comes ─► acquire ─► the store has taken it ─► own: the calls are ours
 //	                        │         (all that the former owner wrote came before)
-//	                        └─ control packets wait for that, for Wait at the most
-//	an address goes, or another gateway has taken it ─► Drop: the calls are followed
+//	                        └─ control packets wait for that, for ClusterConfig.Wait at the most
+//	an address goes, or another gateway has taken it ─► yield: the calls are followed
+//
+// Calls of the journal, too, are followed until the shared store says whose they are.
+//
+// The locks: who holds order may take mu, and who holds mu may take the store's. The store
+// calls follow and joined without its own.
 
 // ClusterConfig is what a gateway of a cluster is told.
 type ClusterConfig struct {
@@ -31,6 +36,20 @@ type ClusterConfig struct {
 	Member state.Member
 	Wait   time.Duration // how long a packet waits for the shared store at most
 }
+
+const (
+	// joinTime is how long a gateway that starts waits for what the shared store has. A store
+	// that does not answer at all is not waited for.
+	joinTime = 5 * time.Second
+	// aloneTime is how long it is not ready without: then it may get addresses all the same.
+	aloneTime = 30 * time.Second
+	// contested is how long an address stays with the gateway that has taken it, although this
+	// one has it too and gets its packets.
+	contested = 2 * time.Second
+	// looked is how fresh the list of addresses must be, for a packet that comes to the wrong
+	// gateway.
+	looked = 50 * time.Millisecond
+)
 
 // Lives of conntrack entries of control connections in seconds, until their next packet.
 const (
@@ -41,15 +60,40 @@ const (
 // share is the gateway's part in a cluster.
 type share struct {
 	store   *cluster.Store
+	name    string
 	wait    time.Duration
 	metrics *clusterMetrics
+	whole   chan struct{} // closed when all was applied that the shared store had
+
+	looking sync.Mutex // held while the list of addresses is read
+	looked  time.Time  // guarded by looking
+
+	chores *chores
 
 	// Guarded by Gateway.mu.
 	here    map[netip.Addr]bool          // addresses of this gateway's interfaces
 	told    map[netip.Addr]bool          // addresses that a command says are here
-	others  map[netip.Addr]string        // public addresses that other gateways own, "" for one that nobody has said it owns
+	fresh   map[netip.Addr]bool          // addresses that have come here since the store has said that they are this gateway's
+	mine    map[netip.Addr]bool          // public addresses that this gateway owns, as far as it knows
+	others  map[netip.Addr]holding       // public addresses that it does not own
 	taking  map[netip.Addr]chan struct{} // closed when it is known who owns the address
-	awaited map[uint64]struct{}          // calls of the journal that the shared store has to confirm
+	awaited map[uint64]awaited           // calls of the journal of which the shared store has not told, by number
+	over    map[uint64]bool              // calls that are over, by the journal
+	kept    []calls.Connection           // of the journal
+	began   time.Time
+}
+
+// holding is who owns a public address, "" for nobody that is known, and since when this gateway
+// does not; zero if only the journal knows of the address.
+type holding struct {
+	name  string
+	since time.Time
+}
+
+// awaited is what is known of a call of the journal.
+type awaited struct {
+	public netip.Addr
+	state  calls.State
 }
 
 // joinCluster returns the store of a gateway of a cluster over its own one.
@@ -60,9 +104,10 @@ func (g *Gateway) joinCluster(own store.Store) store.Store {
 	}
 	g.table.SetSlot(unjoined(cfg.Member.Name), calls.Share{})
 	g.share = &share{
-		wait: cfg.Wait, metrics: g.clusterMetrics,
-		here: make(map[netip.Addr]bool), told: make(map[netip.Addr]bool), others: make(map[netip.Addr]string),
-		taking: make(map[netip.Addr]chan struct{}), awaited: make(map[uint64]struct{}),
+		name: cfg.Member.Name, wait: cfg.Wait, metrics: g.clusterMetrics, whole: make(chan struct{}), chores: newChores(),
+		here: make(map[netip.Addr]bool), told: make(map[netip.Addr]bool), fresh: make(map[netip.Addr]bool), mine: make(map[netip.Addr]bool),
+		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}),
+		awaited: make(map[uint64]awaited), over: make(map[uint64]bool), began: time.Now(),
 	}
 	g.share.store = cluster.New(own, cfg.Shared, cluster.Config{
 		Member: cfg.Member, Wait: cfg.Wait, Rest: g.cfg.Table.Rest, Apply: g.follow, Joined: g.joined, Waited: g.share.waited, Log: g.log,
@@ -86,6 +131,57 @@ func (g *Gateway) joined(slot int) {
 	g.table.SetSlot(uint8(slot)+1, calls.Share{})
 }
 
+// runCluster is the gateway's part in the cluster until ctx is done.
+func (g *Gateway) runCluster(ctx context.Context, group interface{ Go(func() error) }) {
+	group.Go(func() error { return g.share.store.Run(ctx) })
+	group.Go(func() error { return g.watchAddresses(ctx) })
+	group.Go(func() error { return g.share.chores.Run(ctx) })
+}
+
+// awaitWhole waits until all is applied that the shared store has, for a while at most, and
+// reports whether it is.
+func (g *Gateway) awaitWhole(ctx context.Context) bool {
+	late := time.NewTimer(joinTime)
+	defer late.Stop()
+	ask := time.NewTicker(10 * time.Millisecond)
+	defer ask.Stop()
+	for {
+		select {
+		case <-g.share.whole:
+			return true
+		case <-late.C:
+			g.log.Warn("the shared store does not answer: this gateway starts with what its journal has")
+			return false
+		case <-ctx.Done():
+			return false
+		case <-ask.C:
+			if g.share.store.Status().Broken {
+				return false // it was logged
+			}
+		}
+	}
+}
+
+// isWhole reports whether all was applied once that the shared store had.
+func (s *share) isWhole() bool {
+	select {
+	case <-s.whole:
+		return true
+	default:
+		return false
+	}
+}
+
+// ready returns nil once the gateway may get addresses.
+func (s *share) ready(now time.Time) error {
+	if s.isWhole() || now.Sub(s.began) > aloneTime {
+		return nil
+	}
+	return errNotWhole
+}
+
+var errNotWhole = errors.New("the shared store was not read yet")
+
 // owns reports whether a connection that NAT translates is this gateway's: no other one owns
 // its public address. The caller holds mu.
 func (g *Gateway) owns(c calls.Connection) bool {
@@ -94,12 +190,14 @@ func (g *Gateway) owns(c calls.Connection) bool {
 	return !other
 }
 
-// claim has this gateway own the public address of a connection that it edits.
+// claim has this gateway own the public address of a connection that it edits. The caller
+// holds mu.
 func (g *Gateway) claim(c *calls.Connection) {
 	if g.share == nil {
 		return
 	}
-	if public, shared := c.Public(); shared && g.owns(*c) {
+	if public, shared := c.Public(); shared && g.owns(*c) && !g.share.mine[public] {
+		g.share.mine[public] = true
 		g.share.store.Claim(public)
 	}
 }
@@ -107,18 +205,18 @@ func (g *Gateway) claim(c *calls.Connection) {
 // awaitOwners waits until it is known who owns the public addresses that are changing hands, for a
 // while at most. Where the shared store does not say, the gateway that has the address owns it.
 func (g *Gateway) awaitOwners() {
-	if g.share == nil {
-		return
-	}
-	g.mu.Lock()
-	all := maps.Clone(g.share.taking)
-	g.mu.Unlock()
-	if len(all) == 0 {
-		return
-	}
-	late := time.NewTimer(g.share.wait)
-	defer late.Stop()
-	for public, known := range all {
+	var late *time.Timer
+	for {
+		g.mu.Lock()
+		public, known := g.share.undecided()
+		g.mu.Unlock()
+		if known == nil {
+			return
+		}
+		if late == nil {
+			late = time.NewTimer(g.share.wait)
+			defer late.Stop()
+		}
 		select {
 		case <-known:
 		case <-late.C:
@@ -128,16 +226,24 @@ func (g *Gateway) awaitOwners() {
 	}
 }
 
+// undecided returns an address that is changing hands.
+func (s *share) undecided() (netip.Addr, <-chan struct{}) {
+	for public, known := range s.taking {
+		return public, known
+	}
+	return netip.Addr{}, nil
+}
+
 // assume has the gateway own an address that it has, though the shared store has not said so.
 func (g *Gateway) assume(public netip.Addr) {
 	g.order.Lock()
 	defer g.order.Unlock()
 	g.mu.Lock()
-	_, pending := g.share.taking[public]
+	pending := g.share.taking[public] != nil
 	g.mu.Unlock()
 	if pending {
-		g.log.Warn("the shared store does not say who owns the public address: this gateway has it", "public", public)
-		g.own(public)
+		g.log.Warn("the shared store does not say who owns the public address: this gateway goes on with its calls", "public", public)
+		g.own(public, "")
 		g.carryOut()
 	}
 }
@@ -151,49 +257,105 @@ func (g *Gateway) acquire(public netip.Addr) {
 	g.share.store.Claim(public)
 }
 
-// own has this gateway own a public address from now on. The caller holds order.
-func (g *Gateway) own(public netip.Addr) {
+// decided tells those who wait that it is known who owns an address. The caller holds mu.
+func (s *share) decided(public netip.Addr) {
+	if known := s.taking[public]; known != nil {
+		close(known)
+		delete(s.taking, public)
+	}
+}
+
+// own has this gateway own a public address from now on. Calls of the journal of which a former
+// owner that is known has not told are over. The caller holds order.
+func (g *Gateway) own(public netip.Addr, former string) {
 	now := time.Now()
+	stale := former != "" && former != g.share.name
 	g.mu.Lock()
+	for number, a := range g.share.awaited {
+		if a.public != public {
+			continue
+		}
+		delete(g.share.awaited, number)
+		if stale {
+			g.editor.Forget(number, now, now)
+		}
+	}
 	delete(g.share.others, public)
+	g.share.mine[public] = true
 	taken := g.editor.Rejoin(public, now)
 	g.note(g.table.Events())
-	if known := g.share.taking[public]; known != nil {
-		close(known)
-		delete(g.share.taking, public)
-	}
+	g.share.decided(public)
 	g.mu.Unlock()
-	if len(taken) > 0 {
-		g.log.Info("calls are taken over", "public", public, "connections", len(taken))
+	if len(taken) == 0 {
+		return
+	}
+	g.log.Info("this gateway owns the public address and its calls from now on", "public", public, "connections", len(taken))
+	if former != g.share.name {
 		g.share.metrics.takeovers.Inc()
 	}
-	g.entriesFailed(g.kernel.SetTimeout(taken, ownLife))
+	g.chore(public, taken, true, func(some []calls.Connection) map[int]error { return g.kernel.SetTimeout(some, ownLife) })
 }
 
 // yield has another gateway own a public address from now on. The caller holds order.
 func (g *Gateway) yield(public netip.Addr, owner string) {
+	dropped := g.drop(public, owner)
+	g.carryOut()
+	g.share.store.Yield(public) // what has happened to its calls until now was written, or will be
+	if len(dropped) == 0 {
+		return
+	}
+	g.log.Info("this gateway follows the calls of the public address from now on", "public", public, "owner", owner, "connections", len(dropped))
+	g.rewrite()
+	g.renewFollowed(public, dropped)
+}
+
+// drop returns the connections that are followed from now on.
+func (g *Gateway) drop(public netip.Addr, owner string) (dropped []calls.Connection) {
 	now := time.Now()
 	g.mu.Lock()
-	g.share.others[public] = owner
-	dropped := g.editor.Drop(public, now)
+	defer g.mu.Unlock()
+	delete(g.share.mine, public)
+	g.share.others[public] = holding{owner, now}
+	dropped = g.editor.Drop(public, now)
 	g.note(g.table.Events())
-	if known := g.share.taking[public]; known != nil {
-		close(known)
-		delete(g.share.taking, public)
-	}
-	g.mu.Unlock()
-	if len(dropped) > 0 {
-		g.log.Info("calls are followed from now on", "public", public, "owner", owner, "connections", len(dropped))
-		g.entriesFailed(g.kernel.Remake(dropped, followedLife))
-		g.rewrite()
+	g.share.decided(public)
+	return dropped
+}
+
+// renewFollowed makes the entries anew of connections whose packets pass another gateway: what
+// this kernel knows of their streams is outdated.
+func (g *Gateway) renewFollowed(public netip.Addr, all []calls.Connection) {
+	g.chore(public, all, false, func(some []calls.Connection) map[int]error { return g.kernel.Remake(some, followedLife) })
+}
+
+// chore has the entries of connections with a public address changed by and by, as long as
+// the address is this gateway's, or is not.
+func (g *Gateway) chore(public netip.Addr, all []calls.Connection, mine bool, do func([]calls.Connection) map[int]error) {
+	for some := range slices.Chunk(all, chunk) {
+		g.share.chores.add(func() {
+			g.order.Lock()
+			defer g.order.Unlock()
+			g.mu.Lock()
+			_, other := g.share.others[public]
+			g.mu.Unlock()
+			if mine == !other {
+				g.entriesFailed(do(some))
+			}
+		})
 	}
 }
 
-// entriesFailed tells of entries of connections that could not be made; the audit tries again.
+// entriesFailed tells of entries of connections that could not be made or changed. The audit
+// makes those that are missing. The caller holds order or is the reconciler.
 func (g *Gateway) entriesFailed(failed map[int]error) {
 	for _, err := range failed {
-		g.conntrackFailed(opCreate, err)
-		return
+		switch {
+		case errors.Is(err, conntrack.ErrNotFound): // there is nothing to change
+		case errors.Is(err, conntrack.ErrTaken):
+			g.log.Debug("the entry of a control connection of another gateway cannot be made", "err", err)
+		default:
+			g.conntrackFailed(opCreate, err)
+		}
 	}
 }
 
@@ -201,183 +363,237 @@ func (g *Gateway) entriesFailed(failed map[int]error) {
 func (g *Gateway) follow(b cluster.Batch) {
 	g.order.Lock()
 	defer g.order.Unlock()
-	connect := g.followCalls(b.Changes)
-	g.entriesFailed(g.kernel.Follow(connect, followedLife))
-	g.carryOut()
-	for i := range b.Changes {
-		if c := &b.Changes[i]; c.Kind == state.Owned {
-			g.owner(c)
+	for rest := b.Changes; len(rest) > 0; {
+		n := slices.IndexFunc(rest, func(c state.Change) bool { return c.Kind == state.Owned })
+		if n < 0 {
+			n = len(rest)
+		}
+		g.followCalls(rest[:n])
+		if rest = rest[n:]; len(rest) > 0 {
+			g.owner(&rest[0])
+			rest = rest[1:]
 		}
 	}
-	if b.Whole {
-		g.confirmed()
+	if b.Whole && !g.share.isWhole() {
+		g.confirm()
+		close(g.share.whole)
 	}
 	g.carryOut()
 }
 
-// followCalls puts the calls of others on record. It returns the connections that are new.
-func (g *Gateway) followCalls(changes []state.Change) (connect []calls.Connection) {
+// followCalls puts the calls of others on record. The caller holds order.
+func (g *Gateway) followCalls(changes []state.Change) {
+	if len(changes) == 0 {
+		return
+	}
+	e := entries{}
 	now := time.Now()
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	for i := range changes {
-		c := &changes[i]
-		delete(g.share.awaited, c.Call.Record.Number)
-		switch c.Kind {
-		case state.Kept:
-			first, ok := g.editor.Follow(c.Call.Record, now)
-			if first {
-				connect = append(connect, c.Call.Record.Connection)
-			}
-			if !ok {
-				g.share.metrics.refused.Inc()
-			}
-		case state.Gone:
-			g.editor.Forget(c.Call.Record.Number, c.Call.At, now)
-		}
+		g.followCall(&changes[i], &e, now)
 	}
 	g.note(g.table.Events())
-	return connect
+	g.mu.Unlock()
+	if len(e.idle) > 0 {
+		g.entriesFailed(g.kernel.SetTimeout(e.idle, ownLife))
+	}
+	if len(e.first) > 0 {
+		g.entriesFailed(g.kernel.Follow(e.first, followedLife))
+	}
+	g.carryOut()
+}
+
+// entries are connections of others whose entries in the kernel change.
+type entries struct {
+	first []calls.Connection // with their first call
+	idle  []calls.Connection // without calls
+}
+
+func (e *entries) begin(c calls.Connection) {
+	e.idle = slices.DeleteFunc(e.idle, c.Same)
+	e.first = append(e.first, c)
+}
+
+func (e *entries) end(c calls.Connection) {
+	e.first = slices.DeleteFunc(e.first, c.Same)
+	e.idle = append(e.idle, c)
+}
+
+// followCall puts a call of another gateway on record. The caller holds mu.
+func (g *Gateway) followCall(c *state.Change, e *entries, now time.Time) {
+	number := c.Call.Record.Number
+	if g.knowsBetter(c) {
+		delete(g.share.awaited, number)
+		return
+	}
+	delete(g.share.awaited, number)
+	if c.Kind == state.Kept {
+		g.askForZones(&c.Call.Record.Connection, now)
+		first, ok := g.editor.Follow(c.Call.Record, now)
+		if first {
+			e.begin(c.Call.Record.Connection)
+		}
+		if !ok {
+			g.share.metrics.refused.Inc()
+		}
+		return
+	}
+	at := c.Call.At
+	if at.IsZero() {
+		at = now // nobody has said when
+	}
+	if of, last := g.editor.Forget(number, at, now); last {
+		e.end(of)
+	}
+}
+
+// knowsBetter reports whether the journal knows at least as much of a call as the shared
+// store: it is a call of this gateway, and the journal comes first. The caller holds mu.
+func (g *Gateway) knowsBetter(c *state.Change) bool {
+	if c.Kind != state.Kept || c.Owner != g.share.name {
+		return false
+	}
+	a, known := g.share.awaited[c.Call.Record.Number]
+	return g.share.over[c.Call.Record.Number] || known && a.state >= c.Call.Record.State
 }
 
 // owner takes in who owns a public address. The caller holds order.
 func (g *Gateway) owner(c *state.Change) {
 	g.mu.Lock()
-	mine := g.share.here[c.Public] || g.share.told[c.Public]
-	again := !c.Mine && c.Owner == g.cfg.Cluster.Member.Name
-	if again && !mine {
-		g.acquire(c.Public) // it was ours before the daemon was started again
+	mine, taking := g.share.mine[c.Public], g.share.taking[c.Public] != nil
+	again := !c.Mine && c.Owner == g.share.name // an earlier daemon of this gateway has it
+	if again && !mine && !taking {
+		g.acquire(c.Public)
+	}
+	if c.Mine {
+		delete(g.share.fresh, c.Public)
 	}
 	g.mu.Unlock()
 	switch {
+	case c.Mine && !mine && !taking: // it has gone meanwhile
 	case c.Mine:
-		g.own(c.Public)
+		g.own(c.Public, c.From.Name)
 	case !again && c.Owner != "":
 		g.yield(c.Public, c.Owner)
+		g.retake(c.Public)
 	}
 }
 
-// confirmed forgets calls of the journal that the shared store does not know.
-func (g *Gateway) confirmed() {
-	now := time.Now()
+// confirm decides, when all was read that the shared store has, about calls of the journal of
+// which it has not told: they are over if another gateway owns them. What is here is taken from
+// others. The caller holds order.
+func (g *Gateway) confirm() {
+	s, now := g.share, time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for number := range g.share.awaited {
-		g.editor.Forget(number, now, now)
+	for number, a := range s.awaited {
+		switch o, other := s.others[a.public]; {
+		case s.taking[a.public] != nil: // own decides
+		case other && o.name != "":
+			g.editor.Forget(number, now, now)
+			delete(s.awaited, number)
+		default:
+			g.acquire(a.public)
+		}
 	}
-	clear(g.share.awaited)
 	g.note(g.table.Events())
-}
-
-// watchAddresses follows the addresses of the gateway's interfaces until ctx is done.
-func (g *Gateway) watchAddresses(ctx context.Context) error {
-	return ports.Watch(ctx, func(c ports.Change) {
-		if c.Addresses {
-			g.readdress()
-		}
-	})
-}
-
-// readdress looks which public addresses are here.
-func (g *Gateway) readdress() {
-	all, err := g.homes.list()
-	if err != nil {
-		g.limits.sometimes("addresses", func() { g.log.Warn("addresses are not known", "err", err) })
-		return
-	}
-	var left []netip.Addr
-	g.mu.Lock()
-	for _, a := range all {
-		if _, other := g.share.others[a]; other && !g.share.here[a] {
-			g.acquire(a)
+	for _, c := range s.kept {
+		public, _ := c.Public()
+		if o := s.others[public]; o.name != "" && s.taking[public] == nil && g.editor.Follows(&c) {
+			g.renewFollowed(public, []calls.Connection{c})
 		}
 	}
-	now := make(map[netip.Addr]bool, len(all))
-	for _, a := range all {
-		now[a] = true
-	}
-	for a := range g.share.here {
-		if !now[a] && !g.share.told[a] {
-			left = append(left, a)
-		}
-	}
-	g.share.here = now
-	g.mu.Unlock()
-	for _, a := range left {
-		g.leftHere(a)
-	}
+	s.kept = nil
+	clear(s.over)
 }
 
-// leftHere has the calls of an address that has gone followed, until somebody has it.
-func (g *Gateway) leftHere(public netip.Addr) {
-	g.order.Lock()
-	defer g.order.Unlock()
-	g.share.store.Yield(public)
-	g.yield(public, "")
-	g.carryOut()
-}
-
-// Take says that a public address is on this gateway, and Leave that it is no longer: for addresses
-// that are on no interface.
-func (g *Gateway) Take(public netip.Addr) error {
-	if g.share == nil {
-		return errAlone
-	}
+// restoreShared takes up what the journal has. Calls that are shared may be another gateway's
+// by now: they are followed until the shared store tells.
+func (g *Gateway) restoreShared(contents *store.Contents, now time.Time) (refused int) {
+	g.readdress()
+	s := g.share
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.share.told[public] = true
-	g.acquire(public)
-	return nil
-}
-
-// Leave is the opposite of Take.
-func (g *Gateway) Leave(public netip.Addr) error {
-	if g.share == nil {
-		return errAlone
-	}
-	g.mu.Lock()
-	delete(g.share.told, public)
-	here := g.share.here[public]
-	g.mu.Unlock()
-	if !here {
-		g.leftHere(public)
-	}
-	return nil
-}
-
-var errAlone = errors.New("this gateway is in no cluster: see --cluster")
-
-// restoreShared takes up calls of the journal. Those with public addresses that are here are
-// ours. Others may be another gateway's by now: they are followed until the shared store tells.
-func (g *Gateway) restoreShared(all []calls.Record, now time.Time) (refused int) {
-	g.readdress()
-	var mine []calls.Record
-	for i := range all {
-		r := &all[i]
+	for i := range contents.Calls {
+		r := &contents.Calls[i]
 		public, shared := r.Connection.Public()
-		if !shared || g.share.here[public] {
-			if shared {
-				g.share.store.Claim(public)
-			}
-			mine = append(mine, *r)
+		if !shared {
 			continue
 		}
-		g.share.others[public] = ""
-		if _, ok := g.editor.Follow(*r, now); ok {
-			g.share.awaited[r.Number] = struct{}{}
-		} else {
-			refused++
+		if _, known := s.others[public]; !known {
+			s.others[public] = holding{}
+			if s.here[public] {
+				g.acquire(public)
+			}
+		}
+		s.awaited[r.Number] = awaited{public, r.State}
+		if n := len(s.kept); n == 0 || !s.kept[n-1].Same(r.Connection) {
+			s.kept = append(s.kept, r.Connection)
 		}
 	}
-	return refused + g.editor.Restore(mine, now)
+	for _, over := range contents.Gone {
+		s.over[over.Record.Number] = true
+	}
+	refused = g.editor.Restore(contents.Calls, now)
+	g.table.Events() // the kernel has the flows; the audit makes those that are missing
+	return refused
 }
 
 // followAgain makes the entries anew of connections of other gateways.
-func (g *Gateway) followAgain(conns []calls.Connection) {
-	if len(conns) == 0 {
-		return
+func (g *Gateway) followAgain(all []calls.Connection) {
+	for some := range slices.Chunk(all, chunk) {
+		g.order.Lock()
+		g.mu.Lock()
+		some = slices.DeleteFunc(slices.Clone(some), func(c calls.Connection) bool { return !g.editor.Follows(&c) })
+		g.mu.Unlock()
+		g.entriesFailed(g.kernel.Follow(some, followedLife))
+		g.order.Unlock()
+		g.metrics.repairs.WithLabelValues(repairRevived).Add(float64(len(some)))
+		g.sweeper.repaired = true
 	}
-	g.metrics.repairs.WithLabelValues(repairRevived).Add(float64(len(conns)))
-	g.entriesFailed(g.kernel.Follow(conns, followedLife))
-	g.sweeper.repaired = true
 }
+
+// chores are pieces of work that are done one after the other, and that nobody waits for.
+type chores struct {
+	more chan struct{} // has an item when there may be some
+
+	mu  sync.Mutex // guards all
+	all []func()
+}
+
+func newChores() *chores { return &chores{more: make(chan struct{}, 1)} }
+
+func (c *chores) add(do func()) {
+	c.mu.Lock()
+	c.all = append(c.all, do)
+	c.mu.Unlock()
+	select {
+	case c.more <- struct{}{}:
+	default: // one is on its way
+	}
+}
+
+// Run does what is added until ctx is done.
+func (c *chores) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.more:
+		}
+		for do := c.next(); do != nil && ctx.Err() == nil; do = c.next() {
+			do()
+		}
+	}
+}
+
+func (c *chores) next() (do func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.all) > 0 {
+		do, c.all = c.all[0], c.all[1:]
+	}
+	return do
+}
+
+var errAlone = errors.New("this gateway is in no cluster: see --cluster")

@@ -203,13 +203,17 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return errors.Join(err, g.Close())
 	}
-	g.adopt()
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group, working := errgroup.WithContext(working)
+	if g.share == nil {
+		g.adopt()
+	} else if g.runCluster(working, group); g.awaitWhole(ctx) {
+		g.adopt() // what others' calls explain is theirs
+	}
 	g.clearKernel()
 	g.audit()
 	g.renew()
 	g.rewrite() // what the audit has deleted need not be looked for again
-	working, stop := context.WithCancel(context.WithoutCancel(ctx))
-	group, working := errgroup.WithContext(working)
 	// Rules of a daemon that was killed have sent packets already. Loading drops those that wait.
 	for _, q := range g.queues {
 		group.Go(func() error { return q.Run(working) })
@@ -223,10 +227,6 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	group.Go(func() error { return g.sweep(working) })
 	if a := g.ahead(); a != nil {
 		group.Go(func() error { return a.Run(working) })
-	}
-	if g.share != nil {
-		group.Go(func() error { return g.share.store.Run(working) })
-		group.Go(func() error { return g.watchAddresses(working) })
 	}
 	guarding, relieve := context.WithCancel(working)
 	guarded := make(chan error, 1)

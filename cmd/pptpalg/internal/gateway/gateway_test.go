@@ -181,6 +181,10 @@ func (k *fakeKernel) Revive(calls.Connection) error {
 	return k.err
 }
 
+func (k *fakeKernel) Follow([]calls.Connection, uint32) map[int]error     { return nil }
+func (k *fakeKernel) Remake([]calls.Connection, uint32) map[int]error     { return nil }
+func (k *fakeKernel) SetTimeout([]calls.Connection, uint32) map[int]error { return nil }
+
 func (k *fakeKernel) Probe() error { return k.err }
 
 func (k *fakeKernel) Close() error { return nil }

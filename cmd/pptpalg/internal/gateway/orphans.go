@@ -52,11 +52,14 @@ func (g *Gateway) adopt() {
 	}
 	now := time.Now()
 	g.look(now)
-	last := lastNumber(g.editor.Records())
+	last := g.table.LastNumber()
 	claimed := claims(have, live, last, now)
 	g.homes.own(claimed)
-	g.restore(claimed, now)
-	taken := slices.DeleteFunc(g.editor.Records(), func(r calls.Record) bool { return r.Number <= last })
+	for i := range claimed {
+		g.askForZones(&claimed[i].Connection, now)
+	}
+	g.editor.Restore(claimed, now)
+	taken := slices.DeleteFunc(g.editor.Records(), func(r calls.Record) bool { return r.Number <= last || r.Number > last+uint64(len(claimed)) })
 	g.ledger.Know(taken, !g.outlives())
 	g.disown(have)
 	g.orphans.add(have, g.table, now)
@@ -72,13 +75,6 @@ func (g *Gateway) disown(have datapath.Flows) {
 	}
 	delete(have, canary)
 	maps.DeleteFunc(have, func(f calls.Flow, t calls.Traffic) bool { return t.Lent || g.table.Has(f) })
-}
-
-func lastNumber(records []calls.Record) (last uint64) {
-	for _, r := range records {
-		last = max(last, r.Number)
-	}
-	return last
 }
 
 // claim is a control connection with what an orphan needs to be a leg of a call on it.

@@ -26,11 +26,10 @@ import (
 // packet is the packet loop's body: one packet in, one verdict out.
 func (g *Gateway) packet(p *nfqueue.Packet) nfqueue.Verdict {
 	g.turn.begin(&g.pulse)
-	g.awaitOwners()
 	seg, unread := read(p)
 	out := alg.Outcome{Reason: unread}
 	if unread == alg.Read {
-		out = g.edit(seg, p)
+		out = g.editOwned(seg, p)
 	}
 	if out.Reset {
 		p.Mark |= g.rules().ResetMark // a rule answers it with a RST
@@ -66,6 +65,8 @@ type turn struct {
 	began    time.Time // when the first of them was taken up
 	packets  int
 	happened happened
+
+	elsewhere calls.Connection // of the last packet of a connection of another gateway
 }
 
 func (t *turn) begin(p *pulse) {
@@ -101,6 +102,20 @@ func read(p *nfqueue.Packet) (packet.Segment, alg.Reason) {
 	return seg, alg.Read
 }
 
+// editOwned edits a packet's segment when it is known whose its connection is.
+func (g *Gateway) editOwned(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
+	if g.share == nil {
+		return g.edit(seg, p)
+	}
+	g.awaitOwners()
+	out := g.edit(seg, p)
+	if out.Reason == alg.Elsewhere && g.comes(&g.turn.elsewhere) {
+		g.awaitOwners()
+		return g.edit(seg, p)
+	}
+	return out
+}
+
 // edit edits a packet's segment.
 func (g *Gateway) edit(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
 	g.mu.Lock()
@@ -116,6 +131,9 @@ func (g *Gateway) edit(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
 	g.see(seg, &out, now)
 	if out.Leave {
 		g.leave(seg)
+	}
+	if out.Reason == alg.Elsewhere {
+		g.turn.elsewhere = g.editor.Connection(seg)
 	}
 	g.tellLimits(out.Anomalies, seg)
 	return out

@@ -38,8 +38,8 @@ func (g *Gateway) openStore() error {
 func (g *Gateway) takeUp(s store.Store, contents store.Contents) {
 	g.store = s
 	now := time.Now()
-	refused := g.restore(contents.Calls, now)
-	g.flushes.heir = g.table.Calls() > 0
+	refused := g.restore(&contents, now)
+	g.flushes.heir = g.table.Calls()+g.table.Followed() > 0
 	g.ledger.Know(g.editor.Records(), !g.outlives())
 	for _, r := range contents.Resting {
 		g.table.Rest(r, now)
@@ -55,15 +55,15 @@ func (g *Gateway) takeUp(s store.Store, contents store.Contents) {
 	}
 }
 
-// restore is Editor.Restore.
-func (g *Gateway) restore(all []calls.Record, now time.Time) (refused int) {
-	for i := range all {
-		g.askForZones(&all[i].Connection, now)
+// restore puts the calls of a store on record.
+func (g *Gateway) restore(contents *store.Contents, now time.Time) (refused int) {
+	for i := range contents.Calls {
+		g.askForZones(&contents.Calls[i].Connection, now)
 	}
 	if g.share != nil {
-		return g.restoreShared(all, now)
+		return g.restoreShared(contents, now)
 	}
-	return g.editor.Restore(all, now)
+	return g.editor.Restore(contents.Calls, now)
 }
 
 // unfollowed returns the flows of calls that NAT does not touch and that an earlier daemon
@@ -179,6 +179,9 @@ func (g *Gateway) settleUp(c *alg.Audit, have datapath.Flows, asked time.Time) h
 	t := g.tally(g.records(c), have, asked)
 	g.metrics.show(&t)
 	g.look(asked)
+	if g.share != nil {
+		g.readdress() // the kernel's word may have been lost
+	}
 	g.revive(c, have, asked)
 	if err := g.watched(); err != nil {
 		g.conntrackFailed(opCreate, err)

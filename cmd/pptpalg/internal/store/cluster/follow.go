@@ -64,6 +64,7 @@ func (s *Store) loadAll(ctx context.Context) error {
 		s.loaded, s.loading = true, false
 		return s.mirror.End(mark, restored)
 	})
+	signal(s.more)
 	s.cfg.Apply(Batch{Whole: true})
 	return nil
 }

@@ -64,9 +64,14 @@ type attempt struct {
 	before state.Mark
 }
 
+// next returns what is to be done. Nothing is before all was read: who takes a public address
+// must know from whom, and what was written under it until then.
 func (s *Store) next(now time.Time) (attempt, bool, time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.loaded {
+		return attempt{}, false, time.Time{}
+	}
 	work, ok, again := s.writer.Next(now)
 	return attempt{work, s.mirror.Mark()}, ok, again
 }

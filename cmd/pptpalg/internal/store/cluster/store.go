@@ -139,12 +139,12 @@ func waitsFor(k calls.EventKind) bool {
 }
 
 // share hands events over to the writer and reports whether to wait for it. Of several events
-// of a call the last says it all.
+// of a call the last says it all. Calls that were taken over are as the store has them.
 func (s *Store) share(events []calls.Event, now time.Time) (wait bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range events {
-		if e := &events[i]; e.OfCall() {
+		if e := &events[i]; e.OfCall() && e.Kind != calls.TakenOver {
 			c := state.Call{Record: e.Call, Gone: e.Kind == calls.Gone, At: now}
 			wait = s.writer.Add(&c, waitsFor(e.Kind), time.Now()) || wait
 		}
