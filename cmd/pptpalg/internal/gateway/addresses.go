@@ -145,11 +145,12 @@ func (g *Gateway) Take(public netip.Addr) error {
 		return errAlone
 	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.share.told[public], g.share.fresh[public] = true, true
 	if !g.share.mine[public] {
 		g.acquire(public)
 	}
+	g.mu.Unlock()
+	g.awaitOwners()
 	return nil
 }
 
