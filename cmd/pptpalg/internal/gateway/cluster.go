@@ -54,7 +54,7 @@ const (
 // Lives of conntrack entries of control connections in seconds, until their next packet.
 const (
 	followedLife = 10 * 24 * 3600 // packets pass another gateway
-	ownLife      = uint32(conntrack.ReviveTimeout / time.Second)
+	ownLife      = conntrack.ReviveTimeout
 )
 
 // share is the gateway's part in a cluster.

@@ -386,7 +386,7 @@ func TestFollowed(t *testing.T) {
 	if n := b.kernel.count(); n != 2 {
 		t.Errorf("%d flows are in b's kernel", n)
 	}
-	if e := b.kernel.entry(&w.Connection); e.life != followedLife {
+	if e := b.kernel.entry(&w.Connection); e.life != 864_000 {
 		t.Errorf("the connection has %d s", e.life)
 	}
 	w.clears(a, 7, 7)
@@ -417,7 +417,7 @@ func TestAddressMoves(t *testing.T) {
 		t.Errorf("public ID %d twice", third)
 	}
 	v.clears(b, 7, second)
-	b.until("has the entries as its own", func() bool { return b.kernel.entry(&w.Connection).life == ownLife })
+	b.until("has the entries as its own", func() bool { return b.kernel.entry(&w.Connection).life == 300 })
 	a.until("follows", func() bool { return len(a.Calls()) == 2 && a.lacks(v)() })
 	if n, followed := a.calls(), b.table.Followed(); n != 0 || followed != 0 {
 		t.Errorf("a owns %v calls, b follows %d", n, followed)

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"pptpalg/alg/pptp"
+	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/datapath"
+)
+
+// cluster is two gateways that share their calls in etcd.
+type cluster struct {
+	a, b *testGateway
+	etcd *lab.Process
+}
+
+// startCluster starts gateway a, which has the addresses that move, and b.
+func startCluster(t *testing.T, path datapath.Name, inside int, args ...string) *cluster {
+	t.Helper()
+	a := buildGateway(t, path, lab.Options{Inside: inside, Outside: 1, SNAT: lab.GatewayPublic, Firewall: true, Pair: true})
+	other := *a.Network
+	other.Gateway = other.Standby
+	b := &testGateway{Network: &other, t: t, path: path, state: filepath.Join(t.TempDir(), "state"), log: new(lab.Log)}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("gateway b: %s", b.log)
+		}
+	})
+	c := &cluster{a: a, b: b}
+	c.startEtcd()
+	flags := func(name string) []string {
+		return append([]string{"--cluster", "etcd://" + etcdAddr.String(), "--cluster-insecure", "--cluster-name", name}, args...)
+	}
+	a.start(flags("a")...)
+	b.start(flags("b")...)
+	return c
+}
+
+var etcdAddr = netip.AddrPortFrom(lab.SwitchAddr, 2379)
+
+// startEtcd runs one member beside the gateways. Its data are in memory as far as the kernel likes.
+func (c *cluster) startEtcd() {
+	t, h := c.a.t, c.a.Switch
+	t.Helper()
+	must(t, lab.Need("etcd"))
+	const peer = "http://127.0.0.1:2380"
+	client := "http://" + etcdAddr.String()
+	cmd, err := h.Command(context.Background(), "etcd", "--name", "one", "--data-dir", filepath.Join(t.TempDir(), "etcd"), "--unsafe-no-fsync",
+		"--logger", "zap", "--log-level", "error", "--listen-client-urls", client, "--advertise-client-urls", client,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "one="+peer,
+		"--heartbeat-interval", "50", "--election-timeout", "300")
+	must(t, err)
+	c.etcd, err = h.Start(cmd)
+	must(t, err)
+	t.Cleanup(func() { _ = c.etcd.Kill() })
+	must(t, lab.Poll(lab.Patience, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		conn, err := c.a.Gateway.Dial(ctx, netip.AddrPort{}, etcdAddr)
+		return err == nil && conn.Close() == nil
+	}))
+}
+
+// status asks a gateway how its cluster does.
+func (g *testGateway) status() admin.Cluster {
+	g.t.Helper()
+	st, err := admin.Client{StateDir: g.state}.Cluster(g.t.Context())
+	must(g.t, err)
+	return st
+}
+
+// wantOwner waits until a gateway has so many calls, all of them edited by one.
+func (g *testGateway) wantOwner(calls int, owner string, here bool) {
+	g.t.Helper()
+	other := func(c admin.Call) bool { return c.Owner != owner || c.OwnedHere != here }
+	err := lab.Poll(lab.Patience, func() bool { all := g.calls(); return len(all) == calls && !slices.ContainsFunc(all, other) })
+	if err != nil {
+		g.t.Fatalf("%v: calls %+v; want %d of %s", err, g.calls(), calls, owner)
+	}
+}
+
+// wantEcho exchanges an Echo on a control connection.
+func wantEcho(t *testing.T, c *lab.Client, id uint32) {
+	t.Helper()
+	must(t, c.Send(lab.NewEchoRequest(id)))
+	if m, err := c.Expect(lab.EchoReply, lab.Patience); err != nil || m.Identifier != id {
+		t.Fatalf("echo %d: %v, %v", id, m, err)
+	}
+}
+
+// wantCleared clears a call and wants the server's word that it was this one.
+func wantCleared(t *testing.T, call *lab.Call) {
+	t.Helper()
+	must(t, call.Clear())
+	m, err := call.Client().Expect(lab.CallDisconnectNotify, lab.Patience)
+	if err != nil || m.CallID != call.Peer {
+		t.Errorf("cleared call %v, which the server has as %v: %v, %v", call.Own, call.Peer, m, err)
+	}
+}
+
+// TestGatewayDies: the gateway with the addresses is cut off, and they are given to another one,
+// which goes on with its calls; then they move back in order.
+func TestGatewayDies(t *testing.T) { overDataPaths(t, testGatewayDies) }
+
+func testGatewayDies(t *testing.T, path datapath.Name) {
+	c := startCluster(t, path, 2)
+	a, b, ctx := c.a, c.b, t.Context()
+	s := a.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(1000)})
+	first, second := a.client(0), a.client(1)
+	one, two := callOn(t, first, 7), callOn(t, second, 7)
+	exchange(t, one, two)
+	a.wantOwner(2, "a", true)
+	b.wantOwner(2, "a", false)
+	b.wantEntries(4)
+
+	must(t, errors.Join(a.Cut(ctx, a.Gateway), b.Take(ctx, b.Gateway)))
+	exchange(t, one, two)
+	wantEcho(t, first, 1)
+	wantEcho(t, second, 2)
+	must(t, s.Send(0, []byte("from the server")))
+	if got, err := one.Recv(lab.Patience); err != nil || string(got) != "from the server" {
+		t.Errorf("from the server: %q, %v", got, err)
+	}
+	three := callOn(t, first, 8)
+	exchange(t, one, two, three)
+	b.wantOwner(3, "b", true)
+	seen := s.Calls()
+	if ids := map[pptp.CallID]bool{seen[0].Peer: true, seen[1].Peer: true, seen[2].Peer: true}; len(ids) != 3 {
+		t.Errorf("public IDs: %+v", seen)
+	}
+	wantEcho(t, first, 3) // what was read is acknowledged
+	wantCleared(t, one)
+	b.wantOwner(2, "b", true)
+	exchange(t, two, three)
+
+	must(t, a.Join(ctx, a.Gateway))
+	a.wantOwner(2, "b", false)
+	must(t, errors.Join(b.Drop(ctx, b.Gateway), a.Take(ctx, a.Gateway)))
+	exchange(t, two, three)
+	wantEcho(t, first, 4)
+	wantEcho(t, second, 5)
+	four := callOn(t, second, 9)
+	exchange(t, two, three, four)
+	a.wantOwner(3, "a", true)
+	wantEcho(t, first, 6)
+	wantEcho(t, second, 7)
+	for i, call := range []*lab.Call{two, three, four} {
+		wantCleared(t, call)
+		a.wantOwner(2-i, "a", true)
+	}
+	b.wantCalls(0)
+	for _, g := range []*testGateway{a, b} {
+		g.wantEntries(0)
+		well := func() bool { st := g.status(); return !st.Degraded && len(st.Members) == 2 && st.NotReady == "" }
+		if err := lab.Poll(lab.Patience, well); err != nil {
+			t.Errorf("%v: status %+v", err, g.status())
+		}
+	}
+	if n := len(s.Unmatched()); n > 0 {
+		t.Errorf("%d packets are for no call: %v", n, s.Unmatched())
+	}
+}
