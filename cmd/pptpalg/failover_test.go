@@ -19,6 +19,7 @@ import (
 type cluster struct {
 	a, b *testGateway
 	etcd *lab.Process
+	data string // etcd's directory
 }
 
 // startCluster starts gateway a, which has the addresses that move, and b.
@@ -33,14 +34,15 @@ func startCluster(t *testing.T, path datapath.Name, inside int, args ...string) 
 			t.Logf("gateway b: %s", b.log)
 		}
 	})
-	c := &cluster{a: a, b: b}
+	c := &cluster{a: a, b: b, data: t.TempDir()}
 	c.startEtcd()
-	flags := func(name string) []string {
-		return append([]string{"--cluster", "etcd://" + etcdAddr.String(), "--cluster-insecure", "--cluster-name", name}, args...)
-	}
-	a.start(flags("a")...)
-	b.start(flags("b")...)
+	a.start(clusterFlags("a", args...)...)
+	b.start(clusterFlags("b", args...)...)
 	return c
+}
+
+func clusterFlags(name string, args ...string) []string {
+	return append([]string{"--cluster", "etcd://" + etcdAddr.String(), "--cluster-insecure", "--cluster-name", name}, args...)
 }
 
 var etcdAddr = netip.AddrPortFrom(lab.SwitchAddr, 2379)
@@ -52,7 +54,7 @@ func (c *cluster) startEtcd() {
 	must(t, lab.Need("etcd"))
 	const peer = "http://127.0.0.1:2380"
 	client := "http://" + etcdAddr.String()
-	cmd, err := h.Command(context.Background(), "etcd", "--name", "one", "--data-dir", filepath.Join(t.TempDir(), "etcd"), "--unsafe-no-fsync",
+	cmd, err := h.Command(context.Background(), "etcd", "--name", "one", "--data-dir", c.data, "--unsafe-no-fsync",
 		"--logger", "zap", "--log-level", "error", "--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "one="+peer,
 		"--heartbeat-interval", "50", "--election-timeout", "300")
@@ -166,4 +168,74 @@ func testGatewayDies(t *testing.T, path datapath.Name) {
 	if n := len(s.Unmatched()); n > 0 {
 		t.Errorf("%d packets are for no call: %v", n, s.Unmatched())
 	}
+}
+
+// TestDaemonDies: the daemon alone is killed, its gateway lives. The addresses move; when the
+// daemon is back, it follows, and knows what has happened meanwhile.
+func TestDaemonDies(t *testing.T) { overDataPaths(t, testDaemonDies) }
+
+func testDaemonDies(t *testing.T, path datapath.Name) {
+	c := startCluster(t, path, 2)
+	a, b, ctx := c.a, c.b, t.Context()
+	a.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(1000)})
+	first, second := a.client(0), a.client(1)
+	one, two := callOn(t, first, 7), callOn(t, second, 7)
+	exchange(t, one, two)
+	b.wantOwner(2, "a", false)
+
+	a.kill()
+	must(t, errors.Join(a.Drop(ctx, a.Gateway), b.Take(ctx, b.Gateway)))
+	exchange(t, one, two)
+	three := callOn(t, first, 8)
+	wantEcho(t, second, 1)
+	wantEcho(t, second, 2)
+	wantCleared(t, two)
+	b.wantOwner(2, "b", true)
+	a.start(clusterFlags("a")...)
+	a.wantOwner(2, "b", false)
+	a.wantEntries(4)
+	exchange(t, one, three)
+
+	must(t, errors.Join(b.Drop(ctx, b.Gateway), a.Take(ctx, a.Gateway)))
+	exchange(t, one, three)
+	a.kill()
+	a.start(clusterFlags("a")...) // at once: the address stays
+	a.wantOwner(2, "a", true)
+	wantEcho(t, first, 3)
+	wantEcho(t, first, 4)
+	wantCleared(t, one)
+	wantCleared(t, three)
+	a.wantCalls(0)
+	b.wantCalls(0)
+}
+
+// TestEtcdDies: calls are set up and cleared without it, and it has all when it is back.
+func TestEtcdDies(t *testing.T) { overDataPaths(t, testEtcdDies) }
+
+func testEtcdDies(t *testing.T, path datapath.Name) {
+	c := startCluster(t, path, 2)
+	a, b, ctx := c.a, c.b, t.Context()
+	a.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(1000)})
+	first, second := a.client(0), a.client(1)
+	one := callOn(t, first, 7)
+	b.wantOwner(1, "a", false)
+
+	must(t, c.etcd.Kill())
+	two := callOn(t, second, 7)
+	exchange(t, one, two)
+	wantCleared(t, one)
+	a.wantCalls(1)
+	must(t, lab.Poll(lab.Patience, func() bool { return a.status().Degraded }))
+	b.wantOwner(1, "a", false) // it does not know better
+	c.startEtcd()
+	must(t, lab.Poll(2*lab.Patience, func() bool { return !a.status().Degraded && !b.status().Degraded }))
+	later := func() bool { all := b.calls(); return len(all) == 1 && all[0].PNS.Address == second.Host.Addr.String() }
+	must(t, lab.Poll(lab.Patience, later))
+	b.wantEntries(2)
+	must(t, errors.Join(a.Cut(ctx, a.Gateway), b.Take(ctx, b.Gateway)))
+	exchange(t, two)
+	wantEcho(t, second, 1)
+	wantEcho(t, second, 2)
+	wantCleared(t, two)
+	b.wantCalls(0)
 }
