@@ -62,7 +62,7 @@ func (s *Store) loadAll(ctx context.Context) error {
 	}
 	s.apply(func() []state.Change {
 		s.loaded, s.loading = true, false
-		return s.mirror.End(mark, restored)
+		return s.owned(s.mirror.End(mark, restored))
 	})
 	s.cfg.Apply(Batch{Whole: true})
 	return nil
@@ -106,8 +106,10 @@ func (s *Store) outdated(ctx context.Context) bool {
 }
 
 // owned tells the writer who owns what. What others own although this gateway takes it, or
-// has it longer, is not told.
+// has it longer, is not told. When the gateway is told that it has lost one, all is read
+// again, for what it has believed meanwhile.
 func (s *Store) owned(changes []state.Change) []state.Change {
+	defer func() { s.mirror.Doubt(s.writer.Dropped()...) }()
 	return slices.DeleteFunc(changes, func(c state.Change) bool {
 		if c.Kind != state.Owned {
 			return false
@@ -116,9 +118,10 @@ func (s *Store) owned(changes []state.Change) []state.Change {
 		if s.writer.Saw(c.Public, holding.Owner, holding.Revision) {
 			s.cfg.Log.Warn("another gateway has taken the public address: its calls are followed from now on", "public", c.Public, "owner", c.Owner)
 		}
-		if c.Mine && c.From != s.me() && (c.From == state.Owner{} || c.From.Name == s.me().Name) {
+		if c.Mine && !c.From.Is(s.me()) && (c.From == state.Owner{} || c.From.Name == s.me().Name) {
 			s.writer.Lack(true) // this gateway may know more of an earlier time
 		}
+		s.lost = s.lost || c.From.Is(s.me()) && !c.Mine
 		return !c.Mine && s.writer.Claimed(c.Public)
 	})
 }
@@ -136,6 +139,10 @@ func (s *Store) apply(find func() []state.Change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.applies = false
+	if s.lost {
+		s.lost = false
+		signal(s.reload)
+	}
 }
 
 // note keeps an error for Status.

@@ -107,6 +107,8 @@ func (s *Store) done(work state.Work, mark state.Mark, err error) {
 	was := s.writer.Breaker.Open()
 	result := s.writer.Done(work, outcome, time.Now())
 	s.late = false
+	dropped := s.writer.Dropped()
+	s.mirror.Doubt(dropped...)
 	s.counts.commits++
 	if outcome.Failed {
 		s.counts.failures++
@@ -115,7 +117,7 @@ func (s *Store) done(work state.Work, mark state.Mark, err error) {
 	is := s.writer.Breaker.Open()
 	s.mu.Unlock()
 	signal(s.settled)
-	if result.Restored {
+	if result.Restored || len(dropped) > 0 {
 		signal(s.reload)
 	}
 	s.tell(was, is, err)

@@ -66,6 +66,7 @@ type Store struct {
 	loading bool // the mirror is being compared with all
 	applies bool // the gateway takes in what the mirror has already
 	running bool // somebody writes
+	lost    bool // the gateway is being told that it has lost a public address
 	late    bool // what is being written was waited for in vain
 	slot    int
 	joined  bool
@@ -118,6 +119,10 @@ func (s *Store) Yield(public netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.writer.Yield(public)
+	if dropped := s.writer.Dropped(); len(dropped) > 0 {
+		s.mirror.Doubt(dropped...)
+		signal(s.reload)
+	}
 }
 
 // Append remembers what the events say of calls: in the journal first. Then it waits until the
@@ -146,6 +151,7 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait bool) {
 	for i := range events {
 		if e := &events[i]; e.OfCall() {
 			c := state.Call{Record: e.Call, Gone: e.Kind == calls.Gone, At: now}
+			s.doubt(e)
 			wait = s.writer.Add(&c, waitsFor(e.Kind), time.Now()) || wait
 		}
 	}
@@ -153,6 +159,15 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait bool) {
 		signal(s.more)
 	}
 	return wait && s.running && !s.late
+}
+
+// doubt takes note of what a packet has done to a call of another gateway, because this one
+// does not know yet that it has lost the public address.
+func (s *Store) doubt(e *calls.Event) {
+	public, translated := state.PublicOf(&e.Call.Connection)
+	if translated && waitsFor(e.Kind) && !s.writer.Claimed(public) && s.mirror.Owner(public) != (state.Holding{}) {
+		s.mirror.Doubt(state.CallKey{Public: public, Number: e.Call.Number})
+	}
 }
 
 // await waits until all is written that a packet waits for, or has failed, or took too long.
@@ -225,7 +240,7 @@ func (s *Store) compare(all []calls.Record, now time.Time) {
 
 // mine reports whether all is known that a former owner of a public address has written.
 func (s *Store) mine(public netip.Addr) bool {
-	return s.writer.Claimed(public) && s.mirror.Owner(public).Owner == s.me()
+	return s.writer.Claimed(public) && s.mirror.Owner(public).Owner.Is(s.me())
 }
 
 func (s *Store) me() state.Owner {

@@ -401,6 +401,13 @@ func (m *Memory) Items() map[string]state.Item {
 	return maps.Clone(m.items)
 }
 
+// Mark returns the latest revision.
+func (m *Memory) Mark() state.Mark {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mark
+}
+
 // Commits returns how many transactions there were.
 func (m *Memory) Commits() int {
 	m.mu.Lock()

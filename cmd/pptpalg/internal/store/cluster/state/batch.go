@@ -1,7 +1,6 @@
 package state
 
 import (
-	"maps"
 	"slices"
 	"time"
 )
@@ -93,11 +92,15 @@ func (b *batch) ready(now time.Time) (bool, time.Time) {
 // linger is how long a change waits for company that nobody waits for.
 const linger = 5 * time.Millisecond
 
-// drop gives up the calls of public addresses and returns how many those were.
-func (b *batch) drop(dropped func(CallKey) bool) int {
-	before := len(b.pending)
-	maps.DeleteFunc(b.pending, func(k CallKey, _ entry) bool { return dropped(k) })
+// drop gives up calls and returns which.
+func (b *batch) drop(dropped func(CallKey) bool) (keys []CallKey) {
+	for k := range b.pending {
+		if dropped(k) {
+			keys = append(keys, k)
+			delete(b.pending, k)
+		}
+	}
 	b.urgent = slices.DeleteFunc(b.urgent, dropped)
 	b.behind = slices.DeleteFunc(b.behind, dropped)
-	return before - len(b.pending)
+	return keys
 }

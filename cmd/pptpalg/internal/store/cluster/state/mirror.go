@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"pptpalg/alg/calls"
 )
@@ -55,6 +56,7 @@ type Mirror struct {
 	strange  uint64
 	unknown  uint64
 	doubts   int
+	taken    []Change // Owned and Mine: they are told at End, when the calls are known
 }
 
 type mirrored struct {
@@ -116,6 +118,12 @@ func sum(value []byte) uint32 { return crc32.Checksum(value, castagnoli) }
 // it again.
 func (m *Mirror) Begin(mark Mark, roster []Item) (changes []Change, restored bool) {
 	was := m.owners
+	if len(m.taken) > 0 { // the load before has not come to its end
+		for _, c := range m.taken {
+			was[c.Public] = Holding{Owner: c.From}
+		}
+		m.taken = nil
+	}
 	m.round++
 	m.owners, m.members = make(map[netip.Addr]Holding), make(map[int]Member)
 	all := m.take(roster)
@@ -131,8 +139,14 @@ func (m *Mirror) Begin(mark Mark, roster []Item) (changes []Change, restored boo
 		}
 	}
 	for _, c := range all {
-		if now := m.owners[c.Public]; now.Owner != was[c.Public].Owner {
-			changes = append(changes, Change{Kind: Owned, Public: c.Public, Owner: now.Owner.Name, From: was[c.Public].Owner, Mine: now.Owner == m.me})
+		now := m.owners[c.Public].Owner
+		told := Change{Kind: Owned, Public: c.Public, Owner: now.Name, From: was[c.Public].Owner, Mine: now.Is(m.me)}
+		switch {
+		case now == told.From:
+		case told.Mine:
+			m.taken = append(m.taken, told)
+		default:
+			changes = append(changes, told)
 		}
 	}
 	for public, before := range was {
@@ -156,14 +170,30 @@ func (m *Mirror) End(mark Mark, restored bool) (changes []Change) {
 			changes = append(changes, m.delete(key)...)
 		}
 	}
-	m.mark = mark
+	changes = append(changes, m.taken...)
+	m.mark, m.taken = mark, nil
 	return changes
+}
+
+// mine reports whether what is below a public address is this gateway's own. It is not while
+// it is not told that it owns the address.
+func (m *Mirror) mine(public netip.Addr) bool {
+	taken := slices.ContainsFunc(m.taken, func(c Change) bool { return c.Public == public })
+	return m.owners[public].Owner.Is(m.me) && !taken
 }
 
 // Doubts returns how many calls there were at the last End that the store has lost and that
 // nobody has written again. When their owner has had the time, load again: the others are
 // over.
 func (m *Mirror) Doubts() int { return m.doubts }
+
+// Doubt says that the gateway may have calls otherwise than the store has them: with the next
+// Load, all of them are told, and what is not there is over.
+func (m *Mirror) Doubt(keys ...CallKey) {
+	for _, key := range keys {
+		m.calls[key] = mirrored{round: m.round}
+	}
+}
 
 // Load takes in some of all calls.
 func (m *Mirror) Load(items []Item) []Change { return m.take(items) }
@@ -215,7 +245,7 @@ func (m *Mirror) owner(changes []Change, rest string, it Item) ([]Change, bool) 
 	}
 	was := m.owners[public].Owner
 	m.owners[public] = Holding{owner, it.Revision}
-	return append(changes, Change{Kind: Owned, Public: public, Owner: owner.Name, From: was, Mine: owner == m.me}), true
+	return append(changes, Change{Kind: Owned, Public: public, Owner: owner.Name, From: was, Mine: owner.Is(m.me)}), true
 }
 
 func (m *Mirror) member(rest string, it Item) bool {
@@ -259,7 +289,7 @@ func (m *Mirror) call(changes []Change, rest string, it Item) ([]Change, bool) {
 		return changes, true
 	case err != nil:
 		return changes, false
-	case m.owners[key.Public].Owner != m.me:
+	case !m.mine(key.Public):
 		changes = append(changes, m.told(key, c))
 	}
 	return changes, true
@@ -279,7 +309,7 @@ func (m *Mirror) told(key CallKey, c Call) Change {
 func (m *Mirror) delete(key CallKey) []Change {
 	had, known := m.calls[key]
 	delete(m.calls, key)
-	if !known || had.gone || m.owners[key.Public].Owner == m.me {
+	if !known || had.gone || m.mine(key.Public) {
 		return nil
 	}
 	return []Change{m.told(key, Call{Record: calls.Record{Number: key.Number}, Gone: true})}
