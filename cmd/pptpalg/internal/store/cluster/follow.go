@@ -130,6 +130,7 @@ func (s *Store) owned(changes []state.Change) []state.Change {
 func (s *Store) apply(find func() []state.Change) {
 	s.mu.Lock()
 	changes := find()
+	s.evict()
 	s.counts.applied += uint64(len(changes))
 	s.applies = len(changes) > 0
 	s.mu.Unlock()

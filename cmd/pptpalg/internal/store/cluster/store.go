@@ -57,6 +57,7 @@ type Store struct {
 	more     chan struct{} // has an item when there may be something to write
 	settled  chan struct{} // has an item when something was written
 	reload   chan struct{} // has an item when all is to be read again
+	evicted  chan struct{} // has an item when another has the slot
 	settling *time.Timer   // of await
 
 	mu      sync.Mutex // guards what follows
@@ -70,6 +71,8 @@ type Store struct {
 	late    bool // what is being written was waited for in vain
 	slot    int
 	joined  bool
+	double  bool  // another gateway has the same name
+	latest  int64 // the latest revision that is known
 	counts  counts
 }
 
@@ -98,7 +101,7 @@ func New(local store.Store, shared Shared, cfg Config) *Store {
 	me := state.Owner{Name: cfg.Member.Name, Life: cfg.Member.Life}
 	return &Store{
 		local: local, shared: shared, cfg: cfg,
-		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), reload: make(chan struct{}, 1),
+		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), reload: make(chan struct{}, 1), evicted: make(chan struct{}, 1),
 		settling: time.NewTimer(time.Hour), slot: -1,
 		writer: state.NewWriter(me, cfg.Rest), mirror: state.NewMirror(me),
 	}
@@ -277,14 +280,15 @@ func (s *Store) Close() error {
 
 // Status is how the store does.
 type Status struct {
-	Degraded    bool // packets do not wait for the shared store, or it lacks something
-	Broken      bool // it does not answer
-	Loaded      bool // all that the shared store has was applied once
-	Slot        int  // the gateway's, also while it is not Joined; -1 before it was
-	Joined      bool // the gateway is among the members
-	Pending     int  // calls that are to be written
-	Followed    int  // calls that the shared store has, resting ones included
-	Revision    int64
+	Degraded    bool  // packets do not wait for the shared store, or it lacks something
+	Broken      bool  // it does not answer
+	Loaded      bool  // all that the shared store has was applied once
+	Slot        int   // the gateway's, also while it is not Joined; -1 before it was
+	Joined      bool  // the gateway is among the members
+	Pending     int   // calls that are to be written
+	Followed    int   // calls that the shared store has, resting ones included
+	Revision    int64 // up to which others' changes are applied
+	Latest      int64 // that is known; Revision is behind it while the gateway lags
 	Owners      map[netip.Addr]state.Holding
 	Claims      []netip.Addr // the addresses that this gateway has
 	Members     map[int]state.Member
@@ -295,6 +299,7 @@ type Status struct {
 	Applied     uint64 // changes of others
 	Strange     uint64 // items of the shared store that make no sense
 	Unknown     uint64 // items of a kind that this release does not know
+	SameName    bool   // another gateway has the name of this one: its calls are numbered from another slot
 	LastFailure error  // nil if all went well so far
 }
 
@@ -311,6 +316,7 @@ func (s *Store) Status() Status {
 		Commits: s.counts.commits, Failures: s.counts.failures, Fenced: s.writer.Fenced(),
 		Reloads: s.counts.reloads, Applied: s.counts.applied,
 		Strange: s.mirror.Strange(), Unknown: s.mirror.Unknown(), LastFailure: s.counts.last,
+		Latest: max(s.latest, s.mirror.Mark().Revision), SameName: s.double,
 	}
 }
 

@@ -92,6 +92,12 @@ func (m *Mirror) Owners() map[netip.Addr]Holding { return maps.Clone(m.owners) }
 // Members returns the gateways that are up, by slot.
 func (m *Mirror) Members() map[int]Member { return maps.Clone(m.members) }
 
+// Member returns the gateway that is up in a slot.
+func (m *Mirror) Member(slot int) (member Member, up bool) {
+	member, up = m.members[slot]
+	return member, up
+}
+
 // Has reports whether the store has a call as it is now.
 func (m *Mirror) Has(key CallKey, value []byte) bool {
 	had, known := m.calls[key]
