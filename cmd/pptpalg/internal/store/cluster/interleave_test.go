@@ -101,8 +101,7 @@ func (b *box) load() {
 	if err := b.link.Load(ctx, mark, func(items []state.Item) { b.apply(b.mirror.Load(items)) }); err != nil {
 		b.w.Fatal(err)
 	}
-	b.apply(b.mirror.End(mark, false))
-	if lost {
+	if b.apply(b.mirror.End(mark, false)) || lost {
 		b.load()
 	}
 }
@@ -131,11 +130,16 @@ func (b *box) apply(changes []state.Change) (lost bool) {
 func (b *box) owned(c state.Change) (lost bool) {
 	holding := b.mirror.Owner(c.Public)
 	b.writer.Saw(c.Public, holding.Owner, holding.Revision)
+	if c.From.Is(b.me) && !c.Mine {
+		b.writer.Lost(c.Public)
+		lost = true
+	}
 	b.mirror.Doubt(b.writer.Dropped()...)
 	if !c.Mine {
 		b.owns[c.Public] = false
-		return c.From.Is(b.me)
+		return lost
 	}
+	b.writer.Begin(c.Public, c.To.Term)
 	for _, a := range b.w.acks {
 		has := b.table[a.key].Record.Connection.Mark
 		if a.key.Public == c.Public && a.revision < holding.Revision && a.version > has {
@@ -144,7 +148,7 @@ func (b *box) owned(c state.Change) (lost bool) {
 		}
 	}
 	b.owns[c.Public] = b.has[c.Public]
-	return false
+	return lost
 }
 
 func (b *box) claim() {

@@ -62,15 +62,24 @@ func (b *batch) back(entries []entry, now time.Time) (fits bool) {
 	return fits
 }
 
-// take hands over what goes into the next transaction.
-func (b *batch) take(most int) (taken []entry) {
+// take hands over what goes into the next transaction, of what can be written.
+func (b *batch) take(most int, can func(CallKey) bool) (taken []entry) {
 	for _, queue := range []*[]CallKey{&b.urgent, &b.behind} {
+		var skipped []CallKey
 		for len(taken) < most && len(*queue) > 0 {
-			if e, pending := b.pending[(*queue)[0]]; pending {
+			e, pending := b.pending[(*queue)[0]]
+			switch {
+			case !pending:
+			case !can(e.key):
+				skipped = append(skipped, e.key)
+			default:
 				delete(b.pending, e.key)
 				taken = append(taken, e)
 			}
 			*queue = (*queue)[1:]
+		}
+		if len(skipped) > 0 {
+			*queue = append(skipped, *queue...)
 		}
 	}
 	return taken

@@ -37,6 +37,7 @@ type Change struct {
 	Public netip.Addr
 	Owner  string // the name of who owns Public, "" for nobody
 	From   Owner  // of Owned: who owned it before
+	To     Owner  // of Owned: who owns it now
 	Mine   bool   // of Owned: this gateway owns it
 	// Call is the call of Kept and Gone. Of one that is gone, Record may have nothing but
 	// its number, and At may be zero, if nobody has said more.
@@ -55,6 +56,7 @@ type Mirror struct {
 	round    uint8 // of Begin
 	strange  uint64
 	unknown  uint64
+	loads    bool // Begin was, and End was not
 	doubts   int
 	taken    []Change // Owned and Mine: they are told at End, when the calls are known
 }
@@ -131,6 +133,7 @@ func (m *Mirror) Begin(mark Mark, roster []Item) (changes []Change, restored boo
 		m.taken = nil
 	}
 	m.round++
+	m.loads = true
 	m.owners, m.members = make(map[netip.Addr]Holding), make(map[int]Member)
 	all := m.take(roster)
 	restored = m.mark != Mark{} && m.mark.Lost(mark)
@@ -146,10 +149,14 @@ func (m *Mirror) Begin(mark Mark, roster []Item) (changes []Change, restored boo
 	}
 	for _, c := range all {
 		now := m.owners[c.Public].Owner
-		told := Change{Kind: Owned, Public: c.Public, Owner: now.Name, From: was[c.Public].Owner, Mine: now.Is(m.me)}
+		told := Change{Kind: Owned, Public: c.Public, Owner: now.Name, From: was[c.Public].Owner, To: now, Mine: now.Is(m.me)}
 		switch {
 		case now == told.From:
 		case told.Mine:
+			if told.From.Is(m.me) { // it was without it for a time, and others may have had it
+				changes = append(changes, Change{Kind: Owned, Public: c.Public, From: told.From})
+				told.From = Owner{}
+			}
 			m.taken = append(m.taken, told)
 		default:
 			changes = append(changes, told)
@@ -177,7 +184,7 @@ func (m *Mirror) End(mark Mark, restored bool) (changes []Change) {
 		}
 	}
 	changes = append(changes, m.taken...)
-	m.mark, m.taken = mark, nil
+	m.mark, m.taken, m.loads = mark, nil, false
 	return changes
 }
 
@@ -197,7 +204,11 @@ func (m *Mirror) Doubts() int { return m.doubts }
 // Load, all of them are told, and what is not there is over.
 func (m *Mirror) Doubt(keys ...CallKey) {
 	for _, key := range keys {
-		m.calls[key] = mirrored{round: m.round}
+		had, known := m.calls[key]
+		if !known || had.round != m.round || !m.loads {
+			had.round = m.round - 1 // it has not come in this round
+		}
+		m.calls[key] = mirrored{round: had.round}
 	}
 }
 
@@ -251,7 +262,7 @@ func (m *Mirror) owner(changes []Change, rest string, it Item) ([]Change, bool) 
 	}
 	was := m.owners[public].Owner
 	m.owners[public] = Holding{owner, it.Revision}
-	return append(changes, Change{Kind: Owned, Public: public, Owner: owner.Name, From: was, Mine: owner.Is(m.me)}), true
+	return append(changes, Change{Kind: Owned, Public: public, Owner: owner.Name, From: was, To: owner, Mine: owner.Is(m.me)}), true
 }
 
 func (m *Mirror) member(rest string, it Item) bool {

@@ -20,12 +20,17 @@ type claim struct {
 	held  bool  // this gateway is the owner, as far as it knows
 	stale bool
 	term  uint32 // since when it is held without another in between
+	known uint32 // the term whose beginning the watch has told: all that others have written is known
 	left  bool   // the gateway has the address no longer; what is pending is written until another takes it
+	anew  bool   // the store has lost data: whatever it says, the address is taken again
 	again bool   // it has it again: if another has taken it meanwhile, it is taken back
 }
 
 // fenced reports whether calls can be written below the address.
 func (c *claim) fenced() bool { return c.held && !c.stale }
+
+// open reports whether calls may be written: what others have written is not written over.
+func (c *claim) open() bool { return c.fenced() && c.known == c.term }
 
 // owners are the claims of this gateway.
 type owners struct {
@@ -65,7 +70,7 @@ func (o *owners) has(public netip.Addr) bool {
 // fence returns the guard of a public address, if it can be written below it.
 func (o *owners) fence(public netip.Addr) (Guard, bool) {
 	c := o.claims[public]
-	if c == nil || !c.fenced() {
+	if c == nil || !c.open() {
 		return Guard{}, false
 	}
 	return Guard{OwnerKey(public), c.seen}, true
@@ -104,7 +109,7 @@ func (o *owners) take(all []netip.Addr) (t Transaction) {
 func (o *owners) took(all []netip.Addr, revision int64) {
 	for _, public := range all {
 		if c := o.claims[public]; c != nil && revision > c.seen {
-			*c = claim{seen: revision, held: true, term: c.term, left: c.left}
+			*c = claim{seen: revision, held: true, term: c.term, known: c.known, left: c.left}
 		}
 	}
 }
@@ -119,9 +124,16 @@ func (o *owners) doubt() {
 // restored takes note that the store is another one: revisions of before mean nothing.
 func (o *owners) restored() {
 	for public, c := range o.claims {
-		if *c = (claim{left: c.left}); c.left {
+		if *c = (claim{left: c.left, anew: true}); c.left {
 			delete(o.claims, public)
 		}
+	}
+}
+
+// begin takes note that the watch has told the beginning of a term.
+func (o *owners) begin(public netip.Addr, term uint32) {
+	if c := o.claims[public]; c != nil {
+		c.known = term
 	}
 }
 
@@ -132,8 +144,8 @@ func (o *owners) saw(public netip.Addr, owner Owner, revision int64) (lost bool)
 	switch {
 	case c == nil || revision <= c.seen:
 		return false
-	case owner.Is(o.me):
-		*c = claim{seen: revision, held: true, term: owner.Term, stale: c.again, left: c.left, again: c.again}
+	case owner.Is(o.me) && !c.anew:
+		*c = claim{seen: revision, held: true, term: owner.Term, known: c.known, stale: c.again, left: c.left, again: c.again}
 		return false
 	case c.held:
 		o.others[public] = true
@@ -165,7 +177,7 @@ func (o *owners) fenced(now []Item) (lost []netip.Addr, restored bool) {
 			delete(o.claims, public)
 		case it.Value == nil || it.Revision < c.seen:
 			restored = restored || c.seen != 0
-			*c = claim{seen: it.Revision}
+			*c = claim{seen: it.Revision, anew: true}
 		case err != nil:
 			c.seen, c.held = it.Revision, false // nobody can be read: it is taken
 		case o.saw(public, owner, it.Revision):

@@ -204,6 +204,13 @@ func holding(t *testing.T) *Writer {
 		t.Fatalf("a claim has %v written", keys)
 	}
 	w.Done(work, Outcome{Mark: Mark{1, 10}}, at)
+	w.Add(&Call{Record: kept(9)}, true, at)
+	if _, ok, again := w.Next(at.Add(linger)); ok || !again.IsZero() {
+		t.Error("it writes although it does not know what others have written")
+	}
+	w.Begin(public, 1)
+	work, _ = next(w, at.Add(linger))
+	w.Done(work, Outcome{Mark: Mark{1, 10}}, at)
 	return w
 }
 

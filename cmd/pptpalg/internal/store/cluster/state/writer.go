@@ -139,18 +139,19 @@ func (w *Writer) Next(now time.Time) (_ Work, ok bool, again time.Time) {
 	if !ready && !w.Breaker.Open() {
 		return Work{}, false, again
 	}
-	return w.write(), true, now
+	work := w.write()
+	if len(w.flight) == 0 && !w.Breaker.Open() {
+		return Work{}, false, time.Time{} // what is pending waits for the watch
+	}
+	return work, true, now
 }
 
 func (w *Writer) write() (work Work) {
 	guarded := make(map[netip.Addr]bool)
-	for _, e := range w.batch.take(MaxPuts) {
+	can := func(k CallKey) bool { _, ok := w.owners.fence(k.Public); return ok }
+	for _, e := range w.batch.take(MaxPuts, can) {
 		public := e.key.Public
-		guard, ok := w.owners.fence(public)
-		if !ok {
-			continue // no claim any more: nothing is written without a guard
-		}
-		if !guarded[public] {
+		if guard, _ := w.owners.fence(public); !guarded[public] {
 			guarded[public] = true
 			work.Transaction.Guards = append(work.Transaction.Guards, guard)
 		}
@@ -203,6 +204,17 @@ func (w *Writer) Saw(public netip.Addr, owner Owner, revision int64) (lost bool)
 	}
 	w.drop()
 	return lost
+}
+
+// Begin takes note that all is known that others have written below a public address before
+// this gateway's term: it may write there.
+func (w *Writer) Begin(public netip.Addr, term uint32) { w.owners.begin(public, term) }
+
+// Lost takes note that the gateway is told that it has lost a public address. What it has done
+// since, because it did not know, is given up.
+func (w *Writer) Lost(public netip.Addr) {
+	w.owners.others[public] = true
+	w.drop()
 }
 
 // Restored takes note that the store has lost data: all claims are taken again, and all calls
