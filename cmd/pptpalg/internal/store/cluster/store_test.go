@@ -251,6 +251,24 @@ func TestTakeover(t *testing.T) {
 	b.until("has lost the address", b.read(func() bool { return len(b.lost) == 1 }))
 }
 
+// TestYield: what is pending when a gateway gives an address away is written, unless another has
+// taken it.
+func TestYield(t *testing.T) {
+	m := memory.New()
+	a, b := start(t, m, "a"), start(t, m, "b")
+	a.claim(publicP)
+	a.append(event(calls.Opened, record(publicP, 1)), event(calls.Closed, record(publicP, 1)))
+	a.store.Yield(publicP)
+	b.until("follows", b.has(map[uint64]calls.State{1: calls.Clearing}))
+	a.append(event(calls.Opened, record(publicP, 2)))
+	a.claim(publicP)
+	a.append(event(calls.Opened, record(publicP, 3)))
+	b.until("follows", b.read(func() bool { _, has := b.table[3]; return has }))
+	if len(a.lost) > 0 {
+		t.Errorf("lost %v", a.lost)
+	}
+}
+
 // TestDown: when the store fails, nothing waits; when it is back, it gets all.
 func TestDown(t *testing.T) {
 	for name, fault := range map[string]memory.Faults{"refuses": {Err: memory.ErrDown}, "hangs": {Hang: true}} {

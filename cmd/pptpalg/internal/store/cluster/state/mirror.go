@@ -2,7 +2,6 @@ package state
 
 import (
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"maps"
 	"net/netip"
@@ -20,15 +19,6 @@ const (
 	Gone                    // it is over
 	Owned                   // who owns Public
 )
-
-var changeNames = [...]string{"kept", "gone", "owned"}
-
-func (k ChangeKind) String() string {
-	if int(k) < len(changeNames) {
-		return changeNames[k]
-	}
-	return fmt.Sprintf("unknown(%d)", uint8(k))
-}
 
 // Change is one thing that another gateway has done, or, if Mine, that this gateway owns
 // Public from now on: all that the former owner has written came before.

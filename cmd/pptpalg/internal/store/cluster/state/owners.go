@@ -22,7 +22,7 @@ type claim struct {
 	term  uint32 // since when it is held without another in between
 	known uint32 // the term whose beginning the watch has told: all that others have written is known
 	left  bool   // the gateway has the address no longer; what is pending is written until another takes it
-	anew  bool   // the store has lost data: whatever it says, the address is taken again
+	past  uint32 // terms up to this one were of a store that has lost its data
 	again bool   // it has it again: if another has taken it meanwhile, it is taken back
 }
 
@@ -124,7 +124,7 @@ func (o *owners) doubt() {
 // restored takes note that the store is another one: revisions of before mean nothing.
 func (o *owners) restored() {
 	for public, c := range o.claims {
-		if *c = (claim{left: c.left, anew: true}); c.left {
+		if *c = (claim{left: c.left, past: o.me.Term}); c.left {
 			delete(o.claims, public)
 		}
 	}
@@ -144,7 +144,7 @@ func (o *owners) saw(public netip.Addr, owner Owner, revision int64) (lost bool)
 	switch {
 	case c == nil || revision <= c.seen:
 		return false
-	case owner.Is(o.me) && !c.anew:
+	case owner.Is(o.me) && owner.Term > c.past:
 		*c = claim{seen: revision, held: true, term: owner.Term, known: c.known, stale: c.again, left: c.left, again: c.again}
 		return false
 	case c.held:
@@ -176,8 +176,10 @@ func (o *owners) fenced(now []Item) (lost []netip.Addr, restored bool) {
 			o.others[public] = true
 			delete(o.claims, public)
 		case it.Value == nil || it.Revision < c.seen:
-			restored = restored || c.seen != 0
-			*c = claim{seen: it.Revision, anew: true}
+			if c.seen != 0 {
+				restored = true
+				*c = claim{seen: it.Revision, past: o.me.Term}
+			}
 		case err != nil:
 			c.seen, c.held = it.Revision, false // nobody can be read: it is taken
 		case o.saw(public, owner, it.Revision):
