@@ -62,7 +62,7 @@ func (s *Store) loadAll(ctx context.Context) error {
 	}
 	s.apply(func() []state.Change {
 		s.loaded, s.loading = true, false
-		return s.mirror.End(mark, restored)
+		return s.owned(s.mirror.End(mark, restored)) // a barrier counts when the calls are known
 	})
 	signal(s.more)
 	s.cfg.Apply(Batch{Whole: true})
@@ -106,28 +106,39 @@ func (s *Store) outdated(ctx context.Context) bool {
 	}
 }
 
-// owned tells the writer who owns what. What others own although this gateway takes it, or
-// has it longer, is not told.
+// owned tells the writer who owns what. When the gateway is told that it has lost an address, or
+// was without it for a time, all is read again, for what it has believed meanwhile.
 func (s *Store) owned(changes []state.Change) []state.Change {
-	return slices.DeleteFunc(changes, func(c state.Change) bool {
+	for i := range changes {
+		c := &changes[i]
 		if c.Kind != state.Owned {
-			return false
+			continue
 		}
 		holding := s.mirror.Owner(c.Public)
 		if s.writer.Saw(c.Public, holding.Owner, holding.Revision) {
 			s.cfg.Log.Warn("another gateway has taken the public address: its calls are followed from now on", "public", c.Public, "owner", c.Owner)
 		}
-		if c.Mine && c.From != s.me() && (c.From == state.Owner{} || c.From.Name == s.me().Name) {
+		if c.From.Is(s.me()) && !c.Mine {
+			s.writer.Lost(c.Public)
+			s.lost = true
+		}
+		if c.Mine {
+			s.writer.Begin(c.Public, c.To.Term)
+			signal(s.more)
+		}
+		if c.Mine && !c.From.Is(s.me()) && (c.From == state.Owner{} || c.From.Name == s.me().Name) {
 			s.writer.Lack(true) // this gateway may know more of an earlier time
 		}
-		return !c.Mine && s.writer.Claimed(c.Public)
-	})
+	}
+	s.mirror.Doubt(s.writer.Dropped()...)
+	return changes
 }
 
 // apply has the gateway take in what the mirror finds.
 func (s *Store) apply(find func() []state.Change) {
 	s.mu.Lock()
 	changes := find()
+	s.evict()
 	s.counts.applied += uint64(len(changes))
 	s.applies = len(changes) > 0
 	s.mu.Unlock()
@@ -137,6 +148,10 @@ func (s *Store) apply(find func() []state.Change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.applies = false
+	if s.lost {
+		s.lost = false
+		signal(s.reload)
+	}
 }
 
 // note keeps an error for Status.

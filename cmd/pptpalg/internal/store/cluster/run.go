@@ -112,7 +112,12 @@ func (s *Store) done(work state.Work, mark state.Mark, err error) {
 	was := s.writer.Breaker.Open()
 	result := s.writer.Done(work, outcome, time.Now())
 	s.late = false
+	dropped := s.writer.Dropped()
+	s.mirror.Doubt(dropped...)
 	s.counts.commits++
+	if err == nil {
+		s.latest = mark.Revision
+	}
 	if outcome.Failed {
 		s.counts.failures++
 		s.counts.last = err
@@ -120,7 +125,7 @@ func (s *Store) done(work state.Work, mark state.Mark, err error) {
 	is := s.writer.Breaker.Open()
 	s.mu.Unlock()
 	signal(s.settled)
-	if result.Restored {
+	if result.Restored || len(dropped) > 0 {
 		signal(s.reload)
 	}
 	s.tell(was, is, err)
@@ -151,6 +156,9 @@ func (s *Store) attend(ctx context.Context) error {
 		select {
 		case <-held.Lost():
 			s.left()
+		case <-s.evicted:
+			s.cfg.Log.Error("another gateway has the same name: give each a name of its own", "name", s.cfg.Member.Name)
+			s.release(ctx, held)
 		case <-ctx.Done():
 			s.release(ctx, held)
 		}
@@ -177,7 +185,7 @@ func (s *Store) join(ctx context.Context) (Held, error) {
 			return nil, err
 		}
 		roster := state.ReadRoster(items)
-		slot, guard, ok := roster.Seat(s.cfg.Member.Name, s.Status().Slot)
+		slot, guard, ok := roster.Seat(s.seatOf())
 		if !ok {
 			return nil, errFull
 		}
@@ -187,6 +195,26 @@ func (s *Store) join(ctx context.Context) (Held, error) {
 			continue // another was faster
 		}
 		return held, err
+	}
+}
+
+// seatOf returns what Roster.Seat asks. Who has lost its slot to another gateway of its name
+// takes another one.
+func (s *Store) seatOf() (name string, has int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.double {
+		return "", -1
+	}
+	return s.cfg.Member.Name, s.slot
+}
+
+// evict takes note that another gateway, of the same name, has the slot. The caller holds mu.
+func (s *Store) evict() {
+	m, up := s.mirror.Member(s.slot)
+	if s.joined && up && m.Life > s.cfg.Member.Life {
+		s.joined, s.double = false, true
+		signal(s.evicted)
 	}
 }
 

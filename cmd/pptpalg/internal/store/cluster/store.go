@@ -57,6 +57,7 @@ type Store struct {
 	more     chan struct{} // has an item when there may be something to write
 	settled  chan struct{} // has an item when something was written
 	reload   chan struct{} // has an item when all is to be read again
+	evicted  chan struct{} // has an item when another has the slot
 	settling *time.Timer   // of await
 
 	mu      sync.Mutex // guards what follows
@@ -66,9 +67,12 @@ type Store struct {
 	loading bool // the mirror is being compared with all
 	applies bool // the gateway takes in what the mirror has already
 	running bool // somebody writes
+	lost    bool // the gateway is being told that it has lost a public address
 	late    bool // what is being written was waited for in vain
 	slot    int
 	joined  bool
+	double  bool  // another gateway has the same name
+	latest  int64 // the latest revision that is known
 	counts  counts
 }
 
@@ -97,7 +101,7 @@ func New(local store.Store, shared Shared, cfg Config) *Store {
 	me := state.Owner{Name: cfg.Member.Name, Life: cfg.Member.Life}
 	return &Store{
 		local: local, shared: shared, cfg: cfg,
-		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), reload: make(chan struct{}, 1),
+		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), reload: make(chan struct{}, 1), evicted: make(chan struct{}, 1),
 		settling: time.NewTimer(time.Hour), slot: -1,
 		writer: state.NewWriter(me, cfg.Rest), mirror: state.NewMirror(me),
 	}
@@ -118,6 +122,10 @@ func (s *Store) Yield(public netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.writer.Yield(public)
+	if dropped := s.writer.Dropped(); len(dropped) > 0 {
+		s.mirror.Doubt(dropped...)
+		signal(s.reload)
+	}
 }
 
 // Append remembers what the events say of calls: in the journal first. Then it waits until the
@@ -146,6 +154,7 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait bool) {
 	for i := range events {
 		if e := &events[i]; e.OfCall() && e.Kind != calls.TakenOver {
 			c := state.Call{Record: e.Call, Gone: e.Kind == calls.Gone, At: now}
+			s.doubt(e)
 			wait = s.writer.Add(&c, waitsFor(e.Kind), time.Now()) || wait
 		}
 	}
@@ -153,6 +162,15 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait bool) {
 		signal(s.more)
 	}
 	return wait && s.running && !s.late
+}
+
+// doubt takes note of what a packet has done to a call of another gateway, because this one
+// does not know yet that it has lost the public address.
+func (s *Store) doubt(e *calls.Event) {
+	public, translated := state.PublicOf(&e.Call.Connection)
+	if translated && waitsFor(e.Kind) && !s.writer.Claimed(public) && s.mirror.Owner(public) != (state.Holding{}) {
+		s.mirror.Doubt(state.CallKey{Public: public, Number: e.Call.Number})
+	}
 }
 
 // await waits until all is written that a packet waits for, or has failed, or took too long.
@@ -225,7 +243,7 @@ func (s *Store) compare(all []calls.Record, now time.Time) {
 
 // mine reports whether all is known that a former owner of a public address has written.
 func (s *Store) mine(public netip.Addr) bool {
-	return s.writer.Claimed(public) && s.mirror.Owner(public).Owner == s.me()
+	return s.writer.Claimed(public) && s.mirror.Owner(public).Owner.Is(s.me())
 }
 
 func (s *Store) me() state.Owner {
@@ -262,14 +280,15 @@ func (s *Store) Close() error {
 
 // Status is how the store does.
 type Status struct {
-	Degraded    bool // packets do not wait for the shared store, or it lacks something
-	Broken      bool // it does not answer
-	Loaded      bool // all that the shared store has was applied once
-	Slot        int  // the gateway's, also while it is not Joined; -1 before it was
-	Joined      bool // the gateway is among the members
-	Pending     int  // calls that are to be written
-	Followed    int  // calls that the shared store has, resting ones included
-	Revision    int64
+	Degraded    bool  // packets do not wait for the shared store, or it lacks something
+	Broken      bool  // it does not answer
+	Loaded      bool  // all that the shared store has was applied once
+	Slot        int   // the gateway's, also while it is not Joined; -1 before it was
+	Joined      bool  // the gateway is among the members
+	Pending     int   // calls that are to be written
+	Followed    int   // calls that the shared store has, resting ones included
+	Revision    int64 // up to which others' changes are applied
+	Latest      int64 // that is known; Revision is behind it while the gateway lags
 	Owners      map[netip.Addr]state.Holding
 	Claims      []netip.Addr // the addresses that this gateway has
 	Members     map[int]state.Member
@@ -280,6 +299,7 @@ type Status struct {
 	Applied     uint64 // changes of others
 	Strange     uint64 // items of the shared store that make no sense
 	Unknown     uint64 // items of a kind that this release does not know
+	SameName    bool   // another gateway has the name of this one: its calls are numbered from another slot
 	LastFailure error  // nil if all went well so far
 }
 
@@ -296,6 +316,7 @@ func (s *Store) Status() Status {
 		Commits: s.counts.commits, Failures: s.counts.failures, Fenced: s.writer.Fenced(),
 		Reloads: s.counts.reloads, Applied: s.counts.applied,
 		Strange: s.mirror.Strange(), Unknown: s.mirror.Unknown(), LastFailure: s.counts.last,
+		Latest: max(s.latest, s.mirror.Mark().Revision), SameName: s.double,
 	}
 }
 

@@ -278,18 +278,20 @@ func (m *Memory) next(ctx context.Context, after state.Mark, cut <-chan struct{}
 
 // held is a member's keys.
 type held struct {
-	m    *Memory
-	keys []string
-	lost chan struct{}
-	over bool
+	m     *Memory
+	since int64 // the revision of its keys
+	keys  []string
+	lost  chan struct{}
+	over  bool
 }
 
 // Hold is part of cluster.Shared.
 func (l *Link) Hold(ctx context.Context, t state.Transaction, _ time.Duration) (cluster.Held, error) {
-	if _, err := l.Commit(ctx, t); err != nil {
+	mark, err := l.Commit(ctx, t)
+	if err != nil {
 		return nil, err
 	}
-	h := &held{m: l.m, lost: make(chan struct{})}
+	h := &held{m: l.m, since: mark.Revision, lost: make(chan struct{})}
 	for _, p := range t.Puts {
 		h.keys = append(h.keys, p.Key)
 	}
@@ -317,7 +319,9 @@ func (h *held) end() {
 	close(h.lost)
 	var puts []state.Put
 	for _, key := range h.keys {
-		puts = append(puts, state.Put{Key: key})
+		if h.m.items[key].Revision == h.since { // else it is another's now
+			puts = append(puts, state.Put{Key: key})
+		}
 	}
 	h.m.put(puts)
 }
@@ -399,6 +403,13 @@ func (m *Memory) Items() map[string]state.Item {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return maps.Clone(m.items)
+}
+
+// Mark returns the latest revision.
+func (m *Memory) Mark() state.Mark {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mark
 }
 
 // Commits returns how many transactions there were.

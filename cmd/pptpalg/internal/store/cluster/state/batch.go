@@ -1,7 +1,6 @@
 package state
 
 import (
-	"maps"
 	"slices"
 	"time"
 )
@@ -63,15 +62,24 @@ func (b *batch) back(entries []entry, now time.Time) (fits bool) {
 	return fits
 }
 
-// take hands over what goes into the next transaction.
-func (b *batch) take(most int) (taken []entry) {
+// take hands over what goes into the next transaction, of what can be written.
+func (b *batch) take(most int, can func(CallKey) bool) (taken []entry) {
 	for _, queue := range []*[]CallKey{&b.urgent, &b.behind} {
+		var skipped []CallKey
 		for len(taken) < most && len(*queue) > 0 {
-			if e, pending := b.pending[(*queue)[0]]; pending {
+			e, pending := b.pending[(*queue)[0]]
+			switch {
+			case !pending:
+			case !can(e.key):
+				skipped = append(skipped, e.key)
+			default:
 				delete(b.pending, e.key)
 				taken = append(taken, e)
 			}
 			*queue = (*queue)[1:]
+		}
+		if len(skipped) > 0 {
+			*queue = append(skipped, *queue...)
 		}
 	}
 	return taken
@@ -93,11 +101,15 @@ func (b *batch) ready(now time.Time) (bool, time.Time) {
 // linger is how long a change waits for company that nobody waits for.
 const linger = 5 * time.Millisecond
 
-// drop gives up the calls of public addresses and returns how many those were.
-func (b *batch) drop(dropped func(CallKey) bool) int {
-	before := len(b.pending)
-	maps.DeleteFunc(b.pending, func(k CallKey, _ entry) bool { return dropped(k) })
+// drop gives up calls and returns which.
+func (b *batch) drop(dropped func(CallKey) bool) (keys []CallKey) {
+	for k := range b.pending {
+		if dropped(k) {
+			keys = append(keys, k)
+			delete(b.pending, k)
+		}
+	}
 	b.urgent = slices.DeleteFunc(b.urgent, dropped)
 	b.behind = slices.DeleteFunc(b.behind, dropped)
-	return before - len(b.pending)
+	return keys
 }

@@ -2,10 +2,10 @@ package state
 
 import (
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"pptpalg/alg/calls"
 )
@@ -20,15 +20,6 @@ const (
 	Owned                   // who owns Public
 )
 
-var changeNames = [...]string{"kept", "gone", "owned"}
-
-func (k ChangeKind) String() string {
-	if int(k) < len(changeNames) {
-		return changeNames[k]
-	}
-	return fmt.Sprintf("unknown(%d)", uint8(k))
-}
-
 // Change is one thing that another gateway has done, or, if Mine, that this gateway owns
 // Public from now on: all that the former owner has written came before.
 type Change struct {
@@ -36,6 +27,7 @@ type Change struct {
 	Public netip.Addr
 	Owner  string // the name of who owns Public, "" for nobody
 	From   Owner  // of Owned: who owned it before
+	To     Owner  // of Owned: who owns it now
 	Mine   bool   // of Owned: this gateway owns it
 	// Call is the call of Kept and Gone. Of one that is gone, Record may have nothing but
 	// its number, and At may be zero, if nobody has said more.
@@ -54,7 +46,9 @@ type Mirror struct {
 	round    uint8 // of Begin
 	strange  uint64
 	unknown  uint64
+	loads    bool // Begin was, and End was not
 	doubts   int
+	taken    []Change // Owned and Mine: they are told at End, when the calls are known
 }
 
 type mirrored struct {
@@ -90,6 +84,12 @@ func (m *Mirror) Owners() map[netip.Addr]Holding { return maps.Clone(m.owners) }
 // Members returns the gateways that are up, by slot.
 func (m *Mirror) Members() map[int]Member { return maps.Clone(m.members) }
 
+// Member returns the gateway that is up in a slot.
+func (m *Mirror) Member(slot int) (member Member, up bool) {
+	member, up = m.members[slot]
+	return member, up
+}
+
 // Has reports whether the store has a call as it is now.
 func (m *Mirror) Has(key CallKey, value []byte) bool {
 	had, known := m.calls[key]
@@ -116,7 +116,14 @@ func sum(value []byte) uint32 { return crc32.Checksum(value, castagnoli) }
 // it again.
 func (m *Mirror) Begin(mark Mark, roster []Item) (changes []Change, restored bool) {
 	was := m.owners
+	if len(m.taken) > 0 { // the load before has not come to its end
+		for _, c := range m.taken {
+			was[c.Public] = Holding{Owner: c.From}
+		}
+		m.taken = nil
+	}
 	m.round++
+	m.loads = true
 	m.owners, m.members = make(map[netip.Addr]Holding), make(map[int]Member)
 	all := m.take(roster)
 	restored = m.mark != Mark{} && m.mark.Lost(mark)
@@ -131,8 +138,18 @@ func (m *Mirror) Begin(mark Mark, roster []Item) (changes []Change, restored boo
 		}
 	}
 	for _, c := range all {
-		if now := m.owners[c.Public]; now.Owner != was[c.Public].Owner {
-			changes = append(changes, Change{Kind: Owned, Public: c.Public, Owner: now.Owner.Name, From: was[c.Public].Owner, Mine: now.Owner == m.me})
+		now := m.owners[c.Public].Owner
+		told := Change{Kind: Owned, Public: c.Public, Owner: now.Name, From: was[c.Public].Owner, To: now, Mine: now.Is(m.me)}
+		switch {
+		case now == told.From:
+		case told.Mine:
+			if told.From.Is(m.me) { // it was without it for a time, and others may have had it
+				changes = append(changes, Change{Kind: Owned, Public: c.Public, From: told.From})
+				told.From = Owner{}
+			}
+			m.taken = append(m.taken, told)
+		default:
+			changes = append(changes, told)
 		}
 	}
 	for public, before := range was {
@@ -156,14 +173,34 @@ func (m *Mirror) End(mark Mark, restored bool) (changes []Change) {
 			changes = append(changes, m.delete(key)...)
 		}
 	}
-	m.mark = mark
+	changes = append(changes, m.taken...)
+	m.mark, m.taken, m.loads = mark, nil, false
 	return changes
+}
+
+// mine reports whether what is below a public address is this gateway's own. It is not while
+// it is not told that it owns the address.
+func (m *Mirror) mine(public netip.Addr) bool {
+	taken := slices.ContainsFunc(m.taken, func(c Change) bool { return c.Public == public })
+	return m.owners[public].Owner.Is(m.me) && !taken
 }
 
 // Doubts returns how many calls there were at the last End that the store has lost and that
 // nobody has written again. When their owner has had the time, load again: the others are
 // over.
 func (m *Mirror) Doubts() int { return m.doubts }
+
+// Doubt says that the gateway may have calls otherwise than the store has them: with the next
+// Load, all of them are told, and what is not there is over.
+func (m *Mirror) Doubt(keys ...CallKey) {
+	for _, key := range keys {
+		had, known := m.calls[key]
+		if !known || had.round != m.round || !m.loads {
+			had.round = m.round - 1 // it has not come in this round
+		}
+		m.calls[key] = mirrored{round: had.round}
+	}
+}
 
 // Load takes in some of all calls.
 func (m *Mirror) Load(items []Item) []Change { return m.take(items) }
@@ -215,7 +252,7 @@ func (m *Mirror) owner(changes []Change, rest string, it Item) ([]Change, bool) 
 	}
 	was := m.owners[public].Owner
 	m.owners[public] = Holding{owner, it.Revision}
-	return append(changes, Change{Kind: Owned, Public: public, Owner: owner.Name, From: was, Mine: owner == m.me}), true
+	return append(changes, Change{Kind: Owned, Public: public, Owner: owner.Name, From: was, To: owner, Mine: owner.Is(m.me)}), true
 }
 
 func (m *Mirror) member(rest string, it Item) bool {
@@ -259,7 +296,7 @@ func (m *Mirror) call(changes []Change, rest string, it Item) ([]Change, bool) {
 		return changes, true
 	case err != nil:
 		return changes, false
-	case m.owners[key.Public].Owner != m.me:
+	case !m.mine(key.Public):
 		changes = append(changes, m.told(key, c))
 	}
 	return changes, true
@@ -279,7 +316,7 @@ func (m *Mirror) told(key CallKey, c Call) Change {
 func (m *Mirror) delete(key CallKey) []Change {
 	had, known := m.calls[key]
 	delete(m.calls, key)
-	if !known || had.gone || m.owners[key.Public].Owner == m.me {
+	if !known || had.gone || m.mine(key.Public) {
 		return nil
 	}
 	return []Change{m.told(key, Call{Record: calls.Record{Number: key.Number}, Gone: true})}

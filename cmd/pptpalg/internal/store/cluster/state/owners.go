@@ -1,7 +1,6 @@
 package state
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 )
@@ -20,16 +19,24 @@ type claim struct {
 	seen  int64 // the latest known revision of the owner's key; the fence while held
 	held  bool  // this gateway is the owner, as far as it knows
 	stale bool
-	left  bool // the gateway has the address no longer; what is pending is written while the fence holds
+	term  uint32 // since when it is held without another in between
+	known uint32 // the term whose beginning the watch has told: all that others have written is known
+	left  bool   // the gateway has the address no longer; what is pending is written until another takes it
+	past  uint32 // terms up to this one were of a store that has lost its data
+	again bool   // it has it again: if another has taken it meanwhile, it is taken back
 }
 
 // fenced reports whether calls can be written below the address.
 func (c *claim) fenced() bool { return c.held && !c.stale }
 
+// open reports whether calls may be written: what others have written is not written over.
+func (c *claim) open() bool { return c.fenced() && c.known == c.term }
+
 // owners are the claims of this gateway.
 type owners struct {
 	me     Owner
 	claims map[netip.Addr]*claim
+	others map[netip.Addr]bool // that others have taken since they were held; drop clears it
 }
 
 // claim takes note that this gateway has a public address.
@@ -38,7 +45,7 @@ func (o *owners) claim(public netip.Addr, seen int64) {
 	case c == nil:
 		o.claims[public] = &claim{seen: seen}
 	case c.left:
-		*c = claim{seen: c.seen} // taken anew, for the barrier
+		c.left, c.stale, c.again = false, true, true // taken anew, for the barrier
 	}
 }
 
@@ -46,8 +53,8 @@ func (o *owners) claim(public netip.Addr, seen int64) {
 // more.
 func (o *owners) yield(public netip.Addr) (over bool) {
 	c := o.claims[public]
-	if c != nil && c.fenced() {
-		c.left = true
+	if c != nil && c.held {
+		c.left, c.again = true, false
 		return false
 	}
 	delete(o.claims, public)
@@ -63,7 +70,7 @@ func (o *owners) has(public netip.Addr) bool {
 // fence returns the guard of a public address, if it can be written below it.
 func (o *owners) fence(public netip.Addr) (Guard, bool) {
 	c := o.claims[public]
-	if c == nil || !c.fenced() {
+	if c == nil || !c.open() {
 		return Guard{}, false
 	}
 	return Guard{OwnerKey(public), c.seen}, true
@@ -81,11 +88,19 @@ func (o *owners) untaken() []netip.Addr {
 	return all
 }
 
-// take returns the transaction that takes public addresses.
+// take returns the transaction that takes public addresses. Who renews a fence goes on with its
+// term: its guard says that no other was in between.
 func (o *owners) take(all []netip.Addr) (t Transaction) {
 	for _, public := range all {
-		t.Guards = append(t.Guards, Guard{OwnerKey(public), o.claims[public].seen})
-		t.Puts = append(t.Puts, Put{Key: OwnerKey(public), Value: o.me.Encode()})
+		c := o.claims[public]
+		if !c.held {
+			o.me.Term++
+			c.term = o.me.Term
+		}
+		owner := o.me
+		owner.Term = c.term
+		t.Guards = append(t.Guards, Guard{OwnerKey(public), c.seen})
+		t.Puts = append(t.Puts, Put{Key: OwnerKey(public), Value: owner.Encode()})
 	}
 	return t
 }
@@ -94,14 +109,13 @@ func (o *owners) take(all []netip.Addr) (t Transaction) {
 func (o *owners) took(all []netip.Addr, revision int64) {
 	for _, public := range all {
 		if c := o.claims[public]; c != nil && revision > c.seen {
-			*c = claim{seen: revision, held: true}
+			*c = claim{seen: revision, held: true, term: c.term, known: c.known, left: c.left}
 		}
 	}
 }
 
 // doubt takes note that a write may arrive late.
 func (o *owners) doubt() {
-	o.forgetLeft()
 	for _, c := range o.claims {
 		c.stale = true
 	}
@@ -109,14 +123,18 @@ func (o *owners) doubt() {
 
 // restored takes note that the store is another one: revisions of before mean nothing.
 func (o *owners) restored() {
-	o.forgetLeft()
-	for _, c := range o.claims {
-		*c = claim{}
+	for public, c := range o.claims {
+		if *c = (claim{left: c.left, past: o.me.Term}); c.left {
+			delete(o.claims, public)
+		}
 	}
 }
 
-func (o *owners) forgetLeft() {
-	maps.DeleteFunc(o.claims, func(_ netip.Addr, c *claim) bool { return c.left })
+// begin takes note that the watch has told the beginning of a term.
+func (o *owners) begin(public netip.Addr, term uint32) {
+	if c := o.claims[public]; c != nil {
+		c.known = term
+	}
 }
 
 // saw takes note of who owns a public address at a revision. It reports whether this gateway
@@ -126,10 +144,15 @@ func (o *owners) saw(public netip.Addr, owner Owner, revision int64) (lost bool)
 	switch {
 	case c == nil || revision <= c.seen:
 		return false
-	case owner == o.me:
-		*c = claim{seen: revision, held: true, left: c.left}
+	case owner.Is(o.me) && owner.Term > c.past:
+		*c = claim{seen: revision, held: true, term: owner.Term, known: c.known, stale: c.again, left: c.left, again: c.again}
 		return false
 	case c.held:
+		o.others[public] = true
+		if c.again {
+			*c = claim{seen: revision}
+			return false
+		}
 		delete(o.claims, public)
 		return true
 	}
@@ -149,11 +172,14 @@ func (o *owners) fenced(now []Item) (lost []netip.Addr, restored bool) {
 		}
 		owner, err := DecodeOwner(it.Value)
 		switch {
-		case c.left && it.Revision != c.seen:
+		case c.left && it.Revision != c.seen && (err != nil || !owner.Is(o.me)):
+			o.others[public] = true
 			delete(o.claims, public)
 		case it.Value == nil || it.Revision < c.seen:
-			restored = restored || c.seen != 0
-			*c = claim{seen: it.Revision}
+			if c.seen != 0 {
+				restored = true
+				*c = claim{seen: it.Revision, past: o.me.Term}
+			}
 		case err != nil:
 			c.seen, c.held = it.Revision, false // nobody can be read: it is taken
 		case o.saw(public, owner, it.Revision):

@@ -92,7 +92,11 @@ func sound(key CallKey, r *calls.Record) bool {
 type Owner struct {
 	Name string
 	Life uint64 // when the daemon started, in nanoseconds since 1970
+	Term uint32 // counts how often it has taken an address that it did not hold
 }
+
+// Is reports whether both are the same gateway in the same life.
+func (o Owner) Is(other Owner) bool { return o.Name == other.Name && o.Life == other.Life }
 
 // longestName is how long the name of a gateway may be, in bytes, as a host name.
 const longestName = 253
@@ -105,17 +109,21 @@ func ValidName(name string) bool {
 	return name != "" && len(name) <= longestName && !strange
 }
 
-// Encode returns the value of an owner: its life in 16 hex digits, a space, its name.
-func (o Owner) Encode() []byte { return fmt.Appendf(nil, "%016x %s", o.Life, o.Name) }
+// Encode returns the value of an owner: its life in 16 hex digits, its term in 8, its name.
+func (o Owner) Encode() []byte { return fmt.Appendf(nil, "%016x %08x %s", o.Life, o.Term, o.Name) }
 
 // DecodeOwner reads the value of an owner.
 func DecodeOwner(value []byte) (Owner, error) {
-	life, name, _ := strings.Cut(string(value), " ")
-	n, err := strconv.ParseUint(life, 16, 64)
-	if err != nil || len(life) != 16 || !ValidName(name) {
+	part := strings.Split(string(value), " ")
+	if len(part) != 3 || len(part[0]) != 16 || len(part[1]) != 8 || !ValidName(part[2]) {
 		return Owner{}, errStrange
 	}
-	return Owner{name, n}, nil
+	life, err := strconv.ParseUint(part[0], 16, 64)
+	term, err2 := strconv.ParseUint(part[1], 16, 32)
+	if err != nil || err2 != nil {
+		return Owner{}, errStrange
+	}
+	return Owner{part[2], life, uint32(term)}, nil
 }
 
 // Member is a gateway that is up. What all gateways must have alike is in it, so that one can

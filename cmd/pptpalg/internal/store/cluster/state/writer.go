@@ -19,12 +19,13 @@ type Writer struct {
 	batch   batch
 	flight  []entry // under way
 	lacking bool    // the store lacks something that is not pending
+	dropped []CallKey
 	fenced  uint64
 }
 
 // NewWriter returns a writer that has no public addresses.
 func NewWriter(me Owner, rest time.Duration) *Writer {
-	return &Writer{rest: rest, owners: owners{me: me, claims: make(map[netip.Addr]*claim)}}
+	return &Writer{rest: rest, owners: owners{me: me, claims: make(map[netip.Addr]*claim), others: make(map[netip.Addr]bool)}}
 }
 
 // Work is a transaction that is to be done.
@@ -41,7 +42,7 @@ func (w *Writer) Claim(public netip.Addr, seen int64) { w.owners.claim(public, s
 // the address first.
 func (w *Writer) Yield(public netip.Addr) {
 	if w.owners.yield(public) {
-		w.drop(public)
+		w.drop()
 	}
 }
 
@@ -54,8 +55,26 @@ func (w *Writer) Claimed(public netip.Addr) bool { return w.owners.has(public) }
 // Settled reports whether all claims are taken.
 func (w *Writer) Settled() bool { return len(w.owners.untaken()) == 0 }
 
-func (w *Writer) drop(public netip.Addr) int {
-	return w.batch.drop(func(k CallKey) bool { return k.Public == public })
+// drop gives up what is below public addresses that this gateway does not have, or that others
+// have had meanwhile. What is under way there is fenced.
+func (w *Writer) drop() {
+	lost := func(k CallKey) bool { return w.owners.claims[k.Public] == nil || w.owners.others[k.Public] }
+	w.dropped = append(w.dropped, w.batch.drop(lost)...)
+	w.flight = slices.DeleteFunc(w.flight, func(e entry) bool {
+		if lost(e.key) {
+			w.dropped = append(w.dropped, e.key)
+		}
+		return lost(e.key)
+	})
+	clear(w.owners.others)
+}
+
+// Dropped hands over the calls of which the store was to know something when another gateway
+// took their public address, and will not. The store's word counts for them.
+func (w *Writer) Dropped() []CallKey {
+	dropped := w.dropped
+	w.dropped = nil
+	return dropped
 }
 
 // Add takes in what is to be written of a call, and whether a packet waits for it. It reports
@@ -120,18 +139,19 @@ func (w *Writer) Next(now time.Time) (_ Work, ok bool, again time.Time) {
 	if !ready && !w.Breaker.Open() {
 		return Work{}, false, again
 	}
-	return w.write(), true, now
+	work := w.write()
+	if len(w.flight) == 0 && !w.Breaker.Open() {
+		return Work{}, false, time.Time{} // what is pending waits for the watch
+	}
+	return work, true, now
 }
 
 func (w *Writer) write() (work Work) {
 	guarded := make(map[netip.Addr]bool)
-	for _, e := range w.batch.take(MaxPuts) {
+	can := func(k CallKey) bool { _, ok := w.owners.fence(k.Public); return ok }
+	for _, e := range w.batch.take(MaxPuts, can) {
 		public := e.key.Public
-		guard, ok := w.owners.fence(public)
-		if !ok {
-			continue // no claim any more: nothing is written without a guard
-		}
-		if !guarded[public] {
+		if guard, _ := w.owners.fence(public); !guarded[public] {
 			guarded[public] = true
 			work.Transaction.Guards = append(work.Transaction.Guards, guard)
 		}
@@ -171,10 +191,8 @@ func (w *Writer) Done(work Work, o Outcome, now time.Time) (r Result) {
 		return Result{}
 	}
 	w.lacking = !w.batch.back(flight, now) || w.lacking
-	for _, public := range r.Lost {
-		w.fenced++
-		w.drop(public)
-	}
+	w.fenced += uint64(len(r.Lost))
+	w.drop()
 	return r
 }
 
@@ -182,9 +200,21 @@ func (w *Writer) Done(work Work, o Outcome, now time.Time) (r Result) {
 // has lost it.
 func (w *Writer) Saw(public netip.Addr, owner Owner, revision int64) (lost bool) {
 	if lost = w.owners.saw(public, owner, revision); lost {
-		w.drop(public)
+		w.fenced++
 	}
+	w.drop()
 	return lost
+}
+
+// Begin takes note that all is known that others have written below a public address before
+// this gateway's term: it may write there.
+func (w *Writer) Begin(public netip.Addr, term uint32) { w.owners.begin(public, term) }
+
+// Lost takes note that the gateway is told that it has lost a public address. What it has done
+// since, because it did not know, is given up.
+func (w *Writer) Lost(public netip.Addr) {
+	w.owners.others[public] = true
+	w.drop()
 }
 
 // Restored takes note that the store has lost data: all claims are taken again, and all calls
