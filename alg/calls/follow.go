@@ -114,8 +114,9 @@ func (t *Table) unhold(l *leg) {
 
 // Follow records what the owner of a call says of it. It replaces whatever is known of the
 // call. Another followed call that has one of its IDs has ended, though its owner has not said
-// so yet: it is forgotten, and the ID does not rest. Flows that go on as they were are not
-// told. No limit counts.
+// so yet: it is forgotten, and the ID does not rest. But owners may write late that a call is
+// being cleared: then it is the record's call that is forgotten. Flows that go on as they were
+// are not told. No limit counts.
 //
 // Follow reports false, and changes nothing, if the connection is not followed, or if an ID
 // is in use by a call of this gateway, or reserved.
@@ -124,6 +125,10 @@ func (c *Control) Follow(r Record, now time.Time) bool {
 	inWay, free := c.inWay(&r)
 	if !free {
 		return false
+	}
+	if slices.ContainsFunc(inWay, r.after) {
+		t.Forget(r.Number, now, now)
+		return true
 	}
 	from := len(t.events)
 	var heirs [2]holding
@@ -151,6 +156,13 @@ func (c *Control) Follow(r Record, now time.Time) bool {
 	t.note(Followed, call)
 	t.settle(from)
 	return true
+}
+
+// after reports whether a call that has one of the record's IDs came after the record's. Of
+// two calls of one slot, the number tells.
+func (r *Record) after(call *Call) bool {
+	return call.number != r.Number &&
+		(r.State == Clearing || call.number>>slotShift == r.Number>>slotShift && call.number > r.Number)
 }
 
 // inWay returns the followed calls that have the number of a record or one of its IDs, and
