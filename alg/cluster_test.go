@@ -432,16 +432,24 @@ func (c *cluster) move(i int) {
 			public, _ := e.call.Connection.Public()
 			return public == c.publics[i]
 		})
-		from.ed.Drop(c.publics[i], c.now)
+		from.now = c.now
+		from.handOver(c.publics[i])
 		from.carry(from.table.Events())
 		from.agrees()
 	}
 	to.now = c.now
-	to.ed.Rejoin(c.publics[i], c.now)
+	to.handOver(c.publics[i])
 	to.carry(to.table.Events())
 	to.agrees()
 	c.check(i)
 	checkRolls(c.t, to.ed)
+}
+
+// handOver visits all connections of an address.
+func (g *gate) handOver(public netip.Addr) {
+	for h, more := g.ed.Handover(public), true; more; {
+		_, more = h.Next(3, g.now)
+	}
 }
 
 // check compares what the owner of an address knows with what the ends were told.

@@ -307,8 +307,8 @@ func (e *Editor) take(local bool) {
 		e.out.Reason = NoConnection
 		return
 	}
-	if s.dialogue.control.Followed() {
-		e.out.Reason = Elsewhere
+	if !e.mine(s.dialogue, t.now) {
+		e.out.Reason, e.out.Events = Elsewhere, e.table.Events()
 		return
 	}
 	if local {
