@@ -117,7 +117,7 @@ func (e *Editor) Open(c calls.Connection, now time.Time) bool {
 	}
 	d.control = e.table.Open(c)
 	if !e.owns(&c) {
-		d.control.Yield()
+		d.control.Yield(now)
 	}
 	e.place(d, &c)
 	e.enroll(d)

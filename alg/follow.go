@@ -70,7 +70,7 @@ func (e *Editor) followed(c *calls.Connection, now time.Time) *dialogue {
 	}
 	d = newDialogue(*c, e.since(now))
 	d.control = e.table.Open(*c)
-	d.control.Yield()
+	d.control.Yield(now)
 	d.apart = true
 	e.apart++
 	e.place(d, c)
@@ -146,11 +146,11 @@ func (e *Editor) settle(d *dialogue, c *calls.Connection, now time.Time) bool {
 func (e *Editor) drop(d *dialogue, c *calls.Connection, now time.Time) {
 	if d.over || !d.control.Busy() {
 		e.discard(d, now)
-		d.control.Yield()
+		d.control.Yield(now)
 		return
 	}
 	e.setApart(d)
-	d.control.Yield()
+	d.control.Yield(now)
 	e.anew(d, c, now)
 }
 

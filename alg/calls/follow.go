@@ -32,8 +32,9 @@ func (c *Control) Followed() bool { return c.followed }
 func (t *Table) Followed() int { return t.foreign }
 
 // Yield has another gateway own the connection and its calls from now on. The connection does
-// not count as Opening any more: what passes of its beginning passes there.
-func (c *Control) Yield() {
+// not count as Opening any more: what passes of its beginning passes there. If a followed call
+// has the number of one of its calls, that one is forgotten.
+func (c *Control) Yield(now time.Time) {
 	if c.followed {
 		return
 	}
@@ -50,6 +51,7 @@ func (c *Control) Yield() {
 		if int32(i) < c.live {
 			call.charge(1)
 		}
+		c.table.Forget(call.number, now, now)
 		c.table.follow(call)
 		c.table.note(Followed, call)
 	}
@@ -137,8 +139,9 @@ func (c *Control) Follow(r Record, now time.Time) bool {
 		if !l.Known || !lies {
 			continue
 		}
-		if heirs[s] = h; t.holders[h] == nil {
-			t.rouse(t.space(h.spaceKey), h.id)
+		heirs[s] = h
+		if sp := t.spaces[h.spaceKey]; sp != nil && t.holders[h] == nil {
+			t.rouse(sp, h.id)
 		}
 	}
 	for _, old := range inWay {
@@ -191,7 +194,7 @@ func (c *Control) inWay(r *Record) (all []*Call, free bool) {
 		}
 		if other := t.holders[h]; other != nil {
 			all = append(all, other.call)
-		} else if sp := t.space(h.spaceKey); sp.has(h.id) && sp.rests(h.id) == nil {
+		} else if sp := t.spaces[h.spaceKey]; sp != nil && sp.has(h.id) && sp.rests(h.id) == nil {
 			return nil, false
 		}
 	}
@@ -253,9 +256,10 @@ func (t *Table) settle(from int) {
 		if some[i].Kind != Remove {
 			continue
 		}
-		again := slices.IndexFunc(some[i:], func(e Event) bool { return e.Kind == Install && e.Flow == some[i].Flow })
-		if again > 0 {
-			some = slices.Delete(some, i+again, i+again+1)
+		key, rest := keyOf(some[i].Flow), some[i+1:]
+		next := slices.IndexFunc(rest, func(e Event) bool { return e.Kind <= Remove && keyOf(e.Flow) == key })
+		if next >= 0 && rest[next].Kind == Install && rest[next].Flow == some[i].Flow {
+			some = slices.Delete(some, i+1+next, i+2+next)
 			some = slices.Delete(some, i, i+1)
 			i--
 		}

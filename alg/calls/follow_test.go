@@ -15,7 +15,7 @@ import (
 // followed opens a connection that another gateway owns.
 func (t *Table) openFollowed(c Connection) *Control {
 	control := t.Open(c)
-	control.Yield()
+	control.Yield(epoch)
 	return control
 }
 
@@ -329,7 +329,7 @@ func TestOnlyItsOwnerEndsIt(t *testing.T) {
 		dial(t, c, 7+i, 100+i)
 		c.Clear(Initiator, 7+i, epoch)
 	}
-	c.Yield()
+	c.Yield(epoch)
 	left := func(want int, when string) {
 		t.Helper()
 		if n := len(c.Records(nil)); n != want {
@@ -371,8 +371,8 @@ func TestHandedOn(t *testing.T) {
 		kind       EventKind
 		ours, them int
 	}{
-		{"yielded", c.Yield, Followed, 0, 3*fewCalls - 1},
-		{"yielded again", c.Yield, 0, 0, 3*fewCalls - 1},
+		{"yielded", func() { c.Yield(epoch) }, Followed, 0, 3*fewCalls - 1},
+		{"yielded again", func() { c.Yield(epoch) }, 0, 0, 3*fewCalls - 1},
 		{"taken over", func() { c.TakeOver(epoch) }, TakenOver, 3*fewCalls - 1, 0},
 		{"taken over again", func() { c.TakeOver(epoch) }, 0, 3*fewCalls - 1, 0},
 	} {
@@ -420,6 +420,36 @@ func TestPublicOfAConnection(t *testing.T) {
 		got, ok := tt.c.Public()
 		if ok != (tt.want != "") || ok && got.String() != tt.want {
 			t.Errorf("%s: %v, %v, want %q", tt.name, got, ok, tt.want)
+		}
+	}
+}
+
+// TestSettle: a flow that is removed and installed as it was is told neither way, unless
+// another one has its place in between.
+func TestSettle(t *testing.T) {
+	c := masqueraded(inside(1), 1)
+	f, other := c.flow(Initiator, 7, 9), c.flow(Initiator, 7, 10)
+	marked := f
+	marked.Mark = 1
+	install := func(f Flow) Event { return Event{Kind: Install, Flow: f} }
+	remove := func(f Flow) Event { return Event{Kind: Remove, Flow: f} }
+	for _, tt := range []struct {
+		name       string
+		from       int
+		give, want []Event
+	}{
+		{"nothing", 0, nil, nil},
+		{"as it was", 0, []Event{remove(f), install(f)}, nil},
+		{"others in between", 0, []Event{remove(f), {Kind: Forgotten}, remove(other), install(f), install(other)}, []Event{{Kind: Forgotten}}},
+		{"with another mark", 0, []Event{remove(f), install(marked)}, []Event{remove(f), install(marked)}},
+		{"another one has its place", 0, []Event{remove(f), install(marked), remove(marked), install(f)}, []Event{remove(f), install(marked), remove(marked), install(f)}},
+		{"installed first", 0, []Event{install(f), remove(f)}, []Event{install(f), remove(f)}},
+		{"earlier events", 1, []Event{remove(f), install(f), remove(f), install(f)}, []Event{remove(f), install(f)}},
+	} {
+		tab := New(testConfig(time.Minute))
+		tab.events = tt.give
+		if tab.settle(tt.from); !slices.Equal(tab.events, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, tab.events, tt.want)
 		}
 	}
 }
