@@ -117,7 +117,7 @@ func (e *Editor) Open(c calls.Connection, now time.Time) bool {
 	}
 	d.control = e.table.Open(c)
 	if !e.owns(&c) {
-		d.control.Yield()
+		d.control.Yield(now)
 	}
 	e.place(d, &c)
 	e.enroll(d)
@@ -307,8 +307,8 @@ func (e *Editor) take(local bool) {
 		e.out.Reason = NoConnection
 		return
 	}
-	if s.dialogue.control.Followed() {
-		e.out.Reason = Elsewhere
+	if !e.mine(s.dialogue, t.now) {
+		e.out.Reason, e.out.Events = Elsewhere, e.table.Events()
 		return
 	}
 	if local {

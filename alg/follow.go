@@ -15,8 +15,9 @@ import (
 // before. So both begin to read its connections anew, as after a restart.
 
 // Owned sets which connections are this gateway's own: those for which owned returns true,
-// and those that NAT does not touch. Without it, all are. When the answer changes for a
-// public address, the caller must call Drop or Rejoin before it uses the editor otherwise.
+// and those that NAT does not touch. Without it, all are. The answer may change for a public
+// address. A segment is edited, or passes, by the new answer at once; but all connections with
+// the address must be visited by a Handover before the next audit.
 func (e *Editor) Owned(owned func(calls.Connection) bool) { e.owned = owned }
 
 func (e *Editor) owns(c *calls.Connection) bool {
@@ -69,7 +70,7 @@ func (e *Editor) followed(c *calls.Connection, now time.Time) *dialogue {
 	}
 	d = newDialogue(*c, e.since(now))
 	d.control = e.table.Open(*c)
-	d.control.Yield()
+	d.control.Yield(now)
 	d.apart = true
 	e.apart++
 	e.place(d, c)
@@ -123,57 +124,83 @@ func (e *Editor) Follows(c *calls.Connection) bool {
 	return d != nil && !d.over && d.control.Followed() && d.control.Busy() && d.control.Same(*c)
 }
 
-// Drop has another gateway own the connections with a public address from now on. It returns
-// those with calls, which are followed now. What was seen of their streams is forgotten.
-func (e *Editor) Drop(public netip.Addr, now time.Time) (dropped []calls.Connection) {
-	e.having(public, func(d *dialogue, c calls.Connection) {
-		switch {
-		case d.control.Followed():
-		case d.over, !d.control.Busy():
-			e.discard(d, now)
-		default:
-			e.setApart(d)
-			d.control.Yield()
-			e.anew(d, &c, now)
-			dropped = append(dropped, d.control.Connection())
-		}
-	})
-	return dropped
+// mine reports whether a connection is this gateway's own, and settles it if it is not on
+// record so.
+func (e *Editor) mine(d *dialogue, now time.Time) bool {
+	if e.owned != nil || d.control.Followed() {
+		c := d.control.Connection()
+		e.settle(d, &c, now)
+	}
+	return !d.control.Followed()
 }
 
-// Rejoin has this gateway own the connections with a public address from now on. It returns
-// those with calls. They are read from the next message that begins, as after Restore.
-func (e *Editor) Rejoin(public netip.Addr, now time.Time) (joined []calls.Connection) {
-	e.having(public, func(d *dialogue, c calls.Connection) {
-		if !d.control.Followed() {
+// settle has a connection on record as owned or followed, as it is, and reports whether that
+// is new.
+func (e *Editor) settle(d *dialogue, c *calls.Connection, now time.Time) bool {
+	switch owned := e.owns(c); {
+	case owned != d.control.Followed():
+		return false
+	case owned:
+		e.rejoin(d, c, now)
+	default:
+		e.drop(d, c, now)
+	}
+	return true
+}
+
+// drop has another gateway own a connection from now on.
+func (e *Editor) drop(d *dialogue, c *calls.Connection, now time.Time) {
+	if d.over || !d.control.Busy() {
+		e.discard(d, now)
+		d.control.Yield(now)
+		return
+	}
+	e.setApart(d)
+	d.control.Yield(now)
+	e.anew(d, c, now)
+}
+
+// rejoin has this gateway own a connection from now on. It is read from the next message that
+// begins, as after Restore.
+func (e *Editor) rejoin(d *dialogue, c *calls.Connection, now time.Time) {
+	e.strike(d)
+	if d.apart {
+		d.apart = false
+		e.apart--
+	}
+	d.control.TakeOver(now)
+	e.anew(d, c, now)
+	e.enroll(d)
+	e.rank(d)
+}
+
+// Handover is one walk through the connections with a public address that another gateway
+// owns from now on, or this one does. Between two slices the editor may be used for anything
+// but an audit.
+type Handover struct {
+	steps  Audit
+	public netip.Addr
+}
+
+// Handover begins a walk through the connections with a public address.
+func (e *Editor) Handover(public netip.Addr) *Handover {
+	return &Handover{Audit{ed: e, records: len(e.all)}, public}
+}
+
+// Next visits at most so many of the connections on record. It returns those of the address
+// that have calls and have a new owner, and reports whether there are more to visit.
+func (h *Handover) Next(most int, now time.Time) (moved []calls.Connection, more bool) {
+	e := h.steps.ed
+	more = h.steps.walk(&h.steps.records, most, func(d *dialogue) {
+		c := d.control.Connection()
+		if p, shared := c.Public(); !shared || p != h.public {
 			return
 		}
-		if d.control.Busy() {
-			joined = append(joined, c)
+		if e.settle(d, &c, now) && d.index != removed && d.control.Busy() {
+			moved = append(moved, d.control.Connection())
 		}
-		e.strike(d)
-		if d.apart {
-			d.apart = false
-			e.apart--
-		}
-		d.control.TakeOver(now)
-		e.anew(d, &c, now)
-		e.enroll(d)
-		e.rank(d)
 	})
-	return joined
-}
-
-// having visits the connections with a public address. visit may remove the one that it is
-// given.
-func (e *Editor) having(public netip.Addr, visit func(*dialogue, calls.Connection)) {
-	for i := len(e.all) - 1; i >= 0; i-- { // the place of a removed one is taken by one that was visited
-		d := e.all[i]
-		c := d.control.Connection()
-		if p, shared := c.Public(); shared && p == public {
-			visit(d, c)
-		}
-	}
+	return moved, more
 }
 
 // anew forgets what was seen of a connection, but for what is known of it by other means.

@@ -30,6 +30,24 @@ func newTwin(t testing.TB, records ...calls.Record) *rig {
 	return r
 }
 
+// owns has the rig's editor own a public address, or another gateway, and visits its
+// connections, and returns those with calls.
+func (r *rig) owns(public netip.Addr, owned bool) (moved []calls.Connection) {
+	was := r.ed.owned
+	r.ed.Owned(func(c calls.Connection) bool {
+		if p, _ := c.Public(); p == public {
+			return owned
+		}
+		return was == nil || was(c)
+	})
+	for h, more := r.ed.Handover(public), true; more; {
+		var some []calls.Connection
+		some, more = h.Next(2, r.now)
+		moved = append(moved, some...)
+	}
+	return moved
+}
+
 // moved has the wire's packets come to another rig from now on.
 func (w *wire) moved(to *rig) *wire {
 	w.rig = to
@@ -170,10 +188,10 @@ func TestMovesOn(t *testing.T) {
 	take := func(r *rig, from *rig) {
 		t.Helper()
 		r.now = r.now.Add(time.Minute)
-		if got := from.ed.Drop(gatewayAddr, from.now); !w.on(got) || got[0].Opening {
+		if got := from.owns(gatewayAddr, false); !w.on(got) || got[0].Opening {
 			t.Errorf("dropped: %v", got)
 		}
-		if got := r.ed.Rejoin(gatewayAddr, r.now); !w.on(got) {
+		if got := r.owns(gatewayAddr, true); !w.on(got) {
 			t.Errorf("rejoined: %v", got)
 		}
 		w.moved(r)
@@ -214,6 +232,38 @@ func TestMovesOn(t *testing.T) {
 	}
 }
 
+// TestSegmentBeforeHandover: a segment passes by who owns its connection now, though the
+// connections were not visited yet.
+func TestSegmentBeforeHandover(t *testing.T) {
+	w, b := followedCall(t)
+	w.now = w.now.Add(time.Minute)
+	w.ed.Owned(func(calls.Connection) bool { return false })
+	request := message(pptp.OutgoingCallRequest, 8, 0, 0)
+	if got := w.segment(client, packet.ACK, w.seq[client], bytes.Clone(request)); !bytes.Equal(got, request) || w.last.Reason != Elsewhere {
+		t.Errorf("after the loss: %+v", w.last)
+	}
+	if e := w.last.Events; len(e) != 1 || e[0].Kind != calls.Followed {
+		t.Errorf("events of the loss: %v", e)
+	}
+	checkRolls(t, w.ed)
+	if got := w.owns(gatewayAddr, false); len(got) != 1 || w.on(got) {
+		t.Errorf("dropped afterwards: %v", got)
+	}
+	w.moved(b)
+	b.ed.Owned(nil)
+	w.say(client, request)
+	if e := w.last.Events; w.last.Reason != Read || len(e) < 2 || e[0].Kind != calls.TakenOver || b.table.Calls() != 2 {
+		t.Errorf("after it was taken over: %+v", w.last)
+	}
+	checkRolls(t, b.ed)
+	idle := newRig(t).masqueraded(insideAddr).handshake()
+	idle.ed.Owned(func(calls.Connection) bool { return false })
+	idle.segment(client, packet.ACK, idle.seq[client], bytes.Clone(request))
+	if idle.last.Reason != Elsewhere || len(idle.ed.all) != 0 {
+		t.Errorf("without calls: %v, %d connections", idle.last.Reason, len(idle.ed.all))
+	}
+}
+
 // TestDropForgets: with a public address the record of its connections goes, but for calls;
 // with another one's nothing does.
 func TestDropForgets(t *testing.T) {
@@ -228,7 +278,7 @@ func TestDropForgets(t *testing.T) {
 	other.conn.Reply.Dst = netip.AddrPortFrom(netip.MustParseAddr("198.51.100.7"), 1)
 	r.ed.all[len(r.ed.all)-1].control = r.table.Open(other.conn)
 	r.table.Events()
-	if got := r.ed.Drop(gatewayAddr, r.now); len(got) != 1 || !got[0].Same(busy.conn) {
+	if got := r.owns(gatewayAddr, false); len(got) != 1 || !got[0].Same(busy.conn) {
 		t.Errorf("dropped with calls: %v", got)
 	}
 	events := r.table.Events()
@@ -243,10 +293,10 @@ func TestDropForgets(t *testing.T) {
 	if len(left) != 3 || !left[0].Same(busy.conn) || !left[1].Same(plain.conn) || !left[2].Same(other.conn) {
 		t.Errorf("left: %v; %v and %v should not be", left, idle.conn.Original, over.conn.Original)
 	}
-	if got := r.ed.Drop(gatewayAddr, r.now); len(got) != 0 {
+	if got := r.owns(gatewayAddr, false); len(got) != 0 {
 		t.Errorf("dropped again: %v", got)
 	}
-	if got := r.ed.Rejoin(netip.MustParseAddr("198.51.100.7"), r.now); len(got) != 0 || r.table.Calls() != 0 {
+	if got := r.owns(netip.MustParseAddr("198.51.100.7"), true); len(got) != 0 || r.table.Calls() != 0 {
 		t.Errorf("rejoined with another address: %v, %d calls", got, r.table.Calls())
 	}
 	r.ed.Sweep(nil, r.now, r.now.Add(2*linger)) // the lists of those that ended have the removed ones
@@ -298,7 +348,7 @@ func TestFollowedCountApart(t *testing.T) {
 		t.Errorf("%d connections are on record, want 7; %d gave way", len(r.ed.all), r.ed.Evicted())
 	}
 	checkRolls(t, r.ed)
-	r.ed.Rejoin(gatewayAddr, r.now)
+	r.owns(gatewayAddr, true)
 	checkRolls(t, r.ed)
 	if r.ed.apart != 0 {
 		t.Errorf("%d connections are apart", r.ed.apart)
@@ -428,7 +478,7 @@ func TestRejoinedKeepsIgnoring(t *testing.T) {
 	}
 	r.ed.Open(conn, r.now)
 	r.ed.Owned(nil)
-	r.ed.Rejoin(gatewayAddr, r.now)
+	r.owns(gatewayAddr, true)
 	w := &wire{rig: r, conn: conn, seq: [2]packet.Seq{1, 1}}
 	if w.say(client, message(pptp.OutgoingCallRequest, 0, 0, 0)); w.last.Reason != Helped {
 		t.Errorf("it is %v", w.last.Reason)
@@ -442,7 +492,7 @@ func TestDoubtedElsewhere(t *testing.T) {
 	w := newRig(t).masqueraded(insideAddr).handshake()
 	w.outgoing(7, 9)
 	w.segment(client, packet.RST, w.seq[client].Add(900), nil)
-	w.ed.Drop(gatewayAddr, w.now)
+	w.owns(gatewayAddr, false)
 	if got := w.ed.Doubted(w.now.Add(time.Hour)); len(got) != 0 {
 		t.Errorf("doubted: %v", got)
 	}

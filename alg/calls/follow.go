@@ -32,8 +32,9 @@ func (c *Control) Followed() bool { return c.followed }
 func (t *Table) Followed() int { return t.foreign }
 
 // Yield has another gateway own the connection and its calls from now on. The connection does
-// not count as Opening any more: what passes of its beginning passes there.
-func (c *Control) Yield() {
+// not count as Opening any more: what passes of its beginning passes there. If a followed call
+// has the number of one of its calls, that one is forgotten.
+func (c *Control) Yield(now time.Time) {
 	if c.followed {
 		return
 	}
@@ -50,6 +51,7 @@ func (c *Control) Yield() {
 		if int32(i) < c.live {
 			call.charge(1)
 		}
+		c.table.Forget(call.number, now, now)
 		c.table.follow(call)
 		c.table.note(Followed, call)
 	}
@@ -114,8 +116,9 @@ func (t *Table) unhold(l *leg) {
 
 // Follow records what the owner of a call says of it. It replaces whatever is known of the
 // call. Another followed call that has one of its IDs has ended, though its owner has not said
-// so yet: it is forgotten, and the ID does not rest. Flows that go on as they were are not
-// told. No limit counts.
+// so yet: it is forgotten, and the ID does not rest. But owners may write late that a call is
+// being cleared: then it is the record's call that is forgotten. Flows that go on as they were
+// are not told. No limit counts.
 //
 // Follow reports false, and changes nothing, if the connection is not followed, or if an ID
 // is in use by a call of this gateway, or reserved.
@@ -125,6 +128,10 @@ func (c *Control) Follow(r Record, now time.Time) bool {
 	if !free {
 		return false
 	}
+	if slices.ContainsFunc(inWay, r.after) {
+		t.Forget(r.Number, now, now)
+		return true
+	}
 	from := len(t.events)
 	var heirs [2]holding
 	for s, l := range r.Legs {
@@ -132,8 +139,9 @@ func (c *Control) Follow(r Record, now time.Time) bool {
 		if !l.Known || !lies {
 			continue
 		}
-		if heirs[s] = h; t.holders[h] == nil {
-			t.rouse(t.space(h.spaceKey), h.id)
+		heirs[s] = h
+		if sp := t.spaces[h.spaceKey]; sp != nil && t.holders[h] == nil {
+			t.rouse(sp, h.id)
 		}
 	}
 	for _, old := range inWay {
@@ -151,6 +159,13 @@ func (c *Control) Follow(r Record, now time.Time) bool {
 	t.note(Followed, call)
 	t.settle(from)
 	return true
+}
+
+// after reports whether a call that has one of the record's IDs came after the record's. Of
+// two calls of one slot, the number tells.
+func (r *Record) after(call *Call) bool {
+	return call.number != r.Number &&
+		(r.State == Clearing || call.number>>slotShift == r.Number>>slotShift && call.number > r.Number)
 }
 
 // inWay returns the followed calls that have the number of a record or one of its IDs, and
@@ -179,7 +194,7 @@ func (c *Control) inWay(r *Record) (all []*Call, free bool) {
 		}
 		if other := t.holders[h]; other != nil {
 			all = append(all, other.call)
-		} else if sp := t.space(h.spaceKey); sp.has(h.id) && sp.rests(h.id) == nil {
+		} else if sp := t.spaces[h.spaceKey]; sp != nil && sp.has(h.id) && sp.rests(h.id) == nil {
 			return nil, false
 		}
 	}
@@ -241,9 +256,10 @@ func (t *Table) settle(from int) {
 		if some[i].Kind != Remove {
 			continue
 		}
-		again := slices.IndexFunc(some[i:], func(e Event) bool { return e.Kind == Install && e.Flow == some[i].Flow })
-		if again > 0 {
-			some = slices.Delete(some, i+again, i+again+1)
+		key, rest := keyOf(some[i].Flow), some[i+1:]
+		next := slices.IndexFunc(rest, func(e Event) bool { return e.Kind <= Remove && keyOf(e.Flow) == key })
+		if next >= 0 && rest[next].Kind == Install && rest[next].Flow == some[i].Flow {
+			some = slices.Delete(some, i+1+next, i+2+next)
 			some = slices.Delete(some, i, i+1)
 			i--
 		}

@@ -109,8 +109,8 @@ func (c *Control) free(s Side, l LegRecord) bool {
 
 func (c *Control) resumeLeg(call *Call, s Side, r LegRecord) {
 	c.table.place(call, s, assignment{own: r.Own, public: r.Public})
-	if c.spaced(s) {
-		c.table.space(c.connection.space(s)).take(r.Public)
+	if h, lies := c.holding(s, r.Public); lies {
+		c.table.space(h.spaceKey).take(h.id)
 	}
 }
 

@@ -282,7 +282,7 @@ func (g *Gateway) own(public netip.Addr, former string) {
 	}
 	delete(g.share.others, public)
 	g.share.mine[public] = true
-	taken := g.editor.Rejoin(public, now)
+	taken := g.handOver(public, now)
 	g.note(g.table.Events())
 	g.share.decided(public)
 	g.mu.Unlock()
@@ -316,10 +316,23 @@ func (g *Gateway) drop(public netip.Addr, owner string) (dropped []calls.Connect
 	defer g.mu.Unlock()
 	delete(g.share.mine, public)
 	g.share.others[public] = holding{owner, now}
-	dropped = g.editor.Drop(public, now)
+	dropped = g.handOver(public, now)
 	g.note(g.table.Events())
 	g.share.decided(public)
 	return dropped
+}
+
+// handOver has the editor know who owns the connections with a public address. It returns those
+// with calls that have a new owner. It is not done in slices: no audit may see a part of it.
+// The caller holds mu.
+func (g *Gateway) handOver(public netip.Addr, now time.Time) (moved []calls.Connection) {
+	h := g.editor.Handover(public)
+	for more := true; more; {
+		var some []calls.Connection
+		some, more = h.Next(slice, now)
+		moved = append(moved, some...)
+	}
+	return moved
 }
 
 // renewFollowed makes the entries anew of connections whose packets pass another gateway: what
