@@ -504,7 +504,6 @@ func answering(t *testing.T) func(*Config) {
 func TestRulesOfDaemon(t *testing.T) {
 	tests := []row{
 		{"all is well", ownRules, "daemon", OK, "", false, nil},
-		{"the network inside is a VRF's", ownRules + "iptables -t mangle -I PPTPALG -i lan -j RETURN", "daemon", OK, "", false, nil},
 		{"no rules", "true", "daemon", Problem, "no rule sends it", false, nil},
 		{"rules for another queue", strings.ReplaceAll(ownRules, "num 1723", "num 1800"), "daemon", Problem, "to queue 1800", false, nil},
 		{"rules for another port", strings.ReplaceAll(ownRules, "port 1723", "port 1724"), "daemon", Problem, "no rule sends it", false, nil},
