@@ -158,6 +158,10 @@ func TestEndingsThatWait(t *testing.T) {
 	}{
 		{"a Stop request", func(w *wire) { w.say(client, stop) }, 0},
 		{"a Call-Clear-Request", func(w *wire) { w.say(client, message(pptp.CallClearRequest, 7, 0, 0)) }, 1},
+		{"a Call-Clear-Request, and then the next call of its ID", func(w *wire) {
+			w.say(client, message(pptp.CallClearRequest, 7, 0, 0))
+			w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0))
+		}, 2},
 		{"a Stop request elsewhere", func(w *wire) {
 			w.segment(client, packet.ACK, w.seq[client].Add(900), stop)
 			w.say(client, message(pptp.EchoRequest, 0, 0, 0))
@@ -190,6 +194,28 @@ func TestEndingsThatWait(t *testing.T) {
 				t.Error("an ending outlives its connection")
 			}
 		})
+	}
+}
+
+// TestLateNotify: a Call-Disconnect-Notify that waits ends the call that it meant, and not a
+// later one of its ID.
+func TestLateNotify(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		w := newRig(t).masqueraded(insideAddr).handshake()
+		public := w.outgoing(7, 9)
+		w.restart()
+		ack := w.seq[server]
+		w.say(server, message(pptp.CallDisconnectNotify, public, 0, 1))
+		after := w.seq[server]
+		w.seq[server] = ack // the client has not received it yet
+		if again {
+			w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0))
+		}
+		w.seq[server] = after
+		w.say(client, message(pptp.EchoRequest, 0, 0, 0))
+		if left := w.table.Calls() == 1; left != again {
+			t.Errorf("requested again: %v; %d calls are left", again, w.table.Calls())
+		}
 	}
 }
 

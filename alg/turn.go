@@ -91,6 +91,12 @@ type ending struct {
 	from  calls.Side
 	id    Translation // its own ID: what the sender wrote, and what the receiver is shown
 	until packet.Seq  // of the stream, behind the bytes that were read
+	call  uint64      // if it waits: the number of the call that it meant when it was read
+}
+
+// means returns the number of the call that an ending means now, 0 for none or for all.
+func (t *turn) means(e ending) uint64 {
+	return t.control.Meant(e.from, roles[e.kind].own, e.id.From, e.id.To)
 }
 
 func stop(t *turn, _ ending) { t.control.Stop(t.now) }
@@ -110,11 +116,13 @@ func (t *turn) finish(e ending) {
 	if t.halves[e.from].stream.Placed() {
 		roles[e.kind].ends(t, e)
 	} else if late := t.late[t.dialogue]; len(late) < mostLate {
+		e.call = t.means(e)
 		t.late[t.dialogue] = append(late, e)
 	}
 }
 
-// believe carries out the endings that the receiver of a direction has acknowledged.
+// believe carries out the endings that the receiver of a direction has acknowledged. The ID of
+// a call that has ended otherwise may be a later call's by then.
 func (t *turn) believe(from calls.Side) {
 	t.halves[from].believe()
 	s := &t.halves[from].stream
@@ -122,7 +130,7 @@ func (t *turn) believe(from calls.Side) {
 		return
 	}
 	for _, e := range t.late[t.dialogue] {
-		if e.from == from && !e.until.After(s.Acknowledged()) {
+		if e.from == from && !e.until.After(s.Acknowledged()) && e.call == t.means(e) {
 			roles[e.kind].ends(t, e)
 		}
 	}
@@ -232,7 +240,7 @@ func (t *turn) act(r *reader, at int, known bool) bool {
 	l, _ := m.Type().Layout()
 	switch role := roles[m.Type()]; {
 	case role.ends != nil:
-		t.finish(ending{m.Type(), t.sender, t.told(r.own), t.first.Add(at)})
+		t.finish(ending{kind: m.Type(), from: t.sender, id: t.told(r.own), until: t.first.Add(at)})
 	case role.act != nil:
 		// A refused request has its own anomaly.
 		return role.act(t, m, l) || role.own == calls.Requests

@@ -236,6 +236,22 @@ func (c *Control) Connected(sender Side, peer pptp.CallID) bool {
 	return true
 }
 
+// Meant returns the number of the call that Clear would end for an ID that the sender Owns, or
+// Disconnect for one that it Notifies of: 0 if there is none, and for any other field.
+func (c *Control) Meant(sender Side, f Field, id, shown pptp.CallID) uint64 {
+	var l *leg
+	switch f {
+	case Owns:
+		l = c.ownLeg(sender, id)
+	case Notifies:
+		l, _ = c.notice(&forward, sender, id, func(out pptp.CallID) bool { return out == shown })
+	}
+	if l == nil {
+		return 0
+	}
+	return l.call.number
+}
+
 // Clear ends the call that the sender knows by its own ID. The IDs stay
 // translated until Disconnect, Close, or a minute has passed.
 func (c *Control) Clear(sender Side, own pptp.CallID, now time.Time) bool {
