@@ -70,7 +70,7 @@ test-fresh: packages-fresh
 	CGO_ENABLED=0 $(GO) build -o bin/vmtest ./cmd/vmtest
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(GO) run ./cmd/package -version v1.0.0 -arch amd64 -o bin/fresh deb
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(GO) run ./cmd/package -version v2.0.0 -arch amd64 -o bin/fresh deb
-	$(AS_ROOT) bin/vmtest -timeout 15m -scenes '$(SCENES)' -fresh bin/fresh/pptpalg_1.0.0_amd64.deb bin/fresh/pptpalg_2.0.0_amd64.deb
+	$(AS_ROOT) bin/vmtest -timeout 30m -scenes '$(SCENES)' -fresh bin/fresh/pptpalg_1.0.0_amd64.deb bin/fresh/pptpalg_2.0.0_amd64.deb
 
 check: lint race
 

@@ -128,9 +128,11 @@ func (d *dialogue) parts() bool {
 	return a.fin && b.unsure || b.fin && a.unsure
 }
 
-// certain reports whether a RST of either end can be checked against its stream.
-func (d *dialogue) certain() bool {
-	return d.halves[0].stream.Certain() && d.halves[1].stream.Certain()
+// placed reports whether a RST of either end can be checked against its stream. That bytes
+// behind a gap passed unread does not matter: anybody could have sent them. If they were the
+// end's own, and its RST with them, GRE stops, and conntrack forgets the connection soon.
+func (d *dialogue) placed() bool {
+	return d.halves[0].stream.Placed() && d.halves[1].stream.Placed()
 }
 
 // believes reports whether to believe conntrack that the connection has ended. Conntrack
@@ -140,7 +142,7 @@ func (d *dialogue) certain() bool {
 // disappears. Conntrack decides about a RST on other streams, and about what ended before a
 // restart, unless it said so before that restart already and was not believed.
 func (d *dialogue) believes(c *calls.Connection) bool {
-	return c.Closing && (d.pass != Read || d.parts() || c.Reset && !d.certain() || d.unseen && !d.control.Disputed())
+	return c.Closing && (d.pass != Read || d.parts() || c.Reset && !d.placed() || d.unseen && !d.control.Disputed())
 }
 
 // patience is how long segments may still come after Leave, because they were queued

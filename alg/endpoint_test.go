@@ -231,9 +231,21 @@ func (c *talk) takes(me calls.Side, m pptp.Message, id pptp.CallID) {
 		c.want(me, m, id, c.sees[me])
 	case pptp.CallDisconnectNotify:
 		kind, _ := m.Result()
-		c.want(me, m, id, [...]pptp.CallID{c.sees[me], c.own[me], c.own[me].Swap()}[kind])
+		want := [...]pptp.CallID{c.sees[me], c.own[me], c.own[me].Swap()}[kind]
+		if id != want && c.mistakable(me, id) {
+			want, c.cleared = id, true // the gateway still has it, so that a later call may inherit its ID
+		}
+		c.want(me, m, id, want)
 		c.free[me] = true
 	}
+}
+
+// mistakable reports whether the notify that ends the call may be taken for that of another
+// call, which its end has asked for and cleared after it was said, and before it came.
+func (c *talk) mistakable(me calls.Side, id pptp.CallID) bool {
+	return slices.ContainsFunc(c.line.world.talks, func(o *talk) bool {
+		return o != c && o.line == c.line && o.cleared && o.has[me] && (o.own[me].High() == id.High() || o.own[me].Low() == id.High())
+	})
 }
 
 func (c *talk) want(me calls.Side, m pptp.Message, got, want pptp.CallID) {

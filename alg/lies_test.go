@@ -192,7 +192,7 @@ func (w *liars) sweep(all bool) {
 
 // entry has conntrack say of a connection what liars can make it say, and what somebody can
 // who deletes entries. While the editor reads the connection none of it ends a call, but for a
-// RST on streams of which it is not certain, and the loss of an entry that nobody makes again.
+// RST on streams that are not placed, and the loss of an entry that nobody makes again.
 func (w *liars) entry(l *wire) {
 	entry := l.conn
 	says := rapid.SampledFrom([]string{"closed", "reset", "gone", "translated in another way"}).Draw(w.rt, "conntrack says")
@@ -219,7 +219,7 @@ func (w *liars) entry(l *wire) {
 	w.now = w.now.Add(time.Second)
 	c := w.ed.Compare(w.now)
 	c.Found(live)
-	stays := knows && (says == "closed" || says == "reset" && d.certain())
+	stays := knows && (says == "closed" || says == "reset" && d.placed())
 	lost, _ := c.Missing(len(w.wires), nobody, w.now)
 	for i := range lost {
 		switch rapid.SampledFrom([]string{"revived", "kept", "ended"}).Draw(w.rt, "fate") {

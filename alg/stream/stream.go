@@ -156,12 +156,6 @@ func (s *Stream) Joined() bool { return s.joined }
 // Placed reports whether it is certain where the stream goes on.
 func (s *Stream) Placed() bool { return s.placed }
 
-// Certain reports whether it is placed, and nothing of it passed unread. Dropped segments
-// behind a gap do not count: anybody could have sent them.
-func (s *Stream) Certain() bool {
-	return s.placed && (s.gap == nil || !s.gap.blind && !s.gap.rejoin)
-}
-
 // Acknowledged returns the sequence number before which the receiver has all bytes, as
 // far as that was seen.
 func (s *Stream) Acknowledged() packet.Seq { return s.acked }

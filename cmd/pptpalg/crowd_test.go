@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
@@ -68,14 +67,10 @@ func TestManyWatchers(t *testing.T) {
 		})
 	}
 	for range 3 {
-		began := time.Now()
 		_, err := g.Gateway.Run(t.Context(), "conntrack", "-D", "-p", "gre")
 		must(t, err)
 		if err := lab.Poll(lab.Patience, func() bool { return strings.Count(g.entries(), "gre") == 2 }); err != nil {
 			t.Fatal("the entries were not made again")
-		}
-		if took := time.Since(began); took > 5*time.Second {
-			t.Errorf("the repair took %v", took)
 		}
 		exchange(t, call)
 	}

@@ -30,6 +30,7 @@ type lie struct {
 	restart bool          // it is told to a daemon that has just started, before anybody else speaks
 	later   bool          // the daemon is replaced while it is told, after all that
 	living  bool          // it is told to a daemon that does not die soon: what conntrack says after a death is believed (docs/SECURITY.md)
+	quiet   bool          // the other call's control connection says nothing meanwhile
 	heard   bool          // others may hear it, as long as all that is theirs arrives (docs/SECURITY.md)
 }
 
@@ -54,6 +55,7 @@ var lies = []lie{
 	{name: "FINs in the window of others", tell: (*liar).finishes, lasts: 5 * time.Second, living: true},
 	{name: "FINs in the window of others after a restart", tell: (*liar).finishes, restart: true, lasts: 5 * time.Second, living: true},
 	{name: "FINs in the window of others before a restart", tell: (*liar).finishes, lasts: 5 * time.Second, later: true, living: true},
+	{name: "FINs in the window of others until they pass, and RST", tell: (*liar).finishesAndResets, lasts: 15 * time.Second, living: true, quiet: true},
 	{name: "SYN+ACK in connections of others", tell: (*liar).synchronizes},
 	{name: "SYN+ACK in connections of others after a restart", tell: (*liar).synchronizes, restart: true},
 	{name: "GRE from outside under others' Call IDs", tell: (*liar).strays},
@@ -104,7 +106,11 @@ func testLie(t *testing.T, path datapath.Name, lie lie) {
 		if n := l.calls(); n > lie.calls {
 			t.Fatalf("the liar has %d calls, and may have %d", n, lie.calls)
 		}
-		passes(t, call, g.Inside[1], pptp.CallID(7*(i%4)))
+		if lie.quiet {
+			must(t, call.Carries(fmt.Appendf(nil, "packet %d", i), time.Second))
+		} else {
+			passes(t, call, g.Inside[1], pptp.CallID(7*(i%4)))
+		}
 		if lie.lasts > 0 {
 			pass(20 * time.Millisecond) // or the stream comes to where a lie is, which is none then
 		}
@@ -498,6 +504,16 @@ func (l *liar) resets() error { return l.forge(lab.RST|lab.ACK, 500) }
 func (l *liar) finishes() error {
 	const unreached = 20000 // by what control connections carry here, or the stack would take it in the end
 	return l.forge(lab.FIN|lab.ACK, unreached)
+}
+
+// finishesAndResets repeats a FIN until the daemon takes what is before it for read by others.
+func (l *liar) finishesAndResets() error {
+	for range 6 {
+		if err := l.finishes(); err != nil {
+			return err
+		}
+	}
+	return l.resets()
 }
 
 func (l *liar) synchronizes() error { return l.forge(lab.SYN|lab.ACK, rand.Uint32()) }

@@ -14,7 +14,7 @@ import (
 func (tr trial) inVRF() (err error) {
 	n := &network{trial: tr, log: new(lab.Log)}
 	defer func() { err = n.end(err) }()
-	for _, step := range []func() error{n.build, n.makeVRF, n.startDaemon, n.leftAlone, n.calls, n.renameVRF, n.strangers} {
+	for _, step := range []func() error{n.build, n.makeVRF, n.startDaemon, n.leftAlone, n.calls, n.dropFrom, n.renameVRF, n.strangers} {
 		if err := step(); err != nil {
 			return fmt.Errorf("in a VRF: %w", err)
 		}
@@ -23,16 +23,32 @@ func (tr trial) inVRF() (err error) {
 }
 
 func (n *network) makeVRF() error {
-	return errors.Join(n.forwardFrom("tenant"),
+	return errors.Join(n.iptables("-t mangle -A PREROUTING -i lan -j MARK --set-mark 5"), n.forwardFrom("tenant"),
 		n.ip("link add tenant type vrf table 100", "link set tenant up", "link set lan master tenant",
 			"route add 203.0.113.0/24 dev wan table 100", "route add 10.77.0.0/24 dev tenant"))
 }
 
 // forwardFrom has the firewall accept what comes from a VRF. To FORWARD, the VRF's device is the
-// interface by which it came.
+// interface by which it came; PREROUTING has seen the member before.
 func (n *network) forwardFrom(dev string) error {
-	_, err := n.Gateway.Run(context.Background(), "iptables", "-A", "FORWARD", "-i", dev, "-o", "wan", "-j", "ACCEPT")
+	return n.iptables("-A FORWARD -i " + dev + " -o wan -m mark --mark 5 -j ACCEPT")
+}
+
+func (n *network) iptables(line string) error {
+	_, err := n.Gateway.Run(context.Background(), "iptables", strings.Fields(line)...)
 	return err
+}
+
+// dropFrom has the firewall drop GRE that comes from the VRF, and wants check to say so.
+func (n *network) dropFrom() error {
+	if err := n.iptables("-t mangle -I FORWARD -i tenant -p gre -j DROP"); err != nil {
+		return err
+	}
+	out, err := n.Gateway.Run(context.Background(), program, "check", "--state-dir", n.state)
+	if err == nil || !strings.Contains(out.Stdout, "-i tenant -p gre -j DROP drops GRE from tenant to wan") {
+		return fmt.Errorf("GRE of the VRF is dropped, and check said: %v\n%s", err, out.Stdout)
+	}
+	return n.iptables("-t mangle -D FORWARD -i tenant -p gre -j DROP")
 }
 
 func (n *network) ip(lines ...string) error {

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestBuildIsFastAndCloseIsComplete(t *testing.T) {
+func TestCloseIsComplete(t *testing.T) {
 	needRoot(t)
 	start := time.Now()
 	n, err := New(Options{Inside: 2, Outside: 2, Masquerade: true, DNAT: DNATAddress, Hairpin: true, Firewall: true})
@@ -24,9 +24,6 @@ func TestBuildIsFastAndCloseIsComplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("5 namespaces in %v", time.Since(start))
-	if took := time.Since(start); took > 3*time.Second { // 0.1 s where nobody else is busy
-		t.Errorf("took %v", took)
-	}
 	must(t, n.Close())
 	must(t, n.Close())
 	for _, h := range n.Hosts() {

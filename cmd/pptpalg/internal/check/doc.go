@@ -14,7 +14,7 @@
 // The kernel judges it. Rules are copied into a network namespace of their own (scratch), object
 // by object as the kernel lists them, so that whatever it can match is copied. iptables is asked
 // only for the words of its rules, nft for nothing. Links there have the names and numbers of the
-// gateway's; addresses, routes and routing rules are the gateway's. Packets are put in as if they
+// gateway's; VRFs, addresses, routes and routing rules are the gateway's. Packets are put in as if they
 // had arrived: the first of a control connection, data both ways,
 // and GRE as the kernel sees it where a call's entries translate it (where the daemon translates,
 // untracked). They go between the interfaces that routes and rules of NAT tell to be inside and

@@ -2,6 +2,7 @@ package check
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -14,8 +15,11 @@ import (
 // ipLink is what "ip -json -details link" prints of an interface.
 type ipLink struct {
 	Name     string `json:"ifname"`
+	Index    int    `json:"ifindex"`
+	Master   string
 	LinkInfo struct {
-		Kind string `json:"info_kind"`
+		Kind string          `json:"info_kind"`
+		Data json.RawMessage `json:"info_data"`
 	}
 	XDP struct{ Mode int }
 }
@@ -26,13 +30,16 @@ var (
 	cilium = regexp.MustCompile(`^cilium_`)
 )
 
-// readLinks reads which interfaces have a translation that conntrack does not see.
+// readLinks reads which interfaces have a translation that conntrack does not see, and VRFs.
 func (n *network) readLinks(text string) error {
 	var listed []ipLink
 	if err := unmarshal(text, &listed); err != nil {
 		return fmt.Errorf("read interfaces: %w", err)
 	}
 	n.elsewhere = make(map[string]string)
+	if err := n.readVRFs(listed); err != nil {
+		return fmt.Errorf("read VRFs: %w", err)
+	}
 	for _, l := range listed {
 		switch {
 		case l.LinkInfo.Kind == "ip6tnl":

@@ -91,6 +91,9 @@ func (t *travellers) surroundings(layers []layer) surroundings {
 			s.devs[dev] = farIndex/2 + i
 		}
 	}
+	for _, v := range t.network.vrfs {
+		delete(s.devs, v.dev)
+	}
 	return s
 }
 

@@ -504,6 +504,30 @@ func TestLinks(t *testing.T) {
 	}
 }
 
+// TestVRFs: calls come by the members of a VRF, and forward knows them by its device.
+func TestVRFs(t *testing.T) {
+	var n network
+	err := errors.Join(n.readLinks(`[{"ifname":"lan","ifindex":2,"master":"tenant"},{"ifname":"wan","ifindex":3},{"ifname":"lan2","ifindex":5,"master":"tenant"},
+		{"ifname":"tenant","ifindex":4,"linkinfo":{"info_kind":"vrf","info_data":{"table":100}}},
+		{"ifname":"port","ifindex":6,"master":"wan","linkinfo":{"info_kind":"veth","info_data":{}}}]`),
+		n.readRoutes(`[{"dst":"default","dev":"wan"},{"dst":"10.77.0.0/24","dev":"tenant"},{"dst":"10.77.0.0/24","dev":"lan","table":"100"}]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := n.ways(nil), []way{{"lan", "wan"}, {"lan2", "wan"}}; !slices.Equal(got, want) {
+		t.Errorf("ways %v, want %v", got, want)
+	}
+	for dev, want := range map[string]string{"lan": "tenant", "lan2": "tenant", "wan": "wan", "port": "port"} {
+		if got := n.routedBy(dev); got != want {
+			t.Errorf("%s is routed by %s, want %s", dev, got, want)
+		}
+	}
+	f := firewall{network: n}.named(fate{event: event{base: chain{hook: "forward"}}, from: "lan", to: "wan"})
+	if f.from != "tenant" || f.to != "wan" {
+		t.Errorf("from %s to %s", f.from, f.to)
+	}
+}
+
 // TestLoadingRemedy: what is to be loaded is what is missing.
 func TestLoadingRemedy(t *testing.T) {
 	noQueue := attempt{name: "nft", failed: errors.New("nft: the kernel refuses queue (module nft_queue), ct state established (module nft_ct), ct label (module nft_ct)")}

@@ -157,7 +157,7 @@ func wantsCommand(t *testing.T, f Finding) {
 }
 
 // needRoot skips a test that makes namespaces, or fails it where skipping is forbidden.
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() == 0 {
 		return

@@ -82,6 +82,7 @@ type network struct {
 	policies  []netlink.Message // all routing rules, as the kernel lists them
 	devs      []string          // that packets are sent by
 	hosts     []host            // that they are sent to
+	vrfs      []vrf
 	elsewhere map[string]string // how something translates that conntrack does not see, by interface
 }
 
@@ -195,14 +196,14 @@ func (n network) ways(translated []string) []way {
 			outside = append(outside, r.dev)
 		}
 	}
-	outside = unique(outside)
+	outside = n.arriving(outside)
 	var inside []string
 	for _, r := range n.routes {
 		if !slices.Contains(outside, r.dev) {
 			inside = append(inside, r.dev)
 		}
 	}
-	inside = unique(inside)
+	inside = slices.DeleteFunc(n.arriving(inside), func(dev string) bool { return slices.Contains(outside, dev) })
 	slices.SortStableFunc(inside, func(a, b string) int { return order(container(a)) - order(container(b)) })
 	if i := slices.IndexFunc(inside, container); i >= 0 {
 		inside = inside[:min(len(inside), i+maxContainers)]

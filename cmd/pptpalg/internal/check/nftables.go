@@ -229,17 +229,14 @@ func (o object) anew(id uint32) netlink.Message {
 
 // expressions returns what a rule does, as far as it can be copied. Our own queues are left
 // out: packets go on in their place, to show what else they would meet. So is nft's tproxy, which
-// without a listening proxy ends its rule as if nothing had matched. And so is that our rules about
-// VRFs return: packets of a VRF have met our queues before, with another interface.
+// without a listening proxy ends its rule as if nothing had matched.
 func (o object) expressions() attributes {
 	var all attributes
-	aboutVRF := o.aboutVRF()
 	for _, listed := range o.attrs.nest(unix.NFTA_RULE_EXPRESSIONS) {
 		e := expressionOf(listed)
 		xt := e.data.text(unix.NFTA_TARGET_NAME) // of matches it is the same attribute
 		switch {
 		case o.ours() && (e.name == "queue" || e.name == "target" && xt == "NFQUEUE"):
-		case aboutVRF && e.name == "immediate":
 		case e.name == "tproxy" || e.name == "target" && slices.Contains(outward, xt):
 		case e.name == "match" && xt == "set":
 			all = append(all, e.perhaps()...)
@@ -331,25 +328,6 @@ func (o object) devices() []string {
 func (o object) ours() bool {
 	chain := o.attrs.text(unix.NFTA_RULE_CHAIN)
 	return chain == iptables.Chain || chain == iptables.DataChain || o.family == unix.NFPROTO_IPV4 && o.attrs.text(unix.NFTA_RULE_TABLE) == nft.Table
-}
-
-// aboutVRF says whether a rule is one of the daemon's that return in a chain of iptables, for
-// another device than lo.
-func (o object) aboutVRF() bool {
-	chain := o.attrs.text(unix.NFTA_RULE_CHAIN)
-	all := o.exprs()
-	return (chain == iptables.Chain || chain == iptables.DataChain) &&
-		slices.ContainsFunc(all, expression.returns) && !slices.ContainsFunc(all, expression.ofLoopback)
-}
-
-// returns says whether an expression ends its chain.
-func (e expression) returns() bool {
-	return e.name == "immediate" && verdict(e.data.nest(unix.NFTA_IMMEDIATE_DATA).nest(unix.NFTA_DATA_VERDICT)).name == back
-}
-
-// ofLoopback says whether an expression compares with the name of the loopback interface.
-func (e expression) ofLoopback() bool {
-	return e.name == "cmp" && strings.TrimRight(string(e.data.nest(unix.NFTA_CMP_DATA).get(unix.NFTA_DATA_VALUE)), "\x00") == "lo"
 }
 
 // expression is a part of a rule.

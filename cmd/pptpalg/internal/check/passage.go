@@ -26,7 +26,7 @@ func (f firewall) control(all []journey) []outcome {
 			there.from, there.to = there.to, there.from
 		}
 		back.from, back.to, back.reply = there.to, there.from, true
-		found[i] = outcome{j, worse(there, back)}
+		found[i] = outcome{j, worse(f.named(there), f.named(back))}
 	}
 	return found
 }
@@ -38,9 +38,17 @@ func (f firewall) data(all []journey) []outcome {
 		outward, inward := f.fate(j.outward, false), f.fate(j.inward, false)
 		outward.from, outward.to = j.inside, j.outside
 		inward.from, inward.to = j.outside, j.inside
-		found[i] = outcome{j, worse(outward, inward)}
+		found[i] = outcome{j, worse(f.named(outward), f.named(inward))}
 	}
 	return found
+}
+
+// named has a fate tell of interfaces as rules of its chain know them.
+func (f firewall) named(x fate) fate {
+	if x.base.hook == "forward" {
+		x.from, x.to = f.network.routedBy(x.from), f.network.routedBy(x.to)
+	}
+	return x
 }
 
 // bestOf returns the outcome that is best, the first of several.

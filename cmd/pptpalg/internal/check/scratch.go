@@ -33,6 +33,7 @@ type scratch struct {
 	send  int
 	links map[string]link
 	names map[uint32]string // of links, by number
+	vrfs  map[uint32]vrf
 	ends  []func()
 
 	serial uint16 // of the last packet that was sent
@@ -67,7 +68,7 @@ const farIndex = 1 << 20
 
 // newScratch makes one with rules.
 func newScratch(ctx context.Context, s surroundings, l layer) (made *scratch, err error) {
-	x := &scratch{ctx: ctx, rules: l.rules, at: map[handle]spot{}, links: map[string]link{}, names: map[uint32]string{}}
+	x := &scratch{ctx: ctx, rules: l.rules, at: map[handle]spot{}, links: map[string]link{}, names: map[uint32]string{}, vrfs: map[uint32]vrf{}}
 	if x.place, err = netns.New(); err != nil {
 		return nil, fmt.Errorf("make network namespace: %w", err)
 	}
@@ -124,16 +125,14 @@ func (x *scratch) connect(ctx context.Context, s surroundings) error {
 		lines = append(lines, fmt.Sprintf("link add %s index %d type veth peer name far%d index %d", standIn(dev), number, number, farIndex+number),
 			fmt.Sprintf("link set %s arp off up", standIn(dev)), fmt.Sprintf("link set far%d arp off up", number))
 	}
+	lines = append(lines, s.makeVRFs()...)
 	for _, a := range s.network.addresses {
 		lines = append(lines, fmt.Sprintf("addr add %v/32 dev %s noprefixroute", a.addr, standIn(a.dev)))
 	}
 	for _, r := range s.network.routes {
 		lines = append(lines, fmt.Sprintf("route append to %v dev %s table %s", r.prefix, r.dev, orMain(r.table)))
 	}
-	lines = append(lines, fmt.Sprintf("rule add priority 0 lookup %d", hostTable))
-	for _, h := range s.network.hosts {
-		lines = append(lines, fmt.Sprintf("route add to %v dev %s table %d", h.addr, standIn(h.dev), hostTable))
-	}
+	lines = append(lines, s.ways()...)
 	// What needs a link that has no stand-in is left out: no packet is sent there.
 	_, err := command(ctx, strings.Join(lines, "\n")+"\n", "ip", "-force", "-batch", "-")
 	for dev := range s.devs {
@@ -143,6 +142,12 @@ func (x *scratch) connect(ctx context.Context, s surroundings) error {
 		}
 		x.links[dev] = link{hardware: i.HardwareAddr, far: farIndex + i.Index}
 		x.names[uint32(i.Index)] = dev
+	}
+	for _, v := range s.network.vrfs {
+		if _, missing := net.InterfaceByName(v.dev); missing != nil {
+			return fmt.Errorf("make VRF %s: %w", v.dev, errors.Join(missing, err))
+		}
+		x.vrfs[uint32(v.index)] = v
 	}
 	return copyPolicies(s.network.policies)
 }
@@ -478,16 +483,30 @@ func (x *scratch) observed(p *passed, chain string, a attributes) {
 	if len(ip) < 20 || len(transport) < 8 {
 		return // it has been told
 	}
+	out := uint32(a.number(unix.NFTA_TRACE_OIF))
 	switch chain {
 	case forwarded:
-		p.out = x.names[uint32(a.number(unix.NFTA_TRACE_OIF))]
+		p.out = x.link(out)
 		p.to = netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[16:20])), binary.BigEndian.Uint16(transport[2:]))
 	case taken:
 		p.local, p.done = true, true
 	case gone:
-		p.gone, p.done = true, true
+		if _, toMember := x.vrfs[out]; toMember {
+			return // it comes again, on its way there
+		}
+		p.out, p.gone, p.done = x.link(out), true, true
 		p.parcel = parcel{netip.AddrFrom4([4]byte(ip[12:16])), binary.BigEndian.Uint16(transport[6:])}
 	}
+}
+
+// link returns the name of a link, of a VRF's device that of a member.
+func (x *scratch) link(number uint32) string {
+	for _, dev := range x.vrfs[number].members {
+		if _, there := x.links[dev]; there {
+			return dev
+		}
+	}
+	return x.names[number]
 }
 
 // sendOne sends a packet as if it came by its link.

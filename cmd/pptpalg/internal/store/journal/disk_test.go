@@ -18,7 +18,7 @@ import (
 
 // promptly is far more than a call takes that does not wait for the disk, and less than a disk
 // that does not answer.
-const promptly = 500 * time.Millisecond
+const promptly = 5 * time.Second
 
 // disk is a directory on a file system of its own.
 type disk struct {
