@@ -129,7 +129,9 @@ func (e *Editor) Follows(c *calls.Connection) bool {
 func (e *Editor) mine(d *dialogue, now time.Time) bool {
 	if e.owned != nil || d.control.Followed() {
 		c := d.control.Connection()
-		e.settle(d, &c, now)
+		if e.settle(d, &c, now) {
+			d.turned = true
+		}
 	}
 	return !d.control.Followed()
 }
@@ -188,7 +190,8 @@ func (e *Editor) Handover(public netip.Addr) *Handover {
 }
 
 // Next visits at most so many of the connections on record. It returns those of the address
-// that have calls and have a new owner, and reports whether there are more to visit.
+// that have calls and have a new owner, also if a segment has shown that before, and reports
+// whether there are more to visit.
 func (h *Handover) Next(most int, now time.Time) (moved []calls.Connection, more bool) {
 	e := h.steps.ed
 	more = h.steps.walk(&h.steps.records, most, func(d *dialogue) {
@@ -196,7 +199,9 @@ func (h *Handover) Next(most int, now time.Time) (moved []calls.Connection, more
 		if p, shared := c.Public(); !shared || p != h.public {
 			return
 		}
-		if e.settle(d, &c, now) && d.index != removed && d.control.Busy() {
+		is := e.settle(d, &c, now) || d.turned
+		d.turned = false
+		if is && d.index != removed && d.control.Busy() {
 			moved = append(moved, d.control.Connection())
 		}
 	})

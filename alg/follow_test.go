@@ -246,7 +246,7 @@ func TestSegmentBeforeHandover(t *testing.T) {
 		t.Errorf("events of the loss: %v", e)
 	}
 	checkRolls(t, w.ed)
-	if got := w.owns(gatewayAddr, false); len(got) != 1 || w.on(got) {
+	if got := w.owns(gatewayAddr, false); len(got) != 2 || !w.on(got) {
 		t.Errorf("dropped afterwards: %v", got)
 	}
 	w.moved(b)

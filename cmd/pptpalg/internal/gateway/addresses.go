@@ -97,10 +97,15 @@ func (g *Gateway) depart(public netip.Addr) {
 func (g *Gateway) retake(public netip.Addr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := g.share
-	if s.fresh[public] && (s.here[public] || s.told[public]) {
+	if g.share.returned(public) {
 		g.acquire(public)
 	}
+}
+
+// returned reports whether a public address has come here, and this gateway has not taken it
+// since. The caller holds mu.
+func (s *share) returned(public netip.Addr) bool {
+	return s.fresh[public] && (s.here[public] || s.told[public])
 }
 
 // comes reports whether a connection that another gateway owns, and of which a packet passes,
@@ -121,7 +126,7 @@ func (g *Gateway) comes(c *calls.Connection) bool {
 				"connection", c.Original, "public", public, "owner", o.name)
 		})
 		return false
-	case o.name != "" && time.Since(o.since) < contested:
+	case o.name != "" && !s.fresh[public] && time.Since(o.since) < contested:
 		return false
 	}
 	g.acquire(public)

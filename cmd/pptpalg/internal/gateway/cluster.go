@@ -70,6 +70,8 @@ type share struct {
 
 	chores *chores
 
+	handings []*handing // guarded by Gateway.order
+
 	// Guarded by Gateway.mu.
 	here    map[netip.Addr]bool          // addresses of this gateway's interfaces
 	told    map[netip.Addr]bool          // addresses that a command says are here
@@ -282,57 +284,98 @@ func (g *Gateway) own(public netip.Addr, former string) {
 	}
 	delete(g.share.others, public)
 	g.share.mine[public] = true
-	taken := g.handOver(public, now)
 	g.note(g.table.Events())
+	g.handOver(public, true, former)
 	g.share.decided(public)
 	g.mu.Unlock()
-	if len(taken) == 0 {
-		return
-	}
-	g.log.Info("this gateway owns the public address and its calls from now on", "public", public, "connections", len(taken))
-	if former != g.share.name {
-		g.share.metrics.takeovers.Inc()
-	}
-	g.chore(public, taken, true, func(some []calls.Connection) map[int]error { return g.kernel.SetTimeout(some, ownLife) })
 }
 
 // yield has another gateway own a public address from now on. The caller holds order.
 func (g *Gateway) yield(public netip.Addr, owner string) {
-	dropped := g.drop(public, owner)
-	g.carryOut()
-	g.share.store.Yield(public) // what has happened to its calls until now was written, or will be
-	if len(dropped) == 0 {
-		return
-	}
-	g.log.Info("this gateway follows the calls of the public address from now on", "public", public, "owner", owner, "connections", len(dropped))
-	g.rewrite()
-	g.renewFollowed(public, dropped)
-}
-
-// drop returns the connections that are followed from now on.
-func (g *Gateway) drop(public netip.Addr, owner string) (dropped []calls.Connection) {
-	now := time.Now()
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	delete(g.share.mine, public)
-	g.share.others[public] = holding{owner, now}
-	dropped = g.handOver(public, now)
-	g.note(g.table.Events())
-	g.share.decided(public)
-	return dropped
+	g.share.others[public] = holding{owner, time.Now()}
+	g.handOver(public, false, owner)
+	if !g.share.returned(public) { // else retake decides
+		g.share.decided(public)
+	}
+	g.mu.Unlock()
+	g.carryOut()
+	g.share.store.Flush(public) // the next owner knows what has happened to its calls until now
+	g.share.store.Yield(public)
 }
 
-// handOver has the editor know who owns the connections with a public address. It returns those
-// with calls that have a new owner. It is not done in slices: no audit may see a part of it.
-// The caller holds mu.
-func (g *Gateway) handOver(public netip.Addr, now time.Time) (moved []calls.Connection) {
-	h := g.editor.Handover(public)
+// handing is what is left to do where a public address has a new owner.
+type handing struct {
+	public netip.Addr
+	mine   bool               // this gateway owns it from now on
+	other  string             // who owned it before, or does from now on
+	moved  []calls.Connection // those with calls
+}
+
+// handOver has all connections with a public address visited: this gateway owns them from now
+// on, or another one does. No audit, and nothing that others say of their calls, may come
+// between two slices. What follows from it for entries and journal is done later. The caller
+// holds order and mu.
+func (g *Gateway) handOver(public netip.Addr, mine bool, other string) {
+	h := &handing{public: public, mine: mine, other: other}
+	now, walk := time.Now(), g.editor.Handover(public)
 	for more := true; more; {
 		var some []calls.Connection
-		some, more = h.Next(slice, now)
-		moved = append(moved, some...)
+		some, more = walk.Next(slice, now)
+		h.moved = append(h.moved, some...)
 	}
-	return moved
+	g.note(g.table.Events())
+	g.share.handings = append(g.share.handings, h)
+	g.share.chores.add(g.handAll)
+}
+
+// handAll does what is left, with pauses.
+func (g *Gateway) handAll() {
+	for more := true; more; {
+		g.order.Lock()
+		more = g.handSlice()
+		g.order.Unlock()
+	}
+}
+
+// handSlice does some of what is left, and reports whether there is more. The caller holds order.
+func (g *Gateway) handSlice() (more bool) {
+	s := g.share
+	if s == nil || len(s.handings) == 0 {
+		return false
+	}
+	h := s.handings[0]
+	s.handings = s.handings[1:]
+	g.carryOut()
+	g.renewEntries(h.public, h.moved, h.mine)
+	g.handed(h)
+	return len(s.handings) > 0
+}
+
+// handed tells that all connections with an address have their new owner. The caller holds order.
+func (g *Gateway) handed(h *handing) {
+	switch {
+	case len(h.moved) == 0:
+	case h.mine:
+		g.log.Info("this gateway owns the public address and its calls from now on", "public", h.public, "connections", len(h.moved))
+		if h.other != g.share.name {
+			g.share.metrics.takeovers.Inc()
+		}
+	default:
+		g.log.Info("this gateway follows the calls of the public address from now on", "public", h.public, "owner", h.other, "connections", len(h.moved))
+		g.rewrite()
+	}
+}
+
+// renewEntries has the entries of connections with a new owner changed. If their packets pass
+// another gateway, what this kernel knows of their streams is outdated.
+func (g *Gateway) renewEntries(public netip.Addr, all []calls.Connection, mine bool) {
+	if mine {
+		g.chore(public, all, true, func(some []calls.Connection) map[int]error { return g.kernel.SetTimeout(some, ownLife) })
+		return
+	}
+	g.renewFollowed(public, all)
 }
 
 // renewFollowed makes the entries anew of connections whose packets pass another gateway: what
@@ -374,6 +417,7 @@ func (g *Gateway) entriesFailed(failed map[int]error) {
 
 // follow takes in what others have done.
 func (g *Gateway) follow(b cluster.Batch) {
+	g.handAll()
 	g.order.Lock()
 	defer g.order.Unlock()
 	for rest := b.Changes; len(rest) > 0; {
@@ -398,6 +442,8 @@ func (g *Gateway) follow(b cluster.Batch) {
 func (g *Gateway) followCalls(changes []state.Change) {
 	if len(changes) == 0 {
 		return
+	}
+	for g.handSlice() { // what another gateway says of a call is for one that is followed
 	}
 	e := entries{}
 	now := time.Now()
@@ -481,12 +527,15 @@ func (g *Gateway) owner(c *state.Change) {
 	if c.Mine {
 		delete(g.share.fresh, c.Public)
 	}
+	if taking && !c.Mine { // it is about to be taken from that one
+		g.share.others[c.Public] = holding{c.Owner, time.Now()}
+	}
 	g.mu.Unlock()
 	switch {
 	case c.Mine && !mine && !taking: // it has gone meanwhile
 	case c.Mine:
 		g.own(c.Public, c.From.Name)
-	case !again && c.Owner != "":
+	case !again && !taking && c.Owner != "":
 		g.yield(c.Public, c.Owner)
 		g.retake(c.Public)
 	}

@@ -706,6 +706,7 @@ func TestManyAtOnce(t *testing.T) {
 		w := owner.dial(n, publicP)
 		public := w.setUp(owner, 7, 100+pptp.CallID(n))
 		owner.has()
+		owner.until("has lost the address", func() bool { return !owner.mine(publicP) })
 		other.kernel.set(w.Connection, 300)
 		other.has(publicP)
 		owner, other = other, owner

@@ -117,6 +117,26 @@ func (s *Store) Claim(public netip.Addr) {
 	signal(s.more)
 }
 
+// Flush waits until all is written of a public address that this gateway is about to yield, for
+// Config.Wait at the most. No Append is under way.
+func (s *Store) Flush(public netip.Addr) {
+	s.settling.Reset(s.cfg.Wait)
+	defer s.settling.Stop()
+	for s.owes(public) {
+		select {
+		case <-s.settled:
+		case <-s.settling.C:
+			return
+		}
+	}
+}
+
+func (s *Store) owes(public netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running && !s.writer.Breaker.Open() && s.writer.Owes(public)
+}
+
 // Yield says that this gateway has a public address no longer.
 func (s *Store) Yield(public netip.Addr) {
 	s.mu.Lock()

@@ -108,6 +108,16 @@ func (w *Writer) Urgent() bool {
 	return len(w.batch.urgent) > 0 || slices.ContainsFunc(w.flight, func(e entry) bool { return e.urgent })
 }
 
+// Owes reports whether something below a public address is to be written, or is being written.
+func (w *Writer) Owes(public netip.Addr) bool {
+	for key := range w.batch.pending {
+		if key.Public == public {
+			return true
+		}
+	}
+	return slices.ContainsFunc(w.flight, func(e entry) bool { return e.key.Public == public })
+}
+
 // Has reports whether a call is to be written, or is being written.
 func (w *Writer) Has(key CallKey) bool {
 	_, pending := w.batch.pending[key]
