@@ -112,7 +112,7 @@ func (f firewall) untranslated() Finding {
 
 // masquerading returns the command that has sources translated on an interface.
 func (f firewall) masquerading(dev string) string {
-	if f.without {
+	if f.noIPTables {
 		return shell("nft", fmt.Sprintf("add table ip nat; add chain ip nat postrouting { type nat hook postrouting priority srcnat; }; add rule ip nat postrouting oifname %q masquerade", dev))
 	}
 	return "iptables -t nat -A POSTROUTING -o " + shell(dev) + " -j MASQUERADE"

@@ -10,11 +10,11 @@ import (
 
 // firewall is what judges of rules look at.
 type firewall struct {
-	rules   ruleset
-	network network
-	without bool  // iptables is not installed
-	ways    []way // one at least
-	ports   []uint16
+	rules      ruleset
+	network    network
+	noIPTables bool  // it is not installed
+	ways       []way // one at least
+	ports      []uint16
 
 	// What became of packets, by the port that they were sent to.
 	clients    map[uint16][]journey // of clients inside

@@ -517,9 +517,9 @@ func (r *reader) readFirewall() (firewall, error) {
 	if err != nil {
 		return firewall{}, err
 	}
-	_, without := find("iptables")
+	_, absent := find("iptables")
 	f := firewall{
-		network: n, without: without != nil, ports: r.cfg.Rules.Ports, set: r.cfg.Set, reload: r.cfg.Load, bound: bound,
+		network: n, noIPTables: absent != nil, ports: r.cfg.Rules.Ports, set: r.cfg.Set, reload: r.cfg.Load, bound: bound,
 		gre: greRules{queued: r.queued(), load: r.loads(), data: r.cfg.Rules.Data},
 	}
 	if err := r.judge(&f); err != nil {
