@@ -192,16 +192,19 @@ func (g *Gateway) owns(c calls.Connection) bool {
 	return !other
 }
 
-// claim has this gateway own the public address of a connection that it edits. The caller
-// holds mu.
-func (g *Gateway) claim(c *calls.Connection) {
+// acquires has this gateway acquire the public address of a connection that is not on record, if it
+// does not own it, and nobody that it knows of: another gateway may have owned it, and what that has
+// done may not be known yet. It reports whether that is to be awaited. The caller holds mu.
+func (g *Gateway) acquires(c *calls.Connection) bool {
 	if g.share == nil {
-		return
+		return false
 	}
-	if public, shared := c.Public(); shared && g.owns(*c) && !g.share.mine[public] {
-		g.share.mine[public] = true
-		g.share.store.Claim(public)
+	public, shared := c.Public()
+	if !shared || !g.owns(*c) || g.share.mine[public] {
+		return false
 	}
+	g.acquire(public)
+	return true
 }
 
 // awaitOwners waits until it is known who owns the public addresses that are changing hands, for a
@@ -518,26 +521,45 @@ func (g *Gateway) knowsBetter(c *state.Change) bool {
 
 // owner takes in who owns a public address. The caller holds order.
 func (g *Gateway) owner(c *state.Change) {
+	if c.Mine {
+		g.owned(c)
+		return
+	}
 	g.mu.Lock()
 	mine, taking := g.share.mine[c.Public], g.share.taking[c.Public] != nil
-	again := !c.Mine && c.Owner == g.share.name // an earlier daemon of this gateway has it
+	again := c.Owner == g.share.name // an earlier daemon of this gateway has it
 	if again && !mine && !taking {
 		g.acquire(c.Public)
 	}
-	if c.Mine {
-		delete(g.share.fresh, c.Public)
-	}
-	if taking && !c.Mine { // it is about to be taken from that one
+	if taking { // it is about to be taken from that one
 		g.share.others[c.Public] = holding{c.Owner, time.Now()}
 	}
 	g.mu.Unlock()
-	switch {
-	case c.Mine && !mine && !taking: // it has gone meanwhile
-	case c.Mine:
-		g.own(c.Public, c.From.Name)
-	case !again && !taking && c.Owner != "":
+	if !again && !taking && c.Owner != "" {
 		g.yield(c.Public, c.Owner)
 		g.retake(c.Public)
+	}
+}
+
+// owned takes in that this gateway owns a public address. That it did once does not count: others
+// may have had it since. The caller holds order.
+func (g *Gateway) owned(c *state.Change) {
+	s := g.share
+	current := s.store.Serves(c)
+	g.mu.Lock()
+	former, taking := s.others[c.Public].name, s.taking[c.Public] != nil
+	if c.From.Name != "" && c.From.Name != s.name {
+		former = c.From.Name
+	}
+	if current {
+		delete(s.fresh, c.Public)
+	} else if taking {
+		s.others[c.Public] = holding{former, time.Now()}
+	}
+	current = current && (taking || s.mine[c.Public]) // else it has gone meanwhile
+	g.mu.Unlock()
+	if current {
+		g.own(c.Public, former)
 	}
 }
 

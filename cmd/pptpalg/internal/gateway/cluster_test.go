@@ -739,3 +739,48 @@ func TestHearsLate(t *testing.T) {
 	w.clears(a, 8, second)
 	w.clears(a, 7, first)
 }
+
+// TestMovesUnheard: an address moves before its new gateway has heard of any call.
+func TestMovesUnheard(t *testing.T) {
+	_, a, b := pair(t)
+	b.link.Set(memory.Faults{Deaf: true})
+	w := a.dial(1, publicP)
+	a.dial(2, publicP).setUp(a, 7, 9) // has the ID that the next one asks for
+	public := w.setUp(a, 7, 10)
+	a.has()
+	b.kernel.set(w.Connection, 300)
+	b.has(publicP)
+	heard := time.AfterFunc(50*time.Millisecond, func() { b.link.Set(memory.Faults{}) })
+	defer heard.Stop()
+	w.clears(b, 7, public)
+}
+
+// TestTermOfBefore: a gateway hears late that it owned an address once, and that another one has
+// taken it since, when it has already taken it again. Neither says that its new term has begun, or
+// ends it.
+func TestTermOfBefore(t *testing.T) {
+	_, a, b := pair(t)
+	v := a.dial(2, publicP)
+	a.link.Set(memory.Faults{Deaf: true})
+	a.mu.Lock()
+	a.acquire(publicP)
+	a.mu.Unlock()
+	owner := func() string { return b.share.store.Status().Owners[publicP].Owner.Name }
+	b.until("knows that a has taken it", func() bool { return owner() == "a" })
+	a.has()
+	b.has(publicP)
+	b.until("owns it", func() bool { return b.mine(publicP) })
+	b.kernel.set(v.Connection, 300)
+	public := v.setUp(b, 8, 10)
+	a.has(publicP)
+	b.until("has lost it", func() bool { return !b.mine(publicP) && owner() == "a" })
+	if a.mine(publicP) {
+		t.Error("a owns it before it knows what b has done")
+	}
+	a.link.Set(memory.Faults{})
+	v.clears(a, 8, public)
+	a.until("has heard all", func() bool { return a.share.store.Status().Revision >= b.share.store.Status().Revision })
+	if !a.mine(publicP) || b.mine(publicP) {
+		t.Errorf("a owns it: %v, b: %v", a.mine(publicP), b.mine(publicP))
+	}
+}

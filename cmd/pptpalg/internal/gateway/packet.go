@@ -67,6 +67,7 @@ type turn struct {
 	happened happened
 
 	elsewhere calls.Connection // of the last packet of a connection of another gateway
+	unclaimed bool             // the public address of the last packet's connection is being acquired
 }
 
 func (t *turn) begin(p *pulse) {
@@ -107,13 +108,18 @@ func (g *Gateway) editOwned(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
 	if g.share == nil {
 		return g.edit(seg, p)
 	}
-	g.awaitOwners()
-	out := g.edit(seg, p)
-	if out.Reason == alg.Elsewhere && g.comes(&g.turn.elsewhere) {
-		g.awaitOwners()
-		return g.edit(seg, p)
+	out := g.editKnown(seg, p)
+	if g.turn.unclaimed || out.Reason == alg.Elsewhere && g.comes(&g.turn.elsewhere) {
+		return g.editKnown(seg, p)
 	}
 	return out
+}
+
+// editKnown edits a packet's segment when nothing is known to change hands.
+func (g *Gateway) editKnown(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
+	g.awaitOwners()
+	g.turn.unclaimed = false
+	return g.edit(seg, p)
 }
 
 // edit edits a packet's segment.
@@ -166,7 +172,10 @@ func (g *Gateway) ask(seg packet.Segment, now time.Time) bool {
 		})
 	}
 	g.askForZones(&c, now)
-	g.claim(&c)
+	if g.acquires(&c) {
+		g.turn.unclaimed = true
+		return false
+	}
 	taken := g.editor.Open(c, now)
 	g.seeOpened(&c, taken, now)
 	if !taken {

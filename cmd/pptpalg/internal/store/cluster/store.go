@@ -117,6 +117,14 @@ func (s *Store) Claim(public netip.Addr) {
 	signal(s.more)
 }
 
+// Serves reports whether a change that is Owned and Mine is of the latest Claim. Another one comes
+// late, and says nothing any more: one that does will follow.
+func (s *Store) Serves(c *state.Change) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.writer.Serves(c.Public, c.To.Term)
+}
+
 // Flush waits until all is written of a public address that this gateway is about to yield, for
 // Config.Wait at the most. No Append is under way.
 func (s *Store) Flush(public netip.Addr) {

@@ -439,3 +439,27 @@ func TestHostile(t *testing.T) {
 		t.Errorf("owners %v", b.store.Status().Owners)
 	}
 }
+
+// TestTakenWhileRead: a gateway yields an address and takes it anew while all is read again. The
+// watch does not tell of it then; what is read does.
+func TestTakenWhileRead(t *testing.T) {
+	m := memory.New()
+	a := start(t, m, "a")
+	a.claim(publicP)
+	a.append(event(calls.Opened, record(publicP, 1)))
+	a.link.Set(memory.Faults{Deaf: true})
+	a.read(func() bool { a.owns[publicP] = false; return true })()
+	taken := func() int64 { return m.Items()[state.OwnerKey(publicP)].Revision }
+	before := taken()
+	a.store.Yield(publicP)
+	a.store.Claim(publicP)
+	a.until("has taken it anew", func() bool { return taken() > before })
+	reloads := a.store.Status().Reloads
+	m.Compact()
+	a.link.Set(memory.Faults{})
+	a.until("has read all", func() bool { return a.store.Status().Reloads > reloads })
+	a.until("owns it", a.read(func() bool { return a.owns[publicP] }))
+	if a.read(func() bool { return len(a.table) > 0 })() {
+		t.Error("its own call is told as another's")
+	}
+}

@@ -58,6 +58,7 @@ type Faults struct {
 	Late  bool          // of Commit: the error comes, but the change is done by Memory.Arrive
 	Delay time.Duration // before anything is done
 	Hang  bool          // no answer until the context ends
+	Deaf  bool          // watches tell nothing
 }
 
 // Open returns a way to the store.
@@ -243,7 +244,7 @@ func (l *Link) Watch(ctx context.Context, after state.Mark, changed func([]state
 	stop := context.AfterFunc(ctx, l.m.wake)
 	defer stop()
 	for {
-		items, err := l.m.next(ctx, after, cut)
+		items, err := l.next(ctx, after, cut)
 		if err != nil {
 			return err
 		}
@@ -253,7 +254,8 @@ func (l *Link) Watch(ctx context.Context, after state.Mark, changed func([]state
 }
 
 // next waits for the revision behind a mark.
-func (m *Memory) next(ctx context.Context, after state.Mark, cut <-chan struct{}) ([]state.Item, error) {
+func (l *Link) next(ctx context.Context, after state.Mark, cut <-chan struct{}) ([]state.Item, error) {
+	m := l.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for {
@@ -262,9 +264,11 @@ func (m *Memory) next(ctx context.Context, after state.Mark, cut <-chan struct{}
 			return nil, ErrDown
 		default:
 		}
+		f, _, _ := l.state()
 		switch {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
+		case f.Deaf:
 		case after.Cluster != m.mark.Cluster:
 			// as etcd: a watch that is resumed on another store waits for its revision
 		case after.Revision < m.compacted:

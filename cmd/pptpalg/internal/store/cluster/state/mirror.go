@@ -118,7 +118,7 @@ func (m *Mirror) Begin(mark Mark, roster []Item) (changes []Change, restored boo
 	was := m.owners
 	if len(m.taken) > 0 { // the load before has not come to its end
 		for _, c := range m.taken {
-			was[c.Public] = Holding{Owner: c.From}
+			was[c.Public] = Holding{Owner: c.From} // of another revision than any
 		}
 		m.taken = nil
 	}
@@ -138,9 +138,11 @@ func (m *Mirror) Begin(mark Mark, roster []Item) (changes []Change, restored boo
 		}
 	}
 	for _, c := range all {
-		now := m.owners[c.Public].Owner
-		told := Change{Kind: Owned, Public: c.Public, Owner: now.Name, From: was[c.Public].Owner, To: now, Mine: now.Is(m.me)}
+		now, before := m.owners[c.Public].Owner, was[c.Public]
+		told := Change{Kind: Owned, Public: c.Public, Owner: now.Name, From: before.Owner, To: now, Mine: now.Is(m.me)}
 		switch {
+		case now == told.From && told.Mine && m.owners[c.Public].Revision != before.Revision:
+			m.taken = append(m.taken, told) // it was taken anew, and nobody was in between
 		case now == told.From:
 		case told.Mine:
 			if told.From.Is(m.me) { // it was without it for a time, and others may have had it
@@ -181,7 +183,7 @@ func (m *Mirror) End(mark Mark, restored bool) (changes []Change) {
 // mine reports whether what is below a public address is this gateway's own. It is not while
 // it is not told that it owns the address.
 func (m *Mirror) mine(public netip.Addr) bool {
-	taken := slices.ContainsFunc(m.taken, func(c Change) bool { return c.Public == public })
+	taken := slices.ContainsFunc(m.taken, func(c Change) bool { return c.Public == public && c.From != c.To })
 	return m.owners[public].Owner.Is(m.me) && !taken
 }
 

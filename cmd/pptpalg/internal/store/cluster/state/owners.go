@@ -67,6 +67,13 @@ func (o *owners) has(public netip.Addr) bool {
 	return c != nil && !c.left
 }
 
+// serves reports whether a term is the one for which the gateway has the address: no later claim
+// is to be taken.
+func (o *owners) serves(public netip.Addr, term uint32) bool {
+	c := o.claims[public]
+	return c != nil && c.held && !c.again && !c.left && c.term == term
+}
+
 // fence returns the guard of a public address, if it can be written below it.
 func (o *owners) fence(public netip.Addr) (Guard, bool) {
 	c := o.claims[public]

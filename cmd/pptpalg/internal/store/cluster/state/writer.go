@@ -52,6 +52,11 @@ func (w *Writer) Claims() []netip.Addr { return w.owners.all() }
 // Claimed reports whether a public address is.
 func (w *Writer) Claimed(public netip.Addr) bool { return w.owners.has(public) }
 
+// Serves reports whether a term in which this gateway owns a public address is the one for which
+// it has claimed it last. One that another gateway has ended meanwhile is not, nor one before the
+// address was yielded.
+func (w *Writer) Serves(public netip.Addr, term uint32) bool { return w.owners.serves(public, term) }
+
 // Settled reports whether all claims are taken.
 func (w *Writer) Settled() bool { return len(w.owners.untaken()) == 0 }
 
