@@ -86,10 +86,36 @@ func (g *Gateway) arrives(public netip.Addr) {
 // depart has the calls of an address that has gone followed, until somebody has it. What has
 // happened to them before goes to the shared store first.
 func (g *Gateway) depart(public netip.Addr) {
+	s := g.share
+	g.order.Lock()
+	g.mu.Lock()
+	s.leaving[public]++
+	g.mu.Unlock()
+	g.yield(public, "")
+	g.order.Unlock()
+	s.store.Flush(public) // the next owner knows what has happened to its calls until now
 	g.order.Lock()
 	defer g.order.Unlock()
-	g.yield(public, "")
-	g.retake(public)
+	g.left(public)
+}
+
+// left has the store write no more below an address that has gone; one that has come back meanwhile
+// is taken anew. The caller holds order.
+func (g *Gateway) left(public netip.Addr) {
+	s := g.share
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s.leaving[public]--; s.leaving[public] > 0 {
+		return
+	}
+	delete(s.leaving, public)
+	if s.mine[public] {
+		return
+	}
+	s.store.Yield(public)
+	if s.taking[public] != nil || s.returned(public) {
+		g.acquire(public)
+	}
 }
 
 // retake has the gateway own an address that has come back before it was noticed that another one

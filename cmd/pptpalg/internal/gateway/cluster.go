@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"pptpalg/alg"
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/store"
 	"pptpalg/cmd/pptpalg/internal/store/cluster"
@@ -69,8 +70,9 @@ type share struct {
 	looked  time.Time  // guarded by looking
 
 	chores *chores
+	hand   func() // Gateway.handAll
 
-	handings []*handing // guarded by Gateway.order
+	handings []func() (more bool) // what is left to do where public addresses have new owners; guarded by Gateway.order
 
 	// Guarded by Gateway.mu.
 	here    map[netip.Addr]bool          // addresses of this gateway's interfaces
@@ -79,6 +81,7 @@ type share struct {
 	mine    map[netip.Addr]bool          // public addresses that this gateway owns, as far as it knows
 	others  map[netip.Addr]holding       // public addresses that it does not own
 	taking  map[netip.Addr]chan struct{} // closed when it is known who owns the address
+	leaving map[netip.Addr]int           // addresses that have gone, while what is pending there is written
 	awaited map[uint64]awaited           // calls of the journal of which the shared store has not told, by number
 	over    map[uint64]bool              // calls that are over, by the journal
 	kept    []calls.Connection           // of the journal
@@ -108,8 +111,8 @@ func (g *Gateway) joinCluster(own store.Store) store.Store {
 	g.share = &share{
 		name: cfg.Member.Name, wait: cfg.Wait, metrics: g.clusterMetrics, whole: make(chan struct{}), chores: newChores(),
 		here: make(map[netip.Addr]bool), told: make(map[netip.Addr]bool), fresh: make(map[netip.Addr]bool), mine: make(map[netip.Addr]bool),
-		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}),
-		awaited: make(map[uint64]awaited), over: make(map[uint64]bool), began: time.Now(),
+		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}), leaving: make(map[netip.Addr]int),
+		awaited: make(map[uint64]awaited), over: make(map[uint64]bool), began: time.Now(), hand: g.handAll,
 	}
 	g.share.store = cluster.New(own, cfg.Shared, cluster.Config{
 		Member: cfg.Member, Wait: cfg.Wait, Rest: g.cfg.Table.Rest, Apply: g.follow, Joined: g.joined, Waited: g.share.waited, Log: g.log,
@@ -259,7 +262,9 @@ func (g *Gateway) acquire(public netip.Addr) {
 	if g.share.taking[public] == nil {
 		g.share.taking[public] = make(chan struct{})
 	}
-	g.share.store.Claim(public)
+	if g.share.leaving[public] == 0 { // else left does it
+		g.share.store.Claim(public)
+	}
 }
 
 // decided tells those who wait that it is known who owns an address. The caller holds mu.
@@ -273,24 +278,59 @@ func (s *share) decided(public netip.Addr) {
 // own has this gateway own a public address from now on. Calls of the journal of which a former
 // owner that is known has not told are over. The caller holds order.
 func (g *Gateway) own(public netip.Addr, former string) {
-	now := time.Now()
-	stale := former != "" && former != g.share.name
+	s := g.share
+	var stale []uint64
 	g.mu.Lock()
-	for number, a := range g.share.awaited {
-		if a.public != public {
-			continue
-		}
-		delete(g.share.awaited, number)
-		if stale {
-			g.editor.Forget(number, now, now)
+	defer g.mu.Unlock()
+	for number, a := range s.awaited {
+		if a.public == public {
+			delete(s.awaited, number)
+			stale = append(stale, number)
 		}
 	}
+	if former == "" || former == s.name {
+		stale = nil
+	}
+	if len(stale) == 0 {
+		g.begin(public, former)
+		return
+	}
+	g.forgetAll(stale)
+	s.later(func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if s.mine[public] || s.taking[public] != nil { // else it has gone meanwhile
+			g.begin(public, former)
+		}
+		return false
+	})
+}
+
+// forgetAll has calls forgotten that are over at other gateways. The caller holds order.
+func (g *Gateway) forgetAll(numbers []uint64) {
+	if len(numbers) == 0 {
+		return
+	}
+	g.share.later(func() bool {
+		some := numbers[:min(slice, len(numbers))]
+		numbers = numbers[len(some):]
+		now := time.Now()
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		for _, number := range some {
+			g.editor.Forget(number, now, now)
+		}
+		g.note(g.table.Events())
+		return len(numbers) > 0
+	})
+}
+
+// begin has this gateway own a public address at once. The caller holds order and mu.
+func (g *Gateway) begin(public netip.Addr, former string) {
 	delete(g.share.others, public)
 	g.share.mine[public] = true
-	g.note(g.table.Events())
 	g.handOver(public, true, former)
 	g.share.decided(public)
-	g.mu.Unlock()
 }
 
 // yield has another gateway own a public address from now on. The caller holds order.
@@ -304,56 +344,77 @@ func (g *Gateway) yield(public netip.Addr, owner string) {
 	}
 	g.mu.Unlock()
 	g.carryOut()
-	g.share.store.Flush(public) // the next owner knows what has happened to its calls until now
-	g.share.store.Yield(public)
 }
 
-// handing is what is left to do where a public address has a new owner.
+// handing is a walk through the connections with a public address that has a new owner.
 type handing struct {
 	public netip.Addr
-	mine   bool               // this gateway owns it from now on
-	other  string             // who owned it before, or does from now on
-	moved  []calls.Connection // those with calls
+	mine   bool   // this gateway owns it from now on
+	other  string // who owned it before, or does from now on
+	walk   *alg.Handover
+	moved  []calls.Connection // those with calls, so far
 }
 
-// handOver has all connections with a public address visited: this gateway owns them from now
-// on, or another one does. No audit, and nothing that others say of their calls, may come
-// between two slices. What follows from it for entries and journal is done later. The caller
-// holds order and mu.
+// handOver has all connections with a public address visited by and by: this gateway owns them from
+// now on, or another one does. No audit, and nothing that others say of their calls, may come
+// between. The caller holds order and mu.
 func (g *Gateway) handOver(public netip.Addr, mine bool, other string) {
-	h := &handing{public: public, mine: mine, other: other}
-	now, walk := time.Now(), g.editor.Handover(public)
-	for more := true; more; {
-		var some []calls.Connection
-		some, more = walk.Next(slice, now)
-		h.moved = append(h.moved, some...)
-	}
+	h := &handing{public: public, mine: mine, other: other, walk: g.editor.Handover(public)}
+	g.share.later(func() bool { return g.handSome(h) })
+}
+
+// handSlice is how many connections change hands while no packet is edited: so many take a few
+// milliseconds.
+const handSlice = 250
+
+// handSome visits some connections, and reports whether there are more. The caller holds order.
+func (g *Gateway) handSome(h *handing) (more bool) {
+	g.mu.Lock()
+	some, more := h.walk.Next(handSlice, time.Now())
 	g.note(g.table.Events())
-	g.share.handings = append(g.share.handings, h)
-	g.share.chores.add(g.handAll)
+	g.mu.Unlock()
+	h.moved = append(h.moved, some...)
+	if !more {
+		g.carryOut()
+		g.renewEntries(h.public, h.moved, h.mine)
+		g.handed(h)
+	}
+	return more
 }
 
-// handAll does what is left, with pauses.
-func (g *Gateway) handAll() {
-	for more := true; more; {
+// later has something done a slice at a time. The caller holds order, as does who does it.
+func (s *share) later(do func() (more bool)) {
+	s.handings = append(s.handings, do)
+	s.chores.add(s.hand)
+}
+
+// lockHanded takes order when nothing is left to do where addresses have new owners.
+func (g *Gateway) lockHanded() {
+	g.order.Lock()
+	for g.handOne() {
+		g.order.Unlock() // packets get their turn
 		g.order.Lock()
-		more = g.handSlice()
-		g.order.Unlock()
 	}
 }
 
-// handSlice does some of what is left, and reports whether there is more. The caller holds order.
-func (g *Gateway) handSlice() (more bool) {
+// handAll does all that is left to do.
+func (g *Gateway) handAll() {
+	g.lockHanded()
+	g.order.Unlock()
+}
+
+// handOne does a slice of what is left, and reports whether there was any. The caller holds order.
+func (g *Gateway) handOne() bool {
 	s := g.share
 	if s == nil || len(s.handings) == 0 {
 		return false
 	}
-	h := s.handings[0]
-	s.handings = s.handings[1:]
+	do := s.handings[0]
+	if !do() {
+		s.handings = s.handings[1:]
+	}
 	g.carryOut()
-	g.renewEntries(h.public, h.moved, h.mine)
-	g.handed(h)
-	return len(s.handings) > 0
+	return true
 }
 
 // handed tells that all connections with an address have their new owner. The caller holds order.
@@ -367,7 +428,7 @@ func (g *Gateway) handed(h *handing) {
 		}
 	default:
 		g.log.Info("this gateway follows the calls of the public address from now on", "public", h.public, "owner", h.other, "connections", len(h.moved))
-		g.rewrite()
+		g.rewrite() // the journal has this gateway's calls alone
 	}
 }
 
@@ -420,34 +481,40 @@ func (g *Gateway) entriesFailed(failed map[int]error) {
 
 // follow takes in what others have done.
 func (g *Gateway) follow(b cluster.Batch) {
-	g.handAll()
-	g.order.Lock()
-	defer g.order.Unlock()
 	for rest := b.Changes; len(rest) > 0; {
 		n := slices.IndexFunc(rest, func(c state.Change) bool { return c.Kind == state.Owned })
-		if n < 0 {
+		switch {
+		case n < 0:
 			n = len(rest)
+		case n == 0:
+			n = 1
 		}
-		g.followCalls(rest[:n])
-		if rest = rest[n:]; len(rest) > 0 {
-			g.owner(&rest[0])
-			rest = rest[1:]
-		}
+		g.followSome(rest[:n])
+		rest = rest[n:]
 	}
 	if b.Whole && !g.share.isWhole() {
+		g.lockHanded()
 		g.confirm()
+		g.order.Unlock()
+		g.handAll()
 		close(g.share.whole)
+	}
+}
+
+// followSome takes in who owns an address, or what has happened to calls.
+func (g *Gateway) followSome(changes []state.Change) {
+	g.lockHanded() // what another gateway says of a call is for one that is followed
+	defer g.order.Unlock()
+	if changes[0].Kind == state.Owned {
+		g.owner(&changes[0])
+	} else {
+		g.followCalls(changes)
 	}
 	g.carryOut()
 }
 
 // followCalls puts the calls of others on record. The caller holds order.
 func (g *Gateway) followCalls(changes []state.Change) {
-	if len(changes) == 0 {
-		return
-	}
-	for g.handSlice() { // what another gateway says of a call is for one that is followed
-	}
 	e := entries{}
 	now := time.Now()
 	g.mu.Lock()
@@ -462,7 +529,6 @@ func (g *Gateway) followCalls(changes []state.Change) {
 	if len(e.first) > 0 {
 		g.entriesFailed(g.kernel.Follow(e.first, followedLife))
 	}
-	g.carryOut()
 }
 
 // entries are connections of others whose entries in the kernel change.
@@ -537,6 +603,7 @@ func (g *Gateway) owner(c *state.Change) {
 	g.mu.Unlock()
 	if !again && !taking && c.Owner != "" {
 		g.yield(c.Public, c.Owner)
+		g.share.store.Yield(c.Public)
 		g.retake(c.Public)
 	}
 }
@@ -567,20 +634,21 @@ func (g *Gateway) owned(c *state.Change) {
 // which it has not told: they are over if another gateway owns them. What is here is taken from
 // others. The caller holds order.
 func (g *Gateway) confirm() {
-	s, now := g.share, time.Now()
+	s := g.share
+	var stale []uint64
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for number, a := range s.awaited {
 		switch o, other := s.others[a.public]; {
 		case s.taking[a.public] != nil: // own decides
 		case other && o.name != "":
-			g.editor.Forget(number, now, now)
+			stale = append(stale, number)
 			delete(s.awaited, number)
 		default:
 			g.acquire(a.public)
 		}
 	}
-	g.note(g.table.Events())
+	g.forgetAll(stale)
 	for _, c := range s.kept {
 		public, _ := c.Public()
 		if o := s.others[public]; o.name != "" && s.taking[public] == nil && g.editor.Follows(&c) {

@@ -178,14 +178,15 @@ func (k *clusterKernel) SetTimeout(all []calls.Connection, life uint32) (failed 
 
 // site is two networks with gateways between them, and a shared store.
 type site struct {
-	t     *testing.T
+	t     testing.TB
 	store *memory.Memory
+	wait  time.Duration // of its gateways
 }
 
 // member is a gateway of a cluster, without a queue.
 type member struct {
 	*Gateway
-	t      *testing.T
+	t      testing.TB
 	name   string
 	dir    string
 	kernel *clusterKernel
@@ -193,7 +194,7 @@ type member struct {
 	stop   func()
 }
 
-func newSite(t *testing.T) *site { return &site{t, memory.New()} }
+func newSite(t testing.TB) *site { return &site{t, memory.New(), testWait} }
 
 const testWait = 2 * time.Second // that nobody waits for in vain unless he is to
 
@@ -211,7 +212,7 @@ func (s *site) startWith(name, dir string, k *clusterKernel, faults memory.Fault
 	m.link.Set(faults)
 	cfg := Config{
 		DataPath: datapath.Kernel, Ports: []uint16{1723}, StateDir: dir, Table: calls.DefaultConfig(), Connections: 10,
-		Cluster: &ClusterConfig{Shared: m.link, Member: state.Member{Name: name, Life: lives}, Wait: testWait},
+		Cluster: &ClusterConfig{Shared: m.link, Member: state.Member{Name: name, Life: lives}, Wait: s.wait},
 	}
 	g := newGateway(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	g.kernel, g.lister, g.viewer, g.listener = k, k, k, new(fakeEvents)
@@ -283,7 +284,7 @@ func (m *member) lacks(w *wire) func() bool {
 
 // wire is a control connection, which passes whatever gateway has the address.
 type wire struct {
-	t *testing.T
+	t testing.TB
 	calls.Connection
 	seq [2]uint32
 }

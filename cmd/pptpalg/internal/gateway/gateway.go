@@ -213,7 +213,9 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	g.clearKernel()
 	g.audit()
 	g.renew()
+	g.lockHanded()
 	g.rewrite() // what the audit has deleted need not be looked for again
+	g.order.Unlock()
 	// Rules of a daemon that was killed have sent packets already. Loading drops those that wait.
 	for _, q := range g.queues {
 		group.Go(func() error { return q.Run(working) })

@@ -273,7 +273,7 @@ func (r *rig) parse(b []byte) packet.Segment {
 }
 
 // segment returns a segment with a sequence number and what it acknowledges.
-func segment(t *testing.T, tuple calls.Tuple, at [2]uint32, payload []byte) []byte {
+func segment(t testing.TB, tuple calls.Tuple, at [2]uint32, payload []byte) []byte {
 	t.Helper()
 	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: tuple.Src.Addr().AsSlice(), DstIP: tuple.Dst.Addr().AsSlice()}
 	tcp := &layers.TCP{SrcPort: layers.TCPPort(tuple.Src.Port()), DstPort: layers.TCPPort(tuple.Dst.Port()), Seq: at[0], Ack: at[1], ACK: true}

@@ -77,10 +77,8 @@ func (g *Gateway) unfollowed(all []calls.Record) (flows []calls.Flow) {
 	return flows
 }
 
-// rewrite has the store forget what has ended. The caller holds order, or is alone.
+// rewrite has the store forget what has ended. The caller holds order.
 func (g *Gateway) rewrite() {
-	for g.handSlice() { // what has a new owner is on record so
-	}
 	g.mu.Lock()
 	all, resting := g.editor.Records(), g.table.Resting()
 	g.mu.Unlock()
@@ -275,11 +273,8 @@ func (g *Gateway) sliced(step func() (more bool)) {
 }
 
 func (g *Gateway) locked(step func() (more bool)) (more bool) {
-	g.handAll() // no audit sees a part of it
-	g.order.Lock()
+	g.lockHanded() // no audit sees a part of it
 	defer g.order.Unlock()
-	for g.handSlice() { // it has begun meanwhile
-	}
 	g.mu.Lock()
 	more = step()
 	g.mu.Unlock()
@@ -408,11 +403,8 @@ func (g *Gateway) records(c *alg.Audit) []calls.Record {
 
 // shrink has the store forget what has ended, if that is most of it.
 func (g *Gateway) shrink() {
-	g.order.Lock()
+	g.lockHanded()
 	defer g.order.Unlock()
-	if g.share != nil && len(g.share.handings) > 0 {
-		return // soon
-	}
 	if g.store.Overgrown() {
 		g.rewrite()
 	}
