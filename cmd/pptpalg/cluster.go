@@ -221,6 +221,7 @@ func printCluster(w io.Writer, st *admin.Cluster) error {
 	fmt.Fprintf(t, "\nstate\t%s\n", st.State())
 	fmt.Fprintf(t, "calls to be written\t%d\n", st.Pending)
 	fmt.Fprintf(t, "revision\t%d\n", st.Revision)
+	fmt.Fprintf(t, "lag\t%.1f s\n", st.Lag)
 	if st.LastError != "" {
 		fmt.Fprintf(t, "last error\t%s\n", st.LastError)
 	}
@@ -261,7 +262,7 @@ func clusterStatus(g *gateway.Gateway) admin.Cluster {
 	st := g.Cluster()
 	told := admin.Cluster{
 		Name: st.Name, Degraded: st.Store.Degraded, Broken: st.Store.Broken, Whole: st.Whole,
-		Pending: st.Store.Pending, Revision: st.Store.Revision, Members: []admin.ClusterMember{}, Addresses: []admin.ClusterAddress{},
+		Lag: st.Store.Lag.Seconds(), SameName: st.Store.SameName, Pending: st.Store.Pending, Revision: st.Store.Revision, Members: []admin.ClusterMember{}, Addresses: []admin.ClusterAddress{},
 	}
 	if err := g.Ready(time.Now()); err != nil {
 		told.NotReady = err.Error()

@@ -29,6 +29,7 @@ ADDRESS       OWNER  HERE  CALLS
 state                ok
 calls to be written  2
 revision             70
+lag                  0.0 s
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)

@@ -19,6 +19,8 @@ type Cluster struct {
 	Broken    bool             `json:"broken"`              // the shared store does not answer
 	Whole     bool             `json:"whole"`               // all was read that the shared store has
 	NotReady  string           `json:"not_ready,omitempty"` // why the gateway must get no address
+	Lag       float64          `json:"lag_seconds"`         // for how long the shared store has not told what it has
+	SameName  bool             `json:"same_name,omitempty"` // another gateway has the name of this one
 	Pending   int              `json:"pending"`             // calls that are to be written
 	Revision  int64            `json:"revision"`            // of the shared store, up to which this gateway follows
 	LastError string           `json:"last_error,omitempty"`
@@ -50,8 +52,12 @@ func (c *Cluster) State() string {
 		return "degraded: the shared store does not answer, and calls go on without it"
 	case !c.Whole:
 		return "starting: the shared store is read"
+	case c.SameName:
+		return "degraded: another gateway has the name of this one: give each a --cluster-name of its own"
+	case c.Degraded && c.Lag > 0:
+		return fmt.Sprintf("degraded: the shared store has told nothing for %.0f s", c.Lag)
 	case c.Degraded:
-		return "degraded: the shared store lacks calls of this gateway"
+		return "degraded: the shared store lacks calls of this gateway, or does not tell of others"
 	}
 	return "ok"
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"net/netip"
 	"slices"
@@ -179,13 +180,30 @@ func (s *share) isWhole() bool {
 
 // ready returns nil once the gateway may get addresses.
 func (s *share) ready(now time.Time) error {
-	if s.isWhole() || now.Sub(s.began) > aloneTime {
-		return nil
+	if !s.isWhole() && now.Sub(s.began) <= aloneTime {
+		return errNotWhole
 	}
-	return errNotWhole
+	return mayTake(s.store.Status())
 }
 
-var errNotWhole = errors.New("the shared store was not read yet")
+// mayTake returns nil if a gateway may get addresses, as far as the shared store goes. One that does
+// not answer at all says nothing against any gateway, and who has addresses need not hear.
+func mayTake(st cluster.Status) error {
+	switch {
+	case st.Broken || len(st.Claims) > 0:
+		return nil
+	case st.SameName:
+		return errSameName
+	case st.Lag >= cluster.LongLag:
+		return fmt.Errorf("the shared store has told nothing for %v", st.Lag.Round(time.Second))
+	}
+	return nil
+}
+
+var (
+	errNotWhole = errors.New("the shared store was not read yet")
+	errSameName = errors.New("another gateway has the name of this one: give each a --cluster-name of its own")
+)
 
 // owns reports whether a connection that NAT translates is this gateway's: no other one owns
 // its public address. The caller holds mu.

@@ -35,10 +35,12 @@ func (g *Gateway) registerCluster(reg prometheus.Registerer) {
 		name, help string
 		of         func(*cluster.Status) float64
 	}{
-		{"cluster_degraded", "1 while packets do not wait for the shared store, or it lacks calls of this gateway.", func(s *cluster.Status) float64 { return truth(s.Degraded) }},
+		{"cluster_degraded", "1 while packets do not wait for the shared store, or it lacks calls of this gateway, or does not tell of others'.", func(s *cluster.Status) float64 { return truth(s.Degraded) }},
 		{"cluster_dirty_calls", "Calls that are to be written to the shared store.", func(s *cluster.Status) float64 { return float64(s.Pending) }},
 		{"cluster_followed_calls", "Calls that the shared store has, those included whose public IDs rest.", func(s *cluster.Status) float64 { return float64(s.Followed) }},
 		{"cluster_owned_addresses", "Public addresses that this gateway owns.", func(s *cluster.Status) float64 { return float64(len(s.Claims)) }},
+		{"cluster_lag_seconds", "For how long the shared store has not told this gateway what it has; 0 if it has told all.", func(s *cluster.Status) float64 { return s.Lag.Seconds() }},
+		{"cluster_same_name", "1 if another gateway has the name of this one.", func(s *cluster.Status) float64 { return truth(s.SameName) }},
 		{"cluster_members", "Gateways of the cluster that are up.", func(s *cluster.Status) float64 { return float64(len(s.Members)) }},
 	} {
 		reg.MustRegister(gauge(one.name, one.help, g.clusterStatus(one.of)))

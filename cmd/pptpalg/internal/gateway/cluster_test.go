@@ -21,6 +21,7 @@ import (
 	"pptpalg/alg/nfqueue"
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/store/cluster"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/memory"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
 	"pptpalg/conntrack"
@@ -739,6 +740,28 @@ func TestHearsLate(t *testing.T) {
 	a.until("owns it", func() bool { return a.mine(publicP) })
 	w.clears(a, 8, second)
 	w.clears(a, 7, first)
+}
+
+// TestMayTake: a gateway that knows less than others gets no address, unless it has one already, or
+// nobody knows anything.
+func TestMayTake(t *testing.T) {
+	late, has := cluster.LongLag, []netip.Addr{publicP}
+	for name, tt := range map[string]struct {
+		st   cluster.Status
+		want bool
+	}{
+		"well":               {cluster.Status{}, true},
+		"a moment":           {cluster.Status{Lag: late - 1}, true},
+		"lags":               {cluster.Status{Lag: late, Degraded: true}, false},
+		"lags and owns":      {cluster.Status{Lag: late, Claims: has}, true},
+		"no store":           {cluster.Status{Lag: late, Broken: true, Degraded: true}, true},
+		"same name":          {cluster.Status{SameName: true}, false},
+		"same name and owns": {cluster.Status{SameName: true, Claims: has}, true},
+	} {
+		if err := mayTake(tt.st); (err == nil) != tt.want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // TestMovesUnheard: an address moves before its new gateway has heard of any call.

@@ -24,7 +24,7 @@ func (s *Store) follow(ctx context.Context) error {
 		}
 		for err := error(nil); !errors.Is(err, ErrCompacted) && !errors.Is(err, errReload) && ctx.Err() == nil; {
 			if err != nil {
-				s.note(err)
+				s.cannotHear(err)
 				pause(ctx, retryEvery)
 			}
 			err = s.watch(ctx)
@@ -138,6 +138,8 @@ func (s *Store) owned(changes []state.Change) []state.Change {
 func (s *Store) apply(find func() []state.Change) {
 	s.mu.Lock()
 	changes := find()
+	s.deaf = false
+	s.hears(time.Now())
 	s.evict()
 	s.counts.applied += uint64(len(changes))
 	s.applies = len(changes) > 0
@@ -152,6 +154,13 @@ func (s *Store) apply(find func() []state.Change) {
 		s.lost = false
 		signal(s.reload)
 	}
+}
+
+// cannotHear takes note that the watch has ended, until it tells something again.
+func (s *Store) cannotHear(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts.last, s.deaf = err, true
 }
 
 // note keeps an error for Status.

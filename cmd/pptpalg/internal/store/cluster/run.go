@@ -11,6 +11,7 @@ import (
 )
 
 const (
+	beatEvery  = 2 * time.Second
 	memberTTL  = 5 * time.Second // how long a gateway that has died is shown as up
 	retryEvery = time.Second
 	doubtTime  = 30 * time.Second // that owners have to write again what the store has lost
@@ -116,7 +117,7 @@ func (s *Store) done(work state.Work, mark state.Mark, err error) {
 	s.mirror.Doubt(dropped...)
 	s.counts.commits++
 	if err == nil {
-		s.latest = mark.Revision
+		s.knows(mark)
 	}
 	if outcome.Failed {
 		s.counts.failures++
@@ -153,17 +154,70 @@ func (s *Store) attend(ctx context.Context) error {
 			pause(ctx, retryEvery)
 			continue
 		}
+		s.stay(ctx, held)
+	}
+	return nil
+}
+
+// stay waits until the gateway is no member any more. The beats meanwhile come back by the watch: so
+// it is known how far the gateway lags, also if nobody writes anything else.
+func (s *Store) stay(ctx context.Context, held Held) {
+	beat := time.NewTicker(beatEvery)
+	defer beat.Stop()
+	for {
 		select {
 		case <-held.Lost():
 			s.left()
+			return
 		case <-s.evicted:
 			s.cfg.Log.Error("another gateway has the same name: give each a name of its own", "name", s.cfg.Member.Name)
 			s.release(ctx, held)
+			return
 		case <-ctx.Done():
 			s.release(ctx, held)
+			return
+		case <-beat.C:
+			s.beat(ctx)
 		}
 	}
-	return nil
+}
+
+func (s *Store) beat(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	if mark, err := s.shared.Commit(ctx, s.had()); err != nil {
+		s.note(err)
+	} else {
+		s.mu.Lock()
+		s.knows(mark)
+		s.mu.Unlock()
+	}
+}
+
+// had says that the gateway has its slot, or had it last.
+func (s *Store) had() state.Transaction {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return state.Transaction{Puts: []state.Put{{Key: state.SlotKey(s.slot), Value: []byte(s.cfg.Member.Name)}}}
+}
+
+// knows takes note of a revision that the watch is to tell. The caller holds mu.
+func (s *Store) knows(mark state.Mark) {
+	if mark.Cluster != s.latest.Cluster || mark.Revision > s.latest.Revision {
+		s.latest = mark
+	}
+	s.hears(time.Now())
+}
+
+// hears takes note of how far the watch has come. The caller holds mu.
+func (s *Store) hears(now time.Time) {
+	at := s.mirror.Mark()
+	switch {
+	case at.Cluster != s.latest.Cluster || at.Revision >= s.latest.Revision:
+		s.behind = time.Time{}
+	case s.behind.IsZero():
+		s.behind = now
+	}
 }
 
 func (s *Store) release(ctx context.Context, held Held) {
@@ -228,15 +282,17 @@ func (s *Store) seat(ctx context.Context, slot int, guard state.Guard) (Held, er
 	if err != nil {
 		return nil, err
 	}
-	had := state.Transaction{Puts: []state.Put{{Key: state.SlotKey(slot), Value: []byte(s.cfg.Member.Name)}}}
-	if _, err := s.shared.Commit(ctx, had); err != nil {
+	s.mu.Lock()
+	s.slot = slot
+	s.mu.Unlock()
+	if _, err := s.shared.Commit(ctx, s.had()); err != nil {
 		s.release(ctx, held)
 		return nil, err
 	}
 	s.cfg.Joined(slot)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.slot, s.joined = slot, true
+	s.joined = true
 	return held, nil
 }
 

@@ -71,8 +71,10 @@ type Store struct {
 	late    bool // what is being written was waited for in vain
 	slot    int
 	joined  bool
-	double  bool  // another gateway has the same name
-	latest  int64 // the latest revision that is known
+	double  bool       // another gateway has the same name
+	latest  state.Mark // the latest revision that this gateway has written
+	behind  time.Time  // since when the watch has not told of it; zero if it has
+	deaf    bool       // the watch has ended, and has told nothing since
 	counts  counts
 }
 
@@ -308,7 +310,7 @@ func (s *Store) Close() error {
 
 // Status is how the store does.
 type Status struct {
-	Degraded    bool  // packets do not wait for the shared store, or it lacks something
+	Degraded    bool  // packets do not wait for the shared store, or it lacks something, or it is not heard
 	Broken      bool  // it does not answer
 	Loaded      bool  // all that the shared store has was applied once
 	Slot        int   // the gateway's, also while it is not Joined; -1 before it was
@@ -320,6 +322,7 @@ type Status struct {
 	Owners      map[netip.Addr]state.Holding
 	Claims      []netip.Addr // the addresses that this gateway has
 	Members     map[int]state.Member
+	Lag         time.Duration // for how long the shared store has not told what it has
 	Commits     uint64
 	Failures    uint64
 	Fenced      uint64 // public addresses that others have taken
@@ -335,17 +338,30 @@ type Status struct {
 func (s *Store) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	lag := s.lag(time.Now())
 	return Status{
 		Broken:   s.writer.Breaker.Open(),
-		Degraded: s.writer.Breaker.Open() || s.writer.Lacking() || !s.loaded,
+		Degraded: s.writer.Breaker.Open() || s.writer.Lacking() || !s.loaded || s.deaf || lag >= LongLag,
+		Lag:      lag,
 		Loaded:   s.loaded, Slot: s.slot, Joined: s.joined,
 		Pending: s.writer.Pending(), Followed: s.mirror.Followed(), Revision: s.mirror.Mark().Revision,
 		Owners: s.mirror.Owners(), Claims: s.writer.Claims(), Members: s.mirror.Members(),
 		Commits: s.counts.commits, Failures: s.counts.failures, Fenced: s.writer.Fenced(),
 		Reloads: s.counts.reloads, Applied: s.counts.applied,
 		Strange: s.mirror.Strange(), Unknown: s.mirror.Unknown(), LastFailure: s.counts.last,
-		Latest: max(s.latest, s.mirror.Mark().Revision), SameName: s.double,
+		Latest: max(s.latest.Revision, s.mirror.Mark().Revision), SameName: s.double,
 	}
+}
+
+// LongLag is a lag that is none of a moment.
+const LongLag = 5 * time.Second
+
+// lag is how long the gateway has not heard what it is known to have missed. The caller holds mu.
+func (s *Store) lag(now time.Time) time.Duration {
+	if s.behind.IsZero() {
+		return 0
+	}
+	return now.Sub(s.behind)
 }
 
 func signal(c chan struct{}) {

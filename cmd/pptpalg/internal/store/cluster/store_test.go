@@ -463,3 +463,18 @@ func TestTakenWhileRead(t *testing.T) {
 		t.Error("its own call is told as another's")
 	}
 }
+
+// TestHearsNothing: a gateway that the store answers and that hears of nothing is degraded, or at
+// least lags, also if nobody writes anything but itself.
+func TestHearsNothing(t *testing.T) {
+	m := memory.New()
+	a := start(t, m, "a")
+	a.link.Set(memory.Faults{Watch: memory.ErrDown})
+	a.until("is degraded", func() bool { st := a.store.Status(); return st.Degraded && !st.Broken && st.LastFailure != nil })
+	a.link.Set(memory.Faults{})
+	a.until("hears again", func() bool { return !a.store.Status().Degraded })
+	a.link.Set(memory.Faults{Deaf: true})
+	a.until("lags", func() bool { return a.store.Status().Lag > 0 })
+	a.link.Set(memory.Faults{})
+	a.until("does not lag", func() bool { st := a.store.Status(); return st.Lag == 0 && !st.Degraded })
+}

@@ -59,6 +59,7 @@ type Faults struct {
 	Delay time.Duration // before anything is done
 	Hang  bool          // no answer until the context ends
 	Deaf  bool          // watches tell nothing
+	Watch error         // that watches end with
 }
 
 // Open returns a way to the store.
@@ -66,13 +67,13 @@ func (m *Memory) Open() *Link { return &Link{m: m, cut: make(chan struct{}), set
 
 var _ cluster.Shared = (*Link)(nil)
 
-// Set has the way be faulty from now on. Watches go on unless Err or Hang is set.
+// Set has the way be faulty from now on. Watches go on unless Err, Hang or Watch is set.
 func (l *Link) Set(f Faults) {
 	l.mu.Lock()
 	l.faults = f
 	close(l.set)
 	l.set = make(chan struct{})
-	if f.Err != nil || f.Hang {
+	if f.Err != nil || f.Hang || f.Watch != nil {
 		close(l.cut)
 		l.cut = make(chan struct{})
 	}
@@ -240,7 +241,10 @@ func (l *Link) Watch(ctx context.Context, after state.Mark, changed func([]state
 	if err := l.pass(ctx); err != nil {
 		return err
 	}
-	_, cut, _ := l.state()
+	f, cut, _ := l.state()
+	if f.Watch != nil {
+		return f.Watch
+	}
 	stop := context.AfterFunc(ctx, l.m.wake)
 	defer stop()
 	for {
