@@ -128,14 +128,21 @@ func (s *Store) Serves(c *state.Change) bool {
 }
 
 // Flush waits until all is written of a public address that this gateway is about to yield, for
-// Config.Wait at the most. No Append is under way.
+// Config.Wait at the most: also if the shared store has not answered, for who writes later than that
+// may be fenced.
 func (s *Store) Flush(public netip.Addr) {
-	s.settling.Reset(s.cfg.Wait)
-	defer s.settling.Stop()
+	s.mu.Lock()
+	s.writer.Breaker.Hurry(time.Now())
+	s.mu.Unlock()
+	signal(s.more)
+	late := time.NewTimer(s.cfg.Wait)
+	defer late.Stop()
+	look := time.NewTicker(time.Millisecond) // settled is for packets
+	defer look.Stop()
 	for s.owes(public) {
 		select {
-		case <-s.settled:
-		case <-s.settling.C:
+		case <-look.C:
+		case <-late.C:
 			return
 		}
 	}
@@ -144,7 +151,7 @@ func (s *Store) Flush(public netip.Addr) {
 func (s *Store) owes(public netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.running && !s.writer.Breaker.Open() && s.writer.Owes(public)
+	return s.running && s.writer.Owes(public)
 }
 
 // Yield says that this gateway has a public address no longer.

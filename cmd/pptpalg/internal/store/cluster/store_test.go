@@ -464,6 +464,25 @@ func TestTakenWhileRead(t *testing.T) {
 	}
 }
 
+// TestFlushTries: what is pending of an address that goes is written, although the shared store did
+// not answer a moment ago.
+func TestFlushTries(t *testing.T) {
+	m := memory.New()
+	a, b := start(t, m, "a"), start(t, m, "b")
+	a.claim(publicP)
+	a.link.Set(memory.Faults{Err: memory.ErrDown})
+	a.append(event(calls.Opened, record(publicP, 1)))
+	a.until("is degraded", func() bool { return a.store.Status().Broken })
+	a.link.Set(memory.Faults{})
+	a.store.Flush(publicP)
+	a.store.Yield(publicP)
+	if n := a.store.Status().Pending; n != 0 {
+		t.Errorf("%d calls are pending", n)
+	}
+	b.claim(publicP)
+	b.until("has it", b.has(map[uint64]calls.State{1: calls.Requested}))
+}
+
 // TestHearsNothing: a gateway that the store answers and that hears of nothing is degraded, or at
 // least lags, also if nobody writes anything but itself.
 func TestHearsNothing(t *testing.T) {

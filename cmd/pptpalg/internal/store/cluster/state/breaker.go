@@ -33,6 +33,13 @@ func (b *Breaker) Slow(now time.Time) {
 	}
 }
 
+// Hurry has the next write be tried at once.
+func (b *Breaker) Hurry(now time.Time) {
+	if b.open {
+		b.probe = now
+	}
+}
+
 // Worked takes note that something was written.
 func (b *Breaker) Worked() {
 	if b.open {
