@@ -81,6 +81,7 @@ type share struct {
 	fresh   map[netip.Addr]bool          // addresses that have come here since the store has said that they are this gateway's
 	mine    map[netip.Addr]bool          // public addresses that this gateway owns, as far as it knows
 	others  map[netip.Addr]holding       // public addresses that it does not own
+	assumed map[netip.Addr]bool          // public addresses that it owns, though the shared store has not said so
 	taking  map[netip.Addr]chan struct{} // closed when it is known who owns the address
 	leaving map[netip.Addr]int           // addresses that have gone, while what is pending there is written
 	awaited map[uint64]awaited           // calls of the journal of which the shared store has not told, by number
@@ -112,7 +113,7 @@ func (g *Gateway) joinCluster(own store.Store) store.Store {
 	g.share = &share{
 		name: cfg.Member.Name, wait: cfg.Wait, metrics: g.clusterMetrics, whole: make(chan struct{}), chores: newChores(),
 		here: make(map[netip.Addr]bool), told: make(map[netip.Addr]bool), fresh: make(map[netip.Addr]bool), mine: make(map[netip.Addr]bool),
-		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}), leaving: make(map[netip.Addr]int),
+		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}), leaving: make(map[netip.Addr]int), assumed: make(map[netip.Addr]bool),
 		awaited: make(map[uint64]awaited), over: make(map[uint64]bool), began: time.Now(), hand: g.handAll,
 	}
 	g.share.store = cluster.New(own, cfg.Shared, cluster.Config{
@@ -270,8 +271,32 @@ func (g *Gateway) assume(public netip.Addr) {
 	if pending {
 		g.log.Warn("the shared store does not say who owns the public address: this gateway goes on with its calls", "public", public)
 		g.own(public, "")
+		g.mu.Lock()
+		g.share.assumed[public] = true
+		g.mu.Unlock()
 		g.carryOut()
 	}
+}
+
+// reconsider has the gateway own public addresses no longer that it has assumed, and of which the
+// shared store tells at last what others have done: it acquires them as any other. It reports whether
+// there are any. The caller holds order.
+func (g *Gateway) reconsider(changes []state.Change) (any bool) {
+	for i := range changes {
+		public := changes[i].Public
+		g.mu.Lock()
+		assumed := g.share.assumed[public]
+		delete(g.share.assumed, public)
+		g.mu.Unlock()
+		if assumed {
+			any = true
+			g.yield(public, "")
+			g.mu.Lock()
+			g.acquire(public)
+			g.mu.Unlock()
+		}
+	}
+	return any
 }
 
 // acquire has this gateway own a public address as soon as all is known that its former owner
@@ -346,6 +371,7 @@ func (g *Gateway) forgetAll(numbers []uint64) {
 // begin has this gateway own a public address at once. The caller holds order and mu.
 func (g *Gateway) begin(public netip.Addr, former string) {
 	delete(g.share.others, public)
+	delete(g.share.assumed, public)
 	g.share.mine[public] = true
 	g.handOver(public, true, former)
 	g.share.decided(public)
@@ -355,6 +381,7 @@ func (g *Gateway) begin(public netip.Addr, former string) {
 func (g *Gateway) yield(public netip.Addr, owner string) {
 	g.mu.Lock()
 	delete(g.share.mine, public)
+	delete(g.share.assumed, public)
 	g.share.others[public] = holding{owner, time.Now()}
 	g.handOver(public, false, owner)
 	if !g.share.returned(public) { // else retake decides
@@ -526,6 +553,10 @@ func (g *Gateway) followSome(changes []state.Change) {
 	if changes[0].Kind == state.Owned {
 		g.owner(&changes[0])
 	} else {
+		if g.reconsider(changes) {
+			g.order.Unlock()
+			g.lockHanded()
+		}
 		g.followCalls(changes)
 	}
 	g.carryOut()

@@ -808,3 +808,48 @@ func TestTermOfBefore(t *testing.T) {
 		t.Errorf("a owns it: %v, b: %v", a.mine(publicP), b.mine(publicP))
 	}
 }
+
+// TestAssumesTooMuch: a gateway goes on with the calls of an address while the shared store is out of
+// its reach. When it is back, what the former owner has done without this one's knowledge counts.
+func TestAssumesTooMuch(t *testing.T) {
+	s := newSite(t)
+	a := s.start("a", t.TempDir(), newClusterKernel(publicP))
+	s.wait = 100 * time.Millisecond
+	b := s.start("b", t.TempDir(), newClusterKernel())
+	w, v, u := a.dial(1, publicP), a.dial(2, publicP), a.dial(3, publicP)
+	first, second := w.setUp(a, 7, 9), u.setUp(a, 7, 10)
+	b.until("follows", b.knows(u, calls.Established))
+	b.link.Set(memory.Faults{Err: memory.ErrDown})
+	third := v.setUp(a, 7, 11)
+	u.clears(a, 7, second)
+	u.say(a, calls.Responder, pptp.CallDisconnectNotify, 10, 0, 1)
+	a.until("has written all", func() bool { return a.share.store.Status().Pending == 0 })
+	a.stop()
+	b.has(publicP)
+	w.say(b, calls.Initiator, pptp.EchoRequest, 0, 0, 0)
+	if !b.mine(publicP) {
+		t.Fatal("b has not assumed that it owns the address")
+	}
+	b.link.Set(memory.Faults{})
+	b.until("knows all", func() bool { return b.knows(v, calls.Established)() && b.lacks(u)() && b.mine(publicP) })
+	v.clears(b, 7, third)
+	w.clears(b, 7, first)
+}
+
+// TestEndsRightAfterTakeover: a call that ends with the first messages that pass its new gateway.
+func TestEndsRightAfterTakeover(t *testing.T) {
+	_, a, b := pair(t)
+	w := a.dial(1, publicP)
+	public := w.setUp(a, 7, 9)
+	a.has()
+	b.kernel.set(w.Connection, 300)
+	b.has(publicP)
+	if got := ownID(pptp.CallClearRequest, w.say(b, calls.Initiator, pptp.CallClearRequest, 7, 0, 0)); got != public {
+		t.Errorf("the server is told to clear call %d, and has %d", got, public)
+	}
+	w.say(b, calls.Responder, pptp.CallDisconnectNotify, 9, 0, 1)
+	w.say(b, calls.Initiator, pptp.EchoRequest, 0, 0, 0)
+	w.say(b, calls.Responder, pptp.EchoReply, 0, 0, 1)
+	b.until("has no call", b.lacks(w))
+	a.until("has no call", a.lacks(w))
+}
