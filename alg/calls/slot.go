@@ -21,6 +21,13 @@ func (t *Table) LastNumber() uint64 {
 	return uint64(t.cfg.Slot)<<slotShift | t.opened[t.cfg.Slot]
 }
 
+// Opens reports whether a number is one that this table gives, or that was given before there were
+// slots.
+func (t *Table) Opens(n uint64) bool {
+	slot := uint8(n >> slotShift)
+	return slot == 0 || slot == t.cfg.Slot
+}
+
 // numbered takes note of a number that a call has, or had.
 func (t *Table) numbered(n uint64) {
 	slot := uint8(n >> slotShift)

@@ -278,25 +278,36 @@ func (g *Gateway) assume(public netip.Addr) {
 	}
 }
 
-// reconsider has the gateway own public addresses no longer that it has assumed, and of which the
-// shared store tells at last what others have done: it acquires them as any other. It reports whether
-// there are any. The caller holds order.
-func (g *Gateway) reconsider(changes []state.Change) (any bool) {
+// reconsider has the gateway own public addresses no longer of which the shared store tells what
+// others have done: those that it has assumed are acquired as any other; those below which
+// calls are offered, which are returned, are owned again when the calls are known. It reports whether there are any.
+// The caller holds order.
+func (g *Gateway) reconsider(changes []state.Change) (offered []netip.Addr, again bool) {
 	for i := range changes {
-		public := changes[i].Public
+		c := &changes[i]
 		g.mu.Lock()
-		assumed := g.share.assumed[public]
-		delete(g.share.assumed, public)
+		assumed, offers := g.share.assumed[c.Public], g.offers(c)
 		g.mu.Unlock()
-		if assumed {
-			any = true
-			g.yield(public, "")
-			g.mu.Lock()
-			g.acquire(public)
-			g.mu.Unlock()
+		if !assumed && !offers {
+			continue
 		}
+		again = true
+		g.yield(c.Public, "")
+		if offers {
+			offered = append(offered, c.Public)
+			continue
+		}
+		g.mu.Lock()
+		g.acquire(c.Public)
+		g.mu.Unlock()
 	}
-	return any
+	return offered, again
+}
+
+// offers reports whether a change is a call that a former owner offers. This gateway's own come back
+// as well. The caller holds mu.
+func (g *Gateway) offers(c *state.Change) bool {
+	return c.Offered && g.share.mine[c.Public] && !g.table.Opens(c.Call.Record.Number)
 }
 
 // acquire has this gateway own a public address as soon as all is known that its former owner
@@ -552,12 +563,17 @@ func (g *Gateway) followSome(changes []state.Change) {
 	defer g.order.Unlock()
 	if changes[0].Kind == state.Owned {
 		g.owner(&changes[0])
-	} else {
-		if g.reconsider(changes) {
-			g.order.Unlock()
-			g.lockHanded()
-		}
-		g.followCalls(changes)
+		g.carryOut()
+		return
+	}
+	offered, again := g.reconsider(changes)
+	if again {
+		g.order.Unlock()
+		g.lockHanded()
+	}
+	g.followCalls(changes)
+	for _, public := range offered {
+		g.own(public, "")
 	}
 	g.carryOut()
 }
@@ -599,6 +615,9 @@ func (e *entries) end(c calls.Connection) {
 // followCall puts a call of another gateway on record. The caller holds mu.
 func (g *Gateway) followCall(c *state.Change, e *entries, now time.Time) {
 	number := c.Call.Record.Number
+	if c.Offered && g.table.Opens(number) {
+		return
+	}
 	if g.knowsBetter(c) {
 		delete(g.share.awaited, number)
 		return

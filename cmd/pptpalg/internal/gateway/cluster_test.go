@@ -853,3 +853,28 @@ func TestEndsRightAfterTakeover(t *testing.T) {
 	b.until("has no call", b.lacks(w))
 	a.until("has no call", a.lacks(w))
 }
+
+// TestOffered: an address moves in order while the shared store does not answer the gateway that has
+// it. What that one has set up before is known to the next one as soon as it does, and goes on.
+func TestOffered(t *testing.T) {
+	_, a, b := pair(t)
+	w, v := a.dial(1, publicP), a.dial(2, publicP)
+	first := w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	a.link.Set(memory.Faults{Err: memory.ErrDown})
+	second := v.setUp(a, 7, 10)
+	w.clears(a, 7, first)
+	w.say(a, calls.Responder, pptp.CallDisconnectNotify, 9, 0, 1)
+	third := w.setUp(a, 8, 11)
+	a.has()
+	b.has(publicP)
+	b.until("owns it", func() bool { return b.mine(publicP) })
+	a.link.Set(memory.Faults{})
+	b.until("is told", func() bool { return b.knows(v, calls.Established)() && len(b.Calls()) == 3 && b.mine(publicP) })
+	v.clears(b, 7, second)
+	w.clears(b, 8, third)
+	a.until("follows", func() bool { return len(a.Calls()) == len(b.Calls()) })
+	if e := b.kernel.entry(&v.Connection); e.Original != v.Original {
+		t.Error("b's kernel does not have the connection")
+	}
+}

@@ -115,6 +115,7 @@ func (s *Store) owned(changes []state.Change) []state.Change {
 			continue
 		}
 		holding := s.mirror.Owner(c.Public)
+		signal(s.more) // there may be something to offer
 		if s.writer.Saw(c.Public, holding.Owner, holding.Revision) {
 			s.cfg.Log.Warn("another gateway has taken the public address: its calls are followed from now on", "public", c.Public, "owner", c.Owner)
 		}

@@ -45,6 +45,9 @@ func (s *Store) write(ctx context.Context) error {
 			s.do(ctx, work)
 			continue
 		}
+		if s.offer(ctx) {
+			continue
+		}
 		wait := time.Hour
 		if !again.IsZero() {
 			wait = time.Until(again)
@@ -57,6 +60,27 @@ func (s *Store) write(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// offer offers a call to the gateway that has taken its public address, if there is one to offer. It
+// is not tried twice: nobody knows then what that gateway has made of it.
+func (s *Store) offer(ctx context.Context) bool {
+	s.mu.Lock()
+	if s.writer.Breaker.Open() {
+		s.mu.Unlock()
+		return false
+	}
+	t, ok := s.writer.Offer(s.mirror.Owner)
+	s.mu.Unlock()
+	if !ok {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	defer cancel()
+	if _, err := s.shared.Commit(ctx, t); err != nil {
+		s.cfg.Log.Warn("a call that was not written in time cannot be offered to who has its public address now", "call", t.Puts[0].Key, "err", err)
+	}
+	return true
 }
 
 // attempt is a transaction, and what was known before it.

@@ -101,15 +101,15 @@ func (b *batch) ready(now time.Time) (bool, time.Time) {
 // linger is how long a change waits for company that nobody waits for.
 const linger = 5 * time.Millisecond
 
-// drop gives up calls and returns which.
-func (b *batch) drop(dropped func(CallKey) bool) (keys []CallKey) {
-	for k := range b.pending {
+// drop gives up calls and returns what was to be written of them.
+func (b *batch) drop(dropped func(CallKey) bool) (all []entry) {
+	for k, e := range b.pending {
 		if dropped(k) {
-			keys = append(keys, k)
+			all = append(all, e)
 			delete(b.pending, k)
 		}
 	}
 	b.urgent = slices.DeleteFunc(b.urgent, dropped)
 	b.behind = slices.DeleteFunc(b.behind, dropped)
-	return keys
+	return all
 }

@@ -20,6 +20,7 @@ type Writer struct {
 	flight  []entry // under way
 	lacking bool    // the store lacks something that is not pending
 	dropped []CallKey
+	offers  []entry // calls that the store lacks, below public addresses that others have taken
 	fenced  uint64
 }
 
@@ -36,7 +37,10 @@ type Work struct {
 
 // Claim takes note that this gateway has a public address. Seen is the revision at which its
 // owner's key is known.
-func (w *Writer) Claim(public netip.Addr, seen int64) { w.owners.claim(public, seen) }
+func (w *Writer) Claim(public netip.Addr, seen int64) {
+	w.owners.claim(public, seen)
+	w.withdraw(public)
+}
 
 // Yield takes note that it has it no longer. What is pending is written unless another takes
 // the address first.
@@ -64,14 +68,48 @@ func (w *Writer) Settled() bool { return len(w.owners.untaken()) == 0 }
 // have had meanwhile. What is under way there is fenced.
 func (w *Writer) drop() {
 	lost := func(k CallKey) bool { return w.owners.claims[k.Public] == nil || w.owners.others[k.Public] }
-	w.dropped = append(w.dropped, w.batch.drop(lost)...)
+	for _, e := range w.batch.drop(lost) {
+		w.give(e)
+	}
 	w.flight = slices.DeleteFunc(w.flight, func(e entry) bool {
 		if lost(e.key) {
-			w.dropped = append(w.dropped, e.key)
+			w.give(e)
 		}
 		return lost(e.key)
 	})
 	clear(w.owners.others)
+}
+
+// give gives up what was to be written of a call. If the call is not over, it is offered to the next
+// owner.
+func (w *Writer) give(e entry) {
+	w.dropped = append(w.dropped, e.key)
+	if e.put.Value != nil && e.put.Keep == 0 && len(w.offers) < mostOffers {
+		w.offers = append(w.offers, e)
+	}
+}
+
+// mostOffers is how many calls may wait to be offered.
+const mostOffers = 1 << 12
+
+// Offer returns a transaction that writes a call that the store does not know below a public
+// address that another gateway owns: a call that was set up before that one had the address, and while
+// the store did not answer. Each is offered once.
+func (w *Writer) Offer(owner func(netip.Addr) Holding) (t Transaction, ok bool) {
+	for i, e := range w.offers {
+		h := owner(e.key.Public)
+		if h.Owner == (Owner{}) || h.Owner.Is(w.owners.me) {
+			continue
+		}
+		w.offers = slices.Delete(w.offers, i, i+1)
+		return Transaction{Guards: []Guard{{OwnerKey(e.key.Public), h.Revision}, {e.put.Key, 0}}, Puts: []Put{e.put}}, true
+	}
+	return Transaction{}, false
+}
+
+// withdraw gives up what is to be offered below a public address that this gateway owns again.
+func (w *Writer) withdraw(public netip.Addr) {
+	w.offers = slices.DeleteFunc(w.offers, func(e entry) bool { return e.key.Public == public })
 }
 
 // Dropped hands over the calls of which the store was to know something when another gateway
