@@ -124,6 +124,12 @@ func (e *Editor) Follows(c *calls.Connection) bool {
 	return d != nil && !d.over && d.control.Followed() && d.control.Busy() && d.control.Same(*c)
 }
 
+// Has reports whether a connection is on record with a call of a number.
+func (e *Editor) Has(c *calls.Connection, number uint64) bool {
+	d := e.senders[e.keyOf(c, calls.Initiator)].dialogue
+	return d != nil && !d.over && d.control.Has(number)
+}
+
 // mine reports whether a connection is this gateway's own, and settles it if it is not on
 // record so.
 func (e *Editor) mine(d *dialogue, now time.Time) bool {

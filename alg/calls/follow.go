@@ -28,6 +28,11 @@ func (c *Control) holding(s Side, public pptp.CallID) (holding, bool) {
 // Followed reports whether another gateway owns the connection's calls.
 func (c *Control) Followed() bool { return c.followed }
 
+// Has reports whether the connection has a call of a number.
+func (c *Control) Has(number uint64) bool {
+	return slices.ContainsFunc(c.calls, func(call *Call) bool { return call.number == number })
+}
+
 // Followed returns how many calls of other gateways are requested, answered or established.
 func (t *Table) Followed() int { return t.foreign }
 

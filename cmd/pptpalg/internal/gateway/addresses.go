@@ -143,8 +143,9 @@ func (g *Gateway) comes(c *calls.Connection) bool {
 	s := g.share
 	public, _ := c.Public()
 	o := s.others[public]
+	_, other := s.others[public]
 	switch {
-	case s.taking[public] != nil:
+	case !other, s.taking[public] != nil: // it became this one's meanwhile, or is about to
 		return true
 	case !s.here[public] && !s.told[public] && !o.since.IsZero():
 		g.limits.sometimes("elsewhere", func() {

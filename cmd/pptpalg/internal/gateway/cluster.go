@@ -145,9 +145,9 @@ func (g *Gateway) runCluster(ctx context.Context, group interface{ Go(func() err
 	group.Go(func() error { return g.share.chores.Run(ctx) })
 }
 
-// awaitWhole waits until all is applied that the shared store has, for a while at most, and
-// reports whether it is.
-func (g *Gateway) awaitWhole(ctx context.Context) bool {
+// awaitWhole waits until all is applied that the shared store has, for a while at
+// most.
+func (g *Gateway) awaitWhole(ctx context.Context) {
 	late := time.NewTimer(joinTime)
 	defer late.Stop()
 	ask := time.NewTicker(10 * time.Millisecond)
@@ -155,15 +155,15 @@ func (g *Gateway) awaitWhole(ctx context.Context) bool {
 	for {
 		select {
 		case <-g.share.whole:
-			return true
+			return
 		case <-late.C:
 			g.log.Warn("the shared store does not answer: this gateway starts with what its journal has")
-			return false
+			return
 		case <-ctx.Done():
-			return false
+			return
 		case <-ask.C:
 			if g.share.store.Status().Broken {
-				return false // it was logged
+				return // it was logged
 			}
 		}
 	}
@@ -304,10 +304,17 @@ func (g *Gateway) reconsider(changes []state.Change) (offered []netip.Addr, agai
 	return offered, again
 }
 
-// offers reports whether a change is a call that a former owner offers. This gateway's own come back
-// as well. The caller holds mu.
+// offers reports whether a change is what a former owner offers. This gateway's own come back as
+// well. The caller holds mu.
 func (g *Gateway) offers(c *state.Change) bool {
-	return c.Offered && g.share.mine[c.Public] && !g.table.Opens(c.Call.Record.Number)
+	switch r := &c.Call.Record; {
+	case !c.Offered || !g.share.mine[c.Public]:
+		return false
+	case c.Kind == state.Gone:
+		return g.editor.Has(&r.Connection, r.Number)
+	default:
+		return !g.table.Opens(r.Number)
+	}
 }
 
 // acquire has this gateway own a public address as soon as all is known that its former owner
@@ -615,7 +622,7 @@ func (e *entries) end(c calls.Connection) {
 // followCall puts a call of another gateway on record. The caller holds mu.
 func (g *Gateway) followCall(c *state.Change, e *entries, now time.Time) {
 	number := c.Call.Record.Number
-	if c.Offered && g.table.Opens(number) {
+	if c.Offered && c.Kind == state.Kept && g.table.Opens(number) {
 		return
 	}
 	if g.knowsBetter(c) {

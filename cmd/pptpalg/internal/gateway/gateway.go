@@ -205,11 +205,11 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	}
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, working := errgroup.WithContext(working)
-	if g.share == nil {
-		g.adopt()
-	} else if g.runCluster(working, group); g.awaitWhole(ctx) {
-		g.adopt() // what others' calls explain is theirs
+	if g.share != nil {
+		g.runCluster(working, group)
+		g.awaitWhole(ctx)
 	}
+	g.adopt()
 	g.clearKernel()
 	g.audit()
 	g.renew()

@@ -24,8 +24,9 @@ const orphanPatience = 2 * time.Minute
 // Nobody else makes such entries: they have a source key of 0, a fixed timeout and a status
 // that the kernel gives to none of its own.
 type orphans struct {
-	all   map[calls.Flow]*orphan // owned by sweep
-	count atomic.Int64
+	all     map[calls.Flow]*orphan // owned by sweep
+	count   atomic.Int64
+	unknown bool // they were not looked for yet; owned by sweep
 }
 
 type orphan struct {
@@ -33,22 +34,31 @@ type orphan struct {
 	alive    time.Time // when there was a control connection last
 }
 
-// adopt looks for orphans. It comes before the first packet.
+// adopt looks for orphans. It comes before the first packet; but what others' calls explain is
+// theirs, so a gateway of a cluster first knows all calls of the others.
 func (g *Gateway) adopt() {
+	if g.orphans.unknown = g.share != nil && !g.share.isWhole(); g.orphans.unknown {
+		return
+	}
 	have := make(datapath.Flows)
 	if _, err := g.lister.Traffic(have, nil); err != nil {
 		g.conntrackFailed(opList, err)
 		return
+	}
+	live, some := g.claimable(have)
+	if !some {
+		return
+	}
+	g.order.Lock() // nothing comes to the kernel meanwhile, or leaves it
+	defer g.order.Unlock()
+	if g.ready.Load() {
+		maps.DeleteFunc(have, func(f calls.Flow, _ calls.Traffic) bool { return !g.present(f) })
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.disown(have)
 	if len(have) == 0 {
 		return
-	}
-	live, err := g.lister.Connections(g.cfg.Ports)
-	if err != nil {
-		g.conntrackFailed(opList, err)
 	}
 	now := time.Now()
 	g.look(now)
@@ -67,9 +77,33 @@ func (g *Gateway) adopt() {
 		"taken_up", len(taken), "reserved_entries", len(have))
 }
 
+// claimable leaves out of the flows those that are known. If there are others, it returns the control
+// connections of which they may be.
+func (g *Gateway) claimable(have datapath.Flows) (live []calls.Connection, some bool) {
+	g.order.Lock()
+	g.mu.Lock()
+	g.disown(have)
+	g.mu.Unlock()
+	g.order.Unlock()
+	if len(have) == 0 {
+		return nil, false
+	}
+	live, err := g.lister.Connections(g.cfg.Ports)
+	if err != nil {
+		g.conntrackFailed(opList, err)
+	}
+	return live, true
+}
+
 // disown leaves out the flows that are known: those of calls, those to be deleted, and the
-// canary's; and those that have no entry of a daemon's, but share somebody's tunnel.
+// canary's; and those that have no entry of a daemon's, but share somebody's tunnel. The caller holds
+// order and mu.
 func (g *Gateway) disown(have datapath.Flows) {
+	for i := range g.happened.events {
+		if e := &g.happened.events[i]; e.Kind == calls.Remove {
+			delete(have, e.Flow.Unmarked())
+		}
+	}
 	for f := range g.doomed {
 		delete(have, f.Unmarked())
 	}

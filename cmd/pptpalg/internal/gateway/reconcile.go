@@ -137,6 +137,9 @@ func (g *Gateway) compare() {
 	g.pulse.sweep.begin(asked)
 	defer g.pulse.sweep.end()
 	defer g.sweeper.release()
+	if g.orphans.unknown {
+		g.adopt()
+	}
 	have := g.sweeper.have
 	c, err := g.find(asked, have)
 	if err != nil {

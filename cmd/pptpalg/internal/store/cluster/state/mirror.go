@@ -29,7 +29,7 @@ type Change struct {
 	From   Owner  // of Owned: who owned it before
 	To     Owner  // of Owned: who owns it now
 	Mine   bool   // of Owned: this gateway owns it
-	// Offered says that the call of Kept is below a public address that this gateway owns, and new:
+	// Offered says that the call is below a public address that this gateway owns, and new, or newly over:
 	// who had the address before has written it too late, unless it is this gateway's own.
 	Offered bool
 	// Call is the call of Kept and Gone. Of one that is gone, Record may have nothing but
@@ -303,7 +303,7 @@ func (m *Mirror) call(changes []Change, rest string, it Item) ([]Change, bool) {
 		return changes, false
 	case !m.mine(key.Public):
 		changes = append(changes, m.told(key, c))
-	case !known && !c.Gone && !m.loads && key.Number>>56 != 0: // 0 is of before there was a cluster
+	case (c.Gone && !had.gone || !c.Gone && !known) && !m.loads && key.Number>>56 != 0: // 0 is of before there was a cluster
 		told := m.told(key, c)
 		told.Offered = true
 		changes = append(changes, told)

@@ -80,11 +80,10 @@ func (w *Writer) drop() {
 	clear(w.owners.others)
 }
 
-// give gives up what was to be written of a call. If the call is not over, it is offered to the next
-// owner.
+// give gives up what was to be written of a call. It is offered to the next owner.
 func (w *Writer) give(e entry) {
 	w.dropped = append(w.dropped, e.key)
-	if e.put.Value != nil && e.put.Keep == 0 && len(w.offers) < mostOffers {
+	if e.put.Value != nil && len(w.offers) < mostOffers {
 		w.offers = append(w.offers, e)
 	}
 }
@@ -92,9 +91,9 @@ func (w *Writer) give(e entry) {
 // mostOffers is how many calls may wait to be offered.
 const mostOffers = 1 << 12
 
-// Offer returns a transaction that writes a call that the store does not know below a public
-// address that another gateway owns: a call that was set up before that one had the address, and while
-// the store did not answer. Each is offered once.
+// Offer returns a transaction that writes, below a public address that another gateway owns, a call
+// that the store does not know, or that a call is over: what has happened before that one had the
+// address, and while the store did not answer. Each is offered once.
 func (w *Writer) Offer(owner func(netip.Addr) Holding) (t Transaction, ok bool) {
 	for i, e := range w.offers {
 		h := owner(e.key.Public)
@@ -102,7 +101,11 @@ func (w *Writer) Offer(owner func(netip.Addr) Holding) (t Transaction, ok bool) 
 			continue
 		}
 		w.offers = slices.Delete(w.offers, i, i+1)
-		return Transaction{Guards: []Guard{{OwnerKey(e.key.Public), h.Revision}, {e.put.Key, 0}}, Puts: []Put{e.put}}, true
+		t = Transaction{Guards: []Guard{{OwnerKey(e.key.Public), h.Revision}}, Puts: []Put{e.put}}
+		if e.put.Keep == 0 {
+			t.Guards = append(t.Guards, Guard{e.put.Key, 0})
+		}
+		return t, true
 	}
 	return Transaction{}, false
 }
