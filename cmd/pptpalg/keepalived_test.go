@@ -102,6 +102,7 @@ func pace(t *testing.T, call *lab.Call) (stop func(what string)) {
 		for {
 			select {
 			case <-quit:
+				silence = max(silence, time.Since(last))
 				done <- nil
 				return
 			default:
@@ -129,6 +130,16 @@ func pace(t *testing.T, call *lab.Call) (stop func(what string)) {
 			}
 		}
 	}
+}
+
+// untilCarries waits until a call carries packets: while addresses move, some are lost.
+func untilCarries(t *testing.T, call *lab.Call) {
+	t.Helper()
+	n := uint32(0)
+	must(t, lab.Poll(lab.Patience, func() bool {
+		n++
+		return call.Carries(fmt.Appendf(nil, "after the move, packet %d", n), 200*time.Millisecond) == nil
+	}))
 }
 
 // TestKeepalived: keepalived moves the addresses of two gateways: in order, when a daemon dies, and when
@@ -163,6 +174,7 @@ func TestKeepalived(t *testing.T) {
 	stop := pace(t, one)
 	must(t, moverA.Signal(syscall.SIGTERM))
 	is(b)
+	untilCarries(t, two)
 	stop("in order")
 	exchange(t, one, two)
 	wantEcho(t, one.Client(), 1)
@@ -176,6 +188,7 @@ func TestKeepalived(t *testing.T) {
 	stop = pace(t, two)
 	b.kill()
 	is(a)
+	untilCarries(t, one)
 	stop("the daemon of b is killed")
 	exchange(t, one, two, three)
 	wantEcho(t, two.Client(), 3)
@@ -184,9 +197,10 @@ func TestKeepalived(t *testing.T) {
 	b.start(clusterFlags("b")...)
 	b.wantOwner(2, "a", false)
 
-	stop = pace(t, one)
+	stop = pace(t, three)
 	must(t, a.Cut(ctx, a.Gateway))
 	is(b)
+	untilCarries(t, one)
 	stop("a is cut off")
 	exchange(t, one, three)
 	for n := range uint32(2) {
