@@ -29,11 +29,10 @@ var soakTime = flag.Duration("soak", 15*time.Second, "how long TestSoak runs")
 // TCP sends lost segments again.
 const healing = 15 * time.Second
 
-// forsaken is how long a server may keep the connection of a client whose RST was lost. Its
-// keepalive asks after 15 s, and the client answers by another RST. But after some lies
-// conntrack takes that one for invalid (it lies before what a forged segment has acknowledged):
-// then it is neither queued nor translated, and the server gives up after its ninth question.
-const forsaken = 4 * time.Minute
+// forsaken is how long a server may keep the connection of a client that went while segments
+// were lost: its keepalive asks after 15 s, TCP waits ever longer between two retransmissions,
+// and conntrack forgets the connection 10 s later.
+const forsaken = 3 * time.Minute
 
 // TestSoak has clients open, use, clear, crash and redial calls at random while the
 // daemon is killed and restarted, conntrack is flushed, and segments are dropped and
