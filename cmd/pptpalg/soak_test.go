@@ -141,6 +141,7 @@ type soak struct {
 	flushes        atomic.Int64 // counted twice each
 	deaths         atomic.Int64 // of daemons
 	broken         atomic.Int64 // control connections that a flush broke, or a flush, a death and a lie together
+	deadly         atomic.Bool  // daemons die in this round
 	down           atomic.Bool  // no daemon edits
 	outage         atomic.Int64 // for how long that was so, in all
 }
@@ -151,6 +152,7 @@ func (s *soak) start() { s.g.start(append([]string{"--event-log", s.events}, lia
 // daemon's is one.
 func (s *soak) round(t *testing.T, length time.Duration, trouble func(), deaths bool) {
 	t.Helper()
+	s.deadly.Store(deaths)
 	stop := make(chan struct{})
 	failures := make(chan error, 1)
 	fail := func(err error) {
@@ -338,7 +340,7 @@ func (s *soak) live(h *lab.Host) error {
 	if err != nil {
 		return s.again("call", err)
 	}
-	if err := call.Exchange([]byte("first"), 300*time.Millisecond); err != nil {
+	if err := s.first(call); err != nil {
 		return s.again("first packet", err)
 	}
 	s.calls.Add(1)
@@ -361,6 +363,16 @@ func (s *soak) live(h *lab.Host) error {
 		_ = c.Send(lab.NewCallClearRequest(own), lab.NewStopRequest())
 	}
 	return nil
+}
+
+// first exchanges a call's first packet. Where no daemon dies, that may take long.
+func (s *soak) first(call *lab.Call) (err error) {
+	for range 8 {
+		if err = call.Exchange([]byte("first"), 300*time.Millisecond); err == nil || s.deadly.Load() {
+			break
+		}
+	}
+	return err
 }
 
 // reasons counts errors by what was tried.
