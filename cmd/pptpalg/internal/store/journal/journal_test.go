@@ -199,15 +199,17 @@ func TestRewriteShrinks(t *testing.T) {
 // FuzzRead: whatever the file holds, what is read of it can be written and is then
 // read as the same.
 func FuzzRead(f *testing.F) {
-	f.Add(appendKept(nil, record(1)))
-	f.Add(appendGone(appendKept(nil, record(1)), 1, at))
+	r := record(1)
+	f.Add(appendKept(nil, &r))
+	f.Add(appendGone(appendKept(nil, &r), 1, at))
+	f.Add(appendKept(appendGone(appendKept(nil, &r), 1, at), &r))
 	f.Add([]byte{kindKept, 0, 1, 2, 3, 4})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		const head = "head\n"
 		c, _ := read(head, append([]byte(head), b...))
 		again := []byte(head)
 		for _, r := range c.Calls {
-			again = appendKept(again, r)
+			again = appendKept(again, &r)
 		}
 		twice, _ := read(head, again)
 		if diff := cmp.Diff(c.Calls, twice.Calls, same); diff != "" {
@@ -273,7 +275,7 @@ func TestLocalOfEarlierReleases(t *testing.T) {
 	translated, plain := record(3), record(3)
 	plain.Connection.Reply = plain.Connection.Original.Reversed()
 	for r, want := range map[*calls.Record]bool{&translated: false, &plain: true} {
-		b := appendKept(nil, *r)
+		b := appendKept(nil, r)
 		_, payload, _, err := next(b)
 		if err != nil {
 			t.Fatal(err)

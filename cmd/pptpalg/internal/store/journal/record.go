@@ -63,9 +63,9 @@ func flag(set bool, bit byte) byte {
 
 func sides(r *calls.Record) byte {
 	b := flag(r.Connection.Closing, disputedBit) | toldBit
-	for bit, s := range map[byte]calls.Side{pnsBit: r.PNS, askerBit: r.Asker, payerBit: r.Payer} {
-		b |= flag(s == calls.Responder, bit)
-	}
+	b |= flag(r.PNS == calls.Responder, pnsBit)
+	b |= flag(r.Asker == calls.Responder, askerBit)
+	b |= flag(r.Payer == calls.Responder, payerBit)
 	for s, local := range r.Local {
 		b |= flag(local, localBits[s])
 	}
@@ -96,18 +96,18 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 var errCut = errors.New("record is cut off or damaged")
 
 // appendKept appends the record of a call.
-func appendKept(b []byte, r calls.Record) []byte {
+func appendKept(b []byte, r *calls.Record) []byte {
 	start := len(b)
 	b = append(b, kindKept, keptLen)
 	b = binary.BigEndian.AppendUint64(b, r.Number)
-	for _, a := range []netip.AddrPort{r.Connection.Original.Src, r.Connection.Original.Dst, r.Connection.Reply.Src, r.Connection.Reply.Dst} {
+	for _, a := range [...]netip.AddrPort{r.Connection.Original.Src, r.Connection.Original.Dst, r.Connection.Reply.Src, r.Connection.Reply.Dst} {
 		ip := a.Addr().As4()
 		b = append(b, ip[:]...)
 		b = binary.BigEndian.AppendUint16(b, a.Port())
 	}
 	b = binary.BigEndian.AppendUint16(b, r.Connection.Zone)
 	b = binary.BigEndian.AppendUint32(b, r.Connection.Mark)
-	b = append(b, sides(&r), byte(r.State)|byte(r.Connection.Way)<<wayShift)
+	b = append(b, sides(r), byte(r.State)|byte(r.Connection.Way)<<wayShift)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Since.UnixNano()))
 	for _, l := range r.Legs {
 		b = append(b, flag(l.Known, 1))
