@@ -1,7 +1,7 @@
 package gateway
 
 import (
-	"maps"
+	"errors"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -35,43 +35,62 @@ type orphan struct {
 
 // adopt looks for orphans. It comes before the first packet.
 func (g *Gateway) adopt() {
-	have := make(datapath.Flows)
-	if _, err := g.lister.Traffic(have, nil); err != nil {
+	entries, live, err := g.entries()
+	if err != nil {
 		g.conntrackFailed(opList, err)
-		return
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.disown(have)
-	if len(have) == 0 {
+	unknown := g.unknown(entries)
+	if len(unknown) == 0 {
 		return
-	}
-	live, err := g.lister.Connections(g.cfg.Ports)
-	if err != nil {
-		g.conntrackFailed(opList, err)
 	}
 	now := time.Now()
 	g.look(now)
 	last := lastNumber(g.editor.Records())
-	claimed := claims(have, live, last, now)
+	claimed := claims(unknown, live, last, now)
 	g.homes.own(claimed)
-	g.restore(claimed, now)
+	g.restore(claimed, false, now)
 	taken := slices.DeleteFunc(g.editor.Records(), func(r calls.Record) bool { return r.Number <= last })
 	g.ledger.Know(taken, !g.outlives())
-	g.disown(have)
-	g.orphans.add(have, g.table, now)
+	unknown = g.unknown(unknown)
+	g.orphans.add(unknown, g.table, now)
 	g.log.Warn("the kernel translates for calls that the journal does not know: they are taken up where it is plain whose they are, and else their public Call IDs are reserved",
-		"taken_up", len(taken), "reserved_entries", len(have))
+		"taken_up", len(taken), "reserved_entries", len(unknown))
 }
 
-// disown leaves out the flows that are known: those of calls, those to be deleted, and the
-// canary's; and those that have no entry of a daemon's, but share somebody's tunnel.
-func (g *Gateway) disown(have datapath.Flows) {
-	for f := range g.doomed {
-		delete(have, f.Unmarked())
+// entries lists the flows that the kernel has entries for, and the control connections. A list
+// that fails has nothing. Where the entries are the data path's, the first audit takes the list.
+func (g *Gateway) entries() (datapath.Flows, []calls.Connection, error) {
+	s := &g.sweeper
+	if !g.outlives() {
+		have := make(datapath.Flows)
+		_, err := g.lister.Traffic(have, nil)
+		live, liveErr := g.lister.Connections(g.cfg.Ports)
+		return have, live, errors.Join(err, liveErr)
 	}
-	delete(have, canary)
-	maps.DeleteFunc(have, func(f calls.Flow, t calls.Traffic) bool { return t.Lent || g.table.Has(f) })
+	s.have = make(datapath.Flows, 2*g.table.Calls())
+	l, err := g.list(s.have)
+	if err == nil {
+		s.first = l
+	}
+	return s.have, l.live, err
+}
+
+// unknown returns the flows that nobody knows: not those of calls, those to be deleted and the
+// canary's; nor those that have no entry of a daemon's, but share somebody's tunnel.
+func (g *Gateway) unknown(have datapath.Flows) datapath.Flows {
+	doomed := make(map[calls.Flow]struct{}, len(g.doomed))
+	for f := range g.doomed {
+		doomed[f.Unmarked()] = struct{}{}
+	}
+	left := make(datapath.Flows)
+	for f, t := range have {
+		if _, over := doomed[f]; !over && !t.Lent && f != canary && !g.table.Has(f) {
+			left[f] = t
+		}
+	}
+	return left
 }
 
 func lastNumber(records []calls.Record) (last uint64) {

@@ -63,6 +63,9 @@ type sweeper struct {
 	extra    bool               // it listed all that the kernel has, although what is on record is little
 	listed   time.Time          // when all that the kernel has was listed last
 
+	// What adopt has listed, for the first audit; its flows are in have. nil for nothing.
+	first *listing
+
 	// Memory that is used again, as far as release leaves it.
 	have    datapath.Flows
 	records []calls.Record
@@ -232,6 +235,7 @@ func (s *sweeper) rest(pressing, wanted bool) time.Duration {
 // release gives up memory that is large. It would lie about for longer than comparing takes,
 // and is a third of what a call costs.
 func (s *sweeper) release() {
+	s.first = nil
 	if len(s.have) > askMost {
 		s.have, s.records = make(datapath.Flows), nil
 	}
