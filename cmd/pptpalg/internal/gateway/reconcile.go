@@ -55,10 +55,14 @@ func (g *Gateway) takeUp(s store.Store, contents store.Contents) {
 	}
 }
 
+// restored is how many calls are taken up at a time: the table keeps the memory for the events of
+// so many.
+const restored = 256
+
 // restore is Editor.Restore. stored says that the store has the calls already. Where flows
 // outlive the daemon, theirs are there, as a rule: the first audit installs those that are not.
 func (g *Gateway) restore(all []calls.Record, stored bool, now time.Time) (refused int) {
-	for some := range slices.Chunk(all, slice) {
+	for some := range slices.Chunk(all, restored) {
 		for i := range some {
 			g.askForZones(&some[i].Connection, now)
 		}
