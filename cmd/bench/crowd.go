@@ -118,16 +118,29 @@ collection, less that of the daemon without calls.
 // weight is a daemon's memory in bytes.
 type weight struct{ heap, resident float64 }
 
-// weigh looks at a daemon for a while. The least heap it sees is what was left after a
-// collection.
+// gcTime is the time in which Go collects garbage at least once: it forces a collection every
+// two minutes. An audit makes much garbage, so a collection often comes while one is under way
+// and its memory is in use; the next one then comes without.
+const (
+	gcTime      = 150 * time.Second
+	collections = 2
+)
+
+// weigh looks at a daemon for a while, and until it has collected garbage. The least heap it
+// sees is what was left after a collection.
 func (c crowd) weigh(watch time.Duration) (weight, error) {
 	w := weight{heap: math.Inf(1)}
-	for from := time.Now(); time.Since(from) < watch; time.Sleep(50 * time.Millisecond) {
+	last, seen := 0.0, -1
+	for from := time.Now(); time.Since(from) < watch || seen < collections && time.Since(from) < gcTime; time.Sleep(20 * time.Millisecond) {
 		m, err := c.metrics()
 		if err != nil {
 			return weight{}, err
 		}
 		w.heap = min(w.heap, m["go_memstats_heap_alloc_bytes"])
+		if at := m["go_memstats_last_gc_time_seconds"]; at != last {
+			last = at
+			seen++
+		}
 	}
 	resident, err := c.resident()
 	w.resident = float64(resident)
