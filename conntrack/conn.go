@@ -36,6 +36,7 @@ type Conn struct {
 	closed   bool
 	noFilter bool // the kernel has refused to filter a dump
 	noZones  bool // the kernel has refused a zone: it is built without (CONFIG_NF_CONNTRACK_ZONES)
+	current  bool // the last Traffic has met no entry of an earlier release
 	zones    zones
 	searches budget
 	sequence uint32 // number of the next message

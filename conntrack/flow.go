@@ -230,12 +230,14 @@ type Stray struct {
 func (c *Conn) Traffic(into map[calls.Flow]calls.Traffic, wanted func(*Stray) bool) (strays []Stray, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	old := false
 	again := func() {
 		clear(into)
-		strays = nil
+		strays, old = nil, false
 	}
 	err = c.dump(byProto(unix.IPPROTO_GRE), again, func(_ int, e *entry) {
 		e.translated(into)
+		old = old || e.outdated()
 		if s, ok := e.stray(); ok && wanted != nil && wanted(&s) {
 			strays = append(strays, s)
 		}
@@ -243,6 +245,7 @@ func (c *Conn) Traffic(into map[calls.Flow]calls.Traffic, wanted func(*Stray) bo
 	if err != nil {
 		return nil, fmt.Errorf("list GRE entries: %w", err)
 	}
+	c.current = !old
 	return strays, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -31,7 +32,12 @@ const eventBuffer = 256 << 10
 // documentation for what the kernel does not report.
 type Listener struct {
 	conn  *netlink.Conn
+	raw   syscall.RawConn // conn's: its Receive reads twice and allocates for each event
 	close func() error
+
+	// Memory that is reused.
+	buf  []byte
+	msgs []netlink.Message
 }
 
 // Destroyed is an entry that has left the table.
@@ -69,10 +75,11 @@ func Listen(ports []uint16, own ...*Conn) (*Listener, error) {
 	if err == nil {
 		err = conn.JoinGroup(unix.NFNLGRP_CONNTRACK_DESTROY)
 	}
-	if err != nil {
+	raw, rawErr := conn.SyscallConn()
+	if err = errors.Join(err, rawErr); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen to conntrack events: %w%s", err, hint(err)), conn.Close())
 	}
-	return &Listener{conn, sync.OnceValue(conn.Close)}, nil
+	return &Listener{conn: conn, raw: raw, close: sync.OnceValue(conn.Close), buf: make([]byte, bufferSize)}, nil
 }
 
 // Close ends the Listener. A Next that waits returns an error.
@@ -84,24 +91,62 @@ func (l *Listener) Close() error {
 }
 
 // Next waits for the next events until a deadline, and returns the entries that have left
-// the table. There may be none, without an error. The error is ErrLost if the buffer was
-// too small, and os.ErrDeadlineExceeded at the deadline.
+// the table: those of all events that are waiting, up to eventsAtOnce. There may be none,
+// without an error. The error is ErrLost if the buffer was too small; then there may be
+// entries nevertheless. It is os.ErrDeadlineExceeded at the deadline.
 func (l *Listener) Next(until time.Time) ([]Destroyed, error) {
-	if err := l.conn.SetReadDeadline(until); err != nil {
-		return nil, fmt.Errorf("receive conntrack event: %w", err)
+	var d drained
+	err := l.raw.Control(func(fd uintptr) { d = l.drain(int(fd)) })
+	if err == nil && d.events == 0 && d.err == nil {
+		err = l.conn.SetReadDeadline(until)
+		if err == nil {
+			err = l.raw.Read(func(fd uintptr) bool {
+				d = l.drain(int(fd))
+				return d.events > 0 || d.err != nil
+			})
+		}
 	}
-	msgs, err := l.conn.Receive()
-	switch {
+	switch err = errors.Join(err, d.err); {
 	case errors.Is(err, unix.ENOBUFS):
-		return nil, ErrLost
+		return d.all, ErrLost
 	case err != nil:
-		return nil, fmt.Errorf("receive conntrack event: %w", err)
+		return d.all, fmt.Errorf("receive conntrack event: %w", err)
 	}
-	var all []Destroyed
-	for _, m := range msgs {
-		all = appendDestroyed(all, m)
+	return d.all, nil
+}
+
+// eventsAtOnce is how many events Next returns at most.
+const eventsAtOnce = 512
+
+// drained is what was read without waiting.
+type drained struct {
+	all    []Destroyed
+	events int
+	err    error
+}
+
+// drain reads the events that are waiting.
+func (l *Listener) drain(fd int) (d drained) {
+	for d.events < eventsAtOnce {
+		n, err := unix.Read(fd, l.buf)
+		switch {
+		case err == unix.EAGAIN:
+			return d
+		case err == unix.EINTR:
+			continue
+		case err == nil:
+			l.msgs, err = split(l.msgs[:0], l.buf[:n])
+		}
+		if err != nil {
+			d.err = err
+			return d
+		}
+		d.events++
+		for _, m := range l.msgs {
+			d.all = appendDestroyed(d.all, m)
+		}
 	}
-	return all, nil
+	return d
 }
 
 // appendDestroyed decodes an event. It skips entries that the filter passed but that are

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -195,6 +196,38 @@ func TestFlushGivesAll(t *testing.T) {
 	}
 }
 
+// TestEventsTogether: those that are waiting come at once, even at the deadline, but not more of
+// them than are good for whoever waits for something else.
+func TestEventsTogether(t *testing.T) {
+	ns := newNamespace(t)
+	c, other := ns.dial(t), ns.dial(t)
+	l := ns.listen(t, c)
+	must0 := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must0(l.conn.SetReadBuffer(4 << 20))
+	flows := manyFlows(eventsAtOnce + 100)
+	mustApply(t, c, changes(calls.Install, flows...))
+	mustApply(t, other, changes(calls.Remove, flows...))
+	for _, want := range [][]calls.Flow{flows[:eventsAtOnce], flows[eventsAtOnce:]} {
+		all, err := l.Next(time.Now())
+		must0(err)
+		var got []calls.Flow
+		for _, d := range all {
+			got = append(got, d.Flow)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%d events, want %d in their order", len(got), len(want))
+		}
+	}
+	if all, err := l.Next(time.Now()); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("and then: %+v, %v", all, err)
+	}
+}
+
 // TestEventsOn holds what is said of net.netfilter.nf_conntrack_events: which entries are
 // reported, those made before anybody listened, and those made after. With 2 the kernel
 // promises nothing of the former.
@@ -222,7 +255,9 @@ func TestEventsOn(t *testing.T) {
 				if err != nil {
 					break
 				}
-				heard[all[0].Flow] = true
+				for _, d := range all {
+					heard[d.Flow] = true
+				}
 			}
 			if tt.events != 2 && heard[toClient] != tt.early || heard[toServer] != tt.late {
 				t.Errorf("heard of the early one: %v, of the late one: %v", heard[toClient], heard[toServer])

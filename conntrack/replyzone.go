@@ -98,17 +98,20 @@ func (c *Conn) entryOf(f calls.Flow) entry {
 // outdated reports whether an entry is as earlier releases created it for a flow whose own
 // key is 0: its reply tuple is in the zone of packets.
 func (e *entry) outdated() bool {
+	if e.reply.zone != 0 || e.reply.Src.Port() != 0 {
+		return false // nearly all
+	}
 	f, ours := e.flow()
-	return ours && e.reply.zone == 0 && replyZone(f) != 0
+	return ours && replyZone(f) != 0
 }
 
 // Renew replaces the entries of an earlier release that would have another shape today, if
 // mine reports true for their flows. It returns their number. It walks the whole table
-// once.
+// once, unless the last Traffic has met no such entry.
 func (c *Conn) Renew(mine func(calls.Flow) bool) (renewed int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.noZones {
+	if c.noZones || c.current {
 		return 0, nil
 	}
 	old, err := list(c, byProto(unix.IPPROTO_GRE), func(e *entry) (entry, bool) { return *e, e.outdated() })

@@ -78,6 +78,35 @@ func TestOutdatedEntries(t *testing.T) {
 	})
 }
 
+// TestNothingOutdated: who has listed all entries and met none of an earlier release need not
+// look for such again.
+func TestNothingOutdated(t *testing.T) {
+	ns := newNamespace(t)
+	c := ns.dial(t)
+	mustCreate(t, c, toClient0)
+	mustCreate(t, c, toServer)
+	renewed := func() (renewed int) {
+		t.Helper()
+		if _, err := c.Traffic(make(map[calls.Flow]calls.Traffic), nil); err != nil {
+			t.Fatal(err)
+		}
+		n, err := c.Renew(func(calls.Flow) bool { return true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := renewed(); n != 0 || !c.current {
+		t.Errorf("%d renewed, current: %v", n, c.current)
+	}
+	mustDelete(t, c, toClient0)
+	outdated(t, c, toClient0)
+	if n := renewed(); n != 1 || c.current {
+		t.Errorf("%d renewed, current: %v", n, c.current)
+	}
+	wantFlows(t, c, toClient0, toServer)
+}
+
 // TestKernelWithoutZones: one that refuses a zone gets entries without.
 func TestKernelWithoutZones(t *testing.T) {
 	sent := func(zoned bool, answer func(netlink.Message) []datagram) func(netlink.Message) []datagram {

@@ -25,12 +25,15 @@ type Table struct {
 	counts   [reasons]counter
 }
 
-// state is a flow: less than a line of the processor's cache.
+// state is a flow: a line of the processor's cache.
 type state struct {
 	packets, bytes atomic.Uint64
 	flow           packed
 	via            pptp.CallID // the Call ID between Enter and Leave
-	over           bool        // removed; owned by the goroutine that changes the table
+
+	// Owned by the goroutine that changes the table.
+	over         bool   // removed
+	older, newer *state // flows that leave alike; Table.left has the newest
 }
 
 // faded is a removed flow, by which packets that have entered still leave.
@@ -90,6 +93,9 @@ func (t *Table) Install(f calls.Flow, now time.Time) error {
 	}
 	s := &state{flow: p, via: t.transit(p)}
 	t.inside.put(s.inside(), s) // what has entered can leave
+	if s.older = t.left.find(p.leaves()); s.older != nil {
+		s.older.newer = s
+	}
 	t.left.put(p.leaves(), s)
 	t.entering.put(p.enters(), s)
 	if old != nil {
@@ -141,7 +147,18 @@ func (t *Table) Remove(f calls.Flow, now time.Time) (Traffic, bool) {
 // retire keeps a flow for packets that have entered and not left.
 func (t *Table) retire(s *state, now time.Time) {
 	s.over = true
-	t.left.remove(s.flow.leaves(), s)
+	switch {
+	case s.newer != nil:
+		s.newer.older = s.older
+	case s.older != nil:
+		t.left.put(s.flow.leaves(), s.older)
+	default:
+		t.left.remove(s.flow.leaves(), s)
+	}
+	if s.older != nil {
+		s.older.newer = s.newer
+	}
+	s.older, s.newer = nil, nil
 	t.fading = append(t.fading, faded{s, now})
 }
 

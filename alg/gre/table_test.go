@@ -314,7 +314,7 @@ func TestUnderway(t *testing.T) {
 }
 
 // TestLeaveAlike: of two flows that leave alike one goes, and the packets of the other still
-// leave.
+// leave, and errors about them still find their sender.
 func TestLeaveAlike(t *testing.T) {
 	alike := inward
 	alike.Dst = netip.MustParseAddr("192.0.2.2")
@@ -330,6 +330,45 @@ func TestLeaveAlike(t *testing.T) {
 		if diff := cmp.Diff(ip(server, client, 0, data(inward.NewKey)), b); diff != "" {
 			t.Errorf("%v (-want +got):\n%s", tt.stays, diff)
 		}
+		b = report(public, server, 11, ip(server, client, 0, data(inward.NewKey)))
+		table.Enter(b)
+		if diff := cmp.Diff(report(public, server, 11, ip(server, tt.stays.Dst, 0, data(tt.stays.Key))), b); diff != "" {
+			t.Errorf("%v: error (-want +got):\n%s", tt.stays, diff)
+		}
+	}
+}
+
+// TestManyLeaveAlike: of flows that come and go and leave alike, nothing is kept but what is in
+// force, and the last one that is left has the errors.
+func TestManyLeaveAlike(t *testing.T) {
+	table := newTable(t, inward)
+	for i := range 100 {
+		f := inward
+		f.Dst = netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + i)})
+		if err := table.Install(f, start); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			table.Remove(f, start)
+			continue
+		}
+		if err := table.Install(inward, start); err != nil { // no change
+			t.Fatal(err)
+		}
+		marked := f
+		marked.Mark = 7
+		if err := table.Install(marked, start); err != nil {
+			t.Fatal(err)
+		}
+		table.Remove(marked, start)
+	}
+	s := table.left.find(keyFrom(server.As4(), client.As4(), inward.NewKey))
+	if s == nil || s.flow.dst != public.As4() || s.older != nil || s.newer != nil {
+		t.Errorf("errors find %+v", s)
+	}
+	table.Remove(inward, start)
+	if n := table.left.n.Load(); n != 0 {
+		t.Errorf("%d flows left", n)
 	}
 }
 

@@ -84,13 +84,13 @@ func (o options) parts(p programs) []part {
 	t := tableRun{greRun{contenders: filled(all), calls: []int{500000}, sizes: g.sizes, rounds: g.rounds, window: g.window}}
 	b := otherRun{rounds: 41, window: 40 * time.Millisecond, repeat: 1_000_000}
 	c := callRun{contenders: only(all, nameNAT, nameHelper, nameKernel, nameQueue), rounds: 5, window: 3 * time.Second, trips: 1000}
-	d := crowdRun{daemon: only(all, nameKernel)[0], calls: 50000, silent: 10000, watch: 10 * time.Second, restarts: 5}
+	d := crowdRun{daemon: only(all, nameKernel)[0], calls: 50000, silent: 10000, watch: 10 * time.Second, idling: 2 * time.Minute, restarts: 5}
 	if o.quick {
 		g.calls, g.rounds, g.window = []int{1, 1000}, 5, 40*time.Millisecond
 		t.calls, t.rounds, t.window = []int{50000}, g.rounds, g.window
 		b.rounds, b.repeat = 11, 100_000
 		c.rounds, c.window, c.trips = 2, time.Second, 300
-		d.calls, d.silent, d.watch, d.restarts = 5000, 1000, 5*time.Second, 2
+		d.calls, d.silent, d.watch, d.idling, d.restarts = 5000, 1000, 5*time.Second, 10*time.Second, 2
 	}
 	return []part{
 		{"gre", func(ctx context.Context, r *report) error {

@@ -141,7 +141,7 @@ func TestFastPath(t *testing.T) { eachFastPath(t, testFastPath) }
 
 func testFastPath(t *testing.T, g *testGateway, path string) {
 	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_acct", "1"))
-	g.startFast("auto")
+	g.startFast("auto", "--fastpath-interval", "1m") // all are in force when it tells
 	g.server(lab.Behaviour{Refuse: true})
 	calls := []*lab.Call{callOn(t, g.client(0), 7), callOn(t, g.client(1), 7)}
 	const rounds = 50

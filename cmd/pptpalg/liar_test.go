@@ -192,7 +192,24 @@ func (l *liar) ids() []pptp.CallID {
 // honest server sees it.
 type wiretap struct {
 	mu   sync.Mutex // guards last
-	last map[uint16]lab.Segment
+	last map[uint16]overheard
+}
+
+// overheard is a client's last segment, and what comes next of its stream. The segment may lie
+// further on, behind bytes that were lost. Nobody may be told that the server has these: the
+// client would never send them again.
+type overheard struct {
+	lab.Segment
+	next uint32
+}
+
+// hear takes the client's next segment into account.
+func (o overheard) hear(s lab.Segment) overheard {
+	end := s.Seq + uint32(len(s.Payload))
+	if behind := int32(s.Seq-o.next) > 0; behind || int32(end-o.next) < 0 {
+		end = o.next
+	}
+	return overheard{s, end}
 }
 
 // wiretapOn listens to what arrives at a host.
@@ -201,7 +218,7 @@ func wiretapOn(t *testing.T, h *lab.Host) *wiretap {
 	socket, err := lab.OpenTCPBeside(h, h.Addr)
 	must(t, err)
 	closeAfter(t, socket)
-	p := &wiretap{last: make(map[uint16]lab.Segment)}
+	p := &wiretap{last: make(map[uint16]overheard)}
 	go p.run(socket)
 	return p
 }
@@ -213,15 +230,28 @@ func (p *wiretap) run(socket *lab.TCP) {
 		case errors.Is(err, lab.ErrTimeout):
 		case err != nil:
 			return
-		case s.Flags&(lab.RST|lab.SYN) == 0:
-			p.mu.Lock()
-			p.last[s.Src.Port()] = s
-			p.mu.Unlock()
+		default:
+			p.hear(s)
 		}
 	}
 }
 
-func (p *wiretap) of(port uint16) (lab.Segment, bool) {
+func (p *wiretap) hear(s lab.Segment) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case s.Flags&(lab.SYN|lab.ACK) == lab.SYN:
+		p.last[s.Src.Port()] = overheard{s, s.Seq + 1}
+	case s.Flags&(lab.RST|lab.SYN) == 0:
+		last, known := p.last[s.Src.Port()]
+		if !known {
+			last.next = s.Seq
+		}
+		p.last[s.Src.Port()] = last.hear(s)
+	}
+}
+
+func (p *wiretap) of(port uint16) (overheard, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s, ok := p.last[port]
@@ -241,9 +271,8 @@ func (l *liar) forge(flags lab.Flags, ahead uint32) error {
 		if !ok || c.Control.Dst != last.Dst.String() {
 			continue
 		}
-		next := last.Seq + uint32(len(last.Payload))
-		in := lab.Segment{Src: client, Dst: last.Dst, Seq: next + ahead, Ack: last.Ack, Flags: flags, Window: 500}
-		out := lab.Segment{Src: last.Dst, Dst: last.Src, Seq: last.Ack + ahead, Ack: next, Flags: flags, Window: 500}
+		in := lab.Segment{Src: client, Dst: last.Dst, Seq: last.next + ahead, Ack: last.Ack, Flags: flags, Window: 500}
+		out := lab.Segment{Src: last.Dst, Dst: last.Src, Seq: last.Ack + ahead, Ack: last.next, Flags: flags, Window: 500}
 		if err := errors.Join(l.tcp[insider].Send(in), l.tcp[outsider].Send(out)); err != nil {
 			return err
 		}

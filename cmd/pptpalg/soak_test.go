@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +28,11 @@ var soakTime = flag.Duration("soak", 15*time.Second, "how long TestSoak runs")
 // healing is how long a call may be silent after somebody flushed conntrack, or while
 // TCP sends lost segments again.
 const healing = 15 * time.Second
+
+// forsaken is how long a server may keep the connection of a client that went while segments
+// were lost: its keepalive asks after 15 s, TCP waits ever longer between two retransmissions,
+// and conntrack forgets the connection 10 s later.
+const forsaken = 3 * time.Minute
 
 // TestSoak has clients open, use, clear, crash and redial calls at random while the
 // daemon is killed and restarted, conntrack is flushed, and segments are dropped and
@@ -74,31 +78,36 @@ func testSoak(t *testing.T, path datapath.Name) {
 		t.Errorf("of %d calls that were dialled while the daemon lived, only %d were established", tried, calls)
 	}
 	// A liar's connection whose FIN lies behind a gap may last as long as conntrack's TIME_WAIT.
-	// A client whose RST was lost is found by the server's keepalive, after 15 s, and its
-	// connection ends when conntrack forgets it, 10 s later.
-	if err := lab.Poll(3*healing, func() bool { return s.honestCalls() == 0 }); err != nil {
-		for _, h := range g.Inside {
-			t.Log(s.state(h))
+	if err := lab.Poll(forsaken, func() bool { return s.honestCalls() == 0 }); err != nil {
+		for _, h := range s.honest {
+			if s.callsOf(h) > 0 {
+				t.Log(s.state(h))
+			}
 		}
 		t.Errorf("%d calls of honest clients are left", s.honestCalls())
 	}
 	if len(g.calls()) == 0 {
 		g.wantEntriesOfCalls(0)
 	}
+	// A daemon that was just started may not have all its goroutines yet, and one that serves a
+	// request ends with its connection, a moment later.
+	const few = 16
 	after := g.footprint()
-	// Goroutines that serve a request end with its connection, a moment later.
-	_ = lab.Poll(lab.Patience, func() bool { after = g.footprint(); return after.goroutines <= before.goroutines+2 })
+	_ = lab.Poll(lab.Patience, func() bool { after = g.footprint(); return after.goroutines <= before.goroutines+few })
 	t.Logf("%d of %d calls, %d packets there and back, %d control connections broken by %d flushes; before %+v, after %+v", s.calls.Load(), s.tried.Load(), s.packets.Load(), s.broken.Load(), s.flushes.Load()/2, before, after)
 	for _, l := range s.liars {
 		t.Logf("%d lies", l.told.Load())
 	}
-	if s.broken.Load() > s.calls.Load()/20 {
-		t.Errorf("%d of %d control connections were broken", s.broken.Load(), s.calls.Load())
+	// A daemon that mends nothing loses those of all clients at every flush.
+	if most := s.flushes.Load() / 2 * honest * 7 / 8; s.broken.Load() > most {
+		t.Errorf("%d control connections were broken by %d flushes", s.broken.Load(), s.flushes.Load()/2)
 	}
-	if after.goroutines > before.goroutines+2 {
+	if after.goroutines > before.goroutines+few {
 		t.Errorf("%d goroutines, %d before", after.goroutines, before.goroutines)
 	}
-	const slack = 8 << 20
+	// The younger half of a heap that was just collected may be garbage, and history fills its
+	// bounds meanwhile.
+	const slack = 16 << 20
 	if after.heap > before.heap+slack {
 		t.Errorf("%d bytes of heap, %d before", after.heap, before.heap)
 	}
@@ -106,8 +115,15 @@ func testSoak(t *testing.T, path datapath.Name) {
 
 // honestCalls returns how many calls the daemon has of clients that are no liars.
 func (s *soak) honestCalls() (n int) {
+	for _, h := range s.honest {
+		n += s.callsOf(h)
+	}
+	return n
+}
+
+func (s *soak) callsOf(h *lab.Host) (n int) {
 	for _, c := range s.g.calls() {
-		if slices.ContainsFunc(s.honest, func(h *lab.Host) bool { return h.Addr.String() == fmt.Sprint(c.PNS.Address) }) {
+		if c.PNS.Address == h.Addr.String() {
 			n++
 		}
 	}
@@ -125,6 +141,7 @@ type soak struct {
 	flushes        atomic.Int64 // counted twice each
 	deaths         atomic.Int64 // of daemons
 	broken         atomic.Int64 // control connections that a flush broke, or a flush, a death and a lie together
+	deadly         atomic.Bool  // daemons die in this round
 	down           atomic.Bool  // no daemon edits
 	outage         atomic.Int64 // for how long that was so, in all
 }
@@ -135,6 +152,7 @@ func (s *soak) start() { s.g.start(append([]string{"--event-log", s.events}, lia
 // daemon's is one.
 func (s *soak) round(t *testing.T, length time.Duration, trouble func(), deaths bool) {
 	t.Helper()
+	s.deadly.Store(deaths)
 	stop := make(chan struct{})
 	failures := make(chan error, 1)
 	fail := func(err error) {
@@ -322,7 +340,7 @@ func (s *soak) live(h *lab.Host) error {
 	if err != nil {
 		return s.again("call", err)
 	}
-	if err := call.Exchange([]byte("first"), 300*time.Millisecond); err != nil {
+	if err := s.first(call); err != nil {
 		return s.again("first packet", err)
 	}
 	s.calls.Add(1)
@@ -345,6 +363,16 @@ func (s *soak) live(h *lab.Host) error {
 		_ = c.Send(lab.NewCallClearRequest(own), lab.NewStopRequest())
 	}
 	return nil
+}
+
+// first exchanges a call's first packet. Where no daemon dies, that may take long.
+func (s *soak) first(call *lab.Call) (err error) {
+	for range 8 {
+		if err = call.Exchange([]byte("first"), 300*time.Millisecond); err == nil || s.deadly.Load() {
+			break
+		}
+	}
+	return err
 }
 
 // reasons counts errors by what was tried.

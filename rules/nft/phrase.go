@@ -81,7 +81,9 @@ func upper(protocol byte, exprs ...expr.Any) []expr.Any {
 	return append([]expr.Any{meta(expr.MetaKeyL4PROTO), equal([]byte{protocol})}, exprs...)
 }
 
-var isTCP = phrase{words: "meta l4proto tcp", exprs: upper(unix.IPPROTO_TCP)}
+// isTCP is what every packet of the gateway is asked first. The kernel compares a byte of the
+// packet in line (nft_payload_fast), and calls a function for meta l4proto.
+var isTCP = phrase{words: "ip protocol tcp", exprs: []expr.Any{network(ipProtocol, 1), equal([]byte{unix.IPPROTO_TCP})}}
 
 // notLooped matches packets that do not arrive over the loopback interface.
 var notLooped = phrase{words: `iifname != "lo"`, exprs: []expr.Any{meta(expr.MetaKeyIIFNAME), other(name("lo"))}}

@@ -734,9 +734,9 @@ func (g *Gateway) confirm() {
 	clear(s.over)
 }
 
-// restoreShared takes up what the journal has. Calls that are shared may be another gateway's
-// by now: they are followed until the shared store tells.
-func (g *Gateway) restoreShared(contents *store.Contents, now time.Time) (refused int) {
+// await prepares for what the journal has to be taken up. Calls that are shared may be another
+// gateway's by now: they are followed until the shared store tells.
+func (g *Gateway) await(contents *store.Contents) {
 	g.readdress()
 	s := g.share
 	g.mu.Lock()
@@ -761,9 +761,6 @@ func (g *Gateway) restoreShared(contents *store.Contents, now time.Time) (refuse
 	for _, over := range contents.Gone {
 		s.over[over.Record.Number] = true
 	}
-	refused = g.editor.Restore(contents.Calls, now)
-	g.table.Events() // the kernel has the flows; the audit makes those that are missing
-	return refused
 }
 
 // followAgain makes the entries anew of connections of other gateways.

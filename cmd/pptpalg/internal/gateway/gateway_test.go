@@ -46,6 +46,7 @@ type fakeKernel struct {
 	flows  []calls.Flow
 	done   []string
 	lists  int // of all connections
+	walks  int // of all GRE entries
 
 	counts  bool // packets are counted
 	packets uint64
@@ -93,6 +94,7 @@ func (k *fakeKernel) Connections([]uint16) ([]calls.Connection, error) {
 }
 
 func (k *fakeKernel) Traffic(into map[calls.Flow]calls.Traffic, _ func(*conntrack.Stray) bool) ([]conntrack.Stray, error) {
+	k.walks++
 	clear(into)
 	for _, f := range k.lent {
 		into[f.Unmarked()] = calls.Traffic{Lent: true}
@@ -448,6 +450,71 @@ func TestLentEntry(t *testing.T) {
 	r.compare()
 	if diff := cmp.Diff([]string{"revive", "install"}, r.kernel.done); diff != "" || len(r.Calls()) != 1 {
 		t.Errorf("after a flush, %d calls (-want +got):\n%s", len(r.Calls()), diff)
+	}
+}
+
+// TestTakenUp: a daemon that takes up calls lists the kernel's entries once before it edits, and
+// asks for none that is there. What is lacking is made, and what is over deleted.
+func TestTakenUp(t *testing.T) {
+	tests := []struct {
+		name  string
+		left  func(r *rig) // what the daemon before has left
+		calls int
+		done  []string
+	}{
+		{"all is there", func(*rig) {}, 1, nil},
+		{"an entry is lacking", func(r *rig) { r.kernel.flows = r.kernel.flows[1:] }, 1, []string{"install"}},
+		{"both are", func(r *rig) { r.kernel.flows = nil }, 1, []string{"install", "install"}},
+		{"others have changed a mark", func(r *rig) { r.kernel.flows[0].Mark = 77 }, 1, nil},
+		{"the call was being cleared", func(r *rig) {
+			kept := slices.Clone(r.kernel.flows)
+			r.say(calls.Initiator, pptp.CallClearRequest, 7, 0, 0)
+			r.kernel.flows = kept
+		}, 0, []string{"remove", "remove"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			before := newRig(t, dir)
+			before.call()
+			tt.left(before)
+			if err := before.store.Close(); err != nil {
+				t.Fatal(err)
+			}
+			r := newRig(t, dir)
+			r.kernel.flows = before.kernel.flows
+			r.adopt()
+			r.clearKernel()
+			r.audit()
+			if diff := cmp.Diff(tt.done, r.kernel.done); diff != "" || len(r.Calls()) != tt.calls || r.orphans.count.Load() != 0 {
+				t.Errorf("%d calls, %d orphans; done (-want +got):\n%s", len(r.Calls()), r.orphans.count.Load(), diff)
+			}
+			if r.kernel.lists != 1 || r.kernel.walks != 1 {
+				t.Errorf("%d lists of connections, %d of entries", r.kernel.lists, r.kernel.walks)
+			}
+			r.kernel.flows = nil
+			if r.compare(); len(r.kernel.flows) != 2*tt.calls {
+				t.Errorf("the next audit leaves %v", r.kernel.flows)
+			}
+		})
+	}
+}
+
+// TestTakenUpUnlisted: an audit that finds no list makes one of its own.
+func TestTakenUpUnlisted(t *testing.T) {
+	dir := t.TempDir()
+	before := newRig(t, dir)
+	before.call()
+	if err := before.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, dir)
+	r.kernel.err = errKernel
+	r.adopt()
+	r.audit()
+	r.kernel.err = nil
+	if r.audit(); len(r.kernel.flows) != 2 || len(r.Calls()) != 1 {
+		t.Errorf("%d calls, the kernel has %v", len(r.Calls()), r.kernel.flows)
 	}
 }
 

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -40,75 +41,76 @@ func (g *Gateway) adopt() {
 	if g.orphans.unknown = g.share != nil && !g.share.isWhole(); g.orphans.unknown {
 		return
 	}
-	have := make(datapath.Flows)
-	if _, err := g.lister.Traffic(have, nil); err != nil {
+	entries, live, err := g.entries()
+	if err != nil {
 		g.conntrackFailed(opList, err)
-		return
-	}
-	live, some := g.claimable(have)
-	if !some {
-		return
 	}
 	g.order.Lock() // nothing comes to the kernel meanwhile, or leaves it
 	defer g.order.Unlock()
+	g.mu.Lock()
+	unknown := g.unknown(entries)
+	g.mu.Unlock()
 	if g.ready.Load() {
-		maps.DeleteFunc(have, func(f calls.Flow, _ calls.Traffic) bool { return !g.present(f) })
+		maps.DeleteFunc(unknown, func(f calls.Flow, _ calls.Traffic) bool { return !g.present(f) })
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.disown(have)
-	if len(have) == 0 {
+	if unknown = g.unknown(unknown); len(unknown) == 0 {
 		return
 	}
 	now := time.Now()
 	g.look(now)
 	last := g.table.LastNumber()
-	claimed := claims(have, live, last, now)
+	claimed := claims(unknown, live, last, now)
 	g.homes.own(claimed)
-	for i := range claimed {
-		g.askForZones(&claimed[i].Connection, now)
-	}
-	g.editor.Restore(claimed, now)
+	g.restore(claimed, false, now)
 	taken := slices.DeleteFunc(g.editor.Records(), func(r calls.Record) bool { return r.Number <= last || r.Number > last+uint64(len(claimed)) })
 	g.ledger.Know(taken, !g.outlives())
-	g.disown(have)
-	g.orphans.add(have, g.table, now)
+	unknown = g.unknown(unknown)
+	g.orphans.add(unknown, g.table, now)
 	g.log.Warn("the kernel translates for calls that the journal does not know: they are taken up where it is plain whose they are, and else their public Call IDs are reserved",
-		"taken_up", len(taken), "reserved_entries", len(have))
+		"taken_up", len(taken), "reserved_entries", len(unknown))
 }
 
-// claimable leaves out of the flows those that are known. If there are others, it returns the control
-// connections of which they may be.
-func (g *Gateway) claimable(have datapath.Flows) (live []calls.Connection, some bool) {
-	g.order.Lock()
-	g.mu.Lock()
-	g.disown(have)
-	g.mu.Unlock()
-	g.order.Unlock()
-	if len(have) == 0 {
-		return nil, false
+// entries lists the flows that the kernel has entries for, and the control connections. A list
+// that fails has nothing. Where the entries are the data path's, the first audit takes the list;
+// but not in a cluster, where others' calls come before that audit.
+func (g *Gateway) entries() (datapath.Flows, []calls.Connection, error) {
+	s := &g.sweeper
+	if !g.outlives() || g.share != nil {
+		have := make(datapath.Flows)
+		_, err := g.lister.Traffic(have, nil)
+		live, liveErr := g.lister.Connections(g.cfg.Ports)
+		return have, live, errors.Join(err, liveErr)
 	}
-	live, err := g.lister.Connections(g.cfg.Ports)
-	if err != nil {
-		g.conntrackFailed(opList, err)
+	s.have = make(datapath.Flows, 2*g.table.Calls())
+	l, err := g.list(s.have)
+	if err == nil {
+		s.first = l
 	}
-	return live, true
+	return s.have, l.live, err
 }
 
-// disown leaves out the flows that are known: those of calls, those to be deleted, and the
-// canary's; and those that have no entry of a daemon's, but share somebody's tunnel. The caller holds
-// order and mu.
-func (g *Gateway) disown(have datapath.Flows) {
+// unknown returns the flows that nobody knows: not those of calls, those to be deleted and the
+// canary's; nor those that have no entry of a daemon's, but share somebody's tunnel. The caller
+// holds order and mu.
+func (g *Gateway) unknown(have datapath.Flows) datapath.Flows {
+	doomed := make(map[calls.Flow]struct{}, len(g.doomed))
+	for f := range g.doomed {
+		doomed[f.Unmarked()] = struct{}{}
+	}
 	for i := range g.happened.events {
 		if e := &g.happened.events[i]; e.Kind == calls.Remove {
-			delete(have, e.Flow.Unmarked())
+			doomed[e.Flow.Unmarked()] = struct{}{}
 		}
 	}
-	for f := range g.doomed {
-		delete(have, f.Unmarked())
+	left := make(datapath.Flows)
+	for f, t := range have {
+		if _, over := doomed[f]; !over && !t.Lent && f != canary && !g.table.Has(f) {
+			left[f] = t
+		}
 	}
-	delete(have, canary)
-	maps.DeleteFunc(have, func(f calls.Flow, t calls.Traffic) bool { return t.Lent || g.table.Has(f) })
+	return left
 }
 
 // claim is a control connection with what an orphan needs to be a leg of a call on it.

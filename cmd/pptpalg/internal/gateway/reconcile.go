@@ -38,7 +38,10 @@ func (g *Gateway) openStore() error {
 func (g *Gateway) takeUp(s store.Store, contents store.Contents) {
 	g.store = s
 	now := time.Now()
-	refused := g.restore(&contents, now)
+	if g.share != nil {
+		g.await(&contents)
+	}
+	refused := g.restore(contents.Calls, true, now)
 	g.flushes.heir = g.table.Calls()+g.table.Followed() > 0
 	g.ledger.Know(g.editor.Records(), !g.outlives())
 	for _, r := range contents.Resting {
@@ -55,15 +58,27 @@ func (g *Gateway) takeUp(s store.Store, contents store.Contents) {
 	}
 }
 
-// restore puts the calls of a store on record.
-func (g *Gateway) restore(contents *store.Contents, now time.Time) (refused int) {
-	for i := range contents.Calls {
-		g.askForZones(&contents.Calls[i].Connection, now)
+// restored is how many calls are taken up at a time: the table keeps the memory for the events of
+// so many.
+const restored = 256
+
+// restore is Editor.Restore. stored says that the store has the calls already. Where flows
+// outlive the daemon, theirs are there, as a rule: the first audit installs those that are not.
+func (g *Gateway) restore(all []calls.Record, stored bool, now time.Time) (refused int) {
+	for some := range slices.Chunk(all, restored) {
+		for i := range some {
+			g.askForZones(&some[i].Connection, now)
+		}
+		refused += g.editor.Restore(some, now)
+		events := g.table.Events()
+		if !g.outlives() {
+			g.refused(events, g.path.Apply(events))
+		}
+		g.note(slices.DeleteFunc(events, func(e calls.Event) bool {
+			return e.Kind == calls.Install || stored && (e.Kind == calls.Noted || e.Kind == calls.Followed)
+		}))
 	}
-	if g.share != nil {
-		return g.restoreShared(contents, now)
-	}
-	return g.editor.Restore(contents.Calls, now)
+	return refused
 }
 
 // unfollowed returns the flows of calls that NAT does not touch and that an earlier daemon
@@ -220,24 +235,38 @@ func (g *Gateway) found(c *alg.Audit, live []calls.Connection) {
 
 // inKernel returns the control connections that the kernel has, and has the flows of the
 // data path in have: those on record if they are few, but now and then all. What is not on
-// record, as strays, is met then.
+// record, as strays, is met then. The first audit has what adopt has listed.
 func (g *Gateway) inKernel(c *alg.Audit, have datapath.Flows) (live []calls.Connection, err error) {
 	s, now := &g.sweeper, time.Now()
 	connections, known, few := g.onRecord(c)
 	s.extra = few && now.Sub(s.listed) >= listInterval
-	if few && !s.extra {
+	if few && !s.extra && s.first == nil {
 		return g.askFor(connections, known, have)
 	}
-	live, err = g.lister.Connections(g.cfg.Ports)
-	strays, flowsErr := g.path.Snapshot(have, nil, firstStrays())
-	if err := errors.Join(err, flowsErr); err != nil {
-		return nil, err
+	l := s.first
+	if l == nil {
+		if l, err = g.list(have); err != nil {
+			return nil, err
+		}
+		s.listed = now
 	}
-	s.listed = now
-	g.strays.know(live, now)
-	g.metrics.strays.Set(float64(g.strays.take(g.concern(strays, live, g.strays.public))))
-	g.watchOrphans(live, now)
-	return live, nil
+	g.strays.know(l.live, now)
+	g.metrics.strays.Set(float64(g.strays.take(g.concern(l.strays, l.live, g.strays.public))))
+	g.watchOrphans(l.live, now)
+	return l.live, nil
+}
+
+// listing is all that the kernel has, but for the flows.
+type listing struct {
+	live   []calls.Connection
+	strays []conntrack.Stray
+}
+
+// list lists all that the kernel has, and has the flows of the data path in have.
+func (g *Gateway) list(have datapath.Flows) (*listing, error) {
+	live, err := g.lister.Connections(g.cfg.Ports)
+	strays, flowsErr := g.path.Snapshot(have, nil, firstStrays())
+	return &listing{live, strays}, errors.Join(err, flowsErr)
 }
 
 // askFor is inKernel for what is on record.

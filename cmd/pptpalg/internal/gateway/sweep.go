@@ -24,8 +24,10 @@ const (
 	// tick is how often the reconciler does what time alone brings about. Audits come so
 	// often where there are no events, and while something is left to be mended.
 	tick = 2 * time.Second
-	// gather is how long events are collected, counted from the first one.
-	gather = 5 * time.Millisecond
+	// gather is how long events are left to come after the first one: each that is waited for
+	// wakes the daemon. drain is for those that have come.
+	gather = 10 * time.Millisecond
+	drain  = time.Millisecond
 	// settled is how long ago a FIN or RST must have been seen for conntrack to have
 	// seen it too.
 	settled = 200 * time.Millisecond
@@ -60,6 +62,9 @@ type sweeper struct {
 	worked   time.Duration      // how long the last one took, but for an extra one
 	extra    bool               // it listed all that the kernel has, although what is on record is little
 	listed   time.Time          // when all that the kernel has was listed last
+
+	// What adopt has listed, for the first audit; its flows are in have. nil for nothing.
+	first *listing
 
 	// Memory that is used again, as far as release leaves it.
 	have    datapath.Flows
@@ -107,7 +112,7 @@ func (g *Gateway) hear(ctx context.Context, until time.Time) (gone []conntrack.D
 		sleep(ctx, time.Until(until))
 		return nil, nil
 	}
-	for {
+	for heard := false; ; {
 		some, err := g.listener.Next(until)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -119,8 +124,10 @@ func (g *Gateway) hear(ctx context.Context, until time.Time) (gone []conntrack.D
 		case len(some) == 0:
 			continue
 		}
-		if soon := time.Now().Add(gather); soon.Before(until) && len(gone) == 0 {
-			until = soon
+		if !heard {
+			heard = true
+			sleep(ctx, gather)
+			until = time.Now().Add(drain)
 		}
 		gone = append(gone, some...)
 	}
@@ -228,6 +235,7 @@ func (s *sweeper) rest(pressing, wanted bool) time.Duration {
 // release gives up memory that is large. It would lie about for longer than comparing takes,
 // and is a third of what a call costs.
 func (s *sweeper) release() {
+	s.first = nil
 	if len(s.have) > askMost {
 		s.have, s.records = make(datapath.Flows), nil
 	}

@@ -18,9 +18,10 @@ func (v *Volume) add(w Volume) {
 // odometer adds up what has travelled to one end of a call. An entry that is created again
 // counts from 0.
 type odometer struct {
-	now    calls.Traffic // of the entry that is there, as it was last read
-	former Volume        // of those before
-	broken bool          // of which one may have counted more than was read
+	now     Volume // of the entry that is there, as it was last read
+	former  Volume // of those before
+	counted bool   // now was read
+	broken  bool   // one of those before may have counted more than was read
 }
 
 // read records what the entry has counted, and returns the increase.
@@ -32,15 +33,15 @@ func (o *odometer) read(t calls.Traffic) Volume {
 		o.lose()
 	}
 	grown := Volume{t.Packets - o.now.Packets, t.Bytes - o.now.Bytes}
-	o.now = t
+	o.now, o.counted = Volume{t.Packets, t.Bytes}, true
 	return grown
 }
 
 // lose records that the entry is gone and was not read.
 func (o *odometer) lose() {
-	if o.now.Counted {
-		o.former.add(Volume{o.now.Packets, o.now.Bytes})
-		o.now, o.broken = calls.Traffic{}, true
+	if o.counted {
+		o.former.add(o.now)
+		o.now, o.counted, o.broken = Volume{}, false, true
 	}
 }
 
@@ -48,7 +49,7 @@ func (o *odometer) lose() {
 func (o *odometer) total() calls.Traffic {
 	return calls.Traffic{
 		Packets: o.former.Packets + o.now.Packets, Bytes: o.former.Bytes + o.now.Bytes,
-		Counted: o.now.Counted || o.former != Volume{},
+		Counted: o.counted || o.former != Volume{},
 	}
 }
 
@@ -58,18 +59,19 @@ type Ledger struct {
 	store *Store
 
 	mu    sync.Mutex          // guards what follows
+	start time.Time           // just before the first tally
 	calls map[uint64]*account // that are not Gone, by number
 	spare []*account          // of calls that are, for the next ones; mostSpare at most
 	late  Volume              // what calls have carried between the last tally and their end
 }
 
-// account is what a call has carried.
+// account is what a call has carried. Times are since Ledger.start.
 type account struct {
-	ways   [2]odometer // to each side
-	begun  bool        // what the metrics tell of it begins with this daemon, or has begun
-	over   bool        // its end was told
-	moved  time.Time   // when packets were last seen to be counted, or counting began; zero if not all are counted
-	flowed time.Time   // when packets were last seen to be counted; zero if never
+	ways   [2]odometer   // to each side
+	moved  time.Duration // when packets were last seen to be counted, or counting began; 0 if not all are counted
+	flowed time.Duration // when packets were last seen to be counted; 0 if never
+	begun  bool          // what the metrics tell of it begins with this daemon, or has begun
+	over   bool          // its end was told
 }
 
 // NewLedger returns a ledger that adds events to a store.
@@ -80,6 +82,9 @@ func NewLedger(s *Store) *Ledger { return &Ledger{store: s, calls: make(map[uint
 func (l *Ledger) Know(all []calls.Record, afresh bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(l.calls) == 0 {
+		l.calls = make(map[uint64]*account, len(all))
+	}
 	for i := range all {
 		l.calls[all[i].Number] = known(&all[i], afresh)
 	}
@@ -184,17 +189,30 @@ func (a *account) finish(r *calls.Record, carried map[calls.Flow]calls.Traffic, 
 
 // Moved returns when a call's GRE was last seen to flow or, if it was not since then, when
 // counting began; zero if nothing counts it, or not all of it.
-func (l *Ledger) Moved(r calls.Record) time.Time { return l.account(r).moved }
+func (l *Ledger) Moved(r calls.Record) time.Time {
+	return l.time(r.Number, func(a *account) time.Duration { return a.moved })
+}
 
 // Flowed returns when a call's GRE was last seen to flow; zero if never.
-func (l *Ledger) Flowed(r calls.Record) time.Time { return l.account(r).flowed }
+func (l *Ledger) Flowed(r calls.Record) time.Time {
+	return l.time(r.Number, func(a *account) time.Duration { return a.flowed })
+}
 
-// account returns a copy of what is known of a call.
-func (l *Ledger) account(r calls.Record) account {
+// time returns a time of what is known of a call.
+func (l *Ledger) time(number uint64, of func(*account) time.Duration) time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if a := l.calls[r.Number]; a != nil {
-		return *a
+	a := l.calls[number]
+	if a == nil || of(a) == 0 {
+		return time.Time{}
 	}
-	return account{}
+	return l.start.Add(of(a))
+}
+
+// since is now as accounts have it. The caller holds mu.
+func (l *Ledger) since(now time.Time) time.Duration {
+	if l.start.IsZero() {
+		l.start = now.Add(-1)
+	}
+	return now.Sub(l.start)
 }

@@ -30,9 +30,10 @@ func (l *Ledger) Add(t *Tally, some []calls.Record, have map[calls.Flow]calls.Tr
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	at := l.since(now)
 	for i := range some {
 		if a := l.calls[some[i].Number]; a != nil && !a.over { // its end may have been told meanwhile, with later counts
-			t.enter(a, &t.glances[i], now)
+			t.enter(a, &t.glances[i], at)
 		}
 	}
 }
@@ -67,7 +68,7 @@ func (t *Tally) look(r *calls.Record, have map[calls.Flow]calls.Traffic) (g glan
 
 // enter records what was found of a call. For a call of an earlier daemon the first count
 // is only the start, because that daemon has counted before.
-func (t *Tally) enter(a *account, g *glance, now time.Time) {
+func (t *Tally) enter(a *account, g *glance, at time.Duration) {
 	var grown Volume
 	counted, some := false, false
 	for side := range a.ways {
@@ -81,17 +82,17 @@ func (t *Tally) enter(a *account, g *glance, now time.Time) {
 		counted = counted || g.traffic[side].Counted && !g.traffic[side].AtLeast
 	}
 	if a.begun && grown != (Volume{}) {
-		a.flowed = now
+		a.flowed = at
 		t.Grown.add(grown)
 	}
 	a.begun = a.begun || some
 	if !counted {
-		a.moved = time.Time{}
+		a.moved = 0
 		t.Other++
 		return
 	}
 	t.Counted++
-	if a.moved.IsZero() || grown != (Volume{}) {
-		a.moved = now
+	if a.moved == 0 || grown != (Volume{}) {
+		a.moved = at
 	}
 }

@@ -107,14 +107,28 @@ func (t *Tended) run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	group.Go(func() {
-		if err := ports.Watch(ctx, pacer.Changed); err != nil {
-			t.log.Warn("cannot hear of changes of the network: the fast path asks the kernel again at every interval only", "interval", t.cfg.Interval, "err", err)
-		}
+		t.listen(ctx, func() error { return ports.Watch(ctx, pacer.Changed) })
 	})
 	for t.wait(ctx, changes) {
 		t.look()
 	}
 	return nil
+}
+
+// listen has watch tell of changes until ctx is done, and begins again after an error: with its
+// first change, watch says that everything may have changed meanwhile.
+func (t *Tended) listen(ctx context.Context, watch func() error) {
+	level := slog.LevelWarn
+	for ctx.Err() == nil {
+		if err := watch(); err != nil && ctx.Err() == nil {
+			t.log.Log(ctx, level, "cannot hear of changes of the network: until it can, the fast path asks the kernel again at every interval only", "interval", t.cfg.Interval, "err", err)
+			level = slog.LevelDebug
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(lookInterval):
+		}
+	}
 }
 
 // wait waits for a change, and returns false when ctx is done.

@@ -2,11 +2,13 @@ package fast
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pptpalg/cmd/internal/fastpath"
@@ -137,4 +139,27 @@ func TestDue(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestListen: who cannot hear of changes any more tries again, and says so once.
+func TestListen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		tended := &Tended{log: slog.New(slog.NewTextHandler(&log, nil))}
+		ctx, stop := context.WithCancel(t.Context())
+		times := 0
+		go tended.listen(ctx, func() error {
+			if times++; times == 3 {
+				<-ctx.Done()
+				return nil
+			}
+			return errors.New("no buffer space")
+		})
+		time.Sleep(5 * lookInterval)
+		stop()
+		synctest.Wait()
+		if times != 3 || strings.Count(log.String(), "cannot hear of changes") != 1 {
+			t.Errorf("it listened %d times, and said:\n%s", times, log.String())
+		}
+	})
 }

@@ -174,7 +174,7 @@ func TestFrozenForLong(t *testing.T) {
 	j, _ := open(t, d.dir, "a")
 	thaw := d.freeze()
 	appendAll(t, j, 1)
-	for range 3 * mostWaiting / len(record.AppendKept(nil, call(1))) {
+	for range 3 * mostWaiting / record.KeptSize {
 		if err := j.Append(keep(2), at); err != nil {
 			t.Fatal(err)
 		}

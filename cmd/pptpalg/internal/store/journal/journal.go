@@ -149,15 +149,16 @@ func appendEvent(b []byte, e *calls.Event, now time.Time) []byte {
 	if e.Kind == calls.Gone {
 		return record.AppendGone(b, e.Call.Number, now)
 	}
-	return record.AppendKept(b, e.Call)
+	return record.AppendKept(b, &e.Call)
 }
 
 // Rewrite replaces the file by one that remembers just these calls and IDs, which must be all
 // there are. An error may be that of an earlier change.
 func (j *Journal) Rewrite(all []calls.Record, resting []calls.Resting) error {
-	b := []byte(j.file.head)
-	for _, r := range all {
-		b = record.AppendKept(b, r)
+	b := make([]byte, 0, len(j.file.head)+len(all)*record.KeptSize+len(resting)*record.RestSize)
+	b = append(b, j.file.head...)
+	for i := range all {
+		b = record.AppendKept(b, &all[i])
 	}
 	for _, r := range resting {
 		b = record.AppendRest(b, r)

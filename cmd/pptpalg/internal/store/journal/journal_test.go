@@ -150,7 +150,7 @@ func TestCutAnywhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	one := len(record.AppendKept(nil, call(1)))
+	one := record.KeptSize
 	for n := range len(b) + 1 {
 		c, _ := read(j.file.head, b[:n])
 		want := min(2, max(0, n-head)/one)
@@ -200,15 +200,17 @@ func TestRewriteShrinks(t *testing.T) {
 // FuzzRead: whatever the file holds, what is read of it can be written and is then
 // read as the same.
 func FuzzRead(f *testing.F) {
-	f.Add(record.AppendKept(nil, call(1)))
-	f.Add(record.AppendGone(record.AppendKept(nil, call(1)), 1, at))
+	r := call(1)
+	f.Add(record.AppendKept(nil, &r))
+	f.Add(record.AppendGone(record.AppendKept(nil, &r), 1, at))
+	f.Add(record.AppendKept(record.AppendGone(record.AppendKept(nil, &r), 1, at), &r))
 	f.Add([]byte{record.Kept, 0, 1, 2, 3, 4})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		const head = "head\n"
 		c, _ := read(head, append([]byte(head), b...))
 		again := []byte(head)
 		for _, r := range c.Calls {
-			again = record.AppendKept(again, r)
+			again = record.AppendKept(again, &r)
 		}
 		twice, _ := read(head, again)
 		if diff := cmp.Diff(c.Calls, twice.Calls, same); diff != "" {

@@ -30,6 +30,12 @@ const (
 	restLen = 4 + 4 + 2 + 2 + 8
 )
 
+// Lengths of whole records, bytes.
+const (
+	KeptSize = headLen + keptLen + sumLen
+	RestSize = headLen + restLen + sumLen
+)
+
 // wayShift is where the byte of a call's state has the zone's calls.Way. Earlier releases do
 // not read a record that has another one than BothWays.
 const wayShift = 4
@@ -56,9 +62,9 @@ func flag(set bool, bit byte) byte {
 
 func sides(r *calls.Record) byte {
 	b := flag(r.Connection.Closing, disputedBit) | toldBit
-	for bit, s := range map[byte]calls.Side{pnsBit: r.PNS, askerBit: r.Asker, payerBit: r.Payer} {
-		b |= flag(s == calls.Responder, bit)
-	}
+	b |= flag(r.PNS == calls.Responder, pnsBit)
+	b |= flag(r.Asker == calls.Responder, askerBit)
+	b |= flag(r.Payer == calls.Responder, payerBit)
 	for s, local := range r.Local {
 		b |= flag(local, localBits[s])
 	}
@@ -89,18 +95,18 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 var errCut = errors.New("record is cut off or damaged")
 
 // AppendKept appends the record of a call.
-func AppendKept(b []byte, r calls.Record) []byte {
+func AppendKept(b []byte, r *calls.Record) []byte {
 	start := len(b)
 	b = append(b, Kept, keptLen)
 	b = binary.BigEndian.AppendUint64(b, r.Number)
-	for _, a := range []netip.AddrPort{r.Connection.Original.Src, r.Connection.Original.Dst, r.Connection.Reply.Src, r.Connection.Reply.Dst} {
+	for _, a := range [...]netip.AddrPort{r.Connection.Original.Src, r.Connection.Original.Dst, r.Connection.Reply.Src, r.Connection.Reply.Dst} {
 		ip := a.Addr().As4()
 		b = append(b, ip[:]...)
 		b = binary.BigEndian.AppendUint16(b, a.Port())
 	}
 	b = binary.BigEndian.AppendUint16(b, r.Connection.Zone)
 	b = binary.BigEndian.AppendUint32(b, r.Connection.Mark)
-	b = append(b, sides(&r), byte(r.State)|byte(r.Connection.Way)<<wayShift)
+	b = append(b, sides(r), byte(r.State)|byte(r.Connection.Way)<<wayShift)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Since.UnixNano()))
 	for _, l := range r.Legs {
 		b = append(b, flag(l.Known, 1))

@@ -32,8 +32,9 @@ var resting = calls.Resting{Public: netip.MustParseAddr("198.51.100.1"), Peer: n
 
 // TestBytes: the bytes are those that earlier releases have written, and will read.
 func TestBytes(t *testing.T) {
+	r := kept(3)
 	for name, tt := range map[string]struct{ got, want string }{
-		"kept": {hex.EncodeToString(AppendKept(nil, kept(3))), "013a 0000000000000003 0a0000030fa0 cb00710906bb cb00710906bb c6336401ffff 0003 deadbeef 7f 12 18fae27693b4002a 01 0007 ff07 00 0000 0000 5e9ffac3"},
+		"kept": {hex.EncodeToString(AppendKept(nil, &r)), "013a 0000000000000003 0a0000030fa0 cb00710906bb cb00710906bb c6336401ffff 0003 deadbeef 7f 12 18fae27693b4002a 01 0007 ff07 00 0000 0000 5e9ffac3"},
 		"gone": {hex.EncodeToString(AppendGone(nil, 3, at)), "0210 0000000000000003 18fae27693b4002a 3d99f30d"},
 		"rest": {hex.EncodeToString(AppendRest(nil, resting)), "0314 c6336401 cb007109 0003 0007 18fae27693b4002a bb94270b"},
 	} {
@@ -45,7 +46,8 @@ func TestBytes(t *testing.T) {
 
 // TestLonger: of a record that a later release has written longer, what is known is read.
 func TestLonger(t *testing.T) {
-	b := AppendKept(nil, kept(3))
+	r := kept(3)
+	b := AppendKept(nil, &r)
 	b = append(b[:len(b)-sumLen], 1, 2, 3)
 	b[1] += 3
 	kind, payload, rest, err := Next(appendSum(b, 0))
@@ -83,7 +85,7 @@ func TestLocalOfEarlierReleases(t *testing.T) {
 	translated, plain := kept(3), kept(3)
 	plain.Connection.Reply = plain.Connection.Original.Reversed()
 	for r, want := range map[*calls.Record]bool{&translated: false, &plain: true} {
-		b := AppendKept(nil, *r)
+		b := AppendKept(nil, r)
 		_, payload, _, err := Next(b)
 		if err != nil {
 			t.Fatal(err)

@@ -33,7 +33,7 @@ func (c *Call) Encode() []byte {
 	if c.Gone {
 		b = record.AppendGone(b, c.Record.Number, c.At)
 	}
-	return record.AppendKept(b, c.Record)
+	return record.AppendKept(b, &c.Record)
 }
 
 // DecodeCall reads the value of a call and holds it against its key. What later releases
