@@ -98,7 +98,7 @@ func testSoak(t *testing.T, path datapath.Name) {
 	for _, l := range s.liars {
 		t.Logf("%d lies", l.told.Load())
 	}
-	// A daemon that mends nothing loses those of all clients at every flush.
+	// A daemon that mends nothing loses every client's control connection at every flush.
 	if most := s.flushes.Load() / 2 * honest * 7 / 8; s.broken.Load() > most {
 		t.Errorf("%d control connections were broken by %d flushes", s.broken.Load(), s.flushes.Load()/2)
 	}

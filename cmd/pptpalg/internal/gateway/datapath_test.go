@@ -227,9 +227,7 @@ func TestCrashAfterAFlush(t *testing.T) {
 	if err := before.watch(); err != nil {
 		t.Fatal(err)
 	}
-	if err := before.store.Close(); err != nil {
-		t.Fatal(err)
-	}
+	before.stop()
 	r := newRigOver(t, dir, datapath.Queue)
 	r.kernel.flows, r.kernel.gone = before.kernel.flows, true
 	r.compare()
@@ -244,9 +242,7 @@ func TestFromKernelToDaemon(t *testing.T) {
 	dir := t.TempDir()
 	before := newRig(t, dir)
 	before.call()
-	if err := before.store.Close(); err != nil {
-		t.Fatal(err)
-	}
+	before.stop()
 	foreign := calls.Flow{Src: canary.Src, Dst: canary.Dst, Key: 5, NewSrc: canary.Src, NewDst: canary.Dst, NewKey: 5}
 	r := newRigOver(t, dir, datapath.Queue)
 	r.kernel.flows = append(slices.Clone(before.kernel.flows), foreign)

@@ -224,6 +224,15 @@ func newRigOver(t *testing.T, dir string, path datapath.Name) *rig {
 	return r
 }
 
+// stop ends the daemon, as far as its store is concerned: another one may begin with what it has
+// left.
+func (r *rig) stop() {
+	r.t.Helper()
+	if err := r.store.Close(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // say has an end send a message and returns the packet's outcome.
 func (r *rig) say(from calls.Side, typ pptp.Type, own, peer pptp.CallID, result byte) alg.Outcome {
 	r.t.Helper()
@@ -453,8 +462,8 @@ func TestLentEntry(t *testing.T) {
 	}
 }
 
-// TestTakenUp: a daemon that takes up calls lists the kernel's entries once before it edits, and
-// asks for none that is there. What is lacking is made, and what is over deleted.
+// TestTakenUp: a daemon that takes up calls lists the kernel's entries once before it edits. It
+// creates those that are missing and no others, and deletes those of calls that have ended.
 func TestTakenUp(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -478,9 +487,7 @@ func TestTakenUp(t *testing.T) {
 			before := newRig(t, dir)
 			before.call()
 			tt.left(before)
-			if err := before.store.Close(); err != nil {
-				t.Fatal(err)
-			}
+			before.stop()
 			r := newRig(t, dir)
 			r.kernel.flows = before.kernel.flows
 			r.adopt()
@@ -505,9 +512,7 @@ func TestTakenUpUnlisted(t *testing.T) {
 	dir := t.TempDir()
 	before := newRig(t, dir)
 	before.call()
-	if err := before.store.Close(); err != nil {
-		t.Fatal(err)
-	}
+	before.stop()
 	r := newRig(t, dir)
 	r.kernel.err = errKernel
 	r.adopt()
@@ -568,9 +573,7 @@ func TestKilled(t *testing.T) {
 			dir := t.TempDir()
 			r := newRig(t, dir)
 			tt.run(r)
-			if err := r.store.Close(); err != nil {
-				t.Fatal(err)
-			}
+			r.stop()
 			again := newRig(t, dir)
 			again.kernel.flows = r.kernel.flows
 			again.compare()
@@ -657,9 +660,7 @@ func TestPanic(t *testing.T) {
 
 func TestJournalThatFails(t *testing.T) {
 	r := newRig(t, t.TempDir())
-	if err := r.store.Close(); err != nil {
-		t.Fatal(err)
-	}
+	r.stop()
 	r.call()
 	if n := testutil.ToFloat64(r.metrics.journalErrors); n == 0 {
 		t.Error("nothing is counted")

@@ -109,13 +109,9 @@ func TestOrphansAreTakenUp(t *testing.T) {
 		}
 		again := newRigOver(t, t.TempDir(), path)
 		again.kernel.flows = r.kernel.flows
-		if err := r.store.Close(); err != nil {
-			t.Fatal(err)
-		}
+		r.stop()
 		again.cfg.StateDir = r.cfg.StateDir
-		if err := again.store.Close(); err != nil {
-			t.Fatal(err)
-		}
+		again.stop()
 		if err := again.openStore(); err != nil || len(again.Calls()) != 1 {
 			t.Errorf("%s: the journal has %d calls, %v", path, len(again.Calls()), err)
 		}
@@ -172,9 +168,7 @@ func TestNoOrphans(t *testing.T) {
 	dir := t.TempDir()
 	before := newRig(t, dir)
 	before.call()
-	if err := before.store.Close(); err != nil {
-		t.Fatal(err)
-	}
+	before.stop()
 	r := newRig(t, dir)
 	r.kernel.flows = before.kernel.flows
 	over := toward(connection, calls.Initiator, 70, 70)

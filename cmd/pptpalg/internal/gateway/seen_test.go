@@ -84,9 +84,7 @@ func TestEventsAfterARestart(t *testing.T) {
 	dir := t.TempDir()
 	r := newRig(t, dir)
 	r.call()
-	if err := r.store.Close(); err != nil {
-		t.Fatal(err)
-	}
+	r.stop()
 	next := newRig(t, dir)
 	next.kernel.flows = r.kernel.flows
 	next.compare()
@@ -245,9 +243,7 @@ func TestCountsAfterARestart(t *testing.T) {
 		dir := t.TempDir()
 		before := newRigOver(t, dir, path)
 		before.call()
-		if err := before.store.Close(); err != nil {
-			t.Fatal(err)
-		}
+		before.stop()
 		r := newRigOver(t, dir, path)
 		r.kernel.flows, r.kernel.counts, r.kernel.packets = before.kernel.flows, true, 4
 		r.compare()

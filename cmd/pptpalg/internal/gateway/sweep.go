@@ -28,6 +28,8 @@ const (
 	// wakes the daemon. drain is for those that have come.
 	gather = 10 * time.Millisecond
 	drain  = time.Millisecond
+	// hearMost is about how many events are collected: others wait for the next turn.
+	hearMost = 8192
 	// settled is how long ago a FIN or RST must have been seen for conntrack to have
 	// seen it too.
 	settled = 200 * time.Millisecond
@@ -112,7 +114,7 @@ func (g *Gateway) hear(ctx context.Context, until time.Time) (gone []conntrack.D
 		sleep(ctx, time.Until(until))
 		return nil, nil
 	}
-	for heard := false; ; {
+	for heard := false; len(gone) < hearMost; {
 		some, err := g.listener.Next(until)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -131,6 +133,7 @@ func (g *Gateway) hear(ctx context.Context, until time.Time) (gone []conntrack.D
 		}
 		gone = append(gone, some...)
 	}
+	return gone, nil
 }
 
 // turnTo is one turn of the reconciler: an audit if one is due, else a look at the

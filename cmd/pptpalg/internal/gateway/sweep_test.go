@@ -77,6 +77,21 @@ func (f *fakeEvents) Next(time.Time) ([]conntrack.Destroyed, error) {
 
 func (*fakeEvents) Close() error { return nil }
 
+// endless is a listener that always has something to tell.
+type endless struct{ fakeEvents }
+
+func (endless) Next(time.Time) ([]conntrack.Destroyed, error) {
+	return make([]conntrack.Destroyed, 500), nil
+}
+
+// TestHearEndless: events that never end do not keep the reconciler from its work.
+func TestHearEndless(t *testing.T) {
+	g := Gateway{listener: new(endless)}
+	if got, err := g.hear(t.Context(), time.Now().Add(time.Minute)); len(got) < hearMost || err != nil {
+		t.Errorf("%d events, %v", len(got), err)
+	}
+}
+
 func TestHear(t *testing.T) {
 	one, two := conntrack.Destroyed{By: 1}, conntrack.Destroyed{By: 2}
 	broken := errors.New("no socket")

@@ -50,9 +50,7 @@ func TestTallyAfterRestart(t *testing.T) {
 	dir := t.TempDir()
 	before := newRig(t, dir)
 	before.call()
-	if err := before.store.Close(); err != nil {
-		t.Fatal(err)
-	}
+	before.stop()
 	r := newRig(t, dir)
 	r.kernel.flows, r.kernel.counts, r.kernel.packets = before.kernel.flows, true, 1000
 	r.compare()
