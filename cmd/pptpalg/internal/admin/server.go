@@ -22,6 +22,7 @@ import (
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/explain"
 	"pptpalg/cmd/pptpalg/internal/history"
+	"pptpalg/cmd/pptpalg/internal/sockets"
 )
 
 // socketName is the socket's name in the state directory.
@@ -118,7 +119,7 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 		}
 		l, err := net.Listen("tcp", cfg.Listen)
 		if err != nil {
-			return nil, fmt.Errorf("listen for metrics: %w: choose another address with --listen", err)
+			return nil, fmt.Errorf("listen for metrics: %w: choose another address with --listen", sockets.Taken(err))
 		}
 		s.metrics = s.bound(l)
 	}
