@@ -142,12 +142,12 @@ func (all Findings) Code() int {
 	return 0
 }
 
-// WriteText writes the findings for people: a line for each, and below it the
-// command that mends it.
+// WriteText writes the findings for people: a line for each, or more where what was found has
+// lines, and below it the command that fixes it.
 func (all Findings) WriteText(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range all {
-		fmt.Fprintf(t, "%v\t%s\t%s\n", f.Result, f.Check, f.Found)
+		fmt.Fprintf(t, "%v\t%s\t%s\n", f.Result, f.Check, strings.ReplaceAll(f.Found, "\n", "\n\t\t"))
 		if f.Remedy != "" {
 			fmt.Fprintf(t, "\t\t-> %s\n", f.Remedy)
 		}
