@@ -164,11 +164,11 @@ and "drop" say so; run them where the address moves, as from keepalived's notify
 
 func clusterMoveCommand(verb, short string, dir *string) *cobra.Command {
 	return &cobra.Command{
-		Use: verb + " ADDRESS", Short: short, Args: cobra.ExactArgs(1),
+		Use: verb + " ADDRESS", Short: short, Args: takes("ADDRESS"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			public, err := netip.ParseAddr(args[0])
 			if err != nil || !public.Is4() {
-				return fmt.Errorf("%q is not an IPv4 address", args[0])
+				return usagef("%q is not an IPv4 address", args[0])
 			}
 			return admin.Client{StateDir: *dir}.Move(cmd.Context(), verb, public)
 		},
@@ -176,20 +176,20 @@ func clusterMoveCommand(verb, short string, dir *string) *cobra.Command {
 }
 
 func clusterStatusCommand(dir *string) *cobra.Command {
-	var asJSON bool
+	var o output
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show gateways, public addresses and how up to date this gateway is",
 		Long: `Show the gateways that share their calls, who owns which public address, and how up to
 date this gateway is. The exit code is 0 if the gateway may get addresses.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			st, err := admin.Client{StateDir: *dir}.Cluster(cmd.Context())
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				err = printJSON(cmd.OutOrStdout(), st)
+			if o.structured() {
+				err = o.print(cmd.OutOrStdout(), st)
 			} else {
 				err = printCluster(cmd.OutOrStdout(), &st)
 			}
@@ -199,7 +199,7 @@ date this gateway is. The exit code is 0 if the gateway may get addresses.`,
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	o.addTo(cmd, formText, formJSON, formYAML)
 	return cmd
 }
 

@@ -45,10 +45,10 @@ func TestPrintCallsOfACluster(t *testing.T) {
 	mine := call
 	call.Owner, mine.Owner, mine.OwnedHere = "b", "a", true
 	var out bytes.Buffer
-	err := printCalls(&out, []admin.Call{call, mine}, now)
-	want := `PNS         PUBLIC          PAC            PUBLIC         STATE      AGE  OWNER  CONTROL
-10.0.0.1/-  198.51.100.1/-  203.0.113.9/-  203.0.113.9/-  requested  0s   b      10.0.0.1:4000 > 203.0.113.9:1723
-10.0.0.1/-  198.51.100.1/-  203.0.113.9/-  203.0.113.9/-  requested  0s   a *    10.0.0.1:4000 > 203.0.113.9:1723
+	err := callTable(rowsOf([]admin.Call{call, mine}), now, callColumns{}).print(&out, terminal{})
+	want := `CALL  CLIENT      PUBLIC          SERVER         STATE      AGE  TO CLIENT  TO SERVER  OWNER
+0     10.0.0.1/-  198.51.100.1/-  203.0.113.9/-  requested  0s   -          -          b
+0     10.0.0.1/-  198.51.100.1/-  203.0.113.9/-  requested  0s   -          -          a *
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)

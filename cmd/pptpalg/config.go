@@ -213,7 +213,7 @@ func configCommand(e env) *cobra.Command {
 		Short: "Print every configuration key with its default",
 		Long: `Print every key of the configuration file with its help and its default value, or
 with the value that --config FILE gives it. The output is itself a configuration file.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s := newSettings(stateDir(e))
 			if file != "" {
@@ -248,7 +248,7 @@ func checkConfigCommand() *cobra.Command {
 		Long: `Check a configuration file. Print "ok", or one line for each error, with the file's
 name, the line number, and what would be right. Without FILE, check
 ` + configFile + `, if it exists.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: takes("[FILE]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s := newSettings("")
 			if s.fileGiven = len(args) > 0; s.fileGiven {

@@ -63,7 +63,7 @@ an entry that counted, or an earlier daemon translated.
 
 The daemon keeps the last events of each client. "pptpalg run --event-log FILE" writes
 a log of all of them.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			lines := json.NewEncoder(cmd.OutOrStdout())
 			return admin.Client{StateDir: dir}.Events(cmd.Context(), follow, func(r history.Record) error {

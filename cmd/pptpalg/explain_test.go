@@ -225,7 +225,7 @@ func refuseCall(s *lab.Session, m lab.Message) bool {
 
 func TestExplainWrong(t *testing.T) {
 	code, _, stderr := pptpalg(t, "explain", "somebody")
-	if code != 1 || !strings.Contains(stderr, "give the inside address") {
+	if code != 2 || !strings.Contains(stderr, "give the inside address") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 }

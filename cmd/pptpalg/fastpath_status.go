@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +20,7 @@ import (
 
 func fastpathStatusCommand(e env) *cobra.Command {
 	s := newSettings(stateDir(e))
-	var asJSON bool
+	var o output
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the interfaces of the fast path, and what it carries",
@@ -32,7 +31,7 @@ What should be attached is what the running daemon wants, or what a daemon would
 that is started now. With --fastpath or --fastpath-interfaces, it is what these ask for.
 
 It needs root, or CAP_NET_ADMIN and the daemon's group.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
 				return err
@@ -46,16 +45,14 @@ It needs root, or CAP_NET_ADMIN and the daemon's group.`,
 				return err
 			}
 			st.WantedBy, st.silent = by, silent
-			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(st)
+			if o.structured() {
+				return o.print(cmd.OutOrStdout(), st)
 			}
 			return st.text(cmd.OutOrStdout())
 		},
 	}
 	s.addTo(cmd, s.flags)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	o.addTo(cmd, formText, formJSON, formYAML)
 	return cmd
 }
 

@@ -17,7 +17,7 @@ func manCommand(e env) *cobra.Command {
 		Use:    "man DIRECTORY",
 		Short:  "Write the manual pages into a directory",
 		Hidden: true,
-		Args:   cobra.ExactArgs(1),
+		Args:   takes("DIRECTORY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pages := map[string]string{"pptpalg.yaml.5": filePage(newSettings(stateDir(e)).flags)}
 			addPages(pages, cmd.Root())

@@ -79,7 +79,7 @@ number 61723 is the lock, so --queue and --gre-queue cannot use it.
 
 A call with its control connection takes about 0.9 KiB of memory: 90 MiB for 100,000
 calls.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
 				return err
@@ -106,11 +106,12 @@ func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "minimum log level: debug, info, warn, error")
 	config.Check(f, "listen", o.checkListen)
 	config.Want(f, "listen", `ADDRESS:PORT, or "" for none`)
-	config.Want(f, "status-page", "auto, on or off")
+	config.OneOf(f, "status-page", "auto", "on", "off")
 	config.Check(f, "rules", o.checkRules)
-	config.Want(f, "untranslated", "follow or leave")
+	config.OneOf(f, "rules", choice.Names...)
+	config.OneOf(f, "untranslated", "follow", "leave")
 	config.Check(f, "untranslated", o.checkUntouched)
-	config.Want(f, "log-level", "debug, info, warn or error")
+	config.OneOf(f, "log-level", "debug", "info", "warn", "error")
 }
 
 func (o *options) checkListen() error {
@@ -119,20 +120,24 @@ func (o *options) checkListen() error {
 	}
 	_, port, err := net.SplitHostPort(o.listen)
 	if err != nil {
-		return err
+		return config.ErrUnfit
 	}
-	_, err = net.LookupPort("tcp", port)
-	return err
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return config.ErrUnfit
+	}
+	return nil
 }
 
 func (o *options) checkRules() error {
-	_, err := choice.Parse(o.rules)
-	return err
+	if _, err := choice.Parse(o.rules); err != nil {
+		return config.ErrUnfit
+	}
+	return nil
 }
 
 func (o *options) checkUntouched() error {
 	if o.untouched != "follow" && o.untouched != "leave" {
-		return fmt.Errorf("%q is neither follow nor leave", o.untouched)
+		return config.ErrUnfit
 	}
 	return nil
 }
@@ -189,7 +194,7 @@ func run(ctx context.Context, e env, s *settings) error {
 	o := s.options
 	cfg, err := o.daemon()
 	if err != nil {
-		return err
+		return usageError{error: err} // the file alone was valid
 	}
 	hangups := make(chan os.Signal, 1) // a second signal while the file is read adds nothing
 	signal.Notify(hangups, syscall.SIGHUP)
