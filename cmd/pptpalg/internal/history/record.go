@@ -61,8 +61,16 @@ type Count struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
+// What Record.Event may be.
+const (
+	Opened     = "opened"
+	Translated = "translated"
+	Closed     = "closed"
+	Lost       = "lost" // events that did not fit
+)
+
 // names of the Logged kinds in Records.
-var names = map[Kind]string{CallRequested: "opened", CallTranslated: "translated", CallClosed: "closed", RulesLost: "rules_lost", RulesBack: "rules_back"}
+var names = map[Kind]string{CallRequested: Opened, CallTranslated: Translated, CallClosed: Closed, RulesLost: RulesLost.String(), RulesBack: RulesBack.String()}
 
 // NewRecord returns the line for an event of a kind that is Logged.
 func NewRecord(e Event) Record {
@@ -91,7 +99,9 @@ func NewRecord(e Event) Record {
 }
 
 // NewLost returns the line that stands for events that did not fit.
-func NewLost(n uint64, at time.Time) Record { return Record{Time: stamp(at), Event: "lost", Lost: n} }
+func NewLost(n uint64, at time.Time) Record {
+	return Record{Time: stamp(at), Event: Lost, Lost: n}
+}
 
 func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 
@@ -104,15 +114,19 @@ func count(t calls.Traffic) *Count {
 
 // String is the line for people: what changes from line to line first.
 func (r Record) String() string {
-	head := fmt.Sprintf("%s %s", r.Time.Format("2006-01-02T15:04:05.000Z07:00"), r.Event)
+	return r.Time.Format("2006-01-02T15:04:05.000Z07:00") + " " + r.Text()
+}
+
+// Text is the line without its time.
+func (r Record) Text() string {
 	if r.CallRecord == nil && r.Lost == 0 {
-		return head
+		return r.Event
 	}
 	if r.CallRecord == nil {
-		return fmt.Sprintf("%s events=%d", head, r.Lost)
+		return fmt.Sprintf("%s events=%d", r.Event, r.Lost)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s call=%d client=%v/%s public=%v/%s server=%v/%s", head, r.Call,
+	fmt.Fprintf(&b, "%s call=%d client=%v/%s public=%v/%s server=%v/%s", r.Event, r.Call,
 		r.Client, idText(r.ClientCallID), r.ClientPublic, idText(r.ClientPublicCallID), r.Server, idText(r.ServerCallID))
 	if r.ServerPublic != r.Server || idText(r.ServerPublicCallID) != idText(r.ServerCallID) {
 		fmt.Fprintf(&b, " server_public=%v/%s", r.ServerPublic, idText(r.ServerPublicCallID))
@@ -139,4 +153,51 @@ func (c *Count) String() string {
 		return "-"
 	}
 	return fmt.Sprintf("%d/%d", c.Packets, c.Bytes)
+}
+
+// Field is a part of a Record.
+type Field struct{ Name, Value string }
+
+// Fields returns what a Record says beside its time and event, under the names that JSON has.
+// What is not known is left out.
+func (r Record) Fields() (all []Field) {
+	add := func(name string, value any) { all = append(all, Field{name, fmt.Sprint(value)}) }
+	if r.Lost > 0 {
+		add("lost", r.Lost)
+	}
+	c := r.CallRecord
+	if c == nil {
+		return all
+	}
+	add("call", c.Call)
+	add("client", c.Client)
+	add("client_public", c.ClientPublic)
+	add("server", c.Server)
+	add("server_public", c.ServerPublic)
+	add("pns", c.PNS)
+	for _, id := range []struct {
+		name string
+		id   *pptp.CallID
+	}{{"client_call_id", c.ClientCallID}, {"client_public_call_id", c.ClientPublicCallID}, {"server_call_id", c.ServerCallID}, {"server_public_call_id", c.ServerPublicCallID}} {
+		if id.id != nil {
+			add(id.name, *id.id)
+		}
+	}
+	if c.Closing == nil {
+		return all
+	}
+	add("opened", c.Opened.Format("2006-01-02T15:04:05.000Z07:00"))
+	add("seconds", fmt.Sprintf("%.3f", c.Seconds))
+	add("reason", c.Reason)
+	for way, n := range []*Count{c.ToClient, c.ToServer} {
+		if n != nil {
+			name := [...]string{"to_client", "to_server"}[way]
+			add(name+"_packets", n.Packets)
+			add(name+"_bytes", n.Bytes)
+		}
+	}
+	if c.Approximate {
+		add("approximate", true)
+	}
+	return all
 }
