@@ -53,6 +53,13 @@ func (l eventLog) Lost() uint64 {
 	return l.Log.Lost()
 }
 
+func (l eventLog) close() error {
+	if l.Log == nil {
+		return nil
+	}
+	return l.Close()
+}
+
 // eventsOptions are the flags of events.
 type eventsOptions struct {
 	json, follow             bool

@@ -73,6 +73,12 @@ var firing = []struct {
 		},
 	},
 	{alert: "PptpalgRulesRemovedOften", fires: series{`pptpalg_rules_lost_total 0 2 4 6`}, quiet: []series{{`pptpalg_rules_lost_total 5x9`}, {`pptpalg_rules_lost_total 0 1 1 1`}}},
+	{
+		alert: "PptpalgExportLags",
+		fires: series{`pptpalg_export_lag_seconds{collector="a"} 61x9`, `pptpalg_export_lag_seconds{collector="b"} 0x9`},
+		quiet: []series{{`pptpalg_export_lag_seconds 60x9`}, {`pptpalg_export_lag_seconds 0 90 0x9`}},
+	},
+	{alert: "PptpalgExportLoses", fires: series{`pptpalg_export_lost_total 0 1`}, quiet: []series{{`pptpalg_export_lost_total 1x9`}}},
 	{alert: "PptpalgStuck", fires: series{`pptpalg_healthy 1 0 0 0`}, quiet: []series{{`pptpalg_healthy 1x9`}, {`pptpalg_healthy 1 0 1 1`}}},
 	{alert: "PptpalgPanics", fires: series{`pptpalg_panics_total 0 0 1 1`}, quiet: []series{{`pptpalg_panics_total 3x9`}}},
 	{

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -10,6 +12,17 @@ type Beside struct {
 	LogLost     func() uint64 // lines of the daemon's log
 	EventsLost  func() uint64 // lines of the event log
 	AdminClosed func() uint64 // connections of viewers
+	Exports     func(now time.Time) []Export
+}
+
+// Export is what is on its way to a collector of events.
+type Export struct {
+	Collector string // no two have the same name
+	Up        bool   // connected
+	Delivered uint64 // messages that the collector has
+	Lost      uint64 // events that found no room
+	Waiting   int    // messages that the collector does not have yet
+	Lag       time.Duration
 }
 
 // Count has the metrics tell of what runs beside the daemon. Until then they tell 0.
@@ -21,6 +34,7 @@ func (g *Gateway) registerBeside(reg prometheus.Registerer) {
 		g.besideCounter("log_lines_lost_total", lost, prometheus.Labels{"log": "daemon"}, func(b *Beside) uint64 { return b.LogLost() }),
 		g.besideCounter("log_lines_lost_total", lost, prometheus.Labels{"log": "events"}, func(b *Beside) uint64 { return b.EventsLost() }),
 		g.besideCounter("admin_connections_closed_total", "Connections to --listen or to the daemon's socket that were closed for a new one because there were too many: those that had been silent for longest.", nil, func(b *Beside) uint64 { return b.AdminClosed() }),
+		exporters{g},
 	)
 }
 
@@ -32,4 +46,45 @@ func (g *Gateway) besideCounter(name, help string, labels prometheus.Labels, rea
 		}
 		return float64(read(b))
 	})
+}
+
+// exporters tells of each collector of events.
+type exporters struct{ *Gateway }
+
+// collectorMetrics are those of a collector.
+var collectorMetrics = []struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	of   func(*Export) float64
+}{
+	{exportDesc("export_up", "1 while the daemon is connected to the collector of events (--export); with UDP, while nobody refuses."), prometheus.GaugeValue, func(e *Export) float64 { return truth(e.Up) }},
+	{exportDesc("export_delivered_total", "Events that the collector's machine has taken; with UDP, that nobody refused."), prometheus.CounterValue, func(e *Export) float64 { return float64(e.Delivered) }},
+	{exportDesc("export_lost_total", "Events that the collector will not get, because too many waited for it."), prometheus.CounterValue, func(e *Export) float64 { return float64(e.Lost) }},
+	{exportDesc("export_waiting", "Events that wait for the collector."), prometheus.GaugeValue, func(e *Export) float64 { return float64(e.Waiting) }},
+	{exportDesc("export_lag_seconds", "For how long the oldest event has waited for the collector; 0 if none waits."), prometheus.GaugeValue, func(e *Export) float64 { return e.Lag.Seconds() }},
+}
+
+func exportDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc(namespace+"_"+name, help, []string{"collector"}, nil)
+}
+
+// Describe is of prometheus.Collector.
+func (exporters) Describe(all chan<- *prometheus.Desc) {
+	for i := range collectorMetrics {
+		all <- collectorMetrics[i].desc
+	}
+}
+
+// Collect is of prometheus.Collector.
+func (m exporters) Collect(all chan<- prometheus.Metric) {
+	b := m.beside.Load()
+	if b == nil {
+		return
+	}
+	exports := b.Exports(time.Now())
+	for i := range collectorMetrics {
+		for j := range exports {
+			all <- prometheus.MustNewConstMetric(collectorMetrics[i].desc, collectorMetrics[i].kind, collectorMetrics[i].of(&exports[j]), exports[j].Collector)
+		}
+	}
 }
