@@ -71,9 +71,9 @@ func printOnce(cmd *cobra.Command, client admin.Client, w *watcher, o *output) e
 	}
 	all := w.chosen(rowsOf(calls), "number")
 	if o.structured() {
-		found := make([]admin.Call, len(all))
+		found := make([]admin.Listed, len(all))
 		for i := range all {
-			found[i] = all[i].Call
+			found[i].Call = all[i].Call
 		}
 		return o.print(cmd.OutOrStdout(), found)
 	}
@@ -162,7 +162,7 @@ func (r *row) rate() (sum uint64) {
 
 // compares are the orders: the most interesting calls come first.
 var compares = map[string]func(a, b *row) int{
-	"age":    func(a, b *row) int { return b.Since.Compare(a.Since) },
+	"age":    func(a, b *row) int { return b.Since.Compare(a.Since.Time) },
 	"client": func(a, b *row) int { return a.src.Compare(b.src) },
 	"server": func(a, b *row) int { return a.dst.Compare(b.dst) },
 	"state":  func(a, b *row) int { return cmp.Compare(a.State, b.State) },
@@ -244,7 +244,7 @@ func (show callColumns) columns(all []*row, now time.Time) []column {
 	}
 	columns = append(columns,
 		column{"STATE", 0, (*row).state},
-		text("AGE", 5, func(r *row) string { return short(now.Sub(r.Since)) }),
+		text("AGE", 5, func(r *row) string { return short(now.Sub(r.Since.Time)) }),
 	)
 	columns = append(columns, show.ways()...)
 	if show.wide {

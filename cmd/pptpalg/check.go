@@ -76,7 +76,7 @@ problem but something is unchecked, or if the command line is wrong.`,
 	return cmd
 }
 
-// printFindings prints them for people, or as an array of {check, result, found, remedy}.
+// printFindings prints them for people, or as an array for programs.
 func printFindings(w io.Writer, found check.Findings, o *output) error {
 	switch {
 	case !o.structured():

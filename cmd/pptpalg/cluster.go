@@ -18,6 +18,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/config"
 	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/schema"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/etcd"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
 )
@@ -262,7 +263,7 @@ func clusterStatus(g *gateway.Gateway) admin.Cluster {
 	st := g.Cluster()
 	told := admin.Cluster{
 		Name: st.Name, Degraded: st.Store.Degraded, Broken: st.Store.Broken, Whole: st.Whole,
-		Lag: st.Store.Lag.Seconds(), SameName: st.Store.SameName, Pending: st.Store.Pending, Revision: st.Store.Revision, Members: []admin.ClusterMember{}, Addresses: []admin.ClusterAddress{},
+		Lag: schema.For(st.Store.Lag), SameName: st.Store.SameName, Pending: st.Store.Pending, Revision: st.Store.Revision, Members: []admin.ClusterMember{}, Addresses: []admin.ClusterAddress{},
 	}
 	if err := g.Ready(time.Now()); err != nil {
 		told.NotReady = err.Error()
@@ -272,7 +273,7 @@ func clusterStatus(g *gateway.Gateway) admin.Cluster {
 	}
 	for _, slot := range slices.Sorted(maps.Keys(st.Store.Members)) {
 		m := st.Store.Members[slot]
-		told.Members = append(told.Members, admin.ClusterMember{Slot: slot, Name: m.Name, Version: m.Version, Since: time.Unix(0, int64(m.Life)).UTC()})
+		told.Members = append(told.Members, admin.ClusterMember{Slot: slot, Name: m.Name, Version: m.Version, Since: schema.At(time.Unix(0, int64(m.Life)))})
 	}
 	for _, public := range slices.SortedFunc(maps.Keys(st.Addresses), netip.Addr.Compare) {
 		a := st.Addresses[public]

@@ -19,6 +19,7 @@ import (
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/history"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // TestEvents has two clients with one Call ID, one of which ends its call: by the command,
@@ -166,6 +167,7 @@ func records(t *testing.T, lines string) (all []history.Record) {
 	for line := range strings.Lines(lines) {
 		var r history.Record
 		decode(t, line, &r)
+		keeps(t, "event", line)
 		all = append(all, r)
 	}
 	return all
@@ -239,7 +241,7 @@ func TestEventsOfFiles(t *testing.T) {
 func TestEventLine(t *testing.T) {
 	id := pptp.CallID(7)
 	public := pptp.CallID(8)
-	r := history.Record{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Event: "closed", CallRecord: &history.CallRecord{
+	r := history.Record{Time: schema.At(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)), Event: "closed", CallRecord: &history.CallRecord{
 		Call: 4, Client: netip.MustParseAddrPort("10.0.0.1:5"), ClientPublic: netip.MustParseAddrPort("192.0.2.1:5"),
 		Server: netip.MustParseAddrPort("203.0.113.1:1723"), ServerPublic: netip.MustParseAddrPort("203.0.113.1:1723"),
 		ClientCallID: &id, ClientPublicCallID: &public,
@@ -256,7 +258,7 @@ func TestEventLine(t *testing.T) {
 	if back.String() != want {
 		t.Errorf("from JSON: %s", back)
 	}
-	if lost := history.NewLost(3, r.Time).String(); lost != "2026-01-02T03:04:05.000Z lost events=3" {
+	if lost := history.NewLost(3, r.Time.Time).String(); lost != "2026-01-02T03:04:05.000Z lost events=3" {
 		t.Errorf("lost: %s", lost)
 	}
 }

@@ -5,16 +5,23 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
+
+// Listed is a call in a list for programs.
+type Listed struct {
+	SchemaVersion schema.Version `json:"schema_version"`
+	Call
+}
 
 // Call is a call as the commands and JSON show it.
 type Call struct {
-	Number  uint64    `json:"number"` // calls are numbered as the daemon sees them, over its restarts too
-	PNS     Party     `json:"pns"`
-	PAC     Party     `json:"pac"`
-	State   string    `json:"state"` // requested, answered, established
-	Since   time.Time `json:"since"` // of the call's request
-	Control Control   `json:"control"`
+	Number  uint64      `json:"number"` // calls are numbered as the daemon sees them, over its restarts too
+	PNS     Party       `json:"pns"`
+	PAC     Party       `json:"pac"`
+	State   string      `json:"state"` // requested, answered, established
+	Since   schema.Time `json:"since"` // of the call's request
+	Control Control     `json:"control"`
 	// Of a gateway that shares its calls with others: which gateway edits the call's control
 	// connection, and whether it is this one.
 	Owner     string `json:"owner,omitempty"`
@@ -51,7 +58,7 @@ func NewCall(v *calls.View, toPNS, toPAC *Traffic) Call {
 	return Call{
 		Number: v.Number,
 		PNS:    newParty(v.PNS), PAC: newParty(v.PAC),
-		State: v.State.String(), Since: v.Since.UTC(),
+		State: v.State.String(), Since: schema.At(v.Since),
 		Control: Control{Src: v.Control.Src.String(), Dst: v.Control.Dst.String()},
 		ToPNS:   toPNS, ToPAC: toPAC,
 	}

@@ -416,11 +416,11 @@ func TestOutput(t *testing.T) {
 	if diff := cmp.Diff(want, text.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	var back []map[string]string
+	var back []map[string]any
 	if err := json.Unmarshal(js.Bytes(), &back); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string]string{"check": "ip-forward", "result": "problem", "found": "off", "remedy": "sysctl <x>"}, back[2]); diff != "" {
+	if diff := cmp.Diff(map[string]any{"schema_version": 1.0, "check": "ip-forward", "result": "problem", "found": "off", "remedy": "sysctl <x>"}, back[2]); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }

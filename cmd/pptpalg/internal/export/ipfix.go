@@ -91,15 +91,15 @@ func id(known *pptp.CallID) uint16 {
 // begun is when a call's GRE began to be translated.
 func begun(r *history.Record) time.Time {
 	if r.Closing != nil {
-		return r.Opened
+		return r.Opened.Time
 	}
-	return r.Time
+	return r.Time.Time
 }
 
 // called are the fields of every call. A call's GRE has no ports: as in the kernel's and
 // other vendors' NAT tables, the Call IDs stand in their place.
 var called = []field{
-	moment("observationTimeMilliseconds", 323, func(r *history.Record) time.Time { return r.Time }),
+	moment("observationTimeMilliseconds", 323, func(r *history.Record) time.Time { return r.Time.Time }),
 	moment("flowStartMilliseconds", 152, begun),
 	u8("natEvent", 230, func(r *history.Record) uint8 {
 		if r.Closing != nil {
@@ -129,7 +129,7 @@ var called = []field{
 
 // ended are further fields of calls that ended.
 var ended = []field{
-	moment("flowEndMilliseconds", 153, func(r *history.Record) time.Time { return r.Time }),
+	moment("flowEndMilliseconds", 153, func(r *history.Record) time.Time { return r.Time.Time }),
 	ours(field{name: "pptpEndReason", id: 10, kind: entities.String, length: variable, set: func(e entities.InfoElementWithValue, r *history.Record) { e.SetStringValue(r.Reason) }}),
 }
 

@@ -15,7 +15,7 @@ func newJournal(*Target) format { return journal{} }
 
 func (journal) payload(r *history.Record) []byte {
 	var b strings.Builder
-	fmt.Fprintf(&b, "PRIORITY=%d\nSYSLOG_IDENTIFIER=pptpalg\nMESSAGE=%s\nPPTPALG_TIME=%s\nPPTPALG_EVENT=%s\n", severity(r), r.Text(), r.Time.UTC().Format(syslogTime), r.Event)
+	fmt.Fprintf(&b, "PRIORITY=%d\nSYSLOG_IDENTIFIER=pptpalg\nMESSAGE=%s\nPPTPALG_TIME=%s\nPPTPALG_EVENT=%s\n", severity(r), r.Text(), r.Time, r.Event)
 	for _, f := range r.Fields() {
 		fmt.Fprintf(&b, "PPTPALG_%s=%s\n", strings.ToUpper(f.Name), f.Value)
 	}

@@ -51,7 +51,7 @@ func (q *queue) put(r *history.Record, now time.Time) {
 		return
 	}
 	q.tell(now)
-	q.push(payload, r.Time)
+	q.push(payload, r.Time.Time)
 }
 
 // lose counts events that did not come as far as the queue.

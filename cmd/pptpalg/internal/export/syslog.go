@@ -28,9 +28,6 @@ func severity(r *history.Record) int {
 	return info
 }
 
-// syslogTime is RFC 5424's TIMESTAMP.
-const syslogTime = "2006-01-02T15:04:05.000Z07:00"
-
 // structured is the SD-ID of an event's fields.
 var structured = fmt.Sprintf("pptpalg@%d", examplePEN)
 
@@ -64,7 +61,7 @@ var value = strings.NewReplacer(`\`, `\\`, `"`, `\"`, `]`, `\]`)
 
 func (s *syslog) payload(r *history.Record) []byte {
 	var b strings.Builder
-	fmt.Fprintf(&b, "<%d>1 %s %s pptpalg %d %s ", s.facility*8+severity(r), r.Time.UTC().Format(syslogTime), s.host, s.process, r.Event)
+	fmt.Fprintf(&b, "<%d>1 %s %s pptpalg %d %s ", s.facility*8+severity(r), r.Time, s.host, s.process, r.Event)
 	fields := r.Fields()
 	if len(fields) == 0 {
 		b.WriteString("-")

@@ -132,7 +132,7 @@ func openArchive(name string) (a *archive, err error) {
 	first, _ := a.lines.Peek(longestLine) // an error comes again with reading
 	var r Record
 	if line, _, _ := bytes.Cut(first, []byte("\n")); json.Unmarshal(line, &r) == nil {
-		a.begin = r.Time
+		a.begin = r.Time.Time
 	}
 	return a, nil
 }

@@ -153,7 +153,7 @@ func (u *Up) Records() []Record {
 	}
 	clear(u.open)
 	slices.SortFunc(u.found, func(a, b []Record) int {
-		return cmp.Or(a[0].Time.Compare(b[0].Time), cmp.Compare(number(a[0]), number(b[0])))
+		return cmp.Or(a[0].Time.Compare(b[0].Time.Time), cmp.Compare(number(a[0]), number(b[0])))
 	})
 	return slices.Concat(u.found...)
 }

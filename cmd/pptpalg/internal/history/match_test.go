@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
@@ -22,7 +23,7 @@ var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 // minutes after noon.
 func at(minute int, event string, call uint64) Record {
 	own, public := pptp.CallID(7), pptp.CallID(255)
-	r := Record{Time: noon.Add(time.Duration(minute) * time.Minute), Event: event, CallRecord: &CallRecord{
+	r := Record{Time: schema.At(noon.Add(time.Duration(minute) * time.Minute)), Event: event, CallRecord: &CallRecord{
 		Call: call, Client: netip.MustParseAddrPort("10.0.0.1:1000"), ClientPublic: netip.MustParseAddrPort("192.0.2.1:2000"),
 		Server: netip.MustParseAddrPort("203.0.113.1:1723"), ServerPublic: netip.MustParseAddrPort("203.0.113.1:1723"),
 		ClientCallID: &own, ClientPublicCallID: &public,
@@ -37,7 +38,7 @@ func at(minute int, event string, call uint64) Record {
 // closed is the last record of a call.
 func closed(minute int, call uint64, opened int) Record {
 	r := at(minute, "closed", call)
-	r.Closing = &Closing{Opened: noon.Add(time.Duration(opened) * time.Minute)}
+	r.Closing = &Closing{Opened: schema.At(noon.Add(time.Duration(opened) * time.Minute))}
 	return r
 }
 
@@ -51,7 +52,7 @@ func party(t *testing.T, text string) Party {
 }
 
 func TestSelects(t *testing.T) {
-	translated, opened, rules := at(0, "translated", 1), at(0, "opened", 1), Record{Time: noon, Event: "rules_lost"}
+	translated, opened, rules := at(0, "translated", 1), at(0, "opened", 1), Record{Time: schema.At(noon), Event: "rules_lost"}
 	for _, tt := range []struct {
 		name                   string
 		client, server, public string
@@ -130,7 +131,7 @@ func TestUpAt(t *testing.T) {
 		{"a number that is given out again", "", []Record{at(-9, "opened", 1), closed(-8, 1, -9), at(-1, "opened", 1), closed(2, 1, -1)}, []int{2, 3}},
 		{"a number given out again, without an end", "", []Record{at(-9, "opened", 1), at(-1, "opened", 1)}, []int{1}},
 		{"a number given out again later", "", []Record{at(-1, "opened", 1), at(1, "opened", 1), at(2, "translated", 1)}, []int{0}},
-		{"the rules are no call", "", []Record{{Time: noon.Add(-1), Event: "rules_lost"}}, nil},
+		{"the rules are no call", "", []Record{{Time: schema.At(noon.Add(-1)), Event: "rules_lost"}}, nil},
 		{"what was lost may be one", "", []Record{NewLost(2, noon.Add(-time.Minute)), NewLost(2, noon.Add(time.Minute))}, []int{0}},
 		{"call by call", "", []Record{at(-3, "opened", 1), at(-2, "opened", 2), at(-1, "translated", 1), closed(1, 2, -2)}, []int{0, 2, 1, 3}},
 	} {

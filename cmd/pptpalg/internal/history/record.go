@@ -8,6 +8,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // Logged are the kinds of events that the translation log has.
@@ -16,9 +17,10 @@ var Logged = []Kind{CallRequested, CallTranslated, CallClosed, RulesLost, RulesB
 // Record is a line of the translation log: who had which public address and ID, from when
 // to when. The client is the end that opened the control connection.
 type Record struct {
-	Time  time.Time `json:"time"`  // UTC
-	Event string    `json:"event"` // opened, translated, closed; rules_lost, rules_back; lost for events that did not fit
-	Lost  uint64    `json:"lost,omitempty"`
+	SchemaVersion schema.Version `json:"schema_version"`
+	Time          schema.Time    `json:"time"`
+	Event         string         `json:"event"` // opened, translated, closed; rules_lost, rules_back; lost for events that did not fit
+	Lost          uint64         `json:"lost,omitempty"`
 	*CallRecord
 }
 
@@ -44,11 +46,11 @@ type CallRecord struct {
 // and otherwise as of the end: unless they are Approximate, they include everything that
 // the gateway translated.
 type Closing struct {
-	Opened   time.Time `json:"opened"` // when it was asked for, UTC
-	Seconds  float64   `json:"seconds"`
-	Reason   string    `json:"reason"` // see calls.Cause
-	ToClient *Count    `json:"to_client"`
-	ToServer *Count    `json:"to_server"`
+	Opened   schema.Time    `json:"opened"` // when it was asked for
+	Seconds  schema.Seconds `json:"seconds"`
+	Reason   string         `json:"reason"` // see calls.Cause
+	ToClient *Count         `json:"to_client"`
+	ToServer *Count         `json:"to_server"`
 
 	// Approximate: the counts may be too low. Somebody deleted an entry that counted before
 	// it was read, or an earlier daemon did the translating and counting.
@@ -75,7 +77,7 @@ var names = map[Kind]string{CallRequested: Opened, CallTranslated: Translated, C
 // NewRecord returns the line for an event of a kind that is Logged.
 func NewRecord(e Event) Record {
 	if e.Kind == RulesLost || e.Kind == RulesBack {
-		return Record{Time: stamp(e.Time), Event: names[e.Kind]}
+		return Record{Time: schema.At(e.Time), Event: names[e.Kind]}
 	}
 	client, server := e.Ends[calls.Initiator], e.Ends[calls.Responder]
 	c := &CallRecord{
@@ -90,20 +92,18 @@ func NewRecord(e Event) Record {
 	}
 	if e.Kind == CallClosed {
 		c.Closing = &Closing{
-			Opened: stamp(e.Call.Since), Seconds: e.Time.Sub(e.Call.Since).Round(time.Millisecond).Seconds(), Reason: e.Call.Cause.String(),
+			Opened: schema.At(e.Call.Since), Seconds: schema.For(e.Time.Sub(e.Call.Since)), Reason: e.Call.Cause.String(),
 			ToClient: count(e.Call.Traffic[calls.Initiator]), ToServer: count(e.Call.Traffic[calls.Responder]),
 			Approximate: e.Call.Approximate,
 		}
 	}
-	return Record{Time: stamp(e.Time), Event: names[e.Kind], CallRecord: c}
+	return Record{Time: schema.At(e.Time), Event: names[e.Kind], CallRecord: c}
 }
 
 // NewLost returns the line that stands for events that did not fit.
 func NewLost(n uint64, at time.Time) Record {
-	return Record{Time: stamp(at), Event: Lost, Lost: n}
+	return Record{Time: schema.At(at), Event: Lost, Lost: n}
 }
-
-func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 
 func count(t calls.Traffic) *Count {
 	if !t.Counted {
@@ -114,7 +114,7 @@ func count(t calls.Traffic) *Count {
 
 // String is the line for people: what changes from line to line first.
 func (r Record) String() string {
-	return r.Time.Format("2006-01-02T15:04:05.000Z07:00") + " " + r.Text()
+	return r.Time.String() + " " + r.Text()
 }
 
 // Text is the line without its time.
@@ -186,7 +186,7 @@ func (r Record) Fields() (all []Field) {
 	if c.Closing == nil {
 		return all
 	}
-	add("opened", c.Opened.Format("2006-01-02T15:04:05.000Z07:00"))
+	add("opened", c.Opened)
 	add("seconds", fmt.Sprintf("%.3f", c.Seconds))
 	add("reason", c.Reason)
 	for way, n := range []*Count{c.ToClient, c.ToServer} {
