@@ -59,6 +59,7 @@ up, or where the daemon translates (--datapath queue).`,
 	config.OneOf(f, "sort", orders()...)
 	f.StringVar(&w.filter, "filter", "", "show only calls that have each of these words")
 	cmd.MarkFlagsMutuallyExclusive("watch", "json")
+	cmd.AddCommand(callsEndCommand(e))
 	cmd.Flags().StringVar(&dir, "state-dir", stateDir(e), "directory of the daemon's socket")
 	return cmd
 }

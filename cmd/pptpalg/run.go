@@ -216,7 +216,7 @@ func run(ctx context.Context, e env, s *settings) error {
 	page := status.New(status.Config{
 		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry, Cluster: shares,
 	})
-	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, Events: d.Events(), Traffic: d.Traffic, FastPath: o.fast.told(d.DataPath()), Ready: d.Ready, Page: page, Show: o.page, Cluster: shares}, registry, d.Calls)
+	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, EndCall: d.EndCall, Events: d.Events(), Traffic: d.Traffic, FastPath: o.fast.told(d.DataPath()), Ready: d.Ready, Page: page, Show: o.page, Cluster: shares}, registry, d.Calls)
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 	"golang.org/x/sync/errgroup"
 
+	"pptpalg/alg"
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/explain"
 	"pptpalg/cmd/pptpalg/internal/history"
@@ -68,6 +69,8 @@ type Config struct {
 	Events  *history.Store
 	// Traffic returns what flows have carried, by their Unmarked form.
 	Traffic func() (map[calls.Flow]calls.Traffic, error)
+	// EndCall ends a call by its number.
+	EndCall func(number uint64) (alg.Ended, error)
 	// FastPath is told on the unix socket. Nil is not.
 	FastPath *FastPath
 	// Cluster answers commands on the unix socket. Nil is for a gateway alone.
@@ -91,6 +94,7 @@ type Server struct {
 	log              *slog.Logger
 	explain          func(context.Context, netip.Addr) (explain.Report, error)
 	explaining       *pace
+	end              func(uint64) (alg.Ended, error)
 	events           *history.Store
 	traffic          func() (map[calls.Flow]calls.Traffic, error)
 	fastPath         *FastPath
@@ -110,7 +114,7 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.calls.look = s.callsJSON
-	s.explain, s.events, s.traffic = cfg.Explain, cfg.Events, cfg.Traffic
+	s.explain, s.events, s.traffic, s.end = cfg.Explain, cfg.Events, cfg.Traffic, cfg.EndCall
 	s.fastPath, s.explaining = cfg.FastPath, newPace()
 	s.page, s.show, s.cluster = cfg.Page, cfg.Show, cfg.Cluster
 	if cfg.Listen != "" {
@@ -202,6 +206,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /calls", s.serveCalls)
+	if s.end != nil {
+		mux.HandleFunc("POST /calls/end", s.serveEnd)
+	}
 	if s.explain != nil {
 		mux.HandleFunc("GET /explain", s.serveExplain)
 	}
