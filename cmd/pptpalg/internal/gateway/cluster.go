@@ -648,6 +648,18 @@ func (g *Gateway) followCall(c *state.Change, e *entries, now time.Time) {
 	if of, last := g.editor.Forget(number, at, now); last {
 		e.end(of)
 	}
+	g.rest(&c.Call, at, now)
+}
+
+// rest lets the public IDs rest of a call that was over before this gateway knew of it. The caller
+// holds mu.
+func (g *Gateway) rest(c *state.Call, at, now time.Time) {
+	switch {
+	case c.Rests.ID != 0:
+		g.table.Rest(c.Rests, now)
+	case at.Add(g.cfg.Table.Rest).After(now):
+		g.table.RestCall(c.Record, at, now)
+	}
 }
 
 // knowsBetter reports whether the journal knows at least as much of a call as the shared

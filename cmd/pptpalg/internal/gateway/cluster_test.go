@@ -904,3 +904,43 @@ func TestOrphansLater(t *testing.T) {
 		t.Errorf("%d calls, %d orphans, %d flows: %v", n, again.orphans.count.Load(), again.kernel.count(), again.Calls())
 	}
 }
+
+// TestNewcomerLetsRest: the public IDs of calls that were over before a gateway came rest there too,
+// also if the shared store has lost all its data meanwhile, and the call was another gateway's.
+func TestNewcomerLetsRest(t *testing.T) {
+	for name, lose := range map[string]bool{"the store has all": false, "the store loses all": true} {
+		t.Run(name, func(t *testing.T) {
+			s, a, b := pair(t)
+			w, v := a.dial(1, publicP), a.dial(2, publicP)
+			w.setUp(a, 7, 9)
+			b.until("follows", b.knows(w, calls.Established))
+			w.clears(a, 7, 7)
+			w.say(a, calls.Responder, pptp.CallDisconnectNotify, 9, 0, 1)
+			b.until("has seen the end", b.lacks(w))
+			b.kernel.set(v.Connection, 300)
+			b.has(publicP)
+			v.setUp(b, 8, 10)
+			v.clears(b, 8, 8)
+			v.say(b, calls.Responder, pptp.CallDisconnectNotify, 10, 0, 1)
+			b.until("has written all", func() bool { return b.share.store.Status().Pending == 0 })
+			if lose {
+				s.store.Restore(memory.Backup{})
+				b.until("has written all again", func() bool {
+					b.shrink()
+					st := b.share.store.Status()
+					return st.Reloads > 1 && st.Joined && !st.Degraded && st.Pending == 0
+				})
+			}
+			c := s.start("c", t.TempDir(), newClusterKernel())
+			b.stop()
+			a.stop()
+			u := c.dial(3, publicP)
+			c.has(publicP)
+			for _, own := range []pptp.CallID{7, 8} {
+				if public := u.setUp(c, own, 10+own); public == own {
+					t.Errorf("public ID %d is given out, which rests", public)
+				}
+			}
+		})
+	}
+}

@@ -246,8 +246,14 @@ func (s *Store) Rewrite(all []calls.Record, resting []calls.Resting) error {
 	if !s.repairable() {
 		return err
 	}
-	s.writer.Lack(false)
-	s.compare(all, time.Now())
+	now := time.Now()
+	rests := s.writer.Restore()
+	s.compare(all, now)
+	for _, r := range resting {
+		if rests && s.mine(r.Public) {
+			s.writer.Rest(r, now)
+		}
+	}
 	signal(s.more)
 	return err
 }

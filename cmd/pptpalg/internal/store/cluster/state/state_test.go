@@ -1,6 +1,7 @@
 package state
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -84,11 +85,18 @@ func TestDecodeCall(t *testing.T) {
 			}
 		}
 	}
-	if _, err := DecodeCall(key, record.AppendRest(nil, calls.Resting{Public: public, Peer: public})); err != ErrUnknown {
+	unknown := []byte{99, 0}
+	unknown = binary.BigEndian.AppendUint32(unknown, sum(unknown))
+	if _, err := DecodeCall(key, unknown); err != ErrUnknown {
 		t.Errorf("a kind that is unknown: %v", err)
 	}
 	if _, err := DecodeCall(key, record.AppendGone(nil, 1, at)); err == nil {
 		t.Error("what has ended tells nothing of what it was")
+	}
+	for name, r := range map[string]calls.Resting{"another key's": {Public: public, Peer: public, ID: 7}, "no ID": {Public: public, Peer: public}} {
+		if _, err := DecodeCall(key, record.AppendRest(nil, r)); err == nil {
+			t.Errorf("%s is taken for one that rests", name)
+		}
 	}
 }
 
@@ -390,6 +398,8 @@ func TestMirrorDoubts(t *testing.T) {
 func FuzzItem(f *testing.F) {
 	f.Add(CallKey{public, 1}.String(), (&Call{Record: kept(1)}).Encode())
 	f.Add(CallKey{public, 1}.String(), (&Call{Record: kept(1), Gone: true, At: at}).Encode())
+	rested := Rested(calls.Resting{Public: public, Peer: netip.MustParseAddr("203.0.113.9"), Zone: 3, ID: 7, Until: at})
+	f.Add(CallKey{public, rested.Record.Number}.String(), rested.Encode())
 	f.Add(OwnerKey(public), Owner{"b", 2, 3}.Encode())
 	f.Add(MemberKey(3), []byte(`{"name":"b"}`))
 	f.Add(SlotKey(3), []byte("b"))
@@ -398,7 +408,7 @@ func FuzzItem(f *testing.F) {
 	f.Fuzz(func(t *testing.T, key string, value []byte) {
 		m := NewMirror(Owner{Name: "a", Life: 1})
 		for _, c := range m.Update([]Item{{key, value, 1}, {key, nil, 2}}) {
-			if c.Kind == Owned || c.Call.Record.Legs == [2]calls.LegRecord{} {
+			if c.Kind == Owned || c.Call.Record.Legs == [2]calls.LegRecord{} && c.Call.Rests.ID == 0 {
 				continue
 			}
 			k := CallKey{c.Public, c.Call.Record.Number}

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"pptpalg/alg/calls"
 )
 
 // Writer decides what is written to the shared store. One transaction at a time is under way:
@@ -19,6 +21,7 @@ type Writer struct {
 	batch   batch
 	flight  []entry // under way
 	lacking bool    // the store lacks something that is not pending
+	rests   bool    // it lacks IDs that rest, too
 	dropped []CallKey
 	offers  []entry // calls that the store lacks, below public addresses that others have taken
 	fenced  uint64
@@ -126,19 +129,25 @@ func (w *Writer) Dropped() []CallKey {
 // Add takes in what is to be written of a call, and whether a packet waits for it. It reports
 // whether waiting can help. Calls of public addresses that are not claimed are left out.
 func (w *Writer) Add(c *Call, urgent bool, now time.Time) (waits bool) {
-	public, translated := PublicOf(&c.Record.Connection)
-	if !translated || !w.Claimed(public) {
+	key, translated := c.Key()
+	if !translated || !w.Claimed(key.Public) {
 		return false
 	}
-	_, held := w.owners.fence(public)
+	_, held := w.owners.fence(key.Public)
 	urgent = urgent && held && !w.Breaker.Open()
-	key := CallKey{public, c.Record.Number}
 	put := Put{Key: key.String(), Value: c.Encode()}
 	if c.Gone {
 		put.Keep = w.rest
 	}
 	w.lacking = !w.batch.add(entry{key, put, urgent}, now) || w.lacking
 	return urgent
+}
+
+// Rest takes in a public ID that rests, of a call that the store does not have any more.
+func (w *Writer) Rest(r calls.Resting, now time.Time) {
+	if r.Until.After(now) {
+		w.Add(Rested(r), false, now)
+	}
 }
 
 // Delete has a call's key deleted.
@@ -173,8 +182,16 @@ func (w *Writer) Has(key CallKey) bool {
 // Lacking reports whether the store lacks what nobody knows any more but the call table.
 func (w *Writer) Lacking() bool { return w.lacking }
 
-// Lack takes note that the store lacks something, or that it does no longer.
-func (w *Writer) Lack(lacking bool) { w.lacking = lacking }
+// Lack takes note that the store lacks something.
+func (w *Writer) Lack() { w.lacking = true }
+
+// Restore takes note that the store is to lack nothing any more. It reports whether it lacks the IDs
+// that rest, too.
+func (w *Writer) Restore() (rests bool) {
+	rests = w.rests
+	w.lacking, w.rests = false, false
+	return rests
+}
 
 // Fenced returns how often a guard did not hold because another gateway has taken a public
 // address.
@@ -277,5 +294,5 @@ func (w *Writer) Lost(public netip.Addr) {
 // written.
 func (w *Writer) Restored() {
 	w.owners.restored()
-	w.lacking = true
+	w.lacking, w.rests = true, true
 }
