@@ -944,3 +944,26 @@ func TestNewcomerLetsRest(t *testing.T) {
 		})
 	}
 }
+
+// TestSlotIsKept: gateways that start when the shared store has lost its data have the slots that they
+// had, whoever comes first: their calls are numbered by them.
+func TestSlotIsKept(t *testing.T) {
+	s, a, b := pair(t)
+	b.until("has written its slot down", func() bool { return lastSlot(a.dir, "a") == 0 && lastSlot(b.dir, "b") == 1 })
+	a.stop()
+	b.stop()
+	s.store.Restore(memory.Backup{})
+	for _, tt := range []struct {
+		*member
+		slot int
+	}{{b, 1}, {a, 0}} {
+		again := s.start(tt.name, tt.dir, tt.kernel)
+		if got := again.share.store.Status().Slot; got != tt.slot {
+			t.Errorf("%s has slot %d, and had %d", tt.name, got, tt.slot)
+		}
+		again.stop()
+	}
+	if got := s.start("c", b.dir, b.kernel).share.store.Status().Slot; got != 2 {
+		t.Errorf("a gateway with another name has slot %d", got)
+	}
+}

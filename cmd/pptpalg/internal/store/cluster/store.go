@@ -16,6 +16,7 @@ import (
 // Config is what a gateway wants of its store. Apply, Joined and Waited may be nil.
 type Config struct {
 	Member state.Member  // this gateway; its slot is found when it joins
+	Seat   int           // the slot that it had last, plus 1; 0 for none that is known
 	Wait   time.Duration // for the shared store, at most; 0 means 250 ms
 	Rest   time.Duration // how long a public ID rests
 	// Apply takes in what others have done, in order, from one goroutine. The store holds no
@@ -104,7 +105,7 @@ func New(local store.Store, shared Shared, cfg Config) *Store {
 	return &Store{
 		local: local, shared: shared, cfg: cfg,
 		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), reload: make(chan struct{}, 1), evicted: make(chan struct{}, 1),
-		settling: time.NewTimer(time.Hour), slot: -1,
+		settling: time.NewTimer(time.Hour), slot: cfg.Seat - 1,
 		writer: state.NewWriter(me, cfg.Rest), mirror: state.NewMirror(me),
 	}
 }
