@@ -328,6 +328,43 @@ func TestWriterFenced(t *testing.T) {
 	}
 }
 
+// TestOffers: what could not be written is offered to who has the address: once, but for one that had to
+// renew its fence meanwhile.
+func TestOffers(t *testing.T) {
+	other := Owner{Name: "b", Life: 2}
+	owned := func(revision int64) Item { return Item{OwnerKey(public), other.Encode(), revision} }
+	by := func(revision int64) func(netip.Addr) Holding {
+		return func(netip.Addr) Holding { return Holding{other, revision} }
+	}
+	call := func(revision int64) Item { return Item{CallKey{public, 1}.String(), []byte("?"), revision} }
+	for name, tt := range map[string]struct {
+		now   []Item
+		again bool
+	}{
+		"taken":                            {nil, false},
+		"the fence was renewed":            {[]Item{owned(12), call(0)}, true},
+		"the store knows the call":         {[]Item{owned(11), call(12)}, false},
+		"the fence was renewed, and knows": {[]Item{owned(12), call(12)}, true},
+	} {
+		w := holding(t)
+		w.Add(&Call{Record: kept(1)}, true, at)
+		work, _ := next(w, at)
+		w.Done(work, Outcome{Fenced: []Item{owned(11)}}, at)
+		o, ok := w.Offer(by(11))
+		if !ok || o.Transaction.Puts[0].Key != keys(1)[0] || o.Transaction.Guards[0] != (Guard{OwnerKey(public), 11}) {
+			t.Fatalf("%s: offered %v, %+v", name, ok, o.Transaction)
+		}
+		if w.Offered(o, tt.now); tt.again {
+			if _, ok := w.Offer(by(11)); ok {
+				t.Errorf("%s: it is offered again before the watch has told of the fence", name)
+			}
+		}
+		if again, ok := w.Offer(by(12)); ok != tt.again || ok && again.Transaction.Guards[0].Revision != 12 {
+			t.Errorf("%s: offered again: %v, %+v", name, ok, again.Transaction)
+		}
+	}
+}
+
 // TestWriterOverflows: too much is not kept; the writer says that the store lacks it.
 func TestWriterOverflows(t *testing.T) {
 	w := holding(t)

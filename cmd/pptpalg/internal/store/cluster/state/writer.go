@@ -23,7 +23,7 @@ type Writer struct {
 	lacking bool    // the store lacks something that is not pending
 	rests   bool    // it lacks IDs that rest, too
 	dropped []CallKey
-	offers  []entry // calls that the store lacks, below public addresses that others have taken
+	offers  []offer // calls that the store lacks, below public addresses that others have taken
 	fenced  uint64
 }
 
@@ -87,35 +87,59 @@ func (w *Writer) drop() {
 func (w *Writer) give(e entry) {
 	w.dropped = append(w.dropped, e.key)
 	if e.put.Value != nil && len(w.offers) < mostOffers {
-		w.offers = append(w.offers, e)
+		w.offers = append(w.offers, offer{entry: e})
 	}
 }
 
 // mostOffers is how many calls may wait to be offered.
 const mostOffers = 1 << 12
 
+// offer is what is to be offered.
+type offer struct {
+	entry
+	met int64 // the revision of the owner's key at which it was offered in vain
+}
+
+// Offer is a transaction that offers a call.
+type Offer struct {
+	Transaction Transaction
+	offer       offer
+}
+
 // Offer returns a transaction that writes, below a public address that another gateway owns, a call
 // that the store does not know, or that a call is over: what has happened before that one had the
-// address, and while the store did not answer. Each is offered once.
-func (w *Writer) Offer(owner func(netip.Addr) Holding) (t Transaction, ok bool) {
+// address, and while the store did not answer. Each is offered once, unless it is to be Offered again.
+func (w *Writer) Offer(owner func(netip.Addr) Holding) (_ Offer, ok bool) {
 	for i, e := range w.offers {
 		h := owner(e.key.Public)
-		if h.Owner == (Owner{}) || h.Owner.Is(w.owners.me) {
+		if h.Owner == (Owner{}) || h.Owner.Is(w.owners.me) || h.Revision == e.met {
 			continue
 		}
 		w.offers = slices.Delete(w.offers, i, i+1)
-		t = Transaction{Guards: []Guard{{OwnerKey(e.key.Public), h.Revision}}, Puts: []Put{e.put}}
+		e.met = h.Revision
+		t := Transaction{Guards: []Guard{{OwnerKey(e.key.Public), h.Revision}}, Puts: []Put{e.put}}
 		if e.put.Keep == 0 {
 			t.Guards = append(t.Guards, Guard{e.put.Key, 0})
 		}
-		return t, true
+		return Offer{t, e}, true
 	}
-	return Transaction{}, false
+	return Offer{}, false
+}
+
+// Offered takes in the guards' keys as they are, if a guard of an offer did not hold. If the owner has
+// taken its address anew meanwhile, the call is offered again, when the watch has told of that.
+func (w *Writer) Offered(o Offer, now []Item) (again bool) {
+	key := OwnerKey(o.offer.key.Public)
+	renewed := func(it Item) bool { return it.Key == key && it.Revision != o.offer.met }
+	if again = slices.ContainsFunc(now, renewed) && len(w.offers) < mostOffers; again {
+		w.offers = append(w.offers, o.offer)
+	}
+	return again
 }
 
 // withdraw gives up what is to be offered below a public address that this gateway owns again.
 func (w *Writer) withdraw(public netip.Addr) {
-	w.offers = slices.DeleteFunc(w.offers, func(e entry) bool { return e.key.Public == public })
+	w.offers = slices.DeleteFunc(w.offers, func(o offer) bool { return o.key.Public == public })
 }
 
 // Dropped hands over the calls of which the store was to know something when another gateway
