@@ -945,6 +945,25 @@ func TestNewcomerLetsRest(t *testing.T) {
 	}
 }
 
+// TestRestReloaded: how long an ID rests is changed while the gateway runs. The other gateways can see it.
+func TestRestReloaded(t *testing.T) {
+	_, a, b := pair(t)
+	cfg := a.cfg
+	cfg.Table.Rest = time.Hour
+	if err := a.Reload(cfg); err != nil {
+		t.Fatal(err)
+	}
+	b.until("sees it", func() bool {
+		m := b.share.store.Status().Members[0]
+		return m.Name == "a" && m.Rest == time.Hour
+	})
+	if st := a.share.store.Status(); st.Slot != 0 {
+		t.Errorf("a has slot %d now", st.Slot)
+	}
+	w := a.dial(1, publicP)
+	w.clears(a, 7, w.setUp(a, 7, 9))
+}
+
 // TestSlotIsKept: gateways that start when the shared store has lost its data have the slots that they
 // had, whoever comes first: their calls are numbered by them.
 func TestSlotIsKept(t *testing.T) {

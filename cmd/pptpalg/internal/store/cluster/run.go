@@ -208,6 +208,9 @@ func (s *Store) stay(ctx context.Context, held Held) {
 			s.cfg.Log.Error("another gateway has the same name: give each a name of its own", "name", s.cfg.Member.Name)
 			s.release(ctx, held)
 			return
+		case <-s.changed: // it joins again
+			s.release(ctx, held)
+			return
 		case <-ctx.Done():
 			s.release(ctx, held)
 			return
@@ -308,7 +311,10 @@ func (s *Store) evict() {
 }
 
 func (s *Store) seat(ctx context.Context, slot int, guard state.Guard) (Held, error) {
-	value, err := s.cfg.Member.Encode()
+	s.mu.Lock()
+	me := s.cfg.Member
+	s.mu.Unlock()
+	value, err := me.Encode()
 	if err != nil {
 		return nil, err
 	}

@@ -59,6 +59,7 @@ type Store struct {
 	settled  chan struct{} // has an item when something was written
 	reload   chan struct{} // has an item when all is to be read again
 	evicted  chan struct{} // has an item when another has the slot
+	changed  chan struct{} // has an item when the others are to be told something else of this gateway
 	settling *time.Timer   // of await
 
 	mu      sync.Mutex // guards what follows
@@ -104,7 +105,7 @@ func New(local store.Store, shared Shared, cfg Config) *Store {
 	me := state.Owner{Name: cfg.Member.Name, Life: cfg.Member.Life}
 	return &Store{
 		local: local, shared: shared, cfg: cfg,
-		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), reload: make(chan struct{}, 1), evicted: make(chan struct{}, 1),
+		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), reload: make(chan struct{}, 1), evicted: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		settling: time.NewTimer(time.Hour), slot: cfg.Seat - 1,
 		writer: state.NewWriter(me, cfg.Rest), mirror: state.NewMirror(me),
 	}
@@ -118,6 +119,17 @@ func (s *Store) Claim(public netip.Addr) {
 	s.writer.Claim(public, s.mirror.Owner(public).Revision)
 	s.mu.Unlock()
 	signal(s.more)
+}
+
+// SetRest changes how long public IDs rest, and tells the other gateways.
+func (s *Store) SetRest(rest time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cfg.Member.Rest != rest {
+		s.writer.SetRest(rest)
+		s.cfg.Member.Rest = rest
+		signal(s.changed)
+	}
 }
 
 // Serves reports whether a change that is Owned and Mine is of the latest Claim. Another one comes

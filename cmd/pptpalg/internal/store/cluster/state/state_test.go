@@ -256,10 +256,12 @@ func TestWriter(t *testing.T) {
 	if !w.Urgent() || w.Pending() != 3 || !w.Has(CallKey{public, 1}) {
 		t.Error("what is under way is forgotten")
 	}
+	w.SetRest(time.Hour)
 	add(4, false, true)
+	add(5, true, false)
 	w.Done(work, Outcome{Mark: Mark{1, 11}}, at)
-	if _, got = next(w, at); !slices.Equal(got, keys(4)) || !w.Urgent() {
-		t.Errorf("then %v", got)
+	if work, got = next(w, at); !slices.Equal(got, keys(4, 5)) || !w.Urgent() || work.Transaction.Puts[1].Keep != time.Hour {
+		t.Errorf("then %v, %+v", got, work.Transaction.Puts)
 	}
 }
 

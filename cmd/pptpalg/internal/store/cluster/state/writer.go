@@ -32,6 +32,9 @@ func NewWriter(me Owner, rest time.Duration) *Writer {
 	return &Writer{rest: rest, owners: owners{me: me, claims: make(map[netip.Addr]*claim), others: make(map[netip.Addr]bool)}}
 }
 
+// SetRest changes how long public IDs rest.
+func (w *Writer) SetRest(rest time.Duration) { w.rest = rest }
+
 // Work is a transaction that is to be done.
 type Work struct {
 	Transaction Transaction
