@@ -35,6 +35,7 @@ type clusterKernel struct {
 	tcp   map[calls.Tuple]tcpEntry // by original tuple
 	flows map[calls.Flow]bool
 	addrs []netip.Addr
+	lists int // how often all connections were listed
 }
 
 type tcpEntry struct {
@@ -71,6 +72,7 @@ func (k *clusterKernel) ConnectionIn(t calls.Tuple, _ uint16) (calls.Connection,
 
 func (k *clusterKernel) Connections([]uint16) (all []calls.Connection, err error) {
 	k.locked(func() {
+		k.lists++
 		for _, e := range k.tcp {
 			all = append(all, e.Connection)
 		}
@@ -962,6 +964,35 @@ func TestRestReloaded(t *testing.T) {
 	}
 	w := a.dial(1, publicP)
 	w.clears(a, 7, w.setUp(a, 7, 9))
+}
+
+// TestStartListsOnce: a gateway of a cluster, too, lists the kernel's table once when it starts, and when
+// it reads the shared store only later. What comes meanwhile is not missed in that list.
+func TestStartListsOnce(t *testing.T) {
+	s, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	b.stop()
+	b.kernel.lists = 0
+	again := s.start("b", b.dir, b.kernel)
+	if n := again.kernel.lists; n != 1 {
+		t.Errorf("the table is listed %d times", n)
+	}
+	again.stop()
+	b.kernel.lists = 0
+	late := s.startWith("b", b.dir, b.kernel, memory.Faults{Err: memory.ErrDown})
+	late.link.Set(memory.Faults{})
+	late.until("is whole", late.share.isWhole)
+	late.kernel.lists = 0
+	late.adopt()
+	v := a.dial(2, publicP)
+	v.setUp(a, 7, 10)
+	late.until("follows", late.knows(v, calls.Established))
+	late.audit()
+	if n, mended := late.kernel.lists, testutil.ToFloat64(late.metrics.repairs.WithLabelValues(repairRevived)); n != 1 || mended != 0 {
+		t.Errorf("the table is listed %d times, and %v connections are made anew", n, mended)
+	}
 }
 
 // TestSlotIsKept: gateways that start when the shared store has lost its data have the slots that they
