@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,9 +12,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/config"
+	"pptpalg/cmd/pptpalg/internal/meter"
 )
 
 func callsCommand(e env) *cobra.Command {
@@ -32,6 +35,10 @@ went there, "-" where nothing counts them.
 
 PUBLIC after SERVER is there where a server is translated. --output wide has it always,
 and adds the control connection. A terminal that is too narrow for all columns gets fewer of them.
+
+STATE is one-way or silent, instead of established, for a call that does not carry: for
+some ten seconds GRE has come from one end only, or no GRE has ever come from either.
+"pptpalg explain CLIENT" says why.
 
 --filter shows the calls that have each of its words: a part of an address, of
 "address/Call ID", of the state or of the control connection, or the network of an end.
@@ -59,29 +66,34 @@ up, or where the daemon translates (--datapath queue).`,
 	config.OneOf(f, "sort", orders()...)
 	f.StringVar(&w.filter, "filter", "", "show only calls that have each of these words")
 	cmd.MarkFlagsMutuallyExclusive("watch", "json")
+	cmd.AddCommand(callsEndCommand(e))
 	cmd.Flags().StringVar(&dir, "state-dir", stateDir(e), "directory of the daemon's socket")
 	return cmd
 }
 
 // printOnce prints the calls of now.
 func printOnce(cmd *cobra.Command, client admin.Client, w *watcher, o *output) error {
-	calls, err := client.Calls(cmd.Context())
+	found, err := client.Calls(cmd.Context())
 	if err != nil {
 		return err
 	}
-	all := w.chosen(rowsOf(calls), "number")
+	all := w.chosen(rowsOf(found), "number")
 	if o.structured() {
-		found := make([]admin.Listed, len(all))
+		listed := make([]admin.Listed, len(all))
 		for i := range all {
-			found[i].Call = all[i].Call
+			listed[i].Call = all[i].Call
 		}
-		return o.print(cmd.OutOrStdout(), found)
+		return o.print(cmd.OutOrStdout(), listed)
 	}
 	t := callTable(all, time.Now(), callColumns{wide: o.form == formWide})
-	if err := t.print(cmd.OutOrStdout(), terminalOf(cmd.OutOrStdout(), w.lookup)); err != nil {
+	term := terminalOf(cmd.OutOrStdout(), w.lookup)
+	if err := t.print(cmd.OutOrStdout(), term); err != nil {
 		return fmt.Errorf("print calls: %w", err)
 	}
-	return nil
+	if term.is() {
+		_, err = io.WriteString(cmd.OutOrStdout(), trouble(all))
+	}
+	return err
 }
 
 // row is a call in a table.
@@ -107,9 +119,9 @@ func newRow(c admin.Call) *row {
 	return r
 }
 
-func rowsOf(calls []admin.Call) []*row {
-	rows := make([]*row, len(calls))
-	for i, c := range calls {
+func rowsOf(all []admin.Call) []*row {
+	rows := make([]*row, len(all))
+	for i, c := range all {
 		rows[i] = newRow(c)
 	}
 	return rows
@@ -120,7 +132,7 @@ func (r *row) words() string {
 	return strings.ToLower(strings.Join([]string{
 		end(r.client.Address, r.client.CallID), end(r.client.PublicAddress, r.client.PublicCallID),
 		end(r.server.Address, r.server.CallID), end(r.server.PublicAddress, r.server.PublicCallID),
-		r.State, r.Control.Src, r.Control.Dst, r.Owner,
+		r.State, r.state().text, r.Control.Src, r.Control.Dst, r.Owner,
 	}, " "))
 }
 
@@ -165,7 +177,7 @@ var compares = map[string]func(a, b *row) int{
 	"age":    func(a, b *row) int { return b.Since.Compare(a.Since.Time) },
 	"client": func(a, b *row) int { return a.src.Compare(b.src) },
 	"server": func(a, b *row) int { return a.dst.Compare(b.dst) },
-	"state":  func(a, b *row) int { return cmp.Compare(a.State, b.State) },
+	"state":  func(a, b *row) int { return cmp.Compare(a.state().text, b.state().text) },
 	"rate":   func(a, b *row) int { return cmp.Compare(b.rate(), a.rate()) },
 	"number": func(a, b *row) int { return cmp.Compare(a.Number, b.Number) },
 }
@@ -285,13 +297,35 @@ func callTable(all []*row, now time.Time, show callColumns) *table {
 	return t
 }
 
-// state is a call's state, with what it means for its user.
+// state is a call's state, or what keeps an established one from being of use.
 func (r *row) state() cell {
-	c := cell{text: r.State}
-	if r.State == "established" {
-		c.tone = goodTone
+	switch {
+	case r.Carries == meter.OneWay.String():
+		return cell{"one-way", badTone}
+	case r.Carries == meter.Silent.String():
+		return cell{"silent", badTone}
+	case r.State == calls.Established.String():
+		return cell{r.State, goodTone}
 	}
-	return c
+	return cell{text: r.State}
+}
+
+// trouble says below the table on a terminal which calls do not carry, and who knows why.
+func trouble(all []*row) string {
+	var bad []*row
+	for _, r := range all {
+		if r.state().tone == badTone {
+			bad = append(bad, r)
+		}
+	}
+	if len(bad) == 0 {
+		return ""
+	}
+	verb := "carry one way only, or nothing"
+	if len(bad) == 1 {
+		verb = map[bool]string{true: "carries one way only", false: "carries nothing"}[bad[0].NoneTo != ""]
+	}
+	return fmt.Sprintf("\n%s %s: \"pptpalg explain %s\" says why\n", number(len(bad), "call"), verb, bad[0].client.Address)
 }
 
 // end shows an end of a call as address/Call ID.
@@ -364,9 +398,9 @@ func clientsOf(ctx context.Context, dir string) (found []cobra.Completion) {
 func live(ctx context.Context, dir string) []*row {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	calls, err := admin.Client{StateDir: dir}.Calls(ctx)
+	all, err := admin.Client{StateDir: dir}.Calls(ctx)
 	if err != nil {
 		return nil
 	}
-	return rowsOf(calls)
+	return rowsOf(all)
 }

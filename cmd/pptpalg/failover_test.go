@@ -1,13 +1,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"net/netip"
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
@@ -49,25 +47,13 @@ var etcdAddr = netip.AddrPortFrom(lab.SwitchAddr, 2379)
 
 // startEtcd runs one member beside the gateways. Its data are in memory as far as the kernel likes.
 func (c *cluster) startEtcd() {
-	t, h := c.a.t, c.a.Switch
+	t := c.a.t
 	t.Helper()
 	must(t, lab.Need("etcd"))
-	const peer = "http://127.0.0.1:2380"
-	client := "http://" + etcdAddr.String()
-	cmd, err := h.Command(context.Background(), "etcd", "--name", "one", "--data-dir", c.data, "--unsafe-no-fsync",
-		"--logger", "zap", "--log-level", "error", "--listen-client-urls", client, "--advertise-client-urls", client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "one="+peer,
-		"--heartbeat-interval", "50", "--election-timeout", "300")
-	must(t, err)
-	c.etcd, err = h.Start(cmd)
+	var err error
+	c.etcd, err = lab.StartEtcd(c.a.Switch, etcdAddr, c.data)
 	must(t, err)
 	t.Cleanup(func() { _ = c.etcd.Kill() })
-	must(t, lab.Poll(lab.Patience, func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		conn, err := c.a.Gateway.Dial(ctx, netip.AddrPort{}, etcdAddr)
-		return err == nil && conn.Close() == nil
-	}))
 }
 
 // status asks a gateway how its cluster does.

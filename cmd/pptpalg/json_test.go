@@ -35,8 +35,8 @@ func TestSchemas(t *testing.T) {
 	party := admin.Party{Address: "10.0.0.1", PublicAddress: "192.0.2.1"}
 	known := admin.Party{Address: "10.0.0.1", PublicAddress: "192.0.2.1", CallID: &id, PublicCallID: &id}
 	control := admin.Control{Src: "10.0.0.1:1", Dst: "192.0.2.1:1723"}
-	call := admin.Call{Number: 1, PNS: party, PAC: party, State: "requested", Since: at, Control: control}
-	full := admin.Call{Number: 1, PNS: known, PAC: known, State: "established", Since: at, Control: control, Owner: "a", OwnedHere: true, ToPNS: traffic, ToPAC: traffic}
+	call := admin.Call{Number: 1, PNS: party, PAC: party, State: "requested", Since: at, Control: control, Carries: "unknown"}
+	full := admin.Call{Number: 1, PNS: known, PAC: known, State: "established", Since: at, Control: control, Owner: "a", OwnedHere: true, ToPNS: traffic, ToPAC: traffic, Carries: "one_way", NoneTo: "pns", NoneSince: &at}
 	ends := [2]history.End{{Address: netip.MustParseAddrPort("10.0.0.1:1"), Public: netip.MustParseAddrPort("192.0.2.1:1")}, {Address: netip.MustParseAddrPort("203.0.113.1:1723"), Public: netip.MustParseAddrPort("203.0.113.1:1723")}}
 	event := func(kind history.Kind, counted bool) history.Record {
 		e := history.Event{Time: at.Time, Kind: kind, Ends: ends, Call: history.Call{Legs: [2]calls.LegRecord{{Known: true}}, Since: at.Time, Approximate: counted}}

@@ -58,7 +58,11 @@ func commandPage(cmd *cobra.Command) string {
 	r.heading("SYNOPSIS")
 	if cmd.Runnable() {
 		r.line(".B", cmd.UseLine())
-	} else {
+	}
+	if cmd.Runnable() && cmd.HasAvailableSubCommands() {
+		r.WriteString(".br\n")
+	}
+	if cmd.HasAvailableSubCommands() {
 		r.line(".B", cmd.CommandPath()+" COMMAND [flags]")
 	}
 	r.heading("DESCRIPTION")

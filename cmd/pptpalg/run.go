@@ -24,6 +24,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/config"
 	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/meter"
 	"pptpalg/cmd/pptpalg/internal/notify"
 	"pptpalg/cmd/pptpalg/internal/status"
 	"pptpalg/rules/choice"
@@ -224,15 +225,20 @@ func run(ctx context.Context, e env, s *settings) error {
 		return errors.Join(err, events.close(), d.Close())
 	}
 	shares := clusterControl(d)
+	measured := meter.New(meter.Source{Calls: d.Calls, Traffic: d.Traffic})
 	page := status.New(status.Config{
-		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry, Cluster: shares,
+		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry, Cluster: shares, Meter: measured,
 	})
-	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, Events: d.Events(), Traffic: d.Traffic, FastPath: o.fast.told(d.DataPath()), Ready: d.Ready, Page: page, Show: o.page, Cluster: shares}, registry, d.Calls)
+	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, EndCall: d.EndCall, Events: d.Events(), Traffic: d.Traffic, FastPath: o.fast.told(d.DataPath()), Ready: d.Ready, Page: page, Show: o.page, Cluster: shares, Meter: measured}, registry, d.Calls)
 	if err != nil {
 		exports.close()
 		return errors.Join(err, events.close(), d.Close())
 	}
-	d.Count(gateway.Beside{LogLost: log.lines.Lost, EventsLost: events.Lost, AdminClosed: srv.Crowded, Exports: exports.state})
+	d.Count(gateway.Beside{
+		LogLost: log.lines.Lost, EventsLost: events.Lost, AdminClosed: srv.Crowded, Exports: exports.state,
+		OneWay: func() uint64 { return uint64(measured.Count(meter.OneWay)) },
+		Silent: func() uint64 { return uint64(measured.Count(meter.Silent)) },
+	})
 	group, ctx := errgroup.WithContext(ctx)
 	ready := make(chan struct{})
 	ended := make(chan struct{})
@@ -248,6 +254,7 @@ func run(ctx context.Context, e env, s *settings) error {
 	group.Go(func() error { return srv.Run(ctx) })
 	group.Go(func() error { return events.Run(ctx) })
 	group.Go(func() error { return exports.run(ctx) })
+	group.Go(func() error { return measured.Run(ctx) })
 	group.Go(func() error {
 		return (&reloader{running: s, level: log.level, table: d.Reload, log: log.Logger}).Run(ctx, hangups)
 	})

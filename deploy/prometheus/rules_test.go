@@ -137,6 +137,8 @@ var firing = []struct {
 			{`pptpalg_gre_unmatched_flows 0x30`, `pptpalg_gre_packets_total{reason="rewritten"} 0+99x30`},
 		},
 	},
+	{alert: "PptpalgCallsOneWay", fires: series{`pptpalg_calls_one_way 2x9`}, quiet: []series{{`pptpalg_calls_one_way 0 2 2 0x9`}}},
+	{alert: "PptpalgCallsSilent", fires: series{`pptpalg_calls_silent 1x9`}, quiet: []series{{`pptpalg_calls_silent 0 1 1 0x9`}}},
 	{
 		alert: "PptpalgFastPathMissing", times: 2,
 		fires: series{

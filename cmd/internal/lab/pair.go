@@ -32,7 +32,51 @@ func (n *Network) Take(ctx context.Context, gateway *Host) error {
 	if err := gateway.IPBatch(ctx, moving("add")); err != nil {
 		return fmt.Errorf("move addresses to %s: %w", gateway.Name, err)
 	}
-	return errors.Join(gateway.announce("lan", GatewayInside), gateway.announce("wan", GatewayPublic))
+	if err := errors.Join(gateway.announce("lan", GatewayInside), gateway.announce("wan", GatewayPublic)); err != nil {
+		return err
+	}
+	return n.Moved(ctx, gateway)
+}
+
+// Moved waits until no host sends to another gateway what is for the addresses that move: one learns
+// of it later than the other.
+func (n *Network) Moved(ctx context.Context, gateway *Host) error {
+	for _, side := range []struct {
+		link  string
+		addr  netip.Addr
+		hosts []*Host
+	}{{"lan", GatewayInside, n.Inside}, {"wan", GatewayPublic, n.Outside}} {
+		mac, err := gateway.mac(side.link)
+		if err != nil {
+			return err
+		}
+		for _, h := range side.hosts {
+			if err := Poll(Patience, func() bool { return h.knows(ctx, side.addr, mac) }); err != nil {
+				return fmt.Errorf("%s does not learn that %s has %v: %w", h.Name, gateway.Name, side.addr, err)
+			}
+		}
+	}
+	return nil
+}
+
+// knows reports whether a host sends what is for an address to a link, or will have to ask.
+func (h *Host) knows(ctx context.Context, addr netip.Addr, mac net.HardwareAddr) bool {
+	out, err := h.Run(ctx, "ip", "neigh", "show", "to", addr.String())
+	return err == nil && (!strings.Contains(out.Stdout, "lladdr") || strings.Contains(out.Stdout, "lladdr "+mac.String()))
+}
+
+func (h *Host) mac(link string) (mac net.HardwareAddr, err error) {
+	err = h.Do(func() error {
+		i, err := net.InterfaceByName(link)
+		if err == nil {
+			mac = i.HardwareAddr
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find %s of %s: %w", link, h.Name, err)
+	}
+	return mac, nil
 }
 
 // Drop takes them from it.

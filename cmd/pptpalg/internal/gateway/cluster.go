@@ -70,6 +70,7 @@ type share struct {
 	looking sync.Mutex // held while the list of addresses is read
 	looked  time.Time  // guarded by looking
 
+	slots  chan int // that the gateway gets
 	chores *chores
 	hand   func() // Gateway.handAll
 
@@ -111,13 +112,13 @@ func (g *Gateway) joinCluster(own store.Store) store.Store {
 	}
 	g.table.SetSlot(unjoined(cfg.Member.Name), calls.Share{})
 	g.share = &share{
-		name: cfg.Member.Name, wait: cfg.Wait, metrics: g.clusterMetrics, whole: make(chan struct{}), chores: newChores(),
+		name: cfg.Member.Name, wait: cfg.Wait, metrics: g.clusterMetrics, whole: make(chan struct{}), chores: newChores(), slots: make(chan int, 16),
 		here: make(map[netip.Addr]bool), told: make(map[netip.Addr]bool), fresh: make(map[netip.Addr]bool), mine: make(map[netip.Addr]bool),
 		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}), leaving: make(map[netip.Addr]int), assumed: make(map[netip.Addr]bool),
 		awaited: make(map[uint64]awaited), over: make(map[uint64]bool), began: time.Now(), hand: g.handAll,
 	}
 	g.share.store = cluster.New(own, cfg.Shared, cluster.Config{
-		Member: cfg.Member, Wait: cfg.Wait, Rest: g.cfg.Table.Rest, Apply: g.follow, Joined: g.joined, Waited: g.share.waited, Log: g.log,
+		Member: cfg.Member, Seat: lastSlot(g.cfg.StateDir, cfg.Member.Name) + 1, Wait: cfg.Wait, Rest: g.cfg.Table.Rest, Apply: g.follow, Joined: g.joined, Waited: g.share.waited, Log: g.log,
 	})
 	g.editor.Owned(g.owns)
 	return g.share.store
@@ -133,6 +134,10 @@ func unjoined(name string) uint8 {
 
 // joined is told the gateway's slot. Slot 0 is for calls of a time before there was a cluster.
 func (g *Gateway) joined(slot int) {
+	select {
+	case g.share.slots <- slot:
+	default: // the disk hangs
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.table.SetSlot(uint8(slot)+1, calls.Share{})
@@ -143,6 +148,7 @@ func (g *Gateway) runCluster(ctx context.Context, group interface{ Go(func() err
 	group.Go(func() error { return g.share.store.Run(ctx) })
 	group.Go(func() error { return g.watchAddresses(ctx) })
 	group.Go(func() error { return g.share.chores.Run(ctx) })
+	group.Go(func() error { return g.keepSlots(ctx) })
 }
 
 // awaitWhole waits until all is applied that the shared store has, for a while at
@@ -647,6 +653,18 @@ func (g *Gateway) followCall(c *state.Change, e *entries, now time.Time) {
 	}
 	if of, last := g.editor.Forget(number, at, now); last {
 		e.end(of)
+	}
+	g.rest(&c.Call, at, now)
+}
+
+// rest lets the public IDs rest of a call that was over before this gateway knew of it. The caller
+// holds mu.
+func (g *Gateway) rest(c *state.Call, at, now time.Time) {
+	switch {
+	case c.Rests.ID != 0:
+		g.table.Rest(c.Rests, now)
+	case at.Add(g.cfg.Table.Rest).After(now):
+		g.table.RestCall(c.Record, at, now)
 	}
 }
 

@@ -35,6 +35,7 @@ type clusterKernel struct {
 	tcp   map[calls.Tuple]tcpEntry // by original tuple
 	flows map[calls.Flow]bool
 	addrs []netip.Addr
+	lists int // how often all connections were listed
 }
 
 type tcpEntry struct {
@@ -71,6 +72,7 @@ func (k *clusterKernel) ConnectionIn(t calls.Tuple, _ uint16) (calls.Connection,
 
 func (k *clusterKernel) Connections([]uint16) (all []calls.Connection, err error) {
 	k.locked(func() {
+		k.lists++
 		for _, e := range k.tcp {
 			all = append(all, e.Connection)
 		}
@@ -902,5 +904,116 @@ func TestOrphansLater(t *testing.T) {
 	again.compare()
 	if n := len(again.Calls()); n != 2 || again.orphans.count.Load() != 0 || again.kernel.count() != 4 {
 		t.Errorf("%d calls, %d orphans, %d flows: %v", n, again.orphans.count.Load(), again.kernel.count(), again.Calls())
+	}
+}
+
+// TestNewcomerLetsRest: the public IDs of calls that were over before a gateway came rest there too,
+// also if the shared store has lost all its data meanwhile, and the call was another gateway's.
+func TestNewcomerLetsRest(t *testing.T) {
+	for name, lose := range map[string]bool{"the store has all": false, "the store loses all": true} {
+		t.Run(name, func(t *testing.T) {
+			s, a, b := pair(t)
+			w, v := a.dial(1, publicP), a.dial(2, publicP)
+			w.setUp(a, 7, 9)
+			b.until("follows", b.knows(w, calls.Established))
+			w.clears(a, 7, 7)
+			w.say(a, calls.Responder, pptp.CallDisconnectNotify, 9, 0, 1)
+			b.until("has seen the end", b.lacks(w))
+			b.kernel.set(v.Connection, 300)
+			b.has(publicP)
+			v.setUp(b, 8, 10)
+			v.clears(b, 8, 8)
+			v.say(b, calls.Responder, pptp.CallDisconnectNotify, 10, 0, 1)
+			b.until("has written all", func() bool { return b.share.store.Status().Pending == 0 })
+			if lose {
+				s.store.Restore(memory.Backup{})
+				b.until("has written all again", func() bool {
+					b.shrink()
+					st := b.share.store.Status()
+					return st.Reloads > 1 && st.Joined && !st.Degraded && st.Pending == 0
+				})
+			}
+			c := s.start("c", t.TempDir(), newClusterKernel())
+			b.stop()
+			a.stop()
+			u := c.dial(3, publicP)
+			c.has(publicP)
+			for _, own := range []pptp.CallID{7, 8} {
+				if public := u.setUp(c, own, 10+own); public == own {
+					t.Errorf("public ID %d is given out, which rests", public)
+				}
+			}
+		})
+	}
+}
+
+// TestRestReloaded: how long an ID rests is changed while the gateway runs. The other gateways can see it.
+func TestRestReloaded(t *testing.T) {
+	_, a, b := pair(t)
+	cfg := a.cfg
+	cfg.Table.Rest = time.Hour
+	if err := a.Reload(cfg); err != nil {
+		t.Fatal(err)
+	}
+	b.until("sees it", func() bool {
+		m := b.share.store.Status().Members[0]
+		return m.Name == "a" && m.Rest == time.Hour
+	})
+	if st := a.share.store.Status(); st.Slot != 0 {
+		t.Errorf("a has slot %d now", st.Slot)
+	}
+	w := a.dial(1, publicP)
+	w.clears(a, 7, w.setUp(a, 7, 9))
+}
+
+// TestStartListsOnce: a gateway of a cluster, too, lists the kernel's table once when it starts, and when
+// it reads the shared store only later. What comes meanwhile is not missed in that list.
+func TestStartListsOnce(t *testing.T) {
+	s, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	b.stop()
+	b.kernel.lists = 0
+	again := s.start("b", b.dir, b.kernel)
+	if n := again.kernel.lists; n != 1 {
+		t.Errorf("the table is listed %d times", n)
+	}
+	again.stop()
+	b.kernel.lists = 0
+	late := s.startWith("b", b.dir, b.kernel, memory.Faults{Err: memory.ErrDown})
+	late.link.Set(memory.Faults{})
+	late.until("is whole", late.share.isWhole)
+	late.kernel.lists = 0
+	late.adopt()
+	v := a.dial(2, publicP)
+	v.setUp(a, 7, 10)
+	late.until("follows", late.knows(v, calls.Established))
+	late.audit()
+	if n, mended := late.kernel.lists, testutil.ToFloat64(late.metrics.repairs.WithLabelValues(repairRevived)); n != 1 || mended != 0 {
+		t.Errorf("the table is listed %d times, and %v connections are made anew", n, mended)
+	}
+}
+
+// TestSlotIsKept: gateways that start when the shared store has lost its data have the slots that they
+// had, whoever comes first: their calls are numbered by them.
+func TestSlotIsKept(t *testing.T) {
+	s, a, b := pair(t)
+	b.until("has written its slot down", func() bool { return lastSlot(a.dir, "a") == 0 && lastSlot(b.dir, "b") == 1 })
+	a.stop()
+	b.stop()
+	s.store.Restore(memory.Backup{})
+	for _, tt := range []struct {
+		*member
+		slot int
+	}{{b, 1}, {a, 0}} {
+		again := s.start(tt.name, tt.dir, tt.kernel)
+		if got := again.share.store.Status().Slot; got != tt.slot {
+			t.Errorf("%s has slot %d, and had %d", tt.name, got, tt.slot)
+		}
+		again.stop()
+	}
+	if got := s.start("c", b.dir, b.kernel).share.store.Status().Slot; got != 2 {
+		t.Errorf("a gateway with another name has slot %d", got)
 	}
 }

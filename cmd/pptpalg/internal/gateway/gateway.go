@@ -303,6 +303,9 @@ func (g *Gateway) Reload(cfg Config) error {
 	defer g.mu.Unlock()
 	g.table.SetConfig(cfg.Table)
 	g.cfg.Table, g.cfg.Idle = cfg.Table, cfg.Idle
+	if g.share != nil {
+		g.share.store.SetRest(cfg.Table.Rest)
+	}
 	return nil
 }
 

@@ -35,7 +35,7 @@ func registry(t *testing.T) *prometheus.Registry {
 	reg := prometheus.NewPedanticRegistry()
 	g := newGateway(Config{Table: calls.DefaultConfig(), Version: "v1", Cluster: &ClusterConfig{}}, reg, slog.New(slog.DiscardHandler))
 	none := func() uint64 { return 0 }
-	g.Count(Beside{LogLost: none, EventsLost: none, AdminClosed: none, Exports: func(time.Time) []Export { return []Export{{Collector: "syslog+udp://192.0.2.1:514"}} }})
+	g.Count(Beside{LogLost: none, EventsLost: none, AdminClosed: none, OneWay: none, Silent: none, Exports: func(time.Time) []Export { return []Export{{Collector: "syslog+udp://192.0.2.1:514"}} }})
 	return reg
 }
 

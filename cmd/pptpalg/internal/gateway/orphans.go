@@ -73,17 +73,18 @@ func (g *Gateway) adopt() {
 }
 
 // entries lists the flows that the kernel has entries for, and the control connections. A list
-// that fails has nothing. Where the entries are the data path's, the first audit takes the list;
-// but not in a cluster, where others' calls come before that audit.
+// that fails has nothing. Where the entries are the data path's, the next audit takes the list.
 func (g *Gateway) entries() (datapath.Flows, []calls.Connection, error) {
 	s := &g.sweeper
-	if !g.outlives() || g.share != nil {
+	if !g.outlives() {
 		have := make(datapath.Flows)
 		_, err := g.lister.Traffic(have, nil)
 		live, liveErr := g.lister.Connections(g.cfg.Ports)
 		return have, live, errors.Join(err, liveErr)
 	}
-	s.have = make(datapath.Flows, 2*g.table.Calls())
+	g.mu.Lock()
+	s.have = make(datapath.Flows, 2*(g.table.Calls()+g.table.Followed()))
+	g.mu.Unlock()
 	l, err := g.list(s.have)
 	if err == nil {
 		s.first = l

@@ -155,6 +155,9 @@ func (g *Gateway) compare() {
 	if g.orphans.unknown {
 		g.adopt()
 	}
+	if l := g.sweeper.first; l != nil && l.asked.Before(asked) {
+		asked = l.asked // others' calls may have come since
+	}
 	have := g.sweeper.have
 	c, err := g.find(asked, have)
 	if err != nil {
@@ -235,7 +238,7 @@ func (g *Gateway) found(c *alg.Audit, live []calls.Connection) {
 
 // inKernel returns the control connections that the kernel has, and has the flows of the
 // data path in have: those on record if they are few, but now and then all. What is not on
-// record, as strays, is met then. The first audit has what adopt has listed.
+// record, as strays, is met then. The audit after adopt has what that has listed.
 func (g *Gateway) inKernel(c *alg.Audit, have datapath.Flows) (live []calls.Connection, err error) {
 	s, now := &g.sweeper, time.Now()
 	connections, known, few := g.onRecord(c)
@@ -258,15 +261,17 @@ func (g *Gateway) inKernel(c *alg.Audit, have datapath.Flows) (live []calls.Conn
 
 // listing is all that the kernel has, but for the flows.
 type listing struct {
+	asked  time.Time
 	live   []calls.Connection
 	strays []conntrack.Stray
 }
 
 // list lists all that the kernel has, and has the flows of the data path in have.
 func (g *Gateway) list(have datapath.Flows) (*listing, error) {
+	asked := time.Now()
 	live, err := g.lister.Connections(g.cfg.Ports)
 	strays, flowsErr := g.path.Snapshot(have, nil, firstStrays())
-	return &listing{live, strays}, errors.Join(err, flowsErr)
+	return &listing{asked, live, strays}, errors.Join(err, flowsErr)
 }
 
 // askFor is inKernel for what is on record.

@@ -12,6 +12,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/meter"
 	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
@@ -28,6 +29,7 @@ type Config struct {
 	Calls    func() []calls.View
 	Traffic  func() (map[calls.Flow]calls.Traffic, error)
 	Gatherer prometheus.Gatherer // of the daemon's metrics
+	Meter    *meter.Meter        // how the calls carry; nil knows nothing
 
 	Cluster *admin.ClusterControl // nil for a gateway alone
 }
@@ -101,7 +103,7 @@ func (p *Page) serveStatus(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	if s := p.latest(ctx); s != nil {
 		st.Sums = s.sums()
-		st.Problems = append(st.Problems, s.figures.problems()...)
+		st.Problems = append(st.Problems, s.problems()...)
 	}
 	answer(w, st)
 }

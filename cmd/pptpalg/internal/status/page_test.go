@@ -205,7 +205,7 @@ func TestCall(t *testing.T) {
 		"pac":     map[string]any{"address": "203.0.113.50", "public_address": "203.0.113.50", "call_id": 24.0, "public_call_id": 24.0},
 		"control": map[string]any{"src": "10.20.1.40:1025", "dst": "203.0.113.50:1723"},
 		"to_pns":  map[string]any{"packets": 3.0, "bytes": 2700.0}, "to_pac": map[string]any{"packets": 2.0, "bytes": 270.0},
-		"to_pns_rate": map[string]any{"packets": 1.0, "bytes": 900.0}, "to_pac_rate": map[string]any{"packets": 1.0, "bytes": 90.0},
+		"carries": "unknown", "to_pns_rate": map[string]any{"packets": 1.0, "bytes": 900.0}, "to_pac_rate": map[string]any{"packets": 1.0, "bytes": 90.0},
 	}
 	if diff := cmp.Diff(want, l.Calls[0]); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

@@ -3,6 +3,7 @@ package status
 import (
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/meter"
 	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
@@ -42,6 +43,8 @@ type Count struct {
 	Established int `json:"established"`
 	Clearing    int `json:"clearing"`
 	Counted     int `json:"counted"` // whose GRE is counted
+	OneWay      int `json:"one_way"` // established, and their GRE comes from one end only
+	Silent      int `json:"silent"`  // established, and no GRE has ever come
 }
 
 // List is the answer of /api/calls.
@@ -70,6 +73,7 @@ func (s *snapshot) sums() *Sums {
 		Calls: Count{
 			All: len(s.rows), Requested: s.states[calls.Requested], Answered: s.states[calls.Answered],
 			Established: s.states[calls.Established], Clearing: s.states[calls.Clearing], Counted: s.counted,
+			OneWay: s.hows[meter.OneWay], Silent: s.hows[meter.Silent],
 		},
 		CallIDSpace: f.sum("call_id_space_used_ratio"), CallIDsResting: f.count("call_ids_resting"),
 		Connections: f.count("control_connections"), Untouched: f.count("control_connections_untouched"),
@@ -96,5 +100,5 @@ func (r *row) call() Call {
 	if r.client != &r.PNS {
 		toPNS, toPAC, client = toPAC, toPNS, "pac"
 	}
-	return Call{Call: admin.NewCall(r.View, toPNS.carried, toPAC.carried), Client: client, ToPNSRate: toPNS.rate, ToPACRate: toPAC.rate}
+	return Call{Call: admin.NewCall(r.View, toPNS.carried, toPAC.carried, r.how), Client: client, ToPNSRate: toPNS.rate, ToPACRate: toPAC.rate}
 }

@@ -128,7 +128,7 @@ func (s *Store) owned(changes []state.Change) []state.Change {
 			signal(s.more)
 		}
 		if c.Mine && !c.From.Is(s.me()) && (c.From == state.Owner{} || c.From.Name == s.me().Name) {
-			s.writer.Lack(true) // this gateway may know more of an earlier time
+			s.writer.Lack() // this gateway may know more of an earlier time
 		}
 	}
 	s.mirror.Doubt(s.writer.Dropped()...)

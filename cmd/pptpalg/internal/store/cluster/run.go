@@ -62,25 +62,36 @@ func (s *Store) write(ctx context.Context) error {
 	return nil
 }
 
-// offer offers a call to the gateway that has taken its public address, if there is one to offer. It
-// is not tried twice: nobody knows then what that gateway has made of it.
+// offer offers a call to the gateway that has taken its public address, if there is one to offer. What
+// may have been done is not tried twice: nobody knows then what that gateway has made of it.
 func (s *Store) offer(ctx context.Context) bool {
 	s.mu.Lock()
 	if s.writer.Breaker.Open() {
 		s.mu.Unlock()
 		return false
 	}
-	t, ok := s.writer.Offer(s.mirror.Owner)
+	o, ok := s.writer.Offer(s.mirror.Owner)
 	s.mu.Unlock()
 	if !ok {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	if _, err := s.shared.Commit(ctx, t); err != nil {
-		s.cfg.Log.Warn("a call that was not written in time cannot be offered to who has its public address now", "call", t.Puts[0].Key, "err", err)
+	if _, err := s.shared.Commit(ctx, o.Transaction); err != nil && !s.again(o, err) {
+		s.cfg.Log.Warn("a call that was not written in time cannot be offered to who has its public address now", "call", o.Transaction.Puts[0].Key, "err", err)
 	}
 	return true
+}
+
+// again reports whether an offer that was not taken will be made again.
+func (s *Store) again(o state.Offer, err error) bool {
+	var fenced *Fenced
+	if !errors.As(err, &fenced) {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.writer.Offered(o, fenced.Now)
 }
 
 // attempt is a transaction, and what was known before it.
@@ -197,6 +208,9 @@ func (s *Store) stay(ctx context.Context, held Held) {
 			s.cfg.Log.Error("another gateway has the same name: give each a name of its own", "name", s.cfg.Member.Name)
 			s.release(ctx, held)
 			return
+		case <-s.changed: // it joins again
+			s.release(ctx, held)
+			return
 		case <-ctx.Done():
 			s.release(ctx, held)
 			return
@@ -297,7 +311,10 @@ func (s *Store) evict() {
 }
 
 func (s *Store) seat(ctx context.Context, slot int, guard state.Guard) (Held, error) {
-	value, err := s.cfg.Member.Encode()
+	s.mu.Lock()
+	me := s.cfg.Member
+	s.mu.Unlock()
+	value, err := me.Encode()
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 // Config is what a gateway wants of its store. Apply, Joined and Waited may be nil.
 type Config struct {
 	Member state.Member  // this gateway; its slot is found when it joins
+	Seat   int           // the slot that it had last, plus 1; 0 for none that is known
 	Wait   time.Duration // for the shared store, at most; 0 means 250 ms
 	Rest   time.Duration // how long a public ID rests
 	// Apply takes in what others have done, in order, from one goroutine. The store holds no
@@ -58,6 +59,7 @@ type Store struct {
 	settled  chan struct{} // has an item when something was written
 	reload   chan struct{} // has an item when all is to be read again
 	evicted  chan struct{} // has an item when another has the slot
+	changed  chan struct{} // has an item when the others are to be told something else of this gateway
 	settling *time.Timer   // of await
 
 	mu      sync.Mutex // guards what follows
@@ -103,8 +105,8 @@ func New(local store.Store, shared Shared, cfg Config) *Store {
 	me := state.Owner{Name: cfg.Member.Name, Life: cfg.Member.Life}
 	return &Store{
 		local: local, shared: shared, cfg: cfg,
-		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), reload: make(chan struct{}, 1), evicted: make(chan struct{}, 1),
-		settling: time.NewTimer(time.Hour), slot: -1,
+		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), reload: make(chan struct{}, 1), evicted: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		settling: time.NewTimer(time.Hour), slot: cfg.Seat - 1,
 		writer: state.NewWriter(me, cfg.Rest), mirror: state.NewMirror(me),
 	}
 }
@@ -117,6 +119,17 @@ func (s *Store) Claim(public netip.Addr) {
 	s.writer.Claim(public, s.mirror.Owner(public).Revision)
 	s.mu.Unlock()
 	signal(s.more)
+}
+
+// SetRest changes how long public IDs rest, and tells the other gateways.
+func (s *Store) SetRest(rest time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cfg.Member.Rest != rest {
+		s.writer.SetRest(rest)
+		s.cfg.Member.Rest = rest
+		signal(s.changed)
+	}
 }
 
 // Serves reports whether a change that is Owned and Mine is of the latest Claim. Another one comes
@@ -246,8 +259,14 @@ func (s *Store) Rewrite(all []calls.Record, resting []calls.Resting) error {
 	if !s.repairable() {
 		return err
 	}
-	s.writer.Lack(false)
-	s.compare(all, time.Now())
+	now := time.Now()
+	rests := s.writer.Restore()
+	s.compare(all, now)
+	for _, r := range resting {
+		if rests && s.mine(r.Public) {
+			s.writer.Rest(r, now)
+		}
+	}
 	signal(s.more)
 	return err
 }

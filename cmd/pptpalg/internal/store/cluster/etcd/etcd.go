@@ -64,11 +64,14 @@ func Open(cfg Config) (*Store, error) {
 		scheme = "http://"
 	}
 	c := clientv3.Config{
-		TLS: secure, Logger: zap.NewNop(),
+		Logger:      zap.NewNop(),
 		DialTimeout: dialTimeout, DialKeepAliveTime: pingEvery, DialKeepAliveTimeout: pingTimeout,
 	}
 	for _, e := range cfg.Target.Endpoints {
 		c.Endpoints = append(c.Endpoints, scheme+e)
+	}
+	if secure != nil {
+		c.DialOptions = append(c.DialOptions, grpc.WithTransportCredentials(secure))
 	}
 	if cfg.dial != nil {
 		c.DialOptions = append(c.DialOptions, grpc.WithContextDialer(cfg.dial))

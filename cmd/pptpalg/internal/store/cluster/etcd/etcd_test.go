@@ -103,11 +103,11 @@ func (a *authority) sign(c *x509.Certificate) (*x509.Certificate, *ecdsa.Private
 	return made, key
 }
 
-// files writes a certificate for both ends of a connection, and the authority's own.
-func (a *authority) files(dir, name string) Files {
+// files writes a certificate of an address for both ends of a connection, and the authority's own.
+func (a *authority) files(dir, name, address string) Files {
 	a.t.Helper()
 	cert, key := a.sign(&x509.Certificate{
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
+		IPAddresses: []net.IP{net.ParseIP(address)}, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	})
 	der, err := x509.MarshalECPrivateKey(key)
@@ -125,13 +125,32 @@ func (a *authority) files(dir, name string) Files {
 	return f
 }
 
+// TestServerOfAnotherAddress: a certificate says for which address it is. Whoever else has one of
+// the same authority, as each gateway does, is not taken for the server.
+func TestServerOfAnotherAddress(t *testing.T) {
+	dir, ours := t.TempDir(), newAuthority(t)
+	f := ours.files(dir, "server", "192.0.2.1")
+	s := serveTLS(t, f)
+	cfg := s.config()
+	cfg.Insecure, cfg.Files = false, ours.files(dir, "gateway", "127.0.0.1")
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if _, err := s.open(cfg).Commit(ctx, puts(put(key(1), "x"))); err == nil {
+		t.Error("a server is taken whose certificate is for another address")
+	}
+}
+
+func serveTLS(t *testing.T, f Files) *server {
+	t.Helper()
+	return serve(t, "--listen-client-urls", "https://"+clientAddr, "--advertise-client-urls", "https://"+clientAddr,
+		"--cert-file", f.Cert, "--key-file", f.Key, "--trusted-ca-file", f.CA, "--client-cert-auth")
+}
+
 // TestTLS: a server that nobody vouches for is refused, a client, too, and files that have
 // changed count with the next connection.
 func TestTLS(t *testing.T) {
 	dir, ours, theirs := t.TempDir(), newAuthority(t), newAuthority(t)
-	f := ours.files(dir, "server")
-	s := serve(t, "--listen-client-urls", "https://"+clientAddr, "--advertise-client-urls", "https://"+clientAddr,
-		"--cert-file", f.Cert, "--key-file", f.Key, "--trusted-ca-file", f.CA, "--client-cert-auth")
+	s := serveTLS(t, ours.files(dir, "server", "127.0.0.1"))
 	try := func(files Files, within time.Duration) error {
 		cfg := s.config()
 		cfg.Insecure, cfg.Files = false, files
@@ -140,11 +159,11 @@ func TestTLS(t *testing.T) {
 		_, err := s.open(cfg).Commit(ctx, puts(put(key(1), "x")))
 		return err
 	}
-	good := ours.files(dir, "gateway")
+	good := ours.files(dir, "gateway", "127.0.0.1")
 	if err := try(good, time.Minute); err != nil {
 		t.Error(err)
 	}
-	stranger := theirs.files(dir, "stranger")
+	stranger := theirs.files(dir, "stranger", "127.0.0.1")
 	if err := try(stranger, time.Second); err == nil {
 		t.Error("a server of another authority is taken")
 	}

@@ -1,11 +1,15 @@
 package etcd
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+
+	"google.golang.org/grpc/credentials"
 )
 
 // Files are what proves who is who. Each is read again for each connection, so that new ones
@@ -22,7 +26,7 @@ var (
 )
 
 // secure returns how connections are made, nil without TLS.
-func (f Files) secure(insecure bool) (*tls.Config, error) {
+func (f Files) secure(insecure bool) (credentials.TransportCredentials, error) {
 	switch {
 	case f == Files{} && insecure:
 		return nil, nil
@@ -31,26 +35,24 @@ func (f Files) secure(insecure bool) (*tls.Config, error) {
 	case f.Cert == "" || f.Key == "" || f.CA == "":
 		return nil, errFiles
 	}
-	if _, err := f.certificate(nil); err != nil {
+	c, err := f.config()
+	if err != nil {
 		return nil, err
 	}
-	if _, err := f.roots(); err != nil {
-		return nil, err
-	}
-	return &tls.Config{
-		MinVersion:           tls.VersionTLS13,
-		GetClientCertificate: f.certificate,
-		InsecureSkipVerify:   true, // by the library: VerifyConnection does it, with the CA as it is now
-		VerifyConnection:     f.verify,
-	}, nil
+	return fresh{credentials.NewTLS(c), f}, nil
 }
 
-func (f Files) certificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-	c, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+// config is of the files as they are.
+func (f Files) config() (*tls.Config, error) {
+	own, err := tls.LoadX509KeyPair(f.Cert, f.Key)
 	if err != nil {
 		return nil, fmt.Errorf("read certificate: %w", err)
 	}
-	return &c, nil
+	roots, err := f.roots()
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{own}, RootCAs: roots}, nil
 }
 
 func (f Files) roots() (*x509.CertPool, error) {
@@ -65,16 +67,21 @@ func (f Files) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// verify is what crypto/tls does for a server, with the CA as it is now.
-func (f Files) verify(c tls.ConnectionState) error {
-	roots, err := f.roots()
+// fresh has the files read for each connection.
+type fresh struct {
+	credentials.TransportCredentials
+	files Files
+}
+
+// ClientHandshake takes a server whose certificate is for the authority, a host with its port.
+func (c fresh) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	cfg, err := c.files.config()
 	if err != nil {
-		return err
+		return nil, nil, errors.Join(err, raw.Close())
 	}
-	between := x509.NewCertPool()
-	for _, cert := range c.PeerCertificates[1:] {
-		between.AddCert(cert)
-	}
-	_, err = c.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, DNSName: c.ServerName})
-	return err
+	return credentials.NewTLS(cfg).ClientHandshake(ctx, authority, raw)
+}
+
+func (c fresh) Clone() credentials.TransportCredentials {
+	return fresh{c.TransportCredentials.Clone(), c.files}
 }

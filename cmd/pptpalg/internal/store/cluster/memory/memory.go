@@ -320,11 +320,9 @@ func (h *held) Release(context.Context) error {
 
 // end deletes the keys. The caller holds mu.
 func (h *held) end() {
-	if h.over {
+	if !h.lose() {
 		return
 	}
-	h.over = true
-	close(h.lost)
 	var puts []state.Put
 	for _, key := range h.keys {
 		if h.m.items[key].Revision == h.since { // else it is another's now
@@ -332,6 +330,16 @@ func (h *held) end() {
 		}
 	}
 	h.m.put(puts)
+}
+
+// lose says that the lease is over, and reports whether that is new. The caller holds mu.
+func (h *held) lose() bool {
+	if h.over {
+		return false
+	}
+	h.over = true
+	close(h.lost)
+	return true
 }
 
 // Close is part of cluster.Shared.
@@ -392,8 +400,7 @@ func (m *Memory) Restore(b Backup) {
 	m.mark = state.Mark{Cluster: m.mark.Cluster + 1, Revision: b.revision}
 	m.compacted, m.log, m.base = b.revision, nil, maps.Clone(m.items)
 	for _, h := range m.held {
-		h.over = true
-		close(h.lost)
+		h.lose()
 	}
 	m.held = nil
 	m.changed.Broadcast()

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -84,11 +85,18 @@ func TestDecodeCall(t *testing.T) {
 			}
 		}
 	}
-	if _, err := DecodeCall(key, record.AppendRest(nil, calls.Resting{Public: public, Peer: public})); err != ErrUnknown {
+	unknown := []byte{99, 0}
+	unknown = binary.BigEndian.AppendUint32(unknown, sum(unknown))
+	if _, err := DecodeCall(key, unknown); err != ErrUnknown {
 		t.Errorf("a kind that is unknown: %v", err)
 	}
 	if _, err := DecodeCall(key, record.AppendGone(nil, 1, at)); err == nil {
 		t.Error("what has ended tells nothing of what it was")
+	}
+	for name, r := range map[string]calls.Resting{"another key's": {Public: public, Peer: public, ID: 7}, "no ID": {Public: public, Peer: public}} {
+		if _, err := DecodeCall(key, record.AppendRest(nil, r)); err == nil {
+			t.Errorf("%s is taken for one that rests", name)
+		}
 	}
 }
 
@@ -248,10 +256,12 @@ func TestWriter(t *testing.T) {
 	if !w.Urgent() || w.Pending() != 3 || !w.Has(CallKey{public, 1}) {
 		t.Error("what is under way is forgotten")
 	}
+	w.SetRest(time.Hour)
 	add(4, false, true)
+	add(5, true, false)
 	w.Done(work, Outcome{Mark: Mark{1, 11}}, at)
-	if _, got = next(w, at); !slices.Equal(got, keys(4)) || !w.Urgent() {
-		t.Errorf("then %v", got)
+	if work, got = next(w, at); !slices.Equal(got, keys(4, 5)) || !w.Urgent() || work.Transaction.Puts[1].Keep != time.Hour {
+		t.Errorf("then %v, %+v", got, work.Transaction.Puts)
 	}
 }
 
@@ -316,6 +326,43 @@ func TestWriterFenced(t *testing.T) {
 		}
 		if again := w.Pending() == 1; again != tt.again {
 			t.Errorf("%s: written again %v", name, again)
+		}
+	}
+}
+
+// TestOffers: what could not be written is offered to who has the address: once, but for one that had to
+// renew its fence meanwhile.
+func TestOffers(t *testing.T) {
+	other := Owner{Name: "b", Life: 2}
+	owned := func(revision int64) Item { return Item{OwnerKey(public), other.Encode(), revision} }
+	by := func(revision int64) func(netip.Addr) Holding {
+		return func(netip.Addr) Holding { return Holding{other, revision} }
+	}
+	call := func(revision int64) Item { return Item{CallKey{public, 1}.String(), []byte("?"), revision} }
+	for name, tt := range map[string]struct {
+		now   []Item
+		again bool
+	}{
+		"taken":                            {nil, false},
+		"the fence was renewed":            {[]Item{owned(12), call(0)}, true},
+		"the store knows the call":         {[]Item{owned(11), call(12)}, false},
+		"the fence was renewed, and knows": {[]Item{owned(12), call(12)}, true},
+	} {
+		w := holding(t)
+		w.Add(&Call{Record: kept(1)}, true, at)
+		work, _ := next(w, at)
+		w.Done(work, Outcome{Fenced: []Item{owned(11)}}, at)
+		o, ok := w.Offer(by(11))
+		if !ok || o.Transaction.Puts[0].Key != keys(1)[0] || o.Transaction.Guards[0] != (Guard{OwnerKey(public), 11}) {
+			t.Fatalf("%s: offered %v, %+v", name, ok, o.Transaction)
+		}
+		if w.Offered(o, tt.now); tt.again {
+			if _, ok := w.Offer(by(11)); ok {
+				t.Errorf("%s: it is offered again before the watch has told of the fence", name)
+			}
+		}
+		if again, ok := w.Offer(by(12)); ok != tt.again || ok && again.Transaction.Guards[0].Revision != 12 {
+			t.Errorf("%s: offered again: %v, %+v", name, ok, again.Transaction)
 		}
 	}
 }
@@ -390,6 +437,8 @@ func TestMirrorDoubts(t *testing.T) {
 func FuzzItem(f *testing.F) {
 	f.Add(CallKey{public, 1}.String(), (&Call{Record: kept(1)}).Encode())
 	f.Add(CallKey{public, 1}.String(), (&Call{Record: kept(1), Gone: true, At: at}).Encode())
+	rested := Rested(calls.Resting{Public: public, Peer: netip.MustParseAddr("203.0.113.9"), Zone: 3, ID: 7, Until: at})
+	f.Add(CallKey{public, rested.Record.Number}.String(), rested.Encode())
 	f.Add(OwnerKey(public), Owner{"b", 2, 3}.Encode())
 	f.Add(MemberKey(3), []byte(`{"name":"b"}`))
 	f.Add(SlotKey(3), []byte("b"))
@@ -398,7 +447,7 @@ func FuzzItem(f *testing.F) {
 	f.Fuzz(func(t *testing.T, key string, value []byte) {
 		m := NewMirror(Owner{Name: "a", Life: 1})
 		for _, c := range m.Update([]Item{{key, value, 1}, {key, nil, 2}}) {
-			if c.Kind == Owned || c.Call.Record.Legs == [2]calls.LegRecord{} {
+			if c.Kind == Owned || c.Call.Record.Legs == [2]calls.LegRecord{} && c.Call.Rests.ID == 0 {
 				continue
 			}
 			k := CallKey{c.Public, c.Call.Record.Number}

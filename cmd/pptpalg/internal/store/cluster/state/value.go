@@ -1,6 +1,7 @@
 package state
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,10 +26,38 @@ type Call struct {
 	Record calls.Record
 	Gone   bool
 	At     time.Time // of Gone
+	// Rests is an ID of a call that is over and of which nobody knows more, instead of Record: see
+	// Rested.
+	Rests calls.Resting
 }
 
-// Encode returns the value of a call: a record Kept, behind a record Gone if it is over.
+// restSlot begins the numbers of calls of which nobody knows more than that an ID rests. No gateway
+// has such a slot.
+const restSlot = 0x7f
+
+// Rested is what the store is told of an ID that rests when it has lost the call that had it. The
+// number is the ID's alone, but for zones that are 256 apart.
+func Rested(r calls.Resting) *Call {
+	peer := r.Peer.As4()
+	number := uint64(restSlot)<<56 | uint64(r.Zone&0xff)<<48 | uint64(binary.BigEndian.Uint32(peer[:]))<<16 | uint64(r.ID)
+	return &Call{Record: calls.Record{Number: number}, Gone: true, Rests: r}
+}
+
+// Key returns where the store has the call. A call that NAT does not touch is nowhere.
+func (c *Call) Key() (CallKey, bool) {
+	if c.Rests.ID != 0 {
+		return CallKey{c.Rests.Public, c.Record.Number}, true
+	}
+	public, translated := PublicOf(&c.Record.Connection)
+	return CallKey{public, c.Record.Number}, translated
+}
+
+// Encode returns the value of a call: a record Kept, behind a record Gone if it is over; or a record
+// Rest.
 func (c *Call) Encode() []byte {
+	if c.Rests.ID != 0 {
+		return record.AppendRest(nil, c.Rests)
+	}
 	var b []byte
 	if c.Gone {
 		b = record.AppendGone(b, c.Record.Number, c.At)
@@ -44,7 +73,10 @@ func DecodeCall(key CallKey, value []byte) (Call, error) {
 		return Call{}, err
 	}
 	var c Call
-	if kind == record.Gone {
+	switch kind {
+	case record.Rest:
+		return decodeRests(key, payload)
+	case record.Gone:
 		number, at, err := record.DecodeGone(payload)
 		if err != nil || number != key.Number {
 			return Call{}, errStrange
@@ -64,6 +96,18 @@ func DecodeCall(key CallKey, value []byte) (Call, error) {
 		return Call{}, errStrange
 	}
 	return c, nil
+}
+
+func decodeRests(key CallKey, payload []byte) (Call, error) {
+	r, err := record.DecodeRest(payload)
+	if err != nil {
+		return Call{}, err
+	}
+	c := Rested(r)
+	if is, _ := c.Key(); r.ID == 0 || is != key || !unicast(r.Peer) {
+		return Call{}, errStrange
+	}
+	return *c, nil
 }
 
 // sound reports whether a call can be what stands at the key: the kernel is to translate by
@@ -140,7 +184,7 @@ type Member struct {
 }
 
 // Formats are the kinds of records that this release reads as the value of a call.
-func Formats() []int { return []int{int(record.Kept), int(record.Gone)} }
+func Formats() []int { return []int{int(record.Kept), int(record.Gone), int(record.Rest)} }
 
 // longestMember is how long the value of a member may be, in bytes.
 const longestMember = 4096

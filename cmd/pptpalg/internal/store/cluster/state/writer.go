@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"pptpalg/alg/calls"
 )
 
 // Writer decides what is written to the shared store. One transaction at a time is under way:
@@ -19,8 +21,9 @@ type Writer struct {
 	batch   batch
 	flight  []entry // under way
 	lacking bool    // the store lacks something that is not pending
+	rests   bool    // it lacks IDs that rest, too
 	dropped []CallKey
-	offers  []entry // calls that the store lacks, below public addresses that others have taken
+	offers  []offer // calls that the store lacks, below public addresses that others have taken
 	fenced  uint64
 }
 
@@ -28,6 +31,9 @@ type Writer struct {
 func NewWriter(me Owner, rest time.Duration) *Writer {
 	return &Writer{rest: rest, owners: owners{me: me, claims: make(map[netip.Addr]*claim), others: make(map[netip.Addr]bool)}}
 }
+
+// SetRest changes how long public IDs rest.
+func (w *Writer) SetRest(rest time.Duration) { w.rest = rest }
 
 // Work is a transaction that is to be done.
 type Work struct {
@@ -84,35 +90,59 @@ func (w *Writer) drop() {
 func (w *Writer) give(e entry) {
 	w.dropped = append(w.dropped, e.key)
 	if e.put.Value != nil && len(w.offers) < mostOffers {
-		w.offers = append(w.offers, e)
+		w.offers = append(w.offers, offer{entry: e})
 	}
 }
 
 // mostOffers is how many calls may wait to be offered.
 const mostOffers = 1 << 12
 
+// offer is what is to be offered.
+type offer struct {
+	entry
+	met int64 // the revision of the owner's key at which it was offered in vain
+}
+
+// Offer is a transaction that offers a call.
+type Offer struct {
+	Transaction Transaction
+	offer       offer
+}
+
 // Offer returns a transaction that writes, below a public address that another gateway owns, a call
 // that the store does not know, or that a call is over: what has happened before that one had the
-// address, and while the store did not answer. Each is offered once.
-func (w *Writer) Offer(owner func(netip.Addr) Holding) (t Transaction, ok bool) {
+// address, and while the store did not answer. Each is offered once, unless it is to be Offered again.
+func (w *Writer) Offer(owner func(netip.Addr) Holding) (_ Offer, ok bool) {
 	for i, e := range w.offers {
 		h := owner(e.key.Public)
-		if h.Owner == (Owner{}) || h.Owner.Is(w.owners.me) {
+		if h.Owner == (Owner{}) || h.Owner.Is(w.owners.me) || h.Revision == e.met {
 			continue
 		}
 		w.offers = slices.Delete(w.offers, i, i+1)
-		t = Transaction{Guards: []Guard{{OwnerKey(e.key.Public), h.Revision}}, Puts: []Put{e.put}}
+		e.met = h.Revision
+		t := Transaction{Guards: []Guard{{OwnerKey(e.key.Public), h.Revision}}, Puts: []Put{e.put}}
 		if e.put.Keep == 0 {
 			t.Guards = append(t.Guards, Guard{e.put.Key, 0})
 		}
-		return t, true
+		return Offer{t, e}, true
 	}
-	return Transaction{}, false
+	return Offer{}, false
+}
+
+// Offered takes in the guards' keys as they are, if a guard of an offer did not hold. If the owner has
+// taken its address anew meanwhile, the call is offered again, when the watch has told of that.
+func (w *Writer) Offered(o Offer, now []Item) (again bool) {
+	key := OwnerKey(o.offer.key.Public)
+	renewed := func(it Item) bool { return it.Key == key && it.Revision != o.offer.met }
+	if again = slices.ContainsFunc(now, renewed) && len(w.offers) < mostOffers; again {
+		w.offers = append(w.offers, o.offer)
+	}
+	return again
 }
 
 // withdraw gives up what is to be offered below a public address that this gateway owns again.
 func (w *Writer) withdraw(public netip.Addr) {
-	w.offers = slices.DeleteFunc(w.offers, func(e entry) bool { return e.key.Public == public })
+	w.offers = slices.DeleteFunc(w.offers, func(o offer) bool { return o.key.Public == public })
 }
 
 // Dropped hands over the calls of which the store was to know something when another gateway
@@ -126,19 +156,25 @@ func (w *Writer) Dropped() []CallKey {
 // Add takes in what is to be written of a call, and whether a packet waits for it. It reports
 // whether waiting can help. Calls of public addresses that are not claimed are left out.
 func (w *Writer) Add(c *Call, urgent bool, now time.Time) (waits bool) {
-	public, translated := PublicOf(&c.Record.Connection)
-	if !translated || !w.Claimed(public) {
+	key, translated := c.Key()
+	if !translated || !w.Claimed(key.Public) {
 		return false
 	}
-	_, held := w.owners.fence(public)
+	_, held := w.owners.fence(key.Public)
 	urgent = urgent && held && !w.Breaker.Open()
-	key := CallKey{public, c.Record.Number}
 	put := Put{Key: key.String(), Value: c.Encode()}
 	if c.Gone {
 		put.Keep = w.rest
 	}
 	w.lacking = !w.batch.add(entry{key, put, urgent}, now) || w.lacking
 	return urgent
+}
+
+// Rest takes in a public ID that rests, of a call that the store does not have any more.
+func (w *Writer) Rest(r calls.Resting, now time.Time) {
+	if r.Until.After(now) {
+		w.Add(Rested(r), false, now)
+	}
 }
 
 // Delete has a call's key deleted.
@@ -173,8 +209,16 @@ func (w *Writer) Has(key CallKey) bool {
 // Lacking reports whether the store lacks what nobody knows any more but the call table.
 func (w *Writer) Lacking() bool { return w.lacking }
 
-// Lack takes note that the store lacks something, or that it does no longer.
-func (w *Writer) Lack(lacking bool) { w.lacking = lacking }
+// Lack takes note that the store lacks something.
+func (w *Writer) Lack() { w.lacking = true }
+
+// Restore takes note that the store is to lack nothing any more. It reports whether it lacks the IDs
+// that rest, too.
+func (w *Writer) Restore() (rests bool) {
+	rests = w.rests
+	w.lacking, w.rests = false, false
+	return rests
+}
 
 // Fenced returns how often a guard did not hold because another gateway has taken a public
 // address.
@@ -277,5 +321,5 @@ func (w *Writer) Lost(public netip.Addr) {
 // written.
 func (w *Writer) Restored() {
 	w.owners.restored()
-	w.lacking = true
+	w.lacking, w.rests = true, true
 }
