@@ -234,10 +234,12 @@ func run(ctx context.Context, e env, s *settings) error {
 		exports.close()
 		return errors.Join(err, events.close(), d.Close())
 	}
+	reload := begun(s, log, d.Reload, time.Now())
 	d.Count(gateway.Beside{
 		LogLost: log.lines.Lost, EventsLost: events.Lost, AdminClosed: srv.Crowded, Exports: exports.state,
 		OneWay: func() uint64 { return uint64(measured.Count(meter.OneWay)) },
 		Silent: func() uint64 { return uint64(measured.Count(meter.Silent)) },
+		Reload: func() gateway.Reload { return *reload.last.Load() },
 	})
 	group, ctx := errgroup.WithContext(ctx)
 	ready := make(chan struct{})
@@ -255,9 +257,7 @@ func run(ctx context.Context, e env, s *settings) error {
 	group.Go(func() error { return events.Run(ctx) })
 	group.Go(func() error { return exports.run(ctx) })
 	group.Go(func() error { return measured.Run(ctx) })
-	group.Go(func() error {
-		return (&reloader{running: s, level: log.level, table: d.Reload, log: log.Logger}).Run(ctx, hangups)
-	})
+	group.Go(func() error { return reload.Run(ctx, hangups) })
 	group.Go(func() error {
 		return notify.Run(ctx, notify.Config{Ready: ready, Healthy: d.Healthy, Log: log.Logger})
 	})

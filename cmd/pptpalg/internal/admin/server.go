@@ -201,7 +201,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if s.metrics != nil {
 		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{}))
+		mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 		mux.HandleFunc("GET /-/healthy", probe("healthy", s.healthy))
 		mux.HandleFunc("GET /-/ready", probe("ready", s.ready))
 		s.addPage(mux)

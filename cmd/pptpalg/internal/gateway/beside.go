@@ -15,6 +15,14 @@ type Beside struct {
 	Exports     func(now time.Time) []Export
 	OneWay      func() uint64 // calls whose GRE comes from one end only
 	Silent      func() uint64 // calls that have never had any GRE
+	Reload      func() Reload
+}
+
+// Reload is how the last reload of the configuration went.
+type Reload struct {
+	Good    bool      // it was valid; also of the configuration with which the daemon was started
+	At      time.Time // of the last good one
+	Pending int       // keys that have changed since, and need a restart
 }
 
 // Export is what is on its way to a collector of events.
@@ -37,6 +45,9 @@ func (g *Gateway) registerBeside(reg prometheus.Registerer) {
 		g.besideCounter("log_lines_lost_total", lost, prometheus.Labels{"log": "events"}, func(b *Beside) uint64 { return b.EventsLost() }),
 		g.besideCounter("admin_connections_closed_total", "Connections to --listen or to the daemon's socket that were closed for a new one because there were too many: those that had been silent for longest.", nil, func(b *Beside) uint64 { return b.AdminClosed() }),
 		exporters{g},
+		g.reloadGauge("config_last_reload_successful", "1 if the configuration file was valid when it was read last, at the start or at a reload; 0 after a reload that changed nothing because of errors.", func(r Reload) float64 { return truth(r.Good) }),
+		g.reloadGauge("config_last_reload_success_timestamp_seconds", "When a valid configuration was read last, in seconds since 1970.", func(r Reload) float64 { return float64(r.At.UnixMilli()) / 1000 }),
+		g.reloadGauge("config_restart_keys", "Keys of the configuration that have changed and need a restart of the daemon.", func(r Reload) float64 { return float64(r.Pending) }),
 		g.besideGauge("calls_one_way", "Established calls whose GRE comes from one end only, for some ten seconds: something on the way, or a firewall, stops the other end's. Of pptpalg_calls_counted.", func(b *Beside) uint64 { return b.OneWay() }),
 		g.besideGauge("calls_silent", "Calls established for ten seconds of which neither end has sent any GRE. Of pptpalg_calls_counted.", func(b *Beside) uint64 { return b.Silent() }),
 	)
@@ -44,6 +55,15 @@ func (g *Gateway) registerBeside(reg prometheus.Registerer) {
 
 func (g *Gateway) besideGauge(name, help string, read func(*Beside) uint64) prometheus.Collector {
 	return gauge(name, help, func() float64 { return g.besides(read) })
+}
+
+func (g *Gateway) reloadGauge(name, help string, of func(Reload) float64) prometheus.Collector {
+	return gauge(name, help, func() float64 {
+		if b := g.beside.Load(); b != nil {
+			return of(b.Reload())
+		}
+		return of(Reload{Good: true})
+	})
 }
 
 func (g *Gateway) besideCounter(name, help string, labels prometheus.Labels, read func(*Beside) uint64) prometheus.Collector {
