@@ -71,6 +71,9 @@ func TestSchemas(t *testing.T) {
 		{"fastpath-status", fastStatus{WantedBy: byDaemon, Interfaces: []fastPort{{Wanted: "xdp", Attached: "none"}}, Packets: map[string]uint64{"tc": 1}}},
 		{"api-status", status.Status{DataPath: "kernel", Now: at, Problems: []string{}}},
 		{"api-status", status.Status{DataPath: "queue", Now: at, Problems: []string{"x"}, Sums: &status.Sums{AsOf: at, Rate: traffic, Notes: []status.Note{{Count: 1, Text: "x"}}}}},
+		{"api-status", status.Status{DataPath: "queue", Now: at, Problems: []string{}, Rules: status.Rules{By: "nft", Loaded: true, Since: at}, Cluster: &status.Cluster{}, LastError: &status.LogLine{Time: at}}},
+		{"status", statusReport{State: stateStopped, Problems: []statusProblem{{Text: "x", Remedy: "y"}}}},
+		{"status", statusReport{State: stateOK, Problems: []statusProblem{}, Checked: true, Daemon: &status.Status{DataPath: "kernel", Now: at, Problems: []string{}}}},
 		{"api-calls", status.List{Now: at, AsOf: at, Calls: []status.Call{}}},
 		{"api-calls", status.List{Now: at, AsOf: at, Calls: []status.Call{{Call: call, Client: "pns"}, {Call: full, Client: "pac", ToPNSRate: traffic, ToPACRate: traffic}}}},
 	} {

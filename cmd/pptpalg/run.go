@@ -228,8 +228,14 @@ func run(ctx context.Context, e env, s *settings) error {
 	measured := meter.New(meter.Source{Calls: d.Calls, Traffic: d.Traffic})
 	page := status.New(status.Config{
 		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry, Cluster: shares, Meter: measured,
+		Rules:    func() (string, time.Time) { return d.RulesBy(), d.RulesSince() },
+		FastPath: o.fast.told(d.DataPath()).Mode, LastError: log.last.Load,
+		Limits: func() status.Limits {
+			calls, connections := d.Limits()
+			return status.Limits{Calls: calls, Connections: connections}
+		},
 	})
-	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, EndCall: d.EndCall, Events: d.Events(), Traffic: d.Traffic, FastPath: o.fast.told(d.DataPath()), Ready: d.Ready, Page: page, Show: o.page, Cluster: shares, Meter: measured}, registry, d.Calls)
+	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, EndCall: d.EndCall, Events: d.Events(), Traffic: d.Traffic, FastPath: o.fast.told(d.DataPath()), Ready: d.Ready, Page: page, Status: page.ServeStatus, Show: o.page, Cluster: shares, Meter: measured}, registry, d.Calls)
 	if err != nil {
 		exports.close()
 		return errors.Join(err, events.close(), d.Close())

@@ -79,6 +79,9 @@ type Config struct {
 	// Cluster answers commands on the unix socket. Nil is for a gateway alone.
 	Cluster *ClusterControl
 
+	// Status answers on the unix socket how the daemon does.
+	Status http.HandlerFunc
+
 	// Page answers on Listen all other requests than those for metrics and probes, as Show
 	// says. Nil is for no page.
 	Page http.Handler
@@ -103,6 +106,7 @@ type Server struct {
 	meter            *meter.Meter
 	fastPath         *FastPath
 	cluster          *ClusterControl
+	status           http.HandlerFunc
 	page             http.Handler
 	show             Show
 	crowded          atomic.Uint64 // connections that were closed for others
@@ -121,6 +125,7 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 	s.explain, s.events, s.traffic, s.end = cfg.Explain, cfg.Events, cfg.Traffic, cfg.EndCall
 	s.meter = cfg.Meter
 	s.fastPath, s.explaining = cfg.FastPath, newPace()
+	s.status = cfg.Status
 	s.page, s.show, s.cluster = cfg.Page, cfg.Show, cfg.Cluster
 	if cfg.Listen != "" {
 		if err := web.Validate(cfg.WebConfig); err != nil {
@@ -211,6 +216,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /calls", s.serveCalls)
+	if s.status != nil {
+		mux.HandleFunc("GET /status", s.status)
+	}
 	if s.end != nil {
 		mux.HandleFunc("POST /calls/end", s.serveEnd)
 	}

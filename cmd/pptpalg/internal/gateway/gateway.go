@@ -264,6 +264,8 @@ func (g *Gateway) load(ctx context.Context) error {
 			"bypass", done.Config.Bypass, "reset_mark", done.Config.ResetMark, "err", done.Refused)
 	}
 	g.loaded.Store(&done)
+	now := time.Now()
+	g.guard.since.Store(&now)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.editor.ResetLost(done.Config.ResetMark != 0)
@@ -307,6 +309,13 @@ func (g *Gateway) Reload(cfg Config) error {
 		g.share.store.SetRest(cfg.Table.Rest)
 	}
 	return nil
+}
+
+// Limits returns the maximum numbers of calls and of control connections.
+func (g *Gateway) Limits() (calls, connections int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.cfg.Table.Calls, g.cfg.Connections
 }
 
 // Calls returns a copy of the call table, the oldest call first. It may be called from any

@@ -55,8 +55,27 @@ function showStatus(status) {
   $("problems").hidden = status.problems.length === 0;
   text($("version"), status.version);
   text($("datapath"), { kernel: "the kernel", queue: "the daemon" }[status.data_path] ?? status.data_path);
+  showFacts(status, new Date(status.now));
   if (status.sums) showSums(status.sums, new Date(status.now));
   document.title = `${word === "Working" ? "" : `${word}: `}${status.sums ? plural(status.sums.calls.all, "call", "calls") : "?"} – pptpalg`;
+}
+
+// showFacts says who loads the rules, and what else there is.
+function showFacts(status, now) {
+  const { by, loaded, since } = status.rules;
+  const whose = by === "none" ? "by somebody else" : `by ${{ nft: "nftables" }[by] ?? by}`;
+  text($("rules"), loaded ? `loaded ${whose}${since ? `, for ${span(now - new Date(since))}` : ""}` : "missing");
+  const fast = status.fast_path;
+  fact("fastpath", fast.mode === "off" ? "" : `XDP ${fast.interfaces_xdp}, tc ${fast.interfaces_tc}, missing ${fast.interfaces_missing}`);
+  fact("cluster", status.cluster ? `${status.cluster.name}: ${plural(status.cluster.gateways, "gateway", "gateways")}, ${status.cluster.state}` : "");
+  const error = status.last_error;
+  fact("last-error", error ? `${span(now - new Date(error.time))} ago: ${error.text}` : "");
+}
+
+// fact shows one of those that need not be there.
+function fact(name, said) {
+  text($(name), said);
+  $(name).parentElement.hidden = said === "";
 }
 
 function showList(list, lines) {
