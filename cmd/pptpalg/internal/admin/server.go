@@ -215,6 +215,7 @@ func (s *Server) Run(ctx context.Context) error {
 		group.Go(func() error { return serve(ctx, s.metrics, srv, s.answer) })
 	}
 	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{})) // where Listen has none, or wants a password
 	mux.HandleFunc("GET /calls", s.serveCalls)
 	if s.status != nil {
 		mux.HandleFunc("GET /status", s.status)
