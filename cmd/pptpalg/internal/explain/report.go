@@ -14,6 +14,7 @@ import (
 // Report is the explanation for a client: the causes, and the evidence.
 type Report struct {
 	Client   netip.Addr `json:"client"`
+	Now      time.Time  `json:"now"`     // of the daemon's clock
 	Causes   []Cause    `json:"causes"`  // the most likely one first
 	Control  *Control   `json:"control"` // the latest control connection; null if none was seen
 	Messages []Message  `json:"messages"`
@@ -79,7 +80,7 @@ type Ended struct {
 
 // New judges the facts and returns the report.
 func New(f Facts) Report {
-	r := Report{Client: f.Client, Causes: Judge(f), DataPath: "kernel", Rules: f.Rules.String(),
+	r := Report{Client: f.Client, Now: f.Now.UTC(), Causes: Judge(f), DataPath: "kernel", Rules: f.Rules.String(),
 		Messages: []Message{}, Calls: []CallLine{}, Ended: []Ended{}}
 	if f.OverQueue {
 		r.DataPath = "queue"
