@@ -219,6 +219,7 @@ func run(ctx context.Context, e env, s *settings) error {
 	d.Witness(func(f *explain.Facts) { witness(measured, f) })
 	page := status.New(status.Config{
 		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry, Cluster: shares, Meter: measured,
+		Explain:  admin.Paced(d.Explain),
 		Rules:    func() (string, time.Time) { return d.RulesBy(), d.RulesSince() },
 		FastPath: o.fast.told(d.DataPath()).Mode, LastError: log.last.Load,
 		Limits: func() status.Limits {

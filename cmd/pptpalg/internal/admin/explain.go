@@ -31,6 +31,19 @@ func (s *Server) serveExplain(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(report)
 }
 
+// Paced returns an explain that does one piece of work at a time, with a pause after each that
+// is in proportion, whatever the number of those who ask.
+func Paced(do func(context.Context, netip.Addr) (explain.Report, error)) func(context.Context, netip.Addr) (explain.Report, error) {
+	p := newPace()
+	return func(ctx context.Context, client netip.Addr) (report explain.Report, _ error) {
+		err := p.do(ctx, func() (err error) {
+			report, err = do(ctx, client)
+			return err
+		})
+		return report, err
+	}
+}
+
 func (s *Server) serveExplainAll(w http.ResponseWriter, r *http.Request) {
 	var all []explain.Report
 	err := s.explaining.do(r.Context(), func() (err error) {

@@ -14,16 +14,23 @@ func (r *Report) Text(w io.Writer) error {
 	for i, c := range r.Causes {
 		fmt.Fprintf(&b, "%d. %s (%s)\n   → %s\n", i+1, c.Text, c.Code, c.Advice)
 	}
-	fmt.Fprintf(&b, "\n%v: GRE is translated by %s; firewall rules: %s\n", r.Client, translators[r.DataPath], r.Rules)
-	r.control(&b)
-	r.messages(&b)
-	r.calls(&b)
+	b.WriteString("\n" + r.Evidence())
 	for line := range bytes.Lines(b.Bytes()) {
 		if _, err := fmt.Fprintf(w, "%s\n", bytes.TrimRight(line, " \n")); err != nil {
 			return fmt.Errorf("print report: %w", err)
 		}
 	}
 	return nil
+}
+
+// Evidence is what the causes were found by, as text.
+func (r *Report) Evidence() string {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%v: GRE is translated by %s; firewall rules: %s\n", r.Client, translators[r.DataPath], r.Rules)
+	r.control(&b)
+	r.messages(&b)
+	r.calls(&b)
+	return b.String()
 }
 
 // translators name who translates, by data path.
