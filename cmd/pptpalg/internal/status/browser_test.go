@@ -155,7 +155,8 @@ func TestInBrowser(t *testing.T) {
 func testOffice(t *testing.T, b *browser.Browser) {
 	f := office()
 	cfg := f.config()
-	cfg.Gatherer = f.officeMetrics()
+	cfg.Gatherer, cfg.Meter = f.officeMetrics(), hour(f)
+	cfg.Rules = func() (string, time.Time) { return "nft", time.Now().Add(-31 * time.Hour) }
 	s := serve(t, cfg)
 	tab, err := b.Open(s.URL+"/", 1280, 860)
 	must(t, err)
@@ -254,6 +255,7 @@ func hour(f *fake) *meter.Meter {
 		carried, _ := f.traffic()
 		m.Observe(time.Now().Add(time.Duration(i-180)*meter.Step), some, carried)
 		f.carry(0, uint64(1_000_000*(i%30)), uint64(90_000*(i%30)))
+		f.carry(1, uint64(300_000*(i%7)), uint64(500_000*(i%11)))
 	}
 	return m
 }
