@@ -43,7 +43,7 @@ func TestSchemas(t *testing.T) {
 		e.Call.Traffic[0].Counted = counted
 		return history.NewRecord(e)
 	}
-	report := explain.New(explain.Facts{Client: netip.MustParseAddr("10.0.0.1")})
+	report := explain.New(explain.Facts{Client: netip.MustParseAddr("10.0.0.1"), Now: at.Time})
 	filled := report
 	filled.Control = &explain.Control{Src: ends[0].Address, Dst: ends[1].Address, PublicSrc: ends[0].Public, RealDst: ends[1].Address, NAT: "source", Last: at}
 	filled.Messages = []explain.Message{{Time: at, From: netip.MustParseAddr("10.0.0.1"), CallID: &explain.ID{From: 1, To: 2}, Peer: &explain.ID{}}}
@@ -64,6 +64,9 @@ func TestSchemas(t *testing.T) {
 		{"event", history.NewLost(3, at.Time)},
 		{"explain", report},
 		{"explain", filled},
+		{"explain-all", []explain.Report{report, filled}},
+		{"api-explain", status.Explanation{Report: filled, Evidence: "x"}},
+		{"api-history", status.History{Now: at, Span: 3600, Samples: []status.Sample{{At: at, ToClients: 1.5}}}},
 		{"check", check.Findings{}},
 		{"check", check.Findings{{Check: "daemon"}, {Check: "nat", Result: check.Unchecked, Found: "x", Remedy: "y"}}},
 		{"cluster-status", admin.Cluster{Members: []admin.ClusterMember{}, Addresses: []admin.ClusterAddress{}}},

@@ -66,8 +66,9 @@ type Config struct {
 
 	// Explain, and the other functions for the unix socket only, must be safe to call from
 	// any goroutine. A nil one is not served.
-	Explain func(ctx context.Context, client netip.Addr) (explain.Report, error)
-	Events  *history.Store
+	Explain    func(ctx context.Context, client netip.Addr) (explain.Report, error)
+	ExplainAll func(ctx context.Context) ([]explain.Report, error)
+	Events     *history.Store
 	// Traffic returns what flows have carried, by their Unmarked form.
 	Traffic func() (map[calls.Flow]calls.Traffic, error)
 	// EndCall ends a call by its number.
@@ -99,6 +100,7 @@ type Server struct {
 	webConfig        string
 	log              *slog.Logger
 	explain          func(context.Context, netip.Addr) (explain.Report, error)
+	explainAll       func(context.Context) ([]explain.Report, error)
 	explaining       *pace
 	end              func(uint64) (alg.Ended, error)
 	events           *history.Store
@@ -123,7 +125,7 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 	}
 	s.calls.look = s.callsJSON
 	s.explain, s.events, s.traffic, s.end = cfg.Explain, cfg.Events, cfg.Traffic, cfg.EndCall
-	s.meter = cfg.Meter
+	s.meter, s.explainAll = cfg.Meter, cfg.ExplainAll
 	s.fastPath, s.explaining = cfg.FastPath, newPace()
 	s.status = cfg.Status
 	s.page, s.show, s.cluster = cfg.Page, cfg.Show, cfg.Cluster
@@ -225,6 +227,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	if s.explain != nil {
 		mux.HandleFunc("GET /explain", s.serveExplain)
+		mux.HandleFunc("GET /explain/all", s.serveExplainAll)
 	}
 	if s.events != nil {
 		mux.HandleFunc("GET /events", s.serveEvents(ctx))

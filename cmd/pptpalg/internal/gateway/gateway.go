@@ -18,6 +18,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/datapath/fast"
 	"pptpalg/cmd/pptpalg/internal/datapath/kernel"
+	"pptpalg/cmd/pptpalg/internal/explain"
 	"pptpalg/cmd/pptpalg/internal/history"
 	"pptpalg/cmd/pptpalg/internal/store"
 	"pptpalg/conntrack"
@@ -98,6 +99,7 @@ type Gateway struct {
 	wanted   atomic.Bool            // somebody has read the metrics since the last audit
 	beside   atomic.Pointer[Beside] // nil until Count
 	share    *share                 // nil for a gateway alone
+	witness  atomic.Pointer[func(*explain.Facts)]
 
 	clusterMetrics *clusterMetrics
 

@@ -5,6 +5,7 @@ import (
 	"embed"
 	"encoding/json"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/explain"
 	"pptpalg/cmd/pptpalg/internal/meter"
 	"pptpalg/cmd/pptpalg/internal/schema"
 )
@@ -32,6 +34,10 @@ type Config struct {
 	Meter    *meter.Meter        // how the calls carry; nil knows nothing
 
 	Cluster *admin.ClusterControl // nil for a gateway alone
+
+	// Explain says why the calls of a client do not work. It limits what viewers cost. Nil is
+	// for a page that does not tell.
+	Explain func(context.Context, netip.Addr) (explain.Report, error)
 
 	Rules     func() (by string, since time.Time) // who loads the firewall rules, and since when they are there; zero while they are not
 	FastPath  string                              // as --fastpath
@@ -79,6 +85,8 @@ func New(cfg Config) *Page {
 	}
 	p.mux.HandleFunc("GET /api/status", p.ServeStatus)
 	p.mux.HandleFunc("GET /api/calls", p.serveCalls)
+	p.mux.HandleFunc("GET /api/explain", p.serveExplain)
+	p.mux.HandleFunc("GET /api/history", p.serveHistory)
 	return p
 }
 
