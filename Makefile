@@ -2,6 +2,7 @@
 #
 #   make          bin/pptpalg
 #   make demo     the main job on a network of namespaces, with real PPTP programs
+#   make demo-ha  two gateways and etcd: one gateway is killed, and no call is lost
 #   make test     all tests, as root
 #   make check    format, vet, staticcheck, dead code, sizes, import arrows, tidy go.mod, race tests
 #                 (two packages at a time)
@@ -15,7 +16,7 @@
 #   make generate the BPF programs of the fast path, which are committed: the same bytes on each Debian 12
 #   make bench    fifteen minutes of figures beside the kernel's own helper; REPORT=FILE writes them there
 #
-# demo, test, test-vm, test-fresh, check, generate and bench install the Debian packages that they need, and say so.
+# demo, demo-ha, test, test-vm, test-fresh, check, generate and bench install the Debian packages that they need, and say so.
 
 GO       ?= go
 FUZZTIME ?= 10m
@@ -31,7 +32,8 @@ SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 AS_ROOT  := $(if $(SUDO),$(SUDO) -E env "PATH=$$PATH" "GOPATH=$$($(GO) env GOPATH)" "GOCACHE=$$($(GO) env GOCACHE)")
 
 RUN_PACKAGES  := iptables iproute2 conntrack pptp-linux pptpd
-TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium
+TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium etcd-server keepalived
+HA_PACKAGES   := $(RUN_PACKAGES) etcd-server
 RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
 BENCH_PACKAGES := iptables iproute2 nftables
 VM_PACKAGES    := $(RUN_PACKAGES) nftables ppp iputils-ping kmod qemu-system-x86
@@ -46,7 +48,7 @@ ifeq ($(shell printf '%s\n' $(GO_WANTED) $(GO_FOUND) | sort -VC && echo $(GO_FOU
 $(error pptpalg is built by $(GO_WANTED) or newer, and $(GO) is $(or $(GO_FOUND),not there): see https://go.dev/dl, and name yours by make GO=/path/to/go)
 endif
 
-.PHONY: all build demo test test-vm test-fresh check lint race soak fuzz mutants bench deb rpm man generate generated clean packages-demo packages-test packages-race packages-bench packages-vm packages-fresh packages-bpf
+.PHONY: all build demo demo-ha test test-vm test-fresh check lint race soak fuzz mutants bench deb rpm man generate generated clean packages-demo packages-ha packages-test packages-race packages-bench packages-vm packages-fresh packages-bpf
 
 all: build
 
@@ -56,6 +58,10 @@ build:
 demo: packages-demo build
 	$(GO) build -o bin/demo ./cmd/demo
 	$(SUDO) bin/demo bin/pptpalg
+
+demo-ha: packages-ha build
+	$(GO) build -o bin/demo ./cmd/demo
+	$(SUDO) bin/demo -ha bin/pptpalg
 
 test: packages-test
 	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -p 2 -parallel 4 -count=1 -timeout 30m ./...
@@ -125,6 +131,9 @@ clean:
 
 packages-demo:
 	@./.ci/packages $(RUN_PACKAGES)
+
+packages-ha:
+	@./.ci/packages $(HA_PACKAGES)
 
 packages-test:
 	@./.ci/packages $(TEST_PACKAGES)

@@ -42,7 +42,7 @@ func (e *Editor) Look(at []calls.Connection, asked time.Time) *Audit {
 	c := e.Compare(asked)
 	for i := range at {
 		if d := c.record(&at[i]); d != nil && !d.over {
-			if d.closing == 0 && at[i].Closing && d.control.Same(at[i]) {
+			if d.closing == 0 && at[i].Closing && d.control.Same(at[i]) && !d.control.Followed() {
 				d.closing = c.asked
 			}
 			c.some = append(c.some, d)
@@ -61,7 +61,7 @@ func (e *Editor) Look(at []calls.Connection, asked time.Time) *Audit {
 func (e *Editor) Doubted(settled time.Time) (all []calls.Connection) {
 	at := e.since(settled)
 	e.doubted = slices.DeleteFunc(e.doubted, func(d *dialogue) bool {
-		if !d.over {
+		if !d.over && !d.control.Followed() {
 			all = append(all, d.control.Connection())
 		}
 		done := d.over || d.doubted < at
@@ -125,6 +125,10 @@ func (d *dialogue) shown(c *calls.Connection, pass uint32, asked time.Duration) 
 	if !d.control.Same(*c) {
 		return
 	}
+	if d.control.Followed() {
+		d.stands(pass)
+		return
+	}
 	believed := d.believes(c)
 	switch {
 	case !c.Closing:
@@ -170,6 +174,11 @@ func (c *Audit) gone(d *dialogue) bool {
 	return d.found != c.pass && d.opened < c.asked
 }
 
+// lacks reports whether conntrack does not have a connection as it was.
+func (c *Audit) lacks(d *dialogue) bool {
+	return d.opened < c.asked && !(d.found == c.pass && d.alive)
+}
+
 // Lost is a control connection that conntrack no longer has, although its end was not
 // seen.
 type Lost struct {
@@ -177,6 +186,7 @@ type Lost struct {
 	Calls      []calls.Record
 	Unseen     bool // Restore took it up, and nothing of it was seen since: it may have ended before
 	Again      bool // the audit before did not find it either
+	Followed   bool // another gateway owns it: Sweep does not end it, and its owner knows better whether it lives
 }
 
 // Witness tells what the editor does not see.
@@ -194,13 +204,18 @@ func (c *Audit) Missing(most int, w Witness, now time.Time) (lost []Lost, more b
 	more = c.walk(&c.missing, most, func(d *dialogue) {
 		switch {
 		case d.over:
+		case d.control.Followed():
+			if d.control.Busy() && c.lacks(d) {
+				lost = append(lost, Lost{d.control.Connection(), d.control.Records(nil), false, d.missed, true})
+				d.missed = true
+			}
 		case !c.gone(d):
 			// The kernel does not delete a revived entry together with its address.
 			d.alive = d.alive && !(d.revived && w.Homeless(d.control.Connection()))
 		case d.closing > 0 && !d.carries(w, c.ed) || d.silent(at, w, c.ed):
 			d.closing = at
 		case d.control.Busy():
-			lost = append(lost, Lost{d.control.Connection(), d.control.Records(nil), d.unseen, d.missed})
+			lost = append(lost, Lost{d.control.Connection(), d.control.Records(nil), d.unseen, d.missed, false})
 			d.missed = true
 		}
 	})
@@ -228,8 +243,12 @@ func (c *Audit) Keep(l *Lost) {
 func (c *Audit) Sweep(most int, now time.Time) (changes []calls.Event, more bool) {
 	at := c.ed.since(now)
 	more = c.walk(&c.sweep, most, func(d *dialogue) {
-		if d.opened < c.asked && !(d.found == c.pass && d.alive) {
+		switch {
+		case !c.lacks(d):
+		case !d.control.Followed():
 			c.ed.end(d, d.ending(), now)
+		case !d.control.Busy():
+			c.ed.discard(d, now)
 		}
 	})
 	if !more {
@@ -254,14 +273,14 @@ func (d *dialogue) ending() calls.Cause {
 func (c *Audit) EndIdle(most int, since time.Time, silent func(calls.Record) bool, now time.Time) (changes []calls.Event, more bool) {
 	at := c.ed.since(since)
 	more = c.walk(&c.idle, most, func(d *dialogue) {
-		if !d.over && d.heard < at {
+		if !d.over && !d.control.Followed() && d.heard < at {
 			d.control.EndIf(silent, calls.Idle, now)
 		}
 	})
 	return c.ed.table.Events(), more
 }
 
-// Records appends to records the calls that a restart should find.
+// Records appends to records the calls whose flows are needed, other gateways' among them.
 func (c *Audit) Records(most int, records []calls.Record) (_ []calls.Record, more bool) {
 	more = c.walk(&c.records, most, func(d *dialogue) {
 		if !d.over {

@@ -27,6 +27,8 @@ type dialogue struct {
 	watched bool              // it was seen from its first byte on
 	started bool              // the Start exchange was seen, or passed unseen
 	over    bool              // the connection has ended
+	apart   bool              // it is in no roll, because another gateway owns it
+	turned  bool              // a segment has shown that it has a new owner, and no Handover has visited it since
 	resets  uint8             // how many segments are still answered with a RST: see Outcome.Reset
 	left    bool              // Leave was said
 	pass    Reason            // why it is ignored; Read if it is edited

@@ -23,6 +23,14 @@
 // record until an audit finds it gone, or a SYN/ACK shows that another connection has its
 // tuple.
 //
+// # Connections of other gateways
+//
+// Gateways may share their calls, so that each can go on with those of another one that
+// dies. Owned says which connections are this gateway's own. It follows the calls on all
+// others, as it is told by Follow and Forget. It keeps them, their public IDs and their
+// flows; no segment and no audit changes them, and a segment of theirs passes unchanged
+// (Elsewhere). When a public address gets another owner, a Handover visits its connections.
+//
 // It is pure: bytes and a time.Time in, values out. The caller does what the outcome asks
 // for (GRE translations in the kernel, the packet's verdict).
 package alg

@@ -38,12 +38,14 @@ type Editor struct {
 	start    time.Time // the first time it was told: times on record are since then
 	passes   uint32    // audits that were begun
 	out      Outcome
-	readAll  bool        // see ReadAll
-	resets   bool        // see ResetLost
-	zoned    bool        // see TellZones
-	zone     uint64      // see InZone
-	doubted  []*dialogue // see Doubted
-	turn     turn        // the present one
+	readAll  bool                        // see ReadAll
+	resets   bool                        // see ResetLost
+	owned    func(calls.Connection) bool // see Owned; nil if all are
+	apart    int                         // connections that count for no limit, because another gateway owns them
+	zoned    bool                        // see TellZones
+	zone     uint64                      // see InZone
+	doubted  []*dialogue                 // see Doubted
+	turn     turn                        // the present one
 }
 
 // key is a packet's addresses and ports, as packet.Segment.Ends has them, and its conntrack
@@ -100,7 +102,7 @@ func (e *Editor) Asks(seg packet.Segment) bool {
 // kernel's answer shows that it has ended unseen. false means that too many are on record.
 func (e *Editor) Open(c calls.Connection, now time.Time) bool {
 	if s, known := e.senders[e.keyOf(&c, calls.Initiator)]; known {
-		if !s.dialogue.outdated(c) {
+		if !s.dialogue.outdated(c) || s.dialogue.control.Followed() && !e.owns(&c) {
 			return true
 		}
 		e.end(s.dialogue, calls.Expired, now)
@@ -114,16 +116,20 @@ func (e *Editor) Open(c calls.Connection, now time.Time) bool {
 		d.pass = Read
 	}
 	d.control = e.table.Open(c)
-	e.add(d, c)
+	if !e.owns(&c) {
+		d.control.Yield(now)
+	}
+	e.place(d, &c)
+	e.enroll(d)
 	return true
 }
 
-func (e *Editor) add(d *dialogue, c calls.Connection) {
+// place puts a connection on record.
+func (e *Editor) place(d *dialogue, c *calls.Connection) {
 	d.index = int32(len(e.all))
 	e.last.sender.dialogue = nil
 	e.all = append(e.all, d)
-	e.index(d, &c)
-	e.enroll(d)
+	e.index(d, c)
 }
 
 // index lets a connection be found by its segments.
@@ -170,6 +176,10 @@ func (e *Editor) remove(d *dialogue) {
 		if k := e.keyOf(&c, s); e.senders[k].dialogue == d {
 			delete(e.senders, k)
 		}
+	}
+	if d.apart {
+		d.apart = false
+		e.apart--
 	}
 	last := len(e.all) - 1
 	e.all[d.index] = e.all[last]
@@ -223,9 +233,16 @@ func (e *Editor) since(now time.Time) time.Duration {
 
 // Restore puts calls on record that were kept over a restart. It returns how many of them
 // it refused because another call has their place, or because their connections are not
-// read. The others' connections are read from the next message that begins.
+// read. The others' connections are read from the next message that begins. Calls on
+// connections that another gateway owns are followed.
 func (e *Editor) Restore(records []calls.Record, now time.Time) (refused int) {
 	for _, r := range records {
+		if !e.owns(&r.Connection) {
+			if _, ok := e.Follow(r, now); !ok {
+				refused++
+			}
+			continue
+		}
 		r.Connection.Opening = false // nothing was seen of its beginning
 		k := e.keyOf(&r.Connection, calls.Initiator)
 		if _, known := e.senders[k]; !known && !e.Open(r.Connection, now) {
@@ -247,11 +264,12 @@ func (e *Editor) Restore(records []calls.Record, now time.Time) (refused int) {
 	return refused
 }
 
-// Records returns a copy of the calls that a restart should find.
+// Records returns a copy of the calls that a restart should find. Other gateways' are not
+// among them.
 func (e *Editor) Records() []calls.Record {
 	records := make([]calls.Record, 0, e.table.Calls())
 	for _, d := range e.all {
-		if !d.over {
+		if !d.over && !d.control.Followed() {
 			records = d.control.Records(records)
 		}
 	}
@@ -287,6 +305,10 @@ func (e *Editor) take(local bool) {
 	s, known := e.find(t.seg)
 	if !known {
 		e.out.Reason = NoConnection
+		return
+	}
+	if !e.mine(s.dialogue, t.now) {
+		e.out.Reason, e.out.Events = Elsewhere, e.table.Events()
 		return
 	}
 	if local {
@@ -342,7 +364,7 @@ func (e *Editor) edit(t *turn) {
 	switch {
 	case t.pass != Read:
 		t.leave(here)
-	case !e.place(t, here):
+	case !e.locate(t, here):
 		return
 	}
 	if t.flags.Has(packet.FIN) {
@@ -353,9 +375,9 @@ func (e *Editor) edit(t *turn) {
 	}
 }
 
-// place finds where the segment lies in its stream, and reads it. It reports false for a
+// locate finds where the segment lies in its stream, and reads it. It reports false for a
 // segment that is dropped, or is not known to belong to the stream.
-func (e *Editor) place(t *turn, h *half) bool {
+func (e *Editor) locate(t *turn, h *half) bool {
 	n := len(t.payload)
 	p, old := h.stream.Place(t.first, t.length(), t.now)
 	old = min(old, n)
@@ -423,11 +445,15 @@ func (e *Editor) Connection(seg packet.Segment) calls.Connection {
 }
 
 // Connections counts the living control connections by the reason why they are ignored:
-// Read for those that are edited.
+// Read for those that are edited, Elsewhere for those of other gateways.
 func (e *Editor) Connections() map[Reason]int {
 	count := make(map[Reason]int)
 	for _, d := range e.all {
-		if !d.over {
+		switch {
+		case d.over:
+		case d.control.Followed():
+			count[Elsewhere]++
+		default:
 			count[d.pass]++
 		}
 	}

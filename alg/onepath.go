@@ -10,7 +10,7 @@ import "pptpalg/alg/packet"
 // several: on one subflow nothing tells where it begins. And the data may have a checksum
 // of its own (section 3.3), with which the receiver refuses edited data.
 func (e *Editor) onePath(seg packet.Segment) {
-	if !e.turn.flags.Has(packet.SYN) || !seg.BlankOption(packet.MPTCP) {
+	if !e.turn.flags.Has(packet.SYN) || e.out.Reason == Elsewhere || !seg.BlankOption(packet.MPTCP) {
 		return
 	}
 	if e.out.Verdict == Accept {

@@ -45,6 +45,7 @@ const (
 	Gap                        // bytes before it are missing
 	Unread                     // bytes before it passed while no daemon was running
 	TooOld                     // a retransmission of bytes whose edits are forgotten
+	Elsewhere                  // another gateway edits the connection: see Editor.Owned
 	Multipath                  // the Multipath TCP option was removed: see Editor.onePath
 
 	// The reasons that the caller of the editor gives.
@@ -58,7 +59,7 @@ const (
 
 var reasonNames = [reasons]string{
 	"read", "retransmission", "no_data", "untranslated", "kernel_helper", "not_pptp", "closed", "lost",
-	"no_connection", "gap", "unread", "forgotten", "multipath", "malformed", "truncated", "error",
+	"no_connection", "gap", "unread", "forgotten", "elsewhere", "multipath", "malformed", "truncated", "error",
 }
 
 func (r Reason) String() string {

@@ -119,6 +119,9 @@ func (e *Editor) enroll(d *dialogue) {
 
 // strike undoes enroll.
 func (e *Editor) strike(d *dialogue) {
+	if d.apart {
+		return
+	}
 	a := d.initiator()
 	o := e.origins[a]
 	e.everyone.remove(d)
@@ -131,7 +134,7 @@ func (e *Editor) strike(d *dialogue) {
 // rank records whether the connection has finished the Start exchange. A connection that
 // was joined later counts as if it had.
 func (e *Editor) rank(d *dialogue) {
-	if d.started || d.over || d.halves[0].reader.first != 0 || d.halves[1].reader.first != 0 {
+	if d.started || d.over || d.apart || d.halves[0].reader.first != 0 || d.halves[1].reader.first != 0 {
 		return
 	}
 	o := e.origins[d.initiator()]
@@ -153,7 +156,7 @@ func (e *Editor) makeRoom(by initiator, now time.Time) bool {
 	if o := e.origins[by]; o != nil && o.live >= e.share() && !e.evict(&o.roll, now) {
 		return false
 	}
-	return len(e.all) < e.most || e.forget() || e.evict(&e.everyone, now)
+	return len(e.all)-e.apart < e.most || e.forget() || e.evict(&e.everyone, now)
 }
 
 func (e *Editor) evict(r *roll, now time.Time) bool {

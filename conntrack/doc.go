@@ -42,6 +42,10 @@
 // may be a tunnel's at any time. An entry with such a tuple that has seen an answer is
 // deleted only if it is a flow's.
 //
+// Remake, too, deletes only what it has queried: the connection's own entry, or one that the
+// other end has opened. Follow and SetTimeout set the life of an entry, and nothing else of
+// it.
+//
 // # Many at once
 //
 // Apply puts the changes that one or many packets caused into few datagrams. To look up a
@@ -53,6 +57,10 @@
 // for Flows and Connections, costs the walk through the kernel's hash table, some 20 ms
 // with 100,000 entries in 2^18 buckets, and some 2 µs of CPU time for each entry that
 // passes the filter, nearly all in the kernel (BenchmarkCrowd).
+//
+// Follow makes the entries of TCP connections in less than half the CPU time that Revive
+// takes one by one, some 5 µs each. Entries that are there already take some 12 µs each,
+// Remake 15, and SetTimeout 2 (BenchmarkFollow).
 //
 // So the encoding stays ours: github.com/ti-mo/conntrack, which the tests hold it against,
 // sends one request at a time, and makes no entry with NAT.

@@ -82,6 +82,16 @@ func markRequest(t tuple, zone uint16, mark uint32) request {
 	}}
 }
 
+// lifeRequest sets the seconds that a connection's entry lives on, and nothing else: with the
+// translation in it, as the conntrack tool sends it, the kernel refuses it. It creates none.
+func lifeRequest(conn calls.Connection, life uint32) request {
+	return request{kind: msgNew, attrs: func(ae *encoder) {
+		tcp(conn.Original).encode(ae, ctaTupleOrig)
+		ae.put32(ctaTimeout, life)
+		encodeZone(ae, conn.ZoneOf(calls.Initiator))
+	}}
+}
+
 // deleteRequest deletes the entry of which t is a tuple; with an id other than 0, only if
 // it is the entry's.
 //

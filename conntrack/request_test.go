@@ -71,12 +71,29 @@ var requestTests = []struct {
 		{0x14, 0, 0x06, 0x80}, {8, 0, 1, 0}, {192, 0, 2, 1}, {8, 0, 2, 0}, {192, 0, 2, 1}, // CTA_NAT_SRC
 	},
 }, {
+	name: "the life of a connection's entry",
+	req: lifeRequest(calls.Connection{
+		Original: calls.Tuple{Src: netip.MustParseAddrPort("10.0.0.2:1024"), Dst: netip.MustParseAddrPort("10.0.0.1:1724")},
+		Reply:    calls.Tuple{Src: netip.MustParseAddrPort("192.0.2.2:1723"), Dst: netip.MustParseAddrPort("192.0.2.1:40000")},
+		Zone:     7, Mark: 5,
+	}, 300),
+	want: [][]byte{
+		{0x58, 0, 0, 0}, {0x00, 0x01}, {0x05, 0x00}, {0, 0, 0, 0}, {0, 0, 0, 0}, // length 88; IPCTNL_MSG_CT_NEW; REQUEST ACK, but not CREATE
+		{2, 0, 0, 0},
+		{0x34, 0, 0x01, 0x80}, {0x14, 0, 0x01, 0x80}, // CTA_TUPLE_ORIG
+		{8, 0, 1, 0}, {10, 0, 0, 2}, {8, 0, 2, 0}, {10, 0, 0, 1},
+		{0x1c, 0, 0x02, 0x80}, {5, 0, 1, 0}, {6, 0, 0, 0}, // TCP
+		{6, 0, 2, 0}, {0x04, 0x00, 0, 0}, {6, 0, 3, 0}, {0x06, 0xbc, 0, 0},
+		{8, 0, 7, 0}, {0, 0, 0x01, 0x2c}, // CTA_TIMEOUT: 300 s
+		{6, 0, 18, 0}, {0, 7, 0, 0}, // CTA_ZONE
+	},
+}, {
 	name: "revive with both translations",
 	req: createRequest(connectionEntry(calls.Connection{
 		Original: calls.Tuple{Src: netip.MustParseAddrPort("10.0.0.2:1024"), Dst: netip.MustParseAddrPort("10.0.0.1:1724")},
 		Reply:    calls.Tuple{Src: netip.MustParseAddrPort("192.0.2.2:1723"), Dst: netip.MustParseAddrPort("192.0.2.1:40000")},
 		Zone:     7, Mark: 5,
-	})),
+	}, ReviveTimeout)),
 	want: [][]byte{
 		{0x1c, 0x01, 0, 0}, {0x00, 0x01}, {0x05, 0x06}, {0, 0, 0, 0}, {0, 0, 0, 0}, // length 284; IPCTNL_MSG_CT_NEW; REQUEST ACK EXCL CREATE
 		{2, 0, 0, 0},

@@ -32,22 +32,30 @@ const ReviveTimeout = 300
 func (c *Conn) Revive(conn calls.Connection) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.revive(conn); err != nil {
+	if err := c.revive(conn, ReviveTimeout); err != nil {
 		return fmt.Errorf("revive conntrack entry of TCP %v: %w", conn.Original, err)
 	}
 	return nil
 }
 
-// revive tries more than once, because what was in its way may have ended.
-func (c *Conn) revive(conn calls.Connection) error {
+func checkConnection(conn *calls.Connection) error {
 	for _, t := range []calls.Tuple{conn.Original, conn.Reply} {
 		if err := checkIPv4(t.Src.Addr(), t.Dst.Addr()); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// revive creates an entry with a life in seconds. It tries more than once, because what was
+// in its way may have ended.
+func (c *Conn) revive(conn calls.Connection, life uint32) error {
+	if err := checkConnection(&conn); err != nil {
+		return err
+	}
 	var err error
 	for range tries {
-		err = c.exchange(createRequest(connectionEntry(conn)), nil, nil)
+		err = c.exchange(createRequest(connectionEntry(conn, life)), nil, nil)
 		if !errors.Is(err, unix.EEXIST) {
 			return err
 		}
@@ -72,25 +80,35 @@ func (c *Conn) stands(conn calls.Connection) (gone bool, err error) {
 			return false, fmt.Errorf("get the entry in the way: %w", err)
 		case e.connection().Same(conn):
 			return false, nil
-		case e.orig.Tuple == conn.Reply && e.reply.Tuple == conn.Original:
+		case e.turned(&conn):
 			return true, c.remove(tcp(t), zone, e.id)
 		}
-		return false, fmt.Errorf("%w: original %v, reply %v", ErrTaken, e.orig.Tuple, e.reply.Tuple)
+		return false, e.taken()
 	}
 	return true, nil
 }
 
-// connectionEntry returns the entry of an established connection as it is sent,
-// before NAT.
+// turned reports whether the entry is a connection's, opened by the other end.
+func (e *entry) turned(conn *calls.Connection) bool {
+	return e.orig.Tuple == conn.Reply && e.reply.Tuple == conn.Original
+}
+
+// taken is the error of a connection whose tuple the entry has.
+func (e *entry) taken() error {
+	return fmt.Errorf("%w: original %v, reply %v", ErrTaken, e.orig.Tuple, e.reply.Tuple)
+}
+
+// connectionEntry returns the entry of an established connection as it is sent, before NAT,
+// with a life in seconds.
 //
 // If one end is translated, the other end's address and port are named too. Otherwise the
 // kernel would choose them, and take another port if it finds the present one in use.
-func connectionEntry(conn calls.Connection) entry {
+func connectionEntry(conn calls.Connection, life uint32) entry {
 	e := entry{
 		orig:    tcp(conn.Original),
 		reply:   tcp(conn.Original.Reversed()),
 		status:  statusConnected,
-		timeout: ReviveTimeout,
+		timeout: life,
 		mark:    conn.Mark,
 		tcp:     tcpEstablished,
 	}

@@ -120,11 +120,20 @@ func (s connected) entry(t *testing.T) oracle.Flow {
 // wantValid fails if conntrack has taken a packet for invalid.
 func (s connected) wantValid(t *testing.T) {
 	t.Helper()
+	if s.invalid(t) {
+		t.Error("packets were invalid")
+	}
+}
+
+// invalid reports whether conntrack has taken a packet for invalid.
+func (s connected) invalid(t *testing.T) bool {
+	t.Helper()
 	for line := range strings.Lines(s.gateway.run(t, "iptables -t mangle -L PREROUTING -v -x -n")) {
 		if f := strings.Fields(line); strings.Contains(line, "INVALID") && f[0] != "0" {
-			t.Errorf("packets were invalid: %s", line)
+			return true
 		}
 	}
+	return false
 }
 
 const (

@@ -147,7 +147,7 @@ func (c *Control) settleLocal(s Side, own pptp.CallID) bool {
 	switch {
 	case own == 0: // never given out
 		return true
-	case !sp.free(own):
+	case sp.has(own):
 		a.refused = IDTaken // by a host behind the gateway, or another call of its own
 	case sp.taken >= c.table.cfg.CallsPerSpace:
 		a.refused = TooManyOfSpace
@@ -192,7 +192,7 @@ func (c *Control) fits(s Side, public, own pptp.CallID) bool {
 }
 
 // spare is how many IDs that begin with a byte must be free for that byte to be promised,
-// as long as some byte has so many. It leaves a few for each call that the end may open on
+// as long as some byte has so many; in a share of the IDs it is as much less. It leaves a few for each call that the end may open on
 // the connection later, so that no second promise is needed.
 const spare = 32
 
@@ -213,7 +213,7 @@ func (c *Control) promise(s Side, sp *space, own byte) (public byte, ok bool) {
 	if random := c.table.cfg.Random; random != nil {
 		first = byte(random())
 	}
-	for _, least := range []int{spare, 1} {
+	for _, least := range []int{spare / int(sp.share.of()), 1} {
 		for i := range pageSize {
 			public = first + byte(i)
 			if sp.room(public) >= least && !taken.has(public) {

@@ -108,7 +108,7 @@ type Party struct {
 
 // View is a copy of a call, for readers of the table.
 type View struct {
-	Number   uint64 // calls are numbered from 1 as the table opens them
+	Number   uint64 // calls are numbered from 1 as the table opens them; the first byte is the slot: see Config.Slot
 	PNS, PAC Party
 	State    State
 	Since    time.Time

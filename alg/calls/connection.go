@@ -106,3 +106,15 @@ func (c Connection) Same(o Connection) bool {
 func (c Connection) Translated() bool {
 	return c.Endpoint(Initiator).Translated() || c.Endpoint(Responder).Translated()
 }
+
+// Public returns the address by which gateways that share their calls tell whose the
+// connection is: that of the translated end; of two translated ends, the initiator's. false
+// means that NAT touches neither: then the connection is nobody else's.
+func (c Connection) Public() (netip.Addr, bool) {
+	for _, s := range []Side{Initiator, Responder} {
+		if e := c.Endpoint(s); e.Translated() {
+			return e.Public, true
+		}
+	}
+	return netip.Addr{}, false
+}

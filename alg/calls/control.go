@@ -18,6 +18,7 @@ type Control struct {
 	index      index
 	pages      []pagePair    // first bytes that are promised
 	live       int32         // how many of calls are not being cleared; these come first
+	followed   bool          // another gateway owns its calls
 	local      [2]bool       // ends that are the gateway's own, by Side
 	habits     [2]form       // the form of the last Call-Disconnect-Notify that left no doubt, by sender
 	pending    [2]assignment // IDs assigned by messages still being read, by Side
@@ -85,10 +86,13 @@ func (c *Control) Calls(views []View) []View {
 // Busy reports whether the connection has calls, including those that are being cleared.
 func (c *Control) Busy() bool { return len(c.calls) > 0 }
 
-// Close ends the connection and all its calls.
+// Close ends the connection and all its calls. It forgets those of another gateway.
 func (c *Control) Close(cause Cause, now time.Time) {
 	c.Abandon(Initiator)
 	c.Abandon(Responder)
+	for c.followed && len(c.calls) > 0 {
+		c.table.Forget(c.calls[len(c.calls)-1].number, now, now)
+	}
 	for len(c.calls) > 0 {
 		c.table.end(c.calls[len(c.calls)-1], cause, now)
 	}

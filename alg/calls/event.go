@@ -8,17 +8,20 @@ type EventKind uint8
 // The kinds of events. The data path must have done an Install before the packet that
 // caused it is released, because the receiver may answer with GRE at once.
 const (
-	Install  EventKind = iota // Flow must be translated from now on
-	Remove                    // Flow must no longer be translated
-	Opened                    // a call was requested
-	Assigned                  // both ends have given it their Call IDs
-	SetUp                     // the last message that sets it up has passed
-	Closed                    // it ended, for Cause; its IDs are translated until it is Gone
-	Gone                      // nothing is left of it
-	Noted                     // what a restart should find of it has changed
+	Install   EventKind = iota // Flow must be translated from now on
+	Remove                     // Flow must no longer be translated
+	Opened                     // a call was requested
+	Assigned                   // both ends have given it their Call IDs
+	SetUp                      // the last message that sets it up has passed
+	Closed                     // it ended, for Cause; its IDs are translated until it is Gone
+	Gone                       // nothing is left of it
+	Noted                      // what a restart should find of it has changed
+	TakenOver                  // another gateway owned it, and this one does from now on
+	Followed                   // another gateway owns it, and what is known of it has changed
+	Forgotten                  // another gateway owned it, and nothing is left of it
 )
 
-var eventNames = [...]string{"install", "remove", "opened", "assigned", "set up", "closed", "gone", "noted"}
+var eventNames = [...]string{"install", "remove", "opened", "assigned", "set up", "closed", "gone", "noted", "taken over", "followed", "forgotten"}
 
 func (k EventKind) String() string {
 	if int(k) < len(eventNames) {
@@ -36,5 +39,6 @@ type Event struct {
 	Cause Cause  // of Closed
 }
 
-// OfCall reports whether it is about a call, and not about one of its flows.
-func (e *Event) OfCall() bool { return e.Kind > Remove }
+// OfCall reports whether it is about a call of this gateway. Other events are about flows,
+// or about the calls of other gateways, which neither store nor history take.
+func (e *Event) OfCall() bool { return e.Kind > Remove && e.Kind < Followed }

@@ -19,16 +19,18 @@ func (c *Control) open(requester, pns Side, a assignment, now time.Time) bool {
 // enlist enters a call that payer was admitted for.
 func (c *Control) enlist(requester, payer, pns Side, a assignment, now time.Time) {
 	c.table.admitted--
-	call := c.add(requester, payer, pns, now)
+	call := c.add(Call{number: c.table.nextNumber(), asker: requester, payer: payer, pns: pns, since: now})
 	c.table.attach(call, requester, a, now)
 	c.table.note(Opened, call)
 }
 
 // add enters a call without legs.
-func (c *Control) add(requester, payer, pns Side, since time.Time) *Call {
-	c.table.opened++
-	call := &Call{control: c, number: c.table.opened, asker: requester, payer: payer, pns: pns, since: since}
-	call.client = c.client(payer)
+func (c *Control) add(of Call) *Call {
+	call := &of
+	call.control = c
+	if !c.followed {
+		call.client = c.client(of.payer)
+	}
 	c.enter(call)
 	return call
 }
@@ -68,6 +70,7 @@ func (t *Table) place(call *Call, s Side, a assignment) {
 	c.index.add(l)
 	c.uses(l, 1)
 	t.leaving[c.connection.leaving(s, a.own)]++
+	t.hold(l)
 	if call.state != Clearing {
 		t.enlist(l)
 	}
@@ -79,6 +82,7 @@ func (t *Table) displace(l *leg) {
 	if l.call.state != Clearing {
 		t.withdraw(l)
 	}
+	t.unhold(l)
 	out := c.connection.leaving(l.side, l.own)
 	if t.leaving[out]--; t.leaving[out] == 0 {
 		delete(t.leaving, out)
@@ -180,11 +184,13 @@ func (t *Table) await(call *Call, now time.Time) {
 // It ends those that were cleared first.
 func (t *Table) bound(cl *client, now time.Time) {
 	for call, ok := cl.clearing.first(); ok; call, ok = cl.clearing.first() {
-		if call.index >= 0 && cl.clearing.len() <= t.cfg.CallsPerClient {
+		waits := call.index >= 0 && !call.control.followed
+		if waits && cl.clearing.len() <= t.cfg.CallsPerClient {
 			return
 		}
-		cl.clearing.drop()
-		t.forget(call, now)
+		if cl.clearing.drop(); waits {
+			t.forget(call, now)
+		}
 	}
 }
 
@@ -192,8 +198,7 @@ func (t *Table) bound(cl *client, now time.Time) {
 func (t *Table) close(call *Call, cause Cause) {
 	call.control.closed(call)
 	call.state = Clearing
-	t.calls--
-	call.client.calls--
+	call.charge(-1)
 	t.events = append(t.events, Event{Kind: Closed, Call: call.record(), Cause: cause})
 }
 

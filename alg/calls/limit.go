@@ -12,6 +12,11 @@ type Config struct {
 	// nobody outside can predict Random, a stranger who can forge the peer's address cannot
 	// guess the ID. nil keeps the ends' own IDs.
 	Random func() uint32
+	// Slot is the first byte of the numbers of calls that are opened here. Share is the part
+	// of the public IDs that is given out here. A gateway that shares its calls with others
+	// has a slot of its own, and a share of its own if it shares a public address as well.
+	Slot  uint8
+	Share Share
 	// The table's limits. A request beyond a limit passes unedited.
 	Calls          int // in all
 	CallsPerClient int // requested by one address

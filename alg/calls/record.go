@@ -71,12 +71,18 @@ func (c *Control) Resume(r Record, now time.Time) bool {
 			return false
 		}
 	}
-	call := c.add(r.Asker, r.Payer, r.PNS, r.Since)
-	call.number = r.Number
-	c.table.opened = max(c.table.opened, r.Number)
-	call.client.calls++
-	c.table.calls++
-	call.state = r.State
+	call := c.enterRecord(&r)
+	if call.state == Clearing {
+		c.table.await(call, now)
+	}
+	c.table.note(Noted, call)
+	return true
+}
+
+// enterRecord enters a call as it is recorded.
+func (c *Control) enterRecord(r *Record) *Call {
+	c.table.numbered(r.Number)
+	call := c.add(r.call())
 	for s, l := range r.Legs {
 		if l.Known {
 			c.resumeLeg(call, Side(s), l)
@@ -84,24 +90,27 @@ func (c *Control) Resume(r Record, now time.Time) bool {
 	}
 	if call.state == Clearing {
 		c.closed(call)
-		c.table.calls--
-		call.client.calls--
-		c.table.await(call, now)
+	} else {
+		call.charge(1)
 	}
-	c.table.note(Noted, call)
-	return true
+	return call
+}
+
+// call returns the record as a call without legs.
+func (r *Record) call() Call {
+	return Call{number: r.Number, asker: r.Asker, payer: r.Payer, pns: r.PNS, since: r.Since, state: r.State}
 }
 
 // free reports whether no call has the IDs of a kept leg.
 func (c *Control) free(s Side, l LegRecord) bool {
-	taken := c.spaced(s) && l.Public != 0 && !c.table.space(c.connection.space(s)).free(l.Public)
+	taken := c.spaced(s) && l.Public != 0 && c.table.space(c.connection.space(s)).has(l.Public)
 	return !taken && c.leg(s, l.Public) == nil && c.ownLeg(s, l.Own) == nil
 }
 
 func (c *Control) resumeLeg(call *Call, s Side, r LegRecord) {
 	c.table.place(call, s, assignment{own: r.Own, public: r.Public})
-	if c.spaced(s) {
-		c.table.space(c.connection.space(s)).take(r.Public)
+	if h, lies := c.holding(s, r.Public); lies {
+		c.table.space(h.spaceKey).take(h.id)
 	}
 }
 

@@ -12,7 +12,7 @@ func (t *Table) Reserve(f Flow) bool {
 		return true
 	}
 	s := t.space(key)
-	if !s.free(f.Key) {
+	if s.has(f.Key) {
 		return false
 	}
 	s.take(f.Key)

@@ -109,6 +109,9 @@ func (t *Table) wake(r *rest) {
 // space does so at its own cost.
 func (c *Control) recycle(s Side, sp *space, own byte) bool {
 	fit := func(id pptp.CallID) bool {
+		if !sp.share.has(id) {
+			return false
+		}
 		for _, p := range c.pages {
 			if p.side == s && p.public == id.High() && p.own != own && p.uses > 0 {
 				return false
@@ -128,15 +131,25 @@ func (c *Control) recycle(s Side, sp *space, own byte) bool {
 	return false
 }
 
-// rouse frees an ID if it rests, because the gateway's own end has chosen it and cannot be
-// given another one.
+// rouse frees an ID if it rests, because somebody has chosen it who cannot be given another
+// one: the gateway's own end, or another gateway.
 func (t *Table) rouse(sp *space, id pptp.CallID) {
-	for _, r := range sp.resting.items.all() {
+	if r := sp.rests(id); r != nil {
+		t.wake(r)
+	}
+}
+
+// rests returns an ID that rests, or nil.
+func (s *space) rests(id pptp.CallID) *rest {
+	if !s.has(id) {
+		return nil
+	}
+	for _, r := range s.resting.items.all() {
 		if r.id == id && !r.awake {
-			t.wake(r)
-			return
+			return r
 		}
 	}
+	return nil
 }
 
 // Resting is a resting ID: a public Call ID that was freed and may not be given out until a
@@ -170,7 +183,7 @@ func (t *Table) Rest(r Resting, now time.Time) {
 func (t *Table) restOf(r Resting, owner [4]byte, now time.Time) {
 	key := spaceKey{as4(r.Public), as4(r.Peer), r.Zone}
 	left := min(r.Until.Sub(now), t.cfg.Rest)
-	if s := t.space(key); s.free(r.ID) {
+	if s := t.space(key); !s.has(r.ID) {
 		s.take(r.ID)
 		t.layDown(&rest{key: key, owner: owner, id: r.ID, until: now.Add(left)})
 	}
@@ -178,6 +191,7 @@ func (t *Table) restOf(r Resting, owner [4]byte, now time.Time) {
 
 // RestCall lets the public IDs of a call rest that ended at a time.
 func (t *Table) RestCall(r Record, at, now time.Time) {
+	t.numbered(r.Number)
 	for s, l := range r.Legs {
 		if end := r.Connection.Endpoint(Side(s)); l.Known && end.Translated() {
 			peer := Side(s).Other()

@@ -12,6 +12,7 @@ import (
 type space struct {
 	pages   map[byte]*page
 	taken   int
+	share   Share  // of the IDs that may be given out; others may be taken
 	crowd   *crowd // of the table's spaces
 	resting line
 	owners  map[[4]byte]*line // of resting, by whose ID each was
@@ -24,7 +25,9 @@ type page struct {
 
 const pageSize = 256
 
-func newSpace(c *crowd) *space { return &space{pages: make(map[byte]*page, 1), crowd: c} }
+func newSpace(c *crowd, s Share) *space {
+	return &space{pages: make(map[byte]*page, 1), crowd: c, share: s}
+}
 
 // owned returns the line of an owner's IDs.
 func (s *space) owned(owner [4]byte) *line {
@@ -48,29 +51,37 @@ func (s *space) woken(r *rest) {
 	}
 }
 
-// room returns how many IDs of a page are neither in use nor resting. ID 0 is
-// never given out, so the first page has one less.
-func (s *space) room(high byte) int {
-	room := pageSize
-	if high == 0 {
-		room--
-	}
+// used returns the IDs of a page that are in use or resting. ID 0 is never given out, so it
+// counts as one of them.
+func (s *space) used(high byte) (bits [4]uint64) {
 	if p := s.pages[high]; p != nil {
-		room -= p.taken
+		bits = p.bits
+	}
+	if high == 0 {
+		bits[0] |= 1
+	}
+	return bits
+}
+
+// room returns how many IDs of a page can be given out.
+func (s *space) room(high byte) (room int) {
+	mask := s.share.mask()
+	for _, used := range s.used(high) {
+		room += bits.OnesCount64(mask &^ used)
 	}
 	return room
 }
 
-func (s *space) free(id pptp.CallID) bool {
-	if id == 0 {
-		return false
-	}
-	p := s.pages[id.High()]
-	return p == nil || p.bits[id.Low()/64]&(1<<(id.Low()%64)) == 0
+// has reports whether an ID is in use or resting.
+func (s *space) has(id pptp.CallID) bool {
+	return s.used(id.High())[id.Low()/64]&(1<<(id.Low()%64)) != 0
 }
 
+// free reports whether an ID can be given out.
+func (s *space) free(id pptp.CallID) bool { return s.share.has(id) && !s.has(id) }
+
 func (s *space) take(id pptp.CallID) {
-	if !s.free(id) {
+	if s.has(id) {
 		return
 	}
 	p := s.pages[id.High()]
@@ -85,7 +96,7 @@ func (s *space) take(id pptp.CallID) {
 }
 
 func (s *space) release(id pptp.CallID) {
-	if id == 0 || s.free(id) {
+	if id == 0 || !s.has(id) {
 		return
 	}
 	p := s.pages[id.High()]
@@ -100,16 +111,13 @@ func (s *space) release(id pptp.CallID) {
 // highest returns the highest free ID of a page for which fit returns true. It searches
 // from the top, because ends that count choose low numbers for themselves.
 func (s *space) highest(high byte, fit func(pptp.CallID) bool) (pptp.CallID, bool) {
-	var used [4]uint64
-	if p := s.pages[high]; p != nil {
-		used = p.bits
-	}
+	mask, used := s.share.mask(), s.used(high)
 	for word := 3; word >= 0; word-- {
-		for free := ^used[word]; free != 0; {
+		for free := mask &^ used[word]; free != 0; {
 			bit := 63 - bits.LeadingZeros64(free)
 			free &^= 1 << bit
 			id := pptp.CallID(high)<<8 | pptp.CallID(word*64+bit)
-			if id != 0 && fit(id) {
+			if fit(id) {
 				return id, true
 			}
 		}
@@ -121,7 +129,7 @@ func (s *space) highest(high byte, fit func(pptp.CallID) bool) (pptp.CallID, boo
 // holds for it.
 func (s *space) draw(random func() uint32, high byte, fit func(pptp.CallID) bool) (pptp.CallID, bool) {
 	for range 64 {
-		id := pptp.CallID(high)<<8 | pptp.CallID(random()&0xff)
+		id := pptp.CallID(high)<<8 | pptp.CallID(s.share.low(byte(random())))
 		if s.free(id) && fit(id) {
 			return id, true
 		}

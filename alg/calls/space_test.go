@@ -11,7 +11,7 @@ func anyID(pptp.CallID) bool { return true }
 
 // filled returns a space in which some IDs are taken.
 func filled(from, to pptp.CallID) *space {
-	s := newSpace(new(crowd))
+	s := newSpace(new(crowd), Share{})
 	for id := int(from); id <= int(to); id++ {
 		s.take(pptp.CallID(id))
 	}

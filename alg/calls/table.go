@@ -26,10 +26,14 @@ type Table struct {
 	// How many legs' GRE leaves alike (receiver's address, sender's public address, own ID).
 	leaving map[legKey]int32
 
+	followed map[uint64]*Call // calls of other gateways, by number
+	holders  map[holding]*leg // of these, by their public IDs
+	foreign  int              // of these, those that are not being cleared
+
 	clients  map[clientKey]*client // who requests calls
 	calls    int                   // neither clearing nor ended; with those admitted
 	admitted int                   // and not open yet
-	opened   uint64                // calls ever opened
+	opened   map[uint8]uint64      // by slot: the highest number of a call, without the slot
 	resting  restHeap
 	clearing queue[clearingCall]
 	events   []Event
@@ -59,21 +63,25 @@ func New(cfg Config) *Table {
 		entering: make(map[legKey]*leg),
 		behind:   make(map[legKey][]*leg),
 		leaving:  make(map[legKey]int32),
+		followed: make(map[uint64]*Call),
+		holders:  make(map[holding]*leg),
 		clients:  make(map[clientKey]*client),
+		opened:   make(map[uint8]uint64),
 	}
 }
 
-// SetConfig changes all of the configuration except Random. Calls beyond a lower limit stay
-// up, and resting IDs keep their time: the new values count for new calls and IDs.
+// SetConfig changes all of the configuration except Random, Slot and Share. Calls beyond a
+// lower limit stay up, and resting IDs keep their time: the new values count for new calls
+// and IDs.
 func (t *Table) SetConfig(cfg Config) {
-	cfg.Random = t.cfg.Random
+	cfg.Random, cfg.Slot, cfg.Share = t.cfg.Random, t.cfg.Slot, t.cfg.Share
 	t.cfg = cfg
 }
 
 // Tick advances the table's time, for the limits on rates.
 func (t *Table) Tick(now time.Time) { t.now = now }
 
-// Calls returns how many calls are requested, answered or established.
+// Calls returns how many calls of this gateway are requested, answered or established.
 func (t *Table) Calls() int { return t.calls - t.admitted }
 
 // Events returns what happened since the last call of Events, oldest first. The slice is
@@ -100,7 +108,7 @@ func reuse[T any](s []T) []T {
 func (t *Table) Expire(now time.Time) {
 	for c, ok := t.clearing.first(); ok && !now.Before(c.until); c, ok = t.clearing.first() {
 		t.clearing.drop()
-		if c.call.state == Clearing {
+		if c.call.state == Clearing && !c.call.control.followed {
 			t.forget(c.call, now)
 		}
 	}
@@ -123,7 +131,7 @@ func (t *Table) free(k spaceKey, id pptp.CallID) {
 func (t *Table) space(k spaceKey) *space {
 	s := t.spaces[k]
 	if s == nil {
-		s = newSpace(&t.crowd)
+		s = newSpace(&t.crowd, t.cfg.Share)
 		t.spaces[k] = s
 	}
 	return s

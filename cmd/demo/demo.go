@@ -23,93 +23,106 @@ const callID pptp.CallID = 7
 // frames is how many PPP frames each client sends, and gets answered.
 const frames = 20
 
-// metricsAddr is where the daemon serves its metrics, inside the gateway.
+// metricsAddr is where a daemon serves its metrics, inside its gateway.
 const metricsAddr = "127.0.0.1:9723"
 
 // demo is the network and what runs in it.
 type demo struct {
 	*lab.Network
-	ctx     context.Context
-	program string
-	state   string
-	daemon  *lab.Process
-	log     *lab.Log
-	clients []*client
-	closers []io.Closer // closed in reverse order
+	ctx      context.Context
+	program  string
+	gateways []*gateway
+	clients  []*client
+	closers  []io.Closer // closed in reverse order
 }
 
-// client is a real pptp-linux and a look at the GRE that reaches its host.
-type client struct {
-	*lab.PPTP
-	host  *lab.Host
-	gre   *lab.GRE
-	hello lab.Proof
+// gateway is a gateway's daemon.
+type gateway struct {
+	name   string
+	host   *lab.Host
+	state  string
+	daemon *lab.Process
+	log    *lab.Log
 }
 
-func build(ctx context.Context, program string) (*demo, error) {
-	if err := lab.Need("pptp", "pptpd", "iptables", "ip", "conntrack"); err != nil {
-		return nil, err
+func (d *demo) closeLater(c io.Closer) { d.closers = append(d.closers, c) }
+
+// said is what the daemons have said.
+func (d *demo) said() string {
+	var b strings.Builder
+	for _, g := range d.gateways {
+		fmt.Fprintf(&b, "\nthe daemon of %s said: %s", g.name, g.log)
 	}
-	n, err := lab.New(lab.Options{Inside: 2, Outside: 1, Masquerade: true, Firewall: true})
+	return b.String()
+}
+
+// serve starts the PPTP server.
+func (d *demo) serve(o lab.PPTPDOptions) error {
+	server, err := lab.StartPPTPD(d.Outside[0], o)
+	if err == nil {
+		d.closeLater(server)
+	}
+	return err
+}
+
+// run starts a gateway's daemon and waits until it edits.
+func (d *demo) run(name string, host *lab.Host, flags ...string) (*gateway, error) {
+	state, err := os.MkdirTemp("", "pptpalg-demo-")
+	if err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	g := &gateway{name: name, host: host, state: state, log: new(lab.Log)}
+	d.gateways = append(d.gateways, g)
+	cmd, err := host.Command(context.Background(), d.program, append([]string{"run", "--state-dir", state}, flags...)...)
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{Network: n, ctx: ctx, program: program, log: new(lab.Log), closers: []io.Closer{n}}
-	if err := d.start(); err != nil {
-		return nil, errors.Join(err, d.close())
+	cmd.Stderr = g.log
+	if g.daemon, err = host.Start(cmd); err != nil {
+		return nil, err
 	}
-	return d, nil
+	return g, g.log.WaitFor("msg=started", lab.Patience)
 }
 
-// start starts the server and the daemon.
-func (d *demo) start() error {
-	fmt.Printf(`The network, each box a network namespace of its own:
+// pptpalg runs a command of pptpalg on a gateway and returns what it prints.
+func (d *demo) pptpalg(g *gateway, args ...string) (string, error) {
+	out, err := g.host.Run(d.ctx, d.program, append(args, "--state-dir", g.state)...)
+	return out.Stdout, err
+}
 
-  pptp-linux %v ──┐
-                         ├── gateway, masquerading as %v ── pptpd %v
-  pptp-linux %v ──┘   pptpalg run
+// close takes everything down. The daemons go first, with their rules.
+func (d *demo) close() error {
+	var errs []error
+	for _, g := range d.gateways {
+		errs = append(errs, g.stop(), os.RemoveAll(g.state))
+	}
+	for _, c := range slices.Backward(d.closers) {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
 
-`, d.Inside[0].Addr, lab.GatewayPublic, d.Outside[0].Addr, d.Inside[1].Addr)
-	var err error
-	if d.state, err = os.MkdirTemp("", "pptpalg-demo-"); err != nil {
-		return fmt.Errorf("make state directory: %w", err)
+// stop ends the daemon, unless it has ended.
+func (g *gateway) stop() error {
+	if g.daemon == nil {
+		return nil
 	}
-	server, err := lab.StartPPTPD(d.Outside[0], lab.PPTPDOptions{})
-	if err != nil {
-		return err
+	select {
+	case <-g.daemon.Done():
+		return nil
+	default:
 	}
-	d.closers = append(d.closers, server)
-	cmd, err := d.Gateway.Command(context.Background(), d.program, "run", "--state-dir", d.state)
-	if err != nil {
-		return err
-	}
-	cmd.Stderr = d.log
-	if d.daemon, err = d.Gateway.Start(cmd); err != nil {
-		return err
-	}
-	return d.log.WaitFor("msg=started", lab.Patience)
+	return errors.Join(g.daemon.Signal(syscall.SIGTERM), g.daemon.Wait(lab.Patience))
 }
 
 // dial has both clients call the server under the same Call ID.
 func (d *demo) dial() error {
 	for i, host := range d.Inside {
-		gre, err := lab.OpenGRE(host, host.Addr)
+		c, err := d.call(host)
 		if err != nil {
-			return err
+			return fmt.Errorf("client %d: %w", i+1, err)
 		}
-		d.closers = append(d.closers, gre)
-		id := callID
-		p, err := lab.StartPPTP(host, lab.PPTPOptions{Server: d.Outside[0].Addr, CallID: &id})
-		if err != nil {
-			return err
-		}
-		d.closers = append(d.closers, p)
-		hello, err := p.RecvProof(lab.Hello, 2*lab.Patience)
-		if err != nil {
-			return fmt.Errorf("wait for the call of client %d: %w", i+1, err)
-		}
-		fmt.Printf("client %d (%v) calls with Call ID %v: answered by server process %d, which sees %v\n", i+1, host.Addr, id, hello.PID, hello.Remote)
-		d.clients = append(d.clients, &client{PPTP: p, host: host, gre: gre, hello: hello})
+		fmt.Printf("client %d (%v) calls with Call ID %v: answered by server process %d, which sees %v\n", i+1, host.Addr, callID, c.hello.PID, c.hello.Remote)
 	}
 	if d.clients[0].hello.PID == d.clients[1].hello.PID {
 		return errors.New("one server process serves both clients: their calls are not told apart")
@@ -138,44 +151,10 @@ func (d *demo) exchange() error {
 	return nil
 }
 
-func (c *client) roundTrip(text string) error {
-	if err := c.Send([]byte(text)); err != nil {
-		return err
-	}
-	echo, err := c.RecvProof(lab.Echo, lab.Patience)
-	if err != nil {
-		return err
-	}
-	if echo.PID != c.hello.PID || string(echo.Payload) != text {
-		return fmt.Errorf("the wrong answer came: %v", echo)
-	}
-	return nil
-}
-
-// report shows what the daemon, the kernel and the metrics say.
-func (d *demo) report() error {
-	calls, err := d.Gateway.Run(d.ctx, d.program, "calls", "--state-dir", d.state)
-	if err != nil {
-		return err
-	}
-	fmt.Printf("\n$ pptpalg calls\n%s", calls.Stdout)
-	entries, err := d.Gateway.Run(d.ctx, "conntrack", "-L", "-p", "gre")
-	if err != nil {
-		return err
-	}
-	fmt.Printf("\n$ conntrack -L -p gre\n%s", entries.Stdout)
-	metrics, err := d.metrics()
-	if err != nil {
-		return err
-	}
-	fmt.Printf("\n$ curl http://%s/metrics\n%s\n", metricsAddr, metrics)
-	return nil
-}
-
-// metrics returns a few of the daemon's metrics.
-func (d *demo) metrics() (string, error) {
+// metrics returns those of a gateway's daemon that begin so.
+func (d *demo) metrics(g *gateway, beginnings ...string) (string, error) {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return d.Gateway.Dial(ctx, netip.AddrPort{}, netip.MustParseAddrPort(metricsAddr))
+		return g.host.Dial(ctx, netip.AddrPort{}, netip.MustParseAddrPort(metricsAddr))
 	}}
 	defer transport.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: transport}).Get("http://" + metricsAddr + "/metrics")
@@ -189,48 +168,26 @@ func (d *demo) metrics() (string, error) {
 	}
 	var shown strings.Builder
 	for line := range strings.Lines(string(body)) {
-		for _, name := range []string{"pptpalg_calls ", "pptpalg_calls_opened_total", `pptpalg_control_messages_total{type="Outgoing-Call-Re`, "pptpalg_packets_total", "pptpalg_conntrack_errors_total"} {
-			if strings.HasPrefix(line, name) {
-				shown.WriteString(line)
-			}
+		if slices.ContainsFunc(beginnings, func(b string) bool { return strings.HasPrefix(line, b) }) {
+			shown.WriteString(line)
 		}
 	}
 	return shown.String(), nil
 }
 
-// hangUp ends both calls and looks whether anything is left of them.
-func (d *demo) hangUp() error {
+// hangUp ends both calls and looks whether a gateway has anything left of them.
+func (d *demo) hangUp(g *gateway) error {
 	for _, c := range d.clients {
 		if err := c.HangUp(lab.Patience); err != nil {
 			return err
 		}
 	}
 	err := lab.Poll(lab.Patience, func() bool {
-		out, err := d.Gateway.Run(d.ctx, d.program, "calls", "--json", "--state-dir", d.state)
-		return err == nil && strings.TrimSpace(out.Stdout) == "[]"
+		out, err := d.pptpalg(g, "calls", "--json")
+		return err == nil && strings.TrimSpace(out) == "[]"
 	})
 	if err != nil {
 		return fmt.Errorf("wait for the calls to end: %w", err)
 	}
-	fmt.Printf(`Proven: two PPTP clients with the same Call ID, %v, behind the one address %v, had a call
-each at the same time. The server saw two different Call IDs; every frame went to the
-server process of its own client's call and its answer to its own client; and when the
-clients hung up, both calls and their translations were gone.
-`, callID, lab.GatewayPublic)
 	return nil
-}
-
-// close takes everything down. The daemon goes first, with its rules.
-func (d *demo) close() error {
-	var errs []error
-	if d.daemon != nil {
-		errs = append(errs, d.daemon.Signal(syscall.SIGTERM), d.daemon.Wait(lab.Patience))
-	}
-	for _, c := range slices.Backward(d.closers) {
-		errs = append(errs, c.Close())
-	}
-	if d.state != "" {
-		errs = append(errs, os.RemoveAll(d.state))
-	}
-	return errors.Join(errs...)
 }

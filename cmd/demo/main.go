@@ -1,11 +1,12 @@
 // Command demo shows pptpalg's main job, in a network of namespaces that it builds and
 // removes: two real PPTP clients with the same Call ID behind one public address, and a
-// real PPTP server.
+// real PPTP server. With -ha there are two gateways, and one of them dies.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -18,12 +19,21 @@ func main() {
 	if lab.StandIn() {
 		return
 	}
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: demo PATH-OF-PPTPALG")
+	ha := flag.Bool("ha", false, "two gateways, of which one dies")
+	flag.Usage = func() {
+		fmt.Fprintln(os.Stderr, "usage: demo [-ha] PATH-OF-PPTPALG")
+	}
+	flag.Parse()
+	if flag.NArg() != 1 {
+		flag.Usage()
 		os.Exit(2)
 	}
+	plan := alone
+	if *ha {
+		plan = pair
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := show(ctx, os.Args[1])
+	err := show(ctx, flag.Arg(0), plan)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
@@ -31,19 +41,31 @@ func main() {
 	}
 }
 
-// show runs the demonstration and leaves nothing behind, whatever happens.
-func show(ctx context.Context, program string) (err error) {
-	d, err := build(ctx, program)
+// plan is a demonstration: its network, the programs that it needs, and what happens there.
+type plan struct {
+	network lab.Options
+	needs   []string
+	steps   []func(*demo) error
+}
+
+// show runs a demonstration and leaves nothing behind, whatever happens.
+func show(ctx context.Context, program string, p plan) (err error) {
+	if err := lab.Need(p.needs...); err != nil {
+		return err
+	}
+	n, err := lab.New(p.network)
 	if err != nil {
 		return err
 	}
+	d := &demo{Network: n, ctx: ctx, program: program}
+	d.closeLater(n)
 	defer func() { err = errors.Join(err, d.close()) }()
-	for _, step := range []func() error{d.dial, d.exchange, d.report, d.hangUp} {
+	for _, step := range p.steps {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := step(); err != nil {
-			return fmt.Errorf("%w\nthe daemon said: %s", err, d.log)
+		if err := step(d); err != nil {
+			return fmt.Errorf("%w%s", err, d.said())
 		}
 	}
 	return nil

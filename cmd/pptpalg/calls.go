@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -62,12 +63,21 @@ func printJSON(w io.Writer, v any) error {
 // printCalls prints a line per call, with each end as it is and as the other end sees it.
 func printCalls(w io.Writer, calls []admin.Call, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "PNS\tPUBLIC\tPAC\tPUBLIC\tSTATE\tAGE\tCONTROL")
+	shared := slices.ContainsFunc(calls, func(c admin.Call) bool { return c.Owner != "" })
+	fmt.Fprint(t, "PNS\tPUBLIC\tPAC\tPUBLIC\tSTATE\tAGE\t")
+	if shared {
+		fmt.Fprint(t, "OWNER\t")
+	}
+	fmt.Fprintln(t, "CONTROL")
 	for _, c := range calls {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%v\t%s > %s\n",
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%v\t",
 			end(c.PNS.Address, c.PNS.CallID), end(c.PNS.PublicAddress, c.PNS.PublicCallID),
 			end(c.PAC.Address, c.PAC.CallID), end(c.PAC.PublicAddress, c.PAC.PublicCallID),
-			c.State, now.Sub(c.Since).Truncate(time.Second), c.Control.Src, c.Control.Dst)
+			c.State, now.Sub(c.Since).Truncate(time.Second))
+		if shared {
+			fmt.Fprintf(t, "%s\t", starred(c.Owner, c.OwnedHere))
+		}
+		fmt.Fprintf(t, "%s > %s\n", c.Control.Src, c.Control.Dst)
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("print calls: %w", err)

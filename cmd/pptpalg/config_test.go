@@ -130,6 +130,12 @@ func TestCheckConfig(t *testing.T) {
 		{"wrong level", "log-level: loud\n", []string{`1: log-level: "loud" is wrong: slog: level string "loud": unknown name; give debug, info, warn or error`}},
 		{"no port to listen on", "listen: 127.0.0.1\n", []string{`1: listen: "127.0.0.1" is wrong: address 127.0.0.1: missing port in address; give ADDRESS:PORT, or "" for none`}},
 		{"one queue for two", "queue: 9\ngre-queues: 1\ngre-queue: 9\n", []string{"3: validate data queues: 9 is the queue of control connections"}},
+		{"a cluster", "cluster: etcd://h1:2379,h2:2379\ncluster-name: a\ncluster-insecure: true\ncluster-wait: 100ms\n", nil},
+		{"a cluster, no scheme", "cluster: h1:2379\n", []string{`1: cluster: "h1:2379" is wrong: want etcd://HOST:PORT[,HOST:PORT...][/PREFIX]; give etcd://HOST:PORT[,HOST:PORT...], or "" for none`}},
+		{"a cluster without TLS", "cluster: etcd://h1:2379\ncluster-name: a\n", []string{"1: --cluster needs --cluster-cert, --cluster-key and --cluster-ca, or --cluster-insecure"}},
+		{"a cluster with and without TLS", "cluster: etcd://h1:2379\ncluster-name: a\ncluster-ca: f\ncluster-insecure: true\n", []string{"1: --cluster-insecure is for etcd without TLS: leave it out, or --cluster-cert, --cluster-key and --cluster-ca"}},
+		{"a name that is none", "cluster-name: a b\n", []string{`1: cluster-name: "a b" is wrong: "a b" is not made of letters, digits, '.', '-' and '_'`}},
+		{"waiting for ever", "cluster-wait: 1h\n", []string{`1: cluster-wait: "1h" is wrong: not from 1ms to 2s; give a time from 1ms to 2s`}},
 		{"more than one fault", "queue: x\n\nbypass: never\n", []string{
 			`1: queue: "x" is wrong: invalid syntax; give a whole number from 0 to 65535`,
 			`3: bypass: "never" is wrong: parse bypass "never": give none, label:NUMBER or mark:BITS`,

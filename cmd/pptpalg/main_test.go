@@ -59,6 +59,7 @@ func TestCommandLine(t *testing.T) {
 		{"port twice", []string{"rules", "print", "--ports", "5,5"}, 1, "", "5 given twice"},
 		{"the lock as a queue", []string{"run", "--queue", "61723"}, 1, "", "queue 61723 is the daemon's lock"},
 		{"the lock as a GRE queue", []string{"run", "--gre-queue", "61722", "--gre-queues", "2"}, 1, "", "queue 61723 is the daemon's lock"},
+		{"no address", []string{"cluster", "take", "::1"}, 1, "", `"::1" is not an IPv4 address`},
 		{"wrong level", []string{"run", "--log-level", "loud"}, 1, "", "loud"},
 		{"surplus argument", []string{"run", "now"}, 1, "", "unknown command"},
 	}

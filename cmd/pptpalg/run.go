@@ -39,6 +39,7 @@ var defaultPorts = []uint{1723}
 type options struct {
 	ruleOptions
 	fast      fastOptions
+	cluster   clusterOptions
 	listen    string
 	webConfig string
 	page      admin.Show
@@ -100,6 +101,7 @@ func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	f.StringVar(&o.eventLog, "event-log", "", `file to which the daemon appends a line of JSON for each call opened, translated and closed; "-" for standard output, "" for none`)
 	f.StringVar(&o.untouched, "untranslated", "follow", `calls that NAT does not touch, as of a routed network or of the gateway itself: "follow" to have their GRE belong to an established connection for the firewall, "leave" to ignore them, except the gateway's own`)
 	o.fast.add(f)
+	o.cluster.add(f)
 	o.limitFlags(f)
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "minimum log level: debug, info, warn, error")
 	config.Check(f, "listen", o.checkListen)
@@ -194,6 +196,9 @@ func run(ctx context.Context, e env, s *settings) error {
 	defer signal.Stop(hangups)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if cfg.Cluster, err = o.openCluster(); err != nil {
+		return err
+	}
 	d, err := gateway.Open(cfg, registry, log.Logger)
 	if err != nil {
 		return err
@@ -202,10 +207,11 @@ func run(ctx context.Context, e env, s *settings) error {
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
+	shares := clusterControl(d)
 	page := status.New(status.Config{
-		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry,
+		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry, Cluster: shares,
 	})
-	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, Events: d.Events(), Traffic: d.Traffic, FastPath: o.fast.told(d.DataPath()), Ready: d.Ready, Page: page, Show: o.page}, registry, d.Calls)
+	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, Events: d.Events(), Traffic: d.Traffic, FastPath: o.fast.told(d.DataPath()), Ready: d.Ready, Page: page, Show: o.page, Cluster: shares}, registry, d.Calls)
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
@@ -265,6 +271,9 @@ func (o *options) daemon() (gateway.Config, error) {
 	}
 	loader, err := choice.Parse(o.rules)
 	if err != nil {
+		return gateway.Config{}, err
+	}
+	if err := o.cluster.check(); err != nil {
 		return gateway.Config{}, err
 	}
 	table := o.table

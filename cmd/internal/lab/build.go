@@ -30,10 +30,21 @@ func (n *Network) build(o Options) error {
 			return err
 		}
 	}
-	if err := n.tuneGateway(); err != nil {
+	for _, g := range n.gateways() {
+		if err := tuneGateway(g); err != nil {
+			return err
+		}
+		if err := g.IPTablesRestore(ctx, firewall(o, len(n.Inside))); err != nil {
+			return err
+		}
+	}
+	if !o.Pair {
+		return nil
+	}
+	if err := bridgeOnly(n.Switch); err != nil {
 		return err
 	}
-	return n.Gateway.IPTablesRestore(ctx, firewall(o, len(n.Inside)))
+	return n.Take(ctx, n.Gateway)
 }
 
 // batch runs ip commands, one per line, in a namespace ("" is the caller's).
@@ -63,16 +74,26 @@ func (n *Network) cables() string {
 	for _, h := range n.Hosts() {
 		fmt.Fprintf(&b, "netns add %s\n", h.Namespace)
 	}
-	for _, h := range n.Hosts()[1:] {
+	middle := n.Gateway
+	if n.Switch != nil {
+		middle = n.Switch
+		b.WriteString(n.trunks(n.Gateway) + n.trunks(n.Standby))
+	}
+	for _, h := range n.ends() {
 		fmt.Fprintf(&b, "link add port-%s netns %s type veth peer name eth0 netns %s\n",
-			h.Name, n.Gateway.Namespace, h.Namespace)
+			h.Name, middle.Namespace, h.Namespace)
 	}
 	return b.String()
 }
 
 // addresses lists the ip commands that set up one namespace.
 func (n *Network) addresses(h *Host, o Options) string {
-	if h == n.Gateway {
+	switch {
+	case h == n.Switch:
+		return n.bridges() + n.plugs(n.Gateway) + n.plugs(n.Standby) + fmt.Sprintf("addr add %v/24 dev lan\n", SwitchAddr)
+	case n.Switch != nil && slices.Contains(n.gateways(), h):
+		return n.trunkAddresses(h)
+	case h == n.Gateway:
 		return n.gatewayAddresses(o)
 	}
 	if LAN.Contains(h.Addr) {
@@ -88,7 +109,8 @@ func hostAddresses(h *Host, net netip.Prefix) string {
 	return fmt.Sprintf("link set lo up\nlink set eth0 up\naddr add %v/%d dev eth0\n", h.Addr, net.Bits())
 }
 
-func (n *Network) gatewayAddresses(o Options) string {
+// bridges lists the ip commands that make two bridges of the hosts' ports.
+func (n *Network) bridges() string {
 	var b strings.Builder
 	b.WriteString("link set lo up\nlink add lan type bridge\nlink add wan type bridge\n")
 	for _, h := range n.Inside {
@@ -97,8 +119,14 @@ func (n *Network) gatewayAddresses(o Options) string {
 	for _, h := range n.Outside {
 		fmt.Fprintf(&b, "link set port-%s master wan up\n", h.Name)
 	}
-	fmt.Fprintf(&b, "link set lan up\naddr add %v/24 dev lan\n", GatewayInside)
-	b.WriteString("link set wan up\n")
+	b.WriteString("link set lan up\nlink set wan up\n")
+	return b.String()
+}
+
+func (n *Network) gatewayAddresses(o Options) string {
+	var b strings.Builder
+	b.WriteString(n.bridges())
+	fmt.Fprintf(&b, "addr add %v/24 dev lan\n", GatewayInside)
 	for _, a := range n.publicAddresses(o) {
 		fmt.Fprintf(&b, "addr add %v/24 dev wan\n", a)
 	}
@@ -119,27 +147,33 @@ func (n *Network) publicAddresses(o Options) []netip.Addr {
 	return all
 }
 
-// tuneGateway makes it a router. Bridged packets must not meet iptables: a host
-// talks to its neighbour as if a switch stood between them.
-func (n *Network) tuneGateway() error {
+// tuneGateway makes it a router.
+func tuneGateway(g *Host) error {
 	settings := [][2]string{
 		{"net.ipv4.ip_forward", "1"},
 		{"net.ipv4.conf.all.rp_filter", "0"},
+		{"net.ipv4.conf.default.rp_filter", "0"},
 		{"net.ipv4.conf.lan.rp_filter", "0"},
 		{"net.ipv4.conf.wan.rp_filter", "0"},
 		{"net.ipv4.conf.all.send_redirects", "0"},
 		{"net.ipv4.conf.lan.send_redirects", "0"},
 		{"net.ipv4.conf.wan.send_redirects", "0"},
 	}
-	if _, err := os.Stat("/proc/sys/net/bridge/bridge-nf-call-iptables"); err == nil {
-		settings = append(settings, [2]string{"net.bridge.bridge-nf-call-iptables", "0"})
-	}
 	for _, s := range settings {
-		if err := n.Gateway.SetSysctl(s[0], s[1]); err != nil {
+		if err := g.SetSysctl(s[0], s[1]); err != nil {
 			return err
 		}
 	}
-	return nil
+	return bridgeOnly(g)
+}
+
+// bridgeOnly keeps bridged packets from iptables: a host talks to its neighbour as if a switch
+// stood between them.
+func bridgeOnly(h *Host) error {
+	if _, err := os.Stat("/proc/sys/net/bridge/bridge-nf-call-iptables"); err != nil {
+		return nil // there is nothing to keep them from
+	}
+	return h.SetSysctl("net.bridge.bridge-nf-call-iptables", "0")
 }
 
 // firewall writes the gateway's rules as iptables-restore reads them. The first

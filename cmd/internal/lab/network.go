@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -56,6 +57,7 @@ type Options struct {
 	SNAT       netip.Addr // translate LAN → WAN to this WAN address, which the gateway gets
 	DNAT       DNAT       // PublicOf(i) is translated to inside host i
 	Hairpin    bool       // translate the source of LAN → gateway → LAN as well
+	Pair       bool       // two gateways on the same segments: see SwitchAddr
 	Firewall   bool       // FORWARD drops what is neither established, related, LAN → WAN nor a DNATed control connection
 }
 
@@ -91,6 +93,8 @@ type Network struct {
 	Gateway *Host
 	Inside  []*Host // 10.77.0.10, .11, …
 	Outside []*Host // 203.0.113.10, .11, …
+
+	Standby, Switch *Host // of Options.Pair
 
 	dir string // files of the programs in the lab; its name is the prefix of every namespace
 }
@@ -134,6 +138,9 @@ func plan(name string, o Options) *Network {
 		return &Host{Name: role, Addr: a, Namespace: name + "-" + role, dir: n.dir}
 	}
 	n.Gateway = host("gw", GatewayPublic)
+	if o.Pair {
+		n.Standby, n.Switch = host("gw2", GatewayPublic), host("sw", SwitchAddr)
+	}
 	for i := range o.Inside {
 		n.Inside = append(n.Inside, host(fmt.Sprintf("in%d", i), nth(LAN, 10+i)))
 	}
@@ -143,11 +150,24 @@ func plan(name string, o Options) *Network {
 	return n
 }
 
-// Hosts returns the gateway and all hosts.
+// Hosts returns the gateways and all hosts.
 func (n *Network) Hosts() []*Host {
-	hosts := append([]*Host{n.Gateway}, n.Inside...)
-	return append(hosts, n.Outside...)
+	hosts := n.gateways()
+	if n.Switch != nil {
+		hosts = append(hosts, n.Switch)
+	}
+	return append(hosts, n.ends()...)
 }
+
+func (n *Network) gateways() []*Host {
+	if n.Standby != nil {
+		return []*Host{n.Gateway, n.Standby}
+	}
+	return []*Host{n.Gateway}
+}
+
+// ends are the hosts on both sides.
+func (n *Network) ends() []*Host { return slices.Concat(n.Inside, n.Outside) }
 
 // AttachKernelHelper makes the kernel's own PPTP helper edit the control
 // connections that the gateway forwards.

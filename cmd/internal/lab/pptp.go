@@ -36,6 +36,7 @@ type PPTP struct {
 type PPTPOptions struct {
 	Server netip.Addr
 	CallID *pptp.CallID // nil: the program draws one at random. 0 is impossible
+	Echo   int          // seconds of silence after which it sends an Echo-Request; 0 for the program's minute
 }
 
 // private runs pptp with files of its own. A /run of its own, because clients of
@@ -79,8 +80,11 @@ func startPPTP(h *Host, o PPTPOptions, dir string) (*PPTP, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd, err := h.Command(context.Background(), "sh", "-c", private, "sh", random,
-		path, o.Server.String(), "--nolaunchpppd", "--nohostroute")
+	args := []string{"-c", private, "sh", random, path, o.Server.String(), "--nolaunchpppd", "--nohostroute"}
+	if o.Echo > 0 {
+		args = append(args, "--idle-wait", strconv.Itoa(o.Echo))
+	}
+	cmd, err := h.Command(context.Background(), "sh", args...)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 // packages tells which Debian package brings a program.
 var packages = map[string]string{
 	"conntrack":        "conntrack",
+	"etcd":             "etcd-server",
 	"ip":               "iproute2",
 	"iptables":         "iptables",
 	"iptables-restore": "iptables",

@@ -15,8 +15,13 @@ type Call struct {
 	State   string    `json:"state"` // requested, answered, established
 	Since   time.Time `json:"since"` // of the call's request
 	Control Control   `json:"control"`
-	ToPNS   *Traffic  `json:"to_pns"` // GRE that went to an end; null if nothing counts it
-	ToPAC   *Traffic  `json:"to_pac"`
+	// Of a gateway that shares its calls with others: which gateway edits the call's control
+	// connection, and whether it is this one.
+	Owner     string `json:"owner,omitempty"`
+	OwnedHere bool   `json:"owned_here,omitempty"`
+
+	ToPNS *Traffic `json:"to_pns"` // GRE that went to an end; null if nothing counts it
+	ToPAC *Traffic `json:"to_pac"`
 }
 
 // Traffic is GRE that went one way, bytes with IP headers. The kernel counts since its

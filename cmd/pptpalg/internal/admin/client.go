@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -36,6 +37,10 @@ func (c Client) Calls(ctx context.Context) ([]Call, error) {
 
 // get sends a request on the socket. The caller must close the answer.
 func (c Client) get(ctx context.Context, what string) (io.ReadCloser, error) {
+	return c.ask(ctx, http.MethodGet, what)
+}
+
+func (c Client) ask(ctx context.Context, method, what string) (io.ReadCloser, error) {
 	path := filepath.Join(c.StateDir, socketName)
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -43,7 +48,7 @@ func (c Client) get(ctx context.Context, what string) (io.ReadCloser, error) {
 		},
 		DisableKeepAlives: true, // the connection ends with the answer
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://pptpalg"+what, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://pptpalg"+what, nil)
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
 	}
@@ -54,9 +59,17 @@ func (c Client) get(ctx context.Context, what string) (io.ReadCloser, error) {
 	if resp.StatusCode == http.StatusOK {
 		return resp.Body, nil
 	}
+	if resp.StatusCode == http.StatusNotFound && strings.HasPrefix(what, clusterPath) {
+		return nil, errors.Join(errAlone, resp.Body.Close())
+	}
 	why, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // as much as there is
 	return nil, errors.Join(fmt.Errorf("ask daemon: it replied %s: %s", resp.Status, bytes.TrimSpace(why)), resp.Body.Close())
 }
+
+// clusterPath is served by a gateway of a cluster only.
+const clusterPath = "/cluster"
+
+var errAlone = errors.New("the running daemon shares its calls with no other gateway: see --cluster")
 
 // ErrNotRunning is that no daemon answers.
 var ErrNotRunning = errors.New("no daemon is running")

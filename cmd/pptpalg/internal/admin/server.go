@@ -69,6 +69,8 @@ type Config struct {
 	Traffic func() (map[calls.Flow]calls.Traffic, error)
 	// FastPath is told on the unix socket. Nil is not.
 	FastPath *FastPath
+	// Cluster answers commands on the unix socket. Nil is for a gateway alone.
+	Cluster *ClusterControl
 
 	// Page answers on Listen all other requests than those for metrics and probes, as Show
 	// says. Nil is for no page.
@@ -91,6 +93,7 @@ type Server struct {
 	events           *history.Store
 	traffic          func() (map[calls.Flow]calls.Traffic, error)
 	fastPath         *FastPath
+	cluster          *ClusterControl
 	page             http.Handler
 	show             Show
 	crowded          atomic.Uint64 // connections that were closed for others
@@ -108,7 +111,7 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 	s.calls.look = s.callsJSON
 	s.explain, s.events, s.traffic = cfg.Explain, cfg.Events, cfg.Traffic
 	s.fastPath, s.explaining = cfg.FastPath, newPace()
-	s.page, s.show = cfg.Page, cfg.Show
+	s.page, s.show, s.cluster = cfg.Page, cfg.Show, cfg.Cluster
 	if cfg.Listen != "" {
 		if err := web.Validate(cfg.WebConfig); err != nil {
 			return nil, fmt.Errorf("read web configuration %s: %w: fix the file, or remove --web-config", cfg.WebConfig, err)
@@ -207,6 +210,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.fastPath != nil {
 		mux.HandleFunc("GET /fastpath", s.serveFastPath)
 	}
+	if s.cluster != nil {
+		s.cluster.addTo(mux)
+	}
 	group.Go(func() error {
 		if s.control == nil && !s.awaitSocket(ctx) {
 			return nil
@@ -277,10 +283,11 @@ func (s *Server) callsJSON() []byte {
 	if s.traffic != nil && len(views) > 0 {
 		carried, _ = s.traffic() // without it the calls are shown uncounted
 	}
-	all := make([]Call, len(views))
+	all, name := make([]Call, len(views)), s.cluster.Namer()
 	for i := range views {
 		toPNS, toPAC := Carried(&views[i], carried)
 		all[i] = NewCall(&views[i], toPNS, toPAC)
+		name(&views[i], &all[i])
 	}
 	b, _ := json.Marshal(all) // a Call has nothing that JSON cannot say
 	return append(b, '\n')

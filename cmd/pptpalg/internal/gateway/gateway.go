@@ -48,6 +48,8 @@ type Config struct {
 	QueueLen    int           // packets that wait for a verdict at most
 	QueueBuffer int           // of the queue's socket, bytes
 	Version     string
+
+	Cluster *ClusterConfig // nil for a gateway alone
 }
 
 // kernelTable and lister are what the daemon needs of the kernel's conntrack;
@@ -59,6 +61,9 @@ type kernelTable interface {
 	Has(calls.Flow) (bool, error)
 	Leave(calls.Tuple, uint16, conntrack.Bypass) error
 	Revive(calls.Connection) error
+	Follow(conns []calls.Connection, life uint32) (failed map[int]error)
+	Remake(conns []calls.Connection, life uint32) (failed map[int]error)
+	SetTimeout(conns []calls.Connection, life uint32) (failed map[int]error)
 	Probe() error
 	Close() error
 }
@@ -92,6 +97,9 @@ type Gateway struct {
 	lacking  atomic.Int64           // flows that the data path lacked at the last audit, or has refused since
 	wanted   atomic.Bool            // somebody has read the metrics since the last audit
 	beside   atomic.Pointer[Beside] // nil until Count
+	share    *share                 // nil for a gateway alone
+
+	clusterMetrics *clusterMetrics
 
 	// Owned by the reconciler.
 	sweeper sweeper
@@ -195,13 +203,19 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return errors.Join(err, g.Close())
 	}
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group, working := errgroup.WithContext(working)
+	if g.share != nil {
+		g.runCluster(working, group)
+		g.awaitWhole(ctx)
+	}
 	g.adopt()
 	g.clearKernel()
 	g.audit()
 	g.renew()
+	g.lockHanded()
 	g.rewrite() // what the audit has deleted need not be looked for again
-	working, stop := context.WithCancel(context.WithoutCancel(ctx))
-	group, working := errgroup.WithContext(working)
+	g.order.Unlock()
 	// Rules of a daemon that was killed have sent packets already. Loading drops those that wait.
 	for _, q := range g.queues {
 		group.Go(func() error { return q.Run(working) })
@@ -289,6 +303,9 @@ func (g *Gateway) Reload(cfg Config) error {
 	defer g.mu.Unlock()
 	g.table.SetConfig(cfg.Table)
 	g.cfg.Table, g.cfg.Idle = cfg.Table, cfg.Idle
+	if g.share != nil {
+		g.share.store.SetRest(cfg.Table.Rest)
+	}
 	return nil
 }
 

@@ -183,6 +183,10 @@ func (k *fakeKernel) Revive(calls.Connection) error {
 	return k.err
 }
 
+func (k *fakeKernel) Follow([]calls.Connection, uint32) map[int]error     { return nil }
+func (k *fakeKernel) Remake([]calls.Connection, uint32) map[int]error     { return nil }
+func (k *fakeKernel) SetTimeout([]calls.Connection, uint32) map[int]error { return nil }
+
 func (k *fakeKernel) Probe() error { return k.err }
 
 func (k *fakeKernel) Close() error { return nil }
@@ -280,7 +284,7 @@ func (r *rig) parse(b []byte) packet.Segment {
 }
 
 // segment returns a segment with a sequence number and what it acknowledges.
-func segment(t *testing.T, tuple calls.Tuple, at [2]uint32, payload []byte) []byte {
+func segment(t testing.TB, tuple calls.Tuple, at [2]uint32, payload []byte) []byte {
 	t.Helper()
 	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: tuple.Src.Addr().AsSlice(), DstIP: tuple.Dst.Addr().AsSlice()}
 	tcp := &layers.TCP{SrcPort: layers.TCPPort(tuple.Src.Port()), DstPort: layers.TCPPort(tuple.Dst.Port()), Seq: at[0], Ack: at[1], ACK: true}

@@ -42,6 +42,11 @@ func (g *Gateway) Ready(now time.Time) error {
 	if err := g.Healthy(now); err != nil {
 		return err
 	}
+	if g.share != nil {
+		if err := g.share.ready(now); err != nil {
+			return err
+		}
+	}
 	return g.rulesMissing()
 }
 

@@ -99,6 +99,7 @@ func newMetrics(reg prometheus.Registerer, d *Gateway, version string) *metrics 
 	d.registerGauges(reg)
 	d.registerBeside(reg)
 	d.registerFigures(reg)
+	d.registerCluster(reg)
 	reg.MustRegister(
 		gauge("calls", "Calls requested, answered or established.", d.calls),
 		gauge("control_connections", "Control connections that are being edited.", d.edited),

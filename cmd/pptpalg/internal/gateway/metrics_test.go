@@ -32,7 +32,7 @@ const (
 func registry(t *testing.T) *prometheus.Registry {
 	t.Helper()
 	reg := prometheus.NewPedanticRegistry()
-	newGateway(Config{Table: calls.DefaultConfig(), Version: "v1"}, reg, slog.New(slog.DiscardHandler))
+	newGateway(Config{Table: calls.DefaultConfig(), Version: "v1", Cluster: &ClusterConfig{}}, reg, slog.New(slog.DiscardHandler))
 	return reg
 }
 

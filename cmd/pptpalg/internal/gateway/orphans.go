@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -24,8 +25,9 @@ const orphanPatience = 2 * time.Minute
 // Nobody else makes such entries: they have a source key of 0, a fixed timeout and a status
 // that the kernel gives to none of its own.
 type orphans struct {
-	all   map[calls.Flow]*orphan // owned by sweep
-	count atomic.Int64
+	all     map[calls.Flow]*orphan // owned by sweep
+	count   atomic.Int64
+	unknown bool // they were not looked for yet; owned by sweep
 }
 
 type orphan struct {
@@ -33,25 +35,36 @@ type orphan struct {
 	alive    time.Time // when there was a control connection last
 }
 
-// adopt looks for orphans. It comes before the first packet.
+// adopt looks for orphans. It comes before the first packet; but what others' calls explain is
+// theirs, so a gateway of a cluster first knows all calls of the others.
 func (g *Gateway) adopt() {
+	if g.orphans.unknown = g.share != nil && !g.share.isWhole(); g.orphans.unknown {
+		return
+	}
 	entries, live, err := g.entries()
 	if err != nil {
 		g.conntrackFailed(opList, err)
 	}
+	g.order.Lock() // nothing comes to the kernel meanwhile, or leaves it
+	defer g.order.Unlock()
+	g.mu.Lock()
+	unknown := g.unknown(entries)
+	g.mu.Unlock()
+	if g.ready.Load() {
+		maps.DeleteFunc(unknown, func(f calls.Flow, _ calls.Traffic) bool { return !g.present(f) })
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	unknown := g.unknown(entries)
-	if len(unknown) == 0 {
+	if unknown = g.unknown(unknown); len(unknown) == 0 {
 		return
 	}
 	now := time.Now()
 	g.look(now)
-	last := lastNumber(g.editor.Records())
+	last := g.table.LastNumber()
 	claimed := claims(unknown, live, last, now)
 	g.homes.own(claimed)
 	g.restore(claimed, false, now)
-	taken := slices.DeleteFunc(g.editor.Records(), func(r calls.Record) bool { return r.Number <= last })
+	taken := slices.DeleteFunc(g.editor.Records(), func(r calls.Record) bool { return r.Number <= last || r.Number > last+uint64(len(claimed)) })
 	g.ledger.Know(taken, !g.outlives())
 	unknown = g.unknown(unknown)
 	g.orphans.add(unknown, g.table, now)
@@ -60,7 +73,7 @@ func (g *Gateway) adopt() {
 }
 
 // entries lists the flows that the kernel has entries for, and the control connections. A list
-// that fails has nothing. Where the entries are the data path's, the first audit takes the list.
+// that fails has nothing. Where the entries are the data path's, the next audit takes the list.
 func (g *Gateway) entries() (datapath.Flows, []calls.Connection, error) {
 	s := &g.sweeper
 	if !g.outlives() {
@@ -69,7 +82,9 @@ func (g *Gateway) entries() (datapath.Flows, []calls.Connection, error) {
 		live, liveErr := g.lister.Connections(g.cfg.Ports)
 		return have, live, errors.Join(err, liveErr)
 	}
-	s.have = make(datapath.Flows, 2*g.table.Calls())
+	g.mu.Lock()
+	s.have = make(datapath.Flows, 2*(g.table.Calls()+g.table.Followed()))
+	g.mu.Unlock()
 	l, err := g.list(s.have)
 	if err == nil {
 		s.first = l
@@ -78,11 +93,17 @@ func (g *Gateway) entries() (datapath.Flows, []calls.Connection, error) {
 }
 
 // unknown returns the flows that nobody knows: not those of calls, those to be deleted and the
-// canary's; nor those that have no entry of a daemon's, but share somebody's tunnel.
+// canary's; nor those that have no entry of a daemon's, but share somebody's tunnel. The caller
+// holds order and mu.
 func (g *Gateway) unknown(have datapath.Flows) datapath.Flows {
 	doomed := make(map[calls.Flow]struct{}, len(g.doomed))
 	for f := range g.doomed {
 		doomed[f.Unmarked()] = struct{}{}
+	}
+	for i := range g.happened.events {
+		if e := &g.happened.events[i]; e.Kind == calls.Remove {
+			doomed[e.Flow.Unmarked()] = struct{}{}
+		}
 	}
 	left := make(datapath.Flows)
 	for f, t := range have {
@@ -91,13 +112,6 @@ func (g *Gateway) unknown(have datapath.Flows) datapath.Flows {
 		}
 	}
 	return left
-}
-
-func lastNumber(records []calls.Record) (last uint64) {
-	for _, r := range records {
-		last = max(last, r.Number)
-	}
-	return last
 }
 
 // claim is a control connection with what an orphan needs to be a leg of a call on it.

@@ -29,7 +29,7 @@ func (g *Gateway) packet(p *nfqueue.Packet) nfqueue.Verdict {
 	seg, unread := read(p)
 	out := alg.Outcome{Reason: unread}
 	if unread == alg.Read {
-		out = g.edit(seg, p)
+		out = g.editOwned(seg, p)
 	}
 	if out.Reset {
 		p.Mark |= g.rules().ResetMark // a rule answers it with a RST
@@ -65,6 +65,9 @@ type turn struct {
 	began    time.Time // when the first of them was taken up
 	packets  int
 	happened happened
+
+	elsewhere calls.Connection // of the last packet of a connection of another gateway
+	unclaimed bool             // the public address of the last packet's connection is being acquired
 }
 
 func (t *turn) begin(p *pulse) {
@@ -100,6 +103,25 @@ func read(p *nfqueue.Packet) (packet.Segment, alg.Reason) {
 	return seg, alg.Read
 }
 
+// editOwned edits a packet's segment when it is known whose its connection is.
+func (g *Gateway) editOwned(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
+	if g.share == nil {
+		return g.edit(seg, p)
+	}
+	out := g.editKnown(seg, p)
+	if g.turn.unclaimed || out.Reason == alg.Elsewhere && g.comes(&g.turn.elsewhere) {
+		return g.editKnown(seg, p)
+	}
+	return out
+}
+
+// editKnown edits a packet's segment when nothing is known to change hands.
+func (g *Gateway) editKnown(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
+	g.awaitOwners()
+	g.turn.unclaimed = false
+	return g.edit(seg, p)
+}
+
 // edit edits a packet's segment.
 func (g *Gateway) edit(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
 	g.mu.Lock()
@@ -115,6 +137,9 @@ func (g *Gateway) edit(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
 	g.see(seg, &out, now)
 	if out.Leave {
 		g.leave(seg)
+	}
+	if out.Reason == alg.Elsewhere {
+		g.turn.elsewhere = g.editor.Connection(seg)
 	}
 	g.tellLimits(out.Anomalies, seg)
 	return out
@@ -147,6 +172,10 @@ func (g *Gateway) ask(seg packet.Segment, now time.Time) bool {
 		})
 	}
 	g.askForZones(&c, now)
+	if g.acquires(&c) {
+		g.turn.unclaimed = true
+		return false
+	}
 	taken := g.editor.Open(c, now)
 	g.seeOpened(&c, taken, now)
 	if !taken {

@@ -30,7 +30,7 @@ func (g *Gateway) openStore() error {
 		return err
 	}
 	g.storeFailed(err) // it goes on without, until the directory can be used
-	g.takeUp(s, contents)
+	g.takeUp(g.joinCluster(s), contents)
 	return nil
 }
 
@@ -38,8 +38,11 @@ func (g *Gateway) openStore() error {
 func (g *Gateway) takeUp(s store.Store, contents store.Contents) {
 	g.store = s
 	now := time.Now()
+	if g.share != nil {
+		g.await(&contents)
+	}
 	refused := g.restore(contents.Calls, true, now)
-	g.flushes.heir = g.table.Calls() > 0
+	g.flushes.heir = g.table.Calls()+g.table.Followed() > 0
 	g.ledger.Know(g.editor.Records(), !g.outlives())
 	for _, r := range contents.Resting {
 		g.table.Rest(r, now)
@@ -71,7 +74,9 @@ func (g *Gateway) restore(all []calls.Record, stored bool, now time.Time) (refus
 		if !g.outlives() {
 			g.refused(events, g.path.Apply(events))
 		}
-		g.note(slices.DeleteFunc(events, func(e calls.Event) bool { return e.Kind == calls.Install || e.Kind == calls.Noted && stored }))
+		g.note(slices.DeleteFunc(events, func(e calls.Event) bool {
+			return e.Kind == calls.Install || stored && (e.Kind == calls.Noted || e.Kind == calls.Followed)
+		}))
 	}
 	return refused
 }
@@ -87,7 +92,7 @@ func (g *Gateway) unfollowed(all []calls.Record) (flows []calls.Flow) {
 	return flows
 }
 
-// rewrite has the store forget what has ended. The caller holds order, or is alone.
+// rewrite has the store forget what has ended. The caller holds order.
 func (g *Gateway) rewrite() {
 	g.mu.Lock()
 	all, resting := g.editor.Records(), g.table.Resting()
@@ -147,6 +152,12 @@ func (g *Gateway) compare() {
 	g.pulse.sweep.begin(asked)
 	defer g.pulse.sweep.end()
 	defer g.sweeper.release()
+	if g.orphans.unknown {
+		g.adopt()
+	}
+	if l := g.sweeper.first; l != nil && l.asked.Before(asked) {
+		asked = l.asked // others' calls may have come since
+	}
 	have := g.sweeper.have
 	c, err := g.find(asked, have)
 	if err != nil {
@@ -189,6 +200,9 @@ func (g *Gateway) settleUp(c *alg.Audit, have datapath.Flows, asked time.Time) h
 	t := g.tally(g.records(c), have, asked)
 	g.metrics.show(&t)
 	g.look(asked)
+	if g.share != nil {
+		g.readdress() // the kernel's word may have been lost
+	}
 	g.revive(c, have, asked)
 	if err := g.watched(); err != nil {
 		g.conntrackFailed(opCreate, err)
@@ -224,7 +238,7 @@ func (g *Gateway) found(c *alg.Audit, live []calls.Connection) {
 
 // inKernel returns the control connections that the kernel has, and has the flows of the
 // data path in have: those on record if they are few, but now and then all. What is not on
-// record, as strays, is met then. The first audit has what adopt has listed.
+// record, as strays, is met then. The audit after adopt has what that has listed.
 func (g *Gateway) inKernel(c *alg.Audit, have datapath.Flows) (live []calls.Connection, err error) {
 	s, now := &g.sweeper, time.Now()
 	connections, known, few := g.onRecord(c)
@@ -247,15 +261,17 @@ func (g *Gateway) inKernel(c *alg.Audit, have datapath.Flows) (live []calls.Conn
 
 // listing is all that the kernel has, but for the flows.
 type listing struct {
+	asked  time.Time
 	live   []calls.Connection
 	strays []conntrack.Stray
 }
 
 // list lists all that the kernel has, and has the flows of the data path in have.
 func (g *Gateway) list(have datapath.Flows) (*listing, error) {
+	asked := time.Now()
 	live, err := g.lister.Connections(g.cfg.Ports)
 	strays, flowsErr := g.path.Snapshot(have, nil, firstStrays())
-	return &listing{live, strays}, errors.Join(err, flowsErr)
+	return &listing{asked, live, strays}, errors.Join(err, flowsErr)
 }
 
 // askFor is inKernel for what is on record.
@@ -294,7 +310,7 @@ func (g *Gateway) sliced(step func() (more bool)) {
 }
 
 func (g *Gateway) locked(step func() (more bool)) (more bool) {
-	g.order.Lock()
+	g.lockHanded() // no audit sees a part of it
 	defer g.order.Unlock()
 	g.mu.Lock()
 	more = step()
@@ -325,6 +341,7 @@ func (g *Gateway) tally(all []calls.Record, have datapath.Flows, now time.Time) 
 // those on record that may yet have theirs.
 func (g *Gateway) revive(c *alg.Audit, have datapath.Flows, now time.Time) {
 	var lost []alg.Lost
+	var followed []calls.Connection
 	g.sliced(func() bool {
 		some, more := c.Missing(slice, alg.Witness{Flowed: g.ledger.Flowed, Moved: g.ledger.Moved, Homeless: g.homes.left}, now)
 		lost = append(lost, some...)
@@ -332,6 +349,10 @@ func (g *Gateway) revive(c *alg.Audit, have datapath.Flows, now time.Time) {
 	})
 	for i := range lost {
 		l := &lost[i]
+		if l.Followed {
+			followed = append(followed, l.Connection)
+			continue
+		}
 		switch g.fate(l, have) {
 		case fateRevives:
 			g.reviveOne(c, l)
@@ -339,6 +360,7 @@ func (g *Gateway) revive(c *alg.Audit, have datapath.Flows, now time.Time) {
 			g.keep(c, l)
 		}
 	}
+	g.followAgain(followed)
 }
 
 // fate is what becomes of a lost connection.
@@ -418,7 +440,7 @@ func (g *Gateway) records(c *alg.Audit) []calls.Record {
 
 // shrink has the store forget what has ended, if that is most of it.
 func (g *Gateway) shrink() {
-	g.order.Lock()
+	g.lockHanded()
 	defer g.order.Unlock()
 	if g.store.Overgrown() {
 		g.rewrite()

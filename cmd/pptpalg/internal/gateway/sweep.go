@@ -65,7 +65,7 @@ type sweeper struct {
 	extra    bool               // it listed all that the kernel has, although what is on record is little
 	listed   time.Time          // when all that the kernel has was listed last
 
-	// What adopt has listed, for the first audit; its flows are in have. nil for nothing.
+	// What adopt has listed, for the next audit; its flows are in have. nil for nothing.
 	first *listing
 
 	// Memory that is used again, as far as release leaves it.

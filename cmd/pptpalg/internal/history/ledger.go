@@ -86,8 +86,13 @@ func (l *Ledger) Know(all []calls.Record, afresh bool) {
 		l.calls = make(map[uint64]*account, len(all))
 	}
 	for i := range all {
-		l.calls[all[i].Number] = &account{ways: [2]odometer{{broken: afresh}, {broken: afresh}}, over: all[i].State == calls.Clearing}
+		l.calls[all[i].Number] = known(&all[i], afresh)
 	}
+}
+
+// known is the account of a call of which others have told.
+func known(r *calls.Record, afresh bool) *account {
+	return &account{ways: [2]odometer{{broken: afresh}, {broken: afresh}}, over: r.State == calls.Clearing}
 }
 
 // told maps the call table's events to the store's.
@@ -102,6 +107,12 @@ func (l *Ledger) Tell(events []calls.Event, carried map[calls.Flow]calls.Traffic
 	defer l.mu.Unlock()
 	for i := range events {
 		e := &events[i]
+		switch e.Kind {
+		case calls.Followed, calls.Forgotten: // another gateway tells of it
+			delete(l.calls, e.Call.Number)
+		case calls.TakenOver:
+			l.calls[e.Call.Number] = known(&e.Call, true)
+		}
 		if !e.OfCall() {
 			continue
 		}

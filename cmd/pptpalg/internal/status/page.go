@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/admin"
 )
 
 // Config is what the page is made of. Its functions must be safe to call from any goroutine.
@@ -26,6 +27,8 @@ type Config struct {
 	Calls    func() []calls.View
 	Traffic  func() (map[calls.Flow]calls.Traffic, error)
 	Gatherer prometheus.Gatherer // of the daemon's metrics
+
+	Cluster *admin.ClusterControl // nil for a gateway alone
 }
 
 // Page serves the status page and its JSON. It trusts every client.
@@ -114,8 +117,10 @@ func (p *Page) serveCalls(w http.ResponseWriter, r *http.Request) {
 	}
 	found, matching := s.find(q)
 	l := List{Now: p.now().UTC(), AsOf: s.at.UTC(), All: len(s.rows), Matching: matching, Offset: q.offset, Calls: make([]Call, len(found))}
+	name := p.cfg.Cluster.Namer()
 	for i, r := range found {
 		l.Calls[i] = r.call()
+		name(r.View, &l.Calls[i].Call)
 	}
 	answer(w, l)
 }

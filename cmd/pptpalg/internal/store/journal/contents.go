@@ -7,6 +7,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/store"
+	"pptpalg/cmd/pptpalg/internal/store/record"
 )
 
 // contents are store.Contents in the making.
@@ -25,7 +26,7 @@ func read(head string, b []byte) (_ store.Contents, whole int) {
 	}
 	c := contents{at: make(map[uint64]int)}
 	for len(b) > 0 {
-		kind, payload, rest, err := next(b)
+		kind, payload, rest, err := record.Next(b)
 		if err != nil {
 			break
 		}
@@ -55,19 +56,19 @@ func (c *contents) settle() {
 // add takes in one record. One of a kind or a length that is unknown is left out.
 func (c *contents) add(kind byte, payload []byte) {
 	switch kind {
-	case kindKept:
-		if r, err := decodeKept(payload); err == nil {
+	case record.Kept:
+		if r, err := record.DecodeKept(payload); err == nil {
 			c.keep(&r)
 		}
-	case kindGone:
-		number, at, err := decodeGone(payload)
+	case record.Gone:
+		number, at, err := record.DecodeGone(payload)
 		if i, known := c.at[number]; err == nil && known {
 			c.outdate(&c.Calls[i], nil)
 			c.Gone = append(c.Gone, store.Gone{Record: c.Calls[i], At: at})
 			delete(c.at, number)
 		}
-	case kindRest:
-		if r, err := decodeRest(payload); err == nil {
+	case record.Rest:
+		if r, err := record.DecodeRest(payload); err == nil {
 			c.Resting = append(c.Resting, r)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/store"
+	"pptpalg/cmd/pptpalg/internal/store/record"
 )
 
 // promptly is far more than a call takes that does not wait for the disk, and less than a disk
@@ -173,7 +174,7 @@ func TestFrozenForLong(t *testing.T) {
 	j, _ := open(t, d.dir, "a")
 	thaw := d.freeze()
 	appendAll(t, j, 1)
-	for range 3 * mostWaiting / keptLen {
+	for range 3 * mostWaiting / record.KeptSize {
 		if err := j.Append(keep(2), at); err != nil {
 			t.Fatal(err)
 		}
@@ -185,7 +186,7 @@ func TestFrozenForLong(t *testing.T) {
 	j.mu.Unlock()
 	thaw()
 	poll(t, "it does not catch up", j.Overgrown)
-	if err := j.Rewrite([]calls.Record{record(7)}, nil); err != nil {
+	if err := j.Rewrite([]calls.Record{call(7)}, nil); err != nil {
 		t.Error(err)
 	}
 	poll(t, "it is not whole", j.Whole)
@@ -205,7 +206,7 @@ func TestFrozenWhenRewritten(t *testing.T) {
 	thaw := d.freeze()
 	appendAll(t, j, 2)
 	began := time.Now()
-	if err := j.Rewrite([]calls.Record{record(3)}, nil); err != nil || time.Since(began) > promptly {
+	if err := j.Rewrite([]calls.Record{call(3)}, nil); err != nil || time.Since(began) > promptly {
 		t.Errorf("%v after %v", err, time.Since(began))
 	}
 	appendAll(t, j, 4)
@@ -246,7 +247,7 @@ func TestFrozenAtTheStart(t *testing.T) {
 	appendAll(t, j, 1)
 	thaw()
 	poll(t, "it does not catch up", j.Overgrown)
-	if err := j.Rewrite([]calls.Record{record(2)}, nil); err != nil {
+	if err := j.Rewrite([]calls.Record{call(2)}, nil); err != nil {
 		t.Error(err)
 	}
 	poll(t, "it is not whole", j.Whole)
@@ -277,7 +278,7 @@ func TestFullDisk(t *testing.T) {
 			if !errors.Is(err, unix.ENOSPC) || j.Whole() || !j.Overgrown() {
 				t.Errorf("%v, whole: %v", err, j.Whole())
 			}
-			if err := j.Rewrite([]calls.Record{record(1)}, nil); !errors.Is(err, unix.ENOSPC) || j.Whole() {
+			if err := j.Rewrite([]calls.Record{call(1)}, nil); !errors.Is(err, unix.ENOSPC) || j.Whole() {
 				t.Errorf("rewritten: %v, whole: %v", err, j.Whole())
 			}
 			b, err := os.ReadFile(j.file.path())
@@ -292,7 +293,7 @@ func TestFullDisk(t *testing.T) {
 			if errs := appendAll(t, j, 201); errs[0] != nil || !j.Overgrown() {
 				t.Error(errs, "it does not know what it lacks")
 			}
-			if err := j.Rewrite([]calls.Record{record(5)}, nil); err != nil || !j.Whole() || j.Overgrown() {
+			if err := j.Rewrite([]calls.Record{call(5)}, nil); err != nil || !j.Whole() || j.Overgrown() {
 				t.Errorf("rewritten: %v, whole: %v", err, j.Whole())
 			}
 			if err := j.Close(); err != nil {
@@ -324,7 +325,7 @@ func TestUnusableDirectory(t *testing.T) {
 	if err := os.Remove(inTheWay); err != nil {
 		t.Fatal(err)
 	}
-	if err := j.Rewrite([]calls.Record{record(1)}, nil); err != nil || !j.Whole() {
+	if err := j.Rewrite([]calls.Record{call(1)}, nil); err != nil || !j.Whole() {
 		t.Fatalf("%v, whole: %v", err, j.Whole())
 	}
 	if errs := appendAll(t, j, 2); errs[0] != nil {

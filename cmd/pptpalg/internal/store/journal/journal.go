@@ -10,6 +10,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/store"
+	"pptpalg/cmd/pptpalg/internal/store/record"
 )
 
 // name is the journal's file name in the state directory. Its head is the format's
@@ -146,21 +147,21 @@ func appendEvents(b []byte, events []calls.Event, now time.Time) []byte {
 
 func appendEvent(b []byte, e *calls.Event, now time.Time) []byte {
 	if e.Kind == calls.Gone {
-		return appendGone(b, e.Call.Number, now)
+		return record.AppendGone(b, e.Call.Number, now)
 	}
-	return appendKept(b, &e.Call)
+	return record.AppendKept(b, &e.Call)
 }
 
 // Rewrite replaces the file by one that remembers just these calls and IDs, which must be all
 // there are. An error may be that of an earlier change.
 func (j *Journal) Rewrite(all []calls.Record, resting []calls.Resting) error {
-	b := make([]byte, 0, len(j.file.head)+len(all)*(headLen+keptLen+sumLen)+len(resting)*(headLen+restLen+sumLen))
+	b := make([]byte, 0, len(j.file.head)+len(all)*record.KeptSize+len(resting)*record.RestSize)
 	b = append(b, j.file.head...)
 	for i := range all {
-		b = appendKept(b, &all[i])
+		b = record.AppendKept(b, &all[i])
 	}
 	for _, r := range resting {
-		b = appendRest(b, r)
+		b = record.AppendRest(b, r)
 	}
 	return j.change(func() { j.fresh, j.waiting = b, j.waiting[:0] })
 }

@@ -14,11 +14,12 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/store"
+	"pptpalg/cmd/pptpalg/internal/store/record"
 )
 
 var at = time.Unix(1_800_000_000, 42)
 
-func record(number uint64) calls.Record {
+func call(number uint64) calls.Record {
 	n := byte(number)
 	return calls.Record{
 		Number: number, PNS: calls.Responder, Asker: calls.Side(n & 1), Payer: calls.Side(n >> 1 & 1), Local: [2]bool{n&1 != 0, n&2 != 0}, State: calls.Established, Since: at,
@@ -45,7 +46,7 @@ func open(t *testing.T, dir, identity string) (*Journal, store.Contents) {
 
 func keep(numbers ...uint64) (events []calls.Event) {
 	for _, n := range numbers {
-		events = append(events, calls.Event{Kind: calls.SetUp, Call: record(n)})
+		events = append(events, calls.Event{Kind: calls.SetUp, Call: call(n)})
 	}
 	return events
 }
@@ -62,7 +63,7 @@ func TestRemembers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want := store.Contents{Calls: []calls.Record{record(1), record(3)}, Gone: []store.Gone{{Record: record(2), At: at}}, Stale: record(2).AllFlows()}
+	want := store.Contents{Calls: []calls.Record{call(1), call(3)}, Gone: []store.Gone{{Record: call(2), At: at}}, Stale: call(2).AllFlows()}
 	for range 3 {
 		if err := j.Close(); err != nil {
 			t.Fatal(err)
@@ -92,10 +93,10 @@ func TestAnotherDaemonHasIt(t *testing.T) {
 func TestStaleFlows(t *testing.T) {
 	dir := t.TempDir()
 	j, _ := open(t, dir, "a")
-	cleared, other := record(1), record(1)
+	cleared, other := call(1), call(1)
 	cleared.State = calls.Clearing
 	other.Legs[0].Own = 8
-	for _, r := range []calls.Record{record(1), other, cleared} {
+	for _, r := range []calls.Record{call(1), other, cleared} {
 		if err := j.Append([]calls.Event{{Kind: calls.SetUp, Call: r}}, at); err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +105,7 @@ func TestStaleFlows(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, c := open(t, dir, "a")
-	if diff := cmp.Diff(append(record(1).AllFlows(), other.AllFlows()...), c.Stale, same); diff != "" {
+	if diff := cmp.Diff(append(call(1).AllFlows(), other.AllFlows()...), c.Stale, same); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -142,14 +143,14 @@ func TestCutAnywhere(t *testing.T) {
 	if err := j.Append(keep(1, 2), at); err != nil {
 		t.Fatal(err)
 	}
-	if err := j.Append([]calls.Event{{Kind: calls.Gone, Call: record(1)}}, at); err != nil {
+	if err := j.Append([]calls.Event{{Kind: calls.Gone, Call: call(1)}}, at); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(j.file.path())
 	if err != nil {
 		t.Fatal(err)
 	}
-	one := headLen + keptLen + sumLen
+	one := record.KeptSize
 	for n := range len(b) + 1 {
 		c, _ := read(j.file.head, b[:n])
 		want := min(2, max(0, n-head)/one)
@@ -178,7 +179,7 @@ func TestRewriteShrinks(t *testing.T) {
 		}
 	}
 	resting := calls.Resting{Public: netip.MustParseAddr("198.51.100.1"), Peer: netip.MustParseAddr("203.0.113.9"), Zone: 3, ID: 7, Until: at}
-	if err := j.Rewrite([]calls.Record{record(1)}, []calls.Resting{resting}); err != nil {
+	if err := j.Rewrite([]calls.Record{call(1)}, []calls.Resting{resting}); err != nil {
 		t.Fatal(err)
 	}
 	if j.Overgrown() || j.size > 1000 {
@@ -191,7 +192,7 @@ func TestRewriteShrinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, c := open(t, dir, "a")
-	if diff := cmp.Diff(store.Contents{Calls: []calls.Record{record(1), record(2)}, Resting: []calls.Resting{resting}}, c, same); diff != "" {
+	if diff := cmp.Diff(store.Contents{Calls: []calls.Record{call(1), call(2)}, Resting: []calls.Resting{resting}}, c, same); diff != "" {
 		t.Errorf("after the rewrite (-want +got):\n%s", diff)
 	}
 }
@@ -199,17 +200,17 @@ func TestRewriteShrinks(t *testing.T) {
 // FuzzRead: whatever the file holds, what is read of it can be written and is then
 // read as the same.
 func FuzzRead(f *testing.F) {
-	r := record(1)
-	f.Add(appendKept(nil, &r))
-	f.Add(appendGone(appendKept(nil, &r), 1, at))
-	f.Add(appendKept(appendGone(appendKept(nil, &r), 1, at), &r))
-	f.Add([]byte{kindKept, 0, 1, 2, 3, 4})
+	r := call(1)
+	f.Add(record.AppendKept(nil, &r))
+	f.Add(record.AppendGone(record.AppendKept(nil, &r), 1, at))
+	f.Add(record.AppendKept(record.AppendGone(record.AppendKept(nil, &r), 1, at), &r))
+	f.Add([]byte{record.Kept, 0, 1, 2, 3, 4})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		const head = "head\n"
 		c, _ := read(head, append([]byte(head), b...))
 		again := []byte(head)
 		for _, r := range c.Calls {
-			again = appendKept(again, &r)
+			again = record.AppendKept(again, &r)
 		}
 		twice, _ := read(head, again)
 		if diff := cmp.Diff(c.Calls, twice.Calls, same); diff != "" {
@@ -238,7 +239,7 @@ func BenchmarkAppend(b *testing.B) {
 func TestOneRecordForACall(t *testing.T) {
 	of := func(number uint64, kinds ...calls.EventKind) (events []calls.Event) {
 		for _, k := range kinds {
-			events = append(events, calls.Event{Kind: k, Call: record(number)})
+			events = append(events, calls.Event{Kind: k, Call: call(number)})
 		}
 		return events
 	}
@@ -256,34 +257,15 @@ func TestOneRecordForACall(t *testing.T) {
 	} {
 		var kinds string
 		for b := appendEvents(nil, tt.events, at); len(b) > 0; {
-			kind, _, rest, err := next(b)
+			kind, _, rest, err := record.Next(b)
 			if err != nil {
 				t.Fatal(err)
 			}
-			kinds += map[byte]string{kindKept: "k", kindGone: "g"}[kind]
+			kinds += map[byte]string{record.Kept: "k", record.Gone: "g"}[kind]
 			b = rest
 		}
 		if kinds != tt.kinds {
 			t.Errorf("%s: records %q, want %q", tt.name, kinds, tt.kinds)
-		}
-	}
-}
-
-// TestLocalOfEarlierReleases: their records do not tell which ends are the gateway itself, but of
-// what NAT does not touch they kept only the gateway's own calls.
-func TestLocalOfEarlierReleases(t *testing.T) {
-	translated, plain := record(3), record(3)
-	plain.Connection.Reply = plain.Connection.Original.Reversed()
-	for r, want := range map[*calls.Record]bool{&translated: false, &plain: true} {
-		b := appendKept(nil, r)
-		_, payload, _, err := next(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		payload[8+4*6+2+4] &^= localInitiatorBit | localResponderBit | toldBit
-		got, err := decodeKept(payload)
-		if err != nil || got.Local != [2]bool{want, want} {
-			t.Errorf("of %v > %v: %v, %v, want %v", r.Connection.Original, r.Connection.Reply, got.Local, err, want)
 		}
 	}
 }

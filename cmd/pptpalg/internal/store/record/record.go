@@ -1,4 +1,4 @@
-package journal
+package record
 
 import (
 	"encoding/binary"
@@ -11,18 +11,11 @@ import (
 	"pptpalg/alg/pptp"
 )
 
-// A record in the file:
-//
-//	kind     1 byte
-//	length   1 byte, of the payload
-//	payload
-//	checksum 4 bytes, CRC-32C of all before it
-//
-// Numbers are big-endian.
+// The kinds of records.
 const (
-	kindKept byte = 1 // a call as it is now
-	kindGone byte = 2 // a call is over: its number and when
-	kindRest byte = 3 // a public Call ID that rests
+	Kept byte = 1 // a call as it is now
+	Gone byte = 2 // a call is over: its number and when
+	Rest byte = 3 // a public Call ID that rests
 )
 
 const (
@@ -35,6 +28,12 @@ const (
 	keptLen = 8 + 4*6 + 2 + 4 + 1 + 1 + 8 + 2*5
 	goneLen = 8 + 8
 	restLen = 4 + 4 + 2 + 2 + 8
+)
+
+// Lengths of whole records, bytes.
+const (
+	KeptSize = headLen + keptLen + sumLen
+	RestSize = headLen + restLen + sumLen
 )
 
 // wayShift is where the byte of a call's state has the zone's calls.Way. Earlier releases do
@@ -95,10 +94,10 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 var errCut = errors.New("record is cut off or damaged")
 
-// appendKept appends the record of a call.
-func appendKept(b []byte, r *calls.Record) []byte {
+// AppendKept appends the record of a call.
+func AppendKept(b []byte, r *calls.Record) []byte {
 	start := len(b)
-	b = append(b, kindKept, keptLen)
+	b = append(b, Kept, keptLen)
 	b = binary.BigEndian.AppendUint64(b, r.Number)
 	for _, a := range [...]netip.AddrPort{r.Connection.Original.Src, r.Connection.Original.Dst, r.Connection.Reply.Src, r.Connection.Reply.Dst} {
 		ip := a.Addr().As4()
@@ -117,19 +116,19 @@ func appendKept(b []byte, r *calls.Record) []byte {
 	return appendSum(b, start)
 }
 
-// appendGone appends that a call is over.
-func appendGone(b []byte, number uint64, at time.Time) []byte {
+// AppendGone appends that a call is over.
+func AppendGone(b []byte, number uint64, at time.Time) []byte {
 	start := len(b)
-	b = append(b, kindGone, goneLen)
+	b = append(b, Gone, goneLen)
 	b = binary.BigEndian.AppendUint64(b, number)
 	b = binary.BigEndian.AppendUint64(b, uint64(at.UnixNano()))
 	return appendSum(b, start)
 }
 
-// appendRest appends a public ID that rests.
-func appendRest(b []byte, r calls.Resting) []byte {
+// AppendRest appends a public ID that rests.
+func AppendRest(b []byte, r calls.Resting) []byte {
 	start := len(b)
-	b = append(b, kindRest, restLen)
+	b = append(b, Rest, restLen)
 	b = append(b, r.Public.AsSlice()...)
 	b = append(b, r.Peer.AsSlice()...)
 	b = binary.BigEndian.AppendUint16(b, r.Zone)
@@ -142,9 +141,9 @@ func appendSum(b []byte, start int) []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
 }
 
-// next splits the first record off. The error means that the rest is not to be
-// read.
-func next(b []byte) (kind byte, payload, rest []byte, err error) {
+// Next splits the first record off, of whatever kind. The error means that the rest is not to
+// be read.
+func Next(b []byte) (kind byte, payload, rest []byte, err error) {
 	if len(b) < headLen || len(b) < headLen+int(b[1])+sumLen {
 		return 0, nil, nil, errCut
 	}
@@ -155,8 +154,10 @@ func next(b []byte) (kind byte, payload, rest []byte, err error) {
 	return b[0], b[headLen:n], b[n+sumLen:], nil
 }
 
-func decodeKept(p []byte) (calls.Record, error) {
-	if len(p) != keptLen {
+// DecodeKept reads the payload of a record Kept. A later release may have written more behind
+// what is known.
+func DecodeKept(p []byte) (calls.Record, error) {
+	if len(p) < keptLen {
 		return calls.Record{}, errCut
 	}
 	f := fields{p}
@@ -181,16 +182,18 @@ func decodeKept(p []byte) (calls.Record, error) {
 	return r, nil
 }
 
-func decodeGone(p []byte) (number uint64, at time.Time, err error) {
-	if len(p) != goneLen {
+// DecodeGone reads the payload of a record Gone.
+func DecodeGone(p []byte) (number uint64, at time.Time, err error) {
+	if len(p) < goneLen {
 		return 0, time.Time{}, errCut
 	}
 	f := fields{p}
 	return f.uint64(), time.Unix(0, int64(f.uint64())), nil
 }
 
-func decodeRest(p []byte) (calls.Resting, error) {
-	if len(p) != restLen {
+// DecodeRest reads the payload of a record Rest.
+func DecodeRest(p []byte) (calls.Resting, error) {
+	if len(p) < restLen {
 		return calls.Resting{}, errCut
 	}
 	f := fields{p}

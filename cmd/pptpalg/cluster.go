@@ -1,0 +1,282 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/config"
+	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/store/cluster/etcd"
+	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
+)
+
+// clusterOptions are the flags of a gateway that shares its calls with others.
+type clusterOptions struct {
+	target   string
+	prefix   string
+	name     string
+	wait     time.Duration
+	files    etcd.Files
+	insecure bool
+}
+
+// Limits of --cluster-wait.
+const (
+	defaultClusterWait = 250 * time.Millisecond
+	longestClusterWait = 2 * time.Second // TCP sends again before
+)
+
+func (o *clusterOptions) add(f *pflag.FlagSet) {
+	f.StringVar(&o.target, "cluster", "", `etcd in which this gateway shares its calls with others, so that any of them goes on with the calls of one that dies: etcd://HOST:PORT[,HOST:PORT...]; "" for a gateway alone`)
+	f.StringVar(&o.prefix, "cluster-prefix", "pptpalg", "first part of all keys in etcd: gateways with the same one share their calls")
+	f.StringVar(&o.name, "cluster-name", "", `name of this gateway, which no other one has; "" for the host name`)
+	f.DurationVar(&o.wait, "cluster-wait", defaultClusterWait, "how long a control packet waits for etcd at most; then its call goes on without, and etcd gets it later")
+	f.StringVar(&o.files.Cert, "cluster-cert", "", "certificate of this gateway for etcd, a PEM file")
+	f.StringVar(&o.files.Key, "cluster-key", "", "its private key, a PEM file")
+	f.StringVar(&o.files.CA, "cluster-ca", "", "certificates of who vouches for etcd's servers, a PEM file")
+	f.BoolVar(&o.insecure, "cluster-insecure", false, "use etcd without TLS: whoever can reach it can redirect calls")
+	config.Want(f, "cluster", `etcd://HOST:PORT[,HOST:PORT...], or "" for none`)
+	config.Check(f, "cluster", func() error {
+		if o.target == "" {
+			return nil
+		}
+		_, err := etcd.ParseTarget(o.target)
+		return err
+	})
+	config.Check(f, "cluster-prefix", func() error {
+		if !state.ValidName(strings.ReplaceAll(o.prefix, "/", ".")) {
+			return fmt.Errorf("%q is not made of letters, digits, '.', '-', '_' and '/'", o.prefix)
+		}
+		return nil
+	})
+	config.Check(f, "cluster-name", func() error {
+		if o.name != "" && !state.ValidName(o.name) {
+			return errClusterName(o.name)
+		}
+		return nil
+	})
+	config.Want(f, "cluster-wait", "a time from 1ms to 2s")
+	config.Check(f, "cluster-wait", func() error {
+		if o.wait < time.Millisecond || o.wait > longestClusterWait {
+			return fmt.Errorf("not from 1ms to %v", longestClusterWait)
+		}
+		return nil
+	})
+}
+
+func errClusterName(name string) error {
+	return fmt.Errorf("%q is not made of letters, digits, '.', '-' and '_'", name)
+}
+
+// check reports whether the flags go together.
+func (o *clusterOptions) check() error {
+	if o.target == "" {
+		return nil
+	}
+	_, err := o.member()
+	tls := o.files != etcd.Files{}
+	switch {
+	case err != nil:
+		return err
+	case tls && o.insecure:
+		return errors.New("--cluster-insecure is for etcd without TLS: leave it out, or --cluster-cert, --cluster-key and --cluster-ca")
+	case !o.insecure && (o.files.Cert == "" || o.files.Key == "" || o.files.CA == ""):
+		return errors.New("--cluster needs --cluster-cert, --cluster-key and --cluster-ca, or --cluster-insecure")
+	}
+	return nil
+}
+
+// member returns the name of this gateway.
+func (o *clusterOptions) member() (string, error) {
+	if o.name != "" {
+		return o.name, nil
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("name this gateway: %w: give it one with --cluster-name", err)
+	}
+	if !state.ValidName(name) {
+		return "", fmt.Errorf("name this gateway: %w: give it another one with --cluster-name", errClusterName(name))
+	}
+	return name, nil
+}
+
+// open returns the gateway's part in a cluster, nil for a gateway alone.
+func (o *options) openCluster() (*gateway.ClusterConfig, error) {
+	c := &o.cluster
+	if c.target == "" {
+		return nil, nil
+	}
+	target, err := etcd.ParseTarget(c.target)
+	if err != nil {
+		return nil, fmt.Errorf("read --cluster: %w", err)
+	}
+	if p := strings.Trim(c.prefix, "/"); p != "pptpalg" {
+		target, err = etcd.ParseTarget(etcd.Scheme + strings.Join(target.Endpoints, ",") + "/" + p)
+		if err != nil {
+			return nil, fmt.Errorf("read --cluster-prefix: %w", err)
+		}
+	}
+	name, err := c.member()
+	if err != nil {
+		return nil, err
+	}
+	shared, err := etcd.Open(etcd.Config{Target: target, Files: c.files, Insecure: c.insecure})
+	if err != nil {
+		return nil, err
+	}
+	m := state.Member{
+		Name: name, Life: uint64(time.Now().UnixNano()), Version: buildVersion(),
+		Ports: strings.Trim(fmt.Sprint(o.ports), "[]"), Rest: o.table.Rest, RandomIDs: o.randomIDs,
+	}
+	return &gateway.ClusterConfig{Shared: shared, Member: m, Wait: c.wait}, nil
+}
+
+func clusterCommand(e env) *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "cluster",
+		Short: "Show the gateways that share their calls, or say where a public address is",
+		Long: `Show the gateways that share their calls, or say where a public address is.
+
+Each public address has one owner: the gateway that has the address on an interface.
+For addresses that are on no interface, as those that are routed to the gateway, "take"
+and "drop" say so; run them where the address moves, as from keepalived's notify scripts.`,
+	}
+	cmd.PersistentFlags().StringVar(&dir, "state-dir", stateDir(e), "directory of the daemon's socket")
+	cmd.AddCommand(clusterStatusCommand(&dir),
+		clusterMoveCommand("take", "Say that a public address is at this gateway from now on", &dir),
+		clusterMoveCommand("drop", "Say that a public address is at this gateway no longer", &dir))
+	return cmd
+}
+
+func clusterMoveCommand(verb, short string, dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use: verb + " ADDRESS", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			public, err := netip.ParseAddr(args[0])
+			if err != nil || !public.Is4() {
+				return fmt.Errorf("%q is not an IPv4 address", args[0])
+			}
+			return admin.Client{StateDir: *dir}.Move(cmd.Context(), verb, public)
+		},
+	}
+}
+
+func clusterStatusCommand(dir *string) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show gateways, public addresses and how up to date this gateway is",
+		Long: `Show the gateways that share their calls, who owns which public address, and how up to
+date this gateway is. The exit code is 0 if the gateway may get addresses.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			st, err := admin.Client{StateDir: *dir}.Cluster(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = printJSON(cmd.OutOrStdout(), st)
+			} else {
+				err = printCluster(cmd.OutOrStdout(), &st)
+			}
+			if err == nil && st.NotReady != "" {
+				err = errors.New("not ready: " + st.NotReady)
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// printCluster prints gateways, addresses and figures.
+func printCluster(w io.Writer, st *admin.Cluster) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "GATEWAY\tVERSION\tSINCE\tSLOT")
+	for _, m := range st.Members {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", starred(m.Name, m.Name == st.Name), m.Version, m.Since.UTC().Format(time.DateTime), m.Slot)
+	}
+	fmt.Fprintln(t, "\nADDRESS\tOWNER\tHERE\tCALLS")
+	for _, a := range st.Addresses {
+		owner := a.Owner
+		if owner == "" {
+			owner = "-"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", a.Address, starred(owner, a.Mine), yesNo(a.Here), a.Calls)
+	}
+	fmt.Fprintf(t, "\nstate\t%s\n", st.State())
+	fmt.Fprintf(t, "calls to be written\t%d\n", st.Pending)
+	fmt.Fprintf(t, "revision\t%d\n", st.Revision)
+	fmt.Fprintf(t, "lag\t%.1f s\n", st.Lag)
+	if st.LastError != "" {
+		fmt.Fprintf(t, "last error\t%s\n", st.LastError)
+	}
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("print cluster: %w", err)
+	}
+	return nil
+}
+
+// starred marks what is this gateway's.
+func starred(name string, here bool) string {
+	if here {
+		return name + " *"
+	}
+	return name
+}
+
+func yesNo(is bool) string {
+	if is {
+		return "yes"
+	}
+	return "no"
+}
+
+// clusterControl answers commands for a gateway, nil for a gateway alone.
+func clusterControl(g *gateway.Gateway) *admin.ClusterControl {
+	if !g.Shares() {
+		return nil
+	}
+	return &admin.ClusterControl{
+		Status: func() admin.Cluster { return clusterStatus(g) },
+		Take:   g.Take, Drop: g.Leave, Owners: g.Owners,
+	}
+}
+
+// clusterStatus is what a gateway tells of its cluster.
+func clusterStatus(g *gateway.Gateway) admin.Cluster {
+	st := g.Cluster()
+	told := admin.Cluster{
+		Name: st.Name, Degraded: st.Store.Degraded, Broken: st.Store.Broken, Whole: st.Whole,
+		Lag: st.Store.Lag.Seconds(), SameName: st.Store.SameName, Pending: st.Store.Pending, Revision: st.Store.Revision, Members: []admin.ClusterMember{}, Addresses: []admin.ClusterAddress{},
+	}
+	if err := g.Ready(time.Now()); err != nil {
+		told.NotReady = err.Error()
+	}
+	if st.Store.LastFailure != nil {
+		told.LastError = st.Store.LastFailure.Error()
+	}
+	for _, slot := range slices.Sorted(maps.Keys(st.Store.Members)) {
+		m := st.Store.Members[slot]
+		told.Members = append(told.Members, admin.ClusterMember{Slot: slot, Name: m.Name, Version: m.Version, Since: time.Unix(0, int64(m.Life)).UTC()})
+	}
+	for _, public := range slices.SortedFunc(maps.Keys(st.Addresses), netip.Addr.Compare) {
+		a := st.Addresses[public]
+		told.Addresses = append(told.Addresses, admin.ClusterAddress{Address: public.String(), Owner: a.Owner, Mine: a.Mine, Here: a.Here, Calls: a.Calls})
+	}
+	return told
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"errors"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"pptpalg/alg/pptp"
+	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/datapath"
+)
+
+// cluster is two gateways that share their calls in etcd.
+type cluster struct {
+	a, b *testGateway
+	etcd *lab.Process
+	data string // etcd's directory
+}
+
+// startCluster starts gateway a, which has the addresses that move, and b.
+func startCluster(t *testing.T, path datapath.Name, inside int, args ...string) *cluster {
+	t.Helper()
+	a := buildGateway(t, path, lab.Options{Inside: inside, Outside: 1, SNAT: lab.GatewayPublic, Firewall: true, Pair: true})
+	other := *a.Network
+	other.Gateway = other.Standby
+	b := &testGateway{Network: &other, t: t, path: path, state: filepath.Join(t.TempDir(), "state"), log: new(lab.Log)}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("gateway b: %s", b.log)
+		}
+	})
+	c := &cluster{a: a, b: b, data: t.TempDir()}
+	c.startEtcd()
+	a.start(clusterFlags("a", args...)...)
+	b.start(clusterFlags("b", args...)...)
+	return c
+}
+
+func clusterFlags(name string, args ...string) []string {
+	return append([]string{"--cluster", "etcd://" + etcdAddr.String(), "--cluster-insecure", "--cluster-name", name}, args...)
+}
+
+var etcdAddr = netip.AddrPortFrom(lab.SwitchAddr, 2379)
+
+// startEtcd runs one member beside the gateways. Its data are in memory as far as the kernel likes.
+func (c *cluster) startEtcd() {
+	t := c.a.t
+	t.Helper()
+	must(t, lab.Need("etcd"))
+	var err error
+	c.etcd, err = lab.StartEtcd(c.a.Switch, etcdAddr, c.data)
+	must(t, err)
+	t.Cleanup(func() { _ = c.etcd.Kill() })
+}
+
+// status asks a gateway how its cluster does.
+func (g *testGateway) status() admin.Cluster {
+	g.t.Helper()
+	st, err := admin.Client{StateDir: g.state}.Cluster(g.t.Context())
+	must(g.t, err)
+	return st
+}
+
+// wantOwner waits until a gateway has so many calls, all of them edited by one.
+func (g *testGateway) wantOwner(calls int, owner string, here bool) {
+	g.t.Helper()
+	other := func(c admin.Call) bool { return c.Owner != owner || c.OwnedHere != here }
+	err := lab.Poll(lab.Patience, func() bool { all := g.calls(); return len(all) == calls && !slices.ContainsFunc(all, other) })
+	if err != nil {
+		g.t.Fatalf("%v: calls %+v; want %d of %s", err, g.calls(), calls, owner)
+	}
+}
+
+// wantEcho exchanges an Echo on a control connection.
+func wantEcho(t *testing.T, c *lab.Client, id uint32) {
+	t.Helper()
+	must(t, c.Send(lab.NewEchoRequest(id)))
+	if m, err := c.Expect(lab.EchoReply, lab.Patience); err != nil || m.Identifier != id {
+		t.Fatalf("echo %d: %v, %v", id, m, err)
+	}
+}
+
+// wantCleared clears a call and wants the server's word that it was this one.
+func wantCleared(t *testing.T, call *lab.Call) {
+	t.Helper()
+	must(t, call.Clear())
+	m, err := call.Client().Expect(lab.CallDisconnectNotify, lab.Patience)
+	if err != nil || m.CallID != call.Peer {
+		t.Errorf("cleared call %v, which the server has as %v: %v, %v", call.Own, call.Peer, m, err)
+	}
+}
+
+// TestGatewayDies: the gateway with the addresses is cut off, and they are given to another one,
+// which goes on with its calls; then they move back in order.
+func TestGatewayDies(t *testing.T) { overDataPaths(t, testGatewayDies) }
+
+func testGatewayDies(t *testing.T, path datapath.Name) {
+	c := startCluster(t, path, 2)
+	a, b, ctx := c.a, c.b, t.Context()
+	s := a.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(1000)})
+	first, second := a.client(0), a.client(1)
+	one, two := callOn(t, first, 7), callOn(t, second, 7)
+	exchange(t, one, two)
+	a.wantOwner(2, "a", true)
+	b.wantOwner(2, "a", false)
+	b.wantEntries(4)
+
+	must(t, errors.Join(a.Cut(ctx, a.Gateway), b.Take(ctx, b.Gateway)))
+	exchange(t, one, two)
+	wantEcho(t, first, 1)
+	wantEcho(t, second, 2)
+	must(t, s.Send(0, []byte("from the server")))
+	if got, err := one.Recv(lab.Patience); err != nil || string(got) != "from the server" {
+		t.Errorf("from the server: %q, %v", got, err)
+	}
+	three := callOn(t, first, 8)
+	exchange(t, one, two, three)
+	b.wantOwner(3, "b", true)
+	seen := s.Calls()
+	if ids := map[pptp.CallID]bool{seen[0].Peer: true, seen[1].Peer: true, seen[2].Peer: true}; len(ids) != 3 {
+		t.Errorf("public IDs: %+v", seen)
+	}
+	wantEcho(t, first, 3) // what was read is acknowledged
+	wantCleared(t, one)
+	b.wantOwner(2, "b", true)
+	exchange(t, two, three)
+
+	must(t, a.Join(ctx, a.Gateway))
+	a.wantOwner(2, "b", false)
+	must(t, errors.Join(b.Drop(ctx, b.Gateway), a.Take(ctx, a.Gateway)))
+	exchange(t, two, three)
+	wantEcho(t, first, 4)
+	wantEcho(t, second, 5)
+	four := callOn(t, second, 9)
+	exchange(t, two, three, four)
+	a.wantOwner(3, "a", true)
+	wantEcho(t, first, 6)
+	wantEcho(t, second, 7)
+	for i, call := range []*lab.Call{two, three, four} {
+		wantCleared(t, call)
+		a.wantOwner(2-i, "a", true)
+	}
+	b.wantCalls(0)
+	for _, g := range []*testGateway{a, b} {
+		g.wantEntries(0)
+		well := func() bool { st := g.status(); return !st.Degraded && len(st.Members) == 2 && st.NotReady == "" }
+		if err := lab.Poll(lab.Patience, well); err != nil {
+			t.Errorf("%v: status %+v", err, g.status())
+		}
+	}
+	if n := len(s.Unmatched()); n > 0 {
+		t.Errorf("%d packets are for no call: %v", n, s.Unmatched())
+	}
+}
+
+// TestDaemonDies: the daemon alone is killed, its gateway lives. The addresses move; when the
+// daemon is back, it follows, and knows what has happened meanwhile.
+func TestDaemonDies(t *testing.T) { overDataPaths(t, testDaemonDies) }
+
+func testDaemonDies(t *testing.T, path datapath.Name) {
+	c := startCluster(t, path, 2)
+	a, b, ctx := c.a, c.b, t.Context()
+	a.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(1000)})
+	first, second := a.client(0), a.client(1)
+	one, two := callOn(t, first, 7), callOn(t, second, 7)
+	exchange(t, one, two)
+	b.wantOwner(2, "a", false)
+
+	a.kill()
+	must(t, errors.Join(a.Drop(ctx, a.Gateway), b.Take(ctx, b.Gateway)))
+	exchange(t, one, two)
+	three := callOn(t, first, 8)
+	wantEcho(t, second, 1)
+	wantEcho(t, second, 2)
+	wantCleared(t, two)
+	b.wantOwner(2, "b", true)
+	a.start(clusterFlags("a")...)
+	a.wantOwner(2, "b", false)
+	a.wantEntries(4)
+	exchange(t, one, three)
+
+	must(t, errors.Join(b.Drop(ctx, b.Gateway), a.Take(ctx, a.Gateway)))
+	exchange(t, one, three)
+	a.kill()
+	a.start(clusterFlags("a")...) // at once: the address stays
+	a.wantOwner(2, "a", true)
+	wantEcho(t, first, 3)
+	wantEcho(t, first, 4)
+	wantCleared(t, one)
+	wantCleared(t, three)
+	a.wantCalls(0)
+	b.wantCalls(0)
+}
+
+// TestEtcdDies: calls are set up and cleared without it, and it has all when it is back.
+func TestEtcdDies(t *testing.T) { overDataPaths(t, testEtcdDies) }
+
+func testEtcdDies(t *testing.T, path datapath.Name) {
+	c := startCluster(t, path, 2)
+	a, b, ctx := c.a, c.b, t.Context()
+	a.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(1000)})
+	first, second := a.client(0), a.client(1)
+	one := callOn(t, first, 7)
+	b.wantOwner(1, "a", false)
+
+	must(t, c.etcd.Kill())
+	two := callOn(t, second, 7)
+	exchange(t, one, two)
+	wantCleared(t, one)
+	a.wantCalls(1)
+	must(t, lab.Poll(lab.Patience, func() bool { return a.status().Degraded }))
+	b.wantOwner(1, "a", false) // it does not know better
+	c.startEtcd()
+	must(t, lab.Poll(2*lab.Patience, func() bool { return !a.status().Degraded && !b.status().Degraded }))
+	later := func() bool { all := b.calls(); return len(all) == 1 && all[0].PNS.Address == second.Host.Addr.String() }
+	must(t, lab.Poll(lab.Patience, later))
+	b.wantEntries(2)
+	must(t, errors.Join(a.Cut(ctx, a.Gateway), b.Take(ctx, b.Gateway)))
+	exchange(t, two)
+	wantEcho(t, second, 1)
+	wantEcho(t, second, 2)
+	wantCleared(t, two)
+	b.wantCalls(0)
+}

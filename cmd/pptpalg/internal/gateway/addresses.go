@@ -1,0 +1,202 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"pptpalg/alg/calls"
+)
+
+// Which public addresses are here decides whose calls are whose in a cluster. The kernel tells
+// of addresses that come and go; the reconciler looks as well. An address that is on no interface, as one
+// that is routed to the gateway, is here if a command says so.
+
+// watchAddresses follows the addresses of the gateway's interfaces until ctx is done.
+func (g *Gateway) watchAddresses(ctx context.Context) error {
+	c, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: 1 << (unix.RTNLGRP_IPV4_IFADDR - 1)})
+	if err != nil {
+		return fmt.Errorf("listen to addresses: %w", err)
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) }) // ends Receive
+	defer stop()
+	for {
+		g.readdress()
+		_, err := c.Receive()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !errors.Is(err, unix.ENOBUFS):
+			return fmt.Errorf("listen to addresses: %w", err)
+		}
+	}
+}
+
+// readdress looks which public addresses are here. The caller holds no lock.
+func (g *Gateway) readdress() {
+	for _, public := range g.readdressed() {
+		g.depart(public)
+	}
+}
+
+// readdressed has the gateway own the public addresses that are here. It returns those that
+// are no longer.
+func (g *Gateway) readdressed() (left []netip.Addr) {
+	s := g.share
+	s.looking.Lock()
+	defer s.looking.Unlock()
+	all, err := g.homes.list()
+	if err != nil {
+		g.limits.sometimes("addresses", func() { g.log.Warn("addresses are not known", "err", err) })
+		return nil
+	}
+	s.looked = time.Now()
+	here := make(map[netip.Addr]bool, len(all))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, a := range all {
+		if here[a] = true; !s.here[a] {
+			g.arrives(a)
+		}
+	}
+	for a := range s.here {
+		if !here[a] && !s.told[a] && (s.mine[a] || s.taking[a] != nil) {
+			left = append(left, a)
+		}
+	}
+	s.here = here
+	return left
+}
+
+// arrives has the gateway own a public address that has come, unless it does. The caller holds
+// mu.
+func (g *Gateway) arrives(public netip.Addr) {
+	g.share.fresh[public] = true
+	if _, other := g.share.others[public]; other && g.share.taking[public] == nil {
+		g.acquire(public)
+	}
+}
+
+// depart has the calls of an address that has gone followed, until somebody has it. What has
+// happened to them before goes to the shared store first.
+func (g *Gateway) depart(public netip.Addr) {
+	s := g.share
+	g.order.Lock()
+	g.mu.Lock()
+	s.leaving[public]++
+	g.mu.Unlock()
+	g.yield(public, "")
+	g.order.Unlock()
+	s.store.Flush(public) // the next owner knows what has happened to its calls until now
+	g.order.Lock()
+	defer g.order.Unlock()
+	g.left(public)
+}
+
+// left has the store write no more below an address that has gone; one that has come back meanwhile
+// is taken anew. The caller holds order.
+func (g *Gateway) left(public netip.Addr) {
+	s := g.share
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s.leaving[public]--; s.leaving[public] > 0 {
+		return
+	}
+	delete(s.leaving, public)
+	if s.mine[public] {
+		return
+	}
+	s.store.Yield(public)
+	if s.taking[public] != nil || s.returned(public) {
+		g.acquire(public)
+	}
+}
+
+// retake has the gateway own an address that has come back before it was noticed that another one
+// has taken it, or that it was gone. One that another gateway has taken later stays with that.
+func (g *Gateway) retake(public netip.Addr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.share.returned(public) {
+		g.acquire(public)
+	}
+}
+
+// returned reports whether a public address has come here, and this gateway has not taken it
+// since. The caller holds mu.
+func (s *share) returned(public netip.Addr) bool {
+	return s.fresh[public] && (s.here[public] || s.told[public])
+}
+
+// comes reports whether a connection that another gateway owns, and of which a packet passes,
+// becomes this one's: its public address is here.
+func (g *Gateway) comes(c *calls.Connection) bool {
+	g.refresh()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.share
+	public, _ := c.Public()
+	o := s.others[public]
+	_, other := s.others[public]
+	switch {
+	case !other, s.taking[public] != nil: // it became this one's meanwhile, or is about to
+		return true
+	case !s.here[public] && !s.told[public] && !o.since.IsZero():
+		g.limits.sometimes("elsewhere", func() {
+			g.log.Warn("a control connection of another gateway passes this one, which does not edit it: route both of its directions through its owner",
+				"connection", c.Original, "public", public, "owner", o.name)
+		})
+		return false
+	case o.name != "" && !s.fresh[public] && time.Since(o.since) < contested:
+		return false
+	}
+	g.acquire(public)
+	return true
+}
+
+// refresh has the addresses looked at, unless they just were.
+func (g *Gateway) refresh() {
+	g.share.looking.Lock()
+	fresh := time.Since(g.share.looked) < looked
+	g.share.looking.Unlock()
+	if !fresh {
+		g.readdress()
+	}
+}
+
+// Take says that a public address is on this gateway, and Leave that it is no longer: for addresses
+// that are on no interface.
+func (g *Gateway) Take(public netip.Addr) error {
+	if g.share == nil {
+		return errAlone
+	}
+	g.mu.Lock()
+	g.share.told[public], g.share.fresh[public] = true, true
+	if !g.share.mine[public] {
+		g.acquire(public)
+	}
+	g.mu.Unlock()
+	g.awaitOwners()
+	return nil
+}
+
+// Leave is the opposite of Take.
+func (g *Gateway) Leave(public netip.Addr) error {
+	if g.share == nil {
+		return errAlone
+	}
+	g.mu.Lock()
+	delete(g.share.told, public)
+	held := g.share.mine[public] || g.share.taking[public] != nil
+	g.mu.Unlock()
+	if held {
+		g.depart(public)
+	}
+	return nil
+}

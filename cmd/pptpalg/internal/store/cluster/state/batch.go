@@ -1,0 +1,115 @@
+package state
+
+import (
+	"slices"
+	"time"
+)
+
+// mostPending is how many calls may wait to be written. Beyond it, all are given up, and what
+// the store lacks is found by comparing.
+const mostPending = 1 << 17
+
+// batch is what is to be written: the latest value of each call, once. What packets wait for
+// goes first; the rest goes along, or a moment later.
+type batch struct {
+	pending map[CallKey]entry
+	urgent  []CallKey // in order; keys that are pending no more, or again, may be among them
+	behind  []CallKey
+	oldest  time.Time // when the first of behind came
+}
+
+type entry struct {
+	key    CallKey
+	put    Put
+	urgent bool
+}
+
+// add takes in the latest value of a call. It reports false if there was too much.
+func (b *batch) add(e entry, now time.Time) bool {
+	if b.pending == nil {
+		b.pending = make(map[CallKey]entry)
+	}
+	if len(b.pending) >= mostPending {
+		*b = batch{}
+		return false
+	}
+	old, known := b.pending[e.key]
+	e.urgent = e.urgent || known && old.urgent
+	b.pending[e.key] = e
+	switch {
+	case known && old.urgent == e.urgent: // its place is kept
+	case e.urgent:
+		b.urgent = append(b.urgent, e.key)
+	default:
+		if len(b.behind) == 0 {
+			b.oldest = now
+		}
+		b.behind = append(b.behind, e.key)
+	}
+	return true
+}
+
+// back takes in what could not be written, unless there is something later.
+func (b *batch) back(entries []entry, now time.Time) (fits bool) {
+	fits = true
+	for _, e := range entries {
+		if _, later := b.pending[e.key]; later {
+			continue
+		}
+		e.urgent = false
+		fits = b.add(e, now) && fits
+	}
+	return fits
+}
+
+// take hands over what goes into the next transaction, of what can be written.
+func (b *batch) take(most int, can func(CallKey) bool) (taken []entry) {
+	for _, queue := range []*[]CallKey{&b.urgent, &b.behind} {
+		var skipped []CallKey
+		for len(taken) < most && len(*queue) > 0 {
+			e, pending := b.pending[(*queue)[0]]
+			switch {
+			case !pending:
+			case !can(e.key):
+				skipped = append(skipped, e.key)
+			default:
+				delete(b.pending, e.key)
+				taken = append(taken, e)
+			}
+			*queue = (*queue)[1:]
+		}
+		if len(skipped) > 0 {
+			*queue = append(skipped, *queue...)
+		}
+	}
+	return taken
+}
+
+// ready reports whether something is to be written now, or else from when on. What nobody
+// waits for lingers a moment, so that it goes along with what somebody does.
+func (b *batch) ready(now time.Time) (bool, time.Time) {
+	switch {
+	case len(b.pending) == 0:
+		return false, time.Time{}
+	case len(b.urgent) > 0 || len(b.behind) >= MaxPuts:
+		return true, now
+	}
+	due := b.oldest.Add(linger)
+	return !now.Before(due), due
+}
+
+// linger is how long a change waits for company that nobody waits for.
+const linger = 5 * time.Millisecond
+
+// drop gives up calls and returns what was to be written of them.
+func (b *batch) drop(dropped func(CallKey) bool) (all []entry) {
+	for k, e := range b.pending {
+		if dropped(k) {
+			all = append(all, e)
+			delete(b.pending, k)
+		}
+	}
+	b.urgent = slices.DeleteFunc(b.urgent, dropped)
+	b.behind = slices.DeleteFunc(b.behind, dropped)
+	return all
+}

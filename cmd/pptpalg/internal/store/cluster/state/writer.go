@@ -1,0 +1,325 @@
+package state
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"pptpalg/alg/calls"
+)
+
+// Writer decides what is written to the shared store. One transaction at a time is under way:
+//
+//	Append ─► Add ─┐             ┌─► done: the breaker closes
+//	Claim ─────────┴─► Next ─► transaction
+//	                             └─► Done: fenced or failed: what was not written comes again
+type Writer struct {
+	Breaker Breaker
+
+	rest    time.Duration // of public IDs
+	owners  owners
+	batch   batch
+	flight  []entry // under way
+	lacking bool    // the store lacks something that is not pending
+	rests   bool    // it lacks IDs that rest, too
+	dropped []CallKey
+	offers  []offer // calls that the store lacks, below public addresses that others have taken
+	fenced  uint64
+}
+
+// NewWriter returns a writer that has no public addresses.
+func NewWriter(me Owner, rest time.Duration) *Writer {
+	return &Writer{rest: rest, owners: owners{me: me, claims: make(map[netip.Addr]*claim), others: make(map[netip.Addr]bool)}}
+}
+
+// SetRest changes how long public IDs rest.
+func (w *Writer) SetRest(rest time.Duration) { w.rest = rest }
+
+// Work is a transaction that is to be done.
+type Work struct {
+	Transaction Transaction
+	Take        []netip.Addr // what it takes; nil if it writes calls
+}
+
+// Claim takes note that this gateway has a public address. Seen is the revision at which its
+// owner's key is known.
+func (w *Writer) Claim(public netip.Addr, seen int64) {
+	w.owners.claim(public, seen)
+	w.withdraw(public)
+}
+
+// Yield takes note that it has it no longer. What is pending is written unless another takes
+// the address first.
+func (w *Writer) Yield(public netip.Addr) {
+	if w.owners.yield(public) {
+		w.drop()
+	}
+}
+
+// Claims returns the public addresses that are claimed.
+func (w *Writer) Claims() []netip.Addr { return w.owners.all() }
+
+// Claimed reports whether a public address is.
+func (w *Writer) Claimed(public netip.Addr) bool { return w.owners.has(public) }
+
+// Serves reports whether a term in which this gateway owns a public address is the one for which
+// it has claimed it last. One that another gateway has ended meanwhile is not, nor one before the
+// address was yielded.
+func (w *Writer) Serves(public netip.Addr, term uint32) bool { return w.owners.serves(public, term) }
+
+// Settled reports whether all claims are taken.
+func (w *Writer) Settled() bool { return len(w.owners.untaken()) == 0 }
+
+// drop gives up what is below public addresses that this gateway does not have, or that others
+// have had meanwhile. What is under way there is fenced.
+func (w *Writer) drop() {
+	lost := func(k CallKey) bool { return w.owners.claims[k.Public] == nil || w.owners.others[k.Public] }
+	for _, e := range w.batch.drop(lost) {
+		w.give(e)
+	}
+	w.flight = slices.DeleteFunc(w.flight, func(e entry) bool {
+		if lost(e.key) {
+			w.give(e)
+		}
+		return lost(e.key)
+	})
+	clear(w.owners.others)
+}
+
+// give gives up what was to be written of a call. It is offered to the next owner.
+func (w *Writer) give(e entry) {
+	w.dropped = append(w.dropped, e.key)
+	if e.put.Value != nil && len(w.offers) < mostOffers {
+		w.offers = append(w.offers, offer{entry: e})
+	}
+}
+
+// mostOffers is how many calls may wait to be offered.
+const mostOffers = 1 << 12
+
+// offer is what is to be offered.
+type offer struct {
+	entry
+	met int64 // the revision of the owner's key at which it was offered in vain
+}
+
+// Offer is a transaction that offers a call.
+type Offer struct {
+	Transaction Transaction
+	offer       offer
+}
+
+// Offer returns a transaction that writes, below a public address that another gateway owns, a call
+// that the store does not know, or that a call is over: what has happened before that one had the
+// address, and while the store did not answer. Each is offered once, unless it is to be Offered again.
+func (w *Writer) Offer(owner func(netip.Addr) Holding) (_ Offer, ok bool) {
+	for i, e := range w.offers {
+		h := owner(e.key.Public)
+		if h.Owner == (Owner{}) || h.Owner.Is(w.owners.me) || h.Revision == e.met {
+			continue
+		}
+		w.offers = slices.Delete(w.offers, i, i+1)
+		e.met = h.Revision
+		t := Transaction{Guards: []Guard{{OwnerKey(e.key.Public), h.Revision}}, Puts: []Put{e.put}}
+		if e.put.Keep == 0 {
+			t.Guards = append(t.Guards, Guard{e.put.Key, 0})
+		}
+		return Offer{t, e}, true
+	}
+	return Offer{}, false
+}
+
+// Offered takes in the guards' keys as they are, if a guard of an offer did not hold. If the owner has
+// taken its address anew meanwhile, the call is offered again, when the watch has told of that.
+func (w *Writer) Offered(o Offer, now []Item) (again bool) {
+	key := OwnerKey(o.offer.key.Public)
+	renewed := func(it Item) bool { return it.Key == key && it.Revision != o.offer.met }
+	if again = slices.ContainsFunc(now, renewed) && len(w.offers) < mostOffers; again {
+		w.offers = append(w.offers, o.offer)
+	}
+	return again
+}
+
+// withdraw gives up what is to be offered below a public address that this gateway owns again.
+func (w *Writer) withdraw(public netip.Addr) {
+	w.offers = slices.DeleteFunc(w.offers, func(o offer) bool { return o.key.Public == public })
+}
+
+// Dropped hands over the calls of which the store was to know something when another gateway
+// took their public address, and will not. The store's word counts for them.
+func (w *Writer) Dropped() []CallKey {
+	dropped := w.dropped
+	w.dropped = nil
+	return dropped
+}
+
+// Add takes in what is to be written of a call, and whether a packet waits for it. It reports
+// whether waiting can help. Calls of public addresses that are not claimed are left out.
+func (w *Writer) Add(c *Call, urgent bool, now time.Time) (waits bool) {
+	key, translated := c.Key()
+	if !translated || !w.Claimed(key.Public) {
+		return false
+	}
+	_, held := w.owners.fence(key.Public)
+	urgent = urgent && held && !w.Breaker.Open()
+	put := Put{Key: key.String(), Value: c.Encode()}
+	if c.Gone {
+		put.Keep = w.rest
+	}
+	w.lacking = !w.batch.add(entry{key, put, urgent}, now) || w.lacking
+	return urgent
+}
+
+// Rest takes in a public ID that rests, of a call that the store does not have any more.
+func (w *Writer) Rest(r calls.Resting, now time.Time) {
+	if r.Until.After(now) {
+		w.Add(Rested(r), false, now)
+	}
+}
+
+// Delete has a call's key deleted.
+func (w *Writer) Delete(key CallKey, now time.Time) {
+	w.lacking = !w.batch.add(entry{key: key, put: Put{Key: key.String()}}, now) || w.lacking
+}
+
+// Pending returns how many calls are to be written.
+func (w *Writer) Pending() int { return len(w.batch.pending) + len(w.flight) }
+
+// Urgent reports whether something that a packet waits for is not written.
+func (w *Writer) Urgent() bool {
+	return len(w.batch.urgent) > 0 || slices.ContainsFunc(w.flight, func(e entry) bool { return e.urgent })
+}
+
+// Owes reports whether something below a public address is to be written, or is being written.
+func (w *Writer) Owes(public netip.Addr) bool {
+	for key := range w.batch.pending {
+		if key.Public == public {
+			return true
+		}
+	}
+	return slices.ContainsFunc(w.flight, func(e entry) bool { return e.key.Public == public })
+}
+
+// Has reports whether a call is to be written, or is being written.
+func (w *Writer) Has(key CallKey) bool {
+	_, pending := w.batch.pending[key]
+	return pending || slices.ContainsFunc(w.flight, func(e entry) bool { return e.key == key })
+}
+
+// Lacking reports whether the store lacks what nobody knows any more but the call table.
+func (w *Writer) Lacking() bool { return w.lacking }
+
+// Lack takes note that the store lacks something.
+func (w *Writer) Lack() { w.lacking = true }
+
+// Restore takes note that the store is to lack nothing any more. It reports whether it lacks the IDs
+// that rest, too.
+func (w *Writer) Restore() (rests bool) {
+	rests = w.rests
+	w.lacking, w.rests = false, false
+	return rests
+}
+
+// Fenced returns how often a guard did not hold because another gateway has taken a public
+// address.
+func (w *Writer) Fenced() uint64 { return w.fenced }
+
+// Next returns what is to be done now. If there is nothing, it returns when to ask again;
+// zero says that only a change can bring something. While the breaker is open, what comes is
+// a probe, even if it is an empty transaction.
+func (w *Writer) Next(now time.Time) (_ Work, ok bool, again time.Time) {
+	if until := w.Breaker.Until(); now.Before(until) {
+		return Work{}, false, until
+	}
+	if untaken := w.owners.untaken(); len(untaken) > 0 {
+		untaken = untaken[:min(len(untaken), MaxPuts)]
+		return Work{Transaction: w.owners.take(untaken), Take: untaken}, true, now
+	}
+	ready, again := w.batch.ready(now)
+	if !ready && !w.Breaker.Open() {
+		return Work{}, false, again
+	}
+	work := w.write()
+	if len(w.flight) == 0 && !w.Breaker.Open() {
+		return Work{}, false, time.Time{} // what is pending waits for the watch
+	}
+	return work, true, now
+}
+
+func (w *Writer) write() (work Work) {
+	guarded := make(map[netip.Addr]bool)
+	can := func(k CallKey) bool { _, ok := w.owners.fence(k.Public); return ok }
+	for _, e := range w.batch.take(MaxPuts, can) {
+		public := e.key.Public
+		if guard, _ := w.owners.fence(public); !guarded[public] {
+			guarded[public] = true
+			work.Transaction.Guards = append(work.Transaction.Guards, guard)
+		}
+		w.flight = append(w.flight, e)
+		work.Transaction.Puts = append(work.Transaction.Puts, e.put)
+	}
+	return work
+}
+
+// Outcome is what became of a transaction.
+type Outcome struct {
+	Mark   Mark   // if it was done
+	Fenced []Item // the owners' keys as they are, if a guard did not hold
+	Failed bool   // it was not done, or is in doubt
+}
+
+// Result is what follows from an outcome.
+type Result struct {
+	Lost     []netip.Addr // public addresses that others have taken
+	Restored bool         // the store has lost data
+}
+
+// Done takes in what became of the work.
+func (w *Writer) Done(work Work, o Outcome, now time.Time) (r Result) {
+	flight := w.flight
+	w.flight = nil
+	switch {
+	case o.Failed:
+		w.Breaker.Failed(now)
+		w.owners.doubt()
+	case o.Fenced != nil:
+		w.Breaker.Worked()
+		r.Lost, r.Restored = w.owners.fenced(o.Fenced)
+	default:
+		w.Breaker.Worked()
+		w.owners.took(work.Take, o.Mark.Revision)
+		return Result{}
+	}
+	w.lacking = !w.batch.back(flight, now) || w.lacking
+	w.fenced += uint64(len(r.Lost))
+	w.drop()
+	return r
+}
+
+// Saw takes note of who owns a public address at a revision, and reports whether this gateway
+// has lost it.
+func (w *Writer) Saw(public netip.Addr, owner Owner, revision int64) (lost bool) {
+	if lost = w.owners.saw(public, owner, revision); lost {
+		w.fenced++
+	}
+	w.drop()
+	return lost
+}
+
+// Begin takes note that all is known that others have written below a public address before
+// this gateway's term: it may write there.
+func (w *Writer) Begin(public netip.Addr, term uint32) { w.owners.begin(public, term) }
+
+// Lost takes note that the gateway is told that it has lost a public address. What it has done
+// since, because it did not know, is given up.
+func (w *Writer) Lost(public netip.Addr) {
+	w.owners.others[public] = true
+	w.drop()
+}
+
+// Restored takes note that the store has lost data: all claims are taken again, and all calls
+// written.
+func (w *Writer) Restored() {
+	w.owners.restored()
+	w.lacking, w.rests = true, true
+}

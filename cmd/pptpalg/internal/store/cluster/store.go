@@ -1,0 +1,398 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/store"
+	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
+)
+
+// Config is what a gateway wants of its store. Apply, Joined and Waited may be nil.
+type Config struct {
+	Member state.Member  // this gateway; its slot is found when it joins
+	Seat   int           // the slot that it had last, plus 1; 0 for none that is known
+	Wait   time.Duration // for the shared store, at most; 0 means 250 ms
+	Rest   time.Duration // how long a public ID rests
+	// Apply takes in what others have done, in order, from one goroutine. The store holds no
+	// lock meanwhile. Nobody calls Rewrite while a call of Apply alters the call table.
+	Apply func(Batch)
+	// Joined is told the slot that the gateway has from now on. It is another one than before
+	// only if another gateway has taken that meanwhile.
+	Joined func(slot int)
+	// Waited is told how long a packet has waited.
+	Waited func(time.Duration)
+	Log    *slog.Logger
+}
+
+// Batch is what others have done, and what has become of public addresses.
+type Batch struct {
+	Changes []state.Change
+	// Whole says that with it all is applied that the shared store had when it was read: the
+	// gateway is up to date, but for what happens now.
+	Whole bool
+}
+
+// mostChanges is how many changes a batch may have.
+const mostChanges = 1000
+
+const (
+	defaultWait   = 250 * time.Millisecond
+	commitTimeout = time.Second // then a transaction is in doubt
+	loadTimeout   = 30 * time.Second
+	closeTimeout  = time.Second
+)
+
+// Store remembers calls in the journal and in the shared store. Its methods are those of
+// store.Store; Run does the work beside it.
+type Store struct {
+	local  store.Store
+	shared Shared
+	cfg    Config
+
+	more     chan struct{} // has an item when there may be something to write
+	settled  chan struct{} // has an item when something was written
+	reload   chan struct{} // has an item when all is to be read again
+	evicted  chan struct{} // has an item when another has the slot
+	changed  chan struct{} // has an item when the others are to be told something else of this gateway
+	settling *time.Timer   // of await
+
+	mu      sync.Mutex // guards what follows
+	writer  *state.Writer
+	mirror  *state.Mirror
+	loaded  bool // the mirror had all once
+	loading bool // the mirror is being compared with all
+	applies bool // the gateway takes in what the mirror has already
+	running bool // somebody writes
+	lost    bool // the gateway is being told that it has lost a public address
+	late    bool // what is being written was waited for in vain
+	slot    int
+	joined  bool
+	double  bool       // another gateway has the same name
+	latest  state.Mark // the latest revision that this gateway has written
+	behind  time.Time  // since when the watch has not told of it; zero if it has
+	deaf    bool       // the watch has ended, and has told nothing since
+	counts  counts
+}
+
+type counts struct {
+	commits, failures, reloads, applied uint64
+	last                                error // that a transaction or the watch has ended with
+}
+
+var _ store.Store = (*Store)(nil)
+
+// New returns a store over the gateway's own and the shared one. It closes both.
+func New(local store.Store, shared Shared, cfg Config) *Store {
+	if cfg.Wait == 0 {
+		cfg.Wait = defaultWait
+	}
+	if cfg.Apply == nil {
+		cfg.Apply = func(Batch) {}
+	}
+	if cfg.Joined == nil {
+		cfg.Joined = func(int) {}
+	}
+	if cfg.Waited == nil {
+		cfg.Waited = func(time.Duration) {}
+	}
+	cfg.Member.Formats = state.Formats()
+	me := state.Owner{Name: cfg.Member.Name, Life: cfg.Member.Life}
+	return &Store{
+		local: local, shared: shared, cfg: cfg,
+		more: make(chan struct{}, 1), settled: make(chan struct{}, 1), reload: make(chan struct{}, 1), evicted: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		settling: time.NewTimer(time.Hour), slot: cfg.Seat - 1,
+		writer: state.NewWriter(me, cfg.Rest), mirror: state.NewMirror(me),
+	}
+}
+
+// Claim says that this gateway has a public address and owns its calls. The store takes it as
+// soon as it can; Change Owned and Mine says that it has, and that all that the former owner
+// has written was applied before. While the shared store does not answer, that does not come.
+func (s *Store) Claim(public netip.Addr) {
+	s.mu.Lock()
+	s.writer.Claim(public, s.mirror.Owner(public).Revision)
+	s.mu.Unlock()
+	signal(s.more)
+}
+
+// SetRest changes how long public IDs rest, and tells the other gateways.
+func (s *Store) SetRest(rest time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cfg.Member.Rest != rest {
+		s.writer.SetRest(rest)
+		s.cfg.Member.Rest = rest
+		signal(s.changed)
+	}
+}
+
+// Serves reports whether a change that is Owned and Mine is of the latest Claim. Another one comes
+// late, and says nothing any more: one that does will follow.
+func (s *Store) Serves(c *state.Change) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.writer.Serves(c.Public, c.To.Term)
+}
+
+// Flush waits until all is written of a public address that this gateway is about to yield, for
+// Config.Wait at the most: also if the shared store has not answered, for who writes later than that
+// may be fenced.
+func (s *Store) Flush(public netip.Addr) {
+	s.mu.Lock()
+	s.writer.Breaker.Hurry(time.Now())
+	s.mu.Unlock()
+	signal(s.more)
+	late := time.NewTimer(s.cfg.Wait)
+	defer late.Stop()
+	look := time.NewTicker(time.Millisecond) // settled is for packets
+	defer look.Stop()
+	for s.owes(public) {
+		select {
+		case <-look.C:
+		case <-late.C:
+			return
+		}
+	}
+}
+
+func (s *Store) owes(public netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running && s.writer.Owes(public)
+}
+
+// Yield says that this gateway has a public address no longer.
+func (s *Store) Yield(public netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writer.Yield(public)
+	if dropped := s.writer.Dropped(); len(dropped) > 0 {
+		s.mirror.Doubt(dropped...)
+		signal(s.reload)
+	}
+}
+
+// Append remembers what the events say of calls: in the journal first. Then it waits until the
+// shared store knows that a call was requested, answered or set up. That calls have ended is
+// written behind. The error is the journal's: Status tells of the shared store.
+func (s *Store) Append(events []calls.Event, now time.Time) error {
+	err := s.local.Append(events, now)
+	if s.share(events, now) {
+		began := time.Now()
+		s.await()
+		s.cfg.Waited(time.Since(began))
+	}
+	return err
+}
+
+// waitsFor reports whether a packet waits until others know of an event.
+func waitsFor(k calls.EventKind) bool {
+	return k == calls.Opened || k == calls.Assigned || k == calls.SetUp
+}
+
+// share hands events over to the writer and reports whether to wait for it. Of several events
+// of a call the last says it all. Calls that were taken over are as the store has them.
+func (s *Store) share(events []calls.Event, now time.Time) (wait bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range events {
+		if e := &events[i]; e.OfCall() && e.Kind != calls.TakenOver {
+			c := state.Call{Record: e.Call, Gone: e.Kind == calls.Gone, At: now}
+			s.doubt(e)
+			wait = s.writer.Add(&c, waitsFor(e.Kind), time.Now()) || wait
+		}
+	}
+	if s.writer.Pending() > 0 {
+		signal(s.more)
+	}
+	return wait && s.running && !s.late
+}
+
+// doubt takes note of what a packet has done to a call of another gateway, because this one
+// does not know yet that it has lost the public address.
+func (s *Store) doubt(e *calls.Event) {
+	public, translated := state.PublicOf(&e.Call.Connection)
+	if translated && waitsFor(e.Kind) && !s.writer.Claimed(public) && s.mirror.Owner(public) != (state.Holding{}) {
+		s.mirror.Doubt(state.CallKey{Public: public, Number: e.Call.Number})
+	}
+}
+
+// await waits until all is written that a packet waits for, or has failed, or took too long.
+func (s *Store) await() {
+	s.settling.Reset(s.cfg.Wait)
+	defer s.settling.Stop()
+	for s.waiting(false) {
+		select {
+		case <-s.settled:
+		case <-s.settling.C:
+			s.waiting(true)
+			return
+		}
+	}
+}
+
+// waiting reports whether something is not written that a packet waits for. If it is and the
+// time for it is over, nobody waits for it again.
+func (s *Store) waiting(over bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waits := s.running && !s.writer.Breaker.Open() && s.writer.Urgent()
+	if waits && over {
+		s.late = true
+		s.writer.Breaker.Slow(time.Now())
+	}
+	return waits
+}
+
+// Rewrite replaces what the journal remembers. If the shared store lacks something, what it
+// has of this gateway's public addresses becomes the same.
+func (s *Store) Rewrite(all []calls.Record, resting []calls.Resting) error {
+	err := s.local.Rewrite(all, resting)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.repairable() {
+		return err
+	}
+	now := time.Now()
+	rests := s.writer.Restore()
+	s.compare(all, now)
+	for _, r := range resting {
+		if rests && s.mine(r.Public) {
+			s.writer.Rest(r, now)
+		}
+	}
+	signal(s.more)
+	return err
+}
+
+// compare has the writer write what the shared store does not have, and delete what is over.
+func (s *Store) compare(all []calls.Record, now time.Time) {
+	there := make(map[state.CallKey]bool, len(all))
+	for i := range all {
+		public, translated := state.PublicOf(&all[i].Connection)
+		if !translated || !s.mine(public) {
+			continue
+		}
+		key, c := state.CallKey{Public: public, Number: all[i].Number}, state.Call{Record: all[i]}
+		there[key] = true
+		if !s.mirror.Has(key, c.Encode()) {
+			s.writer.Add(&c, false, now)
+		}
+	}
+	for _, public := range s.writer.Claims() {
+		if !s.mine(public) {
+			continue
+		}
+		for _, key := range s.mirror.Living(public) {
+			if !there[key] && !s.writer.Has(key) {
+				s.writer.Delete(key, now)
+			}
+		}
+	}
+}
+
+// mine reports whether all is known that a former owner of a public address has written.
+func (s *Store) mine(public netip.Addr) bool {
+	return s.writer.Claimed(public) && s.mirror.Owner(public).Owner.Is(s.me())
+}
+
+func (s *Store) me() state.Owner {
+	return state.Owner{Name: s.cfg.Member.Name, Life: s.cfg.Member.Life}
+}
+
+// repairable reports whether the shared store lacks something and takes it.
+func (s *Store) repairable() bool {
+	return s.writer.Lacking() && s.loaded && !s.loading && !s.applies && !s.writer.Breaker.Open() && s.writer.Settled()
+}
+
+// Overgrown reports whether Rewrite would help.
+func (s *Store) Overgrown() bool {
+	if s.local.Overgrown() {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.repairable()
+}
+
+// Whole reports whether both stores have everything that they should, or soon will. Any
+// goroutine may call it.
+func (s *Store) Whole() bool { return s.local.Whole() && !s.Status().Degraded }
+
+// Close writes what is left, if the shared store answers, and closes both. Run has returned.
+func (s *Store) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	for ctx.Err() == nil && s.writeNow(ctx) {
+	}
+	return errors.Join(s.local.Close(), s.shared.Close())
+}
+
+// Status is how the store does.
+type Status struct {
+	Degraded    bool  // packets do not wait for the shared store, or it lacks something, or it is not heard
+	Broken      bool  // it does not answer
+	Loaded      bool  // all that the shared store has was applied once
+	Slot        int   // the gateway's, also while it is not Joined; -1 before it was
+	Joined      bool  // the gateway is among the members
+	Pending     int   // calls that are to be written
+	Followed    int   // calls that the shared store has, resting ones included
+	Revision    int64 // up to which others' changes are applied
+	Latest      int64 // that is known; Revision is behind it while the gateway lags
+	Owners      map[netip.Addr]state.Holding
+	Claims      []netip.Addr // the addresses that this gateway has
+	Members     map[int]state.Member
+	Lag         time.Duration // for how long the shared store has not told what it has
+	Commits     uint64
+	Failures    uint64
+	Fenced      uint64 // public addresses that others have taken
+	Reloads     uint64 // how often all was read
+	Applied     uint64 // changes of others
+	Strange     uint64 // items of the shared store that make no sense
+	Unknown     uint64 // items of a kind that this release does not know
+	SameName    bool   // another gateway has the name of this one: its calls are numbered from another slot
+	LastFailure error  // nil if all went well so far
+}
+
+// Status returns how the store does. Any goroutine may call it.
+func (s *Store) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lag := s.lag(time.Now())
+	return Status{
+		Broken:   s.writer.Breaker.Open(),
+		Degraded: s.writer.Breaker.Open() || s.writer.Lacking() || !s.loaded || s.deaf || lag >= LongLag,
+		Lag:      lag,
+		Loaded:   s.loaded, Slot: s.slot, Joined: s.joined,
+		Pending: s.writer.Pending(), Followed: s.mirror.Followed(), Revision: s.mirror.Mark().Revision,
+		Owners: s.mirror.Owners(), Claims: s.writer.Claims(), Members: s.mirror.Members(),
+		Commits: s.counts.commits, Failures: s.counts.failures, Fenced: s.writer.Fenced(),
+		Reloads: s.counts.reloads, Applied: s.counts.applied,
+		Strange: s.mirror.Strange(), Unknown: s.mirror.Unknown(), LastFailure: s.counts.last,
+		Latest: max(s.latest.Revision, s.mirror.Mark().Revision), SameName: s.double,
+	}
+}
+
+// LongLag is a lag that is none of a moment.
+const LongLag = 5 * time.Second
+
+// lag is how long the gateway has not heard what it is known to have missed. The caller holds mu.
+func (s *Store) lag(now time.Time) time.Duration {
+	if s.behind.IsZero() {
+		return 0
+	}
+	return now.Sub(s.behind)
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // one is on its way
+	}
+}
