@@ -16,8 +16,8 @@ import (
 // An accept in our table does not overrule a drop in another one. So where the calls' GRE is
 // to be accepted (rules.Data), rules that do so are put first in the firewall's own chains:
 // all base chains of families ip and inet that filter what is forwarded, delivered or sent.
-// Their comment tells that they are ours.
-const openerComment = "pptpalg: GRE of calls"
+// OpenerComment tells that they are ours.
+const OpenerComment = "pptpalg: GRE of calls"
 
 // opener accepts packets of a protocol that conntrack does not track.
 type opener struct{ protocol byte }
@@ -106,7 +106,7 @@ func (b *Backend) open() error {
 				}
 			}
 			for _, o := range openers {
-				comment := userdata.AppendString(nil, userdata.TypeComment, openerComment)
+				comment := userdata.AppendString(nil, userdata.TypeComment, OpenerComment)
 				c.InsertRule(&nftables.Rule{Table: d.Table, Chain: d, Exprs: o.exprs(d), UserData: comment})
 			}
 			return nil
@@ -165,7 +165,7 @@ func (b *Backend) opened() (map[string][]uint64, error) {
 			return nil, err
 		}
 		for _, m := range listed {
-			if r := readRule(m.Data); r.comment == openerComment {
+			if r := readRule(m.Data); r.comment == OpenerComment {
 				at := placeOf(&nftables.Chain{Name: r.chain, Table: &nftables.Table{Name: r.table, Family: family}})
 				have[at] = append(have[at], r.handle)
 			}
