@@ -218,8 +218,8 @@ func (f *Firewall) unloadExtra(ctx context.Context, e extra) error {
 }
 
 // Present reports whether all of cfg's rules are loaded: in each table, our chain with as
-// many rules as it is to have, those about VRFs not counted, and the jumps to it. Errors are as
-// for Load.
+// many rules as it is to have, those about VRFs not counted, and the jumps to it, those of the data
+// path before rules that may keep packets from them. Errors are as for Load.
 func (f *Firewall) Present(ctx context.Context, cfg rules.Config) (bool, error) {
 	for _, w := range wanted(cfg) {
 		current, err := f.list(ctx, w.table)

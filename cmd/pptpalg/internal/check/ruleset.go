@@ -230,8 +230,8 @@ func (o object) rule(m *meaning) rule {
 	parts := o.exprs()
 	m.read(parts)
 	r := rule{handle: n, text: fmt.Sprintf("rule with handle %d", n), asked: m.asked, actions: m.actions}
-	r.opens = slices.Contains(r.actions, action{name: jump, arg: iptables.DataChain}) ||
-		bytes.Contains(o.attrs.get(unix.NFTA_RULE_USERDATA), []byte(nft.OpenerComment))
+	comments := slices.Concat(o.attrs.get(unix.NFTA_RULE_USERDATA), o.attrs.get(unix.NFTA_RULE_EXPRESSIONS)) // iptables has them in a match
+	r.opens = slices.Contains(r.actions, action{name: jump, arg: iptables.DataChain}) || bytes.Contains(comments, []byte(nft.OpenerComment))
 	r.counted = slices.ContainsFunc(parts, func(e expression) bool { return e.name == "counter" })
 	asks := func(fields ...field) bool {
 		return slices.ContainsFunc(m.asked, func(c condition) bool { return slices.Contains(fields, c.field) })
