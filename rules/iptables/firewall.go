@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pptpalg/rules"
+	"pptpalg/rules/internal/follow"
 	"pptpalg/rules/nft"
 )
 
@@ -249,7 +250,7 @@ func (f *Firewall) Watch(ctx context.Context, changed func()) error {
 // every so often.
 func (f *Firewall) watchRules(ctx context.Context, changed func()) error {
 	if version, err := f.run(ctx, "", f.command(), "-V"); err != nil || strings.Contains(version, "nf_tables") {
-		return nft.Watch(ctx, f.NetNS, changed)
+		return follow.NFTables(ctx, f.NetNS, changed)
 	}
 	last := ""
 	for {
