@@ -535,6 +535,8 @@ func TestVRFsLeak(t *testing.T) {
 		{"by the member", "lan", "wan", `{"dst":"default","dev":"wan"}`, "wan"},
 		{"by the member, in a table", "lan", "wan", `{"dst":"default","dev":"wan","table":"7"}`, "wan"},
 		{"by the member, in the VRF's table alone", "lan", "wan", `{"dst":"default","dev":"wan","table":"100"}`, "uplink"},
+		{"by the member, in the VRF's table alone, which has a name", "lan", "wan", `{"type":"local","dst":"203.0.113.1","dev":"wan","table":"isp"},{"dst":"default","dev":"wan","table":"isp"}`, "uplink"},
+		{"by the member, in another table with a name", "lan", "wan", `{"type":"local","dst":"203.0.113.1","dev":"wan","table":"isp"},{"dst":"default","dev":"wan","table":"office"}`, "wan"},
 		{"in the same VRF", "wan2", "wan", `{"dst":"default","dev":"uplink"}`, "wan"},
 		{"from another VRF by the device", "guest", "wan", `{"dst":"default","dev":"wan"},{"dst":"default","dev":"uplink","table":"200"}`, "uplink"},
 		{"from another VRF by the member", "guest", "wan", `{"dst":"default","dev":"wan","table":"200"}`, "wan"},

@@ -73,9 +73,13 @@ func (n network) routedTo(dev string, from vrf) string {
 	return v.dev
 }
 
-// ofTable returns the VRF that has a table of routes.
+// ofTable returns the VRF that has a table of routes. A table may have a name: then it is the one
+// with the addresses of a member.
 func (n network) ofTable(table string) vrf {
-	i := slices.IndexFunc(n.vrfs, func(v vrf) bool { return strconv.Itoa(v.table) == table })
+	i := slices.IndexFunc(n.vrfs, func(v vrf) bool {
+		itsAddress := func(r route) bool { return r.table == table && slices.Contains(v.members, r.dev) }
+		return strconv.Itoa(v.table) == table || slices.ContainsFunc(n.locals, itsAddress)
+	})
 	if i < 0 {
 		return vrf{}
 	}
