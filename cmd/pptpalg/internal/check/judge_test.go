@@ -528,6 +528,36 @@ func TestVRFs(t *testing.T) {
 	}
 }
 
+// TestVRFsLeak: from outside of a VRF, routes lead to its device or to a member.
+func TestVRFsLeak(t *testing.T) {
+	tests := []struct{ name, from, to, routes, want string }{
+		{"by the device", "lan", "wan", `{"dst":"default","dev":"uplink"}`, "uplink"},
+		{"by the member", "lan", "wan", `{"dst":"default","dev":"wan"}`, "wan"},
+		{"by the member, in a table", "lan", "wan", `{"dst":"default","dev":"wan","table":"7"}`, "wan"},
+		{"by the member, in the VRF's table alone", "lan", "wan", `{"dst":"default","dev":"wan","table":"100"}`, "uplink"},
+		{"by the member, in the VRF's table alone, which has a name", "lan", "wan", `{"type":"local","dst":"203.0.113.1","dev":"wan","table":"isp"},{"dst":"default","dev":"wan","table":"isp"}`, "uplink"},
+		{"by the member, in another table with a name", "lan", "wan", `{"type":"local","dst":"203.0.113.1","dev":"wan","table":"isp"},{"dst":"default","dev":"wan","table":"office"}`, "wan"},
+		{"in the same VRF", "wan2", "wan", `{"dst":"default","dev":"uplink"}`, "wan"},
+		{"from another VRF by the device", "guest", "wan", `{"dst":"default","dev":"wan"},{"dst":"default","dev":"uplink","table":"200"}`, "uplink"},
+		{"from another VRF by the member", "guest", "wan", `{"dst":"default","dev":"wan","table":"200"}`, "wan"},
+		{"to what is in none", "wan", "lan", `{"dst":"10.77.0.0/24","dev":"lan","table":"100"}`, "lan"},
+	}
+	for _, tt := range tests {
+		var n network
+		err := errors.Join(n.readRoutes("["+tt.routes+"]"), n.readLinks(`[{"ifname":"lan","ifindex":2},{"ifname":"wan","ifindex":3,"master":"uplink"},
+			{"ifname":"wan2","ifindex":4,"master":"uplink"},{"ifname":"guest","ifindex":5,"master":"guests"},
+			{"ifname":"uplink","ifindex":6,"linkinfo":{"info_kind":"vrf","info_data":{"table":100}}},
+			{"ifname":"guests","ifindex":7,"linkinfo":{"info_kind":"vrf","info_data":{"table":200}}}]`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := firewall{network: n}.named(fate{event: event{base: chain{hook: "forward"}}, from: tt.from, to: tt.to})
+		if f.to != tt.want {
+			t.Errorf("%s: to %s, want %s", tt.name, f.to, tt.want)
+		}
+	}
+}
+
 // TestLoadingRemedy: what is to be loaded is what is missing.
 func TestLoadingRemedy(t *testing.T) {
 	noQueue := attempt{name: "nft", failed: errors.New("nft: the kernel refuses queue (module nft_queue), ct state established (module nft_ct), ct label (module nft_ct)")}
