@@ -86,7 +86,7 @@ var untried = map[string]string{
 	"another gateway is up with the name %s: each needs a name of its own":                                                      "cmd/pptpalg has etcd",
 	"--%s is %s here, and %s on %s: all gateways need the same":                                                                 "cmd/pptpalg has etcd",
 	"the clock of %s differs from the one here by %v: gateways need the same time":                                              "this machine's clock would be set",
-	"the calls of all gateways, %d, need %d entries here, of %d: each gateway has those of all":                                   "cmd/pptpalg has etcd",
+	"the calls of all gateways, %d, need %d entries here, of %d: each gateway has those of all":                                 "cmd/pptpalg has etcd",
 }
 
 // gaps lists the findings that no test has provoked, and the problems whose remedy no test

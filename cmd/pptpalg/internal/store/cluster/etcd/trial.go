@@ -42,15 +42,22 @@ func (s *Store) Ask(ctx context.Context, within time.Duration) Health {
 	for i, name := range all {
 		asking.Go(func() { h.Endpoints[i] = s.endpoint(ctx, name) })
 	}
+	asking.Go(func() { h.Voters = s.voters(ctx) })
 	asking.Wait()
-	if members, err := s.client.MemberList(ctx); err == nil {
-		for _, m := range members.Members {
-			if !m.IsLearner {
-				h.Voters++
-			}
+	return h
+}
+
+func (s *Store) voters(ctx context.Context) (n int) {
+	answer, err := s.client.MemberList(ctx)
+	if err != nil {
+		return 0
+	}
+	for _, m := range answer.Members {
+		if !m.IsLearner {
+			n++
 		}
 	}
-	return h
+	return n
 }
 
 func (s *Store) endpoint(ctx context.Context, name string) Endpoint {
