@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/check"
 	"pptpalg/cmd/pptpalg/internal/config"
 	"pptpalg/cmd/pptpalg/internal/gateway"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/etcd"
@@ -113,35 +114,61 @@ func (o *clusterOptions) member() (string, error) {
 	return name, nil
 }
 
-// open returns the gateway's part in a cluster, nil for a gateway alone.
-func (o *options) openCluster() (*gateway.ClusterConfig, error) {
-	c := &o.cluster
-	if c.target == "" {
-		return nil, nil
-	}
-	target, err := etcd.ParseTarget(c.target)
+// etcdConfig returns how etcd is reached.
+func (o *clusterOptions) etcdConfig() (etcd.Config, error) {
+	target, err := etcd.ParseTarget(o.target)
 	if err != nil {
-		return nil, fmt.Errorf("read --cluster: %w", err)
+		return etcd.Config{}, fmt.Errorf("read --cluster: %w", err)
 	}
-	if p := strings.Trim(c.prefix, "/"); p != "pptpalg" {
+	if p := strings.Trim(o.prefix, "/"); p != "pptpalg" {
 		target, err = etcd.ParseTarget(etcd.Scheme + strings.Join(target.Endpoints, ",") + "/" + p)
 		if err != nil {
-			return nil, fmt.Errorf("read --cluster-prefix: %w", err)
+			return etcd.Config{}, fmt.Errorf("read --cluster-prefix: %w", err)
 		}
 	}
-	name, err := c.member()
-	if err != nil {
-		return nil, err
-	}
-	shared, err := etcd.Open(etcd.Config{Target: target, Files: c.files, Insecure: c.insecure})
-	if err != nil {
-		return nil, err
-	}
-	m := state.Member{
+	return etcd.Config{Target: target, Files: o.files, Insecure: o.insecure}, nil
+}
+
+// clusterMember is what the gateway tells others of itself.
+func (o *options) clusterMember() (state.Member, error) {
+	name, err := o.cluster.member()
+	return state.Member{
 		Name: name, Life: uint64(time.Now().UnixNano()), Version: buildVersion(),
 		Ports: strings.Trim(fmt.Sprint(o.ports), "[]"), Rest: o.table.Rest, RandomIDs: o.randomIDs,
+	}, err
+}
+
+// openCluster returns the gateway's part in a cluster, nil for a gateway alone.
+func (o *options) openCluster() (*gateway.ClusterConfig, error) {
+	if o.cluster.target == "" {
+		return nil, nil
 	}
-	return &gateway.ClusterConfig{Shared: shared, Member: m, Wait: c.wait}, nil
+	cfg, err := o.cluster.etcdConfig()
+	if err != nil {
+		return nil, err
+	}
+	m, err := o.clusterMember()
+	if err != nil {
+		return nil, err
+	}
+	shared, err := etcd.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &gateway.ClusterConfig{Shared: shared, Member: m, Wait: o.cluster.wait}, nil
+}
+
+// checkedCluster is what check judges of a gateway that shares its calls, nil for a gateway alone.
+func (o *options) checkedCluster() (*check.Cluster, error) {
+	if o.cluster.target == "" {
+		return nil, nil
+	}
+	cfg, err := o.cluster.etcdConfig()
+	if err != nil {
+		return nil, err
+	}
+	m, err := o.clusterMember()
+	return &check.Cluster{Etcd: cfg, Member: m, Wait: o.cluster.wait, Etc: "/etc"}, err
 }
 
 func clusterCommand(e env) *cobra.Command {

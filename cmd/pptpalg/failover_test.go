@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/check"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
@@ -240,4 +242,56 @@ func testEtcdDies(t *testing.T, path datapath.Name) {
 	wantEcho(t, second, 2)
 	wantCleared(t, two)
 	b.wantCalls(0)
+}
+
+// TestCheckCluster: what check says of a gateway that shares its calls.
+func TestCheckCluster(t *testing.T) {
+	c := startCluster(t, datapath.Kernel, 1)
+	look := func(args ...string) map[string]finding {
+		t.Helper()
+		cmd, err := c.a.Gateway.Command(t.Context(), os.Args[0], append([]string{"check", "--json", "--state-dir", c.a.state}, args...)...)
+		must(t, err)
+		cmd.Env = append(os.Environ(), asProgram+"=1")
+		var stdout lab.Log
+		cmd.Stdout = &stdout
+		p, err := c.a.Gateway.Start(cmd)
+		must(t, err)
+		if err := p.Wait(4 * lab.Patience); err != nil && cmd.ProcessState.ExitCode() < 0 {
+			t.Fatal(err)
+		}
+		return byName(t, stdout.String())
+	}
+	must(t, lab.Poll(lab.Patience, func() bool { return len(c.a.status().Members) == 2 }))
+	c.a.server(lab.Behaviour{})
+	callOn(t, c.a.client(0), 7)
+	c.b.wantOwner(1, "a", false)
+	found := look()
+	wantFinding(t, found["etcd"], check.Warning, "etcd has one member")
+	wantFinding(t, found["etcd-rights"], check.Warning, "without TLS")
+	wantFinding(t, found["cluster-gateways"], check.OK, "b: the same --ports, --rest and --random-ids as here")
+	wantFinding(t, found["clocks"], check.OK, "the clocks of b are within")
+	wantFinding(t, found["moving-address"], check.OK, "no control connection is masqueraded")
+	wantFinding(t, found["cluster-table"], check.OK, "the calls of all gateways, 1, need 3 of")
+	for _, name := range []string{"etcd-latency", "conntrackd", "keepalived"} {
+		if f, there := found[name]; !there || f.Result == check.Problem.String() || f.Result == check.Unchecked.String() {
+			t.Errorf("%s: %+v", name, f)
+		}
+	}
+	if items := c.a.metric("pptpalg_cluster_strange_items_total"); items != "0" {
+		t.Errorf("the check has left %s strange items", items)
+	}
+	must(t, c.a.Gateway.IPTables(t.Context(), "-t", "nat", "-I", "POSTROUTING", "-o", "wan", "-j", "MASQUERADE"))
+	found = look("--ports", "1723,1724")
+	wantFinding(t, found["cluster-gateways"], check.Problem, "--ports is 1723,1724 here, and 1723 on b")
+	wantFinding(t, found["moving-address"], check.Problem, "are masqueraded by iptables nat: -A POSTROUTING -o wan -j MASQUERADE")
+	c.a.mend(found["moving-address"])
+	must(t, c.etcd.Kill())
+	found = look()
+	wantFinding(t, found["moving-address"], check.OK, "")
+	wantFinding(t, found["etcd"], check.Problem, "etcd does not answer")
+	wantFinding(t, found["clocks"], check.Unchecked, "etcd does not answer")
+	alone := look("--cluster", "")
+	if _, there := alone["etcd"]; there {
+		t.Errorf("a gateway alone: %+v", alone["etcd"])
+	}
 }

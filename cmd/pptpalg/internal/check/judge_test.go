@@ -97,11 +97,11 @@ func TestSystemJudges(t *testing.T) {
 		{"fast path missing", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, load: "pptpalg fastpath load"}), Warning, "nothing is attached"},
 		{"fast path on one of two", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, attached: attached[:1], load: "pptpalg fastpath load"}), Warning, "not attached to wan"},
 		{"fast path", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, attached: attached}), OK, "lan by tc (no XDP: a bridge), wan by xdp (the driver takes and sends); left to the kernel: port0 (it is a port of bridge lan)"},
-		{"daemon", judgeDaemon(state{running: true}), OK, ""},
-		{"daemon without rules", judgeDaemon(state{running: true, load: "pptpalg rules load", queued: queueing{state: nowhere}}), Problem, "no rule sends"},
-		{"daemon without rules for GRE", judgeDaemon(state{running: true, load: "pptpalg rules load", queued: queueing{gre: true}}), Problem, "no rule sends it any"},
-		{"rules without daemon", judgeDaemon(state{why: "gone"}), Warning, "gone"},
-		{"neither", judgeDaemon(state{why: "gone", queued: queueing{state: nowhere}}), Warning, "gone"},
+		{"daemon", judgeDaemon(daemonState{running: true}), OK, ""},
+		{"daemon without rules", judgeDaemon(daemonState{running: true, load: "pptpalg rules load", queued: queueing{state: nowhere}}), Problem, "no rule sends"},
+		{"daemon without rules for GRE", judgeDaemon(daemonState{running: true, load: "pptpalg rules load", queued: queueing{gre: true}}), Problem, "no rule sends it any"},
+		{"rules without daemon", judgeDaemon(daemonState{why: "gone"}), Warning, "gone"},
+		{"neither", judgeDaemon(daemonState{why: "gone", queued: queueing{state: nowhere}}), Warning, "gone"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { wants(t, tt.got, tt.want, tt.found) })

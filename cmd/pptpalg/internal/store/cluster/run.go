@@ -239,7 +239,8 @@ func (s *Store) beat(ctx context.Context) {
 func (s *Store) had() state.Transaction {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return state.Transaction{Puts: []state.Put{{Key: state.SlotKey(s.slot), Value: []byte(s.cfg.Member.Name)}}}
+	beat := state.Beat{Name: s.cfg.Member.Name, At: time.Now()}
+	return state.Transaction{Puts: []state.Put{{Key: state.SlotKey(s.slot), Value: beat.Encode()}}}
 }
 
 // knows takes note of a revision that the watch is to tell. The caller holds mu.

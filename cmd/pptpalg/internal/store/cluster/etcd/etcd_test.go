@@ -86,7 +86,7 @@ func (a *authority) sign(c *x509.Certificate) (*x509.Certificate, *ecdsa.Private
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	c.SerialNumber, c.Subject = big.NewInt(time.Now().UnixNano()), pkix.Name{CommonName: "pptpalg"}
+	c.SerialNumber = big.NewInt(time.Now().UnixNano())
 	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
 	parent, by := a.cert, a.key
 	if parent == nil {
@@ -103,10 +103,12 @@ func (a *authority) sign(c *x509.Certificate) (*x509.Certificate, *ecdsa.Private
 	return made, key
 }
 
-// files writes a certificate of an address for both ends of a connection, and the authority's own.
+// files writes a certificate of a name and an address for both ends of a connection, and the
+// authority's own.
 func (a *authority) files(dir, name, address string) Files {
 	a.t.Helper()
 	cert, key := a.sign(&x509.Certificate{
+		Subject:     pkix.Name{CommonName: name},
 		IPAddresses: []net.IP{net.ParseIP(address)}, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	})

@@ -16,7 +16,8 @@ import (
 //	c/<public address, 8 hex digits>/<number, 16>   a call that NAT translates
 //	gw/<slot, 1 hex digit>                          a gateway that is up; disappears with its lease
 //	own/<public address, 8 hex digits>              who owns the address: who alone writes below c/<address>
-//	slot/<slot, 1 hex digit>                        who had the slot last
+//	slot/<slot, 1 hex digit>                        who had the slot last, and when: a gateway that is up writes it again and again
+//	check/<name>                                    what "pptpalg check" writes and deletes; nobody reads it
 //
 // Sections are the first parts of keys.
 const (
@@ -24,6 +25,7 @@ const (
 	MemberSection = "gw/"
 	OwnerSection  = "own/"
 	SlotSection   = "slot/"
+	CheckSection  = "check/"
 )
 
 // Slots is how many gateways a cluster has room for.

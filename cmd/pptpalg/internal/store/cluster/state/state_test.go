@@ -145,7 +145,7 @@ func TestSeat(t *testing.T) {
 		"nobody":            {nil, -1, 0, 0, false},
 		"one is up":         {[]Item{{"gw/0", []byte(`{"name":"b"}`), 5}}, -1, 1, 0, false},
 		"it is up":          {[]Item{{"gw/4", []byte(`{"name":"a"}`), 5}}, -1, 4, 5, false},
-		"it was up":         {[]Item{{"slot/9", []byte("a"), 5}, {"slot/0", []byte("b"), 1}}, -1, 9, 0, false},
+		"it was up":         {[]Item{{"slot/9", []byte("a 1800000000000000000"), 5}, {"slot/0", []byte("b"), 1}}, -1, 9, 0, false},
 		"it has one":        {[]Item{{"slot/9", []byte("a"), 5}}, 3, 3, 0, false},
 		"another has it":    {[]Item{{"gw/3", []byte(`{"name":"b"}`), 5}, {"slot/9", []byte("a"), 5}}, 3, 9, 0, false},
 		"a fresh one first": {[]Item{{"slot/0", []byte("b"), 5}, {"slot/1", []byte("c"), 4}}, -1, 2, 0, false},

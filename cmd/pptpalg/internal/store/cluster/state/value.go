@@ -170,6 +170,31 @@ func DecodeOwner(value []byte) (Owner, error) {
 	return Owner{part[2], life, uint32(term)}, nil
 }
 
+// Beat says that a gateway is up, or was.
+type Beat struct {
+	Name string
+	At   time.Time // by its own clock; zero if it does not say
+}
+
+// Encode returns the value of a beat: the name, and the time in nanoseconds since 1970.
+func (b Beat) Encode() []byte { return fmt.Appendf(nil, "%s %d", b.Name, b.At.UnixNano()) }
+
+// DecodeBeat reads the value of a beat.
+func DecodeBeat(value []byte) (Beat, error) {
+	name, at, timed := strings.Cut(string(value), " ")
+	if !ValidName(name) {
+		return Beat{}, errStrange
+	}
+	if !timed {
+		return Beat{Name: name}, nil
+	}
+	n, err := strconv.ParseInt(at, 10, 64)
+	if err != nil {
+		return Beat{}, errStrange
+	}
+	return Beat{name, time.Unix(0, n)}, nil
+}
+
 // Member is a gateway that is up. What all gateways must have alike is in it, so that one can
 // tell.
 type Member struct {
