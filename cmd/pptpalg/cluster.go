@@ -29,6 +29,7 @@ type clusterOptions struct {
 	prefix   string
 	name     string
 	wait     time.Duration
+	share    string
 	files    etcd.Files
 	insecure bool
 }
@@ -44,6 +45,7 @@ func (o *clusterOptions) add(f *pflag.FlagSet) {
 	f.StringVar(&o.prefix, "cluster-prefix", "pptpalg", "first part of all keys in etcd: gateways with the same one share their calls")
 	f.StringVar(&o.name, "cluster-name", "", `name of this gateway, which no other one has; "" for the host name`)
 	f.DurationVar(&o.wait, "cluster-wait", defaultClusterWait, "how long a control packet waits for etcd at most; then its call goes on without, and etcd gets it later")
+	f.StringVar(&o.share, "cluster-share", "", `which part of the public Call IDs and ports is this gateway's, where several have one public address at the same time: "1/2", "2/2", of 2, 4, 8 or 16; "" where only one has it at a time`)
 	f.StringVar(&o.files.Cert, "cluster-cert", "", "certificate of this gateway for etcd, a PEM file")
 	f.StringVar(&o.files.Key, "cluster-key", "", "its private key, a PEM file")
 	f.StringVar(&o.files.CA, "cluster-ca", "", "certificates of who vouches for etcd's servers, a PEM file")
@@ -65,6 +67,13 @@ func (o *clusterOptions) add(f *pflag.FlagSet) {
 	config.Check(f, "cluster-name", func() error {
 		if o.name != "" && !state.ValidName(o.name) {
 			return errClusterName(o.name)
+		}
+		return nil
+	})
+	config.Want(f, "cluster-share", `K/N with N 2, 4, 8 or 16 and K from 1 to N, or "" for none`)
+	config.Check(f, "cluster-share", func() error {
+		if _, ok := state.ParseShare(o.share); !ok {
+			return errors.New("no such part")
 		}
 		return nil
 	})
@@ -134,7 +143,7 @@ func (o *options) clusterMember() (state.Member, error) {
 	name, err := o.cluster.member()
 	return state.Member{
 		Name: name, Life: uint64(time.Now().UnixNano()), Version: buildVersion(),
-		Ports: strings.Trim(fmt.Sprint(o.ports), "[]"), Rest: o.table.Rest, RandomIDs: o.randomIDs,
+		Ports: strings.Trim(fmt.Sprint(o.ports), "[]"), Rest: o.table.Rest, RandomIDs: o.randomIDs, Share: o.cluster.share,
 	}, err
 }
 
@@ -155,7 +164,8 @@ func (o *options) openCluster() (*gateway.ClusterConfig, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &gateway.ClusterConfig{Shared: shared, Member: m, Wait: o.cluster.wait}, nil
+	part, _ := state.ParseShare(o.cluster.share)
+	return &gateway.ClusterConfig{Shared: shared, Member: m, Wait: o.cluster.wait, Share: part}, nil
 }
 
 // checkedCluster is what check judges of a gateway that shares its calls, nil for a gateway alone.
@@ -245,6 +255,12 @@ func printCluster(w io.Writer, st *admin.Cluster) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", a.Address, starred(owner, a.Mine), yesNo(a.Here), a.Calls)
 	}
+	if len(st.Astray) > 0 {
+		fmt.Fprintln(t, "\nASTRAY\tADDRESS\tOWNER\tLAST PACKET")
+	}
+	for _, a := range st.Astray {
+		fmt.Fprintf(t, "%s > %s\t%s\t%s\t%s\n", a.Client, a.Server, a.Address, a.Owner, a.Last.UTC().Format(time.DateTime))
+	}
 	fmt.Fprintf(t, "\nstate\t%s\n", st.State())
 	fmt.Fprintf(t, "calls to be written\t%d\n", st.Pending)
 	fmt.Fprintf(t, "revision\t%d\n", st.Revision)
@@ -301,9 +317,14 @@ func clusterStatus(g *gateway.Gateway) admin.Cluster {
 		m := st.Store.Members[slot]
 		told.Members = append(told.Members, admin.ClusterMember{Slot: slot, Name: m.Name, Version: m.Version, Since: time.Unix(0, int64(m.Life)).UTC()})
 	}
+	for _, a := range st.Astray {
+		told.Astray = append(told.Astray, admin.ClusterAstray{
+			Client: a.Connection.Src.String(), Server: a.Connection.Dst.String(), Address: state.NameOf(a.Public), Owner: a.Owner, Last: a.Last.UTC(),
+		})
+	}
 	for _, public := range slices.SortedFunc(maps.Keys(st.Addresses), netip.Addr.Compare) {
 		a := st.Addresses[public]
-		told.Addresses = append(told.Addresses, admin.ClusterAddress{Address: public.String(), Owner: a.Owner, Mine: a.Mine, Here: a.Here, Calls: a.Calls})
+		told.Addresses = append(told.Addresses, admin.ClusterAddress{Address: state.NameOf(public), Owner: a.Owner, Mine: a.Mine, Here: a.Here, Calls: a.Calls})
 	}
 	return told
 }

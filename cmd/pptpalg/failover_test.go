@@ -25,6 +25,14 @@ type cluster struct {
 // startCluster starts gateway a, which has the addresses that move, and b.
 func startCluster(t *testing.T, path datapath.Name, inside int, args ...string) *cluster {
 	t.Helper()
+	c := buildCluster(t, path, inside)
+	c.a.start(clusterFlags("a", args...)...)
+	c.b.start(clusterFlags("b", args...)...)
+	return c
+}
+
+func buildCluster(t *testing.T, path datapath.Name, inside int) *cluster {
+	t.Helper()
 	a := buildGateway(t, path, lab.Options{Inside: inside, Outside: 1, SNAT: lab.GatewayPublic, Firewall: true, Pair: true})
 	other := *a.Network
 	other.Gateway = other.Standby
@@ -36,8 +44,6 @@ func startCluster(t *testing.T, path datapath.Name, inside int, args ...string) 
 	})
 	c := &cluster{a: a, b: b, data: t.TempDir()}
 	c.startEtcd()
-	a.start(clusterFlags("a", args...)...)
-	b.start(clusterFlags("b", args...)...)
 	return c
 }
 

@@ -37,6 +37,7 @@ type ClusterConfig struct {
 	Shared cluster.Shared
 	Member state.Member
 	Wait   time.Duration // how long a packet waits for the shared store at most
+	Share  calls.Share   // of public addresses that several gateways have at the same time
 }
 
 const (
@@ -64,6 +65,7 @@ type share struct {
 	store   *cluster.Store
 	name    string
 	wait    time.Duration
+	part    calls.Share
 	metrics *clusterMetrics
 	whole   chan struct{} // closed when all was applied that the shared store had
 
@@ -82,6 +84,7 @@ type share struct {
 	fresh   map[netip.Addr]bool          // addresses that have come here since the store has said that they are this gateway's
 	mine    map[netip.Addr]bool          // public addresses that this gateway owns, as far as it knows
 	others  map[netip.Addr]holding       // public addresses that it does not own
+	astray  map[calls.Tuple]*astray      // connections of others of which packets pass here
 	assumed map[netip.Addr]bool          // public addresses that it owns, though the shared store has not said so
 	taking  map[netip.Addr]chan struct{} // closed when it is known who owns the address
 	leaving map[netip.Addr]int           // addresses that have gone, while what is pending there is written
@@ -110,15 +113,15 @@ func (g *Gateway) joinCluster(own store.Store) store.Store {
 	if cfg == nil {
 		return own
 	}
-	g.table.SetSlot(unjoined(cfg.Member.Name), calls.Share{})
+	g.table.SetSlot(unjoined(cfg.Member.Name), cfg.Share)
 	g.share = &share{
-		name: cfg.Member.Name, wait: cfg.Wait, metrics: g.clusterMetrics, whole: make(chan struct{}), chores: newChores(), slots: make(chan int, 16),
+		name: cfg.Member.Name, wait: cfg.Wait, part: cfg.Share, astray: make(map[calls.Tuple]*astray), metrics: g.clusterMetrics, whole: make(chan struct{}), chores: newChores(), slots: make(chan int, 16),
 		here: make(map[netip.Addr]bool), told: make(map[netip.Addr]bool), fresh: make(map[netip.Addr]bool), mine: make(map[netip.Addr]bool),
 		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}), leaving: make(map[netip.Addr]int), assumed: make(map[netip.Addr]bool),
 		awaited: make(map[uint64]awaited), over: make(map[uint64]bool), began: time.Now(), hand: g.handAll,
 	}
 	g.share.store = cluster.New(own, cfg.Shared, cluster.Config{
-		Member: cfg.Member, Seat: lastSlot(g.cfg.StateDir, cfg.Member.Name) + 1, Wait: cfg.Wait, Rest: g.cfg.Table.Rest, Apply: g.follow, Joined: g.joined, Waited: g.share.waited, Log: g.log,
+		Member: cfg.Member, Of: cfg.Share.Of, Seat: lastSlot(g.cfg.StateDir, cfg.Member.Name) + 1, Wait: cfg.Wait, Rest: g.cfg.Table.Rest, Apply: g.follow, Joined: g.joined, Waited: g.share.waited, Log: g.log,
 	})
 	g.editor.Owned(g.owns)
 	return g.share.store
@@ -140,7 +143,7 @@ func (g *Gateway) joined(slot int) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.table.SetSlot(uint8(slot)+1, calls.Share{})
+	g.table.SetSlot(uint8(slot)+1, g.share.part)
 }
 
 // runCluster is the gateway's part in the cluster until ctx is done.
@@ -190,7 +193,13 @@ func (s *share) ready(now time.Time) error {
 	if !s.isWhole() && now.Sub(s.began) <= aloneTime {
 		return errNotWhole
 	}
-	return mayTake(s.store.Status())
+	st := s.store.Status()
+	for _, m := range st.Members {
+		if err := s.unlike(&m); err != nil {
+			return err
+		}
+	}
+	return mayTake(st)
 }
 
 // mayTake returns nil if a gateway may get addresses, as far as the shared store goes. One that does
@@ -215,7 +224,7 @@ var (
 // owns reports whether a connection that NAT translates is this gateway's: no other one owns
 // its public address. The caller holds mu.
 func (g *Gateway) owns(c calls.Connection) bool {
-	public, _ := c.Public()
+	public, _ := g.share.place(&c)
 	_, other := g.share.others[public]
 	return !other
 }
@@ -227,7 +236,7 @@ func (g *Gateway) acquires(c *calls.Connection) bool {
 	if g.share == nil {
 		return false
 	}
-	public, shared := c.Public()
+	public, shared := g.share.place(c)
 	if !shared || !g.owns(*c) || g.share.mine[public] {
 		return false
 	}
@@ -275,7 +284,7 @@ func (g *Gateway) assume(public netip.Addr) {
 	pending := g.share.taking[public] != nil
 	g.mu.Unlock()
 	if pending {
-		g.log.Warn("the shared store does not say who owns the public address: this gateway goes on with its calls", "public", public)
+		g.log.Warn("the shared store does not say who owns the public address: this gateway goes on with its calls", "public", state.NameOf(public))
 		g.own(public, "")
 		g.mu.Lock()
 		g.share.assumed[public] = true
@@ -434,7 +443,10 @@ type handing struct {
 // now on, or another one does. No audit, and nothing that others say of their calls, may come
 // between. The caller holds order and mu.
 func (g *Gateway) handOver(public netip.Addr, mine bool, other string) {
-	h := &handing{public: public, mine: mine, other: other, walk: g.editor.Handover(public)}
+	h := &handing{public: public, mine: mine, other: other, walk: g.editor.Handover(func(c *calls.Connection) bool {
+		p, shared := g.share.place(c)
+		return shared && p == public
+	})}
 	g.share.later(func() bool { return g.handSome(h) })
 }
 
@@ -497,12 +509,12 @@ func (g *Gateway) handed(h *handing) {
 	switch {
 	case len(h.moved) == 0:
 	case h.mine:
-		g.log.Info("this gateway owns the public address and its calls from now on", "public", h.public, "connections", len(h.moved))
+		g.log.Info("this gateway owns the public address and its calls from now on", "public", state.NameOf(h.public), "connections", len(h.moved))
 		if h.other != g.share.name {
 			g.share.metrics.takeovers.Inc()
 		}
 	default:
-		g.log.Info("this gateway follows the calls of the public address from now on", "public", h.public, "owner", h.other, "connections", len(h.moved))
+		g.log.Info("this gateway follows the calls of the public address from now on", "public", state.NameOf(h.public), "owner", h.other, "connections", len(h.moved))
 		g.rewrite() // the journal has this gateway's calls alone
 	}
 }
@@ -749,7 +761,7 @@ func (g *Gateway) confirm() {
 	}
 	g.forgetAll(stale)
 	for _, c := range s.kept {
-		public, _ := c.Public()
+		public, _ := s.place(&c)
 		if o := s.others[public]; o.name != "" && s.taking[public] == nil && g.editor.Follows(&c) {
 			g.renewFollowed(public, []calls.Connection{c})
 		}
@@ -767,13 +779,13 @@ func (g *Gateway) await(contents *store.Contents) {
 	defer g.mu.Unlock()
 	for i := range contents.Calls {
 		r := &contents.Calls[i]
-		public, shared := r.Connection.Public()
+		public, shared := s.place(&r.Connection)
 		if !shared {
 			continue
 		}
 		if _, known := s.others[public]; !known {
 			s.others[public] = holding{}
-			if s.here[public] {
+			if s.isHere(public) && s.takes(public) {
 				g.acquire(public)
 			}
 		}

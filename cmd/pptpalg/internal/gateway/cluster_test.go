@@ -184,6 +184,7 @@ type site struct {
 	t     testing.TB
 	store *memory.Memory
 	wait  time.Duration // of its gateways
+	parts uint8         // of public addresses, of which gateway a has the first; 0 for one
 }
 
 // member is a gateway of a cluster, without a queue.
@@ -197,7 +198,7 @@ type member struct {
 	stop   func()
 }
 
-func newSite(t testing.TB) *site { return &site{t, memory.New(), testWait} }
+func newSite(t testing.TB) *site { return &site{t, memory.New(), testWait, 0} }
 
 const testWait = 2 * time.Second // that nobody waits for in vain unless he is to
 
@@ -213,9 +214,15 @@ func (s *site) startWith(name, dir string, k *clusterKernel, faults memory.Fault
 	lives++
 	m := &member{t: s.t, name: name, dir: dir, kernel: k, link: s.store.Open()}
 	m.link.Set(faults)
+	var share calls.Share
+	var part string
+	if s.parts > 0 {
+		share = calls.Share{Of: s.parts, Mine: name[0] - 'a'}
+		part = fmt.Sprintf("%d/%d", share.Mine+1, share.Of)
+	}
 	cfg := Config{
 		DataPath: datapath.Kernel, Ports: []uint16{1723}, StateDir: dir, Table: calls.DefaultConfig(), Connections: 10,
-		Cluster: &ClusterConfig{Shared: m.link, Member: state.Member{Name: name, Life: lives}, Wait: s.wait},
+		Cluster: &ClusterConfig{Shared: m.link, Member: state.Member{Name: name, Life: lives, Share: part}, Wait: s.wait, Share: share},
 	}
 	g := newGateway(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	g.kernel, g.lister, g.viewer, g.listener = k, k, k, new(fakeEvents)

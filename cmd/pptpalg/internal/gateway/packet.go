@@ -109,8 +109,18 @@ func (g *Gateway) editOwned(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
 		return g.edit(seg, p)
 	}
 	out := g.editKnown(seg, p)
-	if g.turn.unclaimed || out.Reason == alg.Elsewhere && g.comes(&g.turn.elsewhere) {
+	if g.turn.unclaimed {
 		return g.editKnown(seg, p)
+	}
+	if out.Reason != alg.Elsewhere {
+		return out
+	}
+	ours, held := g.comes(&g.turn.elsewhere)
+	switch {
+	case ours:
+		return g.editKnown(seg, p)
+	case held && len(seg.Payload()) > 0:
+		out.Verdict = alg.Drop // it comes again
 	}
 	return out
 }

@@ -119,7 +119,7 @@ func (s *Store) owned(changes []state.Change) []state.Change {
 		holding := s.mirror.Owner(c.Public)
 		signal(s.more) // there may be something to offer
 		if s.writer.Saw(c.Public, holding.Owner, holding.Revision) {
-			s.cfg.Log.Warn("another gateway has taken the public address: its calls are followed from now on", "public", c.Public, "owner", c.Owner)
+			s.cfg.Log.Warn("another gateway has taken the public address: its calls are followed from now on", "public", state.NameOf(c.Public), "owner", c.Owner)
 		}
 		if c.From.Is(s.me()) && !c.Mine {
 			s.writer.Lost(c.Public)

@@ -46,7 +46,7 @@ func (r *Repair) Have(some []calls.Record, now time.Time) {
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
 	for i := range some {
-		c := state.Call{Record: some[i]}
+		c := r.s.call(&some[i])
 		key, translated := c.Key()
 		if !translated || !r.s.mine(key.Public) {
 			continue
@@ -81,9 +81,7 @@ func (r *Repair) End(resting []calls.Resting, now time.Time) {
 		}
 	}
 	for _, rest := range resting {
-		if r.rests && s.mine(rest.Public) {
-			s.writer.Rest(rest, now)
-		}
+		r.rest(rest, now)
 	}
 	signal(s.more)
 }
@@ -94,6 +92,18 @@ func (r *Repair) bury(public netip.Addr, now time.Time) {
 		if !r.there[key] && !r.s.writer.Has(key) {
 			r.s.writer.Delete(key, now)
 		}
+	}
+}
+
+// rest writes a public ID that rests, as that of a call that the store does not have any more. The caller
+// holds mu.
+func (r *Repair) rest(resting calls.Resting, now time.Time) {
+	c := state.Rested(resting)
+	if of := r.s.cfg.Of; of > 1 {
+		c.Place = state.PartOf(resting.Public, calls.Share{Of: of, Mine: resting.ID.Low() & (of - 1)})
+	}
+	if key, _ := c.Key(); r.rests && resting.Until.After(now) && r.s.mine(key.Public) {
+		r.s.writer.Add(c, false, now)
 	}
 }
 

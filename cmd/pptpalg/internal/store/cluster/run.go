@@ -169,7 +169,7 @@ func (s *Store) done(work state.Work, mark state.Mark, err error) {
 	}
 	s.tell(was, is, err)
 	for _, public := range result.Lost {
-		s.cfg.Log.Warn("another gateway has taken the public address: its calls are followed from now on", "public", public)
+		s.cfg.Log.Warn("another gateway has taken the public address: its calls are followed from now on", "public", state.NameOf(public))
 	}
 }
 

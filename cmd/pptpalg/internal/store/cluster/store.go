@@ -16,6 +16,7 @@ import (
 // Config is what a gateway wants of its store. Apply, Joined and Waited may be nil.
 type Config struct {
 	Member state.Member  // this gateway; its slot is found when it joins
+	Of     uint8         // how many parts public addresses have; 0 for one
 	Seat   int           // the slot that it had last, plus 1; 0 for none that is known
 	Wait   time.Duration // for the shared store, at most; 0 means 250 ms
 	Rest   time.Duration // how long a public ID rests
@@ -207,7 +208,8 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait bool) {
 	defer s.mu.Unlock()
 	for i := range events {
 		if e := &events[i]; e.OfCall() && e.Kind != calls.TakenOver {
-			c := state.Call{Record: e.Call, Gone: e.Kind == calls.Gone, At: now}
+			c := s.call(&e.Call)
+			c.Gone, c.At = e.Kind == calls.Gone, now
 			if key, translated := c.Key(); translated {
 				s.said(key)
 			}
@@ -224,7 +226,7 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait bool) {
 // doubt takes note of what a packet has done to a call of another gateway, because this one
 // does not know yet that it has lost the public address.
 func (s *Store) doubt(e *calls.Event) {
-	public, translated := state.PublicOf(&e.Call.Connection)
+	public, translated := s.place(&e.Call.Connection)
 	if translated && waitsFor(e.Kind) && !s.writer.Claimed(public) && s.mirror.Owner(public) != (state.Holding{}) {
 		s.mirror.Doubt(state.CallKey{Public: public, Number: e.Call.Number})
 	}
@@ -260,6 +262,30 @@ func (s *Store) waiting(over bool) bool {
 // Rewrite replaces what the journal remembers.
 func (s *Store) Rewrite(all []calls.Record, resting []calls.Resting) error {
 	return s.local.Rewrite(all, resting)
+}
+
+// place returns the part of its public address that a connection is of.
+func (s *Store) place(c *calls.Connection) (netip.Addr, bool) { return state.PlaceOf(c, s.cfg.Of) }
+
+// call returns a call as it is to be written.
+func (s *Store) call(r *calls.Record) state.Call {
+	c := state.Call{Record: *r}
+	if s.cfg.Of > 1 {
+		c.Place, _ = s.place(&r.Connection)
+	}
+	return c
+}
+
+// Up reports whether a gateway of a name is up, as far as the shared store has told.
+func (s *Store) Up(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for slot := range state.Slots {
+		if m, up := s.mirror.Member(slot); up && m.Name == name {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Store) me() state.Owner {

@@ -19,6 +19,8 @@ import (
 //	slot/<slot, 1 hex digit>                        who had the slot last, and when: a gateway that is up writes it again and again
 //	check/<name>                                    what "pptpalg check" writes and deletes; nobody reads it
 //
+// Of a public address that several gateways have, "." and the part follow its digits: see PartOf.
+//
 // Sections are the first parts of keys.
 const (
 	CallSection   = "c/"
@@ -95,29 +97,28 @@ func SlotKey(slot int) string { return fmt.Sprintf("%s%x", SlotSection, slot) }
 
 func hexOf(a netip.Addr) string {
 	b := a.As4()
-	return hex.EncodeToString(b[:])
+	return hex.EncodeToString(b[:]) + suffix(shareOf(a))
 }
 
 // parseCallKey reads what follows CallSection.
 func parseCallKey(s string) (CallKey, bool) {
-	if len(s) != 8+1+16 || s[8] != '/' {
-		return CallKey{}, false
-	}
-	public, ok := parseAddr(s[:8])
-	number, numbered := parseHex(s[9:])
-	if !ok || !numbered {
+	place, digits, _ := strings.Cut(s, "/")
+	public, ok := parseAddr(place)
+	number, numbered := parseHex(digits)
+	if !ok || !numbered || len(number) != 8 {
 		return CallKey{}, false
 	}
 	return CallKey{public, binary.BigEndian.Uint64(number)}, true
 }
 
 func parseAddr(s string) (netip.Addr, bool) {
-	b, ok := parseHex(s)
+	b, ok := parseHex(s[:min(8, len(s))])
 	if !ok || len(b) != 4 {
 		return netip.Addr{}, false
 	}
+	share, ok := cutPart(s[8:])
 	a := netip.AddrFrom4([4]byte(b))
-	return a, unicast(a)
+	return PartOf(a, share), ok && unicast(a)
 }
 
 // parseHex takes small letters alone, so that a key has one spelling.
@@ -127,7 +128,7 @@ func parseHex(s string) ([]byte, bool) {
 }
 
 func parseSlot(s string) (int, bool) {
-	slot := strings.IndexByte("0123456789abcdef", append([]byte(s), 0)[0])
+	slot := strings.IndexByte(hexDigits, append([]byte(s), 0)[0])
 	return slot, len(s) == 1 && slot >= 0
 }
 

@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"slices"
 	"time"
-
-	"pptpalg/alg/calls"
 )
 
 // Writer decides what is written to the shared store. One transaction at a time is under way:
@@ -168,13 +166,6 @@ func (w *Writer) Add(c *Call, urgent bool, now time.Time) (waits bool) {
 	}
 	w.lacking = !w.batch.add(entry{key, put, urgent}, now) || w.lacking
 	return urgent
-}
-
-// Rest takes in a public ID that rests, of a call that the store does not have any more.
-func (w *Writer) Rest(r calls.Resting, now time.Time) {
-	if r.Until.After(now) {
-		w.Add(Rested(r), false, now)
-	}
 }
 
 // Delete has a call's key deleted.
