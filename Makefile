@@ -32,7 +32,7 @@ SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 AS_ROOT  := $(if $(SUDO),$(SUDO) -E env "PATH=$$PATH" "GOPATH=$$($(GO) env GOPATH)" "GOCACHE=$$($(GO) env GOCACHE)")
 
 RUN_PACKAGES  := iptables iproute2 conntrack pptp-linux pptpd
-TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium etcd-server keepalived
+TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium etcd-server etcd-client openssl keepalived
 HA_PACKAGES   := $(RUN_PACKAGES) etcd-server
 RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
 BENCH_PACKAGES := iptables iproute2 nftables

@@ -34,17 +34,46 @@ func startCluster(t *testing.T, path datapath.Name, inside int, args ...string) 
 func buildCluster(t *testing.T, path datapath.Name, inside int) *cluster {
 	t.Helper()
 	a := buildGateway(t, path, lab.Options{Inside: inside, Outside: 1, SNAT: lab.GatewayPublic, Firewall: true, Pair: true})
-	other := *a.Network
-	other.Gateway = other.Standby
-	b := &testGateway{Network: &other, t: t, path: path, state: filepath.Join(t.TempDir(), "state"), log: new(lab.Log)}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("gateway b: %s", b.log)
-		}
-	})
+	b := a.second()
 	c := &cluster{a: a, b: b, data: t.TempDir()}
 	c.startEtcd()
 	return c
+}
+
+// second returns the other gateway of a pair.
+func (g *testGateway) second() *testGateway {
+	g.t.Helper()
+	other := *g.Network
+	other.Gateway = other.Standby
+	b := &testGateway{Network: &other, t: g.t, path: g.path, state: filepath.Join(g.t.TempDir(), "state"), log: new(lab.Log)}
+	g.t.Cleanup(func() {
+		if g.t.Failed() {
+			g.t.Logf("gateway b: %s", b.log)
+		}
+	})
+	return b
+}
+
+// has reports whether an address is on an interface of the gateway.
+func (g *testGateway) has(addr string) bool {
+	out, err := g.Gateway.Run(g.t.Context(), "ip", "-4", "-o", "addr", "show", "to", addr)
+	return err == nil && out.Stdout != ""
+}
+
+// checkItself runs pptpalg check in a process of its own, all of which is on the gateway.
+func (g *testGateway) checkItself(args ...string) map[string]finding {
+	g.t.Helper()
+	cmd, err := g.Gateway.Command(g.t.Context(), os.Args[0], append([]string{"check", "--json", "--state-dir", g.state}, args...)...)
+	must(g.t, err)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	var stdout lab.Log
+	cmd.Stdout = &stdout
+	p, err := g.Gateway.Start(cmd)
+	must(g.t, err)
+	if err := p.Wait(4 * lab.Patience); err != nil && cmd.ProcessState.ExitCode() < 0 {
+		g.t.Fatal(err)
+	}
+	return byName(g.t, stdout.String())
 }
 
 func clusterFlags(name string, args ...string) []string {
@@ -253,20 +282,7 @@ func testEtcdDies(t *testing.T, path datapath.Name) {
 // TestCheckCluster: what check says of a gateway that shares its calls.
 func TestCheckCluster(t *testing.T) {
 	c := startCluster(t, datapath.Kernel, 1)
-	look := func(args ...string) map[string]finding {
-		t.Helper()
-		cmd, err := c.a.Gateway.Command(t.Context(), os.Args[0], append([]string{"check", "--json", "--state-dir", c.a.state}, args...)...)
-		must(t, err)
-		cmd.Env = append(os.Environ(), asProgram+"=1")
-		var stdout lab.Log
-		cmd.Stdout = &stdout
-		p, err := c.a.Gateway.Start(cmd)
-		must(t, err)
-		if err := p.Wait(4 * lab.Patience); err != nil && cmd.ProcessState.ExitCode() < 0 {
-			t.Fatal(err)
-		}
-		return byName(t, stdout.String())
-	}
+	look := c.a.checkItself
 	must(t, lab.Poll(lab.Patience, func() bool { return len(c.a.status().Members) == 2 }))
 	c.a.server(lab.Behaviour{})
 	callOn(t, c.a.client(0), 7)
