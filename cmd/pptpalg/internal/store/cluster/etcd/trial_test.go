@@ -1,7 +1,11 @@
 package etcd
 
 import (
+	"bytes"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,8 +17,8 @@ import (
 	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
 )
 
-// roles is an etcd that knows who may do what by the names of certificates: root everything, gw-a
-// what a gateway needs, reader less.
+// roles is an etcd that knows who may do what by the names of certificates, as docs/SECURITY.md has
+// it: root everything, gw-a and gw-b what a gateway needs; and reader less.
 type roles struct {
 	*server
 	dir string
@@ -23,27 +27,41 @@ type roles struct {
 
 func serveRoles(t *testing.T) *roles {
 	t.Helper()
+	_, err := exec.LookPath("etcdctl")
+	need(t, err == nil, "etcdctl is not there: Debian has it in etcd-client")
 	r := &roles{dir: t.TempDir(), ca: newAuthority(t)}
 	r.server = serveTLS(t, r.ca.files(r.dir, "server", "127.0.0.1"))
-	c := r.as("root").client
-	do := func(_ any, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Rename(r.ca.files(r.dir, "root", "127.0.0.1").CA, filepath.Join(r.dir, "ca.crt")); err != nil {
+		t.Fatal(err)
 	}
-	prefix := "/pptpalg/1/"
-	end := clientv3.GetPrefixRangeEnd(prefix)
-	do(c.RoleAdd(ctx(t), "pptpalg"))
-	do(c.RoleGrantPermission(ctx(t), "pptpalg", prefix, end, clientv3.PermissionType(clientv3.PermReadWrite)))
-	do(c.RoleAdd(ctx(t), "reading"))
-	do(c.RoleGrantPermission(ctx(t), "reading", prefix, end, clientv3.PermissionType(clientv3.PermRead)))
-	for user, role := range map[string]string{"root": "root", "gw-a": "pptpalg", "reader": "reading"} {
-		do(c.UserAddWithOptions(ctx(t), user, "", &clientv3.UserAddOptions{NoPassword: true}))
-		do(c.UserGrantRole(ctx(t), user, role))
+	text, err := os.ReadFile("../../../../../../docs/SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
 	}
-	do(c.AuthEnable(ctx(t)))
+	_, text, _ = bytes.Cut(text, []byte("there are no passwords:\n\n"))
+	commands, _, found := bytes.Cut(text, []byte("\n\n"))
+	if !found {
+		t.Fatal("docs/SECURITY.md does not say how a role is made")
+	}
+	r.etcdctl(string(commands) + "\netcdctl role add reading\netcdctl role grant-permission reading read --prefix /pptpalg/1/\n" +
+		"etcdctl user add reader --no-password\netcdctl user grant-role reader reading")
 	return r
+}
+
+// etcdctl carries out commands of the docs as root.
+func (r *roles) etcdctl(commands string) {
+	r.t.Helper()
+	const root = "export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=10.77.0.2:2379 ETCDCTL_CACERT=ca.crt ETCDCTL_CERT=root.crt ETCDCTL_KEY=root.key\n"
+	c := exec.Command("sh", "-ec", strings.ReplaceAll(root+commands, "10.77.0.2:2379", clientAddr))
+	c.Dir = r.dir
+	var out []byte
+	err := r.place.Do(func() (err error) {
+		out, err = c.CombinedOutput()
+		return err
+	})
+	if err != nil {
+		r.t.Fatalf("%s: %v: %s", commands, err, out)
+	}
 }
 
 // as returns a store for who has a certificate of that name.
@@ -58,7 +76,7 @@ func (r *roles) as(name string) *Store {
 func TestRights(t *testing.T) {
 	r := serveRoles(t)
 	for name, want := range map[string]string{
-		"root": "read write elsewhere", "gw-a": "read write", "reader": "read", "stranger": "",
+		"root": "read write elsewhere", "gw-a": "read write", "gw-b": "read write", "reader": "read", "stranger": "",
 	} {
 		got, err := r.as(name).Rights(ctx(t))
 		var may []string
@@ -74,6 +92,12 @@ func TestRights(t *testing.T) {
 	all, err := r.as("root").client.Get(ctx(t), "\x00", clientv3.WithFromKey())
 	if err != nil || len(all.Kvs) > 0 {
 		t.Errorf("there are %v, %v", all, err)
+	}
+	b := r.as("gw-b")
+	commit(t, b, puts(put(key(1), "x")))
+	r.etcdctl("etcdctl user delete gw-b")
+	if _, err := b.Commit(ctx(t), puts(put(key(1), "y"))); err == nil {
+		t.Error("a gateway that was taken its rights may still write")
 	}
 }
 
