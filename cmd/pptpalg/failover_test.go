@@ -74,6 +74,16 @@ func (g *testGateway) wantOwner(calls int, owner string, here bool) {
 	}
 }
 
+// wantWritten waits until the shared store has all that a gateway has done. What is done while it does
+// not answer in time, as on a busy machine, the next owner learns only later.
+func (g *testGateway) wantWritten() {
+	g.t.Helper()
+	written := func() bool { st := g.status(); return !st.Degraded && st.Pending == 0 }
+	if err := lab.Poll(2*lab.Patience, written); err != nil {
+		g.t.Fatalf("%v: status %+v", err, g.status())
+	}
+}
+
 // wantEcho exchanges an Echo on a control connection.
 func wantEcho(t *testing.T, c *lab.Client, id uint32) {
 	t.Helper()
@@ -108,6 +118,7 @@ func testGatewayDies(t *testing.T, path datapath.Name) {
 	b.wantOwner(2, "a", false)
 	b.wantEntries(4)
 
+	a.wantWritten()
 	must(t, errors.Join(a.Cut(ctx, a.Gateway), b.Take(ctx, b.Gateway)))
 	exchange(t, one, two)
 	wantEcho(t, first, 1)
@@ -129,6 +140,7 @@ func testGatewayDies(t *testing.T, path datapath.Name) {
 	exchange(t, two, three)
 
 	must(t, a.Join(ctx, a.Gateway))
+	b.wantWritten()
 	a.wantOwner(2, "b", false)
 	must(t, errors.Join(b.Drop(ctx, b.Gateway), a.Take(ctx, a.Gateway)))
 	exchange(t, two, three)
@@ -169,6 +181,7 @@ func testDaemonDies(t *testing.T, path datapath.Name) {
 	exchange(t, one, two)
 	b.wantOwner(2, "a", false)
 
+	a.wantWritten()
 	a.kill()
 	must(t, errors.Join(a.Drop(ctx, a.Gateway), b.Take(ctx, b.Gateway)))
 	exchange(t, one, two)
@@ -182,8 +195,10 @@ func testDaemonDies(t *testing.T, path datapath.Name) {
 	a.wantEntries(4)
 	exchange(t, one, three)
 
+	b.wantWritten()
 	must(t, errors.Join(b.Drop(ctx, b.Gateway), a.Take(ctx, a.Gateway)))
 	exchange(t, one, three)
+	a.wantWritten()
 	a.kill()
 	a.start(clusterFlags("a")...) // at once: the address stays
 	a.wantOwner(2, "a", true)
@@ -218,6 +233,7 @@ func testEtcdDies(t *testing.T, path datapath.Name) {
 	later := func() bool { all := b.calls(); return len(all) == 1 && all[0].PNS.Address == second.Host.Addr.String() }
 	must(t, lab.Poll(lab.Patience, later))
 	b.wantEntries(2)
+	a.wantWritten()
 	must(t, errors.Join(a.Cut(ctx, a.Gateway), b.Take(ctx, b.Gateway)))
 	exchange(t, two)
 	wantEcho(t, second, 1)

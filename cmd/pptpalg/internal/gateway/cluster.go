@@ -319,8 +319,14 @@ func (g *Gateway) offers(c *state.Change) bool {
 	case c.Kind == state.Gone:
 		return g.editor.Has(&r.Connection, r.Number)
 	default:
-		return !g.table.Opens(r.Number)
+		return !g.ours(r)
 	}
+}
+
+// ours reports whether a call below a public address that this gateway owns is its own: it gave the
+// number, or has the call of a former owner already. The caller holds mu.
+func (g *Gateway) ours(r *calls.Record) bool {
+	return g.table.Opens(r.Number) || g.editor.Has(&r.Connection, r.Number)
 }
 
 // acquire has this gateway own a public address as soon as all is known that its former owner
@@ -628,7 +634,7 @@ func (e *entries) end(c calls.Connection) {
 // followCall puts a call of another gateway on record. The caller holds mu.
 func (g *Gateway) followCall(c *state.Change, e *entries, now time.Time) {
 	number := c.Call.Record.Number
-	if c.Offered && c.Kind == state.Kept && g.table.Opens(number) {
+	if c.Offered && c.Kind == state.Kept && g.ours(&c.Call.Record) {
 		return
 	}
 	if g.knowsBetter(c) {
@@ -779,6 +785,35 @@ func (g *Gateway) await(contents *store.Contents) {
 	for _, over := range contents.Gone {
 		s.over[over.Record.Number] = true
 	}
+}
+
+// restoreShared has the shared store know what it lacks of this gateway's calls, if it does.
+func (g *Gateway) restoreShared() {
+	g.lockHanded()
+	defer g.order.Unlock()
+	r := g.share.store.Repair()
+	if r == nil {
+		return
+	}
+	g.mu.Lock()
+	walk := g.editor.Copy()
+	g.mu.Unlock()
+	var some []calls.Record
+	for more := true; more; {
+		g.mu.Lock()
+		some, more = walk.Next(slice, some[:0])
+		g.mu.Unlock()
+		r.Have(some, time.Now())
+		g.order.Unlock() // packets get their turn
+		g.lockHanded()
+	}
+	var resting []calls.Resting
+	if r.Rests() {
+		g.mu.Lock()
+		resting = g.table.Resting()
+		g.mu.Unlock()
+	}
+	r.End(resting, time.Now())
 }
 
 // followAgain makes the entries anew of connections of other gateways.

@@ -947,6 +947,32 @@ func TestNewcomerLetsRest(t *testing.T) {
 	}
 }
 
+// TestOwnWritesAreNoOffers: a gateway that starts when the shared store has lost its data writes the calls
+// that it has from a former owner. When it hears of that, it is not as if somebody offered them.
+func TestOwnWritesAreNoOffers(t *testing.T) {
+	s, a, b := pair(t)
+	w := a.dial(1, publicP)
+	public := w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	a.stop()
+	b.has(publicP)
+	v := b.dial(2, publicP)
+	v.setUp(b, 7, 10)
+	b.stop()
+	s.store.Restore(memory.Backup{})
+	again := s.start("b", b.dir, b.kernel)
+	again.until("has written all", func() bool {
+		again.shrink()
+		st := again.share.store.Status()
+		return !st.Degraded && st.Pending == 0 && st.Followed == 2 && st.Revision == st.Latest
+	})
+	again.until("has done its chores", again.idle)
+	if n := testutil.ToFloat64(again.share.metrics.takeovers); n > 1 || !again.mine(publicP) {
+		t.Errorf("the address was given up: it was taken %v times", n)
+	}
+	w.clears(again, 7, public)
+}
+
 // TestRestReloaded: how long an ID rests is changed while the gateway runs. The other gateways can see it.
 func TestRestReloaded(t *testing.T) {
 	_, a, b := pair(t)

@@ -150,6 +150,9 @@ func (s *Store) done(work state.Work, mark state.Mark, err error) {
 	s.late = false
 	dropped := s.writer.Dropped()
 	s.mirror.Doubt(dropped...)
+	if result.Restored || len(result.Lost) > 0 {
+		s.moved++
+	}
 	s.counts.commits++
 	if err == nil {
 		s.knows(mark)

@@ -212,6 +212,9 @@ func (w *Writer) Lacking() bool { return w.lacking }
 // Lack takes note that the store lacks something.
 func (w *Writer) Lack() { w.lacking = true }
 
+// LackAgain takes note that the store lacks what Restore was to bring it.
+func (w *Writer) LackAgain(rests bool) { w.lacking, w.rests = true, w.rests || rests }
+
 // Restore takes note that the store is to lack nothing any more. It reports whether it lacks the IDs
 // that rest, too.
 func (w *Writer) Restore() (rests bool) {
