@@ -108,9 +108,15 @@ func (g *Gateway) editOwned(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
 	if g.share == nil {
 		return g.edit(seg, p)
 	}
+	if g.turn.packets == 1 {
+		g.refresh(trusted) // a daemon that has slept may have lost an address without a word
+	}
 	out := g.editKnown(seg, p)
 	if g.turn.unclaimed || out.Reason == alg.Elsewhere && g.comes(&g.turn.elsewhere) {
 		return g.editKnown(seg, p)
+	}
+	if out.Reason == alg.Elsewhere && g.underWay(&g.turn.elsewhere) {
+		out.Verdict = alg.Drop
 	}
 	return out
 }
