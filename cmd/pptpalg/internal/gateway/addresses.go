@@ -140,7 +140,7 @@ func (s *share) returned(public netip.Addr) bool {
 // becomes this one's: its public address is here, and if it has parts, its owner is not up. held says
 // that the packet must come again, when it is known whether the owner is.
 func (g *Gateway) comes(c *calls.Connection) (ours, held bool) {
-	g.refresh()
+	g.refresh(looked)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := g.share
@@ -161,10 +161,20 @@ func (g *Gateway) comes(c *calls.Connection) (ours, held bool) {
 	return true, false
 }
 
-// refresh has the addresses looked at, unless they just were.
-func (g *Gateway) refresh() {
+// underWay reports whether a packet of a connection that another gateway owns was on its way here when
+// the address has gone. Unedited it would do harm, and TCP sends it again by the other gateway.
+func (g *Gateway) underWay(c *calls.Connection) bool {
+	public, _ := g.share.place(c)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	left, was := g.share.left[public]
+	return was && time.Since(left) < late
+}
+
+// refresh has the addresses looked at, unless they were since.
+func (g *Gateway) refresh(since time.Duration) {
 	g.share.looking.Lock()
-	fresh := time.Since(g.share.looked) < looked
+	fresh := time.Since(g.share.looked) < since
 	g.share.looking.Unlock()
 	if !fresh {
 		g.readdress()

@@ -472,6 +472,55 @@ func TestWrongGateway(t *testing.T) {
 	}
 }
 
+// TestLatePacket: a packet that was on its way to a gateway when the address has gone does not pass
+// unedited. It comes again by the other one.
+func TestLatePacket(t *testing.T) {
+	_, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	v := a.dial(2, publicP)
+	public := ownID(pptp.OutgoingCallRequest, v.say(a, calls.Initiator, pptp.OutgoingCallRequest, 7, 0, 0))
+	b.until("follows", b.knows(v, calls.Requested))
+	a.has()
+	a.until("follows", func() bool { return !a.mine(publicP) })
+	b.has(publicP)
+	b.until("owns the address", func() bool { return b.mine(publicP) })
+	a.mu.Lock()
+	a.share.left[publicP] = time.Now().Add(time.Hour) // however long this has taken
+	a.mu.Unlock()
+	if got := v.say(a, calls.Responder, pptp.OutgoingCallReply, 10, public, 1); got != nil {
+		t.Errorf("a lets the reply to call %d pass", peerID(pptp.OutgoingCallReply, got))
+	}
+	if got := peerID(pptp.OutgoingCallReply, v.say(b, calls.Responder, pptp.OutgoingCallReply, 10, public, 1)); got != 7 {
+		t.Errorf("b lets the reply to call %d pass", got)
+	}
+	a.mu.Lock()
+	a.share.left[publicP] = time.Now().Add(-late)
+	a.mu.Unlock()
+	if got := w.say(a, calls.Initiator, pptp.EchoRequest, 0, 0, 0); got == nil {
+		t.Error("a packet on the wrong way is dropped for ever")
+	}
+}
+
+// TestSlept: a gateway that has slept while its address has gone edits nothing before it knows.
+func TestSlept(t *testing.T) {
+	_, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	a.kernel.locked(func() { a.kernel.addrs = nil }) // nobody tells it
+	b.has(publicP)
+	a.share.looking.Lock()
+	a.share.looked = time.Now().Add(-time.Hour)
+	a.share.looking.Unlock()
+	if got := w.say(a, calls.Initiator, pptp.OutgoingCallRequest, 8, 0, 0); got != nil {
+		t.Errorf("a request passes as call %d", ownID(pptp.OutgoingCallRequest, got))
+	}
+	if a.mine(publicP) {
+		t.Error("the address is still a's")
+	}
+}
+
 // TestStoreHangs: the address moves, and nobody says who owns it. A packet waits, not for ever,
 // and is edited right.
 func TestStoreHangs(t *testing.T) {
