@@ -34,7 +34,7 @@ SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 AS_ROOT  := $(if $(SUDO),$(SUDO) -E env "PATH=$$PATH" "GOPATH=$$($(GO) env GOPATH)" "GOCACHE=$$($(GO) env GOCACHE)")
 
 RUN_PACKAGES  := iptables iproute2 conntrack pptp-linux pptpd
-TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium etcd-server etcd-client openssl keepalived
+TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium etcd-server etcd-client openssl keepalived rsyslog rsyslog-gnutls nfdump
 HA_PACKAGES   := $(RUN_PACKAGES) etcd-server
 RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
 BENCH_PACKAGES := iptables iproute2 nftables

@@ -445,7 +445,7 @@ func (e *Editor) end(d *dialogue, cause calls.Cause, now time.Time) {
 	e.strike(d)
 	delete(e.late, d)
 	d.over = true
-	if cause == calls.Lost && e.resets {
+	if (cause == calls.Lost || cause == calls.Operator) && e.resets {
 		d.resets = mostResets
 		e.lost = append(e.lost, ended{d, e.since(now)})
 		return

@@ -51,11 +51,12 @@ const (
 	Replaced                  // its end requested another call under the same ID, on the same connection
 	Idle                      // neither GRE nor control messages for a configured time
 	Lost                      // the control connection is lost: its conntrack entry is gone, and TCP did not end
+	Operator                  // the gateway's operator ended it
 
 	causes // how many there are
 )
 
-var causeNames = [causes]string{"cleared", "disconnected", "refused", "stopped", "finished", "reset", "expired", "replaced", "idle", "lost"}
+var causeNames = [causes]string{"cleared", "disconnected", "refused", "stopped", "finished", "reset", "expired", "replaced", "idle", "lost", "operator"}
 
 // Causes lists every cause.
 func Causes() []Cause {

@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"slices"
 	"time"
 
 	"pptpalg/alg/pptp"
@@ -96,6 +97,13 @@ func (c *Control) Close(cause Cause, now time.Time) {
 	for len(c.calls) > 0 {
 		c.table.end(c.calls[len(c.calls)-1], cause, now)
 	}
+}
+
+// Living reports whether the connection has a call that has not ended, by its number, and how
+// many others.
+func (c *Control) Living(number uint64) (others int, found bool) {
+	found = slices.ContainsFunc(c.calls[:c.live], func(call *Call) bool { return call.number == number })
+	return int(c.live) - 1, found
 }
 
 // EndIf ends the calls of the connection for which over returns true.

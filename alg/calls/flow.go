@@ -58,3 +58,19 @@ func (c Connection) flow(to Side, own, public pptp.CallID) Flow {
 		Zone: c.ZoneOf(to.Other()), OneWay: c.oneWay(to.Other()), Mark: c.Mark,
 	}
 }
+
+// Ways returns what has travelled to each end of a call, from what Unmarked flows have carried.
+func (v *View) Ways(by map[Flow]Traffic) (toPNS, toPAC Traffic) {
+	for _, f := range v.Flows {
+		t := by[f.Unmarked()]
+		// Either end may be the other's neighbour: the Call ID tells, where addresses do not.
+		switch {
+		case !t.Counted:
+		case f.NewDst == v.PNS.Address && v.PNS.Known && f.NewKey == v.PNS.Own && !toPNS.Counted:
+			toPNS = t
+		default:
+			toPAC = t
+		}
+	}
+	return toPNS, toPAC
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -23,11 +24,14 @@ func exitCode(err error) int {
 	if errors.As(err, &own) {
 		return own.code
 	}
+	if wrong := (usageError{}); errors.As(err, &wrong) {
+		return usageCode
+	}
 	return 1
 }
 
 func checkCommand(e env) *cobra.Command {
-	var asJSON bool
+	var o output
 	s := newSettings(stateDir(e))
 	cmd := &cobra.Command{
 		Use:   "check",
@@ -54,29 +58,36 @@ if they were given.
 Results: ok; warning, for what may be intended or cannot be decided; problem; and
 unchecked, for what could not be read, for example without root.
 
-Exit code: 0 if every result is ok or warning, 1 if there is a problem (or the command
-line is wrong), 2 if there is no problem but something is unchecked.`,
-		Args: cobra.NoArgs,
+Exit code: 0 if every result is ok or warning, 1 if there is a problem, 2 if there is no
+problem but something is unchecked, or if the command line is wrong.`,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s.fileGiven = cmd.Flags().Changed("config")
 			cfg, err := s.setup(cmd.Context())
 			if err != nil {
-				return err
+				return usageError{error: err} // faults of the file are findings
 			}
 			found := check.Run(cmd.Context(), cfg)
-			write := found.WriteText
-			if asJSON {
-				write = found.WriteJSON
-			}
-			if err := write(cmd.OutOrStdout()); err != nil {
+			if err := printFindings(cmd.OutOrStdout(), found, &o); err != nil {
 				return err
 			}
 			return verdict(found)
 		},
 	}
 	s.addTo(cmd, s.flags)
-	cmd.Flags().BoolVar(&asJSON, "json", false, `print JSON: an array of {check, result, found, remedy}`)
+	o.addTo(cmd, formText, formJSON, formYAML)
 	return cmd
+}
+
+// printFindings prints them for people, or as an array for programs.
+func printFindings(w io.Writer, found check.Findings, o *output) error {
+	switch {
+	case !o.structured():
+		return found.WriteText(w)
+	case o.form == formYAML:
+		return printYAML(w, found)
+	}
+	return found.WriteJSON(w)
 }
 
 // verdict returns nil where the exit code is to be 0.

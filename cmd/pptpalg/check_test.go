@@ -36,6 +36,7 @@ func byName(t *testing.T, stdout string) map[string]finding {
 	t.Helper()
 	var all []finding
 	decode(t, stdout, &all)
+	keeps(t, "check", stdout)
 	found := map[string]finding{}
 	for _, f := range all {
 		found[f.Check] = f
@@ -258,7 +259,7 @@ event-log: /nonexistent/events.json
 	_, found = g.check("--config", "")
 	wantFinding(t, found["configuration"], check.OK, "no configuration file")
 	code, _, stderr := pptpalg(t, "check", "--config", file, "--gre-queue", "1900")
-	if code != 1 || !strings.Contains(stderr, "1900 is the queue of control connections") {
+	if code != 2 || !strings.Contains(stderr, "1900 is the queue of control connections") {
 		t.Errorf("flags that do not go together: exit code %d, %s", code, stderr)
 	}
 }

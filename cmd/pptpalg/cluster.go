@@ -19,6 +19,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/check"
 	"pptpalg/cmd/pptpalg/internal/config"
 	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/schema"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/etcd"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
 )
@@ -201,11 +202,11 @@ and "drop" say so; run them where the address moves, as from keepalived's notify
 
 func clusterMoveCommand(verb, short string, dir *string) *cobra.Command {
 	return &cobra.Command{
-		Use: verb + " ADDRESS", Short: short, Args: cobra.ExactArgs(1),
+		Use: verb + " ADDRESS", Short: short, Args: takes("ADDRESS"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			public, err := netip.ParseAddr(args[0])
 			if err != nil || !public.Is4() {
-				return fmt.Errorf("%q is not an IPv4 address", args[0])
+				return usagef("%q is not an IPv4 address", args[0])
 			}
 			return admin.Client{StateDir: *dir}.Move(cmd.Context(), verb, public)
 		},
@@ -213,20 +214,20 @@ func clusterMoveCommand(verb, short string, dir *string) *cobra.Command {
 }
 
 func clusterStatusCommand(dir *string) *cobra.Command {
-	var asJSON bool
+	var o output
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show gateways, public addresses and how up to date this gateway is",
 		Long: `Show the gateways that share their calls, who owns which public address, and how up to
 date this gateway is. The exit code is 0 if the gateway may get addresses.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			st, err := admin.Client{StateDir: *dir}.Cluster(cmd.Context())
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				err = printJSON(cmd.OutOrStdout(), st)
+			if o.structured() {
+				err = o.print(cmd.OutOrStdout(), st)
 			} else {
 				err = printCluster(cmd.OutOrStdout(), &st)
 			}
@@ -236,7 +237,7 @@ date this gateway is. The exit code is 0 if the gateway may get addresses.`,
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	o.addTo(cmd, formText, formJSON, formYAML)
 	return cmd
 }
 
@@ -305,7 +306,7 @@ func clusterStatus(g *gateway.Gateway) admin.Cluster {
 	st := g.Cluster()
 	told := admin.Cluster{
 		Name: st.Name, Degraded: st.Store.Degraded, Broken: st.Store.Broken, Whole: st.Whole,
-		Lag: st.Store.Lag.Seconds(), SameName: st.Store.SameName, Pending: st.Store.Pending, Revision: st.Store.Revision, Members: []admin.ClusterMember{}, Addresses: []admin.ClusterAddress{},
+		Lag: schema.For(st.Store.Lag), SameName: st.Store.SameName, Pending: st.Store.Pending, Revision: st.Store.Revision, Members: []admin.ClusterMember{}, Addresses: []admin.ClusterAddress{},
 	}
 	if err := g.Ready(time.Now()); err != nil {
 		told.NotReady = err.Error()
@@ -315,11 +316,11 @@ func clusterStatus(g *gateway.Gateway) admin.Cluster {
 	}
 	for _, slot := range slices.Sorted(maps.Keys(st.Store.Members)) {
 		m := st.Store.Members[slot]
-		told.Members = append(told.Members, admin.ClusterMember{Slot: slot, Name: m.Name, Version: m.Version, Since: time.Unix(0, int64(m.Life)).UTC()})
+		told.Members = append(told.Members, admin.ClusterMember{Slot: slot, Name: m.Name, Version: m.Version, Since: schema.At(time.Unix(0, int64(m.Life)))})
 	}
 	for _, a := range st.Astray {
 		told.Astray = append(told.Astray, admin.ClusterAstray{
-			Client: a.Connection.Src.String(), Server: a.Connection.Dst.String(), Address: state.NameOf(a.Public), Owner: a.Owner, Last: a.Last.UTC(),
+			Client: a.Connection.Src.String(), Server: a.Connection.Dst.String(), Address: state.NameOf(a.Public), Owner: a.Owner, Last: schema.At(a.Last),
 		})
 	}
 	for _, public := range slices.SortedFunc(maps.Keys(st.Addresses), netip.Addr.Compare) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,12 +37,21 @@ Call IDs in them, and makes the kernel translate the calls' GRE packets. So any 
 of clients and servers can share one public address.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Version:       versionText(),
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.InitDefaultVersionFlag()
 	root.AddCommand(runCommand(e), callsCommand(e), explainCommand(e), eventsCommand(e), configCommand(e), checkConfigCommand(), checkCommand(e), replayCommand(), rulesCommand(), fastpathCommand(e), clusterCommand(e), manCommand(e), versionCommand())
 	root.SetArgs(e.args)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
-	if err := root.ExecuteContext(ctx); err != nil {
+	line := newLine(root)
+	err := line.unknown(e.args)
+	if err == nil {
+		ran, failed := root.ExecuteContextC(ctx)
+		err = line.fault(ran, failed)
+	}
+	if err != nil {
 		spool.Say(e.stderr, reason(err)+"\n", briefly)
 		return exitCode(err)
 	}
@@ -54,20 +64,26 @@ func reason(err error) string {
 	if faults := (config.Errors)(nil); errors.As(err, &faults) {
 		return faults.Error()
 	}
-	return "pptpalg: " + err.Error()
+	text := "pptpalg: " + err.Error()
+	if wrong := (usageError{}); errors.As(err, &wrong) && wrong.command != "" {
+		text = strings.TrimRight(text, "\n") + fmt.Sprintf("\nSee \"%s --help\".", wrong.command)
+	}
+	return text
 }
 
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "pptpalg %s (%s)\n", buildVersion(), runtime.Version())
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
 			return err
 		},
 	}
 }
+
+func versionText() string { return fmt.Sprintf("pptpalg %s (%s)", buildVersion(), runtime.Version()) }
 
 func buildVersion() string {
 	if version != "" {

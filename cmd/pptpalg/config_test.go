@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
@@ -119,16 +120,16 @@ func TestCheckConfig(t *testing.T) {
 		{"queue numbers that change places", "gre-queue: 1723\nqueue: 1700\ngre-queues: 2\n", nil},
 		{"not even known", "max_calls: 5\n", []string{`1: unknown key "max_calls"; did you mean "max-calls"?`}},
 		{"the file itself is no key", "config: x\n", []string{`1: unknown key "config"; did you mean "web-config"?`}},
-		{"wrong choice", "rules: maybe\n", []string{`1: rules: "maybe" is wrong: "maybe" is none of auto, nft, iptables, none`}},
-		{"wrong path", "datapath: fast\n", []string{`1: datapath: "fast" is wrong: "fast" is none of auto, kernel and queue`}},
-		{"wrong bypass", "bypass: label:200\n", []string{`1: bypass: "label:200" is wrong: parse bypass "label:200": give a label from 0 to 127`}},
+		{"wrong choice", "rules: maybe\n", []string{`1: rules: "maybe" is wrong; give auto, nft, iptables or none`}},
+		{"wrong path", "datapath: fast\n", []string{`1: datapath: "fast" is wrong; give auto, kernel or queue`}},
+		{"wrong bypass", "bypass: label:200\n", []string{`1: bypass: "label:200" is wrong; give none, label:NUMBER with a number from 0 to 127, or mark:BITS with at least one bit, as mark:0x10`}},
 		{"wrong port", "ports: [70000]\n", []string{`1: ports: "70000" is wrong: 70000 is not a TCP port; give ports from 1 to 65535, as 1723 or [1723, 1724]`}},
 		{"port twice", "ports: [5, 5]\n", []string{`1: ports: "5,5" is wrong: validate ports: 5 given twice; give ports from 1 to 65535, as 1723 or [1723, 1724]`}},
 		{"wrong label", "gre-label: 128\n", []string{`1: gre-label: "128" is wrong: not a label; give a whole number from 0 to 127`}},
 		{"no calls", "max-calls: 0\n", []string{`1: max-calls: "0" is wrong: less than 1; give a whole number, 1 or more`}},
 		{"negative time", "rest: -1s\n", []string{`1: rest: "-1s" is wrong: less than 0; give a number with its unit, as 300ms, 90s, 2m or 1h30m`}},
-		{"wrong level", "log-level: loud\n", []string{`1: log-level: "loud" is wrong: slog: level string "loud": unknown name; give debug, info, warn or error`}},
-		{"no port to listen on", "listen: 127.0.0.1\n", []string{`1: listen: "127.0.0.1" is wrong: address 127.0.0.1: missing port in address; give ADDRESS:PORT, or "" for none`}},
+		{"wrong level", "log-level: loud\n", []string{`1: log-level: "loud" is wrong; give debug, info, warn or error`}},
+		{"no port to listen on", "listen: 127.0.0.1\n", []string{`1: listen: "127.0.0.1" is wrong; give ADDRESS:PORT, or "" for none`}},
 		{"one queue for two", "queue: 9\ngre-queues: 1\ngre-queue: 9\n", []string{"3: validate data queues: 9 is the queue of control connections"}},
 		{"a cluster", "cluster: etcd://h1:2379,h2:2379\ncluster-name: a\ncluster-insecure: true\ncluster-wait: 100ms\n", nil},
 		{"a cluster, no scheme", "cluster: h1:2379\n", []string{`1: cluster: "h1:2379" is wrong: want etcd://HOST:PORT[,HOST:PORT...][/PREFIX]; give etcd://HOST:PORT[,HOST:PORT...], or "" for none`}},
@@ -137,8 +138,8 @@ func TestCheckConfig(t *testing.T) {
 		{"a name that is none", "cluster-name: a b\n", []string{`1: cluster-name: "a b" is wrong: "a b" is not made of letters, digits, '.', '-' and '_'`}},
 		{"waiting for ever", "cluster-wait: 1h\n", []string{`1: cluster-wait: "1h" is wrong: not from 1ms to 2s; give a time from 1ms to 2s`}},
 		{"more than one fault", "queue: x\n\nbypass: never\n", []string{
-			`1: queue: "x" is wrong: invalid syntax; give a whole number from 0 to 65535`,
-			`3: bypass: "never" is wrong: parse bypass "never": give none, label:NUMBER or mark:BITS`,
+			`1: queue: "x" is wrong; give a whole number from 0 to 65535`,
+			`3: bypass: "never" is wrong; give none, label:NUMBER with a number from 0 to 127, or mark:BITS with at least one bit, as mark:0x10`,
 		}},
 	}
 	for _, tt := range tests {
@@ -248,7 +249,7 @@ func newReloading(t *testing.T, text string, args ...string) *reloading {
 	s := ran(t, append(args, "--config", r.file)...)
 	level := new(slog.LevelVar)
 	level.Set(s.logLevel)
-	r.reloader = &reloader{running: s, level: level, log: slog.New(slog.NewTextHandler(&r.log, nil))}
+	r.reloader = begun(s, &daemonLog{Logger: slog.New(slog.NewTextHandler(&r.log, nil)), level: level}, nil, time.Unix(1, 0))
 	r.table = func(cfg gateway.Config) error {
 		r.told = append(r.told, cfg)
 		return nil
@@ -287,7 +288,7 @@ func TestReload(t *testing.T) {
 		{"a key that is gone", nil, "max-calls: 5\n", "", "level=INFO msg=\"configuration reloaded\" applied=[max-calls]\n", 1},
 		{"what needs a restart", nil, "ports: [5, 6]\n", "queue: 9\nports: [5, 7]\nrandom-ids: true\nmax-calls: 5\n", "level=INFO msg=\"configuration reloaded\" applied=[max-calls]\nlevel=WARN msg=\"configuration needs a restart\" keys=\"[queue ports random-ids]\"\n", 1},
 		{"a flag wins", []string{"--max-calls", "7", "--ports", "5,6"}, "", "max-calls: 5\nports: 3\n", "level=INFO msg=\"configuration reloaded\" applied=[]\n", 0},
-		{"broken", nil, "", "max-calls: few\nlog-level: debug\nqeue: 1\n", broken + `"FILE:1: max-calls: \"few\" is wrong: invalid syntax; give a whole number, 1 or more"` + "\n" + broken + `"FILE:3: unknown key \"qeue\"; did you mean \"queue\"?"` + "\n", 0},
+		{"broken", nil, "", "max-calls: few\nlog-level: debug\nqeue: 1\n", broken + `"FILE:1: max-calls: \"few\" is wrong; give a whole number, 1 or more"` + "\n" + broken + `"FILE:3: unknown key \"qeue\"; did you mean \"queue\"?"` + "\n", 0},
 		{"broken with the flags", []string{"--queue", "9", "--gre-queues", "1"}, "", "gre-queue: 9\nlog-level: debug\n", broken + "\"validate data queues: 9 is the queue of control connections\"\n", 0},
 	}
 	for _, tt := range tests {
@@ -297,10 +298,14 @@ func TestReload(t *testing.T) {
 			if diff := cmp.Diff(tt.log, r.change(t, tt.to)); diff != "" {
 				t.Error(diff)
 			}
+			refused := strings.HasPrefix(tt.log, "level=ERROR")
+			if last := *r.last.Load(); last.Good == refused || last.At.Equal(time.Unix(1, 0)) != refused || (last.Pending > 0) != strings.Contains(tt.log, "restart") {
+				t.Errorf("the metrics tell %+v", last)
+			}
 			if len(r.told) != tt.told {
 				t.Errorf("the daemon is told %+v", r.told)
 			}
-			if strings.HasPrefix(tt.log, "level=ERROR") && !cmp.Equal(before, texts(r.running)) {
+			if refused && !cmp.Equal(before, texts(r.running)) {
 				t.Errorf("something changed: %s", cmp.Diff(before, texts(r.running)))
 			}
 		})

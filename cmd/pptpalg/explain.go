@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"net/netip"
 
 	"github.com/spf13/cobra"
@@ -10,7 +9,7 @@ import (
 )
 
 func explainCommand(e env) *cobra.Command {
-	var asJSON bool
+	var o output
 	s := newSettings(stateDir(e))
 	cmd := &cobra.Command{
 		Use:   "explain CLIENT",
@@ -24,11 +23,11 @@ It asks the running daemon. As root it also checks the gateway, as "pptpalg chec
 what blocks packets now comes before what was seen earlier. Packets are counted, so that
 it can tell which way is blocked, where net.netfilter.nf_conntrack_acct was 1 when the
 call was set up, or where the daemon translates (--datapath queue).`,
-		Args: cobra.ExactArgs(1),
+		Args: takes("CLIENT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := netip.ParseAddr(args[0])
-			if err != nil {
-				return fmt.Errorf("read CLIENT: %q is not an IPv4 address: give the inside address of a client or server", args[0])
+			if err != nil || !client.Unmap().Is4() {
+				return usagef("%q is not an IPv4 address: give the inside address of a client or server", args[0])
 			}
 			_ = s.read(cmd) // "pptpalg check" reports a faulty file; the daemon may run with an older one
 			report, err := admin.Client{StateDir: s.stateDir}.Explain(cmd.Context(), client)
@@ -36,13 +35,19 @@ call was set up, or where the daemon translates (--datapath queue).`,
 				return err
 			}
 			weigh(cmd.Context(), s, &report)
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), report)
+			if o.structured() {
+				return o.print(cmd.OutOrStdout(), report)
 			}
 			return report.Text(cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	o.addTo(cmd, formText, formJSON, formYAML)
 	cmd.Flags().AddFlagSet(s.some("ports", "state-dir"))
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return clientsOf(cmd.Context(), s.stateDir), cobra.ShellCompDirectiveNoFileComp
+	}
 	return cmd
 }

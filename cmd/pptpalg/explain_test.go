@@ -151,6 +151,7 @@ func (s setup) test(t *testing.T, path datapath.Name) {
 		}
 		report = explain.Report{}
 		decode(t, stdout, &report)
+		keeps(t, "explain", stdout)
 		first := report.Causes[0]
 		return first.Code == s.want && strings.Contains(first.Text+first.Advice, s.text)
 	}
@@ -225,7 +226,7 @@ func refuseCall(s *lab.Session, m lab.Message) bool {
 
 func TestExplainWrong(t *testing.T) {
 	code, _, stderr := pptpalg(t, "explain", "somebody")
-	if code != 1 || !strings.Contains(stderr, "give the inside address") {
+	if code != 2 || !strings.Contains(stderr, "give the inside address") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 }

@@ -42,7 +42,7 @@ func (o *fastOptions) add(f *pflag.FlagSet) {
 	f.DurationVar(&o.interval, "fastpath-interval", fastpath.DefaultInterval, "how long the fast path repeats a decision of the kernel before it lets a packet pass to ask again")
 	f.Uint32Var(&o.flows, "fastpath-flows", fastpath.DefaultFlows, "maximum number of GRE flows on the fast path, two for each call; it has memory for twice as many, of 64 bytes each. The kernel forwards those beyond it")
 	f.StringVar(&o.dir, "fastpath-dir", fastpath.DefaultDir, "directory of the BPF file system by which the fast path outlives who has loaded it; it is mounted there by root")
-	config.Want(f, "fastpath", "off, auto, xdp or tc")
+	config.OneOf(f, "fastpath", string(ports.Off), string(ports.Auto), string(ports.XDP), string(ports.TC))
 	config.Want(f, "fastpath-interfaces", "a list of interfaces, as [eth0, ppp0]")
 	config.Want(f, "fastpath-interval", "a time from 100ms to 1m")
 	config.Check(f, "fastpath-interval", func() error {
@@ -117,7 +117,7 @@ them. If it is loaded already, the programs are replaced and interfaces that are
 attached; no packet is lost. With --fastpath off or --datapath queue, unload it.
 
 It needs root. It takes all flags of "pptpalg run", and has no use for most of them.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
 				return err
@@ -128,7 +128,7 @@ It needs root. It takes all flags of "pptpalg run", and has no use for most of t
 			}
 			var err error
 			if c.Group, err = groupNumber(group); err != nil {
-				return fmt.Errorf("read --group: %w", err)
+				return err
 			}
 			done, err := c.Load()
 			if err != nil {
@@ -159,6 +159,8 @@ func groupNumber(given string) (int, error) {
 	switch unknown := user.UnknownGroupError(""); {
 	case errors.As(err, &unknown) && given == "":
 		return -1, nil
+	case errors.As(err, &unknown):
+		return 0, usagef("--group: this system has no group %q", given)
 	case err != nil:
 		return 0, err
 	}
@@ -188,7 +190,7 @@ func fastpathUnloadCommand(e env) *cobra.Command {
 		Long: `Unload the fast path: detach its programs from all interfaces of this network
 namespace. The kernel then forwards all packets; no call ends. A daemon that is running
 does not load it again. If it is not loaded, do nothing. It needs root.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
 				return err

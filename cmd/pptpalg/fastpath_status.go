@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,11 +16,12 @@ import (
 	"pptpalg/cmd/internal/fastpath/ports"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/datapath/fast"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 func fastpathStatusCommand(e env) *cobra.Command {
 	s := newSettings(stateDir(e))
-	var asJSON bool
+	var o output
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the interfaces of the fast path, and what it carries",
@@ -32,7 +32,7 @@ What should be attached is what the running daemon wants, or what a daemon would
 that is started now. With --fastpath or --fastpath-interfaces, it is what these ask for.
 
 It needs root, or CAP_NET_ADMIN and the daemon's group.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
 				return err
@@ -46,16 +46,14 @@ It needs root, or CAP_NET_ADMIN and the daemon's group.`,
 				return err
 			}
 			st.WantedBy, st.silent = by, silent
-			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(st)
+			if o.structured() {
+				return o.print(cmd.OutOrStdout(), st)
 			}
 			return st.text(cmd.OutOrStdout())
 		},
 	}
 	s.addTo(cmd, s.flags)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	o.addTo(cmd, formText, formJSON, formYAML)
 	return cmd
 }
 
@@ -87,17 +85,18 @@ func (s *settings) wantedFast(ctx context.Context) (by wantedBy, silent, err err
 
 // fastStatus is what "fastpath status" prints.
 type fastStatus struct {
-	Mode       ports.Mode        `json:"mode"`
-	WantedBy   wantedBy          `json:"wanted_by"`
-	Loaded     bool              `json:"loaded"`
-	Interfaces []fastPort        `json:"interfaces"`
-	Flows      int               `json:"flows"`
-	InForce    int               `json:"flows_in_force"`
-	Without    int               `json:"flows_without_place"`
-	Packets    map[string]uint64 `json:"packets"`   // forwarded, by path
-	Passed     map[string]uint64 `json:"passed"`    // left to the kernel, by reason
-	Decisions  uint64            `json:"decisions"` // of the kernel, taken over
-	Refused    map[string]uint64 `json:"refused"`   // decisions not taken over, by reason
+	SchemaVersion schema.Version    `json:"schema_version"`
+	Mode          ports.Mode        `json:"mode"`
+	WantedBy      wantedBy          `json:"wanted_by"`
+	Loaded        bool              `json:"loaded"`
+	Interfaces    []fastPort        `json:"interfaces"`
+	Flows         int               `json:"flows"`
+	InForce       int               `json:"flows_in_force"`
+	Without       int               `json:"flows_without_place"`
+	Packets       map[string]uint64 `json:"packets"`   // forwarded, by path
+	Passed        map[string]uint64 `json:"passed"`    // left to the kernel, by reason
+	Decisions     uint64            `json:"decisions"` // of the kernel, taken over
+	Refused       map[string]uint64 `json:"refused"`   // decisions not taken over, by reason
 
 	silent error // why no daemon has told what it wants
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -80,6 +81,11 @@ func (s *judged) judgedFile() (check.File, []config.Value) {
 	file := check.File{Name: s.file, Err: err}
 	if _, missing := os.Stat(s.file); missing != nil && err == nil {
 		file.Name = "" // the default one need not be there
+	}
+	if faults := (config.Errors)(nil); errors.As(err, &faults) {
+		for _, f := range faults {
+			file.Faults = append(file.Faults, f.Error())
+		}
 	}
 	if err != nil {
 		file.Mend, values = s.mendFile(err)

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/spf13/pflag"
 	"go.uber.org/goleak"
 
 	"pptpalg/cmd/internal/lab"
@@ -46,22 +48,34 @@ func TestCommandLine(t *testing.T) {
 		stderr string
 	}{
 		{"version", []string{"version"}, 0, "pptpalg ", ""},
+		{"--version", []string{"--version"}, 0, versionText() + "\n", ""},
 		{"help", []string{"--help"}, 0, "Usage:", ""},
 		{"help of run", []string{"run", "--help"}, 0, "--queue", ""},
 		{"completion", []string{"completion", "bash"}, 0, "bash completion", ""},
 		{"rules", []string{"rules", "print", "--queue", "9", "--ports", "1723,1724"}, 0, "--queue-num 9 --queue-bypass", ""},
 		{"nft rules", []string{"rules", "print", "--format", "nft", "--config", ""}, 0, "queue num 1723 bypass", ""},
-		{"wrong format", []string{"rules", "print", "--format", "x"}, 1, "", "is neither iptables nor nft"},
 		{"no daemon", []string{"calls", "--state-dir", "/nonexistent"}, 1, "", "no daemon is running: cannot connect to /nonexistent"},
-		{"unknown command", []string{"cals"}, 1, "", `unknown command "cals"`},
-		{"wrong rules", []string{"run", "--rules", "maybe"}, 1, "", `"maybe" is none of auto, nft, iptables, none`},
-		{"wrong port", []string{"run", "--ports", "70000"}, 1, "", "70000 is not a TCP port"},
-		{"port twice", []string{"rules", "print", "--ports", "5,5"}, 1, "", "5 given twice"},
-		{"the lock as a queue", []string{"run", "--queue", "61723"}, 1, "", "queue 61723 is the daemon's lock"},
-		{"the lock as a GRE queue", []string{"run", "--gre-queue", "61722", "--gre-queues", "2"}, 1, "", "queue 61723 is the daemon's lock"},
-		{"no address", []string{"cluster", "take", "::1"}, 1, "", `"::1" is not an IPv4 address`},
-		{"wrong level", []string{"run", "--log-level", "loud"}, 1, "", "loud"},
-		{"surplus argument", []string{"run", "now"}, 1, "", "unknown command"},
+		{"wrong format", []string{"rules", "print", "--format", "x"}, 2, "", "is neither iptables nor nft"},
+		{"unknown command", []string{"cals"}, 2, "", "unknown command \"cals\" for \"pptpalg\"\n\nDid you mean this?\n\tcalls\nSee \"pptpalg --help\".\n"},
+		{"unknown command of a group", []string{"rules", "lod"}, 2, "", "unknown command \"lod\" for \"pptpalg rules\"; did you mean \"load\"?\nSee \"pptpalg rules --help\".\n"},
+		{"unknown flag", []string{"calls", "--wath"}, 2, "", "pptpalg: unknown flag --wath; did you mean --watch?\nSee \"pptpalg calls --help\".\n"},
+		{"flag without a value", []string{"run", "--queue"}, 2, "", "--queue needs a value; give a whole number from 0 to 65535\n"},
+		{"flags that exclude each other", []string{"calls", "--watch", "--json"}, 2, "", "[json watch]"},
+		{"wrong rules", []string{"run", "--rules", "maybe"}, 2, "", `--rules: "maybe" is wrong; give auto, nft, iptables or none`},
+		{"wrong number", []string{"run", "--queue", "x"}, 2, "", `--queue: "x" is wrong; give a whole number from 0 to 65535`},
+		{"too large a number", []string{"run", "--queue", "70000"}, 2, "", `--queue: "70000" is wrong; give a whole number from 0 to 65535`},
+		{"wrong time", []string{"run", "--rest", "5"}, 2, "", `--rest: "5" is wrong; give a number with its unit`},
+		{"wrong address to listen on", []string{"run", "--listen", "here"}, 2, "", `--listen: "here" is wrong; give ADDRESS:PORT`},
+		{"wrong port", []string{"run", "--ports", "70000"}, 2, "", "70000 is not a TCP port"},
+		{"port twice", []string{"rules", "print", "--ports", "5,5"}, 2, "", "5 given twice"},
+		{"the lock as a queue", []string{"run", "--config", "", "--queue", "61723"}, 2, "", "queue 61723 is the daemon's lock"},
+		{"the lock as a GRE queue", []string{"run", "--config", "", "--gre-queue", "61722", "--gre-queues", "2"}, 2, "", "queue 61723 is the daemon's lock"},
+		{"no address", []string{"cluster", "take", "::1"}, 2, "", `"::1" is not an IPv4 address`},
+		{"no address to explain", []string{"explain", "x"}, 2, "", `"x" is not an IPv4 address`},
+		{"wrong level", []string{"run", "--log-level", "loud"}, 2, "", `--log-level: "loud" is wrong; give debug, info, warn or error`},
+		{"surplus argument", []string{"run", "now"}, 2, "", `unexpected argument "now"`},
+		{"missing argument", []string{"explain"}, 2, "", "pptpalg: CLIENT is missing\nSee \"pptpalg explain --help\".\n"},
+		{"wrong group", []string{"fastpath", "load", "--config", "", "--fastpath", "tc", "--group", "nobody-here"}, 2, "", `--group: this system has no group "nobody-here"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -73,5 +87,43 @@ func TestCommandLine(t *testing.T) {
 				t.Errorf("stderr %q", stderr)
 			}
 		})
+	}
+}
+
+// TestNoGoTexts: whatever value a flag is given, no error is in the words of Go's packages.
+func TestNoGoTexts(t *testing.T) {
+	newSettings("").flags.VisitAll(func(f *pflag.Flag) {
+		for _, value := range []string{"x", "-1", "99999999999999999999", "1.2.3", ":", "[", "\x00"} {
+			_, _, stderr := pptpalg(t, "check-config", configured(t, f.Name+": "+strconv.Quote(value)+"\n"))
+			for _, bad := range []string{"strconv", "Parse", "invalid syntax", "out of range", "time: ", "slog", "lookup ", "missing port", "address "} {
+				if strings.Contains(stderr, bad) && !strings.Contains(f.Usage, bad) {
+					t.Errorf("%q in %s", bad, stderr)
+				}
+			}
+		}
+	})
+}
+
+// TestCompletion: the shell completes the values of flags that have a set of them, and files
+// only where files are wanted.
+func TestCompletion(t *testing.T) {
+	for _, tt := range []struct{ args, want string }{
+		{"run --datapath ", "auto\nkernel\nqueue\n:36\n"},
+		{"check --rules ", "auto\nnft\niptables\nnone\n:36\n"},
+		{"run --status-page ", "auto\non\noff\n:36\n"},
+		{"run --log-level ", "debug\ninfo\nwarn\nerror\n:36\n"},
+		{"rules load --rules ", "auto\nnft\niptables\n:36\n"},
+		{"rules print --format ", "iptables\nnft\n:36\n"},
+		{"calls --output ", "table\nwide\njson\nyaml\n:36\n"},
+		{"calls -o ", "table\nwide\njson\nyaml\n:36\n"},
+		{"run --reset-lost=", "true\nfalse\n:36\n"},
+		{"run --queue ", ":36\n"},
+		{"run --config ", ":0\n"},
+		{"run --state-dir ", ":16\n"},
+	} {
+		code, stdout, _ := pptpalg(t, append([]string{"__complete"}, strings.Split(tt.args, " ")...)...)
+		if code != 0 || stdout != tt.want {
+			t.Errorf("%s: exit %d, %q, want %q", tt.args, code, stdout, tt.want)
+		}
 	}
 }

@@ -17,7 +17,7 @@ func manCommand(e env) *cobra.Command {
 		Use:    "man DIRECTORY",
 		Short:  "Write the manual pages into a directory",
 		Hidden: true,
-		Args:   cobra.ExactArgs(1),
+		Args:   takes("DIRECTORY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pages := map[string]string{"pptpalg.yaml.5": filePage(newSettings(stateDir(e)).flags)}
 			addPages(pages, cmd.Root())
@@ -58,7 +58,11 @@ func commandPage(cmd *cobra.Command) string {
 	r.heading("SYNOPSIS")
 	if cmd.Runnable() {
 		r.line(".B", cmd.UseLine())
-	} else {
+	}
+	if cmd.Runnable() && cmd.HasAvailableSubCommands() {
+		r.WriteString(".br\n")
+	}
+	if cmd.HasAvailableSubCommands() {
 		r.line(".B", cmd.CommandPath()+" COMMAND [flags]")
 	}
 	r.heading("DESCRIPTION")

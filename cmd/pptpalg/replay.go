@@ -29,7 +29,7 @@ func replayCommand() *cobra.Command {
 		Use:   "replay FILE|-",
 		Short: "Explain the PPTP in a capture (pcap, pcapng)",
 		Long:  replayHelp,
-		Args:  cobra.ExactArgs(1),
+		Args:  takes("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			defer context.AfterFunc(cmd.Context(), func() { signal.Reset(os.Interrupt, syscall.SIGTERM) })() // a second signal ends the program
 			return o.replay(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), args[0])
@@ -85,11 +85,11 @@ func (o replayOptions) config() (replay.Config, error) {
 	for _, s := range o.nat {
 		n, err := replay.ParseNAT(s)
 		if err != nil {
-			return cfg, fmt.Errorf("read --nat: %w", err)
+			return cfg, usagef("read --nat: %w", err)
 		}
 		for _, other := range cfg.NAT {
 			if n.Net == other.Net {
-				return cfg, fmt.Errorf("read --nat: %v is given twice", n.Net)
+				return cfg, usagef("read --nat: %v is given twice", n.Net)
 			}
 		}
 		cfg.NAT = append(cfg.NAT, n)

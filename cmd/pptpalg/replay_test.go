@@ -34,10 +34,10 @@ func TestReplay(t *testing.T) {
 		{"truncated", []string{cut}, 1, "Outgoing-Call-Request", "cut.pcap: packet 16: the file ends in the middle of it"},
 		{"no file", []string{filepath.Join(dir, "none.pcap")}, 1, "", "none.pcap: no such file"},
 		{"no capture", []string{"replay.go"}, 1, "", "neither pcap nor pcapng"},
-		{"no argument", nil, 1, "", "accepts 1 arg"},
-		{"wrong NAT", []string{captured("hangup-lan"), "--nat", "10.0.0.0/24"}, 1, "", "read --nat: "},
-		{"NAT twice", []string{captured("hangup-lan"), "--nat", "10.0.0.0/24=1.2.3.4", "--nat", "10.0.0.1/24=1.2.3.5"}, 1, "", "10.0.0.0/24 is given twice"},
-		{"wrong port", []string{captured("hangup-lan"), "--ports", "70000"}, 1, "", "70000 is not a TCP port"},
+		{"no argument", nil, 2, "", "FILE is missing"},
+		{"wrong NAT", []string{captured("hangup-lan"), "--nat", "10.0.0.0/24"}, 2, "", "read --nat: "},
+		{"NAT twice", []string{captured("hangup-lan"), "--nat", "10.0.0.0/24=1.2.3.4", "--nat", "10.0.0.1/24=1.2.3.5"}, 2, "", "10.0.0.0/24 is given twice"},
+		{"wrong port", []string{captured("hangup-lan"), "--ports", "70000"}, 2, "", "70000 is not a TCP port"},
 		{"write over itself", []string{cut, "--write", filepath.Join(dir, ".", "cut.pcap")}, 1, "", "the file is the capture itself"},
 		{"write nowhere", []string{cut, "--write", filepath.Join(dir, "none", "out.pcap")}, 1, "", "no such file"},
 	}
@@ -112,6 +112,7 @@ func TestReplayInterrupted(t *testing.T) {
 
 func TestReplayJSON(t *testing.T) {
 	_, stdout, _ := pptpalg(t, "replay", captured("hangup-lan"), "--nat", labNAT, "--json")
+	keeps(t, "replay", stdout)
 	var r struct{ Calls []replay.Call }
 	must(t, json.Unmarshal([]byte(stdout), &r))
 	if len(r.Calls) != 2 || r.Calls[1].PNS.PublicCallID == nil || *r.Calls[1].PNS.PublicCallID != 255 || r.Calls[1].Ended.Cause != "cleared" {

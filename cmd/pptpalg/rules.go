@@ -45,6 +45,7 @@ func (o *ruleOptions) add(f *pflag.FlagSet) {
 	f.BoolVar(&o.data.ByCPU, "gre-by-cpu", false, "choose a packet's queue by the processor that it arrives at, instead of by its addresses: for many calls between two addresses")
 	f.Uint32Var(&o.data.Mark, "gre-mark", rules.DefaultMark, "bit of the packet mark for the rules' own use, within one table and together with the bit after it: no packet may come with either. 0 is the default bit without the rules that accept calls' GRE, for a firewall that accepts untracked GRE anyway")
 	f.Uint8Var(&o.label, "gre-label", 119, "has no effect; it is read because older configuration files have it")
+	config.OneOf(f, "datapath", string(datapath.Auto), string(datapath.Kernel), string(datapath.Queue))
 	o.check(f)
 }
 
@@ -56,9 +57,12 @@ func (o *ruleOptions) check(f *pflag.FlagSet) {
 		return err
 	})
 	config.Check(f, "bypass", func() error {
-		_, err := conntrack.ParseBypass(o.bypass)
-		return err
+		if _, err := conntrack.ParseBypass(o.bypass); err != nil {
+			return config.ErrUnfit
+		}
+		return nil
 	})
+	config.Want(f, "bypass", "none, label:NUMBER with a number from 0 to 127, or mark:BITS with at least one bit, as mark:0x10")
 	config.Want(f, "gre-label", "a whole number from 0 to 127")
 	config.Check(f, "gre-label", func() error {
 		if o.label > 127 {
@@ -105,7 +109,7 @@ func spareLock(cfg rules.Config) error {
 func portNumbers(given []uint) ([]uint16, error) {
 	ports, err := parsePorts(given)
 	if err != nil {
-		return nil, fmt.Errorf("read --ports: %w", err)
+		return nil, usagef("read --ports: %w", err)
 	}
 	return ports, nil
 }
@@ -190,18 +194,18 @@ The nft form is the table that the daemon loads, "ip pptpalg". Loaded by hand it
 "pptpalg run --rules none". Loading it again replaces it. With
 --datapath queue its first lines name the rules to add to a forward chain that drops
 by default.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
 				return err
 			}
 			text, known := ruleFormats[format]
 			if !known {
-				return fmt.Errorf("read --format: %q is neither iptables nor nft", format)
+				return usagef("read --format: %q is neither iptables nor nft", format)
 			}
 			cfg, err := s.config()
 			if err != nil {
-				return err
+				return usageError{error: err}
 			}
 			printed, err := text(cfg)
 			if err != nil {
@@ -213,6 +217,7 @@ by default.`,
 	}
 	s.addTo(cmd, s.ruleFlags)
 	cmd.Flags().StringVar(&format, "format", "iptables", `the program that will load the rules: "iptables" or "nft"`)
+	config.OneOf(cmd.Flags(), "format", "iptables", "nft")
 	return cmd
 }
 
@@ -225,7 +230,7 @@ func rulesLoadCommand() *cobra.Command {
 		Long: `Load the rules, replacing those that are loaded. With iptables, each VRF that the gateway
 has now gets a rule. Only "pptpalg run" with --rules iptables keeps them up to date: load
 the rules again when a VRF comes, goes or is renamed.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
 				return err
@@ -235,7 +240,7 @@ the rules again when a VRF comes, goes or is renamed.`,
 			}
 			cfg, err := s.config()
 			if err != nil {
-				return err
+				return usageError{error: err}
 			}
 			name, err := s.loader(loader)
 			if err != nil {
@@ -250,6 +255,7 @@ the rules again when a VRF comes, goes or is renamed.`,
 	}
 	s.addTo(cmd, s.ruleFlags)
 	cmd.Flags().StringVar(&loader, "rules", "", `who loads them: "auto", "nft" or "iptables"; "" is what the configuration file says, or auto if it says none`)
+	config.OneOf(cmd.Flags(), "rules", choice.Auto, choice.NFT, choice.IPTables)
 	return cmd
 }
 
@@ -258,7 +264,7 @@ func (s *settings) loader(given string) (string, error) {
 	if given != "" {
 		name, err := choice.Parse(given)
 		if err != nil || name == choice.None {
-			return "", fmt.Errorf("read --rules: %q is none of auto, nft, iptables", given)
+			return "", usagef("read --rules: %q is none of auto, nft, iptables", given)
 		}
 		return name, nil
 	}
@@ -273,7 +279,7 @@ func rulesUnloadCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "unload",
 		Short: "Remove the rules",
-		Args:  cobra.NoArgs,
+		Args:  takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return choice.New(choice.Auto).Unload(context.WithoutCancel(cmd.Context()))
 		},

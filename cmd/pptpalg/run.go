@@ -24,6 +24,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/config"
 	"pptpalg/cmd/pptpalg/internal/gateway"
+	"pptpalg/cmd/pptpalg/internal/meter"
 	"pptpalg/cmd/pptpalg/internal/notify"
 	"pptpalg/cmd/pptpalg/internal/status"
 	"pptpalg/rules/choice"
@@ -46,6 +47,7 @@ type options struct {
 	rules     string
 	untouched string // what becomes of calls that NAT does not touch
 	eventLog  string
+	exports   []string
 	stateDir  string
 	logLevel  slog.Level
 
@@ -79,7 +81,7 @@ number 61723 is the lock, so --queue and --gre-queue cannot use it.
 
 A call with its control connection takes about 0.9 KiB of memory: 90 MiB for 100,000
 calls.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
 				return err
@@ -99,6 +101,7 @@ func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	f.StringVar(&o.rules, "rules", choice.Auto, `who loads the firewall rules and removes them at the end: "nft" by nftables, without any program, "iptables" by the programs, "auto" by nftables if the kernel can, else by iptables; "none" leaves both to the administrator`)
 	f.StringVar(&o.stateDir, "state-dir", stateDir, "directory of the journal and of the daemon's socket")
 	f.StringVar(&o.eventLog, "event-log", "", `file to which the daemon appends a line of JSON for each call opened, translated and closed; "-" for standard output, "" for none`)
+	f.StringSliceVar(&o.exports, "export", nil, `collectors that get each event of the event log: syslog+udp://HOST[:PORT], syslog+tcp://, syslog+tls://, ipfix+udp://, ipfix+tcp://, ipfix+tls://, or journald; options follow as ?NAME=VALUE&NAME=VALUE`)
 	f.StringVar(&o.untouched, "untranslated", "follow", `calls that NAT does not touch, as of a routed network or of the gateway itself: "follow" to have their GRE belong to an established connection for the firewall, "leave" to ignore them, except the gateway's own`)
 	o.fast.add(f)
 	o.cluster.add(f)
@@ -106,11 +109,17 @@ func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "minimum log level: debug, info, warn, error")
 	config.Check(f, "listen", o.checkListen)
 	config.Want(f, "listen", `ADDRESS:PORT, or "" for none`)
-	config.Want(f, "status-page", "auto, on or off")
+	config.OneOf(f, "status-page", "auto", "on", "off")
 	config.Check(f, "rules", o.checkRules)
-	config.Want(f, "untranslated", "follow or leave")
+	config.OneOf(f, "rules", choice.Names...)
+	config.OneOf(f, "untranslated", "follow", "leave")
+	config.Want(f, "export", `a list of collectors, as [journald, "syslog+tls://log.example.net?ca=/etc/pptpalg/ca.pem"]`)
+	config.Check(f, "export", func() error {
+		_, err := parseExports(o.exports)
+		return err
+	})
 	config.Check(f, "untranslated", o.checkUntouched)
-	config.Want(f, "log-level", "debug, info, warn or error")
+	config.OneOf(f, "log-level", "debug", "info", "warn", "error")
 }
 
 func (o *options) checkListen() error {
@@ -119,20 +128,24 @@ func (o *options) checkListen() error {
 	}
 	_, port, err := net.SplitHostPort(o.listen)
 	if err != nil {
-		return err
+		return config.ErrUnfit
 	}
-	_, err = net.LookupPort("tcp", port)
-	return err
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return config.ErrUnfit
+	}
+	return nil
 }
 
 func (o *options) checkRules() error {
-	_, err := choice.Parse(o.rules)
-	return err
+	if _, err := choice.Parse(o.rules); err != nil {
+		return config.ErrUnfit
+	}
+	return nil
 }
 
 func (o *options) checkUntouched() error {
 	if o.untouched != "follow" && o.untouched != "leave" {
-		return fmt.Errorf("%q is neither follow nor leave", o.untouched)
+		return config.ErrUnfit
 	}
 	return nil
 }
@@ -189,7 +202,7 @@ func run(ctx context.Context, e env, s *settings) error {
 	o := s.options
 	cfg, err := o.daemon()
 	if err != nil {
-		return err
+		return usageError{error: err} // the file alone was valid
 	}
 	hangups := make(chan os.Signal, 1) // a second signal while the file is read adds nothing
 	signal.Notify(hangups, syscall.SIGHUP)
@@ -207,15 +220,27 @@ func run(ctx context.Context, e env, s *settings) error {
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
-	shares := clusterControl(d)
-	page := status.New(status.Config{
-		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry, Cluster: shares,
-	})
-	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, Events: d.Events(), Traffic: d.Traffic, FastPath: o.fast.told(d.DataPath()), Ready: d.Ready, Page: page, Show: o.page, Cluster: shares}, registry, d.Calls)
+	exports, err := openExports(o.exports, d.Events(), log.Logger)
 	if err != nil {
-		return errors.Join(err, d.Close())
+		return errors.Join(err, events.close(), d.Close())
 	}
-	d.Count(gateway.Beside{LogLost: log.lines.Lost, EventsLost: events.Lost, AdminClosed: srv.Crowded})
+	shares := clusterControl(d)
+	measured := meter.New(meter.Source{Calls: d.Calls, Traffic: d.Traffic})
+	page := status.New(status.Config{
+		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry, Cluster: shares, Meter: measured,
+	})
+	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, EndCall: d.EndCall, Events: d.Events(), Traffic: d.Traffic, FastPath: o.fast.told(d.DataPath()), Ready: d.Ready, Page: page, Show: o.page, Cluster: shares, Meter: measured}, registry, d.Calls)
+	if err != nil {
+		exports.close()
+		return errors.Join(err, events.close(), d.Close())
+	}
+	reload := begun(s, log, d.Reload, time.Now())
+	d.Count(gateway.Beside{
+		LogLost: log.lines.Lost, EventsLost: events.Lost, AdminClosed: srv.Crowded, Exports: exports.state,
+		OneWay: func() uint64 { return uint64(measured.Count(meter.OneWay)) },
+		Silent: func() uint64 { return uint64(measured.Count(meter.Silent)) },
+		Reload: func() gateway.Reload { return *reload.last.Load() },
+	})
 	group, ctx := errgroup.WithContext(ctx)
 	ready := make(chan struct{})
 	ended := make(chan struct{})
@@ -230,9 +255,9 @@ func run(ctx context.Context, e env, s *settings) error {
 	})
 	group.Go(func() error { return srv.Run(ctx) })
 	group.Go(func() error { return events.Run(ctx) })
-	group.Go(func() error {
-		return (&reloader{running: s, level: log.level, table: d.Reload, log: log.Logger}).Run(ctx, hangups)
-	})
+	group.Go(func() error { return exports.run(ctx) })
+	group.Go(func() error { return measured.Run(ctx) })
+	group.Go(func() error { return reload.Run(ctx, hangups) })
 	group.Go(func() error {
 		return notify.Run(ctx, notify.Config{Ready: ready, Healthy: d.Healthy, Log: log.Logger})
 	})

@@ -2,11 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
@@ -25,46 +27,79 @@ var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 func shownCall(n uint64, minutes int, state string, toPNS *admin.Traffic) admin.Call {
 	id := pptp.CallID(n)
 	return admin.Call{
-		Number: n, State: state, Since: noon.Add(-time.Duration(minutes) * time.Minute), ToPNS: toPNS,
+		Number: n, State: state, Since: schema.At(noon.Add(-time.Duration(minutes) * time.Minute)), ToPNS: toPNS,
 		PNS:     admin.Party{Address: fmt.Sprintf("10.0.0.%d", n), PublicAddress: "192.0.2.1", CallID: &id, PublicCallID: &id},
 		PAC:     admin.Party{Address: "203.0.113.9", PublicAddress: "203.0.113.9"},
 		Control: admin.Control{Src: fmt.Sprintf("10.0.0.%d:5000", n), Dst: fmt.Sprintf("203.0.113.%d:1723", 100-n)},
 	}
 }
 
-func TestWatchOrder(t *testing.T) {
-	calls := []admin.Call{
+// shownCalls are three calls, and what they are two seconds later.
+func shownCalls() (calls, later []admin.Call) {
+	calls = []admin.Call{
 		shownCall(1, 5, "requested", &admin.Traffic{Packets: 10, Bytes: 1000}),
 		shownCall(2, 9, "established", &admin.Traffic{Packets: 10, Bytes: 9000}),
 		shownCall(3, 1, "answered", nil),
 	}
-	later := []admin.Call{
+	return calls, []admin.Call{
 		shownCall(1, 5, "requested", &admin.Traffic{Packets: 30, Bytes: 41000}),
 		shownCall(2, 9, "established", &admin.Traffic{Packets: 12, Bytes: 9200}),
 		shownCall(3, 1, "answered", nil),
 	}
-	for by, want := range map[order]string{"age": "312", "client": "123", "server": "321", "state": "321", "rate": "123"} {
+}
+
+func TestCallOrder(t *testing.T) {
+	calls, later := shownCalls()
+	for by, want := range map[order]string{"": "312", "age": "312", "-age": "213", "client": "123", "server": "321", "state": "321", "rate": "123", "-rate": "321", "number": "123"} {
 		w := watcher{sort: by}
 		w.table(calls, noon)
 		var got strings.Builder
-		for _, l := range w.table(later, noon.Add(2*time.Second))[1:] {
-			got.WriteByte(l[len("10.0.0.")])
+		for _, r := range w.table(later, noon.Add(2*time.Second)).rows {
+			got.WriteString(r[0].text)
 		}
 		if got.String() != want {
-			t.Errorf("by %s: %s, want %s", by, &got, want)
+			t.Errorf("by %q: %s, want %s", by, &got, want)
 		}
 	}
 }
 
-func TestWatchRates(t *testing.T) {
-	w := watcher{sort: "age", filter: "10.0.0.1"}
-	first := w.table([]admin.Call{shownCall(1, 5, "established", &admin.Traffic{Packets: 10, Bytes: 1000}), shownCall(2, 1, "requested", nil)}, noon)
-	second := w.table([]admin.Call{shownCall(1, 5, "established", &admin.Traffic{Packets: 30, Bytes: 41000})}, noon.Add(2*time.Second))
-	want := []string{
-		"PNS         PUBLIC       PAC            PUBLIC         STATE        AGE   TO PNS            TO PAC  PACKETS",
-		"10.0.0.1/1  192.0.2.1/1  203.0.113.9/-  203.0.113.9/-  established  5m2s  10 p/s 20kB/s     -       30",
+func TestCallFilter(t *testing.T) {
+	calls, _ := shownCalls()
+	for filter, want := range map[string]string{
+		"": "123", "10.0.0.2": "2", "10.0.0.2/31": "23", "10.0.0.2/2": "2", "ANSWERED": "3", "203.0.113.9 requested": "1",
+		"203.0.113.97:1723": "3", "10.0.0.2 answered": "", "10.0.0.1/31": "",
+	} {
+		w := watcher{filter: filter}
+		var got strings.Builder
+		for _, r := range w.chosen(rowsOf(calls), "number") {
+			fmt.Fprint(&got, r.Number)
+		}
+		if got.String() != want {
+			t.Errorf("%q shows %q, want %q", filter, &got, want)
+		}
 	}
-	if len(first) != 2 || !strings.HasSuffix(first[1], "5m0s  -       -       10") {
+}
+
+// TestCallFromThePAC: the client is who opened the control connection, whatever its part in
+// the call.
+func TestCallFromThePAC(t *testing.T) {
+	c := shownCall(1, 5, "established", &admin.Traffic{Packets: 1, Bytes: 10})
+	c.PNS, c.PAC = c.PAC, c.PNS
+	line := callTable(rowsOf([]admin.Call{c}), noon, callColumns{}).lines(0, false)[1]
+	if want := "1     10.0.0.1/1  192.0.2.1/1  203.0.113.9/-  established  5m   -          1p 10B"; line != want {
+		t.Errorf("got  %q\nwant %q", line, want)
+	}
+}
+
+func TestWatchRates(t *testing.T) {
+	w := watcher{filter: "10.0.0.1"}
+	first := w.table([]admin.Call{shownCall(1, 5, "established", &admin.Traffic{Packets: 10, Bytes: 1000}), shownCall(2, 1, "requested", nil)}, noon).lines(0, false)
+	second := w.table([]admin.Call{shownCall(1, 5, "established", &admin.Traffic{Packets: 30, Bytes: 41000})}, noon.Add(2*time.Second)).lines(0, false)
+	want := []string{
+		"CALL  CLIENT      PUBLIC       SERVER         STATE        AGE   TO CLIENT      TO SERVER",
+		"1     10.0.0.1/1  192.0.2.1/1  203.0.113.9/-  established  5m2s  10p/s 20kB/s  -",
+	}
+	if len(first) != 2 || !strings.HasSuffix(first[1], "5m   -          -") {
 		t.Errorf("the first table is %q", first)
 	}
 	for i := range want {
@@ -73,23 +108,52 @@ func TestWatchRates(t *testing.T) {
 		}
 	}
 	// Counting began anew.
-	third := w.table([]admin.Call{shownCall(1, 5, "established", &admin.Traffic{Packets: 1, Bytes: 1})}, noon.Add(3*time.Second))
+	third := w.table([]admin.Call{shownCall(1, 5, "established", &admin.Traffic{Packets: 1, Bytes: 1})}, noon.Add(3*time.Second)).lines(0, false)
 	if !strings.Contains(third[1], "5m3s  -") {
 		t.Errorf("then it is %q", third[1])
 	}
 }
 
+// TestNarrowTable: columns go in an order of their own; what says which call it is and how it
+// does stays.
+func TestNarrowTable(t *testing.T) {
+	rows := rowsOf([]admin.Call{shownCall(1, 5, "established", &admin.Traffic{Packets: 10, Bytes: 1000})})
+	for width, want := range map[int]string{
+		0:   "CALL CLIENT PUBLIC SERVER PUBLIC STATE AGE TO CLIENT TO SERVER CONTROL",
+		110: "CALL CLIENT PUBLIC SERVER PUBLIC STATE AGE TO CLIENT TO SERVER",
+		95:  "CALL CLIENT PUBLIC SERVER STATE AGE TO CLIENT TO SERVER",
+		80:  "CLIENT PUBLIC SERVER STATE AGE TO CLIENT TO SERVER",
+		70:  "CLIENT SERVER STATE AGE TO CLIENT TO SERVER",
+		40:  "CLIENT SERVER STATE",
+		20:  "CLIENT SERVER",
+	} {
+		lines := callTable(rows, noon, callColumns{wide: true}).lines(width, false)
+		if got := strings.Join(strings.Fields(lines[0]), " "); got != want {
+			t.Errorf("%d columns show %q, want %q", width, got, want)
+		}
+		for _, l := range lines {
+			if width > 0 && len(l) > width {
+				t.Errorf("%q is longer than %d", l, width)
+			}
+		}
+	}
+	coloured := callTable(rows, noon, callColumns{}).lines(0, true)[1]
+	if !strings.Contains(coloured, "  \x1b[32mestablished\x1b[0m  5m") {
+		t.Errorf("in colour: %q", coloured)
+	}
+}
+
 func TestScreen(t *testing.T) {
-	got := screen([]string{"a table", "öäü: of five columns", "c", "d"}, 5, 3)
-	want := home + "a tab" + endOfLine + "\r\nöäü: " + endOfLine + "\r\n… 2 m" + endOfLine + endOfScreen
+	got := screen([]string{"a table", "b", "c", "d"}, 3)
+	want := home + "a table" + endOfLine + "\r\nb" + endOfLine + "\r\n… 2 more" + endOfLine + endOfScreen
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
 
-func TestShort(t *testing.T) {
+func TestScaled(t *testing.T) {
 	for n, want := range map[uint64]string{0: "0", 9999: "9999", 10_000: "10k", 123_456: "123k", 999_900: "1M", 1_234_567: "1.23M", 7_000_000_000_000: "7000G"} {
-		if got := short(n); got != want {
+		if got := scaled(n); got != want {
 			t.Errorf("%d is %s, want %s", n, got, want)
 		}
 	}
@@ -98,15 +162,15 @@ func TestShort(t *testing.T) {
 // TestWatchTerminal: a terminal is drawn on in place, and left as it was; where the daemon
 // is gone, it is awaited.
 func TestWatchTerminal(t *testing.T) {
-	master, slave := terminal(t, 60, 10)
+	master, slave := pty(t, 60, 10)
 	ctx, cancel := context.WithCancel(t.Context())
 	asked := 0
-	w := watcher{out: slave, interval: time.Millisecond, sort: "age", calls: func(context.Context) ([]admin.Call, error) {
+	w := watcher{out: slave, interval: time.Millisecond, calls: func(context.Context) ([]admin.Call, error) {
 		if asked++; asked > 2 {
 			cancel()
 		}
 		if asked == 2 {
-			return nil, errors.New("no daemon is running")
+			return nil, admin.ErrNotRunning
 		}
 		return []admin.Call{shownCall(1, 5, "established", nil)}, nil
 	}}
@@ -115,13 +179,13 @@ func TestWatchTerminal(t *testing.T) {
 	b, _ := io.ReadAll(master) // ends with an error, as the other side is closed
 	out := string(b)
 	if !strings.HasPrefix(out, enterScreen+home) || !strings.HasSuffix(out, leaveScreen) || strings.Count(out, home) != 2 ||
-		!strings.Contains(out, "1 calls") || !strings.Contains(out, "no daemon is running") {
+		!strings.Contains(out, "1 call ") || !strings.Contains(out, "   NO DAEMON   ") || strings.Contains(out, "0 calls") {
 		t.Errorf("%q", out)
 	}
 }
 
-// terminal opens both sides of a new one.
-func terminal(t *testing.T, columns, rows uint16) (master, slave *os.File) {
+// pty opens both sides of a new terminal.
+func pty(t *testing.T, columns, rows uint16) (master, slave *os.File) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	must(t, err)
@@ -135,15 +199,61 @@ func terminal(t *testing.T, columns, rows uint16) (master, slave *os.File) {
 	return master, slave
 }
 
+// TestTerminalColours: NO_COLOR and a dumb terminal have none.
+func TestTerminalColours(t *testing.T) {
+	_, slave := pty(t, 60, 10)
+	for given, want := range map[string]bool{"": true, "TERM=xterm": true, "TERM=dumb": false, "NO_COLOR=1": false, "NO_COLOR=": true} {
+		name, value, _ := strings.Cut(given, "=")
+		term := terminalOf(slave, func(key string) (string, bool) {
+			if key != name {
+				return "", false
+			}
+			return value, true
+		})
+		if term.coloured != want || term.columns != 60 || term.rows != 10 {
+			t.Errorf("%q: %+v", given, term)
+		}
+	}
+}
+
+// TestWatchQuits: q ends the live table of a process on a terminal of its own, and the
+// terminal is as it was.
+func TestWatchQuits(t *testing.T) {
+	master, slave := pty(t, 80, 24)
+	before, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+	must(t, err)
+	self, err := os.Executable()
+	must(t, err)
+	cmd := exec.Command(self, "calls", "--watch", "--interval", "20ms", "--state-dir", t.TempDir())
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	must(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	shown := new(lab.Log)
+	go func() { _, _ = io.Copy(shown, master) }()
+	must(t, shown.WaitFor("NO DAEMON", lab.Patience))
+	_, err = master.WriteString("xq")
+	must(t, err)
+	must(t, cmd.Wait())
+	after, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+	must(t, err)
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("the terminal (-before +after)\n%s", diff)
+	}
+}
+
 func TestWatchWrong(t *testing.T) {
 	for want, args := range map[string][]string{
-		`"size" is none of age, client, rate, server, state`: {"calls", "--watch", "--sort", "size"},
-		"-1s is not above 0":   {"calls", "--watch", "--interval", "-1s"},
-		"no daemon is running": {"calls", "--watch", "--state-dir", "/nonexistent"},
+		"--sort: \"size\" is wrong; give age, client, number, rate, server or state": {"calls", "--watch", "--sort", "size"},
+		"-1s is not above 0": {"calls", "--watch", "--interval", "-1s"},
 	} {
-		if code, _, stderr := pptpalg(t, args...); code != 1 || !strings.Contains(stderr, want) {
+		if code, _, stderr := pptpalg(t, args...); code != 2 || !strings.Contains(stderr, want) {
 			t.Errorf("%v: exit %d: %s", args, code, stderr)
 		}
+	}
+	if code, _, stderr := pptpalg(t, "calls", "--watch", "--state-dir", "/nonexistent"); code != 1 || !strings.Contains(stderr, "no daemon is running") {
+		t.Errorf("without a daemon: exit %d: %s", code, stderr)
 	}
 }
 

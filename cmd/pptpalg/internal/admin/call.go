@@ -5,16 +5,24 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/meter"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
+
+// Listed is a call in a list for programs.
+type Listed struct {
+	SchemaVersion schema.Version `json:"schema_version"`
+	Call
+}
 
 // Call is a call as the commands and JSON show it.
 type Call struct {
-	Number  uint64    `json:"number"` // calls are numbered as the daemon sees them, over its restarts too
-	PNS     Party     `json:"pns"`
-	PAC     Party     `json:"pac"`
-	State   string    `json:"state"` // requested, answered, established
-	Since   time.Time `json:"since"` // of the call's request
-	Control Control   `json:"control"`
+	Number  uint64      `json:"number"` // calls are numbered as the daemon sees them, over its restarts too
+	PNS     Party       `json:"pns"`
+	PAC     Party       `json:"pac"`
+	State   string      `json:"state"` // requested, answered, established
+	Since   schema.Time `json:"since"` // of the call's request
+	Control Control     `json:"control"`
 	// Of a gateway that shares its calls with others: which gateway edits the call's control
 	// connection, and whether it is this one.
 	Owner     string `json:"owner,omitempty"`
@@ -22,6 +30,10 @@ type Call struct {
 
 	ToPNS *Traffic `json:"to_pns"` // GRE that went to an end; null if nothing counts it
 	ToPAC *Traffic `json:"to_pac"`
+
+	Carries   string       `json:"carries"`              // both, one_way, silent or unknown: see package meter
+	NoneTo    string       `json:"none_to,omitempty"`    // of one_way: the end that gets no GRE, "pns" or "pac"
+	NoneSince *schema.Time `json:"none_since,omitempty"` // of one_way and silent: since when
 }
 
 // Traffic is GRE that went one way, bytes with IP headers. The kernel counts since its
@@ -46,33 +58,37 @@ type Control struct {
 	Dst string `json:"dst"`
 }
 
-// NewCall returns a call as it is shown, with what its flows have carried.
-func NewCall(v *calls.View, toPNS, toPAC *Traffic) Call {
-	return Call{
+// NewCall returns a call as it is shown, with what its flows have carried, and how.
+func NewCall(v *calls.View, toPNS, toPAC *Traffic, how meter.Carriage) Call {
+	c := Call{
 		Number: v.Number,
 		PNS:    newParty(v.PNS), PAC: newParty(v.PAC),
-		State: v.State.String(), Since: v.Since.UTC(),
+		State: v.State.String(), Since: schema.At(v.Since),
 		Control: Control{Src: v.Control.Src.String(), Dst: v.Control.Dst.String()},
-		ToPNS:   toPNS, ToPAC: toPAC,
+		ToPNS:   toPNS, ToPAC: toPAC, Carries: how.Kind.String(),
 	}
+	if how.Kind == meter.OneWay || how.Kind == meter.Silent {
+		since := schema.At(how.Since)
+		c.NoneSince = &since
+	}
+	if how.Kind == meter.OneWay {
+		c.NoneTo = map[bool]string{true: "pns", false: "pac"}[how.ToPNS]
+	}
+	return c
 }
 
 // Carried returns what has travelled to each end of a call, from what unmarked flows have
 // carried: nil if nothing counts it.
 func Carried(v *calls.View, by map[calls.Flow]calls.Traffic) (toPNS, toPAC *Traffic) {
-	for _, f := range v.Flows {
-		t := by[f.Unmarked()]
-		if !t.Counted {
-			continue
-		}
-		// Either end may be the other's neighbour: the Call ID tells, where addresses do not.
-		if f.NewDst == v.PNS.Address && v.PNS.Known && f.NewKey == v.PNS.Own && toPNS == nil {
-			toPNS = &Traffic{t.Packets, t.Bytes}
-		} else {
-			toPAC = &Traffic{t.Packets, t.Bytes}
-		}
+	pns, pac := v.Ways(by)
+	return counted(pns), counted(pac)
+}
+
+func counted(t calls.Traffic) *Traffic {
+	if !t.Counted {
+		return nil
 	}
-	return toPNS, toPAC
+	return &Traffic{t.Packets, t.Bytes}
 }
 
 // PerSecond returns the rate between two counts of one direction, taken so far apart. It is

@@ -63,6 +63,9 @@ func (c Client) ask(ctx context.Context, method, what string) (io.ReadCloser, er
 		return nil, errors.Join(errAlone, resp.Body.Close())
 	}
 	why, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // as much as there is
+	if resp.StatusCode == http.StatusConflict || resp.StatusCode == http.StatusNotFound && len(why) > 0 && method == http.MethodPost {
+		return nil, errors.Join(errors.New(string(bytes.TrimSpace(why))), resp.Body.Close()) // its own words
+	}
 	return nil, errors.Join(fmt.Errorf("ask daemon: it replied %s: %s", resp.Status, bytes.TrimSpace(why)), resp.Body.Close())
 }
 

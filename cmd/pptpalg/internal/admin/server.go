@@ -19,9 +19,12 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 	"golang.org/x/sync/errgroup"
 
+	"pptpalg/alg"
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/explain"
 	"pptpalg/cmd/pptpalg/internal/history"
+	"pptpalg/cmd/pptpalg/internal/meter"
+	"pptpalg/cmd/pptpalg/internal/sockets"
 )
 
 // socketName is the socket's name in the state directory.
@@ -67,6 +70,10 @@ type Config struct {
 	Events  *history.Store
 	// Traffic returns what flows have carried, by their Unmarked form.
 	Traffic func() (map[calls.Flow]calls.Traffic, error)
+	// EndCall ends a call by its number.
+	EndCall func(number uint64) (alg.Ended, error)
+	// Meter says how calls carry, and is told what they have carried. Nil knows nothing.
+	Meter *meter.Meter
 	// FastPath is told on the unix socket. Nil is not.
 	FastPath *FastPath
 	// Cluster answers commands on the unix socket. Nil is for a gateway alone.
@@ -90,8 +97,10 @@ type Server struct {
 	log              *slog.Logger
 	explain          func(context.Context, netip.Addr) (explain.Report, error)
 	explaining       *pace
+	end              func(uint64) (alg.Ended, error)
 	events           *history.Store
 	traffic          func() (map[calls.Flow]calls.Traffic, error)
+	meter            *meter.Meter
 	fastPath         *FastPath
 	cluster          *ClusterControl
 	page             http.Handler
@@ -109,7 +118,8 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.calls.look = s.callsJSON
-	s.explain, s.events, s.traffic = cfg.Explain, cfg.Events, cfg.Traffic
+	s.explain, s.events, s.traffic, s.end = cfg.Explain, cfg.Events, cfg.Traffic, cfg.EndCall
+	s.meter = cfg.Meter
 	s.fastPath, s.explaining = cfg.FastPath, newPace()
 	s.page, s.show, s.cluster = cfg.Page, cfg.Show, cfg.Cluster
 	if cfg.Listen != "" {
@@ -118,7 +128,7 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 		}
 		l, err := net.Listen("tcp", cfg.Listen)
 		if err != nil {
-			return nil, fmt.Errorf("listen for metrics: %w: choose another address with --listen", err)
+			return nil, fmt.Errorf("listen for metrics: %w: choose another address with --listen", sockets.Taken(err))
 		}
 		s.metrics = s.bound(l)
 	}
@@ -191,7 +201,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if s.metrics != nil {
 		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{}))
+		mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 		mux.HandleFunc("GET /-/healthy", probe("healthy", s.healthy))
 		mux.HandleFunc("GET /-/ready", probe("ready", s.ready))
 		s.addPage(mux)
@@ -201,6 +211,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /calls", s.serveCalls)
+	if s.end != nil {
+		mux.HandleFunc("POST /calls/end", s.serveEnd)
+	}
 	if s.explain != nil {
 		mux.HandleFunc("GET /explain", s.serveExplain)
 	}
@@ -278,15 +291,17 @@ func (s *Server) serveCalls(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) callsJSON() []byte {
+	began := time.Now()
 	views := s.views()
 	var carried map[calls.Flow]calls.Traffic
 	if s.traffic != nil && len(views) > 0 {
 		carried, _ = s.traffic() // without it the calls are shown uncounted
 	}
+	s.meter.Observe(began, views, carried)
 	all, name := make([]Call, len(views)), s.cluster.Namer()
 	for i := range views {
 		toPNS, toPAC := Carried(&views[i], carried)
-		all[i] = NewCall(&views[i], toPNS, toPAC)
+		all[i] = NewCall(&views[i], toPNS, toPAC, s.meter.Of(views[i].Number))
 		name(&views[i], &all[i])
 	}
 	b, _ := json.Marshal(all) // a Call has nothing that JSON cannot say

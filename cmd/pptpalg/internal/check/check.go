@@ -36,6 +36,8 @@ type File struct {
 	Name string // "" where there is none
 	Err  error  // what is wrong with it: then the rest of the configuration is without it
 	Mend string // the command that makes it a good one
+
+	Faults []string // what Err says of each fault, where it has several
 }
 
 // Run carries out all checks, one after the other, in the network namespace of the

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"text/tabwriter"
+
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // Result is what a check came to.
@@ -41,10 +43,11 @@ func (r Result) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // Finding is what one check says.
 type Finding struct {
-	Check  string `json:"check"`
-	Result Result `json:"result"`
-	Found  string `json:"found"`
-	Remedy string `json:"remedy"` // a command, for a warning perhaps what to do; "" where nothing is to be done
+	SchemaVersion schema.Version `json:"schema_version"`
+	Check         string         `json:"check"`
+	Result        Result         `json:"result"`
+	Found         string         `json:"found"`
+	Remedy        string         `json:"remedy"` // a command, for a warning perhaps what to do; "" where nothing is to be done
 
 	form string // Found before it was filled in: one for each thing that can be wrong
 }
@@ -142,12 +145,12 @@ func (all Findings) Code() int {
 	return 0
 }
 
-// WriteText writes the findings for people: a line for each, and below it the
-// command that mends it.
+// WriteText writes the findings for people: a line for each, or more where what was found has
+// lines, and below it the command that fixes it.
 func (all Findings) WriteText(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range all {
-		fmt.Fprintf(t, "%v\t%s\t%s\n", f.Result, f.Check, f.Found)
+		fmt.Fprintf(t, "%v\t%s\t%s\n", f.Result, f.Check, strings.ReplaceAll(f.Found, "\n", "\n\t\t"))
 		if f.Remedy != "" {
 			fmt.Fprintf(t, "\t\t-> %s\n", f.Remedy)
 		}

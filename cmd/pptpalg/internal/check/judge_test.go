@@ -68,6 +68,7 @@ func TestSystemJudges(t *testing.T) {
 		{"forwards not", judgeForwarding(forwards{all: "0", ways: lan}), Problem, "is 0"},
 		{"config", judgeConfig(File{Name: "f"}), OK, "f"},
 		{"no config", judgeConfig(File{}), OK, "defaults"},
+		{"two faults of a config", judgeConfig(File{Err: refused, Mend: "sed -i 3d f", Faults: []string{"f:1: a", "f:3: b"}}), Problem, "2 faults:\nf:1: a\nf:3: b"},
 		{"wrong config", judgeConfig(File{Err: refused, Mend: "sed -i 3d f"}), Problem, "operation not permitted"},
 		{"rules by nftables", judgeLoading(loading{by: "nft"}), OK, "nftables and the kernel take"},
 		{"rules by iptables, behind", judgeLoading(loading{by: "iptables", failed: []attempt{{name: "nft", failed: refused}}}), OK, "iptables and the kernel take"},
@@ -392,6 +393,7 @@ func TestShell(t *testing.T) {
 func TestOutput(t *testing.T) {
 	all := Findings{
 		{Check: "rights", Result: OK, Found: "all"},
+		{Check: "configuration", Result: Problem, Found: "2 faults:\nf:1: a\nf:3: b", Remedy: "true"},
 		{Check: "ip-forward", Result: Problem, Found: "off", Remedy: "sysctl <x>"},
 		{Check: "nat", Result: Unchecked, Found: "no right", Remedy: "run as root"},
 	}
@@ -400,21 +402,25 @@ func TestOutput(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := strings.Join([]string{
-		"ok         rights      all",
-		"problem    ip-forward  off",
-		"                       -> sysctl <x>",
-		"unchecked  nat         no right",
-		"                       -> run as root",
+		"ok         rights         all",
+		"problem    configuration  2 faults:",
+		"                          f:1: a",
+		"                          f:3: b",
+		"                          -> true",
+		"problem    ip-forward     off",
+		"                          -> sysctl <x>",
+		"unchecked  nat            no right",
+		"                          -> run as root",
 		"",
 	}, "\n")
 	if diff := cmp.Diff(want, text.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	var back []map[string]string
+	var back []map[string]any
 	if err := json.Unmarshal(js.Bytes(), &back); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string]string{"check": "ip-forward", "result": "problem", "found": "off", "remedy": "sysctl <x>"}, back[1]); diff != "" {
+	if diff := cmp.Diff(map[string]any{"schema_version": 1.0, "check": "ip-forward", "result": "problem", "found": "off", "remedy": "sysctl <x>"}, back[2]); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }

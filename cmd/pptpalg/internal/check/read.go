@@ -22,6 +22,7 @@ import (
 	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/internal/netns"
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/sockets"
 	"pptpalg/conntrack"
 	"pptpalg/rules"
 	"pptpalg/rules/choice"
@@ -701,7 +702,7 @@ func (r *reader) listener() (listening, error) {
 		return l, r.answers() // it may be the daemon's
 	}
 	if l.err != nil {
-		l.free = r.freeListener()
+		l.err, l.free = sockets.Taken(l.err), r.freeListener()
 	}
 	return l, nil
 }

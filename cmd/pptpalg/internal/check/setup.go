@@ -17,6 +17,8 @@ import (
 
 func judgeConfig(f File) Finding {
 	switch {
+	case len(f.Faults) > 1:
+		return problem(f.Mend, "the daemon does not start with its configuration, which has %d faults:\n%s", len(f.Faults), strings.Join(f.Faults, "\n"))
 	case f.Err != nil:
 		return problem(f.Mend, "the daemon does not start with its configuration: %s", oneLine(f.Err.Error()))
 	case f.Name == "":

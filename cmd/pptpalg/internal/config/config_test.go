@@ -46,7 +46,7 @@ func newSample() *sample {
 	f.Uint32("mark", 0, "bits")
 	f.String("listen", "", "address")
 	f.TextVar(new(slog.LevelVar), "log-level", new(slog.LevelVar), strings.Repeat("many words of help ", 20))
-	Want(f, "log-level", "debug, info, warn or error")
+	OneOf(f, "log-level", "debug", "info", "warn", "error")
 	Check(f, "ports", func() error {
 		if ports, err := f.GetUintSlice("ports"); err == nil && len(ports) > 4 {
 			return errors.New("more than 4")
@@ -136,15 +136,15 @@ func TestFaults(t *testing.T) {
 		{"a merge", "<<: {low: 1}\n", []string{`1: unknown key "<<"; "pptpalg config" lists the keys`}},
 		{"a list for a key", "[low]: 1\n", []string{`1: unknown key ""; "pptpalg config" lists the keys`}},
 		{"twice", "low: 1\nhigh: 2\n\nlow: 1\n", []string{"4: low: given twice, first in line 1"}},
-		{"no number", "low: few\n", []string{`1: low: "few" is wrong: invalid syntax` + number16}},
-		{"too large", "low: 70000\n", []string{`1: low: "70000" is wrong: value out of range` + number16}},
-		{"negative", "low: -1\n", []string{`1: low: "-1" is wrong: invalid syntax` + number16}},
+		{"no number", "low: few\n", []string{`1: low: "few" is wrong` + number16}},
+		{"too large", "low: 70000\n", []string{`1: low: "70000" is wrong` + number16}},
+		{"negative", "low: -1\n", []string{`1: low: "-1" is wrong` + number16}},
 		{"refused by a check", "max-count: 0\n", []string{`1: max-count: "0" is wrong: less than 1; give a whole number, 1 or more`}},
 		{"a list refused by a check", "ports: [1, 2, 3, 4, 5]\n", []string{`1: ports: "1,2,3,4,5" is wrong: more than 4; give a list of whole numbers, as [1, 2]`}},
-		{"no unit", "rest: 90\n", []string{`1: rest: "90" is wrong: time: missing unit in duration "90"; give a number with its unit, as 300ms, 90s, 2m or 1h30m`}},
-		{"unknown unit", "rest: 2min\n", []string{`1: rest: "2min" is wrong: time: unknown unit "min" in duration "2min"; give a number with its unit, as 300ms, 90s, 2m or 1h30m`}},
-		{"yes", "random-ids: yes\n", []string{`1: random-ids: "yes" is wrong: invalid syntax; give true or false`}},
-		{"a choice", "log-level: loud\n", []string{`1: log-level: "loud" is wrong: slog: level string "loud": unknown name; give debug, info, warn or error`}},
+		{"no unit", "rest: 90\n", []string{`1: rest: "90" is wrong; give a number with its unit, as 300ms, 90s, 2m or 1h30m`}},
+		{"unknown unit", "rest: 2min\n", []string{`1: rest: "2min" is wrong; give a number with its unit, as 300ms, 90s, 2m or 1h30m`}},
+		{"yes", "random-ids: yes\n", []string{`1: random-ids: "yes" is wrong; give true or false`}},
+		{"a choice", "log-level: loud\n", []string{`1: log-level: "loud" is wrong; give debug, info, warn or error`}},
 		{"no value", "low:\nhigh: 3\n", []string{`1: low: has no value (an empty text is "")` + number16}},
 		{"no value before the end", "# x\n? low", []string{`2: low: has no value (an empty text is "")` + number16}},
 		{"null", "low: ~\n", []string{`1: low: has no value (an empty text is "")` + number16}},
@@ -152,8 +152,8 @@ func TestFaults(t *testing.T) {
 		{"a list for one value", "low:\n  - 1\n", []string{"2: low: a list, where one value is wanted" + number16}},
 		{"keys for one value", "low:\n  high: 1\n", []string{"2: low: has values within, where one value is wanted" + number16}},
 		{"a list in a list", "ports: [1, [2]]\n", []string{"1: ports: has values within, where one value is wanted; give a list of whole numbers, as [1, 2]"}},
-		{"an empty list", "ports: []\n", []string{`1: ports: "" is wrong: invalid syntax; give a list of whole numbers, as [1, 2]`}},
-		{"a word in a list", "ports: [1, two]\n", []string{`1: ports: "1,two" is wrong: invalid syntax; give a list of whole numbers, as [1, 2]`}},
+		{"an empty list", "ports: []\n", []string{`1: ports: "" is wrong; give a list of whole numbers, as [1, 2]`}},
+		{"a word in a list", "ports: [1, two]\n", []string{`1: ports: "1,two" is wrong; give a list of whole numbers, as [1, 2]`}},
 		{"an alias", "low: &a 1\nhigh: *a\n", []string{"2: high: an alias, where the value itself is wanted" + number16}},
 		{"a tag", "low: !!int 1\n", []string{"1: low: has a YAML tag, which says nothing here" + number16}},
 		{"a tag on a list", "ports: !!set [1]\n", []string{"1: ports: has a YAML tag, which says nothing here; give a list of whole numbers, as [1, 2]"}},
@@ -170,9 +170,9 @@ func TestFaults(t *testing.T) {
 		{"a rule broken by one key", "# x\nrest: 1s\nlow: 10\nlabel: 3\n", []string{"3: 10 is above 9"}},
 		{"a rule broken by two keys", "low: 8\nhigh: 7\nrest: 1s\n", []string{"2: 8 is above 7"}},
 		{"all of them", "low: few\nhihg: 1\nrest: 1\nrandom-ids: false\nrest: 2s\n", []string{
-			`1: low: "few" is wrong: invalid syntax` + number16,
+			`1: low: "few" is wrong` + number16,
 			`2: unknown key "hihg"; did you mean "high"?`,
-			`3: rest: "1" is wrong: time: missing unit in duration "1"; give a number with its unit, as 300ms, 90s, 2m or 1h30m`,
+			`3: rest: "1" is wrong; give a number with its unit, as 300ms, 90s, 2m or 1h30m`,
 			"5: rest: given twice, first in line 3",
 		}},
 	}

@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -31,13 +30,35 @@ func (e Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// wrongValue says why a flag cannot have a value, and which it can.
-func wrongValue(f *pflag.Flag, text string, err error) string {
-	if number := (*strconv.NumError)(nil); errors.As(err, &number) {
-		err = number.Err // the rest of its text is in Go's terms
+// ErrUnfit is for a check that has nothing to add to the hint.
+var ErrUnfit = errors.New("not what it is to be")
+
+// WrongValue says why a flag cannot have a value, and which it can.
+func WrongValue(f *pflag.Flag, text string, err error) string {
+	why := ": " + err.Error()
+	if errors.Is(err, ErrUnfit) || fromLibrary(f, err) {
+		why = ""
 	}
-	return fmt.Sprintf("%s: %q is wrong: %v%s", f.Name, text, err, hint(f))
+	return fmt.Sprintf("%s: %q is wrong%s%s", f.Name, text, why, hint(f))
 }
+
+// fromLibrary reports whether an error is one of Go's own for a value that cannot be read.
+// Its words are for programmers, and the hint says it better.
+func fromLibrary(f *pflag.Flag, err error) bool {
+	var own fault
+	if errors.As(err, &own) {
+		return false
+	}
+	return wants[f.Value.Type()] != "" || len(Values(f)) > 0
+}
+
+// fault is what a check says.
+type fault struct{ error }
+
+func (f fault) Unwrap() error { return f.error }
+
+// Missing says that a flag was given without a value, and which it can have.
+func Missing(f *pflag.Flag) string { return "--" + f.Name + " needs a value" + hint(f) }
 
 func hint(f *pflag.Flag) string {
 	if w := want(f); w != "" {
@@ -48,15 +69,15 @@ func hint(f *pflag.Flag) string {
 
 // unknownKey names the key that was perhaps meant.
 func unknownKey(key string, flags *pflag.FlagSet) string {
-	if near := nearest(key, flags); near != "" {
+	if near := Nearest(key, flags); near != "" {
 		return fmt.Sprintf("unknown key %q; did you mean %q?", key, near)
 	}
 	return fmt.Sprintf(`unknown key %q; "pptpalg config" lists the keys`, key)
 }
 
-// nearest returns the flag whose name takes the fewest letters to be changed, if half
+// Nearest returns the flag whose name takes the fewest letters to be changed, if half
 // of it can stay; else the first one that begins like key, or "".
-func nearest(key string, flags *pflag.FlagSet) string {
+func Nearest(key string, flags *pflag.FlagSet) string {
 	key = strings.ReplaceAll(strings.ToLower(key), "_", "-")
 	found, least := "", 0
 	flags.VisitAll(func(f *pflag.Flag) {

@@ -6,8 +6,12 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// wantKey is the annotation of a flag that has a hint of its own.
-const wantKey = "pptpalg_want"
+// Annotations of flags: wantKey of one that has a hint of its own, valuesKey of one that
+// has a fixed set of values.
+const (
+	wantKey   = "pptpalg_want"
+	valuesKey = "pptpalg_values"
+)
 
 // wants are the hints for values of each type, by Value.Type.
 var wants = map[string]string{
@@ -17,6 +21,7 @@ var wants = map[string]string{
 	"uint8":     "a whole number from 0 to 255",
 	"uint16":    "a whole number from 0 to 65535",
 	"uint32":    "a whole number from 0 to 4294967295, or 0x0 to 0xffffffff",
+	"float64":   "a number",
 	"uintSlice": "a list of whole numbers, as [1, 2]",
 }
 
@@ -32,8 +37,22 @@ func want(f *pflag.Flag) string {
 	if hint := f.Annotations[wantKey]; len(hint) > 0 {
 		return hint[0]
 	}
+	if all := Values(f); len(all) > 1 {
+		last := len(all) - 1
+		return strings.Join(all[:last], ", ") + " or " + all[last]
+	}
 	return wants[f.Value.Type()]
 }
+
+// OneOf says for a flag which values it has. It does not check them.
+func OneOf(f *pflag.FlagSet, name string, values ...string) {
+	if err := f.SetAnnotation(name, valuesKey, values); err != nil {
+		panic(err) // no such flag
+	}
+}
+
+// Values returns the values of a flag that has a fixed set of them.
+func Values(f *pflag.Flag) []string { return f.Annotations[valuesKey] }
 
 // Check has each value that flag name gets looked at by check, after it was stored.
 func Check(f *pflag.FlagSet, name string, check func() error) {
@@ -55,7 +74,10 @@ func (c checked) Set(text string) error {
 	if err := c.Value.Set(text); err != nil {
 		return err
 	}
-	return c.check()
+	if err := c.check(); err != nil {
+		return fault{err}
+	}
+	return nil
 }
 
 // checkedSlice is a checked list.

@@ -145,7 +145,7 @@ func (p *parser) pair(key, value *yaml.Node) {
 		return
 	}
 	if err := flag.Value.Set(text); err != nil {
-		p.fail(value.Line, "%s", wrongValue(flag, text, err))
+		p.fail(value.Line, "%s", WrongValue(flag, text, err))
 		return
 	}
 	p.values = append(p.values, Value{flag.Name, text, key.Line})

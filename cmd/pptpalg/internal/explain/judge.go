@@ -273,6 +273,7 @@ var endings = map[calls.Cause]struct {
 	calls.Expired:      {"ended because the kernel says that its control connection is closed, or forgot it after a long time-out", nil},
 	calls.Lost:         {"ended because its control connection was lost: its public address is gone, or another connection has its ports", nil},
 	calls.Replaced:     {"gave way to another call of the same end with the same Call ID", nil},
+	calls.Operator:     {"was ended by the gateway's operator (\"pptpalg calls end\")", nil},
 	calls.Idle:         {"ended because it was silent for longer than --idle-timeout", nil},
 }
 

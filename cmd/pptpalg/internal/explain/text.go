@@ -48,7 +48,7 @@ func (r *Report) control(b *bytes.Buffer) {
 	if c.Over {
 		b.WriteString("; over")
 	}
-	if c.Over && c.Last != nil {
+	if c.Over && !c.Last.IsZero() {
 		fmt.Fprintf(b, ", last seen at %s", c.Last.Format(time.RFC3339))
 	}
 	fmt.Fprintln(b)

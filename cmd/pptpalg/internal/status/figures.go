@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"pptpalg/cmd/pptpalg/internal/meter"
 )
 
 // figures are the daemon's metrics, so that the page always agrees with them. A series with
@@ -112,4 +114,44 @@ func (f figures) problems() (all []string) {
 		all = append(all, fmt.Sprintf("the kernel's conntrack table is %.0f %% full: raise net.netfilter.nf_conntrack_max", entries/limit*100))
 	}
 	return all
+}
+
+// problems says what is wrong now with the gateway, and then with its calls.
+func (s *snapshot) problems() []string {
+	all := s.figures.problems()
+	for _, p := range []struct {
+		kind      meter.Kind
+		one, many string
+	}{
+		{meter.OneWay, "1 call carries one way only", "%d calls carry one way only"},
+		{meter.Silent, "1 call has never carried anything", "%d calls have never carried anything"},
+	} {
+		n := s.hows[p.kind]
+		if n == 0 {
+			continue
+		}
+		text := p.one
+		if n > 1 {
+			text = fmt.Sprintf(p.many, n)
+		}
+		r := s.examples[p.kind]
+		all = append(all, fmt.Sprintf("%s: %s; \"pptpalg explain %v\" says why", text, r.missing(n), r.client.Address))
+	}
+	return all
+}
+
+// missing says of a call that does not carry what is missing, as an example if there are others.
+func (r *row) missing(calls int) string {
+	as := ""
+	if calls > 1 {
+		as = "for example, "
+	}
+	from, to := r.server.Address, r.client.Address
+	switch {
+	case r.how.Kind == meter.Silent:
+		return fmt.Sprintf("%sno GRE came from %v nor from %v", as, to, from)
+	case r.how.ToPNS != (r.client == &r.PNS):
+		from, to = to, from
+	}
+	return fmt.Sprintf("%sno GRE comes from %v for %v", as, from, to)
 }

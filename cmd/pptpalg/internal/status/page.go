@@ -12,6 +12,8 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/meter"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // Config is what the page is made of. Its functions must be safe to call from any goroutine.
@@ -27,6 +29,7 @@ type Config struct {
 	Calls    func() []calls.View
 	Traffic  func() (map[calls.Flow]calls.Traffic, error)
 	Gatherer prometheus.Gatherer // of the daemon's metrics
+	Meter    *meter.Meter        // how the calls carry; nil knows nothing
 
 	Cluster *admin.ClusterControl // nil for a gateway alone
 }
@@ -94,13 +97,13 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 const patience = time.Second
 
 func (p *Page) serveStatus(w http.ResponseWriter, r *http.Request) {
-	st := Status{Version: p.cfg.Version, DataPath: p.cfg.DataPath, Now: p.now().UTC()}
+	st := Status{Version: p.cfg.Version, DataPath: p.cfg.DataPath, Now: schema.At(p.now())}
 	p.problems(&st)
 	ctx, cancel := context.WithTimeout(r.Context(), patience)
 	defer cancel()
 	if s := p.latest(ctx); s != nil {
 		st.Sums = s.sums()
-		st.Problems = append(st.Problems, s.figures.problems()...)
+		st.Problems = append(st.Problems, s.problems()...)
 	}
 	answer(w, st)
 }
@@ -116,7 +119,7 @@ func (p *Page) serveCalls(w http.ResponseWriter, r *http.Request) {
 		return // the client went away
 	}
 	found, matching := s.find(q)
-	l := List{Now: p.now().UTC(), AsOf: s.at.UTC(), All: len(s.rows), Matching: matching, Offset: q.offset, Calls: make([]Call, len(found))}
+	l := List{Now: schema.At(p.now()), AsOf: schema.At(s.at), All: len(s.rows), Matching: matching, Offset: q.offset, Calls: make([]Call, len(found))}
 	name := p.cfg.Cluster.Namer()
 	for i, r := range found {
 		l.Calls[i] = r.call()

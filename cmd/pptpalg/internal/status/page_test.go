@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/internal/promise"
 )
 
 // get asks a page and returns what it answered.
@@ -26,6 +27,10 @@ func get(t testing.TB, p *Page, path string) *httptest.ResponseRecorder {
 	t.Helper()
 	w := httptest.NewRecorder()
 	p.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	name, _, _ := strings.Cut(path, "?")
+	if name, api := strings.CutPrefix(name, "/api/"); api && w.Code == http.StatusOK {
+		must(t, promise.Check("api-"+name, w.Body.Bytes()))
+	}
 	return w
 }
 
@@ -200,7 +205,7 @@ func TestCall(t *testing.T) {
 		"pac":     map[string]any{"address": "203.0.113.50", "public_address": "203.0.113.50", "call_id": 24.0, "public_call_id": 24.0},
 		"control": map[string]any{"src": "10.20.1.40:1025", "dst": "203.0.113.50:1723"},
 		"to_pns":  map[string]any{"packets": 3.0, "bytes": 2700.0}, "to_pac": map[string]any{"packets": 2.0, "bytes": 270.0},
-		"to_pns_rate": map[string]any{"packets": 1.0, "bytes": 900.0}, "to_pac_rate": map[string]any{"packets": 1.0, "bytes": 90.0},
+		"carries": "unknown", "to_pns_rate": map[string]any{"packets": 1.0, "bytes": 900.0}, "to_pac_rate": map[string]any{"packets": 1.0, "bytes": 90.0},
 	}
 	if diff := cmp.Diff(want, l.Calls[0]); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -407,7 +412,7 @@ func TestStuckDaemon(t *testing.T) {
 		}
 	}
 	st := decode[Status](t, get(t, p, "/api/status"))
-	if st.Healthy || len(st.Problems) != 1 || st.Sums == nil || st.Now.Sub(st.Sums.AsOf) != 10*time.Second {
+	if st.Healthy || len(st.Problems) != 1 || st.Sums == nil || st.Now.Sub(st.Sums.AsOf.Time) != 10*time.Second {
 		t.Errorf("%+v", st)
 	}
 	if l := decode[List](t, get(t, p, "/api/calls")); len(l.Calls) != 10 {

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/meter"
 )
 
 const (
@@ -37,7 +38,7 @@ var compares = map[string]func(a, b *row) int{
 	"public":    func(a, b *row) int { return comparePublic(a.client, b.client) },
 	"server":    func(a, b *row) int { return compareEnds(a.server, b.server) },
 	"server_id": func(a, b *row) int { return cmp.Compare(a.server.Own, b.server.Own) },
-	"state":     func(a, b *row) int { return cmp.Compare(a.State, b.State) },
+	"state":     func(a, b *row) int { return cmp.Or(cmp.Compare(a.State, b.State), cmp.Compare(b.how.Kind, a.how.Kind)) },
 	"rate": func(a, b *row) int {
 		return cmp.Compare(b.toClient.bytes()+b.toServer.bytes(), a.toClient.bytes()+a.toServer.bytes())
 	},
@@ -132,7 +133,18 @@ func (r *row) appendLine(b []byte) []byte {
 		b = appendEnd(b, p.Address, uint16(p.Own), p.Known)
 		b = appendEnd(b, p.Endpoint.Public, uint16(p.Public), p.Known)
 	}
-	return append(b, r.State.String()...)
+	return append(b, r.state()...)
+}
+
+// state is a call's state, and what it is called where it does not carry.
+func (r *row) state() string {
+	switch r.how.Kind {
+	case meter.OneWay:
+		return "established one-way"
+	case meter.Silent:
+		return "established silent"
+	}
+	return r.State.String()
 }
 
 func appendEnd(b []byte, a netip.Addr, id uint16, known bool) []byte {

@@ -9,6 +9,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/meter"
 )
 
 const (
@@ -30,6 +31,9 @@ type snapshot struct {
 	rate    *admin.Traffic // of all rows that have one, both ways; nil if there is none
 	figures figures
 
+	hows     map[meter.Kind]int  // how the rows carry
+	examples map[meter.Kind]*row // the first of each
+
 	mu     sync.Mutex // guards orders
 	orders map[string][]int32
 }
@@ -39,6 +43,7 @@ type row struct {
 	*calls.View
 	client, server     *calls.Party // client is who opened the control connection
 	toClient, toServer way
+	how                meter.Carriage
 }
 
 // way is what travelled to one end; nil where it is not known.
@@ -60,8 +65,10 @@ func (p *Page) take(before *snapshot) *snapshot {
 	if len(views) > 0 {
 		carried, _ = p.cfg.Traffic() // without it the calls are shown uncounted
 	}
-	s := &snapshot{at: p.now(), states: make(map[calls.State]int), orders: make(map[string][]int32)}
+	p.cfg.Meter.Observe(began, views, carried)
+	s := &snapshot{at: p.now(), states: make(map[calls.State]int), orders: make(map[string][]int32), hows: make(map[meter.Kind]int), examples: make(map[meter.Kind]*row)}
 	s.fill(views, carried)
+	s.judge(p.cfg.Meter)
 	if before != nil && s.at.Sub(before.at) <= rateSpan {
 		s.measure(before)
 	}
@@ -87,6 +94,17 @@ func (s *snapshot) fill(views []calls.View, carried map[calls.Flow]calls.Traffic
 		}
 		s.states[v.State]++
 		s.rows[i] = r
+	}
+}
+
+// judge asks how the calls carry.
+func (s *snapshot) judge(m *meter.Meter) {
+	for i := range s.rows {
+		r := &s.rows[i]
+		r.how = m.Of(r.Number)
+		if s.hows[r.how.Kind]++; s.hows[r.how.Kind] == 1 {
+			s.examples[r.how.Kind] = r
+		}
 	}
 }
 

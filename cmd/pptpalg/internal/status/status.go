@@ -1,27 +1,28 @@
 package status
 
 import (
-	"time"
-
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/meter"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // Status is the answer of /api/status.
 type Status struct {
-	Version  string    `json:"version"`
-	DataPath string    `json:"data_path"` // kernel or queue
-	Now      time.Time `json:"now"`       // of the daemon's clock
-	Ready    bool      `json:"ready"`     // the daemon edits
-	Healthy  bool      `json:"healthy"`   // packets get their verdicts, audits end
-	Problems []string  `json:"problems"`  // what is wrong now, in words, the worst first
-	Sums     *Sums     `json:"sums"`      // null while the daemon does not tell its calls
+	SchemaVersion schema.Version `json:"schema_version"`
+	Version       string         `json:"version"`
+	DataPath      string         `json:"data_path"` // kernel or queue
+	Now           schema.Time    `json:"now"`       // of the daemon's clock
+	Ready         bool           `json:"ready"`     // the daemon edits
+	Healthy       bool           `json:"healthy"`   // packets get their verdicts, audits end
+	Problems      []string       `json:"problems"`  // what is wrong now, in words, the worst first
+	Sums          *Sums          `json:"sums"`      // null while the daemon does not tell its calls
 }
 
 // Sums are over all calls. What is counted, is counted since the daemon was started.
 type Sums struct {
-	AsOf           time.Time      `json:"as_of"`
-	Started        time.Time      `json:"started"`
+	AsOf           schema.Time    `json:"as_of"`
+	Started        schema.Time    `json:"started"`
 	Calls          Count          `json:"calls"`
 	Rate           *admin.Traffic `json:"rate"`                     // GRE per second, both ways; null where it is not known
 	CallIDSpace    float64        `json:"call_id_space_used_ratio"` // of the fullest space, 0 to 1
@@ -42,16 +43,19 @@ type Count struct {
 	Established int `json:"established"`
 	Clearing    int `json:"clearing"`
 	Counted     int `json:"counted"` // whose GRE is counted
+	OneWay      int `json:"one_way"` // established, and their GRE comes from one end only
+	Silent      int `json:"silent"`  // established, and no GRE has ever come
 }
 
 // List is the answer of /api/calls.
 type List struct {
-	Now      time.Time `json:"now"`
-	AsOf     time.Time `json:"as_of"`
-	All      int       `json:"all"`      // calls there are
-	Matching int       `json:"matching"` // calls that match the filter
-	Offset   int       `json:"offset"`
-	Calls    []Call    `json:"calls"`
+	SchemaVersion schema.Version `json:"schema_version"`
+	Now           schema.Time    `json:"now"`
+	AsOf          schema.Time    `json:"as_of"`
+	All           int            `json:"all"`      // calls there are
+	Matching      int            `json:"matching"` // calls that match the filter
+	Offset        int            `json:"offset"`
+	Calls         []Call         `json:"calls"`
 }
 
 // Call is a call as "pptpalg calls --json" prints it, with what a table needs beside.
@@ -65,10 +69,11 @@ type Call struct {
 func (s *snapshot) sums() *Sums {
 	f := s.figures
 	return &Sums{
-		AsOf: s.at, Started: f.started(), Rate: s.rate,
+		AsOf: schema.At(s.at), Started: schema.At(f.started()), Rate: s.rate,
 		Calls: Count{
 			All: len(s.rows), Requested: s.states[calls.Requested], Answered: s.states[calls.Answered],
 			Established: s.states[calls.Established], Clearing: s.states[calls.Clearing], Counted: s.counted,
+			OneWay: s.hows[meter.OneWay], Silent: s.hows[meter.Silent],
 		},
 		CallIDSpace: f.sum("call_id_space_used_ratio"), CallIDsResting: f.count("call_ids_resting"),
 		Connections: f.count("control_connections"), Untouched: f.count("control_connections_untouched"),
@@ -81,10 +86,10 @@ func (s *snapshot) sums() *Sums {
 func (p *Page) problems(st *Status) {
 	st.Problems = []string{}
 	st.Ready, st.Healthy = true, true
-	if err := p.cfg.Healthy(st.Now); err != nil {
+	if err := p.cfg.Healthy(st.Now.Time); err != nil {
 		st.Ready, st.Healthy = false, false
 		st.Problems = append(st.Problems, err.Error())
-	} else if err := p.cfg.Ready(st.Now); err != nil {
+	} else if err := p.cfg.Ready(st.Now.Time); err != nil {
 		st.Ready = false
 		st.Problems = append(st.Problems, err.Error())
 	}
@@ -95,5 +100,5 @@ func (r *row) call() Call {
 	if r.client != &r.PNS {
 		toPNS, toPAC, client = toPAC, toPNS, "pac"
 	}
-	return Call{Call: admin.NewCall(r.View, toPNS.carried, toPAC.carried), Client: client, ToPNSRate: toPNS.rate, ToPACRate: toPAC.rate}
+	return Call{Call: admin.NewCall(r.View, toPNS.carried, toPAC.carried, r.how), Client: client, ToPNSRate: toPNS.rate, ToPACRate: toPAC.rate}
 }

@@ -73,7 +73,8 @@ function showSums(sums, now) {
   text($("asof"), age > tooOld ? `${span(age)} ago` : clock(new Date(sums.as_of)));
   text($("calls"), whole(calls.all));
   const states = ["established", "answered", "requested", "clearing"].filter((s) => calls[s] > 0);
-  text($("calls-sub"), states.map((s) => `${whole(calls[s])} ${s}`).join(", ") || "none yet");
+  const bad = [["one_way", "one-way"], ["silent", "silent"]].filter(([key]) => calls[key] > 0).map(([key, word]) => `${whole(calls[key])} ${word}`);
+  text($("calls-sub"), [...bad, ...states.map((s) => `${whole(calls[s])} ${s}`)].join(", ") || "none yet");
   text($("rate"), sums.rate ? short(sums.rate.bytes, "B/s") : "–");
   text($("rate-sub"), rateWords(sums));
   text($("space"), percent(sums.call_id_space_used_ratio));
@@ -133,12 +134,22 @@ function showCall(row, call, now) {
   const hidden = server.address !== server.public_address || server.call_id !== server.public_call_id;
   text(cells[3].children[1], hidden ? `seen as ${server.public_address} / ${id(server.public_call_id)}` : "");
   text(cells[4], id(server.call_id));
-  text(cells[5].firstElementChild, call.state);
-  cells[5].firstElementChild.className = `state ${call.state}`;
+  showState(cells[5], call, now);
   text(cells[6], span(now - new Date(call.since)));
   cells[6].title = `since ${call.since}`;
   showWay(cells[7], toClient, clientRate, call.state);
   showWay(cells[8], toServer, serverRate, call.state);
+}
+
+// showState says of a call that does not carry so, instead of "established".
+function showState(cell, call, now) {
+  const [badge, why] = cell.children;
+  const since = call.none_since ? ` for ${span(now - new Date(call.none_since))}` : "";
+  const from = call.none_to === call.client ? "server" : "client";
+  const words = { one_way: ["one-way", `nothing from the ${from}${since}`], silent: ["silent", `nothing from either end${since}`] }[call.carries];
+  text(badge, words ? words[0] : call.state);
+  badge.className = `state ${words ? "bad" : call.state}`;
+  text(why, words ? words[1] : "");
 }
 
 function showWay(cell, carried, rate, state) {

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/sockets"
+)
+
+func callsEndCommand(e env) *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "end CALL",
+		Short: "End a call, by its number in \"pptpalg calls\"",
+		Long: `End a call, by its number in "pptpalg calls". Its GRE is translated no longer, at once.
+If its control connection has no other call, that ends too, and both ends are told by a
+TCP reset. This needs root; without it, an end behind this gateway is told when it next
+sends. PPTP has no message by which a gateway could end one of several calls on a control
+connection: there its ends find out by PPP.
+
+A client that is told usually dials again. To keep it out, block it in the firewall.`,
+		Args: takes("CALL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			number, err := strconv.ParseUint(args[0], 10, 64)
+			if err != nil {
+				return usagef(`%q is not the number of a call: see column CALL of "pptpalg calls"`, args[0])
+			}
+			done, err := admin.Client{StateDir: dir}.EndCall(cmd.Context(), number)
+			if err != nil {
+				return fmt.Errorf("end call %d: %w", number, err)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "call %d has ended; %s\n", number, told(cmd.Context(), dir, done))
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&dir, "state-dir", stateDir(e), "directory of the daemon's socket")
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		var found []cobra.Completion
+		for _, r := range live(cmd.Context(), dir) {
+			if len(args) == 0 {
+				found = append(found, cobra.CompletionWithDesc(strconv.FormatUint(r.Number, 10), r.client.Address+" to "+r.server.Address))
+			}
+		}
+		return found, cobra.ShellCompDirectiveNoFileComp
+	}
+	return cmd
+}
+
+// told tells the ends of a call that it has ended, and says who knows.
+func told(ctx context.Context, dir string, done admin.EndedCall) string {
+	if done.Others > 0 {
+		return fmt.Sprintf("its control connection goes on with %s, and its ends find out by PPP", number(done.Others, "other call"))
+	}
+	later := "an end behind this gateway is told when it next sends"
+	if !sameNetwork(ctx, dir) {
+		return later + " (to tell both at once, run this as root in the daemon's network namespace)"
+	}
+	var failed error
+	for _, r := range done.Resets {
+		failed = errors.Join(failed, sockets.SendReset(r.Src, r.Dst, r.Sequence))
+	}
+	switch {
+	case errors.Is(failed, fs.ErrPermission):
+		return later + " (to tell both at once, run this as root)"
+	case failed != nil:
+		return fmt.Sprintf("%s (%v)", later, failed)
+	case len(done.Resets) < 2:
+		return later + ": where its streams stand is not known yet"
+	}
+	return "both ends are told"
+}
