@@ -10,6 +10,7 @@
 #   make test-fresh  a new Debian under systemd: install, call, fast path, break, explain, upgrade, restart, purge (SCENES, too)
 #   make soak     clients, crashes, floods and flushes for SOAK
 #   make chaos     two gateways and etcd, of which parts die, are stopped, cut off and replaced, for CHAOS
+#   make kills     the gateway with the addresses is killed KILLS times under load: no established call dies
 #   make fuzz     each fuzz target for FUZZTIME
 #   make mutants  MUTANTS changes to the editor and the call table, drawn from SEED: 92 of 100 must fail a unit test
 #   make deb      bin/pptpalg_VERSION_ARCH.deb; make rpm the same for RPM (ARCH=arm64 for another machine)
@@ -24,6 +25,7 @@ FUZZTIME ?= 10m
 SCENES   ?=
 SOAK     ?= 5m
 CHAOS    ?= 60s
+KILLS    ?= 50
 MUTANTS  ?= 100
 SEED     ?= 1
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -50,7 +52,7 @@ ifeq ($(shell printf '%s\n' $(GO_WANTED) $(GO_FOUND) | sort -VC && echo $(GO_FOU
 $(error pptpalg is built by $(GO_WANTED) or newer, and $(GO) is $(or $(GO_FOUND),not there): see https://go.dev/dl, and name yours by make GO=/path/to/go)
 endif
 
-.PHONY: all build demo demo-ha test test-vm test-fresh check lint race soak chaos fuzz mutants bench deb rpm man generate generated clean packages-demo packages-ha packages-test packages-race packages-bench packages-vm packages-fresh packages-bpf
+.PHONY: all build demo demo-ha test test-vm test-fresh check lint race soak chaos kills fuzz mutants bench deb rpm man generate generated clean packages-demo packages-ha packages-test packages-race packages-bench packages-vm packages-fresh packages-bpf
 
 all: build
 
@@ -105,6 +107,9 @@ soak: packages-test
 
 chaos: packages-test
 	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -run '^TestChaos$$' -timeout 2h ./cmd/pptpalg -chaos $(CHAOS) -v
+
+kills: packages-test
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -run '^TestKills$$' -timeout 1h ./cmd/pptpalg -kills $(KILLS) -v
 
 fuzz:
 	./.ci/fuzz $(FUZZTIME)

@@ -77,6 +77,36 @@ func testChaos(t *testing.T, path datapath.Name, seed uint64, length time.Durati
 	}
 }
 
+// kills is how often TestKills kills a gateway: `make kills` has it do so fifty times.
+var kills = flag.Int("kills", 0, "how often TestKills kills a gateway")
+
+// TestKills kills the gateway that has the addresses, at any moment, while callers place and clear calls
+// as fast as they can. No call that was established dies, nor a connection that has one.
+func TestKills(t *testing.T) {
+	if *kills == 0 {
+		return
+	}
+	c := startChaos(t, datapath.Kernel, 8, rand.Uint64())
+	c.calls = startCallers(t, c.net.Inside, 8, c.server, 12, 0)
+	var rates []float64
+	for range *kills {
+		from, began := c.calls.placed.Load()+c.calls.cleared.Load(), time.Now()
+		c.wait(time.Second + time.Duration(c.random.IntN(500))*time.Millisecond)
+		rates = append(rates, float64(c.calls.placed.Load()+c.calls.cleared.Load()-from)/time.Since(began).Seconds())
+		c.killGateway()
+		c.well()
+		c.check()
+	}
+	c.calls.steps.Lock()
+	t.Logf("%d calls are held", c.calls.holding())
+	c.calls.steps.Unlock()
+	c.calls.stop()
+	c.check()
+	slices.Sort(rates)
+	t.Logf("%d kills, under %.0f calls placed or cleared a second (%.0f to %.0f); %d calls placed, %d cleared; %d callers began again; %v",
+		*kills, rates[len(rates)/2], rates[0], rates[len(rates)-1], c.calls.placed.Load(), c.calls.cleared.Load(), c.calls.again.Load(), c.count)
+}
+
 // chaosRun is two gateways, etcd, and callers.
 type chaosRun struct {
 	t      *testing.T

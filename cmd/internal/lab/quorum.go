@@ -100,9 +100,6 @@ func (e *Quorum) Start(i int) error {
 // Kill kills a member. Its data stay.
 func (e *Quorum) Kill(i int) error { return e.members[i].Kill() }
 
-// PID returns the number of a member's process.
-func (e *Quorum) PID(i int) int { return e.members[i].PID() }
-
 var errNoLeader = errors.New("no member of etcd is the leader")
 
 // Leader returns which member is the leader.

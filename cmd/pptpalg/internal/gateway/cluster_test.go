@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -960,6 +961,28 @@ func TestOrphansLater(t *testing.T) {
 	again.compare()
 	if n := len(again.Calls()); n != 2 || again.orphans.count.Load() != 0 || again.kernel.count() != 4 {
 		t.Errorf("%d calls, %d orphans, %d flows: %v", n, again.orphans.count.Load(), again.kernel.count(), again.Calls())
+	}
+}
+
+// TestEndedMeanwhile: a call of another gateway has ended while a gateway had no daemon, so long ago that
+// nobody knows of it. Its entries are no orphans of the next daemon: they would stand in the way of the call
+// that gets its public ID.
+func TestEndedMeanwhile(t *testing.T) {
+	s, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	b.stop()
+	b.kernel.locked(func() {
+		for f := range maps.Clone(b.kernel.flows) {
+			f.Key, f.NewKey = f.Key+100, f.NewKey+100
+			b.kernel.flows[f] = true
+		}
+	})
+	again := s.start("b", t.TempDir(), b.kernel)
+	again.until("has what there is", func() bool { return again.knows(w, calls.Established)() && again.kernel.count() == 2 })
+	if n := again.orphans.count.Load(); n != 0 || len(again.Calls()) != 1 {
+		t.Errorf("%d orphans, %d calls", n, len(again.Calls()))
 	}
 }
 
