@@ -1,18 +1,23 @@
 package main
 
 import (
+	"fmt"
+	"io"
 	"net/netip"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/explain"
 )
 
 func explainCommand(e env) *cobra.Command {
 	var o output
+	var all bool
 	s := newSettings(stateDir(e))
 	cmd := &cobra.Command{
-		Use:   "explain CLIENT",
+		Use:   "explain CLIENT | --all",
 		Short: "Say why a client's call does not work",
 		Long: `Say why the calls of a client or server behind the gateway do not work. It prints the
 causes, the most likely one first, each with what to do; then the evidence: the control
@@ -22,25 +27,25 @@ and each call's GRE both ways.
 It asks the running daemon. As root it also checks the gateway, as "pptpalg check" does:
 what blocks packets now comes before what was seen earlier. Packets are counted, so that
 it can tell which way is blocked, where net.netfilter.nf_conntrack_acct was 1 when the
-call was set up, or where the daemon translates (--datapath queue).`,
-		Args: takes("CLIENT"),
+call was set up, or where the daemon translates (--datapath queue).
+
+With --all it lists every client that has trouble now or had it in the last hour, the worst
+first, each with its first cause. Exit code 1 says that there is one.`,
+		Args: takes("[CLIENT]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := netip.ParseAddr(args[0])
-			if err != nil || !client.Unmap().Is4() {
-				return usagef("%q is not an IPv4 address: give the inside address of a client or server", args[0])
-			}
 			_ = s.read(cmd) // "pptpalg check" reports a faulty file; the daemon may run with an older one
-			report, err := admin.Client{StateDir: s.stateDir}.Explain(cmd.Context(), client)
-			if err != nil {
-				return err
+			switch {
+			case all && len(args) > 0:
+				return usagef("give a CLIENT or --all, not both")
+			case all:
+				return explainAll(cmd, s, &o)
+			case len(args) == 0:
+				return usagef("CLIENT is missing: give the inside address of a client or server, or --all")
 			}
-			weigh(cmd.Context(), s, &report)
-			if o.structured() {
-				return o.print(cmd.OutOrStdout(), report)
-			}
-			return report.Text(cmd.OutOrStdout())
+			return explainOne(cmd, s, &o, args[0])
 		},
 	}
+	cmd.Flags().BoolVar(&all, "all", false, "list every client that has trouble, the worst first")
 	o.addTo(cmd, formText, formJSON, formYAML)
 	cmd.Flags().AddFlagSet(s.some("ports", "state-dir"))
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
@@ -50,4 +55,59 @@ call was set up, or where the daemon translates (--datapath queue).`,
 		return clientsOf(cmd.Context(), s.stateDir), cobra.ShellCompDirectiveNoFileComp
 	}
 	return cmd
+}
+
+func explainOne(cmd *cobra.Command, s *settings, o *output, address string) error {
+	client, err := netip.ParseAddr(address)
+	if err != nil || !client.Unmap().Is4() {
+		return usagef("%q is not an IPv4 address: give the inside address of a client or server", address)
+	}
+	report, err := admin.Client{StateDir: s.stateDir}.Explain(cmd.Context(), client)
+	if err != nil {
+		return err
+	}
+	weigh(cmd.Context(), s, &report)
+	if o.structured() {
+		return o.print(cmd.OutOrStdout(), report)
+	}
+	return report.Text(cmd.OutOrStdout())
+}
+
+// explainAll lists the clients that have trouble.
+func explainAll(cmd *cobra.Command, s *settings, o *output) error {
+	all, err := admin.Client{StateDir: s.stateDir}.ExplainAll(cmd.Context())
+	if err != nil {
+		return err
+	}
+	reports := make([]*explain.Report, len(all))
+	for i := range all {
+		reports[i] = &all[i]
+	}
+	weigh(cmd.Context(), s, reports...)
+	if o.structured() {
+		err = o.print(cmd.OutOrStdout(), all)
+	} else {
+		_, err = io.WriteString(cmd.OutOrStdout(), troubles(all))
+	}
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	return codeError{code: 1, text: "explain: " + number(len(all), "client") + " with trouble"}
+}
+
+// troubles has the first cause for each client.
+func troubles(all []explain.Report) string {
+	if len(all) == 0 {
+		return "no client has trouble\n"
+	}
+	var b strings.Builder
+	for _, r := range all {
+		seen := "now"
+		if c := r.Control; c != nil && c.Over && !c.Last.IsZero() {
+			seen = explain.Age(r.Now.Sub(c.Last.Time)) + " ago"
+		}
+		fmt.Fprintf(&b, "%v (%s): %s (%s)\n   → %s\n", r.Client, seen, r.Causes[0].Text, r.Causes[0].Code, r.Causes[0].Advice)
+	}
+	b.WriteString("\n\"pptpalg explain CLIENT\" tells more of one of them\n")
+	return b.String()
 }

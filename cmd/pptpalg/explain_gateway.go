@@ -12,11 +12,11 @@ import (
 	"pptpalg/cmd/pptpalg/internal/explain"
 )
 
-// weigh checks the gateway, as "pptpalg check" does, and adds to the report what the daemon
+// weigh checks the gateway, as "pptpalg check" does, and adds to the reports what the daemon
 // could not see. It does nothing if the daemon is in another network namespace than the
 // caller. The unit's daemon has no rights to check by itself.
-func weigh(ctx context.Context, s *settings, report *explain.Report) {
-	if !sameNetwork(ctx, s.stateDir) {
+func weigh(ctx context.Context, s *settings, reports ...*explain.Report) {
+	if len(reports) == 0 || !sameNetwork(ctx, s.stateDir) {
 		return
 	}
 	cfg, err := s.setup(ctx)
@@ -24,18 +24,24 @@ func weigh(ctx context.Context, s *settings, report *explain.Report) {
 		return // the daemon runs with flags that are no longer valid
 	}
 	var problems []explain.Problem
+	rules := ""
 	for _, f := range check.Run(ctx, cfg) {
 		switch {
 		case f.Result == check.Problem:
 			problems = append(problems, explain.Problem{Check: f.Check, Found: f.Found, Remedy: f.Remedy})
 			if f.Check == "daemon" { // it runs, as it has answered: its rules are missing
-				report.Rules = explain.RulesMissing.String()
+				rules = explain.RulesMissing.String()
 			}
 		case f.Result == check.OK && f.Check == "daemon":
-			report.Rules = explain.RulesLoaded.String()
+			rules = explain.RulesLoaded.String()
 		}
 	}
-	report.Weigh(problems)
+	for _, r := range reports {
+		if rules != "" {
+			r.Rules = rules
+		}
+		r.Weigh(problems)
+	}
 }
 
 // sameNetwork reports whether the daemon is known to be in the network namespace of the

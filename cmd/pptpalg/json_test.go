@@ -43,7 +43,7 @@ func TestSchemas(t *testing.T) {
 		e.Call.Traffic[0].Counted = counted
 		return history.NewRecord(e)
 	}
-	report := explain.New(explain.Facts{Client: netip.MustParseAddr("10.0.0.1")})
+	report := explain.New(explain.Facts{Client: netip.MustParseAddr("10.0.0.1"), Now: at.Time})
 	filled := report
 	filled.Control = &explain.Control{Src: ends[0].Address, Dst: ends[1].Address, PublicSrc: ends[0].Public, RealDst: ends[1].Address, NAT: "source", Last: at}
 	filled.Messages = []explain.Message{{Time: at, From: netip.MustParseAddr("10.0.0.1"), CallID: &explain.ID{From: 1, To: 2}, Peer: &explain.ID{}}}
@@ -64,6 +64,9 @@ func TestSchemas(t *testing.T) {
 		{"event", history.NewLost(3, at.Time)},
 		{"explain", report},
 		{"explain", filled},
+		{"explain-all", []explain.Report{report, filled}},
+		{"api-explain", status.Explanation{Report: filled, Evidence: "x"}},
+		{"api-history", status.History{Now: at, Span: 3600, Samples: []status.Sample{{At: at, ToClients: 1.5}}}},
 		{"check", check.Findings{}},
 		{"check", check.Findings{{Check: "daemon"}, {Check: "nat", Result: check.Unchecked, Found: "x", Remedy: "y"}}},
 		{"cluster-status", admin.Cluster{Members: []admin.ClusterMember{}, Addresses: []admin.ClusterAddress{}}},
@@ -71,6 +74,9 @@ func TestSchemas(t *testing.T) {
 		{"fastpath-status", fastStatus{WantedBy: byDaemon, Interfaces: []fastPort{{Wanted: "xdp", Attached: "none"}}, Packets: map[string]uint64{"tc": 1}}},
 		{"api-status", status.Status{DataPath: "kernel", Now: at, Problems: []string{}}},
 		{"api-status", status.Status{DataPath: "queue", Now: at, Problems: []string{"x"}, Sums: &status.Sums{AsOf: at, Rate: traffic, Notes: []status.Note{{Count: 1, Text: "x"}}}}},
+		{"api-status", status.Status{DataPath: "queue", Now: at, Problems: []string{}, Rules: status.Rules{By: "nft", Loaded: true, Since: at}, Cluster: &status.Cluster{}, LastError: &status.LogLine{Time: at}}},
+		{"status", statusReport{State: stateStopped, Problems: []statusProblem{{Text: "x", Remedy: "y"}}}},
+		{"status", statusReport{State: stateOK, Problems: []statusProblem{}, Checked: true, Daemon: &status.Status{DataPath: "kernel", Now: at, Problems: []string{}}}},
 		{"api-calls", status.List{Now: at, AsOf: at, Calls: []status.Call{}}},
 		{"api-calls", status.List{Now: at, AsOf: at, Calls: []status.Call{{Call: call, Client: "pns"}, {Call: full, Client: "pac", ToPNSRate: traffic, ToPACRate: traffic}}}},
 	} {

@@ -3,14 +3,18 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"pptpalg/cmd/pptpalg/internal/schema"
 	"pptpalg/cmd/pptpalg/internal/spool"
+	"pptpalg/cmd/pptpalg/internal/status"
 )
 
 const (
@@ -27,6 +31,7 @@ type daemonLog struct {
 	*slog.Logger
 	lines *spool.Spool
 	level *slog.LevelVar
+	last  atomic.Pointer[status.LogLine] // the last error; nil before the first
 }
 
 // openLog begins a log. The caller must close it.
@@ -34,8 +39,42 @@ func openLog(stderr io.Writer, least slog.Level) *daemonLog {
 	l := &daemonLog{level: new(slog.LevelVar)}
 	l.level.Set(least)
 	l.lines = spool.New(spool.Open(stderr), logQueue, lostLine)
-	l.Logger = slog.New(slog.NewTextHandler(l.lines, &slog.HandlerOptions{Level: l.level}))
+	l.Logger = slog.New(&lastError{slog.NewTextHandler(l.lines, &slog.HandlerOptions{Level: l.level}), &l.last})
 	return l
+}
+
+// lastError remembers the last error that is logged.
+type lastError struct {
+	slog.Handler
+	last *atomic.Pointer[status.LogLine]
+}
+
+func (h *lastError) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelError {
+		h.last.Store(&status.LogLine{Time: schema.At(r.Time), Text: sentence(r)})
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// sentence is a log line without its time and level.
+func sentence(r slog.Record) string {
+	text := r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "stack" {
+			return true
+		}
+		text += fmt.Sprintf(" %s=%v", a.Key, a.Value)
+		return true
+	})
+	return text
+}
+
+func (h *lastError) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &lastError{h.Handler.WithAttrs(attrs), h.last}
+}
+
+func (h *lastError) WithGroup(name string) slog.Handler {
+	return &lastError{h.Handler.WithGroup(name), h.last}
 }
 
 // lostLine is the line that stands for lines that were lost.

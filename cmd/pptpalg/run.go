@@ -23,6 +23,7 @@ import (
 	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/config"
+	"pptpalg/cmd/pptpalg/internal/explain"
 	"pptpalg/cmd/pptpalg/internal/gateway"
 	"pptpalg/cmd/pptpalg/internal/meter"
 	"pptpalg/cmd/pptpalg/internal/notify"
@@ -226,10 +227,18 @@ func run(ctx context.Context, e env, s *settings) error {
 	}
 	shares := clusterControl(d)
 	measured := meter.New(meter.Source{Calls: d.Calls, Traffic: d.Traffic})
+	d.Witness(func(f *explain.Facts) { witness(measured, f) })
 	page := status.New(status.Config{
 		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry, Cluster: shares, Meter: measured,
+		Explain:  admin.Paced(d.Explain),
+		Rules:    func() (string, time.Time) { return d.RulesBy(), d.RulesSince() },
+		FastPath: o.fast.told(d.DataPath()).Mode, LastError: log.last.Load,
+		Limits: func() status.Limits {
+			calls, connections := d.Limits()
+			return status.Limits{Calls: calls, Connections: connections}
+		},
 	})
-	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, EndCall: d.EndCall, Events: d.Events(), Traffic: d.Traffic, FastPath: o.fast.told(d.DataPath()), Ready: d.Ready, Page: page, Show: o.page, Cluster: shares, Meter: measured}, registry, d.Calls)
+	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, ExplainAll: d.ExplainAll, EndCall: d.EndCall, Events: d.Events(), Traffic: d.Traffic, FastPath: o.fast.told(d.DataPath()), Ready: d.Ready, Page: page, Status: page.ServeStatus, Show: o.page, Cluster: shares, Meter: measured}, registry, d.Calls)
 	if err != nil {
 		exports.close()
 		return errors.Join(err, events.close(), d.Close())
@@ -267,6 +276,27 @@ func run(ctx context.Context, e env, s *settings) error {
 	}
 	log.Info("stopped", "calls", len(d.Calls()), "datapath", d.DataPath())
 	return err
+}
+
+// witness adds to the facts of a client what the meter has seen.
+func witness(m *meter.Meter, f *explain.Facts) {
+	for i := range f.Calls {
+		c := &f.Calls[i]
+		if how := m.Of(c.Number); how.Kind == meter.OneWay {
+			c.Stuck = explain.Stuck{ToClient: how.ToPNS == (c.PNS.Address == f.Client), Since: how.Since, Carried: how.Carried}
+		}
+	}
+	f.TooBig.Packets, f.TooBig.Last = m.TooBig()
+	if f.TooBig.Packets == 0 || len(f.Calls) == 0 {
+		return
+	}
+	to := f.Calls[len(f.Calls)-1]
+	peer := to.PAC.Address
+	if peer == f.Client {
+		peer = to.PNS.Address
+	}
+	f.TooBig.Outside.Name, f.TooBig.Outside.MTU = meter.WayTo(peer)
+	f.TooBig.Inside.Name, f.TooBig.Inside.MTU = meter.WayTo(f.Client)
 }
 
 // briefly is how long the tasks beside the daemon may go on after the daemon has ended.

@@ -66,8 +66,9 @@ type Config struct {
 
 	// Explain, and the other functions for the unix socket only, must be safe to call from
 	// any goroutine. A nil one is not served.
-	Explain func(ctx context.Context, client netip.Addr) (explain.Report, error)
-	Events  *history.Store
+	Explain    func(ctx context.Context, client netip.Addr) (explain.Report, error)
+	ExplainAll func(ctx context.Context) ([]explain.Report, error)
+	Events     *history.Store
 	// Traffic returns what flows have carried, by their Unmarked form.
 	Traffic func() (map[calls.Flow]calls.Traffic, error)
 	// EndCall ends a call by its number.
@@ -78,6 +79,9 @@ type Config struct {
 	FastPath *FastPath
 	// Cluster answers commands on the unix socket. Nil is for a gateway alone.
 	Cluster *ClusterControl
+
+	// Status answers on the unix socket how the daemon does.
+	Status http.HandlerFunc
 
 	// Page answers on Listen all other requests than those for metrics and probes, as Show
 	// says. Nil is for no page.
@@ -96,6 +100,7 @@ type Server struct {
 	webConfig        string
 	log              *slog.Logger
 	explain          func(context.Context, netip.Addr) (explain.Report, error)
+	explainAll       func(context.Context) ([]explain.Report, error)
 	explaining       *pace
 	end              func(uint64) (alg.Ended, error)
 	events           *history.Store
@@ -103,6 +108,7 @@ type Server struct {
 	meter            *meter.Meter
 	fastPath         *FastPath
 	cluster          *ClusterControl
+	status           http.HandlerFunc
 	page             http.Handler
 	show             Show
 	crowded          atomic.Uint64 // connections that were closed for others
@@ -119,8 +125,9 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 	}
 	s.calls.look = s.callsJSON
 	s.explain, s.events, s.traffic, s.end = cfg.Explain, cfg.Events, cfg.Traffic, cfg.EndCall
-	s.meter = cfg.Meter
+	s.meter, s.explainAll = cfg.Meter, cfg.ExplainAll
 	s.fastPath, s.explaining = cfg.FastPath, newPace()
+	s.status = cfg.Status
 	s.page, s.show, s.cluster = cfg.Page, cfg.Show, cfg.Cluster
 	if cfg.Listen != "" {
 		if err := web.Validate(cfg.WebConfig); err != nil {
@@ -210,12 +217,17 @@ func (s *Server) Run(ctx context.Context) error {
 		group.Go(func() error { return serve(ctx, s.metrics, srv, s.answer) })
 	}
 	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{})) // where Listen has none, or wants a password
 	mux.HandleFunc("GET /calls", s.serveCalls)
+	if s.status != nil {
+		mux.HandleFunc("GET /status", s.status)
+	}
 	if s.end != nil {
 		mux.HandleFunc("POST /calls/end", s.serveEnd)
 	}
 	if s.explain != nil {
 		mux.HandleFunc("GET /explain", s.serveExplain)
+		mux.HandleFunc("GET /explain/all", s.serveExplainAll)
 	}
 	if s.events != nil {
 		mux.HandleFunc("GET /events", s.serveEvents(ctx))

@@ -24,6 +24,23 @@ type Facts struct {
 	Follows     bool    // calls that NAT does not touch are followed
 	Unmatched   uint64  // GRE packets of all clients that visited the daemon and were no call's
 	Strays      []Stray // GRE between the ends of Connections that the kernel has now and that is no call's
+	TooBig      TooBig
+}
+
+// TooBig are packets that the gateway has dropped because they are larger than the MTU of the
+// way that they should take, and must not be fragmented (DF). It has answered each with an ICMP
+// error "fragmentation needed". The kernel does not tell whose they were.
+type TooBig struct {
+	Packets uint64    // since the daemon was started
+	Last    time.Time // when the last one was noticed
+	Outside Device    // the way to the other end of the client's call
+	Inside  Device    // the way to the client
+}
+
+// Device is an interface of the gateway; Name is "" for one that is not known.
+type Device struct {
+	Name string
+	MTU  int
 }
 
 // Stray is GRE for a Call ID that no call has.
@@ -48,6 +65,14 @@ const (
 type Call struct {
 	calls.View
 	ToClient, ToPeer Way // the peer is the end that is not Facts.Client
+	Stuck            Stuck
+}
+
+// Stuck is a call that gets GRE from one end only.
+type Stuck struct {
+	ToClient bool      // it is the client that gets none; else the peer
+	Since    time.Time // when GRE came last from there, or when the call was established; zero for a call that is not stuck
+	Carried  bool      // it has carried both ways before
 }
 
 // Refusal is a TCP connection that a server refused.

@@ -22,7 +22,7 @@ const (
 // nothing there.
 var blocking = map[stage][]string{
 	absent:     {"ip-forward", "nat", "firewall-control", "conntrack-table", "proxy", "tracking", "daemon", "kernel-helper", "flow-offload"},
-	unanswered: {"conntrack-table", "nat", "firewall-control", "proxy"},
+	unanswered: {"conntrack-table", "nat", "firewall-control", "proxy", "daemon", "kernel-helper"},
 	unseen:     {"conntrack-table", "tracking", "daemon", "proxy", "flow-offload"},
 	misled:     {"proxy"},
 	carrying:   {"firewall-gre", "tracking"},

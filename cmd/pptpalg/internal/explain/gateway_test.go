@@ -30,6 +30,8 @@ func TestWeigh(t *testing.T) {
 		{"over a moment ago", Facts{Events: before, Connections: []calls.Connection{over}}, "proxy", "proxy call_ended"},
 		{"helper, and of old", Facts{Events: []history.Event{opened(alg.Helped)}}, "kernel-helper firewall-control", "firewall-control kernel_helper"},
 		{"no answer", Facts{Connections: []calls.Connection{opening}}, "firewall-control ip-forward", "firewall-control server_no_answer"},
+		{"no answer of before, and a helper now", Facts{Connections: []calls.Connection{opening}}, "kernel-helper", "kernel_helper server_no_answer"},
+		{"no answer of before, and flushed now", Facts{Connections: []calls.Connection{opening}}, "daemon", "rules_missing server_no_answer"},
 		{"unseen", Facts{Connections: []calls.Connection{link}}, "daemon", "rules_missing not_queued"},
 		{"not PPTP", Facts{Events: []history.Event{opened(alg.Read), odd(alg.NotPPTPFound)}, Connections: []calls.Connection{link}}, "proxy nat", "proxy not_pptp"},
 		{"up", Facts{Events: before[:2], Calls: call(way(4), way(4))}, "firewall-gre firewall-control", "firewall-gre working"},
@@ -78,7 +80,7 @@ func TestOver(t *testing.T) {
 	if err := r.Text(&b); err != nil {
 		t.Fatal(err)
 	}
-	if want := "from outside 198.51.100.1:4000; over, last seen at 2026-01-02T03:03:05Z\n"; !strings.Contains(b.String(), want) {
+	if want := "from outside 198.51.100.1:4000; over, last seen at 2026-01-02T03:03:05Z (1m0s ago)\n"; !strings.Contains(b.String(), want) {
 		t.Errorf("%q is not in\n%s", want, b.String())
 	}
 }

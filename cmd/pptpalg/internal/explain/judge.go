@@ -21,7 +21,8 @@ type Cause struct {
 // patience is how long an answer may take before it counts as missing.
 const patience = 3 * time.Second
 
-// Judge returns the causes, the most likely one first: at least one.
+// Judge returns the causes, the most likely one first: at least one. What is now comes before
+// what was.
 func Judge(f Facts) []Cause {
 	j := judge{Facts: &f, seen: f.last()}
 	for _, look := range []func(*judge){
@@ -33,6 +34,7 @@ func Judge(f Facts) []Cause {
 	if len(j.causes) == 0 {
 		j.add("no_call", "the control connection works, but no call was requested on it", "look at the client's log")
 	}
+	j.unansweredBefore()
 	return j.causes
 }
 
@@ -53,9 +55,45 @@ func (j *judge) has(code string) bool {
 	return slices.ContainsFunc(j.causes, func(c Cause) bool { return c.Code == code })
 }
 
+// ago says when something was, and how long ago that is.
+func (j *judge) ago(t time.Time) string {
+	return fmt.Sprintf("%s (%s ago)", t.UTC().Format(time.RFC3339), Age(j.Now.Sub(t)))
+}
+
+// Age writes a time as people say it: 12s, 5m3s, 2h10m, 3d4h.
+func Age(d time.Duration) string {
+	d = max(d, 0).Round(time.Second)
+	switch {
+	case d >= 24*time.Hour:
+		return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+	case d >= time.Hour:
+		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return d.String()
+}
+
+// alive reports whether the client has a control connection on which TCP works.
+func (j *judge) alive() bool {
+	return slices.ContainsFunc(j.Connections, func(c calls.Connection) bool { return !c.Opening && !c.Closing })
+}
+
+// unansweredBefore looks for handshakes that did not end before the client got through. They
+// explain nothing of what is now.
+func (j *judge) unansweredBefore() {
+	if len(j.Calls) > 0 || !j.alive() {
+		return
+	}
+	for _, c := range j.Connections {
+		if c.Opening {
+			j.add("server_no_answer", fmt.Sprintf("another SYN to %v was not answered", c.Original.Dst),
+				"this may be of before; if the client has given up the other connection, check that the server is up")
+		}
+	}
+}
+
 // unanswered looks for TCP handshakes that do not end.
 func (j *judge) unanswered() {
-	if len(j.Calls) > 0 {
+	if len(j.Calls) > 0 || j.alive() {
 		return
 	}
 	for _, c := range j.Connections {
@@ -103,7 +141,7 @@ func (j *judge) unseen() {
 		if r.To.Addr() == j.Client {
 			whose = ""
 		}
-		j.add("server_refused_tcp", fmt.Sprintf("%v refused a TCP connection at %s%s", r.Server, r.Time.UTC().Format(time.RFC3339), whose),
+		j.add("server_refused_tcp", fmt.Sprintf("%v refused a TCP connection at %s%s", r.Server, j.ago(r.Time), whose),
 			"check that a PPTP server listens there, and that no firewall rejects the connection")
 	}
 	j.add("never_seen", fmt.Sprintf("no control connection of %v has come through this gateway", j.Client),
@@ -177,11 +215,11 @@ func (j *judge) refused() {
 	}
 	call, found := j.lastOf(j.seen, []pptp.Type{pptp.OutgoingCallReply, pptp.IncomingCallReply})
 	if found && call.Message.Result != pptp.ResultOK {
-		j.add("call_refused", "the call was refused by "+j.who(call)+": "+answer(call), "ask whoever runs that end: its log tells why")
+		j.add("call_refused", "the call was refused by "+j.who(call)+": "+answer(call)+", at "+j.ago(call.Time), "ask whoever runs that end: its log tells why")
 	}
 	start, found := j.lastOf(j.seen, []pptp.Type{pptp.StartControlConnectionReply})
 	if found && start.Message.Result != pptp.ResultOK {
-		j.add("server_refused", "the control connection was refused by "+j.who(start)+": "+answer(start), "ask whoever runs that end: its log tells why")
+		j.add("server_refused", "the control connection was refused by "+j.who(start)+": "+answer(start)+", at "+j.ago(start.Time), "ask whoever runs that end: its log tells why")
 	}
 }
 
@@ -231,6 +269,7 @@ func (j *judge) traffic() {
 		j.add("no_gre_from_client", fmt.Sprintf("the call is up and %d GRE packets came for the client, but none from it: GRE is blocked on its side, or by a rule before conntrack", in.Traffic.Packets),
 			"check the client's own firewall, the network before this gateway, and the rules in table raw here: "+greAdvice)
 	}
+	j.stuck(&c)
 	if j.OverQueue && j.Unmatched > 0 && in.Traffic.Packets == 0 {
 		j.add("gre_without_flow", fmt.Sprintf("GRE came that belongs to no call (%d packets, of all clients)", j.Unmatched),
 			"the other end sends with a Call ID, or from an address, that no call has: see its log")
@@ -242,8 +281,50 @@ func (j *judge) traffic() {
 	if len(j.causes) > before {
 		return
 	}
+	j.tooBig()
 	j.add("working", "the call is up, and GRE comes from both ends and is translated",
 		`if the tunnel carries nothing, check that FORWARD lets GRE pass (run "pptpalg check" as root), then PPP: authentication, MPPE and MTU on both ends`)
+}
+
+// stuck tells of a call that has carried both ways before.
+func (j *judge) stuck(c *Call) {
+	s := c.Stuck
+	switch {
+	case s.Since.IsZero() || !s.Carried:
+	case s.ToClient:
+		j.add("no_gre_from_server", fmt.Sprintf("the call is up and has carried both ways, but since %s no GRE comes from the other end, while the client sends", j.ago(s.Since)),
+			"find out what has changed then: a firewall here (FORWARD) or at the provider that drops GRE now, or a server that has lost the call: "+greAdvice)
+	default:
+		j.add("no_gre_from_client", fmt.Sprintf("the call is up and has carried both ways, but since %s no GRE comes from the client, while the other end sends", j.ago(s.Since)),
+			"find out what has changed then: the client's own firewall, the network before this gateway, a rule in table raw here, or a client that has gone: "+greAdvice)
+	}
+}
+
+// tooBigLately is for how long packets that were too large count as a cause.
+const tooBigLately = 10 * time.Minute
+
+// greOverhead is what a PPTP packet has around what the tunnel carries: the outer IP header, the
+// GRE header with both numbers, PPP's protocol field and MPPE's header.
+const greOverhead = 20 + 16 + 2 + 4
+
+// tooBig tells of packets that are larger than an MTU: small ones pass, and large ones do not.
+func (j *judge) tooBig() {
+	b := &j.TooBig
+	if b.Packets == 0 || j.Now.Sub(b.Last) > tooBigLately {
+		return
+	}
+	way, least := "", 0
+	for _, d := range []Device{b.Outside, b.Inside} {
+		if d.Name != "" && (least == 0 || d.MTU < least) {
+			way, least = fmt.Sprintf(": the way leads over %s, whose MTU is %d bytes", d.Name, d.MTU), d.MTU
+		}
+	}
+	advice := "set the MTU and MRU of PPP lower at both ends"
+	if least > greOverhead {
+		advice = fmt.Sprintf("set the MTU and MRU of PPP to %d or less at both ends (%d bytes less than the interface)", least-greOverhead, greOverhead)
+	}
+	j.add("mtu", fmt.Sprintf("packets are larger than the MTU and must not be fragmented (DF), so this gateway dropped %d of them, the last one at %s, with an ICMP error \"fragmentation needed\" for each%s", b.Packets, j.ago(b.Last), way),
+		advice+", and let ICMP errors pass: what is small works now, and what is large hangs")
 }
 
 // strays names GRE for Call IDs that no call has, between the ends of the client's control
@@ -297,7 +378,7 @@ func (j *judge) ended() {
 				text += ": " + answer(by)
 			}
 		}
-		j.add("call_ended", fmt.Sprintf("%s, at %s after %v", text, e.Time.UTC().Format(time.RFC3339), e.Time.Sub(e.Call.Since).Round(time.Second)),
+		j.add("call_ended", fmt.Sprintf("%s, at %s, after %v", text, j.ago(e.Time), e.Time.Sub(e.Call.Since).Round(time.Second)),
 			"if it should not have ended, see the log of the end that ended it")
 		return
 	}
@@ -339,7 +420,7 @@ func (j *judge) silent() {
 			continue
 		}
 		if reply, answered := j.lastOf(j.seen, []pptp.Type{ask.reply}); !answered || reply.Time.Before(asked.Time) {
-			j.add(ask.code, fmt.Sprintf("the %v at %s was not answered", ask.request, asked.Time.UTC().Format(time.RFC3339)),
+			j.add(ask.code, fmt.Sprintf("the %v at %s was not answered", ask.request, j.ago(asked.Time)),
 				"see the log of the other end: TCP works, but its PPTP service does not answer")
 		}
 	}
@@ -369,7 +450,7 @@ func (j *judge) gone() {
 		return
 	}
 	if last := j.seen[len(j.seen)-1].Time; j.Now.Sub(last) >= recently {
-		j.add("nothing_since", fmt.Sprintf("there is no control connection now, and nothing was seen since %s", last.UTC().Format(time.RFC3339)),
+		j.add("nothing_since", fmt.Sprintf("there is no control connection now, and nothing was seen since %s", j.ago(last)),
 			"if the client dials now, none of its packets arrives: check its route, and what blocks TCP port 1723 on the way and in table raw or FORWARD here")
 	}
 }

@@ -118,7 +118,7 @@ func TestJudge(t *testing.T) {
 		{"refused, then granted", Facts{Events: append(granted[:4:4], said(them, pptp.OutgoingCallReply, 4), said(them, pptp.OutgoingCallReply, 1)), Calls: call(way(1), way(1))},
 			"working", ""},
 		{"ended by the server", Facts{Events: append(granted[:5:5], said(them, pptp.CallDisconnectNotify, 3), closed(calls.Disconnected))},
-			"call_ended", "by the other end 203.0.113.9: Call-Disconnect-Notify with result 3 (admin shutdown), at 2026-01-02T03:03:05Z after 10s"},
+			"call_ended", "by the other end 203.0.113.9: Call-Disconnect-Notify with result 3 (admin shutdown), at 2026-01-02T03:03:05Z (1m0s ago), after 10s"},
 		{"expired", Facts{Events: append(granted[:5:5], closed(calls.Expired))}, "call_ended", "time-out"},
 		{"no call", Facts{Events: granted[:3]}, "no_call", ""},
 		{"not counted", Facts{Events: granted, Calls: call(Way{Present: true}, Way{Present: true})}, "not_counted", ""},
@@ -133,6 +133,14 @@ func TestJudge(t *testing.T) {
 		{"call of an earlier daemon", Facts{Calls: call(way(1), way(1))}, "working", ""},
 		{"ended long ago", Facts{Events: []history.Event{opened(alg.Read), old(closed(calls.Reset))}}, "call_ended nothing_since", "TCP was reset"},
 		{"strange messages", Facts{Events: append(granted[:3:3], odd(alg.BadMessage), odd(alg.EarlyRequest))}, "bad_messages early_request", "the client 10.0.0.10 sends"},
+		{"SYN of before, and a helper on what came since", Facts{Connections: []calls.Connection{opening, helped}, Events: []history.Event{opened(alg.Helped)}}, "kernel_helper server_no_answer", "helper"},
+		{"SYN of before, and no call on what came since", Facts{Connections: []calls.Connection{opening, link}, Events: granted[:3]}, "no_call server_no_answer", ""},
+		{"SYN of before, and a call since", Facts{Connections: []calls.Connection{opening, link}, Events: granted, Calls: call(way(1), way(1))}, "working", ""},
+		{"the server has stopped sending", Facts{Events: granted, Calls: stuck(true)}, "no_gre_from_server", "since 2026-01-02T03:03:45Z (20s ago) no GRE comes from the other end"},
+		{"the client has stopped sending", Facts{Events: granted, Calls: stuck(false)}, "no_gre_from_client", "since 2026-01-02T03:03:45Z (20s ago) no GRE comes from the client"},
+		{"too large", Facts{Events: granted, Calls: call(way(1), way(1)), TooBig: TooBig{Packets: 3, Last: now.Add(-time.Minute), Outside: Device{"ppp0", 1492}, Inside: Device{"lan", 1500}}}, "mtu working",
+			"dropped 3 of them, the last one at 2026-01-02T03:03:05Z (1m0s ago), with an ICMP error \"fragmentation needed\" for each: the way leads over ppp0, whose MTU is 1492 bytes"},
+		{"too large once", Facts{Events: granted, Calls: call(way(1), way(1)), TooBig: TooBig{Packets: 3, Last: now.Add(-time.Hour)}}, "working", ""},
 		{"rules gone meanwhile", Facts{Events: granted, Calls: call(way(1), way(1)), Rules: RulesMissing}, "working rules_missing", ""},
 	}
 	for _, tt := range tests {
@@ -163,6 +171,24 @@ func TestLast(t *testing.T) {
 	f := Facts{Events: []history.Event{opened(alg.Read), odd(alg.LimitRate), other, opened(alg.Read), odd(alg.BadMessage)}}
 	if got := f.last(); len(got) != 2 || got[1].Anomaly != alg.BadMessage {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// stuck is a call that has carried both ways, and since then gets GRE from one end only.
+func stuck(toClient bool) []Call {
+	all := call(way(9), way(9))
+	all[0].Stuck = Stuck{toClient, now.Add(-20 * time.Second), true}
+	return all
+}
+
+func TestAge(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0s", 1400 * time.Millisecond: "1s", 12 * time.Second: "12s", 5*time.Minute + 3*time.Second: "5m3s",
+		2*time.Hour + 10*time.Minute: "2h10m", 76*time.Hour + time.Minute: "3d4h",
+	} {
+		if got := Age(d); got != want {
+			t.Errorf("%v is %s, want %s", d, got, want)
+		}
 	}
 }
 

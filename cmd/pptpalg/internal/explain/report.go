@@ -15,6 +15,7 @@ import (
 type Report struct {
 	SchemaVersion schema.Version `json:"schema_version"`
 	Client        netip.Addr     `json:"client"`
+	Now           schema.Time    `json:"now"`     // of the daemon's clock
 	Causes        []Cause        `json:"causes"`  // the most likely one first
 	Control       *Control       `json:"control"` // the latest control connection; null if none was seen
 	Messages      []Message      `json:"messages"`
@@ -80,7 +81,7 @@ type Ended struct {
 
 // New judges the facts and returns the report.
 func New(f Facts) Report {
-	r := Report{Client: f.Client, Causes: Judge(f), DataPath: "kernel", Rules: f.Rules.String(),
+	r := Report{Client: f.Client, Now: schema.At(f.Now), Causes: Judge(f), DataPath: "kernel", Rules: f.Rules.String(),
 		Messages: []Message{}, Calls: []CallLine{}, Ended: []Ended{}}
 	if f.OverQueue {
 		r.DataPath = "queue"

@@ -14,16 +14,23 @@ func (r *Report) Text(w io.Writer) error {
 	for i, c := range r.Causes {
 		fmt.Fprintf(&b, "%d. %s (%s)\n   → %s\n", i+1, c.Text, c.Code, c.Advice)
 	}
-	fmt.Fprintf(&b, "\n%v: GRE is translated by %s; firewall rules: %s\n", r.Client, translators[r.DataPath], r.Rules)
-	r.control(&b)
-	r.messages(&b)
-	r.calls(&b)
+	b.WriteString("\n" + r.Evidence())
 	for line := range bytes.Lines(b.Bytes()) {
 		if _, err := fmt.Fprintf(w, "%s\n", bytes.TrimRight(line, " \n")); err != nil {
 			return fmt.Errorf("print report: %w", err)
 		}
 	}
 	return nil
+}
+
+// Evidence is what the causes were found by, as text.
+func (r *Report) Evidence() string {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%v: GRE is translated by %s; firewall rules: %s\n", r.Client, translators[r.DataPath], r.Rules)
+	r.control(&b)
+	r.messages(&b)
+	r.calls(&b)
+	return b.String()
 }
 
 // translators name who translates, by data path.
@@ -49,7 +56,7 @@ func (r *Report) control(b *bytes.Buffer) {
 		b.WriteString("; over")
 	}
 	if c.Over && !c.Last.IsZero() {
-		fmt.Fprintf(b, ", last seen at %s", c.Last.Format(time.RFC3339))
+		fmt.Fprintf(b, ", last seen at %s (%s ago)", c.Last.Format(time.RFC3339), Age(r.Now.Sub(c.Last.Time)))
 	}
 	fmt.Fprintln(b)
 }
@@ -85,11 +92,11 @@ func (i *ID) String() string {
 
 func (r *Report) calls(b *bytes.Buffer) {
 	for _, c := range r.Calls {
-		fmt.Fprintf(b, "\ncall %d, %s since %s\n  GRE to the client: %v\n  GRE to the other end: %v\n",
-			c.Number, c.State, c.Since.Format(time.RFC3339), c.ToClient, c.ToPeer)
+		fmt.Fprintf(b, "\ncall %d, %s since %s (%s)\n  GRE to the client: %v\n  GRE to the other end: %v\n",
+			c.Number, c.State, c.Since.Format(time.RFC3339), Age(r.Now.Sub(c.Since.Time)), c.ToClient, c.ToPeer)
 	}
 	for _, e := range r.Ended {
-		fmt.Fprintf(b, "\ncall %d ended at %s after %.0f s: %s\n", e.Number, e.Time.Format(time.RFC3339), e.Seconds, e.Cause)
+		fmt.Fprintf(b, "\ncall %d ended at %s (%s ago) after %.0f s: %s\n", e.Number, e.Time.Format(time.RFC3339), Age(r.Now.Sub(e.Time.Time)), e.Seconds, e.Cause)
 	}
 }
 

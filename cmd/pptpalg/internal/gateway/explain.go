@@ -10,6 +10,7 @@ import (
 	"pptpalg/alg/gre"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/explain"
+	"pptpalg/conntrack"
 )
 
 // recent is for how long a refused connection explains that nothing comes of a client.
@@ -18,32 +19,119 @@ const recent = 5 * time.Minute
 // Explain tells what is known of an inside address, and why its calls do not work. It
 // may be called from any goroutine, and asks the kernel: no packet waits for it.
 func (g *Gateway) Explain(ctx context.Context, client netip.Addr) (explain.Report, error) {
-	f := explain.Facts{Client: client, Events: g.events.Of(client), OverQueue: g.visits() != nil, Follows: g.cfg.Follow, Rules: g.rulesThere(ctx), Now: time.Now()}
-	f.Refusals = g.refusalsSince(f.Now.Add(-recent))
+	k, err := g.knowledge(ctx)
+	if err != nil {
+		return explain.Report{}, err
+	}
+	return explain.New(g.facts(k, client)), nil
+}
+
+// ExplainAll explains each client that has trouble, the worst first. The rest is as for Explain.
+func (g *Gateway) ExplainAll(ctx context.Context) ([]explain.Report, error) {
+	k, err := g.knowledge(ctx)
+	if err != nil {
+		return nil, err
+	}
+	clients := make(map[netip.Addr]struct{})
+	for _, c := range k.live {
+		clients[c.Original.Src.Addr()] = struct{}{}
+	}
+	for _, v := range k.calls {
+		clients[v.Control.Src.Addr()] = struct{}{}
+	}
+	for _, client := range g.events.Clients() {
+		clients[client] = struct{}{}
+	}
+	k.index()
+	var all []explain.Report
+	for client := range clients {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		all = append(all, explain.New(g.facts(k, client)))
+	}
+	return explain.Worst(all), nil
+}
+
+// knowledge is what the daemon and the kernel know of all clients at a time.
+type knowledge struct {
+	explain.Facts // what is the same for all
+	live          []calls.Connection
+	have          datapath.Flows
+	strays        []conntrack.Stray
+	calls         []calls.View
+
+	// The same by the addresses of their ends; nil until index.
+	liveOf  map[netip.Addr][]calls.Connection
+	callsOf map[netip.Addr][]calls.View
+}
+
+func (g *Gateway) knowledge(ctx context.Context) (*knowledge, error) {
+	k := &knowledge{Facts: explain.Facts{OverQueue: g.visits() != nil, Follows: g.cfg.Follow, Rules: g.rulesThere(ctx), Now: time.Now()}, have: make(datapath.Flows)}
+	k.Refusals = g.refusalsSince(k.Now.Add(-recent))
 	if v := g.visits(); v != nil {
-		f.Unmatched = v.Count(gre.NoFlow)
+		k.Unmatched = v.Count(gre.NoFlow)
 	}
-	live, err := g.viewer.Connections(g.cfg.Ports)
-	if err != nil {
-		return explain.Report{}, err
+	var err error
+	if k.live, err = g.viewer.Connections(g.cfg.Ports); err != nil {
+		return nil, err
 	}
-	have := make(datapath.Flows)
-	strays, err := g.path.View(have, firstStrays())
-	if err != nil {
-		return explain.Report{}, err
+	if k.strays, err = g.path.View(k.have, firstStrays()); err != nil {
+		return nil, err
 	}
-	strays = g.concern(strays, live, nil)
-	f.Connections = slices.DeleteFunc(live, func(c calls.Connection) bool { return !of(&c, client) })
-	for _, s := range g.concern(strays, f.Connections, nil) {
-		f.Strays = append(f.Strays, explain.Stray{From: s.Src, To: s.Dst, CallID: s.Key, Traffic: s.Traffic})
-	}
-	for _, v := range g.Calls() {
-		if v.PNS.Address == client || v.PAC.Address == client {
-			f.Calls = append(f.Calls, explainCall(v, client, have))
+	k.strays, k.calls = g.concern(k.strays, k.live, nil), g.Calls()
+	return k, nil
+}
+
+// index sorts what is known by client, where many clients are asked about.
+func (k *knowledge) index() {
+	k.liveOf, k.callsOf = make(map[netip.Addr][]calls.Connection), make(map[netip.Addr][]calls.View)
+	for _, c := range k.live {
+		for _, a := range twoOf(c.Original.Src.Addr(), c.Reply.Src.Addr()) {
+			k.liveOf[a] = append(k.liveOf[a], c)
 		}
 	}
-	return explain.New(f), nil
+	for _, v := range k.calls {
+		for _, a := range twoOf(v.PNS.Address, v.PAC.Address) {
+			k.callsOf[a] = append(k.callsOf[a], v)
+		}
+	}
 }
+
+// twoOf are two addresses, or one if they are the same.
+func twoOf(a, b netip.Addr) []netip.Addr { return slices.Compact([]netip.Addr{a, b}) }
+
+// of returns what is known of one client.
+func (k *knowledge) of(client netip.Addr) (live []calls.Connection, views []calls.View) {
+	if k.liveOf != nil {
+		return slices.Clone(k.liveOf[client]), k.callsOf[client]
+	}
+	live = slices.DeleteFunc(slices.Clone(k.live), func(c calls.Connection) bool { return !of(&c, client) })
+	views = slices.DeleteFunc(slices.Clone(k.calls), func(v calls.View) bool { return v.PNS.Address != client && v.PAC.Address != client })
+	return live, views
+}
+
+// facts returns what is known of a client.
+func (g *Gateway) facts(k *knowledge, client netip.Addr) explain.Facts {
+	f := k.Facts
+	f.Client, f.Events = client, g.events.Of(client)
+	var views []calls.View
+	f.Connections, views = k.of(client)
+	for _, s := range g.concern(slices.Clone(k.strays), f.Connections, nil) {
+		f.Strays = append(f.Strays, explain.Stray{From: s.Src, To: s.Dst, CallID: s.Key, Traffic: s.Traffic})
+	}
+	for _, v := range views {
+		f.Calls = append(f.Calls, explainCall(v, client, k.have))
+	}
+	if witness := g.witness.Load(); witness != nil {
+		(*witness)(&f)
+	}
+	return f
+}
+
+// Witness has what runs beside the daemon add to the facts of a client what it has seen. It must
+// be safe to call from any goroutine.
+func (g *Gateway) Witness(add func(*explain.Facts)) { g.witness.Store(&add) }
 
 // of reports whether an end of a connection has the address.
 func of(c *calls.Connection, a netip.Addr) bool {

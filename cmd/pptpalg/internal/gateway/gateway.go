@@ -18,6 +18,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/datapath/fast"
 	"pptpalg/cmd/pptpalg/internal/datapath/kernel"
+	"pptpalg/cmd/pptpalg/internal/explain"
 	"pptpalg/cmd/pptpalg/internal/history"
 	"pptpalg/cmd/pptpalg/internal/store"
 	"pptpalg/conntrack"
@@ -98,6 +99,7 @@ type Gateway struct {
 	wanted   atomic.Bool            // somebody has read the metrics since the last audit
 	beside   atomic.Pointer[Beside] // nil until Count
 	share    *share                 // nil for a gateway alone
+	witness  atomic.Pointer[func(*explain.Facts)]
 
 	clusterMetrics *clusterMetrics
 
@@ -264,6 +266,8 @@ func (g *Gateway) load(ctx context.Context) error {
 			"bypass", done.Config.Bypass, "reset_mark", done.Config.ResetMark, "err", done.Refused)
 	}
 	g.loaded.Store(&done)
+	now := time.Now()
+	g.guard.since.Store(&now)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.editor.ResetLost(done.Config.ResetMark != 0)
@@ -307,6 +311,13 @@ func (g *Gateway) Reload(cfg Config) error {
 		g.share.store.SetRest(cfg.Table.Rest)
 	}
 	return nil
+}
+
+// Limits returns the maximum numbers of calls and of control connections.
+func (g *Gateway) Limits() (calls, connections int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.cfg.Table.Calls, g.cfg.Connections
 }
 
 // Calls returns a copy of the call table, the oldest call first. It may be called from any

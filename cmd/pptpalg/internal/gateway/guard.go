@@ -69,7 +69,8 @@ var (
 
 // guard is the state of the guard. Only its goroutine changes it.
 type guard struct {
-	missing atomic.Pointer[error] // why the rules are missing; nil while they are there
+	missing atomic.Pointer[error]     // why the rules are missing; nil while they are there
+	since   atomic.Pointer[time.Time] // when they were loaded, or came back; nil before
 	quarrel quarrel
 	failed  bool // the last load has failed, and was logged
 }
@@ -81,6 +82,16 @@ func (g *Gateway) rulesMissing() error {
 		return *why
 	}
 	return nil
+}
+
+// RulesSince returns since when the firewall rules are there without a break, as far as the
+// daemon knows; zero while they are not. It may be called from any goroutine.
+func (g *Gateway) RulesSince() time.Time {
+	since := g.guard.since.Load()
+	if since == nil || g.rulesMissing() != nil {
+		return time.Time{}
+	}
+	return *since
 }
 
 func (g *Gateway) rulesLoaded() float64 {
@@ -167,6 +178,7 @@ func (g *Gateway) lookAtRules(ctx context.Context, now time.Time) {
 
 func (g *Gateway) rulesBack(now time.Time, message string) {
 	if g.guard.missing.Swap(nil) != nil {
+		g.guard.since.Store(&now)
 		g.events.Add(&history.Event{Time: now, Kind: history.RulesBack})
 		g.log.Warn(message, "rules", g.RulesBy())
 	}

@@ -70,6 +70,13 @@ func (s *Store) Of(client netip.Addr) []Event {
 	return append(append(all, r.events[r.oldest:]...), r.events[:r.oldest]...)
 }
 
+// Clients returns the addresses that have events, in no order.
+func (s *Store) Clients() []netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.rings))
+}
+
 // Kept returns a copy of all kept events of some kinds, the oldest first. Events may be
 // added meanwhile: none waits for longer than copying one client's events takes.
 func (s *Store) Kept(of ...Kind) []Event {

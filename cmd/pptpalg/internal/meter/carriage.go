@@ -43,8 +43,9 @@ type Carriage struct {
 	Kind Kind
 	// Of OneWay: which end gets no packets, and since when none were seen to go there. That is
 	// the call's beginning if there have never been any.
-	ToPNS bool // the PNS gets none; false for the PAC
-	Since time.Time
+	ToPNS   bool // the PNS gets none; false for the PAC
+	Since   time.Time
+	Carried bool // of OneWay: packets have gone there before
 }
 
 // way is what travels to one end of a call.
@@ -100,9 +101,9 @@ func (w *watched) judge(at time.Time) {
 	case w.toPNS.never() && w.toPAC.never() && age >= silentFor:
 		w.carriage, w.doubtful = Carriage{Kind: Silent, Since: w.up}, false
 	case stuck(&w.toPNS, &w.toPAC, age):
-		w.carriage, w.doubtful = Carriage{OneWay, true, later(w.toPNS.moved, w.up)}, false
+		w.carriage, w.doubtful = Carriage{OneWay, true, later(w.toPNS.moved, w.up), !w.toPNS.never()}, false
 	case stuck(&w.toPAC, &w.toPNS, age):
-		w.carriage, w.doubtful = Carriage{OneWay, false, later(w.toPAC.moved, w.up)}, false
+		w.carriage, w.doubtful = Carriage{OneWay, false, later(w.toPAC.moved, w.up), !w.toPAC.never()}, false
 	case w.toPNS.never() || w.toPAC.never():
 		w.carriage, w.doubtful = Carriage{}, age < silentFor
 	default:

@@ -27,6 +27,7 @@ type Source struct {
 type Meter struct {
 	source Source
 	now    func() time.Time
+	tooBig func() uint64
 
 	mu    sync.Mutex // guards what follows
 	at    time.Time  // of the last look
@@ -34,11 +35,28 @@ type Meter struct {
 	calls map[uint64]*watched // by their number
 	count [len(kindNames)]int // of established calls
 	past  past
+	big   counter // packets larger than an MTU
+}
+
+// counter is a number of the kernel's that only grows.
+type counter struct {
+	first, last uint64
+	known       bool
+	grew        time.Time
+}
+
+func (c *counter) see(n uint64, at time.Time) {
+	if !c.known || n < c.last {
+		c.first, c.known = n, true
+	} else if n > c.last {
+		c.grew = at
+	}
+	c.last = n
 }
 
 // New returns a meter.
 func New(s Source) *Meter {
-	return &Meter{source: s, now: time.Now, calls: make(map[uint64]*watched)}
+	return &Meter{source: s, now: time.Now, tooBig: tooBig, calls: make(map[uint64]*watched)}
 }
 
 // Run looks until ctx is done.
@@ -63,6 +81,20 @@ func (m *Meter) look(at time.Time) {
 		carried, _ = m.source.Traffic() // without it nothing is known this time
 	}
 	m.Observe(at, views, carried)
+	n := m.tooBig()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.big.see(n, at)
+}
+
+// TooBig returns how many packets the gateway has dropped since the meter began, because they
+// were larger than an MTU and must not be fragmented, and when that was last noticed.
+func (m *Meter) TooBig() (packets uint64, last time.Time) {
+	now, n := m.now(), m.tooBig()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.big.see(n, now)
+	return m.big.last - m.big.first, m.big.grew
 }
 
 // pause is how long the meter rests after a look that took so long.

@@ -3,6 +3,7 @@ package status
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"image/draw"
 	"image/png"
 	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +25,9 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/internal/browser"
+	"pptpalg/cmd/pptpalg/internal/explain"
+	"pptpalg/cmd/pptpalg/internal/meter"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 var screenshots = flag.String("screenshots", "", "directory for screenshots of the page")
@@ -143,6 +148,7 @@ func TestInBrowser(t *testing.T) {
 	b := needBrowser(t)
 	t.Run("office", func(t *testing.T) { testOffice(t, b) })
 	t.Run("trouble", func(t *testing.T) { testTrouble(t, b) })
+	t.Run("one-way", func(t *testing.T) { testOneWay(t, b) })
 	t.Run("crowd", func(t *testing.T) { testCrowd(t, b) })
 }
 
@@ -150,7 +156,8 @@ func TestInBrowser(t *testing.T) {
 func testOffice(t *testing.T, b *browser.Browser) {
 	f := office()
 	cfg := f.config()
-	cfg.Gatherer = f.officeMetrics()
+	cfg.Gatherer, cfg.Meter = f.officeMetrics(), hour(f)
+	cfg.Rules = func() (string, time.Time) { return "nft", time.Now().Add(-31 * time.Hour) }
 	s := serve(t, cfg)
 	tab, err := b.Open(s.URL+"/", 1280, 860)
 	must(t, err)
@@ -237,6 +244,67 @@ func testTrouble(t *testing.T, b *browser.Browser) {
 	must(t, tab.Eval(`document.title`, &title))
 	if c := tab.Complaints(); len(c) > 0 || title == "hacked" {
 		t.Errorf("title %q, the browser complains: %q", title, c)
+	}
+}
+
+// hour has a meter with the past of an hour, in which calls come and go.
+func hour(f *fake) *meter.Meter {
+	m := meter.New(meter.Source{Calls: f.views, Traffic: f.traffic})
+	views := f.views()
+	for i := range 180 {
+		some := views[:len(views)*(100+i%40)/140]
+		carried, _ := f.traffic()
+		m.Observe(time.Now().Add(time.Duration(i-180)*meter.Step), some, carried)
+		f.carry(0, uint64(1_000_000*(i%30)), uint64(90_000*(i%30)))
+		f.carry(1, uint64(300_000*(i%7)), uint64(500_000*(i%11)))
+	}
+	return m
+}
+
+// testOneWay: a call that carries one way only is not shown as a good one, its explanation is a
+// click away, and the last hour is drawn. It is looked at at the usual widths.
+func testOneWay(t *testing.T, b *browser.Browser) {
+	f := office()
+	f.calls[8].State = calls.Established
+	f.carry(8, 0, 4_500)
+	f.calls[8].Since = time.Now().Add(-time.Minute)
+	cfg := f.config()
+	cfg.Gatherer, cfg.Meter = f.officeMetrics(), hour(f)
+	cfg.Explain = func(_ context.Context, client netip.Addr) (explain.Report, error) {
+		if client != netip.MustParseAddr("10.20.4.13") {
+			return explain.Report{}, errors.New("the kernel says no")
+		}
+		return explain.Report{Client: client, DataPath: "kernel", Rules: "loaded", Causes: []explain.Cause{{Code: "no_gre_from_server", Text: "nothing came <b>", Advice: "ask the provider"}}}, nil
+	}
+	cfg.Rules = func() (string, time.Time) { return "nft", time.Now().Add(-30 * time.Hour) }
+	cfg.LastError = func() *LogLine {
+		return &LogLine{schema.At(time.Now().Add(-time.Hour)), "journal err=\"no space left on device\""}
+	}
+	tab, err := b.Open(serve(t, cfg).URL+"/#sort=state", 1280, 860)
+	must(t, err)
+	must(t, tab.Await(`[...document.querySelectorAll(".state.bad")].map((e) => e.parentElement.innerText).join().includes("nothing from the server for ")`, shown))
+	must(t, tab.Await(`document.getElementById("calls-sub").textContent.startsWith("1 one-way, ") && document.getElementById("health").textContent === "Working, with problems"`, shown))
+	must(t, tab.Await(`document.querySelectorAll("#past polyline").length === 4 && document.getElementById("past-calls-sub").textContent.startsWith("at most 1")`, shown))
+	must(t, tab.Await(`document.getElementById("rules").textContent === "loaded by nftables, for 1 d 6 h" && document.getElementById("last-error").textContent.startsWith("1 h 0 m ago: journal")`, shown))
+	for _, width := range []int{1280, 768, 390} {
+		for _, light := range []string{"light", "dark"} {
+			must(t, tab.Prefer(light))
+			wantFit(t, tab, width, 1400)
+			shoot(t, tab, fmt.Sprintf("one-way-%d-%s", width, light))
+		}
+	}
+	must(t, tab.Eval(`document.querySelector(".state.bad").parentElement.querySelector("button").click()`, nil))
+	must(t, tab.Await(`document.getElementById("why").open && document.getElementById("why-causes").textContent === "nothing came <b>→ ask the provider" && document.getElementById("why-evidence").textContent.includes("firewall rules: loaded")`, shown))
+	wantFit(t, tab, 390, 800)
+	shoot(t, tab, "explained")
+	must(t, tab.Eval(`document.querySelector("dialog form button").click()`, nil))
+	must(t, tab.Await(`!document.getElementById("why").open`, shown))
+	must(t, tab.Eval(`document.querySelector('.why[data-client="10.20.1.14"]').click()`, nil))
+	must(t, tab.Await(`document.getElementById("why-wait").textContent.endsWith("it answered 500: the kernel says no")`, shown))
+	for _, c := range tab.Complaints() {
+		if !strings.Contains(c, "500") {
+			t.Errorf("the browser complains: %q", c)
+		}
 	}
 }
 

@@ -4,6 +4,8 @@
 //	GET /            the page; it asks for the following every two seconds
 //	GET /api/status  a Status: health, what is wrong, and sums over all calls
 //	GET /api/calls   a List: some of the calls, as the query says
+//	GET /api/explain  an Explanation: why the calls of client=ADDRESS do not work
+//	GET /api/history  a History: calls and traffic of the last hour
 //
 // The query of /api/calls is sort=KEY (age, client, call_id, public, server, server_id,
 // state, rate, to_client, to_server; -KEY for reverse order), filter=WORDS (calls that

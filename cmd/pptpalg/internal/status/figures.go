@@ -109,6 +109,9 @@ func (f figures) problems() (all []string) {
 	if used := f.sum("call_id_space_used_ratio"); used > spaceFull {
 		all = append(all, fmt.Sprintf("%.0f %% of the Call IDs of one public address are taken towards one server: spread the clients over more public addresses", used*100))
 	}
+	if missing := f.count("fastpath_interfaces_missing"); missing > 0 && f.count("fastpath_wanted") > 0 {
+		all = append(all, fmt.Sprintf("the fast path is not on %d interfaces that it should be on: \"pptpalg fastpath load\" attaches it", missing))
+	}
 	entries, limit := f.sum("conntrack_table_entries"), f.sum("conntrack_table_limit")
 	if limit > 0 && entries/limit > tableFull {
 		all = append(all, fmt.Sprintf("the kernel's conntrack table is %.0f %% full: raise net.netfilter.nf_conntrack_max", entries/limit*100))
@@ -117,8 +120,15 @@ func (f figures) problems() (all []string) {
 }
 
 // problems says what is wrong now with the gateway, and then with its calls.
-func (s *snapshot) problems() []string {
+func (s *snapshot) problems(most Limits) []string {
 	all := s.figures.problems()
+	sums := s.sums(most)
+	if sums.CallsUsed > tableFull {
+		all = append(all, fmt.Sprintf("%.0f %% of the calls that may be are up: raise --max-calls", sums.CallsUsed*100))
+	}
+	if sums.LinksUsed > tableFull {
+		all = append(all, fmt.Sprintf("%.0f %% of the control connections that may be are on record: raise --max-connections", sums.LinksUsed*100))
+	}
 	for _, p := range []struct {
 		kind      meter.Kind
 		one, many string

@@ -5,6 +5,7 @@ import (
 	"embed"
 	"encoding/json"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/explain"
 	"pptpalg/cmd/pptpalg/internal/meter"
 	"pptpalg/cmd/pptpalg/internal/schema"
 )
@@ -32,7 +34,19 @@ type Config struct {
 	Meter    *meter.Meter        // how the calls carry; nil knows nothing
 
 	Cluster *admin.ClusterControl // nil for a gateway alone
+
+	// Explain says why the calls of a client do not work. It limits what viewers cost. Nil is
+	// for a page that does not tell.
+	Explain func(context.Context, netip.Addr) (explain.Report, error)
+
+	Rules     func() (by string, since time.Time) // who loads the firewall rules, and since when they are there; zero while they are not
+	FastPath  string                              // as --fastpath
+	Limits    func() Limits                       // nil for none
+	LastError func() *LogLine                     // that the daemon has logged; nil for none
 }
+
+// Limits are those that a gateway may come near to.
+type Limits struct{ Calls, Connections int }
 
 // Page serves the status page and its JSON. It trusts every client.
 type Page struct {
@@ -69,8 +83,10 @@ func New(cfg Config) *Page {
 			_, _ = w.Write(body) // the client went away
 		})
 	}
-	p.mux.HandleFunc("GET /api/status", p.serveStatus)
+	p.mux.HandleFunc("GET /api/status", p.ServeStatus)
 	p.mux.HandleFunc("GET /api/calls", p.serveCalls)
+	p.mux.HandleFunc("GET /api/explain", p.serveExplain)
+	p.mux.HandleFunc("GET /api/history", p.serveHistory)
 	return p
 }
 
@@ -96,14 +112,22 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // patience is how long the answer about health waits for the calls.
 const patience = time.Second
 
-func (p *Page) serveStatus(w http.ResponseWriter, r *http.Request) {
-	st := Status{Version: p.cfg.Version, DataPath: p.cfg.DataPath, Now: schema.At(p.now())}
+// ServeStatus answers with a Status.
+func (p *Page) ServeStatus(w http.ResponseWriter, r *http.Request) {
+	st := Status{Version: p.cfg.Version, DataPath: p.cfg.DataPath, Now: schema.At(p.now()), Rules: p.rules(), Cluster: p.cluster(), FastPath: p.fastPath(nil)}
+	if p.cfg.LastError != nil {
+		st.LastError = p.cfg.LastError()
+	}
 	p.problems(&st)
 	ctx, cancel := context.WithTimeout(r.Context(), patience)
 	defer cancel()
 	if s := p.latest(ctx); s != nil {
-		st.Sums = s.sums()
-		st.Problems = append(st.Problems, s.problems()...)
+		var most Limits
+		if p.cfg.Limits != nil {
+			most = p.cfg.Limits()
+		}
+		st.Sums, st.FastPath = s.sums(most), p.fastPath(s.figures)
+		st.Problems = append(st.Problems, s.problems(most)...)
 	}
 	answer(w, st)
 }

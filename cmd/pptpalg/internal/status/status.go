@@ -17,6 +17,39 @@ type Status struct {
 	Healthy       bool           `json:"healthy"`   // packets get their verdicts, audits end
 	Problems      []string       `json:"problems"`  // what is wrong now, in words, the worst first
 	Sums          *Sums          `json:"sums"`      // null while the daemon does not tell its calls
+
+	Rules     Rules    `json:"rules"`
+	FastPath  FastPath `json:"fast_path"`
+	Cluster   *Cluster `json:"cluster"`    // null for a gateway alone
+	LastError *LogLine `json:"last_error"` // that the daemon has logged; null for none
+}
+
+// Rules are the firewall rules that send control connections to the daemon.
+type Rules struct {
+	By     string      `json:"by"`     // who loads them: nft, iptables, or none for somebody else
+	Loaded bool        `json:"loaded"` // they are there
+	Since  schema.Time `json:"since"`  // without a break; null where that is not known
+}
+
+// FastPath is the fast path, as far as the daemon knows.
+type FastPath struct {
+	Mode    string `json:"mode"` // as --fastpath
+	XDP     int    `json:"interfaces_xdp"`
+	TC      int    `json:"interfaces_tc"`
+	Missing int    `json:"interfaces_missing"`
+}
+
+// Cluster is how this gateway does among those that share their calls.
+type Cluster struct {
+	Name     string `json:"name"`
+	State    string `json:"state"` // in words, "ok" if all is well
+	Gateways int    `json:"gateways"`
+}
+
+// LogLine is a line of the daemon's log.
+type LogLine struct {
+	Time schema.Time `json:"time"`
+	Text string      `json:"text"`
 }
 
 // Sums are over all calls. What is counted, is counted since the daemon was started.
@@ -27,8 +60,11 @@ type Sums struct {
 	Rate           *admin.Traffic `json:"rate"`                     // GRE per second, both ways; null where it is not known
 	CallIDSpace    float64        `json:"call_id_space_used_ratio"` // of the fullest space, 0 to 1
 	CallIDsResting uint64         `json:"call_ids_resting"`
-	Connections    uint64         `json:"control_connections"`           // that are edited
-	Untouched      uint64         `json:"control_connections_untouched"` // those that are ignored: not translated, not PPTP, or the kernel helper's
+	TableUsed      float64        `json:"conntrack_table_used_ratio"`     // 0 where it is not known
+	CallsUsed      float64        `json:"calls_used_ratio"`               // of --max-calls
+	LinksUsed      float64        `json:"control_connections_used_ratio"` // of --max-connections
+	Connections    uint64         `json:"control_connections"`            // that are edited
+	Untouched      uint64         `json:"control_connections_untouched"`  // those that are ignored: not translated, not PPTP, or the kernel helper's
 	Opened         uint64         `json:"calls_opened_total"`
 	Refused        uint64         `json:"calls_refused_total"`     // by their servers
 	Unedited       uint64         `json:"requests_unedited_total"` // because there was no public ID, or a limit was reached
@@ -66,7 +102,7 @@ type Call struct {
 	ToPACRate *admin.Traffic `json:"to_pac_rate"`
 }
 
-func (s *snapshot) sums() *Sums {
+func (s *snapshot) sums(most Limits) *Sums {
 	f := s.figures
 	return &Sums{
 		AsOf: schema.At(s.at), Started: schema.At(f.started()), Rate: s.rate,
@@ -75,11 +111,46 @@ func (s *snapshot) sums() *Sums {
 			Established: s.states[calls.Established], Clearing: s.states[calls.Clearing], Counted: s.counted,
 			OneWay: s.hows[meter.OneWay], Silent: s.hows[meter.Silent],
 		},
+		TableUsed: ratio(f.sum("conntrack_table_entries"), f.sum("conntrack_table_limit")),
+		CallsUsed: ratio(float64(len(s.rows)), float64(most.Calls)), LinksUsed: ratio(f.sum("control_connections", "control_connections_untouched"), float64(most.Connections)),
 		CallIDSpace: f.sum("call_id_space_used_ratio"), CallIDsResting: f.count("call_ids_resting"),
 		Connections: f.count("control_connections"), Untouched: f.count("control_connections_untouched"),
 		Opened: f.count("calls_opened_total"), Refused: f.count("calls_closed_total/refused"),
 		Unedited: f.count(unedited...), Notes: f.notes(),
 	}
+}
+
+func ratio(part, whole float64) float64 {
+	if whole <= 0 {
+		return 0
+	}
+	return part / whole
+}
+
+// rules tells of the firewall rules.
+func (p *Page) rules() Rules {
+	if p.cfg.Rules == nil {
+		return Rules{}
+	}
+	by, since := p.cfg.Rules()
+	return Rules{By: by, Loaded: !since.IsZero(), Since: schema.At(since)}
+}
+
+// cluster tells of the gateways that share their calls.
+func (p *Page) cluster() *Cluster {
+	if p.cfg.Cluster == nil {
+		return nil
+	}
+	st := p.cfg.Cluster.Status()
+	return &Cluster{Name: st.Name, State: st.State(), Gateways: len(st.Members)}
+}
+
+func (p *Page) fastPath(f figures) FastPath {
+	fast := FastPath{Mode: p.cfg.FastPath, XDP: int(f.count("fastpath_interfaces/xdp")), TC: int(f.count("fastpath_interfaces/tc")), Missing: int(f.count("fastpath_interfaces_missing"))}
+	if fast.Mode == "" {
+		fast.Mode = "off"
+	}
+	return fast
 }
 
 // problems says what is wrong, from what does not wait for the daemon.

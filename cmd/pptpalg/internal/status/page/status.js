@@ -3,12 +3,14 @@
 const interval = 2000; // milliseconds between two looks
 const timeout = 8000; // for an answer
 const limit = 100; // calls on a page
+const pastInterval = 20000; // milliseconds between two drawings of the past
 const tooOld = 5000; // the age of what is shown from which it is told
 
 const $ = (id) => document.getElementById(id);
 const view = { sort: "age", filter: "", offset: 0 };
 let heard = null; // when the daemon answered last, by the browser's clock
 let timer = 0;
+let drawn = 0; // when the past was drawn last, by the browser's clock
 let asking = null; // the AbortController of the look under way
 
 // text sets what an element says, if that is new: a selection in it stays.
@@ -55,8 +57,27 @@ function showStatus(status) {
   $("problems").hidden = status.problems.length === 0;
   text($("version"), status.version);
   text($("datapath"), { kernel: "the kernel", queue: "the daemon" }[status.data_path] ?? status.data_path);
+  showFacts(status, new Date(status.now));
   if (status.sums) showSums(status.sums, new Date(status.now));
   document.title = `${word === "Working" ? "" : `${word}: `}${status.sums ? plural(status.sums.calls.all, "call", "calls") : "?"} – pptpalg`;
+}
+
+// showFacts says who loads the rules, and what else there is.
+function showFacts(status, now) {
+  const { by, loaded, since } = status.rules;
+  const whose = by === "none" ? "by somebody else" : `by ${{ nft: "nftables" }[by] ?? by}`;
+  text($("rules"), loaded ? `loaded ${whose}${since ? `, for ${span(now - new Date(since))}` : ""}` : "missing");
+  const fast = status.fast_path;
+  fact("fastpath", fast.mode === "off" ? "" : `XDP ${fast.interfaces_xdp}, tc ${fast.interfaces_tc}, missing ${fast.interfaces_missing}`);
+  fact("cluster", status.cluster ? `${status.cluster.name}: ${plural(status.cluster.gateways, "gateway", "gateways")}, ${status.cluster.state}` : "");
+  const error = status.last_error;
+  fact("last-error", error ? `${span(now - new Date(error.time))} ago: ${error.text}` : "");
+}
+
+// fact shows one of those that need not be there.
+function fact(name, said) {
+  text($(name), said);
+  $(name).parentElement.hidden = said === "";
 }
 
 function showList(list, lines) {
@@ -72,9 +93,10 @@ function showSums(sums, now) {
   const age = now - new Date(sums.as_of);
   text($("asof"), age > tooOld ? `${span(age)} ago` : clock(new Date(sums.as_of)));
   text($("calls"), whole(calls.all));
-  const states = ["established", "answered", "requested", "clearing"].filter((s) => calls[s] > 0);
+  const count = { ...calls, established: calls.established - calls.one_way - calls.silent };
+  const states = ["established", "answered", "requested", "clearing"].filter((s) => count[s] > 0);
   const bad = [["one_way", "one-way"], ["silent", "silent"]].filter(([key]) => calls[key] > 0).map(([key, word]) => `${whole(calls[key])} ${word}`);
-  text($("calls-sub"), [...bad, ...states.map((s) => `${whole(calls[s])} ${s}`)].join(", ") || "none yet");
+  text($("calls-sub"), [...bad, ...states.map((s) => `${whole(count[s])} ${s}`)].join(", ") || "none yet");
   text($("rate"), sums.rate ? short(sums.rate.bytes, "B/s") : "–");
   text($("rate-sub"), rateWords(sums));
   text($("space"), percent(sums.call_id_space_used_ratio));
@@ -84,7 +106,7 @@ function showSums(sums, now) {
   text($("refused-sub"), `of ${plural(sums.calls_opened_total, "call", "calls")} since the start`);
   text($("unedited"), whole(sums.requests_unedited_total));
   text($("untouched"), whole(sums.control_connections_untouched));
-  text($("untouched-sub"), `connections let alone; ${whole(sums.control_connections)} edited`);
+  text($("untouched-sub"), `connections ignored; ${whole(sums.control_connections)} edited`);
   $("notes").hidden = sums.notes.length === 0;
   showList($("notes-list"), sums.notes.map((n) => `${whole(n.count)} ${n.text}`));
 }
@@ -143,7 +165,10 @@ function showCall(row, call, now) {
 
 // showState says of a call that does not carry so, instead of "established".
 function showState(cell, call, now) {
-  const [badge, why] = cell.children;
+  const [badge, why, button] = cell.children;
+  const client = (call.client === "pns" ? call.pns : call.pac).address;
+  button.dataset.client = client;
+  button.setAttribute("aria-label", `Explain the calls of ${client}`);
   const since = call.none_since ? ` for ${span(now - new Date(call.none_since))}` : "";
   const from = call.none_to === call.client ? "server" : "client";
   const words = { one_way: ["one-way", `nothing from the ${from}${since}`], silent: ["silent", `nothing from either end${since}`] }[call.carries];
@@ -171,6 +196,71 @@ function showCount(list) {
   $("next").disabled = list.offset + limit >= list.matching;
   text($("page"), `Page ${whole(Math.floor(list.offset / limit) + 1)} of ${whole(Math.max(1, Math.ceil(list.matching / limit)))}`);
   if (shown === 0 && list.matching > 0) turn(-view.offset); // the page is gone
+}
+
+// explain shows why the calls of a client do not work, or that they do.
+async function explain(client) {
+  const box = $("why");
+  text($("why-head"), client);
+  text($("why-wait"), "Asking the daemon…");
+  $("why-wait").hidden = false;
+  $("why-causes").replaceChildren();
+  text($("why-evidence"), "");
+  $("why-evidence").hidden = true;
+  box.dataset.client = client;
+  box.showModal();
+  try {
+    const report = await ask(`api/explain?${new URLSearchParams({ client })}`, AbortSignal.timeout(timeout));
+    if (box.dataset.client !== client) return; // another one was asked for meanwhile
+    for (const cause of report.causes) {
+      const [item, advice] = [document.createElement("li"), document.createElement("p")];
+      item.textContent = cause.text;
+      advice.textContent = `→ ${cause.advice}`;
+      item.append(advice);
+      $("why-causes").append(item);
+    }
+    text($("why-evidence"), report.evidence);
+    $("why-evidence").hidden = false;
+    $("why-wait").hidden = true;
+  } catch (error) {
+    text($("why-wait"), `No explanation: ${error.message}`);
+  }
+}
+
+// line draws one value of the samples, the largest value at the top.
+function line(samples, from, span, most, value, kind) {
+  const drawn = document.createElementNS($("past-calls").namespaceURI, "polyline");
+  const points = samples.map((s) => {
+    const x = 300 * (new Date(s.time) - from) / span;
+    const y = 58 - 56 * value(s) / most;
+    return `${x.toFixed(1)},${y.toFixed(1)}`;
+  });
+  drawn.setAttribute("points", points.join(" "));
+  drawn.setAttribute("class", kind);
+  return drawn;
+}
+
+// showPast draws the last hour.
+function showPast(past) {
+  const { samples } = past;
+  const span = past.span_seconds * 1000;
+  const from = new Date(past.now) - span;
+  const few = samples.length < 2;
+  const top = (value) => Math.max(1, ...samples.map(value));
+  const bad = (s) => s.one_way + s.silent;
+  const calls = top((s) => s.calls);
+  const rate = Math.max(top((s) => s.to_clients_bytes_per_second), top((s) => s.to_servers_bytes_per_second));
+  const lines = [line(samples, from, span, calls, (s) => s.calls, "first")];
+  if (samples.some((s) => bad(s) > 0)) lines.push(line(samples, from, span, calls, bad, "bad"));
+  $("past-calls").replaceChildren(...(few ? [] : lines));
+  $("past-traffic").replaceChildren(...(few ? [] : [
+    line(samples, from, span, rate, (s) => s.to_clients_bytes_per_second, "first"),
+    line(samples, from, span, rate, (s) => s.to_servers_bytes_per_second, "second"),
+  ]));
+  const soon = "drawn from the first minute on";
+  const worst = Math.max(0, ...samples.map(bad));
+  text($("past-calls-sub"), few ? soon : `at most ${whole(Math.max(...samples.map((s) => s.calls)))}${worst > 0 ? `; at most ${whole(worst)} one-way or silent (red)` : ""}`);
+  text($("past-traffic-sub"), few ? soon : `at most ${short(Math.round(rate === 1 ? 0 : rate), "B/s")}; to clients, and to servers (dashed)`);
 }
 
 // showGone says that what is shown is old, and why.
@@ -204,6 +294,10 @@ async function look() {
     showBack();
     showStatus(status);
     if (calls) showCalls(calls);
+    if (Date.now() - drawn >= pastInterval) {
+      showPast(await ask("api/history", mine.signal));
+      drawn = Date.now();
+    }
   } catch (error) {
     if (asking === mine) showGone(error);
   }
@@ -247,6 +341,10 @@ function begin() {
   $("sort").addEventListener("change", () => arrange({ sort: $("sort").value }));
   $("reverse").addEventListener("click", () => arrange({ sort: view.sort.startsWith("-") ? view.sort.slice(1) : `-${view.sort}` }));
   for (const head of document.querySelectorAll("th")) head.firstElementChild.addEventListener("click", () => sortBy(head.dataset.sort));
+  $("rows").addEventListener("click", (event) => {
+    const button = event.target.closest(".why");
+    if (button) explain(button.dataset.client);
+  });
   $("previous").addEventListener("click", () => turn(-limit));
   $("next").addEventListener("click", () => turn(limit));
   document.addEventListener("visibilitychange", () => {
