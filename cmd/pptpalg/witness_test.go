@@ -16,16 +16,16 @@ import (
 	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
-// witness is the network of docs/INTEGRATION.md, "Two gateways and a witness": a directory that is
+// threeMachines is the network of docs/INTEGRATION.md, "Two gateways and a witness": a directory that is
 // the root of each of its machines, by name, and what runs there.
-type witness struct {
+type threeMachines struct {
 	t    *testing.T
 	docs string // the section
 	dir  string
 	etcd map[string]*lab.Process
 }
 
-func startWitness(t *testing.T) *witness {
+func startMachines(t *testing.T) *threeMachines {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/INTEGRATION.md")
 	must(t, err)
@@ -34,7 +34,7 @@ func startWitness(t *testing.T) *witness {
 	if !found || !ended {
 		t.Fatal("docs/INTEGRATION.md has no such section")
 	}
-	w := &witness{t: t, docs: section, dir: t.TempDir(), etcd: map[string]*lab.Process{}}
+	w := &threeMachines{t: t, docs: section, dir: t.TempDir(), etcd: map[string]*lab.Process{}}
 	out, err := exec.Command("cp", "-r", "../../deploy/integrations/ha/.", w.dir).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -43,7 +43,7 @@ func startWitness(t *testing.T) *witness {
 }
 
 // block returns the commands of the docs behind a line, or those that begin so.
-func (w *witness) block(behind string) string {
+func (w *threeMachines) block(behind string) string {
 	w.t.Helper()
 	_, rest, found := strings.Cut(w.docs, behind)
 	var block []string
@@ -66,17 +66,17 @@ func (w *witness) block(behind string) string {
 var fileOwner = regexp.MustCompile(`-o (etcd|pptpalg) `)
 
 // shell runs commands on a machine, whose /etc and /var are below the directory.
-func (w *witness) shell(h *lab.Host, machine, commands string) {
+func (w *threeMachines) shell(h *lab.Host, machine, commands string) {
 	w.t.Helper()
 	commands = fileOwner.ReplaceAllString(strings.ReplaceAll(commands, " /etc/", " "+w.root(machine)+"/etc/"), "")
 	_, err := h.Run(w.t.Context(), "sh", "-ec", "cd "+w.dir+"\n"+commands)
 	must(w.t, err)
 }
 
-func (w *witness) root(machine string) string { return filepath.Join(w.dir, "root", machine) }
+func (w *threeMachines) root(machine string) string { return filepath.Join(w.dir, "root", machine) }
 
 // file returns a file of a machine, in which paths lead below the directory.
-func (w *witness) file(machine, name, program string) string {
+func (w *threeMachines) file(machine, name, program string) string {
 	w.t.Helper()
 	path := w.root(machine) + name
 	b, err := os.ReadFile(path)
@@ -87,7 +87,7 @@ func (w *witness) file(machine, name, program string) string {
 }
 
 // install does on a machine what the docs say, and starts etcd there.
-func (w *witness) install(h *lab.Host, machine string) {
+func (w *threeMachines) install(h *lab.Host, machine string) {
 	w.t.Helper()
 	for _, dir := range []string{"/etc/default", "/etc/pptpalg", "/etc/keepalived"} {
 		must(w.t, os.MkdirAll(w.root(machine)+dir, 0o755))
@@ -109,7 +109,7 @@ func (w *witness) install(h *lab.Host, machine string) {
 }
 
 // keepalived runs it as the docs say.
-func (w *witness) keepalived(g *testGateway, machine string) (log *lab.Log) {
+func (w *threeMachines) keepalived(g *testGateway, machine string) (log *lab.Log) {
 	w.t.Helper()
 	script := filepath.Join(w.dir, machine+"-pptpalg")
 	must(w.t, os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\n%s=1 exec %s \"$@\" --state-dir %s\n", asProgram, os.Args[0], g.state), 0o755))
@@ -131,7 +131,7 @@ func (w *witness) keepalived(g *testGateway, machine string) (log *lab.Log) {
 }
 
 // isAt waits until the public address is at a gateway.
-func (w *witness) isAt(g *testGateway) {
+func (w *threeMachines) isAt(g *testGateway) {
 	w.t.Helper()
 	here := func() bool {
 		st := g.status()
@@ -147,7 +147,7 @@ func (w *witness) isAt(g *testGateway) {
 func TestTwoGatewaysAndAWitness(t *testing.T) {
 	needRoot(t)
 	must(t, lab.Need("keepalived", "etcd", "etcdctl", "openssl"))
-	w := startWitness(t)
+	w := startMachines(t)
 	a := buildGateway(t, datapath.Kernel, lab.Options{Inside: 2, Outside: 1, Masquerade: true, Firewall: true, Pair: true})
 	b := a.second()
 	machines := map[string]*lab.Host{"gw-a": a.Gateway, "gw-b": b.Gateway, "witness": a.Switch}
