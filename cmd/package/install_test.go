@@ -134,6 +134,7 @@ func (r *root) wantFiles() {
 		"/usr/lib/sysusers.d/pptpalg.conf":                      0o644,
 		"/etc/pptpalg/pptpalg.yaml":                             0o644,
 		"/etc/default/pptpalg":                                  0o644,
+		"/etc/logrotate.d/pptpalg":                              0o644,
 		"/usr/share/man/man8/pptpalg.8.gz":                      0o644,
 		"/usr/share/man/man8/pptpalg-rules-load.8.gz":           0o644,
 		"/usr/share/man/man5/pptpalg.yaml.5.gz":                 0o644,
@@ -167,7 +168,20 @@ func (r *root) wantFiles() {
 	if out := r.mustRun("pptpalg", "check-config"); out != "ok\n" {
 		r.t.Error(out)
 	}
+	r.wantRotated()
 	r.wantNoKeys()
+}
+
+// wantRotated has logrotate rotate an event log of the daemon.
+func (r *root) wantRotated() {
+	r.t.Helper()
+	r.mustRun("install", "-d", "-o", "pptpalg", "-g", "pptpalg", "-m", "750", "/var/log/pptpalg")
+	r.mustRun("sh", "-c", "echo line >/var/log/pptpalg/events.json")
+	r.mustRun("logrotate", "-f", "-s", "/run/logrotate.state", "/etc/logrotate.d/pptpalg")
+	if got := r.mustRun("ls", "/var/log/pptpalg"); got != "events.json.1\n" {
+		r.t.Errorf("logrotate leaves %q", got)
+	}
+	r.mustRun("rm", "-r", "/var/log/pptpalg", "/run/logrotate.state")
 }
 
 // wantNoKeys wants a conffile that no version has reason to change: dpkg would ask whoever

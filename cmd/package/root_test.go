@@ -18,8 +18,8 @@ import (
 // release is the Debian that the package is installed on: the oldest that is supported.
 const release = "bookworm"
 
-// dependencies are what the package needs beyond Debian's essential packages.
-const dependencies = "iptables,procps,systemd"
+// dependencies are what the package needs beyond Debian's essential packages, and logrotate.
+const dependencies = "iptables,logrotate,procps,systemd"
 
 // root is a Debian system in a directory, on a gateway of its own.
 type root struct {

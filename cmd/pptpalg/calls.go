@@ -79,11 +79,11 @@ func printOnce(cmd *cobra.Command, client admin.Client, w *watcher, o *output) e
 	}
 	all := w.chosen(rowsOf(found), "number")
 	if o.structured() {
-		found = make([]admin.Call, len(all))
+		listed := make([]admin.Listed, len(all))
 		for i := range all {
-			found[i] = all[i].Call
+			listed[i].Call = all[i].Call
 		}
-		return o.print(cmd.OutOrStdout(), found)
+		return o.print(cmd.OutOrStdout(), listed)
 	}
 	t := callTable(all, time.Now(), callColumns{wide: o.form == formWide})
 	term := terminalOf(cmd.OutOrStdout(), w.lookup)
@@ -174,7 +174,7 @@ func (r *row) rate() (sum uint64) {
 
 // compares are the orders: the most interesting calls come first.
 var compares = map[string]func(a, b *row) int{
-	"age":    func(a, b *row) int { return b.Since.Compare(a.Since) },
+	"age":    func(a, b *row) int { return b.Since.Compare(a.Since.Time) },
 	"client": func(a, b *row) int { return a.src.Compare(b.src) },
 	"server": func(a, b *row) int { return a.dst.Compare(b.dst) },
 	"state":  func(a, b *row) int { return cmp.Compare(a.state().text, b.state().text) },
@@ -256,7 +256,7 @@ func (show callColumns) columns(all []*row, now time.Time) []column {
 	}
 	columns = append(columns,
 		column{"STATE", 0, (*row).state},
-		text("AGE", 5, func(r *row) string { return short(now.Sub(r.Since)) }),
+		text("AGE", 5, func(r *row) string { return short(now.Sub(r.Since.Time)) }),
 	)
 	columns = append(columns, show.ways()...)
 	if show.wide {

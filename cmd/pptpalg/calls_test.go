@@ -225,6 +225,7 @@ func testCallList(t *testing.T, path datapath.Name) {
 		Control      struct{ Src, Dst string }
 	}
 	decode(t, stdout, &calls)
+	keeps(t, "calls", stdout)
 	if len(calls) != 2 {
 		t.Fatalf("%d calls in %s", len(calls), stdout)
 	}

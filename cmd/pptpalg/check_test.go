@@ -36,6 +36,7 @@ func byName(t *testing.T, stdout string) map[string]finding {
 	t.Helper()
 	var all []finding
 	decode(t, stdout, &all)
+	keeps(t, "check", stdout)
 	found := map[string]finding{}
 	for _, f := range all {
 		found[f.Check] = f

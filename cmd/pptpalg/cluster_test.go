@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 func TestPrintCluster(t *testing.T) {
@@ -15,7 +16,7 @@ func TestPrintCluster(t *testing.T) {
 	var out bytes.Buffer
 	err := printCluster(&out, &admin.Cluster{
 		Name: "a", Whole: true, Pending: 2, Revision: 70,
-		Members:   []admin.ClusterMember{{Slot: 0, Name: "a", Version: "1.2", Since: since}, {Slot: 1, Name: "b", Version: "1.2", Since: since}},
+		Members:   []admin.ClusterMember{{Slot: 0, Name: "a", Version: "1.2", Since: schema.At(since)}, {Slot: 1, Name: "b", Version: "1.2", Since: schema.At(since)}},
 		Addresses: []admin.ClusterAddress{{Address: "198.51.100.1", Owner: "a", Mine: true, Here: true, Calls: 3}, {Address: "198.51.100.2"}},
 	})
 	want := `GATEWAY  VERSION  SINCE                SLOT
@@ -40,7 +41,7 @@ func TestPrintCallsOfACluster(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	call := admin.Call{
 		PNS: admin.Party{Address: "10.0.0.1", PublicAddress: "198.51.100.1"}, PAC: admin.Party{Address: "203.0.113.9", PublicAddress: "203.0.113.9"},
-		State: "requested", Since: now, Control: admin.Control{Src: "10.0.0.1:4000", Dst: "203.0.113.9:1723"},
+		State: "requested", Since: schema.At(now), Control: admin.Control{Src: "10.0.0.1:4000", Dst: "203.0.113.9:1723"},
 	}
 	mine := call
 	call.Owner, mine.Owner, mine.OwnedHere = "b", "a", true

@@ -41,7 +41,7 @@ of clients and servers can share one public address.`,
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.InitDefaultVersionFlag()
-	root.AddCommand(runCommand(e), statusCommand(e), callsCommand(e), explainCommand(e), eventsCommand(e), configCommand(e), checkConfigCommand(), checkCommand(e), replayCommand(), rulesCommand(), fastpathCommand(e), clusterCommand(e), manCommand(e), versionCommand())
+	root.AddCommand(runCommand(e), statusCommand(e), callsCommand(e), explainCommand(e), eventsCommand(e), configCommand(e), checkConfigCommand(), checkCommand(e), replayCommand(), rulesCommand(), fastpathCommand(e), clusterCommand(e), bugreportCommand(e), manCommand(e), versionCommand())
 	root.SetArgs(e.args)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -122,6 +124,14 @@ type reloader struct {
 	// the running one. It is nil if the daemon cannot.
 	table func(gateway.Config) error
 	log   *slog.Logger
+	last  atomic.Pointer[gateway.Reload] // what the metrics tell
+}
+
+// begun returns a reloader for the settings with which the daemon was started.
+func begun(s *settings, log *daemonLog, table func(gateway.Config) error, now time.Time) *reloader {
+	r := &reloader{running: s, level: log.level, table: table, log: log.Logger}
+	r.last.Store(&gateway.Reload{Good: true, At: now})
+	return r
 }
 
 // Run reloads at each signal until ctx is done.
@@ -152,6 +162,7 @@ func (r *reloader) reload() {
 		return
 	}
 	r.running = next
+	r.last.Store(&gateway.Reload{Good: true, At: time.Now(), Pending: len(pending)})
 	r.log.Info("configuration reloaded", "applied", applied)
 	if len(pending) > 0 {
 		r.log.Warn("configuration needs a restart", "keys", pending)
@@ -195,6 +206,9 @@ func (r *reloader) apply(next *settings, applied []string) error {
 
 // refuse logs why nothing changes, one line for each fault of the file.
 func (r *reloader) refuse(err error) {
+	last := *r.last.Load()
+	last.Good = false
+	r.last.Store(&last)
 	var faults config.Errors
 	if !errors.As(err, &faults) {
 		r.log.Error("configuration not reloaded", "err", err)

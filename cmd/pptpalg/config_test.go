@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
@@ -248,7 +249,7 @@ func newReloading(t *testing.T, text string, args ...string) *reloading {
 	s := ran(t, append(args, "--config", r.file)...)
 	level := new(slog.LevelVar)
 	level.Set(s.logLevel)
-	r.reloader = &reloader{running: s, level: level, log: slog.New(slog.NewTextHandler(&r.log, nil))}
+	r.reloader = begun(s, &daemonLog{Logger: slog.New(slog.NewTextHandler(&r.log, nil)), level: level}, nil, time.Unix(1, 0))
 	r.table = func(cfg gateway.Config) error {
 		r.told = append(r.told, cfg)
 		return nil
@@ -297,10 +298,14 @@ func TestReload(t *testing.T) {
 			if diff := cmp.Diff(tt.log, r.change(t, tt.to)); diff != "" {
 				t.Error(diff)
 			}
+			refused := strings.HasPrefix(tt.log, "level=ERROR")
+			if last := *r.last.Load(); last.Good == refused || last.At.Equal(time.Unix(1, 0)) != refused || (last.Pending > 0) != strings.Contains(tt.log, "restart") {
+				t.Errorf("the metrics tell %+v", last)
+			}
 			if len(r.told) != tt.told {
 				t.Errorf("the daemon is told %+v", r.told)
 			}
-			if strings.HasPrefix(tt.log, "level=ERROR") && !cmp.Equal(before, texts(r.running)) {
+			if refused && !cmp.Equal(before, texts(r.running)) {
 				t.Errorf("something changed: %s", cmp.Diff(before, texts(r.running)))
 			}
 		})

@@ -3,15 +3,19 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/config"
 	"pptpalg/cmd/pptpalg/internal/history"
 )
 
@@ -49,9 +53,60 @@ func (l eventLog) Lost() uint64 {
 	return l.Log.Lost()
 }
 
+func (l eventLog) close() error {
+	if l.Log == nil {
+		return nil
+	}
+	return l.Close()
+}
+
+// eventsOptions are the flags of events.
+type eventsOptions struct {
+	json, follow             bool
+	dir                      string
+	files                    []string
+	since, until, at         whenFlag
+	client, server, publicly partyFlag
+}
+
+// partyFlag is a flag with an end of a call; the zero value is any.
+type partyFlag struct {
+	text string
+	history.Party
+}
+
+func (p *partyFlag) String() string { return p.text }
+func (p *partyFlag) Type() string   { return "ADDRESS[:PORT][/ID]" }
+
+// Set reads it.
+func (p *partyFlag) Set(text string) (err error) {
+	p.text = text
+	p.Party, err = history.ParseParty(text)
+	return err
+}
+
+func (o *eventsOptions) add(f *pflag.FlagSet, dir string) {
+	f.BoolVar(&o.json, "json", false, "print JSON, an object on each line")
+	f.BoolVarP(&o.follow, "follow", "f", false, "keep printing events as they happen")
+	f.Var(&o.since, "since", "events from this time on: "+whenForms)
+	f.Var(&o.until, "until", "events before this time")
+	f.Var(&o.at, "at", "events of the calls that were up at this time")
+	f.Var(&o.client, "client", "calls of the client that has this address, port and Call ID itself")
+	f.Var(&o.server, "server", "calls to the server with this address, port and Call ID")
+	f.Var(&o.publicly, "public", "calls whose client or server has this address, port and Call ID outside")
+	for _, name := range []string{"since", "until", "at"} {
+		config.Want(f, name, whenForms)
+	}
+	f.StringArrayVar(&o.files, "file", nil, `read an event log and what logrotate has made of it, instead of asking the daemon; "-" for standard input (repeatable)`)
+	f.StringVar(&o.dir, "state-dir", dir, "directory of the daemon's socket")
+}
+
+func (o *eventsOptions) query() history.Query {
+	return history.Query{Since: o.since.time, Until: o.until.time, Client: o.client.Party, Server: o.server.Party, Public: o.publicly.Party}
+}
+
 func eventsCommand(e env) *cobra.Command {
-	var asJSON, follow bool
-	var dir string
+	o := new(eventsOptions)
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Print which calls were opened, translated and closed",
@@ -62,21 +117,85 @@ counted). A line ends in "approximate" where the counts are incomplete: somebody
 an entry that counted, or an earlier daemon translated.
 
 The daemon keeps the last events of each client. "pptpalg run --event-log FILE" writes
-a log of all of them.`,
+a log of all of them, which --file FILE reads. To tell who had a public address and
+Call ID at some time, ask for the calls that were up then:
+
+  pptpalg events --file /var/log/pptpalg/events.json --public 203.0.113.1/255 --at "2026-01-31 15:04:05"
+
+Two calls may have the same public address and Call ID if they go to different servers;
+--server ADDRESS names one.`,
 		Args: takes(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			lines := json.NewEncoder(cmd.OutOrStdout())
-			return admin.Client{StateDir: dir}.Events(cmd.Context(), follow, func(r history.Record) error {
-				if asJSON {
-					return lines.Encode(r)
-				}
-				_, err := fmt.Fprintln(cmd.OutOrStdout(), r)
-				return err
-			})
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, an object on each line")
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "keep printing events as they happen")
-	cmd.Flags().StringVar(&dir, "state-dir", stateDir(e), "directory of the daemon's socket")
+	o.add(cmd.Flags(), stateDir(e))
+	cmd.MarkFlagsMutuallyExclusive("follow", "file")
+	cmd.MarkFlagsMutuallyExclusive("follow", "until")
+	for _, flag := range []string{"follow", "since", "until"} {
+		cmd.MarkFlagsMutuallyExclusive("at", flag)
+	}
 	return cmd
+}
+
+func (o *eventsOptions) run(cmd *cobra.Command) error {
+	show := o.printer(cmd.OutOrStdout())
+	query := o.query()
+	if o.at.time.IsZero() {
+		return o.each(cmd, func(r history.Record) error {
+			if !query.Selects(&r) {
+				return nil
+			}
+			return show(r)
+		})
+	}
+	return o.upAt(cmd, query, show)
+}
+
+// upAt prints the events of the calls that were up at a time.
+func (o *eventsOptions) upAt(cmd *cobra.Command, query history.Query, show func(history.Record) error) error {
+	up := history.UpAt(o.at.time, query)
+	err := o.each(cmd, func(r history.Record) error {
+		up.Add(r)
+		return nil
+	})
+	for _, r := range up.Records() {
+		if shown := show(r); shown != nil {
+			return errors.Join(err, shown)
+		}
+	}
+	return err
+}
+
+// each calls show with every record of the files, or of the daemon.
+func (o *eventsOptions) each(cmd *cobra.Command, show func(history.Record) error) error {
+	if len(o.files) == 0 {
+		return admin.Client{StateDir: o.dir}.Events(cmd.Context(), o.follow, show)
+	}
+	var files []string
+	for _, file := range o.files {
+		if file == "-" {
+			files = append(files, file)
+			continue
+		}
+		rotated, err := history.Rotated(file)
+		if err != nil {
+			return err
+		}
+		files = append(files, rotated...)
+	}
+	broken, err := history.ReadFiles(files, show)
+	if broken > 0 {
+		err = errors.Join(err, fmt.Errorf("%d lines of the event log cannot be read: they are cut short, or are no events", broken))
+	}
+	return err
+}
+
+func (o *eventsOptions) printer(w io.Writer) func(history.Record) error {
+	if o.json {
+		lines := json.NewEncoder(w)
+		return func(r history.Record) error { return lines.Encode(r) }
+	}
+	return func(r history.Record) error {
+		_, err := fmt.Fprintln(w, r)
+		return err
+	}
 }

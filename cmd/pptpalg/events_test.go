@@ -13,10 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/history"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // TestEvents has two clients with one Call ID, one of which ends its call: by the command,
@@ -164,6 +167,7 @@ func records(t *testing.T, lines string) (all []history.Record) {
 	for line := range strings.Lines(lines) {
 		var r history.Record
 		decode(t, line, &r)
+		keeps(t, "event", line)
 		all = append(all, r)
 	}
 	return all
@@ -195,10 +199,49 @@ func (f *follower) until(n int) (string, error) {
 	return f.out.String(), err
 }
 
+// TestEventsOfFiles asks a log who had a public address and Call ID.
+func TestEventsOfFiles(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "events.json")
+	must(t, os.WriteFile(file, []byte(`{"time":"2026-01-02T12:00:00.000Z","event":"opened","call":1,"client":"10.0.0.1:1000","client_public":"192.0.2.1:1000","server":"203.0.113.1:1723","server_public":"203.0.113.1:1723","pns":"client","client_call_id":7,"client_public_call_id":7,"server_call_id":null,"server_public_call_id":null}
+{"time":"2026-01-02T12:00:01.000Z","event":"opened","call":2,"client":"10.0.0.2:1000","client_public":"192.0.2.1:1001","server":"203.0.113.1:1723","server_public":"203.0.113.1:1723","pns":"client","client_call_id":7,"client_public_call_id":255,"server_call_id":null,"server_public_call_id":null}
+{"time":"2026-01-02T12:00:09.000Z","event":"closed","call":2,"client":"10.0.0.2:1000","client_public":"192.0.2.1:1001","server":"203.0.113.1:1723","server_public":"203.0.113.1:1723","pns":"client","client_call_id":7,"client_public_call_id":255,"server_call_id":9,"server_public_call_id":9,"opened":"2026-01-02T12:00:01.000Z","seconds":8,"reason":"cleared","to_client":null,"to_server":null}
+`), 0o600))
+	for _, tt := range []struct {
+		args string
+		want []string // call and event of each line
+	}{
+		{"", []string{"opened call=1", "opened call=2", "closed call=2"}},
+		{"--public 192.0.2.1/255", []string{"opened call=2", "closed call=2"}},
+		{"--public 192.0.2.1/255 --at 2026-01-02T12:00:05Z", []string{"opened call=2", "closed call=2"}},
+		{"--public 192.0.2.1/255 --at 2026-01-02T12:00:10Z", nil},
+		{"--client 10.0.0.1 --at 2026-01-02T12:00:10Z", []string{"opened call=1"}},
+		{"--since 2026-01-02T12:00:01Z --until 2026-01-02T12:00:02Z", []string{"opened call=2"}},
+		{"--server 203.0.113.2", nil},
+	} {
+		code, stdout, stderr := pptpalg(t, append([]string{"events", "--file", file}, strings.Fields(tt.args)...)...)
+		var got []string
+		for line := range strings.Lines(stdout) {
+			got = append(got, strings.Join(strings.Fields(line)[1:3], " "))
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" || code != 0 {
+			t.Errorf("events %s: exit %d: %s(-want +got)\n%s", tt.args, code, stderr, diff)
+		}
+	}
+	for args, want := range map[string]string{
+		"--public x":       `"x" is not an IPv4 address`,
+		"--at noon":        `--at: "noon" is wrong; give a time, as`,
+		"--follow --at 1h": "none of the others can be",
+	} {
+		if code, _, stderr := pptpalg(t, append([]string{"events"}, strings.Fields(args)...)...); code == 0 || !strings.Contains(stderr, want) {
+			t.Errorf("events %s: exit %d: %s", args, code, stderr)
+		}
+	}
+}
+
 func TestEventLine(t *testing.T) {
 	id := pptp.CallID(7)
 	public := pptp.CallID(8)
-	r := history.Record{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Event: "closed", CallRecord: &history.CallRecord{
+	r := history.Record{Time: schema.At(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)), Event: "closed", CallRecord: &history.CallRecord{
 		Call: 4, Client: netip.MustParseAddrPort("10.0.0.1:5"), ClientPublic: netip.MustParseAddrPort("192.0.2.1:5"),
 		Server: netip.MustParseAddrPort("203.0.113.1:1723"), ServerPublic: netip.MustParseAddrPort("203.0.113.1:1723"),
 		ClientCallID: &id, ClientPublicCallID: &public,
@@ -215,7 +258,7 @@ func TestEventLine(t *testing.T) {
 	if back.String() != want {
 		t.Errorf("from JSON: %s", back)
 	}
-	if lost := history.NewLost(3, r.Time).String(); lost != "2026-01-02T03:04:05.000Z lost events=3" {
+	if lost := history.NewLost(3, r.Time.Time).String(); lost != "2026-01-02T03:04:05.000Z lost events=3" {
 		t.Errorf("lost: %s", lost)
 	}
 }

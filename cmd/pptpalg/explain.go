@@ -103,8 +103,8 @@ func troubles(all []explain.Report) string {
 	var b strings.Builder
 	for _, r := range all {
 		seen := "now"
-		if c := r.Control; c != nil && c.Over && c.Last != nil {
-			seen = explain.Age(r.Now.Sub(*c.Last)) + " ago"
+		if c := r.Control; c != nil && c.Over && !c.Last.IsZero() {
+			seen = explain.Age(r.Now.Sub(c.Last.Time)) + " ago"
 		}
 		fmt.Fprintf(&b, "%v (%s): %s (%s)\n   → %s\n", r.Client, seen, r.Causes[0].Text, r.Causes[0].Code, r.Causes[0].Advice)
 	}

@@ -151,6 +151,7 @@ func (s setup) test(t *testing.T, path datapath.Name) {
 		}
 		report = explain.Report{}
 		decode(t, stdout, &report)
+		keeps(t, "explain", stdout)
 		first := report.Causes[0]
 		return first.Code == s.want && strings.Contains(first.Text+first.Advice, s.text)
 	}

@@ -16,6 +16,7 @@ import (
 	"pptpalg/cmd/internal/fastpath/ports"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/datapath/fast"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 func fastpathStatusCommand(e env) *cobra.Command {
@@ -84,17 +85,18 @@ func (s *settings) wantedFast(ctx context.Context) (by wantedBy, silent, err err
 
 // fastStatus is what "fastpath status" prints.
 type fastStatus struct {
-	Mode       ports.Mode        `json:"mode"`
-	WantedBy   wantedBy          `json:"wanted_by"`
-	Loaded     bool              `json:"loaded"`
-	Interfaces []fastPort        `json:"interfaces"`
-	Flows      int               `json:"flows"`
-	InForce    int               `json:"flows_in_force"`
-	Without    int               `json:"flows_without_place"`
-	Packets    map[string]uint64 `json:"packets"`   // forwarded, by path
-	Passed     map[string]uint64 `json:"passed"`    // left to the kernel, by reason
-	Decisions  uint64            `json:"decisions"` // of the kernel, taken over
-	Refused    map[string]uint64 `json:"refused"`   // decisions not taken over, by reason
+	SchemaVersion schema.Version    `json:"schema_version"`
+	Mode          ports.Mode        `json:"mode"`
+	WantedBy      wantedBy          `json:"wanted_by"`
+	Loaded        bool              `json:"loaded"`
+	Interfaces    []fastPort        `json:"interfaces"`
+	Flows         int               `json:"flows"`
+	InForce       int               `json:"flows_in_force"`
+	Without       int               `json:"flows_without_place"`
+	Packets       map[string]uint64 `json:"packets"`   // forwarded, by path
+	Passed        map[string]uint64 `json:"passed"`    // left to the kernel, by reason
+	Decisions     uint64            `json:"decisions"` // of the kernel, taken over
+	Refused       map[string]uint64 `json:"refused"`   // decisions not taken over, by reason
 
 	silent error // why no daemon has told what it wants
 }

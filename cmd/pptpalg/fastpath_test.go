@@ -72,7 +72,9 @@ func (g *testGateway) fastpath(args ...string) string {
 // fastStatus asks for the status of the fast path as a daemon has it.
 func (g *testGateway) fastStatus(mode string) (st fastStatus) {
 	g.t.Helper()
-	must(g.t, json.Unmarshal([]byte(g.fastpath("status", "--json", "--fastpath", mode)), &st))
+	out := g.fastpath("status", "--json", "--fastpath", mode)
+	must(g.t, json.Unmarshal([]byte(out), &st))
+	keeps(g.t, "fastpath-status", out)
 	return st
 }
 

@@ -9,6 +9,7 @@ import (
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/schema"
 	"pptpalg/cmd/pptpalg/internal/status"
 )
 
@@ -72,6 +73,7 @@ func TestStatus(t *testing.T) {
 				t.Errorf("nothing of the rules:\n%s", text)
 			}
 			_, printed := g.glance("--json", "--check=false")
+			keeps(t, "status", printed)
 			var r statusReport
 			if err := json.Unmarshal([]byte(printed), &r); err != nil || r.Checked || (r.Daemon == nil) != (tt.code == 3) {
 				t.Errorf("as JSON: %v: %s", err, printed)
@@ -82,13 +84,13 @@ func TestStatus(t *testing.T) {
 
 // TestStatusLines: each line in each of its forms.
 func TestStatusLines(t *testing.T) {
-	since := noon.Add(-3 * time.Hour)
+	since := schema.At(noon.Add(-3 * time.Hour))
 	st := status.Status{
-		Version: "v1", DataPath: "kernel", Rules: status.Rules{By: "iptables", Loaded: true, Since: &since},
+		Version: "v1", DataPath: "kernel", Rules: status.Rules{By: "iptables", Loaded: true, Since: since},
 		FastPath: status.FastPath{Mode: "auto", XDP: 1, TC: 2, Missing: 1}, Cluster: &status.Cluster{Name: "a", State: "ok", Gateways: 2},
-		LastError: &status.LogLine{Time: noon.Add(-time.Minute), Text: "journal err=full"},
+		LastError: &status.LogLine{Time: schema.At(noon.Add(-time.Minute)), Text: "journal err=full"},
 		Sums: &status.Sums{
-			Started: noon.Add(-26 * time.Hour), Calls: status.Count{All: 9, Requested: 1, Established: 8, OneWay: 2, Silent: 1, Counted: 8},
+			Started: schema.At(noon.Add(-26 * time.Hour)), Calls: status.Count{All: 9, Requested: 1, Established: 8, OneWay: 2, Silent: 1, Counted: 8},
 			Rate: &admin.Traffic{Packets: 1000, Bytes: 1_200_000}, CallIDSpace: 0.5, TableUsed: 0.001, CallsUsed: 0.9, Unedited: 3,
 		},
 	}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"pptpalg/cmd/pptpalg/internal/schema"
 	"pptpalg/cmd/pptpalg/internal/spool"
 	"pptpalg/cmd/pptpalg/internal/status"
 )
@@ -50,7 +51,7 @@ type lastError struct {
 
 func (h *lastError) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level >= slog.LevelError {
-		h.last.Store(&status.LogLine{Time: r.Time.UTC(), Text: sentence(r)})
+		h.last.Store(&status.LogLine{Time: schema.At(r.Time), Text: sentence(r)})
 	}
 	return h.Handler.Handle(ctx, r)
 }

@@ -112,6 +112,7 @@ func TestReplayInterrupted(t *testing.T) {
 
 func TestReplayJSON(t *testing.T) {
 	_, stdout, _ := pptpalg(t, "replay", captured("hangup-lan"), "--nat", labNAT, "--json")
+	keeps(t, "replay", stdout)
 	var r struct{ Calls []replay.Call }
 	must(t, json.Unmarshal([]byte(stdout), &r))
 	if len(r.Calls) != 2 || r.Calls[1].PNS.PublicCallID == nil || *r.Calls[1].PNS.PublicCallID != 255 || r.Calls[1].Ended.Cause != "cleared" {

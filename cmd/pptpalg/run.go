@@ -48,6 +48,7 @@ type options struct {
 	rules     string
 	untouched string // what becomes of calls that NAT does not touch
 	eventLog  string
+	exports   []string
 	stateDir  string
 	logLevel  slog.Level
 
@@ -101,6 +102,7 @@ func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	f.StringVar(&o.rules, "rules", choice.Auto, `who loads the firewall rules and removes them at the end: "nft" by nftables, without any program, "iptables" by the programs, "auto" by nftables if the kernel can, else by iptables; "none" leaves both to the administrator`)
 	f.StringVar(&o.stateDir, "state-dir", stateDir, "directory of the journal and of the daemon's socket")
 	f.StringVar(&o.eventLog, "event-log", "", `file to which the daemon appends a line of JSON for each call opened, translated and closed; "-" for standard output, "" for none`)
+	f.StringSliceVar(&o.exports, "export", nil, `collectors that get each event of the event log: syslog+udp://HOST[:PORT], syslog+tcp://, syslog+tls://, ipfix+udp://, ipfix+tcp://, ipfix+tls://, or journald; options follow as ?NAME=VALUE&NAME=VALUE`)
 	f.StringVar(&o.untouched, "untranslated", "follow", `calls that NAT does not touch, as of a routed network or of the gateway itself: "follow" to have their GRE belong to an established connection for the firewall, "leave" to ignore them, except the gateway's own`)
 	o.fast.add(f)
 	o.cluster.add(f)
@@ -112,6 +114,11 @@ func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	config.Check(f, "rules", o.checkRules)
 	config.OneOf(f, "rules", choice.Names...)
 	config.OneOf(f, "untranslated", "follow", "leave")
+	config.Want(f, "export", `a list of collectors, as [journald, "syslog+tls://log.example.net?ca=/etc/pptpalg/ca.pem"]`)
+	config.Check(f, "export", func() error {
+		_, err := parseExports(o.exports)
+		return err
+	})
 	config.Check(f, "untranslated", o.checkUntouched)
 	config.OneOf(f, "log-level", "debug", "info", "warn", "error")
 }
@@ -214,6 +221,10 @@ func run(ctx context.Context, e env, s *settings) error {
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
+	exports, err := openExports(o.exports, d.Events(), log.Logger)
+	if err != nil {
+		return errors.Join(err, events.close(), d.Close())
+	}
 	shares := clusterControl(d)
 	measured := meter.New(meter.Source{Calls: d.Calls, Traffic: d.Traffic})
 	d.Witness(func(f *explain.Facts) { witness(measured, f) })
@@ -229,12 +240,15 @@ func run(ctx context.Context, e env, s *settings) error {
 	})
 	srv, err := admin.Listen(admin.Config{Listen: o.listen, StateDir: o.stateDir, WebConfig: o.webConfig, Log: log.Logger, Healthy: d.Healthy, Explain: d.Explain, ExplainAll: d.ExplainAll, EndCall: d.EndCall, Events: d.Events(), Traffic: d.Traffic, FastPath: o.fast.told(d.DataPath()), Ready: d.Ready, Page: page, Status: page.ServeStatus, Show: o.page, Cluster: shares, Meter: measured}, registry, d.Calls)
 	if err != nil {
-		return errors.Join(err, d.Close())
+		exports.close()
+		return errors.Join(err, events.close(), d.Close())
 	}
+	reload := begun(s, log, d.Reload, time.Now())
 	d.Count(gateway.Beside{
-		LogLost: log.lines.Lost, EventsLost: events.Lost, AdminClosed: srv.Crowded,
+		LogLost: log.lines.Lost, EventsLost: events.Lost, AdminClosed: srv.Crowded, Exports: exports.state,
 		OneWay: func() uint64 { return uint64(measured.Count(meter.OneWay)) },
 		Silent: func() uint64 { return uint64(measured.Count(meter.Silent)) },
+		Reload: func() gateway.Reload { return *reload.last.Load() },
 	})
 	group, ctx := errgroup.WithContext(ctx)
 	ready := make(chan struct{})
@@ -250,10 +264,9 @@ func run(ctx context.Context, e env, s *settings) error {
 	})
 	group.Go(func() error { return srv.Run(ctx) })
 	group.Go(func() error { return events.Run(ctx) })
+	group.Go(func() error { return exports.run(ctx) })
 	group.Go(func() error { return measured.Run(ctx) })
-	group.Go(func() error {
-		return (&reloader{running: s, level: log.level, table: d.Reload, log: log.Logger}).Run(ctx, hangups)
-	})
+	group.Go(func() error { return reload.Run(ctx, hangups) })
 	group.Go(func() error {
 		return notify.Run(ctx, notify.Config{Ready: ready, Healthy: d.Healthy, Log: log.Logger})
 	})

@@ -14,6 +14,7 @@ import (
 
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/check"
+	"pptpalg/cmd/pptpalg/internal/schema"
 	"pptpalg/cmd/pptpalg/internal/status"
 	"pptpalg/rules/choice"
 	"pptpalg/rules/nft"
@@ -32,11 +33,12 @@ const (
 
 // statusReport is what status tells.
 type statusReport struct {
-	State    string          `json:"state"`    // ok, warning, problem or stopped
-	Problems []statusProblem `json:"problems"` // the first one explains the others most likely; warnings where there is nothing worse
-	Checked  bool            `json:"checked"`  // the gateway was checked, as "pptpalg check" does
-	Warnings int             `json:"warnings"` // of that check
-	Daemon   *status.Status  `json:"daemon"`   // null where it does not answer
+	SchemaVersion schema.Version  `json:"schema_version"`
+	State         string          `json:"state"`    // ok, warning, problem or stopped
+	Problems      []statusProblem `json:"problems"` // the first one explains the others most likely; warnings where there is nothing worse
+	Checked       bool            `json:"checked"`  // the gateway was checked, as "pptpalg check" does
+	Warnings      int             `json:"warnings"` // of that check
+	Daemon        *status.Status  `json:"daemon"`   // null where it does not answer
 }
 
 // statusProblem is something wrong, and the command that fixes it, if there is one.
@@ -243,7 +245,7 @@ func statusLines(st *status.Status, now time.Time) [][2]string {
 	lines = append(lines, [2]string{"calls", callsLine(&st.Sums.Calls)}, [2]string{"traffic", trafficLine(st.Sums)}, [2]string{"limits", limitsLine(st.Sums)})
 	last := "none"
 	if e := st.LastError; e != nil {
-		last = fmt.Sprintf("%s ago: %s", short(now.Sub(e.Time)), e.Text)
+		last = fmt.Sprintf("%s ago: %s", short(now.Sub(e.Time.Time)), e.Text)
 	}
 	return append(lines, [2]string{"last error", last})
 }
@@ -252,7 +254,7 @@ func running(st *status.Status, now time.Time) string {
 	if st.Sums == nil || st.Sums.Started.IsZero() {
 		return ""
 	}
-	return ", running for " + short(now.Sub(st.Sums.Started))
+	return ", running for " + short(now.Sub(st.Sums.Started.Time))
 }
 
 func rulesLine(r *status.Rules, now time.Time) string {
@@ -260,10 +262,10 @@ func rulesLine(r *status.Rules, now time.Time) string {
 	switch {
 	case !r.Loaded:
 		return "missing; they are loaded " + by
-	case r.Since == nil:
+	case r.Since.IsZero():
 		return "loaded " + by
 	}
-	return fmt.Sprintf("loaded %s, for %s", by, short(now.Sub(*r.Since)))
+	return fmt.Sprintf("loaded %s, for %s", by, short(now.Sub(r.Since.Time)))
 }
 
 func dataPathLine(st *status.Status) string {

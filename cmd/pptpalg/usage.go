@@ -119,7 +119,7 @@ func takes(names ...string) cobra.PositionalArgs {
 
 // Flags whose values are files or directories, which the shell completes.
 var (
-	fileFlags = []string{"config", "web-config", "event-log", "cluster-cert", "cluster-key", "cluster-ca", "write"}
+	fileFlags = []string{"config", "web-config", "event-log", "file", "cluster-cert", "cluster-key", "cluster-ca", "write"}
 	dirFlags  = []string{"state-dir", "fastpath-dir"}
 )
 

@@ -18,6 +18,7 @@ import (
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
@@ -26,7 +27,7 @@ var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 func shownCall(n uint64, minutes int, state string, toPNS *admin.Traffic) admin.Call {
 	id := pptp.CallID(n)
 	return admin.Call{
-		Number: n, State: state, Since: noon.Add(-time.Duration(minutes) * time.Minute), ToPNS: toPNS,
+		Number: n, State: state, Since: schema.At(noon.Add(-time.Duration(minutes) * time.Minute)), ToPNS: toPNS,
 		PNS:     admin.Party{Address: fmt.Sprintf("10.0.0.%d", n), PublicAddress: "192.0.2.1", CallID: &id, PublicCallID: &id},
 		PAC:     admin.Party{Address: "203.0.113.9", PublicAddress: "203.0.113.9"},
 		Control: admin.Control{Src: fmt.Sprintf("10.0.0.%d:5000", n), Dst: fmt.Sprintf("203.0.113.%d:1723", 100-n)},

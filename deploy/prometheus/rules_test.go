@@ -73,6 +73,17 @@ var firing = []struct {
 		},
 	},
 	{alert: "PptpalgRulesRemovedOften", fires: series{`pptpalg_rules_lost_total 0 2 4 6`}, quiet: []series{{`pptpalg_rules_lost_total 5x9`}, {`pptpalg_rules_lost_total 0 1 1 1`}}},
+	{
+		alert: "PptpalgConfigReloadFailed",
+		fires: series{`pptpalg_config_last_reload_successful 0x9`},
+		quiet: []series{{`pptpalg_config_last_reload_successful 1x9`}, {`pptpalg_config_last_reload_successful 0 0 1x9`}},
+	},
+	{
+		alert: "PptpalgExportLags",
+		fires: series{`pptpalg_export_lag_seconds{collector="a"} 61x9`, `pptpalg_export_lag_seconds{collector="b"} 0x9`},
+		quiet: []series{{`pptpalg_export_lag_seconds 60x9`}, {`pptpalg_export_lag_seconds 0 90 0x9`}},
+	},
+	{alert: "PptpalgExportLoses", fires: series{`pptpalg_export_lost_total 0 1`}, quiet: []series{{`pptpalg_export_lost_total 1x9`}}},
 	{alert: "PptpalgStuck", fires: series{`pptpalg_healthy 1 0 0 0`}, quiet: []series{{`pptpalg_healthy 1x9`}, {`pptpalg_healthy 1 0 1 1`}}},
 	{alert: "PptpalgPanics", fires: series{`pptpalg_panics_total 0 0 1 1`}, quiet: []series{{`pptpalg_panics_total 3x9`}}},
 	{
@@ -90,6 +101,7 @@ var firing = []struct {
 		quiet: []series{
 			verdicts("0+100x30", "0+100x30"),
 			verdicts("0x30", "0x30"),                         // without packets there is no time
+			verdicts("0+45x30", "0+50x30"),                   // with few it says nothing
 			verdicts("0 0 90x4 990x20", "0 0 100x4 1000x20"), // once
 		},
 	},
@@ -175,7 +187,7 @@ var firing = []struct {
 // verdicts are so many that came within 32 ms, and in all.
 func verdicts(soon, all string) series {
 	const bucket = "pptpalg_verdict_seconds_bucket"
-	return series{bucket + `{le="0.016"} ` + soon, bucket + `{le="0.032"} ` + soon, bucket + `{le="0.065"} ` + all, bucket + `{le="+Inf"} ` + all}
+	return series{bucket + `{le="0.016"} ` + soon, bucket + `{le="0.032"} ` + soon, bucket + `{le="0.065"} ` + all, bucket + `{le="+Inf"} ` + all, "pptpalg_verdict_seconds_count " + all}
 }
 
 func conntrackTable(entries, limit string) series {

@@ -103,6 +103,7 @@ var mustAlert = map[string]string{
 	"pptpalg_anomalies_total":                   "warning",
 	"pptpalg_control_connections_refused_total": "warning",
 	"pptpalg_verdict_seconds_bucket":            "warning",
+	"pptpalg_verdict_seconds_count":             "warning",
 	"pptpalg_packets_total":                     "warning",
 	"pptpalg_gre_packets_total":                 "warning",
 	"pptpalg_gre_unmatched_flows":               "warning",
@@ -114,6 +115,16 @@ var mustAlert = map[string]string{
 	"pptpalg_fastpath_flows_without_place":      "warning",
 	"pptpalg_fastpath_packets_total":            "warning",
 	"pptpalg_calls_gre_packets_total":           "warning",
+	"pptpalg_cluster_astray_total":              "warning",
+	"pptpalg_cluster_degraded":                  "critical",
+	"pptpalg_cluster_lag_seconds":               "critical",
+	"pptpalg_cluster_members":                   "warning",
+	"pptpalg_cluster_same_name":                 "warning",
+	"pptpalg_calls_one_way":                     "warning",
+	"pptpalg_calls_silent":                      "warning",
+	"pptpalg_config_last_reload_successful":     "warning",
+	"pptpalg_export_lag_seconds":                "warning",
+	"pptpalg_export_lost_total":                 "warning",
 }
 
 func TestAlerts(t *testing.T) {

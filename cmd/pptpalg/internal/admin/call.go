@@ -6,16 +6,23 @@ import (
 	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/pptpalg/internal/meter"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
+
+// Listed is a call in a list for programs.
+type Listed struct {
+	SchemaVersion schema.Version `json:"schema_version"`
+	Call
+}
 
 // Call is a call as the commands and JSON show it.
 type Call struct {
-	Number  uint64    `json:"number"` // calls are numbered as the daemon sees them, over its restarts too
-	PNS     Party     `json:"pns"`
-	PAC     Party     `json:"pac"`
-	State   string    `json:"state"` // requested, answered, established
-	Since   time.Time `json:"since"` // of the call's request
-	Control Control   `json:"control"`
+	Number  uint64      `json:"number"` // calls are numbered as the daemon sees them, over its restarts too
+	PNS     Party       `json:"pns"`
+	PAC     Party       `json:"pac"`
+	State   string      `json:"state"` // requested, answered, established
+	Since   schema.Time `json:"since"` // of the call's request
+	Control Control     `json:"control"`
 	// Of a gateway that shares its calls with others: which gateway edits the call's control
 	// connection, and whether it is this one.
 	Owner     string `json:"owner,omitempty"`
@@ -24,9 +31,9 @@ type Call struct {
 	ToPNS *Traffic `json:"to_pns"` // GRE that went to an end; null if nothing counts it
 	ToPAC *Traffic `json:"to_pac"`
 
-	Carries   string     `json:"carries"`              // both, one_way, silent or unknown: see package meter
-	NoneTo    string     `json:"none_to,omitempty"`    // of one_way: the end that gets no GRE, "pns" or "pac"
-	NoneSince *time.Time `json:"none_since,omitempty"` // of one_way and silent: since when
+	Carries   string       `json:"carries"`              // both, one_way, silent or unknown: see package meter
+	NoneTo    string       `json:"none_to,omitempty"`    // of one_way: the end that gets no GRE, "pns" or "pac"
+	NoneSince *schema.Time `json:"none_since,omitempty"` // of one_way and silent: since when
 }
 
 // Traffic is GRE that went one way, bytes with IP headers. The kernel counts since its
@@ -56,12 +63,12 @@ func NewCall(v *calls.View, toPNS, toPAC *Traffic, how meter.Carriage) Call {
 	c := Call{
 		Number: v.Number,
 		PNS:    newParty(v.PNS), PAC: newParty(v.PAC),
-		State: v.State.String(), Since: v.Since.UTC(),
+		State: v.State.String(), Since: schema.At(v.Since),
 		Control: Control{Src: v.Control.Src.String(), Dst: v.Control.Dst.String()},
 		ToPNS:   toPNS, ToPAC: toPAC, Carries: how.Kind.String(),
 	}
 	if how.Kind == meter.OneWay || how.Kind == meter.Silent {
-		since := how.Since.UTC()
+		since := schema.At(how.Since)
 		c.NoneSince = &since
 	}
 	if how.Kind == meter.OneWay {

@@ -48,6 +48,18 @@ func (c Client) Status(ctx context.Context, st any) error {
 	return nil
 }
 
+// Metrics writes the daemon's metrics as text.
+func (c Client) Metrics(ctx context.Context, w io.Writer) error {
+	body, err := c.get(ctx, "/metrics")
+	if err != nil {
+		return err
+	}
+	if _, err = io.Copy(w, body); err != nil {
+		err = fmt.Errorf("read the daemon's metrics: %w", err)
+	}
+	return errors.Join(err, body.Close())
+}
+
 // get sends a request on the socket. The caller must close the answer.
 func (c Client) get(ctx context.Context, what string) (io.ReadCloser, error) {
 	return c.ask(ctx, http.MethodGet, what)

@@ -7,41 +7,52 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"time"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // Cluster is how a gateway does that shares its calls with others.
 type Cluster struct {
-	Name      string           `json:"name"`
-	Degraded  bool             `json:"degraded"`            // packets do not wait for the shared store, or it lacks calls of this gateway
-	Broken    bool             `json:"broken"`              // the shared store does not answer
-	Whole     bool             `json:"whole"`               // all was read that the shared store has
-	NotReady  string           `json:"not_ready,omitempty"` // why the gateway must get no address
-	Lag       float64          `json:"lag_seconds"`         // for how long the shared store has not told what it has
-	SameName  bool             `json:"same_name,omitempty"` // another gateway has the name of this one
-	Pending   int              `json:"pending"`             // calls that are to be written
-	Revision  int64            `json:"revision"`            // of the shared store, up to which this gateway follows
-	LastError string           `json:"last_error,omitempty"`
-	Members   []ClusterMember  `json:"members"`
-	Addresses []ClusterAddress `json:"addresses"`
+	SchemaVersion schema.Version   `json:"schema_version"`
+	Name          string           `json:"name"`
+	Degraded      bool             `json:"degraded"`            // packets do not wait for the shared store, or it lacks calls of this gateway
+	Broken        bool             `json:"broken"`              // the shared store does not answer
+	Whole         bool             `json:"whole"`               // all was read that the shared store has
+	NotReady      string           `json:"not_ready,omitempty"` // why the gateway must get no address
+	Lag           schema.Seconds   `json:"lag_seconds"`         // for how long the shared store has not told what it has
+	SameName      bool             `json:"same_name,omitempty"` // another gateway has the name of this one
+	Pending       int              `json:"pending"`             // calls that are to be written
+	Revision      int64            `json:"revision"`            // of the shared store, up to which this gateway follows
+	LastError     string           `json:"last_error,omitempty"`
+	Members       []ClusterMember  `json:"members"`
+	Addresses     []ClusterAddress `json:"addresses"`
+	Astray        []ClusterAstray  `json:"astray,omitempty"`
+}
+
+// ClusterAstray is a control connection of another gateway of which packets pass this one.
+type ClusterAstray struct {
+	Client  string      `json:"client"`
+	Server  string      `json:"server"`
+	Address string      `json:"address"`
+	Owner   string      `json:"owner"`
+	Last    schema.Time `json:"last"` // packet
 }
 
 // ClusterMember is a gateway that is up.
 type ClusterMember struct {
-	Slot    int       `json:"slot"`
-	Name    string    `json:"name"`
-	Version string    `json:"version"`
-	Since   time.Time `json:"since"` // of its daemon's start
+	Slot    int         `json:"slot"`
+	Name    string      `json:"name"`
+	Version string      `json:"version"`
+	Since   schema.Time `json:"since"` // of its daemon's start
 }
 
 // ClusterAddress is a public address.
 type ClusterAddress struct {
-	Address string `json:"address"`
-	Owner   string `json:"owner"` // by the shared store, "" for nobody
-	Mine    bool   `json:"mine"`  // this gateway edits its connections
-	Here    bool   `json:"here"`  // it is on an interface of this gateway, or a command has said so
+	Address string `json:"address"` // "198.51.100.1 part 1/2" for a part of it
+	Owner   string `json:"owner"`   // by the shared store, "" for nobody
+	Mine    bool   `json:"mine"`    // this gateway edits its connections
+	Here    bool   `json:"here"`    // it is on an interface of this gateway, or a command has said so
 	Calls   int    `json:"calls"`
 }
 

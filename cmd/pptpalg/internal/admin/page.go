@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+
+	"github.com/prometheus/exporter-toolkit/web"
 )
 
 // Show says where the status page is shown. It tells addresses and Call IDs, which the
@@ -31,15 +33,15 @@ func (s *Show) UnmarshalText(b []byte) error {
 	return fmt.Errorf("%q is none of %s, %s and %s", b, ShowAuto, ShowOn, ShowOff)
 }
 
-// addPage adds the page to the listener of the metrics, or a reply that says why it is not
-// shown.
+// addPage adds the page to the listener of the metrics, or a page of links that says why it is
+// not shown.
 func (s *Server) addPage(mux *http.ServeMux) {
 	switch {
 	case s.page == nil:
 	case s.show == ShowOn, s.show == ShowAuto && s.onLoopback():
 		mux.HandleFunc("GET /", s.servePage)
 	default:
-		mux.HandleFunc("GET /{$}", hidePage)
+		mux.Handle("GET /{$}", landing)
 		mux.HandleFunc("GET /api/", hidePage)
 	}
 }
@@ -82,6 +84,25 @@ func hostname(host string) string {
 	return strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
 }
 
+// hidden is why there is no status page.
+const hidden = "the status page is not shown here: it tells addresses and Call IDs, so beyond loopback it needs --status-page on"
+
+// landing is in the place of a status page that is not shown.
+var landing = func() http.Handler {
+	page, err := web.NewLandingPage(web.LandingConfig{
+		Name: "pptpalg", Description: "PPTP NAT editor: " + hidden, HeaderColor: "#334155", Profiling: "false",
+		Links: []web.LandingLinks{
+			{Address: "metrics", Text: "Metrics", Description: "for Prometheus"},
+			{Address: "-/healthy", Text: "Health", Description: "200 while packets get their verdicts, else 503 with the reason"},
+			{Address: "-/ready", Text: "Readiness", Description: "200 while calls are edited, else 503 with the reason"},
+		},
+	})
+	if err != nil {
+		panic(err) // its template is the toolkit's
+	}
+	return page
+}()
+
 func hidePage(w http.ResponseWriter, _ *http.Request) {
-	http.Error(w, "the status page is not shown here: it tells addresses and Call IDs, so beyond loopback it needs --status-page on", http.StatusNotFound)
+	http.Error(w, hidden, http.StatusNotFound)
 }

@@ -29,12 +29,12 @@ func TestShow(t *testing.T) {
 		{"127.0.0.1:0", ShowAuto, somePage, 200, "the page, /"},
 		{"[::1]:0", ShowAuto, somePage, 200, "the page, /"},
 		{"localhost:0", ShowAuto, somePage, 200, "the page, /"},
-		{"0.0.0.0:0", ShowAuto, somePage, 404, "--status-page on"},
-		{":0", ShowAuto, somePage, 404, "--status-page on"},
+		{"0.0.0.0:0", ShowAuto, somePage, 200, `<a href="/metrics">Metrics</a>`},
+		{":0", ShowAuto, somePage, 200, `<a href="/metrics">Metrics</a>`},
 		{":0", ShowOn, somePage, 200, "the page, /"},
 		{"127.0.0.1:0", ShowOn, somePage, 200, "the page, /"},
-		{":0", ShowOff, somePage, 404, "--status-page on"},
-		{"127.0.0.1:0", ShowOff, somePage, 404, "--status-page on"},
+		{":0", ShowOff, somePage, 200, `<a href="/metrics">Metrics</a>`},
+		{"127.0.0.1:0", ShowOff, somePage, 200, `<a href="/metrics">Metrics</a>`},
 		{"127.0.0.1:0", ShowOn, nil, 404, "404 page not found"},
 	}
 	for _, tt := range tests {
@@ -48,7 +48,7 @@ func TestShow(t *testing.T) {
 				t.Errorf("answers %d %q, want %d %q", status, body, tt.status, tt.body)
 			}
 			want := http.StatusOK
-			if tt.status != http.StatusOK {
+			if !strings.HasPrefix(tt.body, "the page") {
 				want = http.StatusNotFound
 			}
 			if status, _ := get(t, url+"/api/calls"); status != want {
@@ -58,6 +58,30 @@ func TestShow(t *testing.T) {
 				t.Errorf("the probe answers %d %q", status, body)
 			}
 		})
+	}
+}
+
+// TestOpenMetrics: a scraper that asks for OpenMetrics gets it.
+func TestOpenMetrics(t *testing.T) {
+	s := run(t, Config{Listen: "127.0.0.1:0", StateDir: t.TempDir()})
+	for accept, want := range map[string]string{
+		"": "text/plain; version=0.0.4", "text/plain": "text/plain; version=0.0.4",
+		"application/openmetrics-text; version=1.0.0": "application/openmetrics-text; version=1.0.0",
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.MetricsAddr().String()+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", accept)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if got := resp.Header.Get("Content-Type"); !strings.HasPrefix(got, want) || strings.HasSuffix(string(body), "# EOF\n") != strings.Contains(want, "openmetrics") {
+			t.Errorf("for %q: %s\n%s", accept, got, body)
+		}
 	}
 }
 

@@ -208,7 +208,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if s.metrics != nil {
 		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{}))
+		mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 		mux.HandleFunc("GET /-/healthy", probe("healthy", s.healthy))
 		mux.HandleFunc("GET /-/ready", probe("ready", s.ready))
 		s.addPage(mux)
@@ -217,6 +217,7 @@ func (s *Server) Run(ctx context.Context) error {
 		group.Go(func() error { return serve(ctx, s.metrics, srv, s.answer) })
 	}
 	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{})) // where Listen has none, or wants a password
 	mux.HandleFunc("GET /calls", s.serveCalls)
 	if s.status != nil {
 		mux.HandleFunc("GET /status", s.status)

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"text/tabwriter"
+
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // Result is what a check came to.
@@ -41,10 +43,11 @@ func (r Result) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // Finding is what one check says.
 type Finding struct {
-	Check  string `json:"check"`
-	Result Result `json:"result"`
-	Found  string `json:"found"`
-	Remedy string `json:"remedy"` // a command, for a warning perhaps what to do; "" where nothing is to be done
+	SchemaVersion schema.Version `json:"schema_version"`
+	Check         string         `json:"check"`
+	Result        Result         `json:"result"`
+	Found         string         `json:"found"`
+	Remedy        string         `json:"remedy"` // a command, for a warning perhaps what to do; "" where nothing is to be done
 
 	form string // Found before it was filled in: one for each thing that can be wrong
 }

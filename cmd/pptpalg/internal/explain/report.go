@@ -3,25 +3,26 @@ package explain
 import (
 	"fmt"
 	"net/netip"
-	"time"
 
 	"pptpalg/alg"
 	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/pptpalg/internal/history"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // Report is the explanation for a client: the causes, and the evidence.
 type Report struct {
-	Client   netip.Addr `json:"client"`
-	Now      time.Time  `json:"now"`     // of the daemon's clock
-	Causes   []Cause    `json:"causes"`  // the most likely one first
-	Control  *Control   `json:"control"` // the latest control connection; null if none was seen
-	Messages []Message  `json:"messages"`
-	Calls    []CallLine `json:"calls"` // that live
-	Ended    []Ended    `json:"ended"` // calls of the latest control connection that ended, the oldest first
-	DataPath string     `json:"datapath"`
-	Rules    string     `json:"rules"` // loaded, missing, unknown
+	SchemaVersion schema.Version `json:"schema_version"`
+	Client        netip.Addr     `json:"client"`
+	Now           schema.Time    `json:"now"`     // of the daemon's clock
+	Causes        []Cause        `json:"causes"`  // the most likely one first
+	Control       *Control       `json:"control"` // the latest control connection; null if none was seen
+	Messages      []Message      `json:"messages"`
+	Calls         []CallLine     `json:"calls"` // that live
+	Ended         []Ended        `json:"ended"` // calls of the latest control connection that ended, the oldest first
+	DataPath      string         `json:"data_path"`
+	Rules         string         `json:"rules"` // loaded, missing, unknown
 }
 
 // Control is a control connection as its initiator sees it, and as it is translated.
@@ -34,18 +35,18 @@ type Control struct {
 	Edited    bool           `json:"edited"`
 	Reason    string         `json:"reason"` // why it is ignored
 	Over      bool           `json:"over"`   // the kernel no longer has it, or TCP has ended
-	Last      *time.Time     `json:"last"`   // when something of it was last seen; null if nothing was
+	Last      schema.Time    `json:"last"`   // when something of it was last seen; null if nothing was
 }
 
 // Message is a control message that was read.
 type Message struct {
-	Time   time.Time  `json:"time"`
-	From   netip.Addr `json:"from"`
-	Type   string     `json:"type"`
-	CallID *ID        `json:"call_id"`      // null where the type has none
-	Peer   *ID        `json:"peer_call_id"` // null where the type has none
-	Result string     `json:"result"`       // code and words; "" where the type has none
-	Error  string     `json:"error"`        // General Error Code and words; "" for none
+	Time   schema.Time `json:"time"`
+	From   netip.Addr  `json:"from"`
+	Type   string      `json:"message"`
+	CallID *ID         `json:"call_id"`      // null where the type has none
+	Peer   *ID         `json:"peer_call_id"` // null where the type has none
+	Result string      `json:"result"`       // code and words; "" where the type has none
+	Error  string      `json:"error"`        // General Error Code and words; "" for none
 }
 
 // ID is a Call ID before and after editing.
@@ -56,11 +57,11 @@ type ID struct {
 
 // CallLine is a call that lives.
 type CallLine struct {
-	Number   uint64    `json:"number"`
-	State    string    `json:"state"`
-	Since    time.Time `json:"since"`
-	ToClient GRE       `json:"to_client"`
-	ToPeer   GRE       `json:"to_peer"`
+	Number   uint64      `json:"number"`
+	State    string      `json:"state"`
+	Since    schema.Time `json:"since"`
+	ToClient GRE         `json:"to_client"`
+	ToPeer   GRE         `json:"to_peer"`
 }
 
 // GRE is what travels to one end of a call.
@@ -72,15 +73,15 @@ type GRE struct {
 
 // Ended is a call that has ended.
 type Ended struct {
-	Number  uint64    `json:"number"`
-	Time    time.Time `json:"time"`
-	Seconds float64   `json:"seconds"` // since it was asked for
-	Cause   string    `json:"cause"`   // see calls.Cause
+	Number  uint64         `json:"number"`
+	Time    schema.Time    `json:"time"`
+	Seconds schema.Seconds `json:"seconds"` // since it was asked for
+	Cause   string         `json:"reason"`  // see calls.Cause
 }
 
 // New judges the facts and returns the report.
 func New(f Facts) Report {
-	r := Report{Client: f.Client, Now: f.Now.UTC(), Causes: Judge(f), DataPath: "kernel", Rules: f.Rules.String(),
+	r := Report{Client: f.Client, Now: schema.At(f.Now), Causes: Judge(f), DataPath: "kernel", Rules: f.Rules.String(),
 		Messages: []Message{}, Calls: []CallLine{}, Ended: []Ended{}}
 	if f.OverQueue {
 		r.DataPath = "queue"
@@ -98,7 +99,7 @@ func New(f Facts) Report {
 		}
 	}
 	for _, c := range f.Calls {
-		r.Calls = append(r.Calls, CallLine{c.Number, c.State.String(), c.Since.UTC(), newGRE(c.ToClient), newGRE(c.ToPeer)})
+		r.Calls = append(r.Calls, CallLine{c.Number, c.State.String(), schema.At(c.Since), newGRE(c.ToClient), newGRE(c.ToPeer)})
 	}
 	return r
 }
@@ -108,8 +109,7 @@ func (r *Report) take(e history.Event) {
 		r.Control = newControl(e.Ends)
 		r.Control.Edited = true
 	}
-	last := e.Time.UTC()
-	r.Control.Last = &last
+	r.Control.Last = schema.At(e.Time)
 	switch {
 	case e.Kind == history.ConnectionOpened && e.Reason != alg.Read:
 		r.Control.Edited, r.Control.Reason = false, e.Reason.String()
@@ -119,7 +119,7 @@ func (r *Report) take(e history.Event) {
 		r.Control.Edited, r.Control.Reason = true, ""
 		r.Messages = append(r.Messages, newMessage(e))
 	case e.Kind == history.CallClosed:
-		r.Ended = append(r.Ended, Ended{e.Call.Number, e.Time.UTC(), e.Time.Sub(e.Call.Since).Seconds(), e.Call.Cause.String()})
+		r.Ended = append(r.Ended, Ended{e.Call.Number, schema.At(e.Time), schema.For(e.Time.Sub(e.Call.Since)), e.Call.Cause.String()})
 	}
 }
 
@@ -137,7 +137,7 @@ func newControl(ends [2]history.End) *Control {
 
 func newMessage(e history.Event) Message {
 	m := Message{
-		Time: e.Time.UTC(), From: e.Ends[e.From].Address.Addr(), Type: e.Message.Type.String(),
+		Time: schema.At(e.Time), From: e.Ends[e.From].Address.Addr(), Type: e.Message.Type.String(),
 		Result: e.Message.Type.ResultWords(e.Message.Result), Error: pptp.ErrorWords(e.Error),
 	}
 	l, _ := e.Message.Type.Layout()

@@ -55,8 +55,8 @@ func (r *Report) control(b *bytes.Buffer) {
 	if c.Over {
 		b.WriteString("; ended")
 	}
-	if c.Over && c.Last != nil {
-		fmt.Fprintf(b, ", last seen at %s (%s ago)", c.Last.Format(time.RFC3339), Age(r.Now.Sub(*c.Last)))
+	if c.Over && !c.Last.IsZero() {
+		fmt.Fprintf(b, ", last seen at %s (%s ago)", c.Last.Format(time.RFC3339), Age(r.Now.Sub(c.Last.Time)))
 	}
 	fmt.Fprintln(b)
 }
@@ -93,10 +93,10 @@ func (i *ID) String() string {
 func (r *Report) calls(b *bytes.Buffer) {
 	for _, c := range r.Calls {
 		fmt.Fprintf(b, "\ncall %d, %s since %s (%s)\n  GRE to the client: %v\n  GRE to the other end: %v\n",
-			c.Number, c.State, c.Since.Format(time.RFC3339), Age(r.Now.Sub(c.Since)), c.ToClient, c.ToPeer)
+			c.Number, c.State, c.Since.Format(time.RFC3339), Age(r.Now.Sub(c.Since.Time)), c.ToClient, c.ToPeer)
 	}
 	for _, e := range r.Ended {
-		fmt.Fprintf(b, "\ncall %d ended at %s (%s ago) after %.0f s: %s\n", e.Number, e.Time.Format(time.RFC3339), Age(r.Now.Sub(e.Time)), e.Seconds, e.Cause)
+		fmt.Fprintf(b, "\ncall %d ended at %s (%s ago) after %.0f s: %s\n", e.Number, e.Time.Format(time.RFC3339), Age(r.Now.Sub(e.Time.Time)), e.Seconds, e.Cause)
 	}
 }
 

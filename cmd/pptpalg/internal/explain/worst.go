@@ -45,10 +45,10 @@ func (r *Report) Trouble() bool { return r.rank() >= 0 }
 
 // seen is when something of the client was last seen: now, if nothing tells.
 func (r *Report) seen() time.Time {
-	if r.Control == nil || r.Control.Last == nil {
-		return r.Now
+	if r.Control == nil || r.Control.Last.IsZero() {
+		return r.Now.Time
 	}
-	return *r.Control.Last
+	return r.Control.Last.Time
 }
 
 // Worst sorts reports of clients that have trouble: the worst first, and of those that are alike

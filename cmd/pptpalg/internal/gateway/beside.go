@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -10,8 +12,27 @@ type Beside struct {
 	LogLost     func() uint64 // lines of the daemon's log
 	EventsLost  func() uint64 // lines of the event log
 	AdminClosed func() uint64 // connections of viewers
+	Exports     func(now time.Time) []Export
 	OneWay      func() uint64 // calls whose GRE comes from one end only
 	Silent      func() uint64 // calls that have never had any GRE
+	Reload      func() Reload
+}
+
+// Reload is how the last reload of the configuration went.
+type Reload struct {
+	Good    bool      // it was valid; also of the configuration with which the daemon was started
+	At      time.Time // of the last good one
+	Pending int       // keys that have changed since, and need a restart
+}
+
+// Export is what is on its way to a collector of events.
+type Export struct {
+	Collector string // no two have the same name
+	Up        bool   // connected
+	Delivered uint64 // messages that the collector has
+	Lost      uint64 // events that found no room
+	Waiting   int    // messages that the collector does not have yet
+	Lag       time.Duration
 }
 
 // Count has the metrics tell of what runs beside the daemon. Until then they tell 0.
@@ -23,6 +44,10 @@ func (g *Gateway) registerBeside(reg prometheus.Registerer) {
 		g.besideCounter("log_lines_lost_total", lost, prometheus.Labels{"log": "daemon"}, func(b *Beside) uint64 { return b.LogLost() }),
 		g.besideCounter("log_lines_lost_total", lost, prometheus.Labels{"log": "events"}, func(b *Beside) uint64 { return b.EventsLost() }),
 		g.besideCounter("admin_connections_closed_total", "Connections to --listen or to the daemon's socket that were closed for a new one because there were too many: those that had been silent for longest.", nil, func(b *Beside) uint64 { return b.AdminClosed() }),
+		exporters{g},
+		g.reloadGauge("config_last_reload_successful", "1 if the configuration file was valid when it was read last, at the start or at a reload; 0 after a reload that changed nothing because of errors.", func(r Reload) float64 { return truth(r.Good) }),
+		g.reloadGauge("config_last_reload_success_timestamp_seconds", "When a valid configuration was read last, in seconds since 1970.", func(r Reload) float64 { return float64(r.At.UnixMilli()) / 1000 }),
+		g.reloadGauge("config_restart_keys", "Keys of the configuration that have changed and need a restart of the daemon.", func(r Reload) float64 { return float64(r.Pending) }),
 		g.besideGauge("calls_one_way", "Established calls whose GRE comes from one end only, for some ten seconds: something on the way, or a firewall, stops the other end's. Of pptpalg_calls_counted.", func(b *Beside) uint64 { return b.OneWay() }),
 		g.besideGauge("calls_silent", "Calls established for ten seconds of which neither end has sent any GRE. Of pptpalg_calls_counted.", func(b *Beside) uint64 { return b.Silent() }),
 	)
@@ -30,6 +55,15 @@ func (g *Gateway) registerBeside(reg prometheus.Registerer) {
 
 func (g *Gateway) besideGauge(name, help string, read func(*Beside) uint64) prometheus.Collector {
 	return gauge(name, help, func() float64 { return g.besides(read) })
+}
+
+func (g *Gateway) reloadGauge(name, help string, of func(Reload) float64) prometheus.Collector {
+	return gauge(name, help, func() float64 {
+		if b := g.beside.Load(); b != nil {
+			return of(b.Reload())
+		}
+		return of(Reload{Good: true})
+	})
 }
 
 func (g *Gateway) besideCounter(name, help string, labels prometheus.Labels, read func(*Beside) uint64) prometheus.Collector {
@@ -43,4 +77,45 @@ func (g *Gateway) besides(read func(*Beside) uint64) float64 {
 		return 0
 	}
 	return float64(read(b))
+}
+
+// exporters tells of each collector of events.
+type exporters struct{ *Gateway }
+
+// collectorMetrics are those of a collector.
+var collectorMetrics = []struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	of   func(*Export) float64
+}{
+	{exportDesc("export_up", "1 while the daemon is connected to the collector of events (--export); with UDP, while nobody refuses."), prometheus.GaugeValue, func(e *Export) float64 { return truth(e.Up) }},
+	{exportDesc("export_delivered_total", "Events that the collector's machine has taken; with UDP, that nobody refused."), prometheus.CounterValue, func(e *Export) float64 { return float64(e.Delivered) }},
+	{exportDesc("export_lost_total", "Events that the collector will not get, because too many waited for it."), prometheus.CounterValue, func(e *Export) float64 { return float64(e.Lost) }},
+	{exportDesc("export_waiting", "Events that wait for the collector."), prometheus.GaugeValue, func(e *Export) float64 { return float64(e.Waiting) }},
+	{exportDesc("export_lag_seconds", "For how long the oldest event has waited for the collector; 0 if none waits."), prometheus.GaugeValue, func(e *Export) float64 { return e.Lag.Seconds() }},
+}
+
+func exportDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc(namespace+"_"+name, help, []string{"collector"}, nil)
+}
+
+// Describe is of prometheus.Collector.
+func (exporters) Describe(all chan<- *prometheus.Desc) {
+	for i := range collectorMetrics {
+		all <- collectorMetrics[i].desc
+	}
+}
+
+// Collect is of prometheus.Collector.
+func (m exporters) Collect(all chan<- prometheus.Metric) {
+	b := m.beside.Load()
+	if b == nil {
+		return
+	}
+	exports := b.Exports(time.Now())
+	for i := range collectorMetrics {
+		for j := range exports {
+			all <- prometheus.MustNewConstMetric(collectorMetrics[i].desc, collectorMetrics[i].kind, collectorMetrics[i].of(&exports[j]), exports[j].Collector)
+		}
+	}
 }

@@ -16,6 +16,7 @@ func (g *Gateway) registerGauges(reg prometheus.Registerer) {
 	reg.MustRegister(
 		gauge("ready", "Whether the daemon edits: 1 once it has compared its calls with the kernel's and loaded the rules that it is to load, 0 else, and while the rules are missing.", yes(g.Ready)),
 		gauge("rules_loaded", "Whether the firewall rules that send control connections to the daemon are there, whoever loads them: 0 before they are loaded, and while others have removed or changed them.", g.rulesLoaded),
+		rulesInfo{g},
 		gauge("healthy", "Whether packets get their verdicts and audits end: 0 if one of them is stuck.", yes(g.Healthy)),
 		gauge("journal_complete", "Whether the journal has all calls: 0 while the state directory is full, cannot be used or does not answer. Calls are edited as ever, and a daemon that dies then knows less of them afterwards.", g.complete),
 		gauge("conntrack_entries_unexplained", "GRE entries of an earlier daemon of which the journal does not tell, and whose control connection is not plain. Their public Call IDs are reserved while there is a control connection between their ends.", func() float64 { return float64(g.orphans.count.Load()) }),
@@ -103,4 +104,17 @@ func kernelNumber(name string) func() float64 {
 		}
 		return n
 	}
+}
+
+// rulesInfo tells who loads the rules.
+type rulesInfo struct{ *Gateway }
+
+var rulesInfoDesc = prometheus.NewDesc(namespace+"_rules_info", "Always 1; the label tells who loads the firewall rules: nft, iptables, or none for the administrator.", []string{"by"}, nil)
+
+// Describe is of prometheus.Collector.
+func (rulesInfo) Describe(all chan<- *prometheus.Desc) { all <- rulesInfoDesc }
+
+// Collect is of prometheus.Collector.
+func (r rulesInfo) Collect(all chan<- prometheus.Metric) {
+	all <- prometheus.MustNewConstMetric(rulesInfoDesc, prometheus.GaugeValue, 1, r.RulesBy())
 }

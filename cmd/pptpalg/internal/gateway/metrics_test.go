@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,7 +33,9 @@ const (
 func registry(t *testing.T) *prometheus.Registry {
 	t.Helper()
 	reg := prometheus.NewPedanticRegistry()
-	newGateway(Config{Table: calls.DefaultConfig(), Version: "v1", Cluster: &ClusterConfig{}}, reg, slog.New(slog.DiscardHandler))
+	g := newGateway(Config{Table: calls.DefaultConfig(), Version: "v1", Cluster: &ClusterConfig{}}, reg, slog.New(slog.DiscardHandler))
+	none := func() uint64 { return 0 }
+	g.Count(Beside{LogLost: none, EventsLost: none, AdminClosed: none, OneWay: none, Silent: none, Reload: func() Reload { return Reload{Good: true} }, Exports: func(time.Time) []Export { return []Export{{Collector: "syslog+udp://192.0.2.1:514"}} }})
 	return reg
 }
 
@@ -73,7 +76,7 @@ func TestDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := exported(t, registry(t)).WithTable(string(b), "pptpalg_build_info version", "pptpalg_packets_total reason", "pptpalg_packets_total verdict")
+	want, err := exported(t, registry(t)).WithTable(string(b), "pptpalg_build_info version", "pptpalg_rules_info by", "pptpalg_export_up collector", "pptpalg_export_delivered_total collector", "pptpalg_export_lost_total collector", "pptpalg_export_waiting collector", "pptpalg_export_lag_seconds collector", "pptpalg_packets_total reason", "pptpalg_packets_total verdict")
 	if err != nil {
 		t.Fatal(err)
 	}

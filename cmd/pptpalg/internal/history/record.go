@@ -8,6 +8,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // Logged are the kinds of events that the translation log has.
@@ -16,9 +17,10 @@ var Logged = []Kind{CallRequested, CallTranslated, CallClosed, RulesLost, RulesB
 // Record is a line of the translation log: who had which public address and ID, from when
 // to when. The client is the end that opened the control connection.
 type Record struct {
-	Time  time.Time `json:"time"`  // UTC
-	Event string    `json:"event"` // opened, translated, closed; rules_lost, rules_back; lost for events that did not fit
-	Lost  uint64    `json:"lost,omitempty"`
+	SchemaVersion schema.Version `json:"schema_version"`
+	Time          schema.Time    `json:"time"`
+	Event         string         `json:"event"` // opened, translated, closed; rules_lost, rules_back; lost for events that did not fit
+	Lost          uint64         `json:"lost,omitempty"`
 	*CallRecord
 }
 
@@ -44,11 +46,11 @@ type CallRecord struct {
 // and otherwise as of the end: unless they are Approximate, they include everything that
 // the gateway translated.
 type Closing struct {
-	Opened   time.Time `json:"opened"` // when it was asked for, UTC
-	Seconds  float64   `json:"seconds"`
-	Reason   string    `json:"reason"` // see calls.Cause
-	ToClient *Count    `json:"to_client"`
-	ToServer *Count    `json:"to_server"`
+	Opened   schema.Time    `json:"opened"` // when it was asked for
+	Seconds  schema.Seconds `json:"seconds"`
+	Reason   string         `json:"reason"` // see calls.Cause
+	ToClient *Count         `json:"to_client"`
+	ToServer *Count         `json:"to_server"`
 
 	// Approximate: the counts may be too low. Somebody deleted an entry that counted before
 	// it was read, or an earlier daemon did the translating and counting.
@@ -61,13 +63,21 @@ type Count struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
+// What Record.Event may be.
+const (
+	Opened     = "opened"
+	Translated = "translated"
+	Closed     = "closed"
+	Lost       = "lost" // events that did not fit
+)
+
 // names of the Logged kinds in Records.
-var names = map[Kind]string{CallRequested: "opened", CallTranslated: "translated", CallClosed: "closed", RulesLost: "rules_lost", RulesBack: "rules_back"}
+var names = map[Kind]string{CallRequested: Opened, CallTranslated: Translated, CallClosed: Closed, RulesLost: RulesLost.String(), RulesBack: RulesBack.String()}
 
 // NewRecord returns the line for an event of a kind that is Logged.
 func NewRecord(e Event) Record {
 	if e.Kind == RulesLost || e.Kind == RulesBack {
-		return Record{Time: stamp(e.Time), Event: names[e.Kind]}
+		return Record{Time: schema.At(e.Time), Event: names[e.Kind]}
 	}
 	client, server := e.Ends[calls.Initiator], e.Ends[calls.Responder]
 	c := &CallRecord{
@@ -82,18 +92,18 @@ func NewRecord(e Event) Record {
 	}
 	if e.Kind == CallClosed {
 		c.Closing = &Closing{
-			Opened: stamp(e.Call.Since), Seconds: e.Time.Sub(e.Call.Since).Round(time.Millisecond).Seconds(), Reason: e.Call.Cause.String(),
+			Opened: schema.At(e.Call.Since), Seconds: schema.For(e.Time.Sub(e.Call.Since)), Reason: e.Call.Cause.String(),
 			ToClient: count(e.Call.Traffic[calls.Initiator]), ToServer: count(e.Call.Traffic[calls.Responder]),
 			Approximate: e.Call.Approximate,
 		}
 	}
-	return Record{Time: stamp(e.Time), Event: names[e.Kind], CallRecord: c}
+	return Record{Time: schema.At(e.Time), Event: names[e.Kind], CallRecord: c}
 }
 
 // NewLost returns the line that stands for events that did not fit.
-func NewLost(n uint64, at time.Time) Record { return Record{Time: stamp(at), Event: "lost", Lost: n} }
-
-func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
+func NewLost(n uint64, at time.Time) Record {
+	return Record{Time: schema.At(at), Event: Lost, Lost: n}
+}
 
 func count(t calls.Traffic) *Count {
 	if !t.Counted {
@@ -104,15 +114,19 @@ func count(t calls.Traffic) *Count {
 
 // String is the line for people: what changes from line to line first.
 func (r Record) String() string {
-	head := fmt.Sprintf("%s %s", r.Time.Format("2006-01-02T15:04:05.000Z07:00"), r.Event)
+	return r.Time.String() + " " + r.Text()
+}
+
+// Text is the line without its time.
+func (r Record) Text() string {
 	if r.CallRecord == nil && r.Lost == 0 {
-		return head
+		return r.Event
 	}
 	if r.CallRecord == nil {
-		return fmt.Sprintf("%s events=%d", head, r.Lost)
+		return fmt.Sprintf("%s events=%d", r.Event, r.Lost)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s call=%d client=%v/%s public=%v/%s server=%v/%s", head, r.Call,
+	fmt.Fprintf(&b, "%s call=%d client=%v/%s public=%v/%s server=%v/%s", r.Event, r.Call,
 		r.Client, idText(r.ClientCallID), r.ClientPublic, idText(r.ClientPublicCallID), r.Server, idText(r.ServerCallID))
 	if r.ServerPublic != r.Server || idText(r.ServerPublicCallID) != idText(r.ServerCallID) {
 		fmt.Fprintf(&b, " server_public=%v/%s", r.ServerPublic, idText(r.ServerPublicCallID))
@@ -139,4 +153,51 @@ func (c *Count) String() string {
 		return "-"
 	}
 	return fmt.Sprintf("%d/%d", c.Packets, c.Bytes)
+}
+
+// Field is a part of a Record.
+type Field struct{ Name, Value string }
+
+// Fields returns what a Record says beside its time and event, under the names that JSON has.
+// What is not known is left out.
+func (r Record) Fields() (all []Field) {
+	add := func(name string, value any) { all = append(all, Field{name, fmt.Sprint(value)}) }
+	if r.Lost > 0 {
+		add("lost", r.Lost)
+	}
+	c := r.CallRecord
+	if c == nil {
+		return all
+	}
+	add("call", c.Call)
+	add("client", c.Client)
+	add("client_public", c.ClientPublic)
+	add("server", c.Server)
+	add("server_public", c.ServerPublic)
+	add("pns", c.PNS)
+	for _, id := range []struct {
+		name string
+		id   *pptp.CallID
+	}{{"client_call_id", c.ClientCallID}, {"client_public_call_id", c.ClientPublicCallID}, {"server_call_id", c.ServerCallID}, {"server_public_call_id", c.ServerPublicCallID}} {
+		if id.id != nil {
+			add(id.name, *id.id)
+		}
+	}
+	if c.Closing == nil {
+		return all
+	}
+	add("opened", c.Opened)
+	add("seconds", fmt.Sprintf("%.3f", c.Seconds))
+	add("reason", c.Reason)
+	for way, n := range []*Count{c.ToClient, c.ToServer} {
+		if n != nil {
+			name := [...]string{"to_client", "to_server"}[way]
+			add(name+"_packets", n.Packets)
+			add(name+"_bytes", n.Bytes)
+		}
+	}
+	if c.Approximate {
+		add("approximate", true)
+	}
+	return all
 }

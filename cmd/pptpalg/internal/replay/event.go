@@ -10,12 +10,13 @@ import (
 	"pptpalg/alg"
 	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // Event is a control message, or something else that happened on a control
 // connection. A capture may have millions of them, so it is kept small.
 type Event struct {
-	time      float64 // as Moment has it
+	time      schema.Moment // as Moment has it
 	control   *Control
 	note      unique.Handle[string] // of what is no message
 	packet    uint32
@@ -107,7 +108,7 @@ func (e *Event) MarshalJSON() ([]byte, error) {
 		Dst     netip.AddrPort `json:"dst"`
 		Message string         `json:"message,omitempty"`
 		CallID  *ID            `json:"call_id,omitempty"`
-		Peer    *ID            `json:"peers_call_id,omitempty"`
+		Peer    *ID            `json:"peer_call_id,omitempty"`
 		Result  *Result        `json:"result,omitempty"`
 		Note    string         `json:"note,omitempty"`
 	}{e.At(), e.Src(), e.Dst(), e.Message(), e.CallID(), e.Peer(), e.Result(), e.Note()})
@@ -144,8 +145,8 @@ func (all *Events) All() iter.Seq[*Event] {
 // ID is a Call ID in a message: as captured, and as it is outside the NAT; nil if it was not
 // captured.
 type ID struct {
-	Seen   *pptp.CallID `json:"seen"`
-	Public *pptp.CallID `json:"public"`
+	Seen   *pptp.CallID `json:"from"`
+	Public *pptp.CallID `json:"to"`
 }
 
 func (i *ID) String() string {

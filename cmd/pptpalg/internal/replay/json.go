@@ -7,13 +7,15 @@ import (
 	"io"
 	"iter"
 	"slices"
+
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // JSON writes the report for programs, one entry at a time: all of it at once takes many
 // times the report's memory.
 func (r *Report) JSON(w io.Writer) error {
 	b := bufio.NewWriter(w)
-	fmt.Fprint(b, "{\n")
+	fmt.Fprintf(b, "{\n  \"schema_version\": %d,\n", schema.SchemaVersion)
 	writeList(b, "events", r.Events.All())
 	writeList(b, "calls", slices.Values(r.Calls))
 	writeList(b, "strays", slices.Values(r.Strays))

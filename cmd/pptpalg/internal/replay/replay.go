@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"pptpalg/alg/packet"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // DefaultPorts are the TCP ports of control connections.
@@ -161,7 +162,7 @@ func (r *run) tick(now time.Time) {
 		r.first = now
 	}
 	r.now = now
-	r.at = Moment{Time: now.Sub(r.first).Seconds(), Packet: r.report.Totals.Packets}
+	r.at = Moment{Time: schema.Moment(now.Sub(r.first).Seconds()), Packet: r.report.Totals.Packets}
 	for _, old := range r.links.expire(now) {
 		r.forget(old)
 	}

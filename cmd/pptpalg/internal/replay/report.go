@@ -5,6 +5,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/alg/pptp"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // Report is what a capture says.
@@ -17,8 +18,8 @@ type Report struct {
 
 // Moment is when something was captured.
 type Moment struct {
-	Time   float64 `json:"time"`   // seconds since the first packet
-	Packet int     `json:"packet"` // counted from 1
+	Time   schema.Moment `json:"time"`   // seconds since the first packet
+	Packet int           `json:"packet"` // counted from 1
 }
 
 // Call is a call that a control connection requested.
@@ -60,7 +61,7 @@ type Party struct {
 // End is the end of a call.
 type End struct {
 	Moment
-	Cause string `json:"cause"`        // as the daemon's metrics name it
+	Cause string `json:"reason"`       // as the daemon's metrics name it
 	Words string `json:"words"`        // what it means
 	By    string `json:"by,omitempty"` // the address of who ended it, where one did
 }

@@ -107,7 +107,7 @@ func (l *row) write(w *bufio.Writer, widths []int) {
 // row makes a line of the event.
 func (e *Event) row(l *row) {
 	l.reset()
-	l.text = strconv.AppendFloat(l.text, e.time, 'f', 6, 64)
+	l.text = strconv.AppendFloat(l.text, float64(e.time), 'f', 6, 64)
 	l.end()
 	l.text = strconv.AppendUint(l.text, uint64(e.packet), 10)
 	l.end()

@@ -27,6 +27,7 @@ import (
 	"pptpalg/cmd/internal/browser"
 	"pptpalg/cmd/pptpalg/internal/explain"
 	"pptpalg/cmd/pptpalg/internal/meter"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 var screenshots = flag.String("screenshots", "", "directory for screenshots of the page")
@@ -277,7 +278,7 @@ func testOneWay(t *testing.T, b *browser.Browser) {
 	}
 	cfg.Rules = func() (string, time.Time) { return "nft", time.Now().Add(-30 * time.Hour) }
 	cfg.LastError = func() *LogLine {
-		return &LogLine{time.Now().Add(-time.Hour), "journal err=\"no space left on device\""}
+		return &LogLine{schema.At(time.Now().Add(-time.Hour)), "journal err=\"no space left on device\""}
 	}
 	tab, err := b.Open(serve(t, cfg).URL+"/#sort=state", 1280, 860)
 	must(t, err)

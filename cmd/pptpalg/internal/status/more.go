@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"time"
 
 	"pptpalg/cmd/pptpalg/internal/explain"
 	"pptpalg/cmd/pptpalg/internal/meter"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // Explanation is the answer of /api/explain: a report, and its evidence as text.
@@ -38,25 +38,26 @@ func (p *Page) serveExplain(w http.ResponseWriter, r *http.Request) {
 
 // History is the answer of /api/history: the last hour, in steps.
 type History struct {
-	Now     time.Time `json:"now"`
-	Span    float64   `json:"span_seconds"`
-	Samples []Sample  `json:"samples"` // the oldest first
+	SchemaVersion schema.Version `json:"schema_version"`
+	Now           schema.Time    `json:"now"`
+	Span          schema.Seconds `json:"span_seconds"`
+	Samples       []Sample       `json:"samples"` // the oldest first
 }
 
 // Sample is one step.
 type Sample struct {
-	At        time.Time `json:"at"` // its end
-	Calls     int       `json:"calls"`
-	OneWay    int       `json:"one_way"`
-	Silent    int       `json:"silent"`
-	ToClients float64   `json:"to_clients_bytes_per_second"` // GRE that is counted
-	ToServers float64   `json:"to_servers_bytes_per_second"`
+	At        schema.Time `json:"time"` // its end
+	Calls     int         `json:"calls"`
+	OneWay    int         `json:"one_way"`
+	Silent    int         `json:"silent"`
+	ToClients float64     `json:"to_clients_bytes_per_second"` // GRE that is counted
+	ToServers float64     `json:"to_servers_bytes_per_second"`
 }
 
 func (p *Page) serveHistory(w http.ResponseWriter, _ *http.Request) {
-	h := History{Now: p.now().UTC(), Span: meter.Span.Seconds(), Samples: []Sample{}}
+	h := History{Now: schema.At(p.now()), Span: schema.For(meter.Span), Samples: []Sample{}}
 	for _, s := range p.cfg.Meter.Past() {
-		h.Samples = append(h.Samples, Sample{s.At.UTC(), s.Calls, s.OneWay, s.Silent, s.ToClients, s.ToServers})
+		h.Samples = append(h.Samples, Sample{schema.At(s.At), s.Calls, s.OneWay, s.Silent, s.ToClients, s.ToServers})
 	}
 	answer(w, h)
 }

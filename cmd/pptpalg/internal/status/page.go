@@ -15,6 +15,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/explain"
 	"pptpalg/cmd/pptpalg/internal/meter"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // Config is what the page is made of. Its functions must be safe to call from any goroutine.
@@ -113,7 +114,7 @@ const patience = time.Second
 
 // ServeStatus answers with a Status.
 func (p *Page) ServeStatus(w http.ResponseWriter, r *http.Request) {
-	st := Status{Version: p.cfg.Version, DataPath: p.cfg.DataPath, Now: p.now().UTC(), Rules: p.rules(), Cluster: p.cluster(), FastPath: p.fastPath(nil)}
+	st := Status{Version: p.cfg.Version, DataPath: p.cfg.DataPath, Now: schema.At(p.now()), Rules: p.rules(), Cluster: p.cluster(), FastPath: p.fastPath(nil)}
 	if p.cfg.LastError != nil {
 		st.LastError = p.cfg.LastError()
 	}
@@ -142,7 +143,7 @@ func (p *Page) serveCalls(w http.ResponseWriter, r *http.Request) {
 		return // the client went away
 	}
 	found, matching := s.find(q)
-	l := List{Now: p.now().UTC(), AsOf: s.at.UTC(), All: len(s.rows), Matching: matching, Offset: q.offset, Calls: make([]Call, len(found))}
+	l := List{Now: schema.At(p.now()), AsOf: schema.At(s.at), All: len(s.rows), Matching: matching, Offset: q.offset, Calls: make([]Call, len(found))}
 	name := p.cfg.Cluster.Namer()
 	for i, r := range found {
 		l.Calls[i] = r.call()

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/internal/promise"
 )
 
 // get asks a page and returns what it answered.
@@ -26,6 +27,10 @@ func get(t testing.TB, p *Page, path string) *httptest.ResponseRecorder {
 	t.Helper()
 	w := httptest.NewRecorder()
 	p.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	name, _, _ := strings.Cut(path, "?")
+	if name, api := strings.CutPrefix(name, "/api/"); api && w.Code == http.StatusOK {
+		must(t, promise.Check("api-"+name, w.Body.Bytes()))
+	}
 	return w
 }
 
@@ -407,7 +412,7 @@ func TestStuckDaemon(t *testing.T) {
 		}
 	}
 	st := decode[Status](t, get(t, p, "/api/status"))
-	if st.Healthy || len(st.Problems) != 1 || st.Sums == nil || st.Now.Sub(st.Sums.AsOf) != 10*time.Second {
+	if st.Healthy || len(st.Problems) != 1 || st.Sums == nil || st.Now.Sub(st.Sums.AsOf.Time) != 10*time.Second {
 		t.Errorf("%+v", st)
 	}
 	if l := decode[List](t, get(t, p, "/api/calls")); len(l.Calls) != 10 {

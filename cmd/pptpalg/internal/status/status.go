@@ -1,22 +1,22 @@
 package status
 
 import (
-	"time"
-
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/meter"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // Status is the answer of /api/status.
 type Status struct {
-	Version  string    `json:"version"`
-	DataPath string    `json:"data_path"` // kernel or queue
-	Now      time.Time `json:"now"`       // of the daemon's clock
-	Ready    bool      `json:"ready"`     // the daemon edits
-	Healthy  bool      `json:"healthy"`   // packets get their verdicts, audits end
-	Problems []string  `json:"problems"`  // what is wrong now, in words, the worst first
-	Sums     *Sums     `json:"sums"`      // null while the daemon does not tell its calls
+	SchemaVersion schema.Version `json:"schema_version"`
+	Version       string         `json:"version"`
+	DataPath      string         `json:"data_path"` // kernel or queue
+	Now           schema.Time    `json:"now"`       // of the daemon's clock
+	Ready         bool           `json:"ready"`     // the daemon edits
+	Healthy       bool           `json:"healthy"`   // packets get their verdicts, audits end
+	Problems      []string       `json:"problems"`  // what is wrong now, in words, the worst first
+	Sums          *Sums          `json:"sums"`      // null while the daemon does not tell its calls
 
 	Rules     Rules    `json:"rules"`
 	FastPath  FastPath `json:"fast_path"`
@@ -26,9 +26,9 @@ type Status struct {
 
 // Rules are the firewall rules that send control connections to the daemon.
 type Rules struct {
-	By     string     `json:"by"`     // who loads them: nft, iptables, or none for somebody else
-	Loaded bool       `json:"loaded"` // they are there
-	Since  *time.Time `json:"since"`  // without a break; null where that is not known
+	By     string      `json:"by"`     // who loads them: nft, iptables, or none for somebody else
+	Loaded bool        `json:"loaded"` // they are there
+	Since  schema.Time `json:"since"`  // without a break; null where that is not known
 }
 
 // FastPath is the fast path, as far as the daemon knows.
@@ -48,14 +48,14 @@ type Cluster struct {
 
 // LogLine is a line of the daemon's log.
 type LogLine struct {
-	Time time.Time `json:"time"`
-	Text string    `json:"text"`
+	Time schema.Time `json:"time"`
+	Text string      `json:"text"`
 }
 
 // Sums are over all calls. What is counted, is counted since the daemon was started.
 type Sums struct {
-	AsOf           time.Time      `json:"as_of"`
-	Started        time.Time      `json:"started"`
+	AsOf           schema.Time    `json:"as_of"`
+	Started        schema.Time    `json:"started"`
 	Calls          Count          `json:"calls"`
 	Rate           *admin.Traffic `json:"rate"`                     // GRE per second, both ways; null where it is not known
 	CallIDSpace    float64        `json:"call_id_space_used_ratio"` // of the fullest space, 0 to 1
@@ -85,12 +85,13 @@ type Count struct {
 
 // List is the answer of /api/calls.
 type List struct {
-	Now      time.Time `json:"now"`
-	AsOf     time.Time `json:"as_of"`
-	All      int       `json:"all"`      // calls there are
-	Matching int       `json:"matching"` // calls that match the filter
-	Offset   int       `json:"offset"`
-	Calls    []Call    `json:"calls"`
+	SchemaVersion schema.Version `json:"schema_version"`
+	Now           schema.Time    `json:"now"`
+	AsOf          schema.Time    `json:"as_of"`
+	All           int            `json:"all"`      // calls there are
+	Matching      int            `json:"matching"` // calls that match the filter
+	Offset        int            `json:"offset"`
+	Calls         []Call         `json:"calls"`
 }
 
 // Call is a call as "pptpalg calls --json" prints it, with what a table needs beside.
@@ -104,7 +105,7 @@ type Call struct {
 func (s *snapshot) sums(most Limits) *Sums {
 	f := s.figures
 	return &Sums{
-		AsOf: s.at, Started: f.started(), Rate: s.rate,
+		AsOf: schema.At(s.at), Started: schema.At(f.started()), Rate: s.rate,
 		Calls: Count{
 			All: len(s.rows), Requested: s.states[calls.Requested], Answered: s.states[calls.Answered],
 			Established: s.states[calls.Established], Clearing: s.states[calls.Clearing], Counted: s.counted,
@@ -132,12 +133,7 @@ func (p *Page) rules() Rules {
 		return Rules{}
 	}
 	by, since := p.cfg.Rules()
-	r := Rules{By: by, Loaded: !since.IsZero()}
-	if r.Loaded {
-		since = since.UTC()
-		r.Since = &since
-	}
-	return r
+	return Rules{By: by, Loaded: !since.IsZero(), Since: schema.At(since)}
 }
 
 // cluster tells of the gateways that share their calls.
@@ -161,10 +157,10 @@ func (p *Page) fastPath(f figures) FastPath {
 func (p *Page) problems(st *Status) {
 	st.Problems = []string{}
 	st.Ready, st.Healthy = true, true
-	if err := p.cfg.Healthy(st.Now); err != nil {
+	if err := p.cfg.Healthy(st.Now.Time); err != nil {
 		st.Ready, st.Healthy = false, false
 		st.Problems = append(st.Problems, err.Error())
-	} else if err := p.cfg.Ready(st.Now); err != nil {
+	} else if err := p.cfg.Ready(st.Now.Time); err != nil {
 		st.Ready = false
 		st.Problems = append(st.Problems, err.Error())
 	}

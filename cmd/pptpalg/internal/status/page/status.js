@@ -231,7 +231,7 @@ async function explain(client) {
 function line(samples, from, span, most, value, kind) {
   const drawn = document.createElementNS($("past-calls").namespaceURI, "polyline");
   const points = samples.map((s) => {
-    const x = 300 * (new Date(s.at) - from) / span;
+    const x = 300 * (new Date(s.time) - from) / span;
     const y = 58 - 56 * value(s) / most;
     return `${x.toFixed(1)},${y.toFixed(1)}`;
   });
