@@ -9,6 +9,8 @@
 #   make test-vm  real PPP calls, with MPPE, on Debian's kernel in an emulated machine (SCENES='^fast-' for some)
 #   make test-fresh  a new Debian under systemd: install, call, fast path, break, explain, upgrade, restart, purge (SCENES, too)
 #   make soak     clients, crashes, floods and flushes for SOAK
+#   make chaos     two gateways and etcd, of which parts die, are stopped, cut off and replaced, for CHAOS
+#   make kills     the gateway with the addresses is killed KILLS times under load: no established call dies
 #   make fuzz     each fuzz target for FUZZTIME
 #   make mutants  MUTANTS changes to the editor and the call table, drawn from SEED: 92 of 100 must fail a unit test
 #   make deb      bin/pptpalg_VERSION_ARCH.deb; make rpm the same for RPM (ARCH=arm64 for another machine)
@@ -22,6 +24,8 @@ GO       ?= go
 FUZZTIME ?= 10m
 SCENES   ?=
 SOAK     ?= 5m
+CHAOS    ?= 60s
+KILLS    ?= 50
 MUTANTS  ?= 100
 SEED     ?= 1
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -32,7 +36,7 @@ SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 AS_ROOT  := $(if $(SUDO),$(SUDO) -E env "PATH=$$PATH" "GOPATH=$$($(GO) env GOPATH)" "GOCACHE=$$($(GO) env GOCACHE)")
 
 RUN_PACKAGES  := iptables iproute2 conntrack pptp-linux pptpd
-TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium etcd-server keepalived rsyslog rsyslog-gnutls nfdump
+TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium etcd-server etcd-client openssl keepalived rsyslog rsyslog-gnutls nfdump
 HA_PACKAGES   := $(RUN_PACKAGES) etcd-server
 RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
 BENCH_PACKAGES := iptables iproute2 nftables
@@ -48,7 +52,7 @@ ifeq ($(shell printf '%s\n' $(GO_WANTED) $(GO_FOUND) | sort -VC && echo $(GO_FOU
 $(error pptpalg is built by $(GO_WANTED) or newer, and $(GO) is $(or $(GO_FOUND),not there): see https://go.dev/dl, and name yours by make GO=/path/to/go)
 endif
 
-.PHONY: all build demo demo-ha test test-vm test-fresh check lint race soak fuzz mutants bench deb rpm man generate generated clean packages-demo packages-ha packages-test packages-race packages-bench packages-vm packages-fresh packages-bpf
+.PHONY: all build demo demo-ha test test-vm test-fresh check lint race soak chaos kills fuzz mutants bench deb rpm man generate generated clean packages-demo packages-ha packages-test packages-race packages-bench packages-vm packages-fresh packages-bpf
 
 all: build
 
@@ -100,6 +104,12 @@ race: packages-race
 
 soak: packages-test
 	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -run '^TestSoak$$' -timeout 2h ./cmd/pptpalg -soak $(SOAK) -v
+
+chaos: packages-test
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -run '^TestChaos$$' -timeout 2h ./cmd/pptpalg -chaos $(CHAOS) -v
+
+kills: packages-test
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -run '^TestKills$$' -timeout 1h ./cmd/pptpalg -kills $(KILLS) -v
 
 fuzz:
 	./.ci/fuzz $(FUZZTIME)

@@ -43,7 +43,7 @@ func BenchmarkFollow(b *testing.B) {
 		e.Owned(func(calls.Connection) bool { return owned })
 		handOver := func() {
 			owned = !owned
-			for h, more := e.Handover(gatewayAddr), true; more; {
+			for h, more := e.Handover(behind(gatewayAddr)), true; more; {
 				_, more = h.Next(1000, epoch)
 				table.Events()
 			}

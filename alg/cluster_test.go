@@ -447,7 +447,7 @@ func (c *cluster) move(i int) {
 
 // handOver visits all connections of an address.
 func (g *gate) handOver(public netip.Addr) {
-	for h, more := g.ed.Handover(public), true; more; {
+	for h, more := g.ed.Handover(behind(public)), true; more; {
 		_, more = h.Next(3, g.now)
 	}
 }

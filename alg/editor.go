@@ -276,6 +276,23 @@ func (e *Editor) Records() []calls.Record {
 	return records
 }
 
+// Copy is one walk through the calls that Records returns. Between two slices the editor may be used
+// for anything: calls that come meanwhile may be missing.
+type Copy struct{ steps Audit }
+
+// Copy begins a walk through the calls that a restart should find.
+func (e *Editor) Copy() *Copy { return &Copy{Audit{ed: e, records: len(e.all)}} }
+
+// Next appends the calls of at most so many connections, and reports whether there are more.
+func (c *Copy) Next(most int, records []calls.Record) (_ []calls.Record, more bool) {
+	more = c.steps.walk(&c.steps.records, most, func(d *dialogue) {
+		if !d.over && !d.control.Followed() {
+			records = d.control.Records(records)
+		}
+	})
+	return records, more
+}
+
 // Forsake ignores a segment's connection from now on. It is for a caller that has caught a
 // panic of Edit: the record of the connection may be wrong, but its calls, which the kernel
 // translates, are right.

@@ -1,7 +1,6 @@
 package alg
 
 import (
-	"net/netip"
 	"time"
 
 	"pptpalg/alg/calls"
@@ -182,17 +181,17 @@ func (e *Editor) rejoin(d *dialogue, c *calls.Connection, now time.Time) {
 	e.rank(d)
 }
 
-// Handover is one walk through the connections with a public address that another gateway
+// Handover is one walk through connections, as those with a public address, that another gateway
 // owns from now on, or this one does. Between two slices the editor may be used for anything
 // but an audit.
 type Handover struct {
-	steps  Audit
-	public netip.Addr
+	steps Audit
+	of    func(*calls.Connection) bool
 }
 
-// Handover begins a walk through the connections with a public address.
-func (e *Editor) Handover(public netip.Addr) *Handover {
-	return &Handover{Audit{ed: e, records: len(e.all)}, public}
+// Handover begins a walk through the connections for which of returns true.
+func (e *Editor) Handover(of func(*calls.Connection) bool) *Handover {
+	return &Handover{Audit{ed: e, records: len(e.all)}, of}
 }
 
 // Next visits at most so many of the connections on record. It returns those of the address
@@ -202,7 +201,7 @@ func (h *Handover) Next(most int, now time.Time) (moved []calls.Connection, more
 	e := h.steps.ed
 	more = h.steps.walk(&h.steps.records, most, func(d *dialogue) {
 		c := d.control.Connection()
-		if p, shared := c.Public(); !shared || p != h.public {
+		if !h.of(&c) {
 			return
 		}
 		is := e.settle(d, &c, now) || d.turned

@@ -40,7 +40,7 @@ func (r *rig) owns(public netip.Addr, owned bool) (moved []calls.Connection) {
 		}
 		return was == nil || was(c)
 	})
-	for h, more := r.ed.Handover(public), true; more; {
+	for h, more := r.ed.Handover(behind(public)), true; more; {
 		var some []calls.Connection
 		some, more = h.Next(2, r.now)
 		moved = append(moved, some...)
@@ -496,4 +496,9 @@ func TestDoubtedElsewhere(t *testing.T) {
 	if got := w.ed.Doubted(w.now.Add(time.Hour)); len(got) != 0 {
 		t.Errorf("doubted: %v", got)
 	}
+}
+
+// behind tells the connections with a public address.
+func behind(public netip.Addr) func(*calls.Connection) bool {
+	return func(c *calls.Connection) bool { p, shared := c.Public(); return shared && p == public }
 }

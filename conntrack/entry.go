@@ -30,6 +30,7 @@ type entry struct {
 	id             uint32 // tells an entry from a later one with its tuples, unless that lies in the same memory (nf_ct_get_id)
 	helper         string
 	tcp            tcpState
+	liberal        bool             // no packet of either direction is invalid
 	counts         [2]calls.Traffic // of the original and the reply direction
 }
 
@@ -273,8 +274,14 @@ func (e *entry) decodeProtoInfo(typ uint16, v []byte) error {
 }
 
 func (e *entry) decodeTCP(typ uint16, v []byte) error {
-	if typ == ctaProtoInfoTCPState {
+	switch typ {
+	case ctaProtoInfoTCPState:
 		return read8(v, &e.tcp)
+	case ctaProtoInfoTCPFlagsOrig:
+		var flags uint8
+		err := read8(v[:min(1, len(v))], &flags)
+		e.liberal = flags&tcpFlagBeLiberal != 0
+		return err
 	}
 	return nil
 }

@@ -15,14 +15,15 @@ import (
 // none failed.
 
 // Follow creates the entries of connections, with a life in seconds until their next packet.
-// An entry that is there, and is the connection's, gets this life. Anything else in the way
-// is handled as by Revive.
+// An entry that is there, and is the connection's, gets this life; but one that packets have made,
+// before they went by another gateway, is made anew, as by Remake. Anything else in the way is
+// handled as by Revive.
 func (c *Conn) Follow(conns []calls.Connection, life uint32) (failed map[int]error) {
 	return c.inGroups(conns, life, func(g *group) {
 		g.send(unasked, blocked, g.create)
 		g.identify(blocked)
 		g.send(identified, single, func(m *member) {
-			if m.own {
+			if m.own && m.kept {
 				g.out.add(lifeRequest(m.conn, life))
 			} else {
 				g.replace(m)
@@ -72,6 +73,7 @@ type member struct {
 	is   progress
 	met  bool       // an entry was found that is the connection's own, or that the other end has opened
 	own  bool       // it is the connection's own
+	kept bool       // it is one that this package has made, and goes on well with any packet
 	by   calls.Side // by whose tuple it was found
 	id   uint32     // the entry's
 	err  error
@@ -187,7 +189,7 @@ func (m *member) tuple(s calls.Side) calls.Tuple {
 
 // meet records the entry that has the tuple of an end.
 func (m *member) meet(s calls.Side, e *entry) {
-	m.own = e.connection().Same(m.conn)
+	m.own, m.kept = e.connection().Same(m.conn), e.liberal && e.tcp == tcpEstablished
 	if !m.own && !e.turned(&m.conn) {
 		m.err = e.taken()
 		return

@@ -109,6 +109,12 @@ func TestFollowStanding(t *testing.T) {
 		want  error
 	}{
 		{"its own", func(*testing.T, connected) {}, nil},
+		{"its own, made by Follow", func(t *testing.T, s connected) {
+			s.gateway.run(t, "conntrack -F")
+			if failed := s.c.Follow([]calls.Connection{s.conn}, Timeout); failed != nil {
+				t.Fatal(failed)
+			}
+		}, nil},
 		{"none", func(t *testing.T, s connected) { s.gateway.run(t, "conntrack -F") }, nil},
 		{"opened by the other end", func(t *testing.T, s connected) {
 			s.gateway.run(t, "conntrack -F")
@@ -148,7 +154,7 @@ func TestFollowStanding(t *testing.T) {
 						t.Errorf("entry %+v, want %+v left alone", after, before[0])
 					}
 					return
-				case way == "Follow" && tt.name == "its own" && after.ID != own.ID:
+				case way == "Follow" && tt.name == "its own, made by Follow" && after.ID != before[0].ID:
 					t.Error("its own entry was made anew")
 				}
 				wantLife(t, after.Timeout, life)
@@ -217,6 +223,12 @@ func TestFollowMany(t *testing.T) {
 // TestRemake: the packets of a connection pass elsewhere for a time, and come back. Here
 // another zone is elsewhere.
 func TestRemake(t *testing.T) {
+	for way, do := range ways {
+		t.Run(way, func(t *testing.T) { testRemake(t, do) })
+	}
+}
+
+func testRemake(t *testing.T, do func(*Conn, []calls.Connection, uint32) map[int]error) {
 	const there = "iptables -t raw %s PREROUTING -p tcp -j CT --zone 9"
 	s := connectThrough(t, serverAddr+":1723", masqueradePorts)
 	away := s.conn
@@ -233,7 +245,7 @@ func TestRemake(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- transfer(s.client, s.server, 1000) }()
 	poll(t, "conntrack takes what comes back for invalid", func() bool { return s.invalid(t) })
-	if failed := s.c.Remake([]calls.Connection{s.conn}, ReviveTimeout); failed != nil {
+	if failed := do(s.c, []calls.Connection{s.conn}, ReviveTimeout); failed != nil {
 		t.Fatal(failed)
 	}
 	if err := <-done; err != nil {

@@ -114,6 +114,7 @@ type View struct {
 	State    State
 	Since    time.Time
 	Control  Tuple // original tuple of the control connection
+	Reply    Tuple // its reply tuple
 	Flows    []Flow
 }
 
@@ -122,7 +123,7 @@ func (c *Call) view() View {
 	v := View{
 		Number: c.number,
 		PNS:    c.party(conn, c.pns), PAC: c.party(conn, c.pns.Other()),
-		State: c.state, Since: c.since, Control: conn.Original,
+		State: c.state, Since: c.since, Control: conn.Original, Reply: conn.Reply,
 	}
 	for s := range c.legs {
 		if c.legs[s].known {

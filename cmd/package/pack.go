@@ -160,9 +160,9 @@ func (p *packing) unit() error {
 
 // share copies what is for Grafana, Prometheus and firewalls that own the rule set.
 func (p *packing) share() error {
-	for _, dir := range []string{"grafana", "prometheus", "integrations/docker", "integrations/firewalld"} {
+	for _, dir := range []string{"grafana", "prometheus", "integrations/docker", "integrations/firewalld", "integrations/ha"} {
 		var files []string
-		for _, pattern := range []string{"*.json", "*.yml", "*.yaml", "*.md", "*.conf", "*.xml"} {
+		for _, pattern := range []string{"*.json", "*.yml", "*.yaml", "*.md", "*.conf", "*.xml", "*.sh", "*.default"} {
 			names, err := filepath.Glob(filepath.Join(p.root, "deploy", dir, pattern))
 			if err != nil {
 				return err

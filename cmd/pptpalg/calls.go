@@ -310,14 +310,19 @@ func (r *row) state() cell {
 	return cell{text: r.State}
 }
 
-// trouble says below the table on a terminal which calls do not carry, and who knows why.
-func trouble(all []*row) string {
-	var bad []*row
+// failing are the calls that do not carry.
+func failing(all []*row) (bad []*row) {
 	for _, r := range all {
 		if r.state().tone == badTone {
 			bad = append(bad, r)
 		}
 	}
+	return bad
+}
+
+// trouble says below the table on a terminal which calls do not carry, and who knows why.
+func trouble(all []*row) string {
+	bad := failing(all)
 	if len(bad) == 0 {
 		return ""
 	}

@@ -40,9 +40,12 @@ func checkCommand(e env) *cobra.Command {
 configuration file, rights, NFQUEUE, conntrack, whether this kernel really translates
 GRE, forwarding, NAT, firewall rules that drop a call's GRE or its control connection,
 the kernel's own helper, proxies on port 1723, room in the conntrack table, the fast
-path, and the daemon. It prints a line for each, and below a problem the command that fixes it.
+path, and the daemon. With --cluster also: etcd, its latency and rights there, the other
+gateways' settings and clocks, masquerading, room for the calls of all, and what
+conntrackd and keepalived are told. It prints a line for each, and below a problem the
+command that fixes it.
 
-It changes nothing, and touches no packet of others. It tries GRE with packets of its
+It changes nothing (in etcd it writes a key and deletes it), and touches no packet of others. It tries GRE with packets of its
 own, and loads rules, only in network namespaces that end with the command. The kernel
 judges the firewall there: check copies the rules of iptables and nft, and sends a
 call's packets through the copy, between the interfaces that routes and NAT show to be

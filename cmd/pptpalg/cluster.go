@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/check"
 	"pptpalg/cmd/pptpalg/internal/config"
 	"pptpalg/cmd/pptpalg/internal/gateway"
 	"pptpalg/cmd/pptpalg/internal/schema"
@@ -29,6 +30,7 @@ type clusterOptions struct {
 	prefix   string
 	name     string
 	wait     time.Duration
+	share    string
 	files    etcd.Files
 	insecure bool
 }
@@ -44,6 +46,7 @@ func (o *clusterOptions) add(f *pflag.FlagSet) {
 	f.StringVar(&o.prefix, "cluster-prefix", "pptpalg", "first part of all keys in etcd: gateways with the same one share their calls")
 	f.StringVar(&o.name, "cluster-name", "", `name of this gateway, which no other one has; "" for the host name`)
 	f.DurationVar(&o.wait, "cluster-wait", defaultClusterWait, "how long a control packet waits for etcd at most; then its call goes on without, and etcd gets it later")
+	f.StringVar(&o.share, "cluster-share", "", `which part of the public Call IDs and ports is this gateway's, where several have one public address at the same time: "1/2", "2/2", of 2, 4, 8 or 16; "" where only one has it at a time`)
 	f.StringVar(&o.files.Cert, "cluster-cert", "", "certificate of this gateway for etcd, a PEM file")
 	f.StringVar(&o.files.Key, "cluster-key", "", "its private key, a PEM file")
 	f.StringVar(&o.files.CA, "cluster-ca", "", "certificates of who vouches for etcd's servers, a PEM file")
@@ -65,6 +68,13 @@ func (o *clusterOptions) add(f *pflag.FlagSet) {
 	config.Check(f, "cluster-name", func() error {
 		if o.name != "" && !state.ValidName(o.name) {
 			return errClusterName(o.name)
+		}
+		return nil
+	})
+	config.Want(f, "cluster-share", `K/N with N 2, 4, 8 or 16 and K from 1 to N, or "" for none`)
+	config.Check(f, "cluster-share", func() error {
+		if _, ok := state.ParseShare(o.share); !ok {
+			return errors.New("no such part")
 		}
 		return nil
 	})
@@ -114,35 +124,62 @@ func (o *clusterOptions) member() (string, error) {
 	return name, nil
 }
 
-// open returns the gateway's part in a cluster, nil for a gateway alone.
-func (o *options) openCluster() (*gateway.ClusterConfig, error) {
-	c := &o.cluster
-	if c.target == "" {
-		return nil, nil
-	}
-	target, err := etcd.ParseTarget(c.target)
+// etcdConfig returns how etcd is reached.
+func (o *clusterOptions) etcdConfig() (etcd.Config, error) {
+	target, err := etcd.ParseTarget(o.target)
 	if err != nil {
-		return nil, fmt.Errorf("read --cluster: %w", err)
+		return etcd.Config{}, fmt.Errorf("read --cluster: %w", err)
 	}
-	if p := strings.Trim(c.prefix, "/"); p != "pptpalg" {
+	if p := strings.Trim(o.prefix, "/"); p != "pptpalg" {
 		target, err = etcd.ParseTarget(etcd.Scheme + strings.Join(target.Endpoints, ",") + "/" + p)
 		if err != nil {
-			return nil, fmt.Errorf("read --cluster-prefix: %w", err)
+			return etcd.Config{}, fmt.Errorf("read --cluster-prefix: %w", err)
 		}
 	}
-	name, err := c.member()
-	if err != nil {
-		return nil, err
-	}
-	shared, err := etcd.Open(etcd.Config{Target: target, Files: c.files, Insecure: c.insecure})
-	if err != nil {
-		return nil, err
-	}
-	m := state.Member{
+	return etcd.Config{Target: target, Files: o.files, Insecure: o.insecure}, nil
+}
+
+// clusterMember is what the gateway tells others of itself.
+func (o *options) clusterMember() (state.Member, error) {
+	name, err := o.cluster.member()
+	return state.Member{
 		Name: name, Life: uint64(time.Now().UnixNano()), Version: buildVersion(),
-		Ports: strings.Trim(fmt.Sprint(o.ports), "[]"), Rest: o.table.Rest, RandomIDs: o.randomIDs,
+		Ports: strings.Trim(fmt.Sprint(o.ports), "[]"), Rest: o.table.Rest, RandomIDs: o.randomIDs, Share: o.cluster.share,
+	}, err
+}
+
+// openCluster returns the gateway's part in a cluster, nil for a gateway alone.
+func (o *options) openCluster() (*gateway.ClusterConfig, error) {
+	if o.cluster.target == "" {
+		return nil, nil
 	}
-	return &gateway.ClusterConfig{Shared: shared, Member: m, Wait: c.wait}, nil
+	cfg, err := o.cluster.etcdConfig()
+	if err != nil {
+		return nil, err
+	}
+	m, err := o.clusterMember()
+	if err != nil {
+		return nil, err
+	}
+	shared, err := etcd.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	part, _ := state.ParseShare(o.cluster.share)
+	return &gateway.ClusterConfig{Shared: shared, Member: m, Wait: o.cluster.wait, Share: part}, nil
+}
+
+// checkedCluster is what check judges of a gateway that shares its calls, nil for a gateway alone.
+func (o *options) checkedCluster() (*check.Cluster, error) {
+	if o.cluster.target == "" {
+		return nil, nil
+	}
+	cfg, err := o.cluster.etcdConfig()
+	if err != nil {
+		return nil, err
+	}
+	m, err := o.clusterMember()
+	return &check.Cluster{Etcd: cfg, Member: m, Wait: o.cluster.wait, Etc: "/etc"}, err
 }
 
 func clusterCommand(e env) *cobra.Command {
@@ -219,6 +256,12 @@ func printCluster(w io.Writer, st *admin.Cluster) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", a.Address, starred(owner, a.Mine), yesNo(a.Here), a.Calls)
 	}
+	if len(st.Astray) > 0 {
+		fmt.Fprintln(t, "\nASTRAY\tADDRESS\tOWNER\tLAST PACKET")
+	}
+	for _, a := range st.Astray {
+		fmt.Fprintf(t, "%s > %s\t%s\t%s\t%s\n", a.Client, a.Server, a.Address, a.Owner, a.Last.UTC().Format(time.DateTime))
+	}
 	fmt.Fprintf(t, "\nstate\t%s\n", st.State())
 	fmt.Fprintf(t, "calls to be written\t%d\n", st.Pending)
 	fmt.Fprintf(t, "revision\t%d\n", st.Revision)
@@ -275,9 +318,14 @@ func clusterStatus(g *gateway.Gateway) admin.Cluster {
 		m := st.Store.Members[slot]
 		told.Members = append(told.Members, admin.ClusterMember{Slot: slot, Name: m.Name, Version: m.Version, Since: schema.At(time.Unix(0, int64(m.Life)))})
 	}
+	for _, a := range st.Astray {
+		told.Astray = append(told.Astray, admin.ClusterAstray{
+			Client: a.Connection.Src.String(), Server: a.Connection.Dst.String(), Address: state.NameOf(a.Public), Owner: a.Owner, Last: schema.At(a.Last),
+		})
+	}
 	for _, public := range slices.SortedFunc(maps.Keys(st.Addresses), netip.Addr.Compare) {
 		a := st.Addresses[public]
-		told.Addresses = append(told.Addresses, admin.ClusterAddress{Address: public.String(), Owner: a.Owner, Mine: a.Mine, Here: a.Here, Calls: a.Calls})
+		told.Addresses = append(told.Addresses, admin.ClusterAddress{Address: state.NameOf(public), Owner: a.Owner, Mine: a.Mine, Here: a.Here, Calls: a.Calls})
 	}
 	return told
 }

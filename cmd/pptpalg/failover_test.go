@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/check"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
@@ -23,20 +25,55 @@ type cluster struct {
 // startCluster starts gateway a, which has the addresses that move, and b.
 func startCluster(t *testing.T, path datapath.Name, inside int, args ...string) *cluster {
 	t.Helper()
+	c := buildCluster(t, path, inside)
+	c.a.start(clusterFlags("a", args...)...)
+	c.b.start(clusterFlags("b", args...)...)
+	return c
+}
+
+func buildCluster(t *testing.T, path datapath.Name, inside int) *cluster {
+	t.Helper()
 	a := buildGateway(t, path, lab.Options{Inside: inside, Outside: 1, SNAT: lab.GatewayPublic, Firewall: true, Pair: true})
-	other := *a.Network
-	other.Gateway = other.Standby
-	b := &testGateway{Network: &other, t: t, path: path, state: filepath.Join(t.TempDir(), "state"), log: new(lab.Log)}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("gateway b: %s", b.log)
-		}
-	})
+	b := a.second()
 	c := &cluster{a: a, b: b, data: t.TempDir()}
 	c.startEtcd()
-	a.start(clusterFlags("a", args...)...)
-	b.start(clusterFlags("b", args...)...)
 	return c
+}
+
+// second returns the other gateway of a pair.
+func (g *testGateway) second() *testGateway {
+	g.t.Helper()
+	other := *g.Network
+	other.Gateway = other.Standby
+	b := &testGateway{Network: &other, t: g.t, path: g.path, state: filepath.Join(g.t.TempDir(), "state"), log: new(lab.Log)}
+	g.t.Cleanup(func() {
+		if g.t.Failed() {
+			g.t.Logf("gateway b: %s", b.log)
+		}
+	})
+	return b
+}
+
+// has reports whether an address is on an interface of the gateway.
+func (g *testGateway) has(addr string) bool {
+	out, err := g.Gateway.Run(g.t.Context(), "ip", "-4", "-o", "addr", "show", "to", addr)
+	return err == nil && out.Stdout != ""
+}
+
+// checkItself runs pptpalg check in a process of its own, all of which is on the gateway.
+func (g *testGateway) checkItself(args ...string) map[string]finding {
+	g.t.Helper()
+	cmd, err := g.Gateway.Command(g.t.Context(), os.Args[0], append([]string{"check", "--json", "--state-dir", g.state}, args...)...)
+	must(g.t, err)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	var stdout lab.Log
+	cmd.Stdout = &stdout
+	p, err := g.Gateway.Start(cmd)
+	must(g.t, err)
+	if err := p.Wait(4 * lab.Patience); err != nil && cmd.ProcessState.ExitCode() < 0 {
+		g.t.Fatal(err)
+	}
+	return byName(g.t, stdout.String())
 }
 
 func clusterFlags(name string, args ...string) []string {
@@ -74,6 +111,16 @@ func (g *testGateway) wantOwner(calls int, owner string, here bool) {
 	}
 }
 
+// wantWritten waits until the shared store has all that a gateway has done. What is done while it does
+// not answer in time, as on a busy machine, the next owner learns only later.
+func (g *testGateway) wantWritten() {
+	g.t.Helper()
+	written := func() bool { st := g.status(); return !st.Degraded && st.Pending == 0 }
+	if err := lab.Poll(2*lab.Patience, written); err != nil {
+		g.t.Fatalf("%v: status %+v", err, g.status())
+	}
+}
+
 // wantEcho exchanges an Echo on a control connection.
 func wantEcho(t *testing.T, c *lab.Client, id uint32) {
 	t.Helper()
@@ -108,6 +155,7 @@ func testGatewayDies(t *testing.T, path datapath.Name) {
 	b.wantOwner(2, "a", false)
 	b.wantEntries(4)
 
+	a.wantWritten()
 	must(t, errors.Join(a.Cut(ctx, a.Gateway), b.Take(ctx, b.Gateway)))
 	exchange(t, one, two)
 	wantEcho(t, first, 1)
@@ -129,6 +177,7 @@ func testGatewayDies(t *testing.T, path datapath.Name) {
 	exchange(t, two, three)
 
 	must(t, a.Join(ctx, a.Gateway))
+	b.wantWritten()
 	a.wantOwner(2, "b", false)
 	must(t, errors.Join(b.Drop(ctx, b.Gateway), a.Take(ctx, a.Gateway)))
 	exchange(t, two, three)
@@ -169,6 +218,7 @@ func testDaemonDies(t *testing.T, path datapath.Name) {
 	exchange(t, one, two)
 	b.wantOwner(2, "a", false)
 
+	a.wantWritten()
 	a.kill()
 	must(t, errors.Join(a.Drop(ctx, a.Gateway), b.Take(ctx, b.Gateway)))
 	exchange(t, one, two)
@@ -182,8 +232,10 @@ func testDaemonDies(t *testing.T, path datapath.Name) {
 	a.wantEntries(4)
 	exchange(t, one, three)
 
+	b.wantWritten()
 	must(t, errors.Join(b.Drop(ctx, b.Gateway), a.Take(ctx, a.Gateway)))
 	exchange(t, one, three)
+	a.wantWritten()
 	a.kill()
 	a.start(clusterFlags("a")...) // at once: the address stays
 	a.wantOwner(2, "a", true)
@@ -218,10 +270,50 @@ func testEtcdDies(t *testing.T, path datapath.Name) {
 	later := func() bool { all := b.calls(); return len(all) == 1 && all[0].PNS.Address == second.Host.Addr.String() }
 	must(t, lab.Poll(lab.Patience, later))
 	b.wantEntries(2)
+	a.wantWritten()
 	must(t, errors.Join(a.Cut(ctx, a.Gateway), b.Take(ctx, b.Gateway)))
 	exchange(t, two)
 	wantEcho(t, second, 1)
 	wantEcho(t, second, 2)
 	wantCleared(t, two)
 	b.wantCalls(0)
+}
+
+// TestCheckCluster: what check says of a gateway that shares its calls.
+func TestCheckCluster(t *testing.T) {
+	c := startCluster(t, datapath.Kernel, 1)
+	look := c.a.checkItself
+	must(t, lab.Poll(lab.Patience, func() bool { return len(c.a.status().Members) == 2 }))
+	c.a.server(lab.Behaviour{})
+	callOn(t, c.a.client(0), 7)
+	c.b.wantOwner(1, "a", false)
+	found := look()
+	wantFinding(t, found["etcd"], check.Warning, "etcd has one member")
+	wantFinding(t, found["etcd-rights"], check.Warning, "without TLS")
+	wantFinding(t, found["cluster-gateways"], check.OK, "b: the same --ports, --rest and --random-ids as here")
+	wantFinding(t, found["clocks"], check.OK, "the clocks of b are within")
+	wantFinding(t, found["moving-address"], check.OK, "no control connection is masqueraded")
+	wantFinding(t, found["cluster-table"], check.OK, "the calls of all gateways, 1, need 3 of")
+	for _, name := range []string{"etcd-latency", "conntrackd", "keepalived"} {
+		if f, there := found[name]; !there || f.Result == check.Problem.String() || f.Result == check.Unchecked.String() {
+			t.Errorf("%s: %+v", name, f)
+		}
+	}
+	if items := c.a.metric("pptpalg_cluster_strange_items_total"); items != "0" {
+		t.Errorf("the check has left %s strange items", items)
+	}
+	must(t, c.a.Gateway.IPTables(t.Context(), "-t", "nat", "-I", "POSTROUTING", "-o", "wan", "-j", "MASQUERADE"))
+	found = look("--ports", "1723,1724")
+	wantFinding(t, found["cluster-gateways"], check.Problem, "--ports is 1723,1724 here, and 1723 on b")
+	wantFinding(t, found["moving-address"], check.Problem, "are masqueraded by iptables nat: -A POSTROUTING -o wan -j MASQUERADE")
+	c.a.mend(found["moving-address"])
+	must(t, c.etcd.Kill())
+	found = look()
+	wantFinding(t, found["moving-address"], check.OK, "")
+	wantFinding(t, found["etcd"], check.Problem, "etcd does not answer")
+	wantFinding(t, found["clocks"], check.Unchecked, "etcd does not answer")
+	alone := look("--cluster", "")
+	if _, there := alone["etcd"]; there {
+		t.Errorf("a gateway alone: %+v", alone["etcd"])
+	}
 }

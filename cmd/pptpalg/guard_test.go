@@ -63,6 +63,31 @@ func TestRulesComeBack(t *testing.T) {
 	}
 }
 
+// TestRulesComeFirst: where the daemon translates GRE, a rule that others put before its own and
+// that drops GRE does not stay there. Calls go on.
+func TestRulesComeFirst(t *testing.T) {
+	for _, tt := range []struct{ rules, backend string }{{"nft", "iptables-nft"}, {"iptables", "iptables-nft"}, {"iptables", "iptables-legacy"}} {
+		t.Run(tt.rules+" "+tt.backend, func(t *testing.T) {
+			useIPTables(t, tt.backend)
+			g := startGateway(t, datapath.Queue, masquerade(1), "--rules", tt.rules)
+			g.server(lab.Behaviour{})
+			call := callOn(t, g.client(0), 7)
+			exchange(t, call)
+			for _, rule := range []string{"-p udp -j DROP", "-p gre -j DROP"} {
+				must(t, g.Gateway.IPTables(t.Context(), append([]string{"-I", "FORWARD"}, strings.Fields(rule)...)...))
+			}
+			back := func() bool {
+				return g.metric("pptpalg_rules_lost_total") == "1" && g.metric("pptpalg_rules_loaded") == "1"
+			}
+			if err := lab.Poll(lab.Patience, back); err != nil {
+				t.Fatalf("the rules do not come first again: %s", g.log)
+			}
+			exchange(t, call)
+			g.stop()
+		})
+	}
+}
+
 // TestRulesOfOthersAreMissed: a daemon that does not load its rules says when nobody else does.
 func TestRulesOfOthersAreMissed(t *testing.T) {
 	for _, backend := range []string{"iptables-nft", "iptables-legacy"} {

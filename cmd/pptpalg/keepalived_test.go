@@ -183,6 +183,7 @@ func TestKeepalived(t *testing.T) {
 	exchange(t, one, two)
 	b.wantOwner(2, "a", false)
 
+	a.wantWritten()
 	stop := pace(t, one)
 	must(t, moverA.Signal(syscall.SIGTERM))
 	is(b)
@@ -193,6 +194,7 @@ func TestKeepalived(t *testing.T) {
 	wantEcho(t, one.Client(), 2)
 	three := callOn(t, one.Client(), 8)
 	b.wantOwner(3, "b", true)
+	b.wantWritten()
 	a.wantOwner(3, "b", false)
 
 	_, logA := a.startKeepalived("a", 150)
@@ -207,6 +209,7 @@ func TestKeepalived(t *testing.T) {
 	wantEcho(t, two.Client(), 4)
 	wantCleared(t, two)
 	b.start(clusterFlags("b")...)
+	a.wantWritten()
 	b.wantOwner(2, "a", false)
 
 	stop = pace(t, three)

@@ -286,6 +286,9 @@ func witness(m *meter.Meter, f *explain.Facts) {
 			c.Stuck = explain.Stuck{ToClient: how.ToPNS == (c.PNS.Address == f.Client), Since: how.Since, Carried: how.Carried}
 		}
 	}
+	if f.Many {
+		return
+	}
 	f.TooBig.Packets, f.TooBig.Last = m.TooBig()
 	if f.TooBig.Packets == 0 || len(f.Calls) == 0 {
 		return

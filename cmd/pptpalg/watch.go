@@ -95,7 +95,7 @@ func (w *watcher) print(calls []admin.Call, err error) error {
 // draw replaces what the terminal shows.
 func (w *watcher) draw(calls []admin.Call, err error) error {
 	term, now := w.terminal(), time.Now()
-	lines := []string{cut(w.title(len(calls), err, now), term.columns)}
+	lines := []string{cut(w.title(calls, err, now), term.columns)}
 	if err != nil {
 		lines = append(lines, cut(err.Error(), term.columns))
 	} else {
@@ -108,8 +108,11 @@ func (w *watcher) draw(calls []admin.Call, err error) error {
 }
 
 // title is the first line of the live table. Without an answer nobody knows of any calls.
-func (w *watcher) title(calls int, err error, now time.Time) string {
-	what := number(calls, "call")
+func (w *watcher) title(calls []admin.Call, err error, now time.Time) string {
+	what := number(len(calls), "call")
+	if bad := failing(rowsOf(calls)); len(bad) > 0 {
+		what += fmt.Sprintf(", %d NOT CARRYING", len(bad))
+	}
 	switch {
 	case errors.Is(err, admin.ErrNotRunning):
 		what = "NO DAEMON"

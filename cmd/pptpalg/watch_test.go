@@ -199,6 +199,29 @@ func pty(t *testing.T, columns, rows uint16) (master, slave *os.File) {
 	return master, slave
 }
 
+// TestTrouble: calls that do not carry are in the title, and below the table, in words.
+func TestTrouble(t *testing.T) {
+	calls, _ := shownCalls()
+	if got := trouble(rowsOf(calls)); got != "" {
+		t.Errorf("without any: %q", got)
+	}
+	calls[1].Carries, calls[1].NoneTo = "one_way", "pns"
+	if got, want := trouble(rowsOf(calls)), "\n1 call carries one way only: \"pptpalg explain 10.0.0.2\" says why\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := new(watcher).title(calls, nil, noon); !strings.Contains(got, "   3 calls, 1 NOT CARRYING   ") {
+		t.Errorf("the title is %q", got)
+	}
+	calls[0].Carries = "silent"
+	if got := trouble(rowsOf(calls)); !strings.Contains(got, "2 calls carry one way only, or nothing: ") {
+		t.Errorf("with two: %q", got)
+	}
+	cell := callTable(rowsOf(calls), noon, callColumns{}).rows[1][4]
+	if cell.text != "one-way" || cell.tone != badTone {
+		t.Errorf("its state is %+v", cell)
+	}
+}
+
 // TestTerminalColours: NO_COLOR and a dumb terminal have none.
 func TestTerminalColours(t *testing.T) {
 	_, slave := pty(t, 60, 10)

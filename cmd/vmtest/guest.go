@@ -49,6 +49,10 @@ func allScenes() (all []scene) {
 			all = append(all, scene{"vrf-" + vrf, tr.inVRF})
 		}
 	}
+	for i, tr := range trials {
+		by := []string{"wan", uplink, uplink, "wan"}[i] // each data path, each backend, both ways
+		all = append(all, scene{"vrf-" + by + "-" + tr.dataPath + "-" + tr.rules, func() error { return tr.wanInVRF(by) }})
+	}
 	for _, tr := range fastTrials {
 		all = append(all, scene{"fast-" + tr.name, tr.run})
 	}

@@ -22,6 +22,34 @@ func (tr trial) inVRF() (err error) {
 	return nil
 }
 
+// wanInVRF puts the WAN into a VRF, and leaves the clients' network where it is. Both ways leak:
+// to the WAN by the interface itself, or by the VRF's device. Routed to the device, what leaves
+// passes POSTROUTING twice, and OUTPUT in between.
+func (tr trial) wanInVRF(by string) error {
+	n := &network{trial: tr, log: new(lab.Log)}
+	makeVRF := func() error { return n.makeUplink(by) }
+	for _, step := range []func() error{n.build, makeVRF, n.startDaemon, n.leftAlone, n.calls, n.strangers} {
+		if err := step(); err != nil {
+			return n.end(fmt.Errorf("with the WAN in a VRF, by %s: %w", by, err))
+		}
+	}
+	fmt.Printf("guest: data path %s, rules of %s: calls work with the WAN in a VRF, by %s\n", n.dataPath, n.rules, by)
+	return n.end(nil)
+}
+
+// uplink is the VRF of the WAN.
+const uplink = "uplink"
+
+func (n *network) makeUplink(by string) error {
+	err := n.ip("link add "+uplink+" type vrf table 100", "link set "+uplink+" up", "link set wan master "+uplink,
+		"route add 10.77.0.0/24 dev lan table 100", "route add 203.0.113.0/24 dev "+by)
+	if by != uplink {
+		return err
+	}
+	return errors.Join(err, n.iptables("-A FORWARD -i lan -o "+uplink+" -j ACCEPT"),
+		n.iptables("-t nat -A POSTROUTING -s 10.77.0.0/24 -o "+uplink+" -j SNAT --to-source "+lab.GatewayPublic.String()))
+}
+
 func (n *network) makeVRF() error {
 	return errors.Join(n.iptables("-t mangle -A PREROUTING -i lan -j MARK --set-mark 5"), n.forwardFrom("tenant"),
 		n.ip("link add tenant type vrf table 100", "link set tenant up", "link set lan master tenant",

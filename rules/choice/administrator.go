@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"pptpalg/rules"
+	"pptpalg/rules/internal/follow"
 	"pptpalg/rules/iptables"
 	"pptpalg/rules/nft"
 )
@@ -40,7 +41,7 @@ func (*administrator) Watch(ctx context.Context, changed func()) error {
 	ticker := time.NewTicker(lookInterval)
 	defer ticker.Stop()
 	deaf := make(chan error, 1)
-	go func() { deaf <- nft.Watch(ctx, 0, changed) }()
+	go func() { deaf <- follow.NFTables(ctx, 0, changed) }()
 	for {
 		select {
 		case <-ticker.C:

@@ -514,6 +514,57 @@ func withoutOurs(saved string) string {
 	return strings.Join(others, "")
 }
 
+// What others put before the jumps of the data path counts if it may keep a packet of a call's
+// from them. Then the rules are not present, and Load puts them first again.
+func TestKernelDataFirst(t *testing.T) {
+	tests := []struct {
+		rule    string
+		present bool
+	}{
+		{"filter -I FORWARD -p gre -j DROP", false},
+		{"filter -I INPUT -i eth7 -j DROP", false},
+		{"filter -I OUTPUT -p icmp -j REJECT", false},
+		{"filter -I FORWARD ! -p tcp -j DROP", false},
+		{"filter -I FORWARD -j own", false},
+		{"filter -I FORWARD -g own", false},
+		{"filter -I FORWARD 2 -j DROP", false},
+		{"filter -I FORWARD -j ACCEPT", true},
+		{"filter -I FORWARD -p tcp -j own", true},
+		{"filter -I FORWARD -p gre -j LOG", true},
+		{"filter -I FORWARD -p gre", true},
+		{"filter -A FORWARD -p gre -j DROP", true},
+		{"raw -I PREROUTING -p gre -j DROP", false},
+		{"raw -I PREROUTING -p gre -j ACCEPT", false},
+		{"raw -I PREROUTING -j CT --zone 7", false},
+		{"raw -I PREROUTING -p tcp -j CT --zone 7", true},
+		{"raw -A PREROUTING -j CT --zone 7", true},
+		{"mangle -I POSTROUTING -j ACCEPT", false},
+		{"mangle -I POSTROUTING -j MARK --set-mark 1", true},
+		{"mangle -I INPUT -j DROP", false},
+		{"mangle -I PREROUTING -j CONNMARK --restore-mark", true},
+	}
+	eachBackend(t, func(t *testing.T, command string) {
+		ns := newNamespace(t)
+		f := ns.firewall(command)
+		ns.Run(t, "", command, "-N", "own")
+		for _, tt := range tests {
+			mustLoad(t, f, dataPath)
+			checkPresent(t, f, dataPath, true)
+			words := append([]string{"-t"}, strings.Fields(tt.rule)...)
+			ns.Run(t, "", command, words...)
+			if got, err := f.Present(t.Context(), dataPath); err != nil || got != tt.present {
+				t.Errorf("%s: present %v, %v, want %v", tt.rule, got, err, tt.present)
+			}
+			mustLoad(t, f, dataPath)
+			checkPresent(t, f, dataPath, true)
+			if words[2] = "-D"; strings.Contains(tt.rule, "FORWARD 2 ") {
+				words = slices.Delete(words, 4, 5)
+			}
+			ns.Run(t, "", command, words...)
+		}
+	})
+}
+
 // When iptables or the kernel lacks a match that there is no doing without, nothing of
 // the data path stays.
 func TestKernelDataRefused(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pptpalg/rules"
+	"pptpalg/rules/internal/follow"
 	"pptpalg/rules/nft"
 )
 
@@ -218,8 +219,8 @@ func (f *Firewall) unloadExtra(ctx context.Context, e extra) error {
 }
 
 // Present reports whether all of cfg's rules are loaded: in each table, our chain with as
-// many rules as it is to have, those about VRFs not counted, and the jumps to it. Errors are as
-// for Load.
+// many rules as it is to have, those about VRFs not counted, and the jumps to it, those of the data
+// path before rules that may keep packets from them. Errors are as for Load.
 func (f *Firewall) Present(ctx context.Context, cfg rules.Config) (bool, error) {
 	for _, w := range wanted(cfg) {
 		current, err := f.list(ctx, w.table)
@@ -249,7 +250,7 @@ func (f *Firewall) Watch(ctx context.Context, changed func()) error {
 // every so often.
 func (f *Firewall) watchRules(ctx context.Context, changed func()) error {
 	if version, err := f.run(ctx, "", f.command(), "-V"); err != nil || strings.Contains(version, "nf_tables") {
-		return nft.Watch(ctx, f.NetNS, changed)
+		return follow.NFTables(ctx, f.NetNS, changed)
 	}
 	last := ""
 	for {

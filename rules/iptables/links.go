@@ -12,7 +12,7 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
-	"pptpalg/rules/nft"
+	"pptpalg/rules/internal/follow"
 )
 
 // VRF is a VRF's device.
@@ -184,7 +184,7 @@ func (f *Firewall) watchLinks(ctx context.Context, kind string, changed func()) 
 	if err := listenToLinks(c, kind); err != nil {
 		return fmt.Errorf("listen to devices' events: %w", err)
 	}
-	if err := nft.Follow(ctx, c, changed); err != nil {
+	if err := follow.Socket(ctx, c, changed); err != nil {
 		return fmt.Errorf("listen to devices' events: %w", err)
 	}
 	return nil

@@ -110,11 +110,12 @@ type share struct {
 	table, chain string
 	rules        int
 	jumps        map[string]int // by the chain that has them
+	first        bool           // the jumps come before rules that may keep packets of calls from them
 }
 
 // wanted returns what all tables have of c's rules.
 func wanted(c rules.Config) []share {
-	all := []share{{"mangle", Chain, len(control(c)), byChain(jumps)}}
+	all := []share{{"mangle", Chain, len(control(c)), byChain(jumps), false}}
 	if c.Data.Queues > 0 {
 		all = append(all, shares(DataChain, parts(c.Data))...)
 	}
@@ -128,7 +129,7 @@ func shares(chain string, parts []part) []share {
 	var all []share
 	for _, p := range parts {
 		if len(p.rules) > 0 {
-			all = append(all, share{p.table, chain, len(p.rules), byChain(p.jumps)})
+			all = append(all, share{p.table, chain, len(p.rules), byChain(p.jumps), chain == DataChain})
 		}
 	}
 	return all
@@ -146,14 +147,16 @@ func byChain(added []string) map[string]int {
 // in reports whether current (as for LoadText, of the table) has all of it. Jumps that others
 // have added do no harm, and rules about VRFs come and go.
 func (s share) in(current string) bool {
-	n, found := 0, make(map[string]int)
+	n, found, taken := 0, make(map[string]int), make(map[string]bool)
 	for _, r := range parse(current) {
 		switch {
 		case r.aboutVRF(s.chain):
 		case r.appendsTo(s.chain):
 			n++
-		case r.jumpsTo(s.chain):
+		case r.jumpsTo(s.chain) && !taken[r.words[1]]:
 			found[r.words[1]]++
+		case s.first && r.mayTake(s.table):
+			taken[r.words[1]] = true
 		}
 	}
 	for chain, least := range s.jumps {
@@ -162,6 +165,29 @@ func (s share) in(current string) bool {
 		}
 	}
 	return n == s.rules
+}
+
+// passingTargets are those that let a packet of a call's go on to the next rule.
+var passingTargets = []string{"CLASSIFY", "CONNMARK", "DSCP", "LOG", "MARK", "NFLOG", "SET", "TCPMSS", "TOS", "TRACE", "TTL"}
+
+// mayTake reports whether a rule of a table may keep a packet of a call's, or an error about one,
+// from what the data path has behind it. In table filter that is no more than an accept. What else
+// the rule asks for than the protocol is not looked at.
+func (r rule) mayTake(table string) bool {
+	if r.words[0] != "-A" {
+		return false
+	}
+	for i, word := range r.words[:len(r.words)-1] {
+		switch next := r.words[i+1]; {
+		case word == "-p" && r.words[i-1] != "!" && !slices.Contains([]string{"gre", "47", "icmp", "1"}, next):
+			return false
+		case word == "-g":
+			return true
+		case word == "-j":
+			return !slices.Contains(passingTargets, next) && (table != "filter" || next != "ACCEPT")
+		}
+	}
+	return false
 }
 
 // transaction returns groups of lines as one iptables-restore transaction.

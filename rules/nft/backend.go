@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -209,7 +210,7 @@ func (b *Backend) remove(ctx context.Context) error {
 }
 
 // Present reports whether all of cfg's rules are loaded: each chain at its place, with as
-// many rules as it is to have, and those in the firewall's own chains.
+// many rules as it is to have, and those in the firewall's own chains, before others.
 func (b *Backend) Present(_ context.Context, cfg rules.Config) (bool, error) {
 	there, err := false, error(nil)
 	for _, wanted := range variants(chains(cfg)) {
@@ -301,6 +302,7 @@ type listed struct {
 	table, chain, comment string
 	jump                  string // the chain to which it jumps, "" for none
 	handle                uint64
+	expressions           []byte // a list
 }
 
 // readRule reads a rule; four bytes of nfgenmsg come first. What is no rule is empty.
@@ -319,9 +321,9 @@ func readRule(data []byte) (r listed) {
 				r.handle = binary.BigEndian.Uint64(b)
 			}
 		case unix.NFTA_RULE_USERDATA:
-			r.comment = comment(b)
+			r.comment = cmp.Or(r.comment, comment(b))
 		case unix.NFTA_RULE_EXPRESSIONS:
-			r.jump = jumpOf(b)
+			r.jump, r.expressions, r.comment = jumpOf(b), b, cmp.Or(r.comment, commentMatch(b))
 		}
 	})
 	return r
@@ -340,6 +342,18 @@ func comment(data []byte) string {
 		data = data[2+data[1]:]
 	}
 	return ""
+}
+
+// commentMatch returns the comment in a match of iptables' among a rule's expressions: that is
+// where iptables-nft-restore puts it.
+func commentMatch(expressions []byte) (found string) {
+	each(expressions, func(_ uint16, e []byte) {
+		data := find(e, unix.NFTA_EXPR_DATA)
+		if text(find(e, unix.NFTA_EXPR_NAME)) == "match" && text(find(data, unix.NFTA_MATCH_NAME)) == "comment" {
+			found, _, _ = strings.Cut(string(find(data, unix.NFTA_MATCH_INFO)), "\x00")
+		}
+	})
+	return found
 }
 
 // is reports whether a chain of the kernel's is at the place; nil is none.

@@ -16,8 +16,8 @@ import (
 // An accept in our table does not overrule a drop in another one. So where the calls' GRE is
 // to be accepted (rules.Data), rules that do so are put first in the firewall's own chains:
 // all base chains of families ip and inet that filter what is forwarded, delivered or sent.
-// Their comment tells that they are ours.
-const openerComment = "pptpalg: GRE of calls"
+// OpenerComment tells that they are ours.
+const OpenerComment = "pptpalg: GRE of calls"
 
 // opener accepts packets of a protocol that conntrack does not track.
 type opener struct{ protocol byte }
@@ -96,17 +96,17 @@ func (b *Backend) open() error {
 	}
 	var errs []error
 	for _, d := range doors {
-		if len(have[placeOf(d)]) == len(openers) || b.isLocked(placeOf(d)) {
+		if have[placeOf(d)].good() || b.isLocked(placeOf(d)) {
 			continue
 		}
 		err := b.batch(func(c *nftables.Conn) error {
-			for _, handle := range have[placeOf(d)] {
+			for _, handle := range have[placeOf(d)].handles {
 				if err := c.DelRule(&nftables.Rule{Table: d.Table, Chain: d, Handle: handle}); err != nil {
 					return err
 				}
 			}
 			for _, o := range openers {
-				comment := userdata.AppendString(nil, userdata.TypeComment, openerComment)
+				comment := userdata.AppendString(nil, userdata.TypeComment, OpenerComment)
 				c.InsertRule(&nftables.Rule{Table: d.Table, Chain: d, Exprs: o.exprs(d), UserData: comment})
 			}
 			return nil
@@ -119,7 +119,8 @@ func (b *Backend) open() error {
 	return errors.Join(errs...)
 }
 
-// isOpen reports whether all doors are open that can be.
+// isOpen reports whether all doors are open that can be. A rule that others have put before ours
+// counts only if it may take a packet that ours would accept: programs put many there that do not.
 func (b *Backend) isOpen() (bool, error) {
 	doors, err := b.doors()
 	if err != nil {
@@ -130,7 +131,7 @@ func (b *Backend) isOpen() (bool, error) {
 		return false, err
 	}
 	return !slices.ContainsFunc(doors, func(d *nftables.Chain) bool {
-		return len(have[placeOf(d)]) < len(openers) && !b.isLocked(placeOf(d))
+		return !have[placeOf(d)].good() && !b.isLocked(placeOf(d))
 	}), nil
 }
 
@@ -146,7 +147,7 @@ func (b *Backend) shut() error {
 	}
 	return b.batch(func(c *nftables.Conn) error {
 		for _, d := range doors {
-			for _, handle := range have[placeOf(d)] {
+			for _, handle := range have[placeOf(d)].handles {
 				if err := c.DelRule(&nftables.Rule{Table: d.Table, Chain: d, Handle: handle}); err != nil {
 					return err
 				}
@@ -156,19 +157,33 @@ func (b *Backend) shut() error {
 	})
 }
 
-// opened returns the handles of the rules that open has added, by the place of their chain.
-func (b *Backend) opened() (map[string][]uint64, error) {
-	have := make(map[string][]uint64)
+// opening is what a chain has of the rules that open adds.
+type opening struct {
+	handles []uint64
+	taken   bool // a rule of others that may take calls' packets has been seen
+	late    bool // and it comes before one of ours
+}
+
+func (o opening) good() bool { return len(o.handles) == len(openers) && !o.late }
+
+// opened returns what chains have of these rules, by their place.
+func (b *Backend) opened() (map[string]opening, error) {
+	have := make(map[string]opening)
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyINet} {
 		listed, err := b.listRules(byte(family), nil)
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range listed {
-			if r := readRule(m.Data); r.comment == openerComment {
-				at := placeOf(&nftables.Chain{Name: r.chain, Table: &nftables.Table{Name: r.table, Family: family}})
-				have[at] = append(have[at], r.handle)
+		for _, m := range listed { // in the order of each chain
+			r := readRule(m.Data)
+			at := placeOf(&nftables.Chain{Name: r.chain, Table: &nftables.Table{Name: r.table, Family: family}})
+			o := have[at]
+			if r.comment == OpenerComment {
+				o.handles, o.late = append(o.handles, r.handle), o.late || o.taken
+			} else {
+				o.taken = o.taken || mayTake(r.expressions)
 			}
+			have[at] = o
 		}
 	}
 	return have, nil

@@ -48,7 +48,7 @@ func TestKernelOpens(t *testing.T) {
 		t.Errorf("iptables-nft lists (-want +got):\n%s", diff)
 	}
 	own := ns.Run(t, "", "nft", "list", "table", "inet", "own")
-	if strings.Count(own, openerComment) != 2 || !strings.Contains(own, "meta nfproto ipv4 meta l4proto gre ct state untracked accept") {
+	if strings.Count(own, OpenerComment) != 2 || !strings.Contains(own, "meta nfproto ipv4 meta l4proto gre ct state untracked accept") {
 		t.Errorf("nft lists:\n%s", own)
 	}
 	ns.Run(t, "", "iptables-nft", "-F", "FORWARD")
@@ -63,7 +63,7 @@ func TestKernelOpens(t *testing.T) {
 	if _, err := b.Load(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
-	if text := ns.Run(t, "", "nft", "list", "ruleset"); strings.Contains(text, openerComment) {
+	if text := ns.Run(t, "", "nft", "list", "ruleset"); strings.Contains(text, OpenerComment) {
 		t.Errorf("left behind when it is not wanted any more:\n%s", text)
 	}
 	if err := b.Unload(t.Context()); err != nil {

@@ -6,50 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"pptpalg/rules/internal/follow"
 )
 
 // Watch calls changed when somebody may have changed nftables rules, until ctx is done. The
 // kernel tells of every change, those of iptables-nft too.
 func (b *Backend) Watch(ctx context.Context, changed func()) error {
-	return Watch(ctx, b.NetNS, changed)
-}
-
-// eventsGroup is NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h.
-const eventsGroup = 7
-
-// Watch is Backend.Watch for any namespace, given as a file; 0 is the caller's own.
-func Watch(ctx context.Context, netNS int, changed func()) error {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netNS, Groups: 1 << (eventsGroup - 1)})
-	if err != nil {
-		return fmt.Errorf("listen to nftables' events: %w", err)
-	}
-	defer c.Close()
-	if err := Follow(ctx, c, changed); err != nil {
-		return fmt.Errorf("listen to nftables' events: %w", err)
-	}
-	return nil
-}
-
-// Follow calls changed once, and again whenever the socket receives something or has lost it,
-// until ctx is done.
-func Follow(ctx context.Context, c *netlink.Conn, changed func()) error {
-	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) }) // ends Receive
-	defer stop()
-	changed() // what happened before nobody has told
-	for {
-		_, err := c.Receive()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil && !errors.Is(err, unix.ENOBUFS) {
-			return err
-		}
-		changed() // lost events are changes too
-	}
+	return follow.NFTables(ctx, b.NetNS, changed)
 }
 
 // Queues reports whether any rule, of whatever table and family, sends packets to a queue: by

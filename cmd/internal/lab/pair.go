@@ -32,6 +32,12 @@ func (n *Network) Take(ctx context.Context, gateway *Host) error {
 	if err := gateway.IPBatch(ctx, moving("add")); err != nil {
 		return fmt.Errorf("move addresses to %s: %w", gateway.Name, err)
 	}
+	return n.Announce(ctx, gateway)
+}
+
+// Announce tells the neighbours of a gateway that it has the addresses that move, and waits until they
+// know.
+func (n *Network) Announce(ctx context.Context, gateway *Host) error {
 	if err := errors.Join(gateway.announce("lan", GatewayInside), gateway.announce("wan", GatewayPublic)); err != nil {
 		return err
 	}

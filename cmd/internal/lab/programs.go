@@ -11,6 +11,7 @@ import (
 var packages = map[string]string{
 	"conntrack":        "conntrack",
 	"etcd":             "etcd-server",
+	"etcdctl":          "etcd-client",
 	"ip":               "iproute2",
 	"iptables":         "iptables",
 	"iptables-restore": "iptables",

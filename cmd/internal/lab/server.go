@@ -45,6 +45,7 @@ type Behaviour struct {
 	Answer  func(call CallRecord, payload []byte) []byte // the payload sent back; nil result: none; nil function: the same
 	Message func(s *Session, m Message) (handled bool)   // sees a message first; true takes it from the server
 	Write   Write                                        // how its sessions write; nil is SendRaw
+	Forget  bool                                         // ended calls and what was received are not remembered
 }
 
 // Fixed returns a NextID that gives the same ID to every call.
@@ -69,6 +70,7 @@ type Server struct {
 	closed    bool
 	sessions  []*Session
 	calls     []*CallRecord
+	living    []*CallRecord // those of calls that have not ended
 	unmatched []Packet
 }
 
@@ -156,8 +158,12 @@ func (s *Server) end(se *Session) {
 	se.conn.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range s.calls {
-		c.Ended = c.Ended || c.session == se
+	s.living = slices.DeleteFunc(s.living, func(c *CallRecord) bool {
+		c.Ended = c.session == se
+		return c.Ended
+	})
+	if s.behaviour.Forget {
+		s.sessions = slices.DeleteFunc(s.sessions, func(other *Session) bool { return other == se })
 	}
 }
 
@@ -180,7 +186,9 @@ var answers = map[Type]func(s *Server, se *Session, m Message) bool{
 
 func (s *Server) answer(se *Session, m Message) bool {
 	s.mu.Lock()
-	se.received = append(se.received, m)
+	if !s.behaviour.Forget {
+		se.received = append(se.received, m)
+	}
 	s.mu.Unlock()
 	if f := s.behaviour.Message; f != nil && f(se, m) {
 		return true
@@ -222,14 +230,17 @@ func (s *Server) add(se *Session, peer pptp.CallID) *CallRecord {
 		return nil
 	}
 	call := &CallRecord{Own: s.behaviour.NextID(), Peer: peer, Remote: remote, session: se}
-	s.calls = append(s.calls, call)
+	s.living = append(s.living, call)
+	if !s.behaviour.Forget {
+		s.calls = append(s.calls, call)
+	}
 	return call
 }
 
 // find returns the oldest living call that matches; the caller holds s.mu.
 func (s *Server) find(match func(*CallRecord) bool) *CallRecord {
-	for _, c := range s.calls {
-		if !c.Ended && match(c) {
+	for _, c := range s.living {
+		if match(c) {
 			return c
 		}
 	}
@@ -241,6 +252,7 @@ func (s *Server) clear(se *Session, m Message) bool {
 	call := s.find(func(c *CallRecord) bool { return c.session == se && c.Peer == m.CallID })
 	if call != nil {
 		call.Ended = true
+		s.living = slices.DeleteFunc(s.living, func(c *CallRecord) bool { return c == call })
 	}
 	s.mu.Unlock()
 	if call == nil {
@@ -281,10 +293,14 @@ func (s *Server) record(p Packet) *CallRecord {
 	defer s.mu.Unlock()
 	call := s.find(func(c *CallRecord) bool { return c.Own == p.CallID && c.Remote == p.Src })
 	if call == nil {
-		s.unmatched = append(s.unmatched, p)
+		if !s.behaviour.Forget {
+			s.unmatched = append(s.unmatched, p)
+		}
 		return nil
 	}
-	call.Received = append(call.Received, p)
+	if !s.behaviour.Forget {
+		call.Received = append(call.Received, p)
+	}
 	return call
 }
 
@@ -336,6 +352,13 @@ func (s *Server) Calls() []CallRecord {
 		all = append(all, c.copy())
 	}
 	return all
+}
+
+// Living returns the number of calls that have not ended.
+func (s *Server) Living() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.living)
 }
 
 // Sessions returns all control connections in the order they were opened.

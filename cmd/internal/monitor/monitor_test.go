@@ -115,6 +115,7 @@ var mustAlert = map[string]string{
 	"pptpalg_fastpath_flows_without_place":      "warning",
 	"pptpalg_fastpath_packets_total":            "warning",
 	"pptpalg_calls_gre_packets_total":           "warning",
+	"pptpalg_cluster_astray_total":              "warning",
 	"pptpalg_cluster_degraded":                  "critical",
 	"pptpalg_cluster_lag_seconds":               "critical",
 	"pptpalg_cluster_members":                   "warning",

@@ -27,6 +27,16 @@ type Cluster struct {
 	LastError     string           `json:"last_error,omitempty"`
 	Members       []ClusterMember  `json:"members"`
 	Addresses     []ClusterAddress `json:"addresses"`
+	Astray        []ClusterAstray  `json:"astray,omitempty"`
+}
+
+// ClusterAstray is a control connection of another gateway of which packets pass this one.
+type ClusterAstray struct {
+	Client  string      `json:"client"`
+	Server  string      `json:"server"`
+	Address string      `json:"address"`
+	Owner   string      `json:"owner"`
+	Last    schema.Time `json:"last"` // packet
 }
 
 // ClusterMember is a gateway that is up.
@@ -39,10 +49,10 @@ type ClusterMember struct {
 
 // ClusterAddress is a public address.
 type ClusterAddress struct {
-	Address string `json:"address"`
-	Owner   string `json:"owner"` // by the shared store, "" for nobody
-	Mine    bool   `json:"mine"`  // this gateway edits its connections
-	Here    bool   `json:"here"`  // it is on an interface of this gateway, or a command has said so
+	Address string `json:"address"` // "198.51.100.1 part 1/2" for a part of it
+	Owner   string `json:"owner"`   // by the shared store, "" for nobody
+	Mine    bool   `json:"mine"`    // this gateway edits its connections
+	Here    bool   `json:"here"`    // it is on an interface of this gateway, or a command has said so
 	Calls   int    `json:"calls"`
 }
 

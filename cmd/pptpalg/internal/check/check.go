@@ -2,6 +2,7 @@ package check
 
 import (
 	"context"
+	"slices"
 
 	"pptpalg/cmd/pptpalg/internal/datapath/fast"
 	"pptpalg/rules"
@@ -14,11 +15,12 @@ type Config struct {
 	Rules     rules.Config
 	DataPath  string // who translates GRE: kernel, queue, or auto
 	Fast      fast.Config
-	Loader    string // who loads the rules, as rules/choice names them
-	Listen    string // address of the metrics, "" for none
-	WebConfig string // file with their TLS and passwords, "" for none
-	EventLog  string // file, "-" for standard output, "" for none
-	StateDir  string // directory of the daemon's socket
+	Loader    string   // who loads the rules, as rules/choice names them
+	Listen    string   // address of the metrics, "" for none
+	WebConfig string   // file with their TLS and passwords, "" for none
+	EventLog  string   // file, "-" for standard output, "" for none
+	StateDir  string   // directory of the daemon's socket
+	Cluster   *Cluster // nil: the gateway is alone
 
 	File File
 	// Set returns the command that has the daemon run with another value for a key of
@@ -40,11 +42,17 @@ type File struct {
 
 // Run carries out all checks, one after the other, in the network namespace of the
 // calling thread: a caller that has moved its thread must have locked it. It takes
-// some tenths of a second, and up to five where GRE is not translated and programs answer.
+// some tenths of a second, and up to five where GRE is not translated and programs answer; in a
+// cluster two more, which is how often the others tell the time.
 func Run(ctx context.Context, cfg Config) Findings {
 	r := newReader(ctx, cfg)
-	all := make(Findings, len(checks))
-	for i, c := range checks {
+	defer r.close()
+	todo := checks
+	if cfg.Cluster != nil {
+		todo = slices.Concat(checks, clusterChecks)
+	}
+	all := make(Findings, len(todo))
+	for i, c := range todo {
 		all[i] = c.find(r)
 	}
 	return all

@@ -157,7 +157,7 @@ func (c chain) only(s statement, w fate) statement {
 func (e event) mend(s statement) string {
 	program, table := e.base.program()
 	switch {
-	case program == "nft" || table != "mangle" && table != "raw":
+	case program == "nft" || e.base.hook == "forward" || table != "mangle" && table != "raw":
 		return e.base.at(s)
 	case e.text == "":
 		return e.base.opened()

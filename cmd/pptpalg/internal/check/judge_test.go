@@ -98,11 +98,11 @@ func TestSystemJudges(t *testing.T) {
 		{"fast path missing", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, load: "pptpalg fastpath load"}), Warning, "nothing is attached"},
 		{"fast path on one of two", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, attached: attached[:1], load: "pptpalg fastpath load"}), Warning, "not attached to wan"},
 		{"fast path", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, attached: attached}), OK, "lan by tc (no XDP: a bridge), wan by xdp (the driver takes and sends); left to the kernel: port0 (it is a port of bridge lan)"},
-		{"daemon", judgeDaemon(state{running: true}), OK, ""},
-		{"daemon without rules", judgeDaemon(state{running: true, load: "pptpalg rules load", queued: queueing{state: nowhere}}), Problem, "no rule sends"},
-		{"daemon without rules for GRE", judgeDaemon(state{running: true, load: "pptpalg rules load", queued: queueing{gre: true}}), Problem, "no rule sends it any"},
-		{"rules without daemon", judgeDaemon(state{why: "gone"}), Warning, "gone"},
-		{"neither", judgeDaemon(state{why: "gone", queued: queueing{state: nowhere}}), Warning, "gone"},
+		{"daemon", judgeDaemon(daemonState{running: true}), OK, ""},
+		{"daemon without rules", judgeDaemon(daemonState{running: true, load: "pptpalg rules load", queued: queueing{state: nowhere}}), Problem, "no rule sends"},
+		{"daemon without rules for GRE", judgeDaemon(daemonState{running: true, load: "pptpalg rules load", queued: queueing{gre: true}}), Problem, "no rule sends it any"},
+		{"rules without daemon", judgeDaemon(daemonState{why: "gone"}), Warning, "gone"},
+		{"neither", judgeDaemon(daemonState{why: "gone", queued: queueing{state: nowhere}}), Warning, "gone"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { wants(t, tt.got, tt.want, tt.found) })
@@ -531,6 +531,36 @@ func TestVRFs(t *testing.T) {
 	f := firewall{network: n}.named(fate{event: event{base: chain{hook: "forward"}}, from: "lan", to: "wan"})
 	if f.from != "tenant" || f.to != "wan" {
 		t.Errorf("from %s to %s", f.from, f.to)
+	}
+}
+
+// TestVRFsLeak: from outside of a VRF, routes lead to its device or to a member.
+func TestVRFsLeak(t *testing.T) {
+	tests := []struct{ name, from, to, routes, want string }{
+		{"by the device", "lan", "wan", `{"dst":"default","dev":"uplink"}`, "uplink"},
+		{"by the member", "lan", "wan", `{"dst":"default","dev":"wan"}`, "wan"},
+		{"by the member, in a table", "lan", "wan", `{"dst":"default","dev":"wan","table":"7"}`, "wan"},
+		{"by the member, in the VRF's table alone", "lan", "wan", `{"dst":"default","dev":"wan","table":"100"}`, "uplink"},
+		{"by the member, in the VRF's table alone, which has a name", "lan", "wan", `{"type":"local","dst":"203.0.113.1","dev":"wan","table":"isp"},{"dst":"default","dev":"wan","table":"isp"}`, "uplink"},
+		{"by the member, in another table with a name", "lan", "wan", `{"type":"local","dst":"203.0.113.1","dev":"wan","table":"isp"},{"dst":"default","dev":"wan","table":"office"}`, "wan"},
+		{"in the same VRF", "wan2", "wan", `{"dst":"default","dev":"uplink"}`, "wan"},
+		{"from another VRF by the device", "guest", "wan", `{"dst":"default","dev":"wan"},{"dst":"default","dev":"uplink","table":"200"}`, "uplink"},
+		{"from another VRF by the member", "guest", "wan", `{"dst":"default","dev":"wan","table":"200"}`, "wan"},
+		{"to what is in none", "wan", "lan", `{"dst":"10.77.0.0/24","dev":"lan","table":"100"}`, "lan"},
+	}
+	for _, tt := range tests {
+		var n network
+		err := errors.Join(n.readRoutes("["+tt.routes+"]"), n.readLinks(`[{"ifname":"lan","ifindex":2},{"ifname":"wan","ifindex":3,"master":"uplink"},
+			{"ifname":"wan2","ifindex":4,"master":"uplink"},{"ifname":"guest","ifindex":5,"master":"guests"},
+			{"ifname":"uplink","ifindex":6,"linkinfo":{"info_kind":"vrf","info_data":{"table":100}}},
+			{"ifname":"guests","ifindex":7,"linkinfo":{"info_kind":"vrf","info_data":{"table":200}}}]`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := firewall{network: n}.named(fate{event: event{base: chain{hook: "forward"}}, from: tt.from, to: tt.to})
+		if f.to != tt.want {
+			t.Errorf("%s: to %s, want %s", tt.name, f.to, tt.want)
+		}
 	}
 }
 

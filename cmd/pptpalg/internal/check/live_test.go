@@ -84,14 +84,17 @@ func setKey(t testing.TB, cfg *Config, key, value string) {
 // findIn carries out one check in a namespace, for the daemon of config.
 func findIn(t *testing.T, p *netns.Place, name string, change ...func(*Config)) Finding {
 	t.Helper()
-	i := slices.IndexFunc(checks, func(c check) bool { return c.name == name })
+	all := slices.Concat(checks, clusterChecks)
+	i := slices.IndexFunc(all, func(c check) bool { return c.name == name })
 	if i < 0 {
 		t.Fatalf("no check %s", name)
 	}
 	cfg := config(t, change...)
 	var f Finding
 	do(t, p, func() error {
-		f = checks[i].find(newReader(t.Context(), cfg))
+		r := newReader(t.Context(), cfg)
+		defer r.close()
+		f = all[i].find(r)
 		return nil
 	})
 	return f

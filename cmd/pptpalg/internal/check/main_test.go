@@ -76,6 +76,17 @@ var untried = map[string]string{
 	"the daemon does not start with its configuration: %s":                         "cmd/pptpalg has the remedy",
 	"the daemon runs, but nobody has queue %s: it was started with another number": "cmd/pptpalg has a daemon",
 	"the daemon runs and is to translate GRE, but no rule sends it any":            "cmd/pptpalg has a daemon",
+
+	"etcd does not answer: %s":                              "cmd/pptpalg has etcd",
+	"etcd has no leader: most of its members have to be up": "machines would be started",
+	"etcd's quota is used up, and it takes nothing any more: see --auto-compaction-retention and --quota-backend-bytes of etcd": "store/cluster/etcd has an etcd that is full",
+	"a write to etcd takes up to %s, which is longer than a packet waits (%v): calls are set up before others know of them":     "cmd/pptpalg has etcd",
+	"etcd does not let this gateway read below %s: %s":                                                                          "store/cluster/etcd has an etcd with roles",
+	"etcd does not let this gateway write below %s: %s":                                                                         "store/cluster/etcd has an etcd with roles",
+	"another gateway is up with the name %s: each needs a name of its own":                                                      "cmd/pptpalg has etcd",
+	"--%s is %s here, and %s on %s: all gateways need the same":                                                                 "cmd/pptpalg has etcd",
+	"the clock of %s differs from the one here by %v: gateways need the same time":                                              "this machine's clock would be set",
+	"the calls of all gateways, %d, need %d entries here, of %d: each gateway has those of all":                                 "cmd/pptpalg has etcd",
 }
 
 // gaps lists the findings that no test has provoked, and the problems whose remedy no test
@@ -142,7 +153,7 @@ func literal(e ast.Expr) string {
 }
 
 // mending are the programs that remedies begin with.
-var mending = []string{"iptables", "iptables-legacy", "nft", "sysctl", "ip", "pptpalg", "modprobe", "apt-get", "systemctl", "mkdir", "sed", "sudo", "{", "set-key", "load-rules"}
+var mending = []string{"iptables", "iptables-legacy", "nft", "sysctl", "ip", "pptpalg", "modprobe", "apt-get", "systemctl", "mkdir", "sed", "sudo", "etcdctl", "timedatectl", "{", "set-key", "load-rules"}
 
 // wantsCommand holds that a remedy is one that a shell would carry out.
 func wantsCommand(t *testing.T, f Finding) {

@@ -78,6 +78,7 @@ type host struct {
 type network struct {
 	routes    []route // in all tables but local
 	addresses []host  // of this gateway
+	locals    []route // to these, each in its table
 	rules     []ipRule
 	policies  []netlink.Message // all routing rules, as the kernel lists them
 	devs      []string          // that packets are sent by
@@ -102,6 +103,7 @@ func (n *network) readRoutes(text string) error {
 		case r.Type == "local":
 			if to.IsSingleIP() && !to.Addr().IsLoopback() {
 				n.addresses = append(n.addresses, host{to.Addr(), r.Dev})
+				n.locals = append(n.locals, route{prefix: to, dev: r.Dev, table: r.Table})
 			}
 		case r.Type == "" || r.Type == "unicast":
 			for _, dev := range r.devices() {

@@ -46,7 +46,8 @@ func (f firewall) data(all []journey) []outcome {
 // named has a fate tell of interfaces as rules of its chain know them.
 func (f firewall) named(x fate) fate {
 	if x.base.hook == "forward" {
-		x.from, x.to = f.network.routedBy(x.from), f.network.routedBy(x.to)
+		from, _ := f.network.vrfOf(x.from)
+		x.from, x.to = f.network.routedBy(x.from), f.network.routedTo(x.to, from)
 	}
 	return x
 }

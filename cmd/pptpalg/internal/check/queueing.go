@@ -106,9 +106,14 @@ func (f firewall) queuesGRE(data rules.Data) bool {
 	return false
 }
 
+// queuesAt says whether a packet has come to a chain that queues what comes there first. Packets
+// are sent as they come for the second time (observer).
 func queuesAt(p passed, hook string, data rules.Data) bool {
+	queues := func(r rule) bool {
+		return slices.ContainsFunc(r.actions, func(a action) bool { return a.name == queue && a.arg == fmt.Sprint(data.Queue) })
+	}
 	return slices.ContainsFunc(p.events, func(e event) bool {
-		return e.base.hook == hook && e.name == queue && e.arg == fmt.Sprint(data.Queue)
+		return e.base.hook == hook && slices.ContainsFunc(e.chain.rules, queues)
 	})
 }
 

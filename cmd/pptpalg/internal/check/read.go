@@ -43,6 +43,7 @@ type reader struct {
 	networkOnce  func() (network, error)
 	askedOnce    func() tracked
 	loadingOnce  func() (loading, error)
+	etcdOnce     func() asked
 	answers      func() error // nil: a daemon answers
 }
 
@@ -53,6 +54,7 @@ func newReader(ctx context.Context, cfg Config) *reader {
 	r.loadingOnce = sync.OnceValues(r.tryAll)
 	r.askedOnce = sync.OnceValue(r.askConntrack)
 	r.answers = sync.OnceValue(r.askDaemon)
+	r.etcdOnce = sync.OnceValue(r.askEtcd)
 	return r
 }
 
@@ -664,15 +666,15 @@ func (b backend) programs() []string {
 }
 
 // daemon reads whether it runs, and whether control connections come to it.
-func (r *reader) daemon() (state, error) {
+func (r *reader) daemon() (daemonState, error) {
 	f, err := r.firewall()
 	if err != nil {
-		return state{}, err
+		return daemonState{}, err
 	}
-	s := state{running: true, queued: f.queueing(r.cfg.Rules.Queue, r.cfg.Rules.Data), load: r.cfg.Load}
+	s := daemonState{running: true, queued: f.queueing(r.cfg.Rules.Queue, r.cfg.Rules.Data), load: r.cfg.Load}
 	err = r.answers()
 	if errors.Is(err, os.ErrPermission) {
-		return state{}, err
+		return daemonState{}, err
 	}
 	if err != nil {
 		s.running, s.why = false, err.Error()

@@ -1,12 +1,16 @@
 package check
 
 import (
+	"bytes"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"pptpalg/rules/iptables"
+	"pptpalg/rules/nft"
 )
 
 // What a rule does. What else it may do is of no interest.
@@ -50,6 +54,7 @@ type rule struct {
 	specific bool // it asks for the protocol or the port
 	ported   bool // it asks for the port
 	counted  bool // it has a counter, as all of iptables' have
+	opens    bool // it is the daemon's, and accepts the GRE of calls
 }
 
 func (r rule) does(actions ...string) bool {
@@ -225,6 +230,8 @@ func (o object) rule(m *meaning) rule {
 	parts := o.exprs()
 	m.read(parts)
 	r := rule{handle: n, text: fmt.Sprintf("rule with handle %d", n), asked: m.asked, actions: m.actions}
+	comments := slices.Concat(o.attrs.get(unix.NFTA_RULE_USERDATA), o.attrs.get(unix.NFTA_RULE_EXPRESSIONS)) // iptables has them in a match
+	r.opens = slices.Contains(r.actions, action{name: jump, arg: iptables.DataChain}) || bytes.Contains(comments, []byte(nft.OpenerComment))
 	r.counted = slices.ContainsFunc(parts, func(e expression) bool { return e.name == "counter" })
 	asks := func(fields ...field) bool {
 		return slices.ContainsFunc(m.asked, func(c condition) bool { return slices.Contains(fields, c.field) })
@@ -255,10 +262,11 @@ func verdict(v attributes) action {
 // which iptables does not tell of.
 var xtables = []string{"filter", "nat", "mangle", "raw", "security"}
 
-// tell has a chain be one of iptables' if that tells all of it.
+// tell has a chain be one of iptables' if that tells all of it. It tells of the daemon's rules
+// too.
 func (c *chain) tell(program string, lines map[string][]string) {
 	told, found := lines[c.home+" "+c.name]
-	foreign := slices.ContainsFunc(c.rules, func(r rule) bool { return !r.counted })
+	foreign := slices.ContainsFunc(c.rules, func(r rule) bool { return !r.counted && !r.opens })
 	if !found || foreign || len(told) != len(c.rules) || !slices.Contains(xtables, c.home) {
 		return
 	}

@@ -199,7 +199,8 @@ const (
 // question about their state, have the kernel track and translate, whatever the rules.
 const observerTable = "observer"
 
-// observer returns it. Where the daemon translates, GRE is not tracked.
+// observer returns it. Where the daemon translates, GRE is not tracked from before the daemon's
+// first chain on, as it comes from there for the second time.
 func observer(queued bool) []object {
 	at := func(name, kind string, hook uint32, prio int32, rules ...attributes) []object {
 		made := []object{newChain(unix.NFPROTO_IPV4, observerTable, name, kind, hook, prio)}
@@ -215,7 +216,7 @@ func observer(queued bool) []object {
 	state := attributes{makeExpr("ct", attr32(unix.NFTA_CT_KEY, unix.NFT_CT_STATE), attr32(unix.NFTA_CT_DREG, unix.NFT_REG_1))}
 	return slices.Concat([]object{newTable(unix.NFPROTO_IPV4, observerTable)},
 		at("arrived", "filter", unix.NF_INET_PRE_ROUTING, math.MinInt32, tracing()),
-		at("untracked", "filter", unix.NF_INET_PRE_ROUTING, conntrackPriority-1, untracked...),
+		at("untracked", "filter", unix.NF_INET_PRE_ROUTING, rawPriority-2, untracked...),
 		at(forwarded, "filter", unix.NF_INET_FORWARD, math.MinInt32),
 		at(taken, "filter", unix.NF_INET_LOCAL_IN, math.MinInt32),
 		at(gone, "filter", unix.NF_INET_POST_ROUTING, math.MaxInt32, state),
@@ -250,16 +251,20 @@ func isGRE() attributes {
 	}
 }
 
-// opens says whether the daemon's rule that accepts the GRE of calls will be in a chain.
+// opens says whether the daemon's rule that accepts the GRE of calls is still to come first in a
+// chain. Where it is there already, what others have put before it counts.
 func (s surroundings) opens(c chain) bool {
-	if !s.accepts || !s.native {
-		return s.accepts && c.home == "filter" && c.name == "FORWARD" && !c.isNFT()
+	switch {
+	case !s.accepts || slices.ContainsFunc(c.rules, func(r rule) bool { return r.opens }):
+		return false
+	case !s.native:
+		return !c.isNFT() && (c.home == "filter" && c.name == "FORWARD" || c.home == "raw" && c.name == "PREROUTING")
 	}
 	return c.hook == "forward" && c.kind == "filter" && c.prio > manglePriority && !c.ours()
 }
 
-// manglePriority is that of iptables' table mangle. The daemon opens no chains up to there.
-const manglePriority = -150
+// Priorities of iptables' tables raw and mangle. The daemon opens no chains up to mangle.
+const rawPriority, manglePriority = -300, -150
 
 // acceptsGRE is the rule of the daemon's that accepts the GRE of calls in a chain.
 func acceptsGRE(c chain) netlink.Message {

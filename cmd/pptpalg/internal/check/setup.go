@@ -226,15 +226,15 @@ func judgeEventLog(l logged) Finding {
 	return ok("%s", l.file)
 }
 
-// state is the daemon's.
-type state struct {
+// daemonState is the daemon's.
+type daemonState struct {
 	running bool
 	why     string // not
 	queued  queueing
 	load    string // the command that loads its rules
 }
 
-func judgeDaemon(s state) Finding {
+func judgeDaemon(s daemonState) Finding {
 	q := s.queued
 	switch {
 	case !s.running && q.state == nowhere:

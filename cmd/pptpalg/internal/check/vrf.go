@@ -4,11 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 )
 
 // A packet that comes by a member of a VRF passes prerouting twice, the second time with the
-// VRF's device as its interface, and that is the one that forward sees. One that is routed to the
-// device passes output and postrouting again on its way to the member. So VRFs are copied.
+// VRF's device as its interface, and that is the one that forward sees. One that is routed to a
+// VRF's device passes output and postrouting again on its way to the member. So VRFs are copied.
 
 // vrf is a VRF.
 type vrf struct {
@@ -57,6 +58,34 @@ func (n network) routedBy(dev string) string {
 	return dev
 }
 
+// routedTo is the interface by which routing sends packets to another one, from a VRF or, with
+// none, from outside of all: the VRF's device of a member, unless they are in the same VRF or a
+// route leads to the member itself.
+func (n network) routedTo(dev string, from vrf) string {
+	v, member := n.vrfOf(dev)
+	if !member || v.dev == from.dev {
+		return dev
+	}
+	leaks := func(r route) bool { return r.dev == dev && n.ofTable(r.table).dev == from.dev }
+	if slices.ContainsFunc(n.routes, leaks) {
+		return dev
+	}
+	return v.dev
+}
+
+// ofTable returns the VRF that has a table of routes. A table may have a name: then it is the one
+// with the addresses of a member.
+func (n network) ofTable(table string) vrf {
+	i := slices.IndexFunc(n.vrfs, func(v vrf) bool {
+		itsAddress := func(r route) bool { return r.table == table && slices.Contains(v.members, r.dev) }
+		return strconv.Itoa(v.table) == table || slices.ContainsFunc(n.locals, itsAddress)
+	})
+	if i < 0 {
+		return vrf{}
+	}
+	return n.vrfs[i]
+}
+
 // arriving returns the interfaces by which packets come: members in place of their VRF's device.
 func (n network) arriving(devs []string) []string {
 	var all []string
@@ -84,21 +113,16 @@ func (s surroundings) makeVRFs() []string {
 	return lines
 }
 
-// ways returns what ip is told to route packets to where they are to be tried: in each VRF by
-// its own members, elsewhere by the VRF's device.
+// ways returns what ip is told to route packets to where they are to be tried.
 func (s surroundings) ways() []string {
 	lines := []string{fmt.Sprintf("rule add priority 0 lookup %d", hostTable)}
 	if len(s.network.vrfs) > 0 {
 		lines = append([]string{"rule add priority 0 l3mdev"}, lines...) // it comes first
 	}
 	for _, h := range s.network.hosts {
-		lines = append(lines, fmt.Sprintf("route add to %v dev %s table %d", h.addr, standIn(s.network.routedBy(h.dev)), hostTable))
+		lines = append(lines, fmt.Sprintf("route add to %v dev %s table %d", h.addr, standIn(s.network.routedTo(h.dev, vrf{})), hostTable))
 		for _, v := range s.network.vrfs {
-			dev := s.network.routedBy(h.dev)
-			if dev == v.dev {
-				dev = h.dev
-			}
-			lines = append(lines, fmt.Sprintf("route replace to %v dev %s table %d", h.addr, standIn(dev), v.table))
+			lines = append(lines, fmt.Sprintf("route replace to %v dev %s table %d", h.addr, standIn(s.network.routedTo(h.dev, v)), v.table))
 		}
 	}
 	return lines

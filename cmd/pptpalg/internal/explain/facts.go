@@ -25,6 +25,8 @@ type Facts struct {
 	Unmatched   uint64  // GRE packets of all clients that visited the daemon and were no call's
 	Strays      []Stray // GRE between the ends of Connections that the kernel has now and that is no call's
 	TooBig      TooBig
+
+	Many bool // it is one of many clients that are asked about: what may concern any of them is left out
 }
 
 // TooBig are packets that the gateway has dropped because they are larger than the MTU of the

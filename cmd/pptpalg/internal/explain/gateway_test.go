@@ -80,7 +80,7 @@ func TestOver(t *testing.T) {
 	if err := r.Text(&b); err != nil {
 		t.Fatal(err)
 	}
-	if want := "from outside 198.51.100.1:4000; over, last seen at 2026-01-02T03:03:05Z (1m0s ago)\n"; !strings.Contains(b.String(), want) {
+	if want := "from outside 198.51.100.1:4000; ended, last seen at 2026-01-02T03:03:05Z (1m0s ago)\n"; !strings.Contains(b.String(), want) {
 		t.Errorf("%q is not in\n%s", want, b.String())
 	}
 }

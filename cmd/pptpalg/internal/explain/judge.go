@@ -301,7 +301,7 @@ func (j *judge) stuck(c *Call) {
 }
 
 // tooBigLately is for how long packets that were too large count as a cause.
-const tooBigLately = 10 * time.Minute
+const tooBigLately = 5 * time.Minute
 
 // greOverhead is what a PPTP packet has around what the tunnel carries: the outer IP header, the
 // GRE header with both numbers, PPP's protocol field and MPPE's header.
@@ -323,7 +323,7 @@ func (j *judge) tooBig() {
 	if least > greOverhead {
 		advice = fmt.Sprintf("set the MTU and MRU of PPP to %d or less at both ends (%d bytes less than the interface)", least-greOverhead, greOverhead)
 	}
-	j.add("mtu", fmt.Sprintf("packets are larger than the MTU and must not be fragmented (DF), so this gateway dropped %d of them, the last one at %s, with an ICMP error \"fragmentation needed\" for each%s", b.Packets, j.ago(b.Last), way),
+	j.add("mtu", fmt.Sprintf("packets are larger than the MTU and must not be fragmented (DF), so this gateway dropped %d of them, the last one at %s, with an ICMP error \"fragmentation needed\" for each (the kernel does not tell whose they were)%s", b.Packets, j.ago(b.Last), way),
 		advice+", and let ICMP errors pass: what is small works now, and what is large hangs")
 }
 

@@ -139,7 +139,7 @@ func TestJudge(t *testing.T) {
 		{"the server has stopped sending", Facts{Events: granted, Calls: stuck(true)}, "no_gre_from_server", "since 2026-01-02T03:03:45Z (20s ago) no GRE comes from the other end"},
 		{"the client has stopped sending", Facts{Events: granted, Calls: stuck(false)}, "no_gre_from_client", "since 2026-01-02T03:03:45Z (20s ago) no GRE comes from the client"},
 		{"too large", Facts{Events: granted, Calls: call(way(1), way(1)), TooBig: TooBig{Packets: 3, Last: now.Add(-time.Minute), Outside: Device{"ppp0", 1492}, Inside: Device{"lan", 1500}}}, "mtu working",
-			"dropped 3 of them, the last one at 2026-01-02T03:03:05Z (1m0s ago), with an ICMP error \"fragmentation needed\" for each: the way leads over ppp0, whose MTU is 1492 bytes"},
+			"dropped 3 of them, the last one at 2026-01-02T03:03:05Z (1m0s ago), with an ICMP error \"fragmentation needed\" for each (the kernel does not tell whose they were): the way leads over ppp0, whose MTU is 1492 bytes"},
 		{"too large once", Facts{Events: granted, Calls: call(way(1), way(1)), TooBig: TooBig{Packets: 3, Last: now.Add(-time.Hour)}}, "working", ""},
 		{"rules gone meanwhile", Facts{Events: granted, Calls: call(way(1), way(1)), Rules: RulesMissing}, "working rules_missing", ""},
 	}

@@ -53,7 +53,7 @@ func (r *Report) control(b *bytes.Buffer) {
 		fmt.Fprintf(b, "; ignored: %s", c.Reason)
 	}
 	if c.Over {
-		b.WriteString("; over")
+		b.WriteString("; ended")
 	}
 	if c.Over && !c.Last.IsZero() {
 		fmt.Fprintf(b, ", last seen at %s (%s ago)", c.Last.Format(time.RFC3339), Age(r.Now.Sub(c.Last.Time)))

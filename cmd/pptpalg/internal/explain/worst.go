@@ -13,7 +13,7 @@ import (
 // ended one.
 var worst = []string{
 	"rules_missing", "kernel_helper", "not_queued", "untranslated", "flow_missing",
-	"no_gre", "no_gre_from_server", "no_gre_from_client", "gre_without_flow", "mtu",
+	"no_gre", "no_gre_from_server", "no_gre_from_client", "gre_without_flow",
 	"server_no_answer", "server_refused_tcp", "closed_early", "not_pptp", "too_many_connections",
 	"no_public_id", "id_taken", "limit_calls", "limit_client", "limit_space", "limit_rate",
 	"server_refused", "call_refused", "start_unanswered", "call_unanswered", "bad_messages", "early_request", "call_ended",
@@ -40,6 +40,9 @@ func (r *Report) rank() int {
 	return slices.Index(worst, code)
 }
 
+// Trouble reports whether the client has trouble, now or in the last hour.
+func (r *Report) Trouble() bool { return r.rank() >= 0 }
+
 // seen is when something of the client was last seen: now, if nothing tells.
 func (r *Report) seen() time.Time {
 	if r.Control == nil || r.Control.Last.IsZero() {
@@ -48,12 +51,10 @@ func (r *Report) seen() time.Time {
 	return r.Control.Last.Time
 }
 
-// Worst leaves of reports those of clients that have trouble, the worst first, and of those that
-// are alike the latest first.
-func Worst(all []Report) []Report {
-	all = slices.DeleteFunc(all, func(r Report) bool { return r.rank() < 0 })
+// Worst sorts reports of clients that have trouble: the worst first, and of those that are alike
+// the latest first.
+func Worst(all []Report) {
 	slices.SortFunc(all, func(a, b Report) int {
 		return cmp.Or(cmp.Compare(a.rank(), b.rank()), b.seen().Compare(a.seen()), a.Client.Compare(b.Client))
 	})
-	return all
 }

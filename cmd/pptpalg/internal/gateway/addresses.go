@@ -66,8 +66,8 @@ func (g *Gateway) readdressed() (left []netip.Addr) {
 		}
 	}
 	for a := range s.here {
-		if !here[a] && !s.told[a] && (s.mine[a] || s.taking[a] != nil) {
-			left = append(left, a)
+		if !here[a] && !s.told[a] {
+			left = append(left, s.held(a)...)
 		}
 	}
 	s.here = here
@@ -77,9 +77,11 @@ func (g *Gateway) readdressed() (left []netip.Addr) {
 // arrives has the gateway own a public address that has come, unless it does. The caller holds
 // mu.
 func (g *Gateway) arrives(public netip.Addr) {
-	g.share.fresh[public] = true
-	if _, other := g.share.others[public]; other && g.share.taking[public] == nil {
-		g.acquire(public)
+	for _, place := range g.share.places(public) {
+		g.share.fresh[place] = true
+		if _, other := g.share.others[place]; other && g.share.taking[place] == nil {
+			g.acquire(place)
+		}
 	}
 }
 
@@ -131,39 +133,48 @@ func (g *Gateway) retake(public netip.Addr) {
 // returned reports whether a public address has come here, and this gateway has not taken it
 // since. The caller holds mu.
 func (s *share) returned(public netip.Addr) bool {
-	return s.fresh[public] && (s.here[public] || s.told[public])
+	return s.fresh[public] && s.isHere(public)
 }
 
 // comes reports whether a connection that another gateway owns, and of which a packet passes,
-// becomes this one's: its public address is here.
-func (g *Gateway) comes(c *calls.Connection) bool {
-	g.refresh()
+// becomes this one's: its public address is here, and if it has parts, its owner is not up. held says
+// that the packet must come again, when it is known whether the owner is.
+func (g *Gateway) comes(c *calls.Connection) (ours, held bool) {
+	g.refresh(looked)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := g.share
-	public, _ := c.Public()
-	o := s.others[public]
-	_, other := s.others[public]
+	public, _ := s.place(c)
+	o, other := s.others[public]
 	switch {
 	case !other, s.taking[public] != nil: // it became this one's meanwhile, or is about to
-		return true
-	case !s.here[public] && !s.told[public] && !o.since.IsZero():
-		g.limits.sometimes("elsewhere", func() {
-			g.log.Warn("a control connection of another gateway passes this one, which does not edit it: route both of its directions through its owner",
-				"connection", c.Original, "public", public, "owner", o.name)
-		})
-		return false
-	case o.name != "" && !s.fresh[public] && time.Since(o.since) < contested:
-		return false
+		return true, false
+	case !s.isHere(public) && !o.since.IsZero():
+		g.goesAstray(c, public, o.name)
+		return false, false
+	case !s.takes(public) && s.store.Up(o.name):
+		return false, g.goesAstray(c, public, o.name)
+	case s.takes(public) && o.name != "" && !s.fresh[public] && time.Since(o.since) < contested:
+		return false, false
 	}
 	g.acquire(public)
-	return true
+	return true, false
 }
 
-// refresh has the addresses looked at, unless they just were.
-func (g *Gateway) refresh() {
+// underWay reports whether a packet of a connection that another gateway owns was on its way here when
+// the address has gone. Unedited it would do harm, and TCP sends it again by the other gateway.
+func (g *Gateway) underWay(c *calls.Connection) bool {
+	public, _ := g.share.place(c)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	left, was := g.share.left[public]
+	return was && time.Since(left) < late
+}
+
+// refresh has the addresses looked at, unless they were since.
+func (g *Gateway) refresh(since time.Duration) {
 	g.share.looking.Lock()
-	fresh := time.Since(g.share.looked) < looked
+	fresh := time.Since(g.share.looked) < since
 	g.share.looking.Unlock()
 	if !fresh {
 		g.readdress()
@@ -177,9 +188,12 @@ func (g *Gateway) Take(public netip.Addr) error {
 		return errAlone
 	}
 	g.mu.Lock()
-	g.share.told[public], g.share.fresh[public] = true, true
-	if !g.share.mine[public] {
-		g.acquire(public)
+	g.share.told[public] = true
+	for _, place := range g.share.places(public) {
+		g.share.fresh[place] = true
+		if !g.share.mine[place] {
+			g.acquire(place)
+		}
 	}
 	g.mu.Unlock()
 	g.awaitOwners()
@@ -193,10 +207,10 @@ func (g *Gateway) Leave(public netip.Addr) error {
 	}
 	g.mu.Lock()
 	delete(g.share.told, public)
-	held := g.share.mine[public] || g.share.taking[public] != nil
+	held := g.share.held(public)
 	g.mu.Unlock()
-	if held {
-		g.depart(public)
+	for _, place := range held {
+		g.depart(place)
 	}
 	return nil
 }

@@ -37,6 +37,7 @@ type ClusterConfig struct {
 	Shared cluster.Shared
 	Member state.Member
 	Wait   time.Duration // how long a packet waits for the shared store at most
+	Share  calls.Share   // of public addresses that several gateways have at the same time
 }
 
 const (
@@ -48,9 +49,13 @@ const (
 	// contested is how long an address stays with the gateway that has taken it, although this
 	// one has it too and gets its packets.
 	contested = 2 * time.Second
+	// late is how long after an address has gone packets arrive that were on their way here.
+	late = time.Second
 	// looked is how fresh the list of addresses must be, for a packet that comes to the wrong
 	// gateway.
 	looked = 50 * time.Millisecond
+	// trusted is how fresh it must be for any packet.
+	trusted = 200 * time.Millisecond
 )
 
 // Lives of conntrack entries of control connections in seconds, until their next packet.
@@ -64,6 +69,7 @@ type share struct {
 	store   *cluster.Store
 	name    string
 	wait    time.Duration
+	part    calls.Share
 	metrics *clusterMetrics
 	whole   chan struct{} // closed when all was applied that the shared store had
 
@@ -82,8 +88,10 @@ type share struct {
 	fresh   map[netip.Addr]bool          // addresses that have come here since the store has said that they are this gateway's
 	mine    map[netip.Addr]bool          // public addresses that this gateway owns, as far as it knows
 	others  map[netip.Addr]holding       // public addresses that it does not own
+	astray  map[calls.Tuple]*astray      // connections of others of which packets pass here
 	assumed map[netip.Addr]bool          // public addresses that it owns, though the shared store has not said so
 	taking  map[netip.Addr]chan struct{} // closed when it is known who owns the address
+	left    map[netip.Addr]time.Time     // when public addresses were this gateway's last
 	leaving map[netip.Addr]int           // addresses that have gone, while what is pending there is written
 	awaited map[uint64]awaited           // calls of the journal of which the shared store has not told, by number
 	over    map[uint64]bool              // calls that are over, by the journal
@@ -110,15 +118,15 @@ func (g *Gateway) joinCluster(own store.Store) store.Store {
 	if cfg == nil {
 		return own
 	}
-	g.table.SetSlot(unjoined(cfg.Member.Name), calls.Share{})
+	g.table.SetSlot(unjoined(cfg.Member.Name), cfg.Share)
 	g.share = &share{
-		name: cfg.Member.Name, wait: cfg.Wait, metrics: g.clusterMetrics, whole: make(chan struct{}), chores: newChores(), slots: make(chan int, 16),
+		name: cfg.Member.Name, wait: cfg.Wait, part: cfg.Share, astray: make(map[calls.Tuple]*astray), metrics: g.clusterMetrics, whole: make(chan struct{}), chores: newChores(), slots: make(chan int, 16),
 		here: make(map[netip.Addr]bool), told: make(map[netip.Addr]bool), fresh: make(map[netip.Addr]bool), mine: make(map[netip.Addr]bool),
-		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}), leaving: make(map[netip.Addr]int), assumed: make(map[netip.Addr]bool),
+		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}), leaving: make(map[netip.Addr]int), left: make(map[netip.Addr]time.Time), assumed: make(map[netip.Addr]bool),
 		awaited: make(map[uint64]awaited), over: make(map[uint64]bool), began: time.Now(), hand: g.handAll,
 	}
 	g.share.store = cluster.New(own, cfg.Shared, cluster.Config{
-		Member: cfg.Member, Seat: lastSlot(g.cfg.StateDir, cfg.Member.Name) + 1, Wait: cfg.Wait, Rest: g.cfg.Table.Rest, Apply: g.follow, Joined: g.joined, Waited: g.share.waited, Log: g.log,
+		Member: cfg.Member, Of: cfg.Share.Of, Seat: lastSlot(g.cfg.StateDir, cfg.Member.Name) + 1, Wait: cfg.Wait, Rest: g.cfg.Table.Rest, Apply: g.follow, Joined: g.joined, Waited: g.share.waited, Log: g.log,
 	})
 	g.editor.Owned(g.owns)
 	return g.share.store
@@ -140,7 +148,7 @@ func (g *Gateway) joined(slot int) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.table.SetSlot(uint8(slot)+1, calls.Share{})
+	g.table.SetSlot(uint8(slot)+1, g.share.part)
 }
 
 // runCluster is the gateway's part in the cluster until ctx is done.
@@ -190,7 +198,13 @@ func (s *share) ready(now time.Time) error {
 	if !s.isWhole() && now.Sub(s.began) <= aloneTime {
 		return errNotWhole
 	}
-	return mayTake(s.store.Status())
+	st := s.store.Status()
+	for _, m := range st.Members {
+		if err := s.unlike(&m); err != nil {
+			return err
+		}
+	}
+	return mayTake(st)
 }
 
 // mayTake returns nil if a gateway may get addresses, as far as the shared store goes. One that does
@@ -215,7 +229,7 @@ var (
 // owns reports whether a connection that NAT translates is this gateway's: no other one owns
 // its public address. The caller holds mu.
 func (g *Gateway) owns(c calls.Connection) bool {
-	public, _ := c.Public()
+	public, _ := g.share.place(&c)
 	_, other := g.share.others[public]
 	return !other
 }
@@ -227,7 +241,7 @@ func (g *Gateway) acquires(c *calls.Connection) bool {
 	if g.share == nil {
 		return false
 	}
-	public, shared := c.Public()
+	public, shared := g.share.place(c)
 	if !shared || !g.owns(*c) || g.share.mine[public] {
 		return false
 	}
@@ -275,7 +289,7 @@ func (g *Gateway) assume(public netip.Addr) {
 	pending := g.share.taking[public] != nil
 	g.mu.Unlock()
 	if pending {
-		g.log.Warn("the shared store does not say who owns the public address: this gateway goes on with its calls", "public", public)
+		g.log.Warn("the shared store does not say who owns the public address: this gateway goes on with its calls", "public", state.NameOf(public))
 		g.own(public, "")
 		g.mu.Lock()
 		g.share.assumed[public] = true
@@ -319,8 +333,14 @@ func (g *Gateway) offers(c *state.Change) bool {
 	case c.Kind == state.Gone:
 		return g.editor.Has(&r.Connection, r.Number)
 	default:
-		return !g.table.Opens(r.Number)
+		return !g.ours(r)
 	}
+}
+
+// ours reports whether a call below a public address that this gateway owns is its own: it gave the
+// number, or has the call of a former owner already. The caller holds mu.
+func (g *Gateway) ours(r *calls.Record) bool {
+	return g.table.Opens(r.Number) || g.editor.Has(&r.Connection, r.Number)
 }
 
 // acquire has this gateway own a public address as soon as all is known that its former owner
@@ -404,6 +424,9 @@ func (g *Gateway) begin(public netip.Addr, former string) {
 // yield has another gateway own a public address from now on. The caller holds order.
 func (g *Gateway) yield(public netip.Addr, owner string) {
 	g.mu.Lock()
+	if g.share.mine[public] {
+		g.share.left[public] = time.Now()
+	}
 	delete(g.share.mine, public)
 	delete(g.share.assumed, public)
 	g.share.others[public] = holding{owner, time.Now()}
@@ -428,7 +451,10 @@ type handing struct {
 // now on, or another one does. No audit, and nothing that others say of their calls, may come
 // between. The caller holds order and mu.
 func (g *Gateway) handOver(public netip.Addr, mine bool, other string) {
-	h := &handing{public: public, mine: mine, other: other, walk: g.editor.Handover(public)}
+	h := &handing{public: public, mine: mine, other: other, walk: g.editor.Handover(func(c *calls.Connection) bool {
+		p, shared := g.share.place(c)
+		return shared && p == public
+	})}
 	g.share.later(func() bool { return g.handSome(h) })
 }
 
@@ -491,12 +517,12 @@ func (g *Gateway) handed(h *handing) {
 	switch {
 	case len(h.moved) == 0:
 	case h.mine:
-		g.log.Info("this gateway owns the public address and its calls from now on", "public", h.public, "connections", len(h.moved))
+		g.log.Info("this gateway owns the public address and its calls from now on", "public", state.NameOf(h.public), "connections", len(h.moved))
 		if h.other != g.share.name {
 			g.share.metrics.takeovers.Inc()
 		}
 	default:
-		g.log.Info("this gateway follows the calls of the public address from now on", "public", h.public, "owner", h.other, "connections", len(h.moved))
+		g.log.Info("this gateway follows the calls of the public address from now on", "public", state.NameOf(h.public), "owner", h.other, "connections", len(h.moved))
 		g.rewrite() // the journal has this gateway's calls alone
 	}
 }
@@ -628,7 +654,7 @@ func (e *entries) end(c calls.Connection) {
 // followCall puts a call of another gateway on record. The caller holds mu.
 func (g *Gateway) followCall(c *state.Change, e *entries, now time.Time) {
 	number := c.Call.Record.Number
-	if c.Offered && c.Kind == state.Kept && g.table.Opens(number) {
+	if c.Offered && c.Kind == state.Kept && g.ours(&c.Call.Record) {
 		return
 	}
 	if g.knowsBetter(c) {
@@ -743,7 +769,7 @@ func (g *Gateway) confirm() {
 	}
 	g.forgetAll(stale)
 	for _, c := range s.kept {
-		public, _ := c.Public()
+		public, _ := s.place(&c)
 		if o := s.others[public]; o.name != "" && s.taking[public] == nil && g.editor.Follows(&c) {
 			g.renewFollowed(public, []calls.Connection{c})
 		}
@@ -761,13 +787,13 @@ func (g *Gateway) await(contents *store.Contents) {
 	defer g.mu.Unlock()
 	for i := range contents.Calls {
 		r := &contents.Calls[i]
-		public, shared := r.Connection.Public()
+		public, shared := s.place(&r.Connection)
 		if !shared {
 			continue
 		}
 		if _, known := s.others[public]; !known {
 			s.others[public] = holding{}
-			if s.here[public] {
+			if s.isHere(public) && s.takes(public) {
 				g.acquire(public)
 			}
 		}
@@ -779,6 +805,35 @@ func (g *Gateway) await(contents *store.Contents) {
 	for _, over := range contents.Gone {
 		s.over[over.Record.Number] = true
 	}
+}
+
+// restoreShared has the shared store know what it lacks of this gateway's calls, if it does.
+func (g *Gateway) restoreShared() {
+	g.lockHanded()
+	defer g.order.Unlock()
+	r := g.share.store.Repair()
+	if r == nil {
+		return
+	}
+	g.mu.Lock()
+	walk := g.editor.Copy()
+	g.mu.Unlock()
+	var some []calls.Record
+	for more := true; more; {
+		g.mu.Lock()
+		some, more = walk.Next(slice, some[:0])
+		g.mu.Unlock()
+		r.Have(some, time.Now())
+		g.order.Unlock() // packets get their turn
+		g.lockHanded()
+	}
+	var resting []calls.Resting
+	if r.Rests() {
+		g.mu.Lock()
+		resting = g.table.Resting()
+		g.mu.Unlock()
+	}
+	r.End(resting, time.Now())
 }
 
 // followAgain makes the entries anew of connections of other gateways.

@@ -13,6 +13,7 @@ type clusterMetrics struct {
 	commit    prometheus.Histogram
 	takeovers prometheus.Counter
 	refused   prometheus.Counter
+	astray    prometheus.Counter
 }
 
 // registerCluster registers them, if the gateway is in a cluster.
@@ -28,9 +29,10 @@ func (g *Gateway) registerCluster(reg prometheus.Registerer) {
 		}),
 		takeovers: counter("cluster_takeovers_total", "Times that this gateway took over calls of a public address from another one."),
 		refused:   counter("cluster_follow_refused_total", "Calls of other gateways that were not followed, because a call of this one has their place."),
+		astray:    counter("cluster_astray_total", "Control connections of other gateways of which packets passed this one, which does not edit them."),
 	}
 	g.clusterMetrics = m
-	reg.MustRegister(m.commit, m.takeovers, m.refused)
+	reg.MustRegister(m.commit, m.takeovers, m.refused, m.astray)
 	for _, one := range []struct {
 		name, help string
 		of         func(*cluster.Status) float64

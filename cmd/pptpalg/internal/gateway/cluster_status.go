@@ -3,6 +3,7 @@ package gateway
 import (
 	"maps"
 	"net/netip"
+	"time"
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/store/cluster"
@@ -13,7 +14,8 @@ type ClusterStatus struct {
 	Name      string
 	Whole     bool // all was applied once that the shared store had
 	Store     cluster.Status
-	Addresses map[netip.Addr]PublicAddress
+	Addresses map[netip.Addr]PublicAddress // or parts of them: see state.PartOf
+	Astray    []Astray
 }
 
 // PublicAddress is a public address of a cluster.
@@ -36,7 +38,7 @@ func (g *Gateway) Cluster() ClusterStatus {
 		st.Addresses[public] = PublicAddress{Owner: h.Owner.Name}
 	}
 	for _, v := range g.views() {
-		if public, shared := publicOf(&v); shared {
+		if public, shared := s.placeOf(&v); shared {
 			a := st.Addresses[public]
 			a.Calls++
 			st.Addresses[public] = a
@@ -44,6 +46,7 @@ func (g *Gateway) Cluster() ClusterStatus {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	st.Astray = s.strayed(time.Now())
 	for public := range s.mine {
 		if _, known := st.Addresses[public]; !known { // the store does not have it yet
 			st.Addresses[public] = PublicAddress{}
@@ -51,24 +54,15 @@ func (g *Gateway) Cluster() ClusterStatus {
 	}
 	for public, a := range st.Addresses {
 		_, other := s.others[public]
-		a.Mine, a.Here = s.mine[public] && !other, s.here[public] || s.told[public]
+		a.Mine, a.Here = s.mine[public] && !other, s.isHere(public)
 		st.Addresses[public] = a
 	}
 	return st
 }
 
-// publicOf returns the public address of a call: see calls.Connection.Public.
-func publicOf(v *calls.View) (public netip.Addr, shared bool) {
-	ends := []*calls.Party{&v.PNS, &v.PAC}
-	if v.PNS.Address != v.Control.Src.Addr() {
-		ends[0], ends[1] = ends[1], ends[0]
-	}
-	for _, p := range ends {
-		if p.Translated() {
-			return p.Endpoint.Public, true
-		}
-	}
-	return netip.Addr{}, false
+// placeOf returns the part of its public address that a call is of.
+func (s *share) placeOf(v *calls.View) (netip.Addr, bool) {
+	return s.place(&calls.Connection{Original: v.Control, Reply: v.Reply})
 }
 
 // Owners returns a function that says which gateway owns a call, and whether that is this
@@ -78,7 +72,7 @@ func (g *Gateway) Owners() func(*calls.View) (owner string, here bool) {
 	others := maps.Clone(g.share.others)
 	g.mu.Unlock()
 	return func(v *calls.View) (string, bool) {
-		public, shared := publicOf(v)
+		public, shared := g.share.placeOf(v)
 		o, other := others[public]
 		switch {
 		case !shared || !other:

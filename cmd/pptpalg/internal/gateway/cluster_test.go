@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -184,6 +185,7 @@ type site struct {
 	t     testing.TB
 	store *memory.Memory
 	wait  time.Duration // of its gateways
+	parts uint8         // of public addresses, of which gateway a has the first; 0 for one
 }
 
 // member is a gateway of a cluster, without a queue.
@@ -197,7 +199,7 @@ type member struct {
 	stop   func()
 }
 
-func newSite(t testing.TB) *site { return &site{t, memory.New(), testWait} }
+func newSite(t testing.TB) *site { return &site{t, memory.New(), testWait, 0} }
 
 const testWait = 2 * time.Second // that nobody waits for in vain unless he is to
 
@@ -213,9 +215,15 @@ func (s *site) startWith(name, dir string, k *clusterKernel, faults memory.Fault
 	lives++
 	m := &member{t: s.t, name: name, dir: dir, kernel: k, link: s.store.Open()}
 	m.link.Set(faults)
+	var share calls.Share
+	var part string
+	if s.parts > 0 {
+		share = calls.Share{Of: s.parts, Mine: name[0] - 'a'}
+		part = fmt.Sprintf("%d/%d", share.Mine+1, share.Of)
+	}
 	cfg := Config{
 		DataPath: datapath.Kernel, Ports: []uint16{1723}, StateDir: dir, Table: calls.DefaultConfig(), Connections: 10,
-		Cluster: &ClusterConfig{Shared: m.link, Member: state.Member{Name: name, Life: lives}, Wait: s.wait},
+		Cluster: &ClusterConfig{Shared: m.link, Member: state.Member{Name: name, Life: lives, Share: part}, Wait: s.wait, Share: share},
 	}
 	g := newGateway(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	g.kernel, g.lister, g.viewer, g.listener = k, k, k, new(fakeEvents)
@@ -462,6 +470,55 @@ func TestWrongGateway(t *testing.T) {
 	}
 	if n := testutil.ToFloat64(b.metrics.series(ending{alg.Accept, alg.Elsewhere})); n != 5 {
 		t.Errorf("%v packets are counted", n)
+	}
+}
+
+// TestLatePacket: a packet that was on its way to a gateway when the address has gone does not pass
+// unedited. It comes again by the other one.
+func TestLatePacket(t *testing.T) {
+	_, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	v := a.dial(2, publicP)
+	public := ownID(pptp.OutgoingCallRequest, v.say(a, calls.Initiator, pptp.OutgoingCallRequest, 7, 0, 0))
+	b.until("follows", b.knows(v, calls.Requested))
+	a.has()
+	a.until("follows", func() bool { return !a.mine(publicP) })
+	b.has(publicP)
+	b.until("owns the address", func() bool { return b.mine(publicP) })
+	a.mu.Lock()
+	a.share.left[publicP] = time.Now().Add(time.Hour) // however long this has taken
+	a.mu.Unlock()
+	if got := v.say(a, calls.Responder, pptp.OutgoingCallReply, 10, public, 1); got != nil {
+		t.Errorf("a lets the reply to call %d pass", peerID(pptp.OutgoingCallReply, got))
+	}
+	if got := peerID(pptp.OutgoingCallReply, v.say(b, calls.Responder, pptp.OutgoingCallReply, 10, public, 1)); got != 7 {
+		t.Errorf("b lets the reply to call %d pass", got)
+	}
+	a.mu.Lock()
+	a.share.left[publicP] = time.Now().Add(-late)
+	a.mu.Unlock()
+	if got := w.say(a, calls.Initiator, pptp.EchoRequest, 0, 0, 0); got == nil {
+		t.Error("a packet on the wrong way is dropped for ever")
+	}
+}
+
+// TestSlept: a gateway that has slept while its address has gone edits nothing before it knows.
+func TestSlept(t *testing.T) {
+	_, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	a.kernel.locked(func() { a.kernel.addrs = nil }) // nobody tells it
+	b.has(publicP)
+	a.share.looking.Lock()
+	a.share.looked = time.Now().Add(-time.Hour)
+	a.share.looking.Unlock()
+	if got := w.say(a, calls.Initiator, pptp.OutgoingCallRequest, 8, 0, 0); got != nil {
+		t.Errorf("a request passes as call %d", ownID(pptp.OutgoingCallRequest, got))
+	}
+	if a.mine(publicP) {
+		t.Error("the address is still a's")
 	}
 }
 
@@ -907,6 +964,28 @@ func TestOrphansLater(t *testing.T) {
 	}
 }
 
+// TestEndedMeanwhile: a call of another gateway has ended while a gateway had no daemon, so long ago that
+// nobody knows of it. Its entries are no orphans of the next daemon: they would stand in the way of the call
+// that gets its public ID.
+func TestEndedMeanwhile(t *testing.T) {
+	s, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	b.stop()
+	b.kernel.locked(func() {
+		for f := range maps.Clone(b.kernel.flows) {
+			f.Key, f.NewKey = f.Key+100, f.NewKey+100
+			b.kernel.flows[f] = true
+		}
+	})
+	again := s.start("b", t.TempDir(), b.kernel)
+	again.until("has what there is", func() bool { return again.knows(w, calls.Established)() && again.kernel.count() == 2 })
+	if n := again.orphans.count.Load(); n != 0 || len(again.Calls()) != 1 {
+		t.Errorf("%d orphans, %d calls", n, len(again.Calls()))
+	}
+}
+
 // TestNewcomerLetsRest: the public IDs of calls that were over before a gateway came rest there too,
 // also if the shared store has lost all its data meanwhile, and the call was another gateway's.
 func TestNewcomerLetsRest(t *testing.T) {
@@ -945,6 +1024,32 @@ func TestNewcomerLetsRest(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOwnWritesAreNoOffers: a gateway that starts when the shared store has lost its data writes the calls
+// that it has from a former owner. When it hears of that, it is not as if somebody offered them.
+func TestOwnWritesAreNoOffers(t *testing.T) {
+	s, a, b := pair(t)
+	w := a.dial(1, publicP)
+	public := w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	a.stop()
+	b.has(publicP)
+	v := b.dial(2, publicP)
+	v.setUp(b, 7, 10)
+	b.stop()
+	s.store.Restore(memory.Backup{})
+	again := s.start("b", b.dir, b.kernel)
+	again.until("has written all", func() bool {
+		again.shrink()
+		st := again.share.store.Status()
+		return !st.Degraded && st.Pending == 0 && st.Followed == 2 && st.Revision == st.Latest
+	})
+	again.until("has done its chores", again.idle)
+	if n := testutil.ToFloat64(again.share.metrics.takeovers); n > 1 || !again.mine(publicP) {
+		t.Errorf("the address was given up: it was taken %v times", n)
+	}
+	w.clears(again, 7, public)
 }
 
 // TestRestReloaded: how long an ID rests is changed while the gateway runs. The other gateways can see it.

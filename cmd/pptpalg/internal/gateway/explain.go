@@ -43,14 +43,18 @@ func (g *Gateway) ExplainAll(ctx context.Context) ([]explain.Report, error) {
 		clients[client] = struct{}{}
 	}
 	k.index()
+	k.Many = true
 	var all []explain.Report
 	for client := range clients {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		all = append(all, explain.New(g.facts(k, client)))
+		if r := explain.New(g.facts(k, client)); r.Trouble() {
+			all = append(all, r)
+		}
 	}
-	return explain.Worst(all), nil
+	explain.Worst(all)
+	return all, nil
 }
 
 // knowledge is what the daemon and the kernel know of all clients at a time.

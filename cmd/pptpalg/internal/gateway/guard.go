@@ -62,7 +62,7 @@ func (q *quarrel) loaded(now time.Time) { q.had = now }
 
 // errRules are why the daemon is not ready without its rules.
 var (
-	errRulesLost  = errors.New("the firewall rules are missing: another program has removed or changed them; new calls are not edited")
+	errRulesLost  = errors.New("the firewall rules are missing: another program has removed or changed them, or put others before them; new calls are not edited")
 	errRulesKept  = errors.New("the firewall rules are missing: another program keeps removing them, and they are loaded again after a pause; new calls are not edited")
 	errRulesNever = errors.New("no firewall rule sends control connections to the daemon's queue (--rules none); new calls are not edited")
 )
@@ -201,7 +201,7 @@ func (g *Gateway) rulesGone(now time.Time) {
 		why = errRulesKept
 		g.log.Error("firewall rules are missing: another program keeps removing them; find out which, or have it load them (--rules none)", "loaded_again_in", pause, "times", g.guard.quarrel.row)
 	default:
-		g.log.Warn("firewall rules are missing: another program has removed or changed them")
+		g.log.Warn("firewall rules are missing: another program has removed or changed them, or put others before them")
 	}
 	g.guard.missing.Store(&why)
 }

@@ -46,6 +46,14 @@ func (m *member) followed() int {
 	return m.table.Followed()
 }
 
+// idle reports whether no entries are left to be changed.
+func (m *member) idle() bool {
+	c := m.share.chores
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.all) == 0
+}
+
 // TestHandoverInSlices: connections change hands some at a time, so that packets pass between.
 func TestHandoverInSlices(t *testing.T) {
 	const many = 3*handSlice + 10
@@ -110,8 +118,9 @@ func TestDepartureHoldsNobodyUp(t *testing.T) {
 	}
 }
 
-// BenchmarkHandover: 100,000 calls change hands, and come back. It reports how long a packet of
-// another address waits at the most meanwhile.
+// BenchmarkHandover: 100,000 calls change hands, and come back; are audited and written down as this
+// gateway's; and written again when the shared store has lost its data. It reports how long a packet of another
+// address waits at the most meanwhile.
 func BenchmarkHandover(b *testing.B) {
 	const many = 100_000
 	for b.Loop() {
@@ -124,20 +133,42 @@ func BenchmarkHandover(b *testing.B) {
 		w := a.dial(1, publicP)
 		w.setUp(a, 7, 9)
 		b.StartTimer()
+		hand := func(do func(netip.Addr, string)) func() {
+			return func() {
+				a.order.Lock()
+				do(publicQ, "z")
+				a.order.Unlock()
+				a.handAll()
+			}
+		}
 		for _, step := range []struct {
 			name string
 			do   func()
 		}{
-			{"own", func() { a.own(publicQ, "z") }},
-			{"yield", func() { a.yield(publicQ, "z") }},
+			{"own", hand(a.own)},
+			{"audit", a.compare},
+			{"rewrite", func() {
+				a.lockHanded()
+				a.rewrite()
+				a.order.Unlock()
+			}},
+			{"restored", func() {
+				a.share.store.Claim(publicQ)
+				s.store.Restore(memory.Backup{})
+				a.until("is not degraded", func() bool {
+					a.shrink()
+					st := a.share.store.Status()
+					return st.Reloads > 1 && !st.Degraded && st.Pending == 0 && st.Joined
+				})
+			}},
+			{"yield", hand(a.yield)},
+			{"audit-followed", a.compare},
 		} {
+			a.until("has done its chores", a.idle)
 			var done atomic.Bool
 			go func() {
-				a.order.Lock()
+				defer done.Store(true)
 				step.do()
-				a.order.Unlock()
-				a.handAll()
-				done.Store(true)
 			}()
 			began, longest := time.Now(), time.Duration(0)
 			for !done.Load() {

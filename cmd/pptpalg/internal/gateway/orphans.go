@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -49,7 +50,9 @@ func (g *Gateway) adopt() {
 	defer g.order.Unlock()
 	g.mu.Lock()
 	unknown := g.unknown(entries)
+	stale := g.stale(unknown)
 	g.mu.Unlock()
+	g.refused(stale, g.kernel.ApplyLate(stale))
 	if g.ready.Load() {
 		maps.DeleteFunc(unknown, func(f calls.Flow, _ calls.Traffic) bool { return !g.present(f) })
 	}
@@ -70,6 +73,25 @@ func (g *Gateway) adopt() {
 	g.orphans.add(unknown, g.table, now)
 	g.log.Warn("the kernel translates for calls that the journal does not know: they are taken up where it is plain whose they are, and else their public Call IDs are reserved",
 		"taken_up", len(taken), "reserved_entries", len(unknown))
+}
+
+// stale takes out of the flows that nobody knows those of public addresses that other gateways own, and
+// returns that they are to be removed: the shared store has all calls of these, and those of the flows
+// have ended while no daemon was here. The caller holds mu.
+func (g *Gateway) stale(unknown datapath.Flows) (left []calls.Event) {
+	if g.share == nil {
+		return nil
+	}
+	foreign := func(public netip.Addr) bool {
+		return g.share.others[public].name != "" && g.share.taking[public] == nil
+	}
+	for f := range unknown {
+		if foreign(f.Dst) || foreign(f.NewSrc) {
+			delete(unknown, f)
+			left = append(left, calls.Event{Kind: calls.Remove, Flow: f})
+		}
+	}
+	return left
 }
 
 // entries lists the flows that the kernel has entries for, and the control connections. A list

@@ -108,9 +108,22 @@ func (g *Gateway) editOwned(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
 	if g.share == nil {
 		return g.edit(seg, p)
 	}
+	if g.turn.packets == 1 {
+		g.refresh(trusted) // a daemon that has slept may have lost an address without a word
+	}
 	out := g.editKnown(seg, p)
-	if g.turn.unclaimed || out.Reason == alg.Elsewhere && g.comes(&g.turn.elsewhere) {
+	if g.turn.unclaimed {
 		return g.editKnown(seg, p)
+	}
+	if out.Reason != alg.Elsewhere {
+		return out
+	}
+	ours, held := g.comes(&g.turn.elsewhere)
+	switch {
+	case ours:
+		return g.editKnown(seg, p)
+	case g.underWay(&g.turn.elsewhere), held && len(seg.Payload()) > 0:
+		out.Verdict = alg.Drop // it comes again
 	}
 	return out
 }

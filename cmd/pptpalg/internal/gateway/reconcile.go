@@ -438,12 +438,16 @@ func (g *Gateway) records(c *alg.Audit) []calls.Record {
 	return records
 }
 
-// shrink has the store forget what has ended, if that is most of it.
+// shrink has the store forget what has ended, if that is most of it, and has the shared one know what
+// it lacks.
 func (g *Gateway) shrink() {
 	g.lockHanded()
-	defer g.order.Unlock()
 	if g.store.Overgrown() {
 		g.rewrite()
+	}
+	g.order.Unlock()
+	if g.share != nil {
+		g.restoreShared()
 	}
 }
 

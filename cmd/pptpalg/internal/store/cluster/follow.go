@@ -46,6 +46,7 @@ func (s *Store) loadAll(ctx context.Context) error {
 		s.counts.reloads++
 		s.loading = true
 		if changes, restored = s.mirror.Begin(mark, roster); restored {
+			s.moved++
 			s.writer.Restored()
 		}
 		return s.owned(changes)
@@ -114,10 +115,11 @@ func (s *Store) owned(changes []state.Change) []state.Change {
 		if c.Kind != state.Owned {
 			continue
 		}
+		s.moved++
 		holding := s.mirror.Owner(c.Public)
 		signal(s.more) // there may be something to offer
 		if s.writer.Saw(c.Public, holding.Owner, holding.Revision) {
-			s.cfg.Log.Warn("another gateway has taken the public address: its calls are followed from now on", "public", c.Public, "owner", c.Owner)
+			s.cfg.Log.Warn("another gateway has taken the public address: its calls are followed from now on", "public", state.NameOf(c.Public), "owner", c.Owner)
 		}
 		if c.From.Is(s.me()) && !c.Mine {
 			s.writer.Lost(c.Public)
@@ -143,6 +145,11 @@ func (s *Store) apply(find func() []state.Change) {
 	s.hears(time.Now())
 	s.evict()
 	s.counts.applied += uint64(len(changes))
+	for i := range changes {
+		if c := &changes[i]; c.Kind != state.Owned {
+			s.said(state.CallKey{Public: c.Public, Number: c.Call.Record.Number})
+		}
+	}
 	s.applies = len(changes) > 0
 	s.mu.Unlock()
 	for chunk := range slices.Chunk(changes, mostChanges) {

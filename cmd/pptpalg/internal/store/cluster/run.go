@@ -150,6 +150,9 @@ func (s *Store) done(work state.Work, mark state.Mark, err error) {
 	s.late = false
 	dropped := s.writer.Dropped()
 	s.mirror.Doubt(dropped...)
+	if result.Restored || len(result.Lost) > 0 {
+		s.moved++
+	}
 	s.counts.commits++
 	if err == nil {
 		s.knows(mark)
@@ -166,7 +169,7 @@ func (s *Store) done(work state.Work, mark state.Mark, err error) {
 	}
 	s.tell(was, is, err)
 	for _, public := range result.Lost {
-		s.cfg.Log.Warn("another gateway has taken the public address: its calls are followed from now on", "public", public)
+		s.cfg.Log.Warn("another gateway has taken the public address: its calls are followed from now on", "public", state.NameOf(public))
 	}
 }
 
@@ -236,7 +239,8 @@ func (s *Store) beat(ctx context.Context) {
 func (s *Store) had() state.Transaction {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return state.Transaction{Puts: []state.Put{{Key: state.SlotKey(s.slot), Value: []byte(s.cfg.Member.Name)}}}
+	beat := state.Beat{Name: s.cfg.Member.Name, At: time.Now()}
+	return state.Transaction{Puts: []state.Put{{Key: state.SlotKey(s.slot), Value: beat.Encode()}}}
 }
 
 // knows takes note of a revision that the watch is to tell. The caller holds mu.

@@ -16,11 +16,12 @@ import (
 // Config is what a gateway wants of its store. Apply, Joined and Waited may be nil.
 type Config struct {
 	Member state.Member  // this gateway; its slot is found when it joins
+	Of     uint8         // how many parts public addresses have; 0 for one
 	Seat   int           // the slot that it had last, plus 1; 0 for none that is known
 	Wait   time.Duration // for the shared store, at most; 0 means 250 ms
 	Rest   time.Duration // how long a public ID rests
 	// Apply takes in what others have done, in order, from one goroutine. The store holds no
-	// lock meanwhile. Nobody calls Rewrite while a call of Apply alters the call table.
+	// lock meanwhile. Nobody calls Repair's methods while a call of Apply alters the call table.
 	Apply func(Batch)
 	// Joined is told the slot that the gateway has from now on. It is another one than before
 	// only if another gateway has taken that meanwhile.
@@ -77,6 +78,8 @@ type Store struct {
 	latest  state.Mark // the latest revision that this gateway has written
 	behind  time.Time  // since when the watch has not told of it; zero if it has
 	deaf    bool       // the watch has ended, and has told nothing since
+	repair  *Repair    // under way; nil for none
+	moved   uint64     // counts when public addresses change hands
 	counts  counts
 }
 
@@ -116,6 +119,7 @@ func New(local store.Store, shared Shared, cfg Config) *Store {
 // has written was applied before. While the shared store does not answer, that does not come.
 func (s *Store) Claim(public netip.Addr) {
 	s.mu.Lock()
+	s.moved++
 	s.writer.Claim(public, s.mirror.Owner(public).Revision)
 	s.mu.Unlock()
 	signal(s.more)
@@ -171,6 +175,7 @@ func (s *Store) owes(public netip.Addr) bool {
 func (s *Store) Yield(public netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.moved++
 	s.writer.Yield(public)
 	if dropped := s.writer.Dropped(); len(dropped) > 0 {
 		s.mirror.Doubt(dropped...)
@@ -203,7 +208,11 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait bool) {
 	defer s.mu.Unlock()
 	for i := range events {
 		if e := &events[i]; e.OfCall() && e.Kind != calls.TakenOver {
-			c := state.Call{Record: e.Call, Gone: e.Kind == calls.Gone, At: now}
+			c := s.call(&e.Call)
+			c.Gone, c.At = e.Kind == calls.Gone, now
+			if key, translated := c.Key(); translated {
+				s.said(key)
+			}
 			s.doubt(e)
 			wait = s.writer.Add(&c, waitsFor(e.Kind), time.Now()) || wait
 		}
@@ -217,7 +226,7 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait bool) {
 // doubt takes note of what a packet has done to a call of another gateway, because this one
 // does not know yet that it has lost the public address.
 func (s *Store) doubt(e *calls.Event) {
-	public, translated := state.PublicOf(&e.Call.Connection)
+	public, translated := s.place(&e.Call.Connection)
 	if translated && waitsFor(e.Kind) && !s.writer.Claimed(public) && s.mirror.Owner(public) != (state.Holding{}) {
 		s.mirror.Doubt(state.CallKey{Public: public, Number: e.Call.Number})
 	}
@@ -250,76 +259,41 @@ func (s *Store) waiting(over bool) bool {
 	return waits
 }
 
-// Rewrite replaces what the journal remembers. If the shared store lacks something, what it
-// has of this gateway's public addresses becomes the same.
+// Rewrite replaces what the journal remembers.
 func (s *Store) Rewrite(all []calls.Record, resting []calls.Resting) error {
-	err := s.local.Rewrite(all, resting)
+	return s.local.Rewrite(all, resting)
+}
+
+// place returns the part of its public address that a connection is of.
+func (s *Store) place(c *calls.Connection) (netip.Addr, bool) { return state.PlaceOf(c, s.cfg.Of) }
+
+// call returns a call as it is to be written.
+func (s *Store) call(r *calls.Record) state.Call {
+	c := state.Call{Record: *r}
+	if s.cfg.Of > 1 {
+		c.Place, _ = s.place(&r.Connection)
+	}
+	return c
+}
+
+// Up reports whether a gateway of a name is up, as far as the shared store has told.
+func (s *Store) Up(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.repairable() {
-		return err
-	}
-	now := time.Now()
-	rests := s.writer.Restore()
-	s.compare(all, now)
-	for _, r := range resting {
-		if rests && s.mine(r.Public) {
-			s.writer.Rest(r, now)
+	for slot := range state.Slots {
+		if m, up := s.mirror.Member(slot); up && m.Name == name {
+			return true
 		}
 	}
-	signal(s.more)
-	return err
-}
-
-// compare has the writer write what the shared store does not have, and delete what is over.
-func (s *Store) compare(all []calls.Record, now time.Time) {
-	there := make(map[state.CallKey]bool, len(all))
-	for i := range all {
-		public, translated := state.PublicOf(&all[i].Connection)
-		if !translated || !s.mine(public) {
-			continue
-		}
-		key, c := state.CallKey{Public: public, Number: all[i].Number}, state.Call{Record: all[i]}
-		there[key] = true
-		if !s.mirror.Has(key, c.Encode()) {
-			s.writer.Add(&c, false, now)
-		}
-	}
-	for _, public := range s.writer.Claims() {
-		if !s.mine(public) {
-			continue
-		}
-		for _, key := range s.mirror.Living(public) {
-			if !there[key] && !s.writer.Has(key) {
-				s.writer.Delete(key, now)
-			}
-		}
-	}
-}
-
-// mine reports whether all is known that a former owner of a public address has written.
-func (s *Store) mine(public netip.Addr) bool {
-	return s.writer.Claimed(public) && s.mirror.Owner(public).Owner.Is(s.me())
+	return false
 }
 
 func (s *Store) me() state.Owner {
 	return state.Owner{Name: s.cfg.Member.Name, Life: s.cfg.Member.Life}
 }
 
-// repairable reports whether the shared store lacks something and takes it.
-func (s *Store) repairable() bool {
-	return s.writer.Lacking() && s.loaded && !s.loading && !s.applies && !s.writer.Breaker.Open() && s.writer.Settled()
-}
-
-// Overgrown reports whether Rewrite would help.
-func (s *Store) Overgrown() bool {
-	if s.local.Overgrown() {
-		return true
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.repairable()
-}
+// Overgrown reports whether Rewrite would help. What the shared store lacks is written by Repair.
+func (s *Store) Overgrown() bool { return s.local.Overgrown() }
 
 // Whole reports whether both stores have everything that they should, or soon will. Any
 // goroutine may call it.
@@ -367,7 +341,7 @@ func (s *Store) Status() Status {
 	lag := s.lag(time.Now())
 	return Status{
 		Broken:   s.writer.Breaker.Open(),
-		Degraded: s.writer.Breaker.Open() || s.writer.Lacking() || !s.loaded || s.deaf || lag >= LongLag,
+		Degraded: s.writer.Breaker.Open() || s.writer.Lacking() || s.repair != nil || !s.loaded || s.deaf || lag >= LongLag,
 		Lag:      lag,
 		Loaded:   s.loaded, Slot: s.slot, Joined: s.joined,
 		Pending: s.writer.Pending(), Followed: s.mirror.Followed(), Revision: s.mirror.Mark().Revision,

@@ -36,6 +36,14 @@ func TestContract(t *testing.T) {
 				}
 			}}
 		},
+		"etcd with a role": func(t *testing.T) shared {
+			r := serveRoles(t)
+			return shared{func() cluster.Shared { return r.as("gw-a") }, func(t *testing.T, at state.Mark) {
+				if _, err := r.as("root").client.Compact(ctx(t), at.Revision); err != nil {
+					t.Fatal(err)
+				}
+			}}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t)

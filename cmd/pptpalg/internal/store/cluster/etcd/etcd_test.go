@@ -86,7 +86,7 @@ func (a *authority) sign(c *x509.Certificate) (*x509.Certificate, *ecdsa.Private
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	c.SerialNumber, c.Subject = big.NewInt(time.Now().UnixNano()), pkix.Name{CommonName: "pptpalg"}
+	c.SerialNumber = big.NewInt(time.Now().UnixNano())
 	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
 	parent, by := a.cert, a.key
 	if parent == nil {
@@ -103,10 +103,12 @@ func (a *authority) sign(c *x509.Certificate) (*x509.Certificate, *ecdsa.Private
 	return made, key
 }
 
-// files writes a certificate of an address for both ends of a connection, and the authority's own.
+// files writes a certificate of a name and an address for both ends of a connection, and the
+// authority's own.
 func (a *authority) files(dir, name, address string) Files {
 	a.t.Helper()
 	cert, key := a.sign(&x509.Certificate{
+		Subject:     pkix.Name{CommonName: name},
 		IPAddresses: []net.IP{net.ParseIP(address)}, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	})
@@ -267,10 +269,7 @@ func gateway(t *testing.T, s *server, name, public string) (store *cluster.Store
 	})
 	until(t, store, "is up", func() bool { st := store.Status(); return st.Joined && st.Loaded })
 	store.Claim(netip.MustParseAddr(public))
-	until(t, store, "lacks what it may know of before", store.Overgrown)
-	if err := store.Rewrite(nil, nil); err != nil {
-		t.Error(err)
-	}
+	repair(t, store, "lacks what it may know of before", nil)
 	all := map[uint64]bool{}
 	return store, func() []uint64 {
 		for len(batches) > 0 {
@@ -285,6 +284,15 @@ func gateway(t *testing.T, s *server, name, public string) (store *cluster.Store
 		}
 		return slices.Sorted(maps.Keys(all))
 	}
+}
+
+// repair has the store write all that it lacks, as soon as it knows that it does.
+func repair(t *testing.T, store *cluster.Store, what string, own []calls.Record) {
+	t.Helper()
+	var r *cluster.Repair
+	until(t, store, what, func() bool { r = store.Repair(); return r != nil })
+	r.Have(own, time.Now())
+	r.End(nil, time.Now())
 }
 
 func until(t *testing.T, store *cluster.Store, what string, ok func() bool) {
@@ -326,10 +334,7 @@ func TestGateways(t *testing.T) {
 	for store, own := range map[*cluster.Store][]calls.Record{
 		a: {record("198.51.100.1", 1), record("198.51.100.1", 2), record("198.51.100.1", 3)}, b: {record("198.51.100.2", 100)},
 	} {
-		until(t, store, "is told that etcd has lost all", store.Overgrown)
-		if err := store.Rewrite(own, nil); err != nil {
-			t.Error(err)
-		}
+		repair(t, store, "is told that etcd has lost all", own)
 		until(t, store, "is whole", store.Whole)
 	}
 	both("have all as before", 1, 2, 3)

@@ -16,7 +16,10 @@ import (
 //	c/<public address, 8 hex digits>/<number, 16>   a call that NAT translates
 //	gw/<slot, 1 hex digit>                          a gateway that is up; disappears with its lease
 //	own/<public address, 8 hex digits>              who owns the address: who alone writes below c/<address>
-//	slot/<slot, 1 hex digit>                        who had the slot last
+//	slot/<slot, 1 hex digit>                        who had the slot last, and when: a gateway that is up writes it again and again
+//	check/<name>                                    what "pptpalg check" writes and deletes; nobody reads it
+//
+// Of a public address that several gateways have, "." and the part follow its digits: see PartOf.
 //
 // Sections are the first parts of keys.
 const (
@@ -24,6 +27,7 @@ const (
 	MemberSection = "gw/"
 	OwnerSection  = "own/"
 	SlotSection   = "slot/"
+	CheckSection  = "check/"
 )
 
 // Slots is how many gateways a cluster has room for.
@@ -93,29 +97,28 @@ func SlotKey(slot int) string { return fmt.Sprintf("%s%x", SlotSection, slot) }
 
 func hexOf(a netip.Addr) string {
 	b := a.As4()
-	return hex.EncodeToString(b[:])
+	return hex.EncodeToString(b[:]) + suffix(shareOf(a))
 }
 
 // parseCallKey reads what follows CallSection.
 func parseCallKey(s string) (CallKey, bool) {
-	if len(s) != 8+1+16 || s[8] != '/' {
-		return CallKey{}, false
-	}
-	public, ok := parseAddr(s[:8])
-	number, numbered := parseHex(s[9:])
-	if !ok || !numbered {
+	place, digits, _ := strings.Cut(s, "/")
+	public, ok := parseAddr(place)
+	number, numbered := parseHex(digits)
+	if !ok || !numbered || len(number) != 8 {
 		return CallKey{}, false
 	}
 	return CallKey{public, binary.BigEndian.Uint64(number)}, true
 }
 
 func parseAddr(s string) (netip.Addr, bool) {
-	b, ok := parseHex(s)
+	b, ok := parseHex(s[:min(8, len(s))])
 	if !ok || len(b) != 4 {
 		return netip.Addr{}, false
 	}
+	share, ok := cutPart(s[8:])
 	a := netip.AddrFrom4([4]byte(b))
-	return a, unicast(a)
+	return PartOf(a, share), ok && unicast(a)
 }
 
 // parseHex takes small letters alone, so that a key has one spelling.
@@ -125,7 +128,7 @@ func parseHex(s string) ([]byte, bool) {
 }
 
 func parseSlot(s string) (int, bool) {
-	slot := strings.IndexByte("0123456789abcdef", append([]byte(s), 0)[0])
+	slot := strings.IndexByte(hexDigits, append([]byte(s), 0)[0])
 	return slot, len(s) == 1 && slot >= 0
 }
 

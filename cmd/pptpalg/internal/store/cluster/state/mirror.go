@@ -230,7 +230,7 @@ func (m *Mirror) take(items []Item) (changes []Change) {
 			changes, ok = m.owner(changes, rest, it)
 		case MemberSection:
 			ok = m.member(rest, it)
-		case SlotSection: // says nothing to those who are up
+		case SlotSection, CheckSection: // they say nothing to those who are up
 		default:
 			ok = false
 		}

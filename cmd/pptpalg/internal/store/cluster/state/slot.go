@@ -9,6 +9,7 @@ import (
 type Roster struct {
 	Members map[int]Seat // by slot
 	Slots   map[int]Seat // who had a slot last
+	Beats   map[int]Beat // what is known of that
 	Owners  map[string]Holding
 	Strange int // items that cannot be read
 }
@@ -27,7 +28,7 @@ type Holding struct {
 
 // ReadRoster reads what the store has below MemberSection, OwnerSection and SlotSection.
 func ReadRoster(items []Item) Roster {
-	r := Roster{Members: map[int]Seat{}, Slots: map[int]Seat{}, Owners: map[string]Holding{}}
+	r := Roster{Members: map[int]Seat{}, Slots: map[int]Seat{}, Beats: map[int]Beat{}, Owners: map[string]Holding{}}
 	for _, it := range items {
 		if !r.add(it) {
 			r.Strange++
@@ -55,8 +56,10 @@ func (r *Roster) add(it Item) (ok bool) {
 		return ok
 	case SlotSection:
 		slot, ok := parseSlot(rest)
-		if ok = ok && ValidName(string(it.Value)); ok {
-			r.Slots[slot] = Seat{Member{Slot: slot, Name: string(it.Value)}, it.Revision}
+		beat, err := DecodeBeat(it.Value)
+		if ok = ok && err == nil; ok {
+			r.Slots[slot] = Seat{Member{Slot: slot, Name: beat.Name}, it.Revision}
+			r.Beats[slot] = beat
 		}
 		return ok
 	}

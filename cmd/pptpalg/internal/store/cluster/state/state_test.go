@@ -145,7 +145,7 @@ func TestSeat(t *testing.T) {
 		"nobody":            {nil, -1, 0, 0, false},
 		"one is up":         {[]Item{{"gw/0", []byte(`{"name":"b"}`), 5}}, -1, 1, 0, false},
 		"it is up":          {[]Item{{"gw/4", []byte(`{"name":"a"}`), 5}}, -1, 4, 5, false},
-		"it was up":         {[]Item{{"slot/9", []byte("a"), 5}, {"slot/0", []byte("b"), 1}}, -1, 9, 0, false},
+		"it was up":         {[]Item{{"slot/9", []byte("a 1800000000000000000"), 5}, {"slot/0", []byte("b"), 1}}, -1, 9, 0, false},
 		"it has one":        {[]Item{{"slot/9", []byte("a"), 5}}, 3, 3, 0, false},
 		"another has it":    {[]Item{{"gw/3", []byte(`{"name":"b"}`), 5}, {"slot/9", []byte("a"), 5}}, 3, 9, 0, false},
 		"a fresh one first": {[]Item{{"slot/0", []byte("b"), 5}, {"slot/1", []byte("c"), 4}}, -1, 2, 0, false},
@@ -227,6 +227,39 @@ func keys(numbers ...uint64) (all []string) {
 		all = append(all, CallKey{public, n}.String())
 	}
 	return all
+}
+
+// TestParts: all gateways tell alike of which part a connection is, and its key says so.
+func TestParts(t *testing.T) {
+	for port, want := range map[uint16]string{1024: "c/c6336401.03/0000000000000001", 16384: "c/c6336401.13/0000000000000001", 65535: "c/c6336401.33/0000000000000001"} {
+		r := kept(1)
+		r.Connection.Reply.Dst = netip.AddrPortFrom(public, port)
+		place, _ := PlaceOf(&r.Connection, 4)
+		key := CallKey{place, 1}
+		if key.String() != want {
+			t.Errorf("port %d: %s", port, key)
+		}
+		if again, ok := parseCallKey(key.String()[2:]); !ok || again != key {
+			t.Errorf("%s is read as %v, %v", key, again, ok)
+		}
+		if c, err := DecodeCall(key, (&Call{Record: r}).Encode()); err != nil || c.Place != place {
+			t.Errorf("%s: %v, %v", key, c.Place, err)
+		}
+		other := PartOf(public, calls.Share{Of: 4, Mine: shareOf(place).Mine ^ 1})
+		if _, err := DecodeCall(CallKey{other, 1}, (&Call{Record: r}).Encode()); err == nil {
+			t.Errorf("port %d is taken for one of another part", port)
+		}
+	}
+	for s, ok := range map[string]bool{"": true, "1/2": true, "16/16": true, "0/2": false, "3/2": false, "1/1": false, "1/3": false, "1/32": false, "01/2": false, "1/2 ": false} {
+		if _, got := ParseShare(s); got != ok {
+			t.Errorf("%q: %v", s, got)
+		}
+	}
+	for _, s := range []string{"c6336401.", "c6336401.0", "c6336401.00", "c6336401.21", "c6336401.02", "c6336401x01", "c6336401.0F"} {
+		if a, ok := parseAddr(s); ok {
+			t.Errorf("%q is read as %v", s, a)
+		}
+	}
 }
 
 // TestWriter: what a packet waits for goes first; what nobody waits for goes along, or a moment
@@ -440,6 +473,10 @@ func FuzzItem(f *testing.F) {
 	rested := Rested(calls.Resting{Public: public, Peer: netip.MustParseAddr("203.0.113.9"), Zone: 3, ID: 7, Until: at})
 	f.Add(CallKey{public, rested.Record.Number}.String(), rested.Encode())
 	f.Add(OwnerKey(public), Owner{"b", 2, 3}.Encode())
+	placed := kept(1)
+	part, _ := PlaceOf(&placed.Connection, 4)
+	f.Add(CallKey{part, 1}.String(), (&Call{Record: placed}).Encode())
+	f.Add(OwnerKey(part), Owner{"b", 2, 3}.Encode())
 	f.Add(MemberKey(3), []byte(`{"name":"b"}`))
 	f.Add(SlotKey(3), []byte("b"))
 	f.Add("c/c6336401/0000000000000001", []byte{})

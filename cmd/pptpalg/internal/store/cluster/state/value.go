@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +30,8 @@ type Call struct {
 	// Rests is an ID of a call that is over and of which nobody knows more, instead of Record: see
 	// Rested.
 	Rests calls.Resting
+	// Place is the part of the public address that the call is of, if it has parts.
+	Place netip.Addr
 }
 
 // restSlot begins the numbers of calls of which nobody knows more than that an ID rests. No gateway
@@ -45,10 +48,13 @@ func Rested(r calls.Resting) *Call {
 
 // Key returns where the store has the call. A call that NAT does not touch is nowhere.
 func (c *Call) Key() (CallKey, bool) {
-	if c.Rests.ID != 0 {
-		return CallKey{c.Rests.Public, c.Record.Number}, true
+	public, translated := c.Rests.Public, c.Rests.ID != 0
+	if !translated {
+		public, translated = PublicOf(&c.Record.Connection)
 	}
-	public, translated := PublicOf(&c.Record.Connection)
+	if c.Place.IsValid() {
+		public = c.Place
+	}
 	return CallKey{public, c.Record.Number}, translated
 }
 
@@ -95,7 +101,16 @@ func DecodeCall(key CallKey, value []byte) (Call, error) {
 	if !sound(key, &c.Record) {
 		return Call{}, errStrange
 	}
+	c.Place = placed(key)
 	return c, nil
+}
+
+// placed returns Call.Place of what stands at a key.
+func placed(key CallKey) netip.Addr {
+	if shareOf(key.Public).Of > 1 {
+		return key.Public
+	}
+	return netip.Addr{}
 }
 
 func decodeRests(key CallKey, payload []byte) (Call, error) {
@@ -104,7 +119,8 @@ func decodeRests(key CallKey, payload []byte) (Call, error) {
 		return Call{}, err
 	}
 	c := Rested(r)
-	if is, _ := c.Key(); r.ID == 0 || is != key || !unicast(r.Peer) {
+	c.Place = placed(key)
+	if is, _ := c.Key(); r.ID == 0 || is != key || r.Public != key.Public.Unmap() || !unicast(r.Peer) {
 		return Call{}, errStrange
 	}
 	return *c, nil
@@ -113,7 +129,7 @@ func decodeRests(key CallKey, payload []byte) (Call, error) {
 // sound reports whether a call can be what stands at the key: the kernel is to translate by
 // it.
 func sound(key CallKey, r *calls.Record) bool {
-	public, translated := PublicOf(&r.Connection)
+	public, translated := PlaceOf(&r.Connection, shareOf(key.Public).Of)
 	if !translated || public != key.Public || r.Number != key.Number {
 		return false
 	}
@@ -170,6 +186,31 @@ func DecodeOwner(value []byte) (Owner, error) {
 	return Owner{part[2], life, uint32(term)}, nil
 }
 
+// Beat says that a gateway is up, or was.
+type Beat struct {
+	Name string
+	At   time.Time // by its own clock; zero if it does not say
+}
+
+// Encode returns the value of a beat: the name, and the time in nanoseconds since 1970.
+func (b Beat) Encode() []byte { return fmt.Appendf(nil, "%s %d", b.Name, b.At.UnixNano()) }
+
+// DecodeBeat reads the value of a beat.
+func DecodeBeat(value []byte) (Beat, error) {
+	name, at, timed := strings.Cut(string(value), " ")
+	if !ValidName(name) {
+		return Beat{}, errStrange
+	}
+	if !timed {
+		return Beat{Name: name}, nil
+	}
+	n, err := strconv.ParseInt(at, 10, 64)
+	if err != nil {
+		return Beat{}, errStrange
+	}
+	return Beat{name, time.Unix(0, n)}, nil
+}
+
 // Member is a gateway that is up. What all gateways must have alike is in it, so that one can
 // tell.
 type Member struct {
@@ -181,6 +222,7 @@ type Member struct {
 	Ports     string        `json:"ports,omitempty"`
 	Rest      time.Duration `json:"rest,omitempty"`
 	RandomIDs bool          `json:"random_ids,omitempty"`
+	Share     string        `json:"share,omitempty"` // of public addresses that several gateways have: see ParseShare
 }
 
 // Formats are the kinds of records that this release reads as the value of a call.

@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"slices"
 	"time"
-
-	"pptpalg/alg/calls"
 )
 
 // Writer decides what is written to the shared store. One transaction at a time is under way:
@@ -170,13 +168,6 @@ func (w *Writer) Add(c *Call, urgent bool, now time.Time) (waits bool) {
 	return urgent
 }
 
-// Rest takes in a public ID that rests, of a call that the store does not have any more.
-func (w *Writer) Rest(r calls.Resting, now time.Time) {
-	if r.Until.After(now) {
-		w.Add(Rested(r), false, now)
-	}
-}
-
 // Delete has a call's key deleted.
 func (w *Writer) Delete(key CallKey, now time.Time) {
 	w.lacking = !w.batch.add(entry{key: key, put: Put{Key: key.String()}}, now) || w.lacking
@@ -211,6 +202,9 @@ func (w *Writer) Lacking() bool { return w.lacking }
 
 // Lack takes note that the store lacks something.
 func (w *Writer) Lack() { w.lacking = true }
+
+// LackAgain takes note that the store lacks what Restore was to bring it.
+func (w *Writer) LackAgain(rests bool) { w.lacking, w.rests = true, w.rests || rests }
 
 // Restore takes note that the store is to lack nothing any more. It reports whether it lacks the IDs
 // that rest, too.
