@@ -74,7 +74,8 @@ func TestCommandLine(t *testing.T) {
 		{"no address to explain", []string{"explain", "x"}, 2, "", `"x" is not an IPv4 address`},
 		{"wrong level", []string{"run", "--log-level", "loud"}, 2, "", `--log-level: "loud" is wrong; give debug, info, warn or error`},
 		{"surplus argument", []string{"run", "now"}, 2, "", `unexpected argument "now"`},
-		{"missing argument", []string{"explain"}, 2, "", "pptpalg: CLIENT is missing: give the inside address"},
+		{"missing argument", []string{"cluster", "take"}, 2, "", "pptpalg: ADDRESS is missing\nSee \"pptpalg cluster take --help\".\n"},
+		{"nobody to explain", []string{"explain"}, 2, "", "pptpalg: CLIENT is missing: give the inside address of a client or server, or --all\n"},
 		{"wrong group", []string{"fastpath", "load", "--config", "", "--fastpath", "tc", "--group", "nobody-here"}, 2, "", `--group: this system has no group "nobody-here"`},
 	}
 	for _, tt := range tests {

@@ -577,7 +577,7 @@ func TestListenerTaken(t *testing.T) {
 	defer l.Close()
 	at := func(c *Config) { c.Listen = "127.0.0.1:9723" }
 	f := findIn(t, p, "listener", at)
-	wants(t, f, Problem, "address already in use")
+	wants(t, f, Problem, "is in use by check.test")
 	mend(t, p, f, at)
 	running := answering(t)
 	wants(t, findIn(t, p, "listener", at, running), OK, "running daemon's")
