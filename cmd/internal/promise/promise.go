@@ -62,11 +62,7 @@ func strict(v any) any {
 
 // Check says how a document differs from the schema of that name, nil if it does not.
 func Check(name string, document []byte) error {
-	c, err := compiler()
-	if err != nil {
-		return err
-	}
-	s, err := c.Compile(base + name + ".json")
+	s, err := schemaOf(name)
 	if err != nil {
 		return err
 	}
@@ -80,4 +76,16 @@ func Check(name string, document []byte) error {
 		return fmt.Errorf("%w\nin %.2000s", err, short.Bytes())
 	}
 	return nil
+}
+
+var compiling sync.Mutex // a compiler is for one goroutine
+
+func schemaOf(name string) (*jsonschema.Schema, error) {
+	c, err := compiler()
+	if err != nil {
+		return nil, err
+	}
+	compiling.Lock()
+	defer compiling.Unlock()
+	return c.Compile(base + name + ".json")
 }

@@ -74,6 +74,7 @@ var untried = map[string]string{
 	"the daemon's rules cannot be loaded: %s":                                      "this would be another kernel",
 	"control connections are offloaded, and skip the queue, by %s":                 "kernels for tests have no flow tables",
 	"the daemon does not start with its configuration: %s":                         "cmd/pptpalg has the remedy",
+	"the daemon does not start with its configuration, which has %d faults:\n%s":   "cmd/pptpalg has the remedy",
 	"the daemon runs, but nobody has queue %s: it was started with another number": "cmd/pptpalg has a daemon",
 	"the daemon runs and is to translate GRE, but no rule sends it any":            "cmd/pptpalg has a daemon",
 
