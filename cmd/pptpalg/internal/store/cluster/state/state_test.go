@@ -66,7 +66,7 @@ func TestDecodeCall(t *testing.T) {
 		"broadcast":              func(r *calls.Record) { r.Connection.Original.Src = netip.MustParseAddrPort("255.255.255.255:1") },
 		"no port":                func(r *calls.Record) { r.Connection.Original.Src = netip.MustParseAddrPort("10.0.0.1:0") },
 		"public ID 0":            func(r *calls.Record) { r.Legs[0].Public = 0 },
-		"nobody has asked":       func(r *calls.Record) { r.Legs[0].Known = false },
+		"no legs":                func(r *calls.Record) { r.Legs = [2]calls.LegRecord{} },
 		"":                       func(*calls.Record) {},
 	} {
 		r := kept(1)
@@ -83,6 +83,14 @@ func TestDecodeCall(t *testing.T) {
 			if diff := cmp.Diff(c, got, same); err == nil && diff != "" {
 				t.Errorf("gone %v (-want +got):\n%s", gone, diff)
 			}
+		}
+	}
+	for _, side := range []calls.Side{calls.Initiator, calls.Responder} { // of the kernel's entries half a call may be taken up
+		c := Call{Record: kept(1)}
+		c.Record.Legs[side] = calls.LegRecord{}
+		got, err := DecodeCall(key, c.Encode())
+		if diff := cmp.Diff(c, got, same); err != nil || diff != "" {
+			t.Errorf("half a call: %v (-want +got):\n%s", err, diff)
 		}
 	}
 	unknown := []byte{99, 0}
