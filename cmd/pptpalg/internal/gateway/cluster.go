@@ -91,7 +91,7 @@ type share struct {
 	astray  map[calls.Tuple]*astray      // connections of others of which packets pass here
 	assumed map[netip.Addr]bool          // public addresses that it owns, though the shared store has not said so
 	taking  map[netip.Addr]chan struct{} // closed when it is known who owns the address
-	left    map[netip.Addr]time.Time     // when public addresses were this gateway's last
+	left    map[netip.Addr]time.Time     // when public addresses were this gateway's last, or here
 	leaving map[netip.Addr]int           // addresses that have gone, while what is pending there is written
 	awaited map[uint64]awaited           // calls of the journal of which the shared store has not told, by number
 	over    map[uint64]bool              // calls that are over, by the journal

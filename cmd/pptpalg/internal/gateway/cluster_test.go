@@ -503,6 +503,28 @@ func TestLatePacket(t *testing.T) {
 	}
 }
 
+// TestLateForAnother: a packet was on its way to a gateway that had the address beside its owner when the
+// address has gone.
+func TestLateForAnother(t *testing.T) {
+	_, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	b.has(publicP)
+	b.until("owns it", func() bool { return b.mine(publicP) })
+	a.until("follows", func() bool { return !a.mine(publicP) })
+	a.mu.Lock()
+	delete(a.share.left, publicP) // it was b's for long
+	a.mu.Unlock()
+	a.has()
+	a.mu.Lock()
+	left := a.share.left[publicP]
+	a.share.left[publicP] = left.Add(time.Hour) // however long this takes
+	a.mu.Unlock()
+	if got := w.say(a, calls.Initiator, pptp.CallClearRequest, 7, 0, 0); left.IsZero() || got != nil {
+		t.Errorf("a has noticed at %v, and lets a request to clear call %d pass", left, ownID(pptp.CallClearRequest, got))
+	}
+}
+
 // TestSlept: a gateway that has slept while its address has gone edits nothing before it knows.
 func TestSlept(t *testing.T) {
 	_, a, b := pair(t)
@@ -688,7 +710,13 @@ func TestBothHaveIt(t *testing.T) {
 	b.has(publicP)
 	b.until("owns it", func() bool { return b.mine(publicP) })
 	a.until("follows", func() bool { return !a.mine(publicP) })
-	w.say(a, calls.Initiator, pptp.EchoRequest, 0, 0, 0)
+	a.mu.Lock()
+	a.share.left[publicP] = time.Now().Add(-late)
+	a.share.others[publicP] = holding{"b", time.Now().Add(time.Hour)} // however long this has taken
+	a.mu.Unlock()
+	if got := w.say(a, calls.Initiator, pptp.CallClearRequest, 7, 0, 0); got != nil {
+		t.Errorf("a request to clear call %d passes unedited", ownID(pptp.CallClearRequest, got))
+	}
 	if !b.mine(publicP) || a.mine(publicP) {
 		t.Error("it is taken back at once")
 	}
