@@ -408,6 +408,47 @@ func TestOffers(t *testing.T) {
 	}
 }
 
+// TestOffersTogether: who takes a public address is told of what it lacks in few transactions, for each has
+// it look at all its calls anew. A call that the store knows keeps the others from nothing.
+func TestOffersTogether(t *testing.T) {
+	other := Owner{Name: "b", Life: 2}
+	by := func(netip.Addr) Holding { return Holding{other, 11} }
+	w := holding(t)
+	const all = 300
+	for n := range uint64(all) {
+		w.Add(&Call{Record: kept(n + 1), Gone: n%2 == 0, At: at}, false, at)
+	}
+	w.Saw(public, other, 11)
+	told := make(map[string]int)
+	offers := 0
+	for o, ok := w.Offer(by); ok; o, ok = w.Offer(by) {
+		if offers++; len(o.Transaction.Puts) > MaxPuts || len(o.Transaction.Guards) > MaxPuts {
+			t.Fatalf("%d changes and %d guards at once", len(o.Transaction.Puts), len(o.Transaction.Guards))
+		}
+		if last := o.Transaction.Guards[len(o.Transaction.Guards)-1]; offers == 1 { // the store knows this one
+			var now []Item
+			for _, g := range o.Transaction.Guards {
+				now = append(now, Item{Key: g.Key, Revision: g.Revision})
+			}
+			now[len(now)-1].Revision = 7
+			told[last.Key]++
+			w.Offered(o, now)
+			continue
+		}
+		for _, p := range o.Transaction.Puts {
+			told[p.Key]++
+		}
+	}
+	for key, n := range told {
+		if n != 1 {
+			t.Errorf("%s is told %d times", key, n)
+		}
+	}
+	if len(told) != all || offers > 5 {
+		t.Errorf("%d calls are told in %d transactions", len(told), offers)
+	}
+}
+
 // TestWriterOverflows: too much is not kept; the writer says that the store lacks it.
 func TestWriterOverflows(t *testing.T) {
 	w := holding(t)
