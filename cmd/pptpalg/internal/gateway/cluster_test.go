@@ -772,6 +772,31 @@ func TestStoreLosesAll(t *testing.T) {
 	v.clears(b, 7, second)
 }
 
+// TestRepairWhileFollowing: the shared store is told what it lacks also while changes of others are being
+// taken in, as they always are under load.
+func TestRepairWhileFollowing(t *testing.T) {
+	s, a, b := pair(t)
+	b.has(publicQ)
+	w, v := a.dial(1, publicP), b.dial(2, publicQ)
+	w.setUp(a, 7, 9)
+	s.store.Restore(memory.Backup{})
+	for _, m := range []*member{a, b} {
+		m.until("knows that the store has lost all", func() bool {
+			st := m.share.store.Status()
+			return st.Reloads > 1 && st.Joined && !st.Broken && st.Degraded
+		})
+	}
+	a.lockHanded()
+	defer a.order.Unlock()
+	v.setUp(b, 7, 10)
+	a.until("waits to take the change in", a.share.store.Occupied)
+	r := a.beginRepair()
+	if r == nil {
+		t.Fatal("the store is not told what it lacks")
+	}
+	r.End(nil, time.Now())
+}
+
 // TestManyAtOnce: gateways that set up and clear calls, read, audit, and exchange an address.
 func TestManyAtOnce(t *testing.T) {
 	_, a, b := pair(t)
