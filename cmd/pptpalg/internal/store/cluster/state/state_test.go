@@ -66,7 +66,7 @@ func TestDecodeCall(t *testing.T) {
 		"broadcast":              func(r *calls.Record) { r.Connection.Original.Src = netip.MustParseAddrPort("255.255.255.255:1") },
 		"no port":                func(r *calls.Record) { r.Connection.Original.Src = netip.MustParseAddrPort("10.0.0.1:0") },
 		"public ID 0":            func(r *calls.Record) { r.Legs[0].Public = 0 },
-		"no legs":                func(r *calls.Record) { r.Legs = [2]calls.LegRecord{} },
+		"no legs":                func(r *calls.Record) { r.Legs[0].Known, r.Legs[1].Known = false, false },
 		"":                       func(*calls.Record) {},
 	} {
 		r := kept(1)
@@ -77,7 +77,8 @@ func TestDecodeCall(t *testing.T) {
 				c.At = at
 			}
 			got, err := DecodeCall(key, c.Encode())
-			if (err == nil) != (name == "") {
+			good := name == "" || name == "no legs" && gone // another call may have the IDs of one that is over
+			if (err == nil) != good {
 				t.Errorf("%s, gone %v: %v", name, gone, err)
 			}
 			if diff := cmp.Diff(c, got, same); err == nil && diff != "" {
