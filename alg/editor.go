@@ -326,6 +326,7 @@ func (e *Editor) take(local bool) {
 	}
 	if !e.mine(s.dialogue, t.now) {
 		e.out.Reason, e.out.Events = Elsewhere, e.table.Events()
+		t.dialogue = s.dialogue // it may be off the record
 		return
 	}
 	if local {
@@ -456,9 +457,14 @@ func (e *Editor) end(d *dialogue, cause calls.Cause, now time.Time) {
 	}
 }
 
-// Connection returns the connection of a segment that was just edited.
+// Connection returns the connection of a segment that was just edited, also if that has taken it off the
+// record.
 func (e *Editor) Connection(seg packet.Segment) calls.Connection {
-	return e.senders[e.segmentKey(seg)].dialogue.control.Connection()
+	d := e.senders[e.segmentKey(seg)].dialogue
+	if d == nil {
+		d = e.turn.dialogue
+	}
+	return d.control.Connection()
 }
 
 // Connections counts the living control connections by the reason why they are ignored:

@@ -262,6 +262,13 @@ func TestSegmentBeforeHandover(t *testing.T) {
 	if idle.last.Reason != Elsewhere || len(idle.ed.all) != 0 {
 		t.Errorf("without calls: %v, %d connections", idle.last.Reason, len(idle.ed.all))
 	}
+	seg, err := packet.Parse(tcp(t, idle.conn.Original, packet.ACK, idle.seq[client], idle.seq[server], request))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := idle.ed.Connection(seg); !c.Same(idle.conn) {
+		t.Errorf("the packet was of %v", c)
+	}
 }
 
 // TestDropForgets: with a public address the record of its connections goes, but for calls;

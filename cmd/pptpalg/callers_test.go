@@ -37,25 +37,43 @@ type callers struct {
 
 	steps   sync.RWMutex // held for reading during each step
 	quit    chan struct{}
+	aborted chan struct{}
 	failed  chan error
 	running sync.WaitGroup
 	posts   []*post
 	lines   []*caller
 
-	mu    sync.Mutex // guards conns
+	mu    sync.Mutex // guards what follows
 	conns map[*lab.Control]bool
+	whose map[pptp.CallID]origin  // calls that clients have not cleared, by the server's IDs
+	lost  map[netip.AddrPort]bool // ends of connections that clients have given up
+}
+
+// origin says whose a call is.
+type origin struct {
+	host        string
+	own         pptp.CallID
+	asked, came time.Time // when it was set up
+	lost        bool      // the client has given its connection up
+}
+
+func (p origin) String() string {
+	if p.host == "" {
+		return "nobody's"
+	}
+	return fmt.Sprintf("call %v of %s, lost: %v", p.own, p.host, p.lost)
 }
 
 // startCallers starts so many on each host.
 func startCallers(t *testing.T, hosts []*lab.Host, each int, s *lab.Server, held int, pause time.Duration) *callers {
 	t.Helper()
-	c := &callers{server: s, addr: s.Host.Addr, held: held, pause: pause, quit: make(chan struct{}), failed: make(chan error, 1), conns: make(map[*lab.Control]bool)}
+	c := &callers{server: s, addr: s.Host.Addr, held: held, pause: pause, quit: make(chan struct{}), aborted: make(chan struct{}), failed: make(chan error, 1), conns: make(map[*lab.Control]bool), whose: make(map[pptp.CallID]origin), lost: make(map[netip.AddrPort]bool)}
 	for _, h := range hosts {
 		g, err := lab.OpenGRE(h, h.Addr)
 		must(t, err)
 		p := &post{host: h, gre: g, waiting: make(map[pptp.CallID]chan string)}
 		c.posts = append(c.posts, p)
-		c.running.Go(func() { c.note(p.deliver()) })
+		c.running.Go(func() { c.note(p.deliver(c)) })
 		for i := range each {
 			c.lines = append(c.lines, &caller{callers: c, post: p, first: pptp.CallID(i*idsOfLine + 1), ended: make(chan struct{})})
 		}
@@ -118,6 +136,7 @@ func (c *callers) abort() {
 	if !closed(c.quit) {
 		close(c.quit)
 	}
+	close(c.aborted)
 	c.mu.Lock()
 	for control := range c.conns {
 		_ = control.Conn().Close()
@@ -131,6 +150,7 @@ func (c *callers) dialled(conn *net.TCPConn) *lab.Control {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.conns[control] = true
+	delete(c.lost, localAddr(conn))
 	return control
 }
 
@@ -143,6 +163,70 @@ func (c *callers) hangUp(control *lab.Control) {
 	delete(c.conns, control)
 	c.mu.Unlock()
 	_ = control.Close()
+}
+
+// belongs says whose a call is, by the server's ID.
+func (c *callers) belongs(call pptp.CallID, to origin) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.whose[call] = to; to == (origin{}) {
+		delete(c.whose, call)
+	}
+}
+
+func (c *callers) owner(call pptp.CallID) origin {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.whose[call]
+}
+
+// excused reports whether a client's call, by its own ID, was set up in a time that is excused.
+func (c *callers) excused(host string, own pptp.CallID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := false
+	for _, p := range c.whose {
+		if p.host == host && p.own == own {
+			if known = true; c.excuse.cover(p.asked, p.came) {
+				return true
+			}
+		}
+	}
+	return !known && c.excuse.cover(time.Now(), time.Now()) // it is being set up
+}
+
+// strangers returns the living calls of the server that no client has set up and not cleared.
+func (c *callers) strangers() string {
+	var b strings.Builder
+	for _, call := range c.server.LivingCalls() {
+		if p := c.owner(call.Own); p == (origin{}) || p.lost {
+			fmt.Fprintf(&b, "%v, public ID %v, since %v, %v; ", call.Own, call.Peer, call.Since.Format("15:04:05.000"), p)
+		}
+	}
+	return b.String()
+}
+
+// gaveUp takes note of a connection that a client has given up.
+func (c *callers) gaveUp(control *lab.Control) {
+	if control == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost[localAddr(control.Conn())] = true
+}
+
+func localAddr(conn *net.TCPConn) netip.AddrPort {
+	a := conn.LocalAddr().(*net.TCPAddr).AddrPort()
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+// isLost reports whether a connection is one that its client has given up. A gateway that does not see its end
+// has it for as long as its entry lives.
+func (c *callers) isLost(client netip.AddrPort) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lost[client]
 }
 
 // holding returns how many calls are established. The caller holds steps.
@@ -195,7 +279,7 @@ type post struct {
 
 // deliver hands payloads over until the socket is closed. One that names another host or call
 // than it has arrived at was led astray.
-func (p *post) deliver() error {
+func (p *post) deliver(c *callers) error {
 	for {
 		packet, err := p.gre.Recv(endurance)
 		switch {
@@ -207,6 +291,9 @@ func (p *post) deliver() error {
 			continue
 		}
 		if want := p.address(packet.CallID); !strings.HasPrefix(string(packet.Payload), want) {
+			if from, own := sender(string(packet.Payload)); c.excused(p.host.Name, packet.CallID) || c.excused(from, own) {
+				continue // both have one public ID
+			}
 			return fmt.Errorf("call %v of %s received %q", packet.CallID, p.host.Name, packet.Payload)
 		}
 		p.mu.Lock()
@@ -220,6 +307,12 @@ func (p *post) deliver() error {
 }
 
 func (p *post) address(own pptp.CallID) string { return fmt.Sprintf("%s call %v: ", p.host.Name, own) }
+
+// sender returns whose call a payload is of.
+func sender(payload string) (host string, own pptp.CallID) {
+	_, _ = fmt.Sscanf(payload, "%s call %d:", &host, &own)
+	return host, own
+}
 
 func (p *post) await(own pptp.CallID) chan string {
 	came := make(chan string, 16)
@@ -264,11 +357,15 @@ func (l *caller) run() error {
 			}
 		}
 		l.hangUp(l.control)
-		if err != nil && !l.excused(err) {
+		if err != nil && !l.mayFail(err) {
 			return fmt.Errorf("a caller on %s with %d calls: %w", l.post.host.Name, len(l.calls), err)
 		}
 		if err != nil {
 			l.again.Add(1)
+			l.gaveUp(l.control)
+			for _, h := range l.calls {
+				l.belongs(h.peer, origin{l.post.host.Name, h.own, h.asked, h.came, true})
+			}
 		}
 		_ = l.step(func() error { l.calls, l.control = nil, nil; return nil })
 	}
@@ -285,9 +382,9 @@ type failure struct {
 func (f *failure) Error() string { return f.what + ": " + f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
 
-// excused reports whether a failure is none: no call was established yet, or whatever was
+// mayFail reports whether a failure is none: no call was established yet, or whatever was
 // concerned was set up in a time that is excused.
-func (l *caller) excused(err error) bool {
+func (l *caller) mayFail(err error) bool {
 	if len(l.calls) == 0 {
 		return true
 	}
@@ -301,6 +398,10 @@ func (l *caller) excused(err error) bool {
 				return false
 			}
 		}
+		return true
+	}
+	var t *twice
+	if errors.As(err, &t) && l.excuse.cover(t.since, t.since) { // it was given to one that need not live, and of which the gateways need not know
 		return true
 	}
 	return l.excuse.cover(f.asked, f.came)
@@ -380,24 +481,41 @@ func (l *caller) place() error {
 	if err := l.control.Send(lab.NewOutgoingCallRequest(own)); err != nil {
 		return fail(err)
 	}
-	m, err := l.control.Expect(lab.OutgoingCallReply, endurance)
+	m, err := l.control.Expect(lab.OutgoingCallReply, l.patience(asked, asked))
 	switch {
 	case err != nil:
 		return fail(err)
 	case m.PeerCallID != own:
 		return fail(fmt.Errorf("the reply is %v", m))
 	case m.Result != lab.ResultOK:
-		return fail(errTwice)
+		return fail(l.twice(m))
 	}
 	h := &held{own: own, peer: m.CallID, asked: asked, came: time.Now()}
 	l.placed.Add(1)
 	l.calls = append(l.calls, h)
+	l.belongs(h.peer, origin{host: l.post.host.Name, own: own, asked: h.asked, came: h.came})
 	return l.carry(h)
 }
 
-// errTwice is what a server's refusal says: it has a living call of this public address with
+// twice is what a server's refusal says: it has a living call of this public address with
 // this public Call ID.
-var errTwice = errors.New("its public Call ID was given to another call, which lives")
+type twice struct {
+	call  pptp.CallID // the server's ID of that call
+	since time.Time
+	whose origin
+}
+
+func (t *twice) Error() string {
+	return fmt.Sprintf("its public Call ID was given to another call, which lives: %v, since %v, %v", t.call, t.since.Format("15:04:05.000"), t.whose)
+}
+
+func (l *caller) twice(refusal lab.Message) error {
+	call, lives := l.server.Holder(pptp.CallID(refusal.Cause))
+	if !lives {
+		return fmt.Errorf("the refusal is %v", refusal)
+	}
+	return &twice{call.Own, call.Since, l.owner(call.Own)}
+}
 
 // free returns a Call ID that the line does not use.
 func (l *caller) free() pptp.CallID {
@@ -419,11 +537,20 @@ func (l *caller) has(own pptp.CallID) bool {
 	return false
 }
 
+// patience is how long a caller waits for what a call that was set up at a time needs. One that need not
+// live is given up soon.
+func (l *caller) patience(asked, came time.Time) time.Duration {
+	if l.excuse.cover(asked, came) {
+		return 5 * time.Second
+	}
+	return endurance
+}
+
 // carry sends a packet in a call until it comes back.
 func (l *caller) carry(h *held) error {
 	payload := fmt.Sprintf("%spacket %d", l.post.address(h.own), l.packets.Add(1))
 	came := l.post.await(h.own)
-	for end := time.Now().Add(endurance); time.Now().Before(end); {
+	for end := time.Now().Add(l.patience(h.asked, h.came)); time.Now().Before(end) && !closed(l.aborted); {
 		packet := lab.Packet{Dst: l.addr, CallID: h.peer, Seq: new(h.seq), Payload: []byte(payload)}
 		h.seq++
 		if err := l.post.gre.Send(packet); err != nil {
@@ -457,7 +584,7 @@ func (l *caller) clear(h *held) error {
 	}
 	m, err := lab.Message{}, l.control.Send(lab.NewCallClearRequest(h.own))
 	if err == nil {
-		m, err = l.control.Expect(lab.CallDisconnectNotify, endurance)
+		m, err = l.control.Expect(lab.CallDisconnectNotify, l.patience(h.asked, h.came))
 	}
 	if err == nil && m.CallID != h.peer {
 		err = fmt.Errorf("the server has ended %v", m)
@@ -466,6 +593,7 @@ func (l *caller) clear(h *held) error {
 		return &failure{fmt.Sprintf("clear call %v, which the server has as %v", h.own, h.peer), err, h.asked, h.came}
 	}
 	l.cleared.Add(1)
+	l.belongs(h.peer, origin{})
 	return nil
 }
 

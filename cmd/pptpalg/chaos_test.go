@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -119,6 +120,7 @@ type chaosRun struct {
 
 	owner, other *testGateway // who has the addresses, and who has not
 	names        map[*testGateway]string
+	logs         []func() string // of all daemons that there were
 }
 
 func startChaos(t *testing.T, path datapath.Name, inside int, seed uint64) *chaosRun {
@@ -132,8 +134,10 @@ func startChaos(t *testing.T, path datapath.Name, inside int, seed uint64) *chao
 		owner: a, other: b, names: map[*testGateway]string{a: "a", b: "b"},
 	}
 	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("gateway b: %s", b.log)
+		for _, log := range c.logs {
+			if t.Failed() {
+				t.Log(log())
+			}
 		}
 	})
 	var err error
@@ -163,7 +167,15 @@ func (c *chaosRun) loadRules(g *testGateway) {
 func (c *chaosRun) start(g *testGateway) {
 	c.t.Helper()
 	g.start("--cluster", c.etcd.Target(), "--cluster-insecure", "--cluster-name", c.names[g], "--rules", "none", "--rest", "5s")
+	name, log := c.names[g], g.log
+	c.logs = append(c.logs, func() string {
+		lines := strings.SplitAfter(log.String(), "\n")
+		return fmt.Sprintf("gateway %s, %d lines: %s", name, len(lines), strings.Join(lines[:min(len(lines), linesOfLog)], ""))
+	})
 }
+
+// linesOfLog is how many lines of a daemon's log are shown.
+const linesOfLog = 100
 
 // event is something that happens to the gateways or to etcd.
 type event struct {
@@ -215,9 +227,10 @@ func (c *chaosRun) happens(e event) {
 	began := time.Now()
 	c.t.Logf("%s: %s", c.names[c.owner], e.name)
 	e.do(c)
-	c.well()
+	last := c.well()
+	c.written()
 	c.check()
-	c.t.Logf("well after %v; %d calls placed so far", time.Since(began).Round(time.Millisecond), c.calls.placed.Load())
+	c.t.Logf("well after %v; %d calls placed so far; the last that was awaited: %s", time.Since(began).Round(time.Millisecond), c.calls.placed.Load(), last)
 	c.wait(time.Duration(c.random.IntN(300)) * time.Millisecond)
 }
 
@@ -273,17 +286,29 @@ func (c *chaosRun) deadly(cut func()) {
 	c.t.Helper()
 	from := time.Now()
 	before := c.alone()
-	commits := c.figure(c.owner, "pptpalg_cluster_commits_total")
-	// What is written without a wait is written soon.
-	must(c.t, lab.Poll(endurance, func() bool {
-		return c.figure(c.owner, "pptpalg_cluster_commits_total") >= commits+2 || c.owner.status().Pending == 0
-	}))
+	c.written()
 	cut()
 	if alone := c.alone(); alone != before {
 		c.count["a gateway was killed that had not waited for etcd"]++
 		end := c.calls.excuse.begin(from)
 		time.AfterFunc(time.Second, end) // what it has let go is on its way
 	}
+}
+
+// written waits until etcd knows what the owner has done until now. What is written without a wait is
+// written soon, but for a long time without etcd.
+func (c *chaosRun) written() {
+	c.t.Helper()
+	const most = 64 // half a transaction
+	must(c.t, lab.Poll(endurance, func() bool {
+		st, err := c.ask(c.owner)
+		return err == nil && st.Pending < most || len(c.calls.failed) > 0
+	}))
+	commits := c.figure(c.owner, "pptpalg_cluster_commits_total")
+	must(c.t, lab.Poll(endurance, func() bool {
+		st, err := c.ask(c.owner)
+		return err == nil && st.Pending == 0 || c.figure(c.owner, "pptpalg_cluster_commits_total") >= commits+3 || len(c.calls.failed) > 0
+	}))
 }
 
 // alone counts the turns in which the owner's packets may not have waited until etcd knew of
@@ -389,32 +414,49 @@ func (c *chaosRun) ask(g *testGateway) (admin.Cluster, error) {
 	return admin.Client{StateDir: g.state}.Cluster(ctx)
 }
 
-// well waits until the gateways say that all is well, and who has the addresses owns them.
-func (c *chaosRun) well() {
+// well waits until the gateways say that all is well, and who has the addresses owns them. It returns
+// what it has waited for last.
+func (c *chaosRun) well() (last string) {
 	c.t.Helper()
-	says := func(g *testGateway) (string, bool) {
-		st, err := c.ask(g)
-		if err != nil {
-			return err.Error(), false
-		}
-		mine := false
-		for _, a := range st.Addresses {
-			mine = mine || a.Address == lab.GatewayPublic.String() && a.Mine && a.Owner == c.names[g]
-		}
-		text := fmt.Sprintf("%s: %s, %+v", c.names[g], st.State(), st)
-		idle := c.calls == nil // nobody owns an address before its first call
-		return text, !st.Degraded && st.NotReady == "" && len(st.Members) == 2 && (mine == (g == c.owner) || idle)
-	}
 	err := lab.Poll(endurance, func() bool {
-		_, first := says(c.owner)
-		_, second := says(c.other)
-		return first && second || c.calls != nil && len(c.calls.failed) > 0
+		for _, g := range []*testGateway{c.owner, c.other} {
+			if lacks := c.lacks(g); lacks != "" {
+				last = c.names[g] + ": " + lacks
+				return c.calls != nil && len(c.calls.failed) > 0
+			}
+		}
+		return true
 	})
 	if err != nil {
-		first, _ := says(c.owner)
-		second, _ := says(c.other)
-		c.t.Fatalf("the cluster is not well: %v\n%s\n%s", err, first, second)
+		first, _ := c.ask(c.owner)
+		second, _ := c.ask(c.other)
+		c.t.Fatalf("the cluster is not well: %v: %s\n%s: %+v\n%s: %+v", err, last, c.names[c.owner], first, c.names[c.other], second)
 	}
+	return last
+}
+
+// lacks returns why a gateway is not well.
+func (c *chaosRun) lacks(g *testGateway) string {
+	st, err := c.ask(g)
+	if err != nil {
+		return err.Error()
+	}
+	mine := false
+	for _, a := range st.Addresses {
+		mine = mine || a.Address == lab.GatewayPublic.String() && a.Mine && a.Owner == c.names[g]
+	}
+	idle := c.calls == nil // nobody owns an address before its first call
+	switch {
+	case st.Degraded:
+		return fmt.Sprintf("it is degraded: broken %v, whole %v, lag %v s, %d pending, %s", st.Broken, st.Whole, st.Lag, st.Pending, st.LastError)
+	case st.NotReady != "":
+		return st.NotReady
+	case len(st.Members) != 2:
+		return fmt.Sprintf("there are %d members", len(st.Members))
+	case mine != (g == c.owner) && !idle:
+		return fmt.Sprintf("who owns what is %+v", st.Addresses)
+	}
+	return ""
 }
 
 // matches holds the callers still, and compares what they hold with what the gateways, the kernels
@@ -438,18 +480,36 @@ func (c *chaosRun) wantNothing() {
 // wantAll waits until gateways, kernels, etcd and server have so many calls.
 func (c *chaosRun) wantAll(n int) {
 	c.t.Helper()
-	must(c.t, lab.Poll(endurance, func() bool { return c.server.Living() == n }))
+	if err := lab.Poll(endurance, func() bool { return c.server.Living() == n }); err != nil {
+		c.t.Errorf("the server has %d calls, want %d: %v; those that nobody has: %s", c.server.Living(), n, err, c.calls.strangers())
+	}
 	for _, g := range []*testGateway{c.owner, c.other} {
-		if err := lab.Poll(endurance, func() bool { return len(g.calls()) == n }); err != nil {
-			c.t.Errorf("%s: %v: %d calls, want %d", c.names[g], err, len(g.calls()), n)
-		}
-		if err := lab.Poll(endurance, func() bool { return c.flows(g) == 2*n }); err != nil {
-			c.t.Errorf("%s: %v: %d GRE flows, want %d", c.names[g], err, c.flows(g), 2*n)
+		have, lost, flows := 0, 0, 0
+		err := lab.Poll(endurance, func() bool {
+			have, lost = c.has(g)
+			flows = c.flows(g)
+			return have == n && 2*n <= flows && flows <= 2*(n+lost)
+		})
+		if err != nil {
+			c.t.Errorf("%s: %v: %d calls and %d on lost connections, %d GRE flows; want %d calls", c.names[g], err, have, lost, flows, n)
 		}
 	}
 	if err := lab.Poll(endurance, func() bool { return c.kept() == n }); err != nil {
 		c.t.Errorf("etcd has %d calls, want %d", c.kept(), n)
 	}
+}
+
+// has counts a gateway's calls, but for those on connections that clients have given up, and those.
+func (c *chaosRun) has(g *testGateway) (living, lost int) {
+	c.t.Helper()
+	for _, call := range g.calls() {
+		if c.calls.isLost(netip.MustParseAddrPort(call.Control.Src)) {
+			lost++
+		} else {
+			living++
+		}
+	}
+	return living, lost
 }
 
 // flows counts a gateway's GRE entries in the kernel, or its daemon's flows.
@@ -461,7 +521,8 @@ func (c *chaosRun) flows(g *testGateway) int {
 	return strings.Count(g.entries(), "gre")
 }
 
-// kept returns how many calls etcd has that are not over.
+// kept returns how many calls etcd has that are not over, but for those on connections that clients have
+// given up.
 func (c *chaosRun) kept() (n int) {
 	c.t.Helper()
 	items, _, err := c.etcd.Range("/pptpalg/1/" + state.CallSection)
@@ -476,7 +537,7 @@ func (c *chaosRun) kept() (n int) {
 		if err != nil {
 			c.t.Fatalf("%s in etcd: %v: %x", i.Key, err, i.Value)
 		}
-		if !call.Gone {
+		if !call.Gone && !c.calls.isLost(call.Record.Connection.Original.Src) {
 			n++
 		}
 	}

@@ -51,6 +51,7 @@ type layout struct {
 	name                       string
 	size                       int
 	own, peer, result, identif int
+	cause                      int     // of two bytes
 	fill                       []field // what an ordinary peer puts into the rest
 }
 
@@ -81,7 +82,7 @@ var layouts = map[Type]layout{
 	EchoReply:   {name: "Echo-Reply", size: 20, result: 16, identif: 12},
 	OutgoingCallRequest: {name: "Outgoing-Call-Request", size: 168, own: 12,
 		fill: []field{{14, 1, false}, {16, 2400, true}, {20, bps, true}, {24, anyBearer, true}, {28, anyFraming, true}, {32, window, false}}},
-	OutgoingCallReply: {name: "Outgoing-Call-Reply", size: 32, own: 12, peer: 14, result: 16,
+	OutgoingCallReply: {name: "Outgoing-Call-Reply", size: 32, own: 12, peer: 14, result: 16, cause: 18,
 		fill: []field{{20, bps, true}, {24, window, false}}},
 	IncomingCallRequest: {name: "Incoming-Call-Request", size: 220, own: 12,
 		fill: []field{{14, 1, false}, {16, 1, true}}},
@@ -103,6 +104,7 @@ type Message struct {
 	CallID     pptp.CallID // the sender's own; in a Call-Disconnect-Notify whatever stands there
 	PeerCallID pptp.CallID // the receiver's
 	Result     uint8
+	Cause      uint16 // of an Outgoing-Call-Reply: more than the result says
 	Identifier uint32 // of an Echo
 }
 
@@ -158,6 +160,9 @@ func (m Message) put(b []byte, l layout) {
 	if l.result != 0 {
 		b[l.result] = m.Result
 	}
+	if l.cause != 0 {
+		binary.BigEndian.PutUint16(b[l.cause:], m.Cause)
+	}
 	if l.identif != 0 {
 		binary.BigEndian.PutUint32(b[l.identif:], m.Identifier)
 	}
@@ -187,6 +192,9 @@ func (m *Message) get(b []byte, l layout) {
 	}
 	if l.result != 0 {
 		m.Result = b[l.result]
+	}
+	if l.cause != 0 {
+		m.Cause = binary.BigEndian.Uint16(b[l.cause:])
 	}
 	if l.identif != 0 {
 		m.Identifier = binary.BigEndian.Uint32(b[l.identif:])

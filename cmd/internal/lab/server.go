@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"pptpalg/alg/pptp"
 )
@@ -38,7 +39,7 @@ const ResultBusy = 4
 // by the server's goroutines.
 type Behaviour struct {
 	NextID  func() pptp.CallID // the server's ID for the next call; nil counts from 1
-	Refuse  bool               // answer ResultBusy where (peer address, Call ID) is in use, as Linux servers do
+	Refuse  bool               // answer ResultBusy where (peer address, Call ID) is in use, as Linux servers do; the cause is the call's ID
 	Early   [][]byte           // payloads sent to the peer in the instant before its Outgoing-Call-Reply
 	Silent  []Type             // requests that are not answered
 	Notify  Notify
@@ -86,6 +87,7 @@ type Session struct {
 type CallRecord struct {
 	Own, Peer pptp.CallID
 	Remote    netip.Addr // the peer as the server sees it
+	Since     time.Time
 	Ended     bool
 	Received  []Packet // all GRE of the call, acknowledgements too
 
@@ -201,9 +203,11 @@ func (s *Server) answer(se *Session, m Message) bool {
 }
 
 func (s *Server) outgoing(se *Session, m Message) bool {
-	call := s.add(se, m.CallID)
-	if call == nil {
-		return se.Send(NewOutgoingCallReply(0, m.CallID, ResultBusy)) == nil
+	call, fresh := s.add(se, m.CallID)
+	if !fresh {
+		busy := NewOutgoingCallReply(0, m.CallID, ResultBusy)
+		busy.Cause = uint16(call.Own)
+		return se.Send(busy) == nil
 	}
 	for _, payload := range s.behaviour.Early {
 		if s.send(call, payload) != nil {
@@ -214,27 +218,27 @@ func (s *Server) outgoing(se *Session, m Message) bool {
 }
 
 func (s *Server) incoming(se *Session, m Message) bool {
-	call := s.add(se, m.CallID)
-	if call == nil {
+	call, fresh := s.add(se, m.CallID)
+	if !fresh {
 		return se.Send(NewIncomingCallReply(0, m.CallID, ResultBusy)) == nil
 	}
 	return se.Send(NewIncomingCallReply(call.Own, m.CallID, ResultOK)) == nil
 }
 
-// add enters a call, or returns nil where it is to be refused.
-func (s *Server) add(se *Session, peer pptp.CallID) *CallRecord {
+// add enters a call, or returns the one for which it is to be refused.
+func (s *Server) add(se *Session, peer pptp.CallID) (call *CallRecord, fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	remote := se.Remote.Addr()
-	if s.behaviour.Refuse && s.find(func(c *CallRecord) bool { return c.Peer == peer && c.Remote == remote }) != nil {
-		return nil
+	if living := s.find(func(c *CallRecord) bool { return c.Peer == peer && c.Remote == remote }); s.behaviour.Refuse && living != nil {
+		return living, false
 	}
-	call := &CallRecord{Own: s.behaviour.NextID(), Peer: peer, Remote: remote, session: se}
+	call = &CallRecord{Own: s.behaviour.NextID(), Peer: peer, Remote: remote, Since: time.Now(), session: se}
 	s.living = append(s.living, call)
 	if !s.behaviour.Forget {
 		s.calls = append(s.calls, call)
 	}
-	return call
+	return call, true
 }
 
 // find returns the oldest living call that matches; the caller holds s.mu.
@@ -359,6 +363,27 @@ func (s *Server) Living() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.living)
+}
+
+// LivingCalls returns the calls that have not ended, in the order they were placed.
+func (s *Server) LivingCalls() []CallRecord {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []CallRecord
+	for _, c := range s.living {
+		all = append(all, c.copy())
+	}
+	return all
+}
+
+// Holder returns the living call that has an ID of the server's, as its refusals name it.
+func (s *Server) Holder(own pptp.CallID) (_ CallRecord, lives bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if call := s.find(func(c *CallRecord) bool { return c.Own == own }); call != nil {
+		return call.copy(), true
+	}
+	return CallRecord{}, false
 }
 
 // Sessions returns all control connections in the order they were opened.

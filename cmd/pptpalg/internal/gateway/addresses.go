@@ -68,6 +68,7 @@ func (g *Gateway) readdressed() (left []netip.Addr) {
 	for a := range s.here {
 		if !here[a] && !s.told[a] {
 			left = append(left, s.held(a)...)
+			s.leaves(a)
 		}
 	}
 	s.here = here
@@ -138,7 +139,8 @@ func (s *share) returned(public netip.Addr) bool {
 
 // comes reports whether a connection that another gateway owns, and of which a packet passes,
 // becomes this one's: its public address is here, and if it has parts, its owner is not up. held says
-// that the packet must come again, when it is known whether the owner is.
+// that the packet must come again: it is not known yet whether the owner is up, or who keeps an address that
+// two gateways have.
 func (g *Gateway) comes(c *calls.Connection) (ours, held bool) {
 	g.refresh(looked)
 	g.mu.Lock()
@@ -155,10 +157,18 @@ func (g *Gateway) comes(c *calls.Connection) (ours, held bool) {
 	case !s.takes(public) && s.store.Up(o.name):
 		return false, g.goesAstray(c, public, o.name)
 	case s.takes(public) && o.name != "" && !s.fresh[public] && time.Since(o.since) < contested:
-		return false, false
+		return false, true // unedited it would do harm
 	}
 	g.acquire(public)
 	return true, false
+}
+
+// leaves takes note that a public address is here no longer, though it may have been another gateway's
+// already. The caller holds mu.
+func (s *share) leaves(public netip.Addr) {
+	for _, place := range s.places(public) {
+		s.left[place] = time.Now()
+	}
 }
 
 // underWay reports whether a packet of a connection that another gateway owns was on its way here when
@@ -207,6 +217,7 @@ func (g *Gateway) Leave(public netip.Addr) error {
 	}
 	g.mu.Lock()
 	delete(g.share.told, public)
+	g.share.leaves(public)
 	held := g.share.held(public)
 	g.mu.Unlock()
 	for _, place := range held {

@@ -91,7 +91,7 @@ type share struct {
 	astray  map[calls.Tuple]*astray      // connections of others of which packets pass here
 	assumed map[netip.Addr]bool          // public addresses that it owns, though the shared store has not said so
 	taking  map[netip.Addr]chan struct{} // closed when it is known who owns the address
-	left    map[netip.Addr]time.Time     // when public addresses were this gateway's last
+	left    map[netip.Addr]time.Time     // when public addresses were this gateway's last, or here
 	leaving map[netip.Addr]int           // addresses that have gone, while what is pending there is written
 	awaited map[uint64]awaited           // calls of the journal of which the shared store has not told, by number
 	over    map[uint64]bool              // calls that are over, by the journal
@@ -811,7 +811,7 @@ func (g *Gateway) await(contents *store.Contents) {
 func (g *Gateway) restoreShared() {
 	g.lockHanded()
 	defer g.order.Unlock()
-	r := g.share.store.Repair()
+	r := g.beginRepair()
 	if r == nil {
 		return
 	}
@@ -834,6 +834,26 @@ func (g *Gateway) restoreShared() {
 		g.mu.Unlock()
 	}
 	r.End(resting, time.Now())
+}
+
+const (
+	// repairTries is how often a repair waits, for repairPause, until the gateway has taken in what others
+	// have done: there is always some where many calls come and go.
+	repairTries = 200
+	repairPause = time.Millisecond
+)
+
+// beginRepair has the store begin to compare, if it lacks something. The caller holds order.
+func (g *Gateway) beginRepair() (r *cluster.Repair) {
+	for range repairTries {
+		if r = g.share.store.Repair(); r != nil || !g.share.store.Occupied() {
+			return r
+		}
+		g.order.Unlock()
+		time.Sleep(repairPause)
+		g.lockHanded()
+	}
+	return nil
 }
 
 // followAgain makes the entries anew of connections of other gateways.

@@ -503,6 +503,28 @@ func TestLatePacket(t *testing.T) {
 	}
 }
 
+// TestLateForAnother: a packet was on its way to a gateway that had the address beside its owner when the
+// address has gone.
+func TestLateForAnother(t *testing.T) {
+	_, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	b.has(publicP)
+	b.until("owns it", func() bool { return b.mine(publicP) })
+	a.until("follows", func() bool { return !a.mine(publicP) })
+	a.mu.Lock()
+	delete(a.share.left, publicP) // it was b's for long
+	a.mu.Unlock()
+	a.has()
+	a.mu.Lock()
+	left := a.share.left[publicP]
+	a.share.left[publicP] = left.Add(time.Hour) // however long this takes
+	a.mu.Unlock()
+	if got := w.say(a, calls.Initiator, pptp.CallClearRequest, 7, 0, 0); left.IsZero() || got != nil {
+		t.Errorf("a has noticed at %v, and lets a request to clear call %d pass", left, ownID(pptp.CallClearRequest, got))
+	}
+}
+
 // TestSlept: a gateway that has slept while its address has gone edits nothing before it knows.
 func TestSlept(t *testing.T) {
 	_, a, b := pair(t)
@@ -688,7 +710,13 @@ func TestBothHaveIt(t *testing.T) {
 	b.has(publicP)
 	b.until("owns it", func() bool { return b.mine(publicP) })
 	a.until("follows", func() bool { return !a.mine(publicP) })
-	w.say(a, calls.Initiator, pptp.EchoRequest, 0, 0, 0)
+	a.mu.Lock()
+	a.share.left[publicP] = time.Now().Add(-late)
+	a.share.others[publicP] = holding{"b", time.Now().Add(time.Hour)} // however long this has taken
+	a.mu.Unlock()
+	if got := w.say(a, calls.Initiator, pptp.CallClearRequest, 7, 0, 0); got != nil {
+		t.Errorf("a request to clear call %d passes unedited", ownID(pptp.CallClearRequest, got))
+	}
 	if !b.mine(publicP) || a.mine(publicP) {
 		t.Error("it is taken back at once")
 	}
@@ -742,6 +770,31 @@ func TestStoreLosesAll(t *testing.T) {
 	}
 	w.clears(a, 7, first)
 	v.clears(b, 7, second)
+}
+
+// TestRepairWhileFollowing: the shared store is told what it lacks also while changes of others are being
+// taken in, as they always are under load.
+func TestRepairWhileFollowing(t *testing.T) {
+	s, a, b := pair(t)
+	b.has(publicQ)
+	w, v := a.dial(1, publicP), b.dial(2, publicQ)
+	w.setUp(a, 7, 9)
+	s.store.Restore(memory.Backup{})
+	for _, m := range []*member{a, b} {
+		m.until("knows that the store has lost all", func() bool {
+			st := m.share.store.Status()
+			return st.Reloads > 1 && st.Joined && !st.Broken && st.Degraded
+		})
+	}
+	a.lockHanded()
+	defer a.order.Unlock()
+	v.setUp(b, 7, 10)
+	a.until("waits to take the change in", a.share.store.Occupied)
+	r := a.beginRepair()
+	if r == nil {
+		t.Fatal("the store is not told what it lacks")
+	}
+	r.End(nil, time.Now())
 }
 
 // TestManyAtOnce: gateways that set up and clear calls, read, audit, and exchange an address.

@@ -114,9 +114,18 @@ func (s *Store) said(key state.CallKey) {
 	}
 }
 
+// Occupied reports whether Repair would begin to compare, but for changes that the gateway is taking in.
+func (s *Store) Occupied() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.applies && s.mendable()
+}
+
 // repairable reports whether the shared store lacks something and takes it. The caller holds mu.
-func (s *Store) repairable() bool {
-	return s.repair == nil && s.writer.Lacking() && s.loaded && !s.loading && !s.applies && !s.writer.Breaker.Open() && s.writer.Settled()
+func (s *Store) repairable() bool { return !s.applies && s.mendable() }
+
+func (s *Store) mendable() bool {
+	return s.repair == nil && s.writer.Lacking() && s.loaded && !s.loading && !s.writer.Breaker.Open() && s.writer.Settled()
 }
 
 // mine reports whether all is known that a former owner of a public address has written.

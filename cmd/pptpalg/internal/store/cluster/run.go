@@ -62,7 +62,7 @@ func (s *Store) write(ctx context.Context) error {
 	return nil
 }
 
-// offer offers a call to the gateway that has taken its public address, if there is one to offer. What
+// offer offers calls to the gateway that has taken their public address, if there are any to offer. What
 // may have been done is not tried twice: nobody knows then what that gateway has made of it.
 func (s *Store) offer(ctx context.Context) bool {
 	s.mu.Lock()
@@ -78,7 +78,7 @@ func (s *Store) offer(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
 	if _, err := s.shared.Commit(ctx, o.Transaction); err != nil && !s.again(o, err) {
-		s.cfg.Log.Warn("a call that was not written in time cannot be offered to who has its public address now", "call", o.Transaction.Puts[0].Key, "err", err)
+		s.cfg.Log.Warn("calls that were not written in time cannot be offered to who has their public address now", "calls", len(o.Transaction.Puts), "first", o.Transaction.Puts[0].Key, "err", err)
 	}
 	return true
 }

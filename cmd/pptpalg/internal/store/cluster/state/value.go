@@ -98,7 +98,7 @@ func DecodeCall(key CallKey, value []byte) (Call, error) {
 	if c.Record, err = record.DecodeKept(payload); err != nil {
 		return Call{}, err
 	}
-	if !sound(key, &c.Record) {
+	if !sound(key, &c.Record) || !c.Gone && !legged(&c.Record) {
 		return Call{}, errStrange
 	}
 	c.Place = placed(key)
@@ -138,15 +138,17 @@ func sound(key CallKey, r *calls.Record) bool {
 			return false
 		}
 	}
-	known := false
 	for s, l := range r.Legs {
-		known = known || l.Known
 		if l.Known && l.Public == 0 && r.Connection.Endpoint(calls.Side(s)).Translated() {
 			return false // 0 is never given out
 		}
 	}
-	return known && r.Legs[r.Asker].Known
+	return true
 }
+
+// legged reports whether a call has a leg. One will do: what was taken up of the kernel's entries may be half a
+// call. A call that is over may have none: another one has its IDs.
+func legged(r *calls.Record) bool { return r.Legs[0].Known || r.Legs[1].Known }
 
 // Owner is who owns a public address: a gateway, in one life of its daemon.
 type Owner struct {

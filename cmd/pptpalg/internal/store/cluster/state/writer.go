@@ -101,39 +101,61 @@ type offer struct {
 	met int64 // the revision of the owner's key at which it was offered in vain
 }
 
-// Offer is a transaction that offers a call.
+// Offer is a transaction that offers calls.
 type Offer struct {
 	Transaction Transaction
-	offer       offer
+	offers      []offer
 }
 
-// Offer returns a transaction that writes, below a public address that another gateway owns, a call
-// that the store does not know, or that a call is over: what has happened before that one had the
+// mostOffered is how many calls are offered at once: each may have a guard, as has the owner.
+const mostOffered = MaxPuts - 1
+
+// Offer returns a transaction that writes, below a public address that another gateway owns, calls
+// that the store does not know, or that calls are over: what has happened before that one had the
 // address, and while the store did not answer. Each is offered once, unless it is to be Offered again.
-func (w *Writer) Offer(owner func(netip.Addr) Holding) (_ Offer, ok bool) {
-	for i, e := range w.offers {
+func (w *Writer) Offer(owner func(netip.Addr) Holding) (o Offer, ok bool) {
+	var rest []offer
+	taken := make(map[CallKey]bool)
+	for _, e := range w.offers {
 		h := owner(e.key.Public)
-		if h.Owner == (Owner{}) || h.Owner.Is(w.owners.me) || h.Revision == e.met {
+		same := len(o.offers) == 0 || o.offers[0].key.Public == e.key.Public
+		if h.Owner == (Owner{}) || h.Owner.Is(w.owners.me) || h.Revision == e.met || !same || taken[e.key] || len(o.offers) == mostOffered {
+			rest = append(rest, e)
 			continue
 		}
-		w.offers = slices.Delete(w.offers, i, i+1)
-		e.met = h.Revision
-		t := Transaction{Guards: []Guard{{OwnerKey(e.key.Public), h.Revision}}, Puts: []Put{e.put}}
-		if e.put.Keep == 0 {
-			t.Guards = append(t.Guards, Guard{e.put.Key, 0})
+		if len(o.offers) == 0 {
+			o.Transaction.Guards = []Guard{{OwnerKey(e.key.Public), h.Revision}}
 		}
-		return Offer{t, e}, true
+		e.met, taken[e.key] = h.Revision, true
+		o.offers = append(o.offers, e)
+		o.Transaction.Puts = append(o.Transaction.Puts, e.put)
+		if e.put.Keep == 0 {
+			o.Transaction.Guards = append(o.Transaction.Guards, Guard{e.put.Key, 0})
+		}
 	}
-	return Offer{}, false
+	w.offers = rest
+	return o, len(o.offers) > 0
 }
 
 // Offered takes in the guards' keys as they are, if a guard of an offer did not hold. If the owner has
-// taken its address anew meanwhile, the call is offered again, when the watch has told of that.
+// taken its address anew meanwhile, the calls are offered again, when the watch has told of that. Else
+// those are that are not in the store.
 func (w *Writer) Offered(o Offer, now []Item) (again bool) {
-	key := OwnerKey(o.offer.key.Public)
-	renewed := func(it Item) bool { return it.Key == key && it.Revision != o.offer.met }
-	if again = slices.ContainsFunc(now, renewed) && len(w.offers) < mostOffers; again {
-		w.offers = append(w.offers, o.offer)
+	key := OwnerKey(o.offers[0].key.Public)
+	renewed := slices.ContainsFunc(now, func(it Item) bool { return it.Key == key && it.Revision != o.offers[0].met })
+	known := make(map[string]bool)
+	for _, it := range now {
+		known[it.Key] = it.Key != key && it.Revision != 0
+	}
+	for _, e := range o.offers {
+		if len(now) == 0 || !renewed && known[e.put.Key] || len(w.offers) >= mostOffers {
+			continue
+		}
+		if !renewed {
+			e.met = 0
+		}
+		w.offers = append(w.offers, e)
+		again = true
 	}
 	return again
 }
