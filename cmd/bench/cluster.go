@@ -31,13 +31,23 @@ type clusterRun struct {
 // talkers is how many connections place and clear calls at a time.
 const talkers = 64
 
-// measure measures and writes all tables of the cluster.
+// measure measures and writes what a cluster does.
 func (c clusterRun) measure(ctx context.Context, r *report) error {
 	r.heading(2, "Gateways that share their calls")
-	fmt.Fprintf(r, `Two gateways beside each other, %d members of etcd (%s) that write to the disk, the
-clients and their servers, all on this machine's processors.
+	return c.steps(ctx, r, c.rate, c.earlier, c.leader, c.move)
+}
+
+// grow measures and writes what grows with calls and gateways.
+func (c clusterRun) grow(ctx context.Context, r *report) error {
+	r.heading(2, "What grows with calls and gateways")
+	return c.steps(ctx, r, c.many, c.growth)
+}
+
+func (c clusterRun) steps(ctx context.Context, r *report, all ...func(context.Context, *report) error) error {
+	fmt.Fprintf(r, `The gateways, %d members of etcd (%s) that write to the disk, the clients and their servers
+are all on this machine's processors.
 `, etcdMembers, etcdVersion(ctx))
-	for _, step := range []func(context.Context, *report) error{c.rate, c.earlier, c.leader, c.move, c.many, c.growth} {
+	for _, step := range all {
 		if err := step(ctx, r); err != nil {
 			return err
 		}
@@ -199,7 +209,7 @@ and the reply wait for etcd each.
 }
 
 // finer is how many rounds a difference of a hundredth takes, for each of c.rounds.
-const finer = 6
+const finer = 5
 
 // earlier compares the program as it is without --cluster with an earlier one, if there is one.
 func (c clusterRun) earlier(ctx context.Context, r *report) (err error) {

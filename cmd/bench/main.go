@@ -21,7 +21,7 @@ func main() {
 	flag.StringVar(&o.program, "pptpalg", "bin/pptpalg", "the program to measure")
 	flag.StringVar(&o.out, "o", "", "file to write the report into, between its marks, as well as to the standard output")
 	flag.BoolVar(&o.quick, "quick", false, "a minute instead of ten: fewer rounds, no more than 1,000 calls")
-	flag.StringVar(&o.only, "only", "", "parts to run, separated by commas, of gre, table, other, calls, memory, idle, cluster; all without it")
+	flag.StringVar(&o.only, "only", "", "parts to run, separated by commas, of gre, table, other, calls, memory, idle, cluster, growth; all without it")
 	flag.StringVar(&o.before, "before", "", "an earlier pptpalg, with which the part cluster compares the program as it is without --cluster")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -107,7 +107,7 @@ func (o options) parts(p programs) []part {
 	c := callRun{contenders: only(all, nameNAT, nameHelper, nameKernel, nameQueue), rounds: 5, window: 3 * time.Second, trips: 1000}
 	d := crowdRun{daemon: only(all, nameKernel)[0], calls: 50000, silent: 10000, watch: 10 * time.Second, idling: 2 * time.Minute, restarts: 5}
 	k := clusterRun{
-		program: o.program, before: o.before, rounds: 7, window: 2 * time.Second, trips: 300, pauses: 3, moves: 10, deaths: 5,
+		program: o.program, before: o.before, rounds: 5, window: 2 * time.Second, trips: 200, pauses: 3, moves: 10, deaths: 5,
 		calls: 100000, watch: 5 * time.Second, gateways: []int{1, 2, 3, 4},
 	}
 	if o.quick {
@@ -139,5 +139,6 @@ func (o options) parts(p programs) []part {
 		{name: "memory", run: d.memory},
 		{name: "idle", run: d.idle},
 		{name: "cluster", run: k.measure, block: "cluster"},
+		{name: "growth", run: k.grow, block: "growth"},
 	}
 }

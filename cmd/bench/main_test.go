@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"math"
 	"os"
 	"os/exec"
@@ -147,8 +148,10 @@ func TestCluster(t *testing.T) {
 		calls: 400, watch: time.Millisecond, gateways: []int{1, 2},
 	}
 	r := &report{block: "cluster"}
-	if err := run.measure(t.Context(), r); err != nil {
-		t.Fatal(err)
+	for _, part := range []func(context.Context, *report) error{run.measure, run.grow} {
+		if err := part(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, want := range []string{nameAlone, nameShared, nameWarm, nameBefore, "around the death", "orderly", "400 calls", "writes of keys"} {
 		if !strings.Contains(r.String(), want) {
