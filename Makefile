@@ -16,7 +16,7 @@
 #   make deb      bin/pptpalg_VERSION_ARCH.deb; make rpm the same for RPM (ARCH=arm64 for another machine)
 #   make man      bin/man, the manual pages
 #   make generate the BPF programs of the fast path, which are committed: the same bytes on each Debian 12
-#   make bench    fifteen minutes of figures beside the kernel's own helper; REPORT=FILE writes them there
+#   make bench    twenty minutes of figures beside the kernel's own helper; REPORT=FILE writes them there
 #
 # demo, demo-ha, test, test-vm, test-fresh, check, generate and bench install the Debian packages that they need, and say so.
 
