@@ -16,7 +16,7 @@
 #   make deb      bin/pptpalg_VERSION_ARCH.deb; make rpm the same for RPM (ARCH=arm64 for another machine)
 #   make man      bin/man, the manual pages
 #   make generate the BPF programs of the fast path, which are committed: the same bytes on each Debian 12
-#   make bench    fifteen minutes of figures beside the kernel's own helper; REPORT=FILE writes them there
+#   make bench    twenty minutes of figures beside the kernel's own helper; REPORT=FILE writes them there
 #
 # demo, demo-ha, test, test-vm, test-fresh, check, generate and bench install the Debian packages that they need, and say so.
 
@@ -39,7 +39,7 @@ RUN_PACKAGES  := iptables iproute2 conntrack pptp-linux pptpd
 TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium etcd-server etcd-client openssl keepalived rsyslog rsyslog-gnutls nfdump
 HA_PACKAGES   := $(RUN_PACKAGES) etcd-server
 RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
-BENCH_PACKAGES := iptables iproute2 nftables
+BENCH_PACKAGES := iptables iproute2 nftables etcd-server
 VM_PACKAGES    := $(RUN_PACKAGES) nftables ppp iputils-ping kmod qemu-system-x86
 FRESH_PACKAGES := mmdebstrap kmod qemu-system-x86
 BPF_PACKAGES   := clang-14 llvm-14

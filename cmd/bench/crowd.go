@@ -128,11 +128,11 @@ const (
 
 // weigh looks at a daemon for a while, and until it has collected garbage. The least heap it
 // sees is what was left after a collection.
-func (c crowd) weigh(watch time.Duration) (weight, error) {
+func (d *daemon) weigh(watch time.Duration) (weight, error) {
 	w := weight{heap: math.Inf(1)}
 	last, seen := 0.0, -1
 	for from := time.Now(); time.Since(from) < watch || seen < collections && time.Since(from) < gcTime; time.Sleep(20 * time.Millisecond) {
-		m, err := c.metrics()
+		m, err := d.metrics()
 		if err != nil {
 			return weight{}, err
 		}
@@ -142,7 +142,7 @@ func (c crowd) weigh(watch time.Duration) (weight, error) {
 			seen++
 		}
 	}
-	resident, err := c.resident()
+	resident, err := d.resident()
 	w.resident = float64(resident)
 	return w, err
 }

@@ -1,6 +1,6 @@
 // Command bench compares pptpalg with the alternatives for a gateway: the kernel's own
 // helper, nothing, plain forwarding, forwarding in XDP, a simpler queue. It takes some
-// fifteen minutes and prints its report as Markdown.
+// twenty minutes and prints its report as Markdown.
 //
 //	make bench
 //	make bench REPORT=docs/BENCHMARKS.md

@@ -22,8 +22,15 @@ func (r *report) describe() error {
 		{"kernel", unix.ByteSliceToString(name.Release[:]) + ", " + unix.ByteSliceToString(name.Machine[:])},
 		{"conntrack buckets", contents("/proc/sys/net/netfilter/nf_conntrack_buckets")},
 		{"Go", runtime.Version()},
+		{"load average before the run", lastMinute(contents("/proc/loadavg"))},
 	})
 	return nil
+}
+
+// lastMinute returns the first of the averages of /proc/loadavg.
+func lastMinute(average string) string {
+	minute, _, _ := strings.Cut(average, " ")
+	return minute
 }
 
 // field returns what a file of lines "name: value" says of name.

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -133,6 +136,33 @@ func TestCrowd(t *testing.T) {
 	w, err := c.weigh(time.Millisecond)
 	if err != nil || w.heap <= 0 || w.resident < w.heap {
 		t.Errorf("weighs %+v: %v", w, err)
+	}
+}
+
+// TestCluster has the part of gateways that share their calls measure a moment of all. How fast they
+// are does not matter.
+func TestCluster(t *testing.T) {
+	p := build(t)
+	run := clusterRun{
+		program: p.pptpalg, before: p.pptpalg, rounds: 1, window: 50 * time.Millisecond, trips: 5, pauses: 1, moves: 1, deaths: 1,
+		calls: 400, watch: time.Millisecond, gateways: []int{1, 2},
+	}
+	r := &report{block: "cluster"}
+	for _, part := range []func(context.Context, *report) error{run.measure, run.grow} {
+		if err := part(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{nameAlone, nameShared, nameWarm, nameBefore, "around the death", "orderly", "400 calls", "writes of keys"} {
+		if !strings.Contains(r.String(), want) {
+			t.Errorf("the report says nothing of %q", want)
+		}
+	}
+}
+
+func TestSlope(t *testing.T) {
+	if got := slope([]float64{1, 2, 4}, []float64{5, 8, 14}); math.Abs(got-3) > 1e-9 {
+		t.Errorf("the slope is %v", got)
 	}
 }
 

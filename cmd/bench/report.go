@@ -14,6 +14,7 @@ import (
 // report is what a run has found, as Markdown.
 type report struct {
 	bytes.Buffer
+	block   string // of the file that it is for: "" for that of the comparison
 	targets []target
 }
 
@@ -76,7 +77,11 @@ func (r *report) summary() {
 	if len(r.targets) == 0 {
 		return
 	}
-	r.heading(2, "Targets")
+	title := "Targets"
+	if r.block != "" {
+		title += " of the " + r.block
+	}
+	r.heading(2, title)
 	var rows [][]string
 	for _, t := range r.targets {
 		if math.IsNaN(t.is) {
@@ -94,11 +99,13 @@ func (r *report) summary() {
 	r.table([]string{"", "wanted", "is", ""}, rows)
 }
 
-// The lines between which a report stands in a file that has more to say.
-const (
-	beginMark = "<!-- begin: written by make bench -->"
-	endMark   = "<!-- end: written by make bench -->"
-)
+// marks are the lines between which a report stands in a file that has more to say.
+func marks(block string) (begin, end string) {
+	if block != "" {
+		block = ", " + block
+	}
+	return "<!-- begin: written by make bench" + block + " -->", "<!-- end: written by make bench" + block + " -->"
+}
 
 // write puts the report into a file between its marks, in place of the last one. A
 // file without marks gets it at its end.
@@ -107,18 +114,19 @@ func (r *report) write(path string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("write report: %w", err)
 	}
-	if err := os.WriteFile(path, []byte(splice(string(old), r.String())), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(splice(string(old), r.block, r.String())), 0o644); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	return nil
 }
 
-func splice(old, report string) string {
-	block := beginMark + "\n\n" + report + "\n" + endMark
-	before, rest, found := strings.Cut(old, beginMark)
-	_, after, ended := strings.Cut(rest, endMark)
+func splice(old, block, report string) string {
+	begin, end := marks(block)
+	text := begin + "\n\n" + report + "\n" + end
+	before, rest, found := strings.Cut(old, begin)
+	_, after, ended := strings.Cut(rest, end)
 	if !found || !ended {
-		return strings.TrimLeft(strings.TrimRight(old, "\n")+"\n\n"+block+"\n", "\n")
+		return strings.TrimLeft(strings.TrimRight(old, "\n")+"\n\n"+text+"\n", "\n")
 	}
-	return before + block + after
+	return before + text + after
 }

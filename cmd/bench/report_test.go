@@ -9,14 +9,17 @@ import (
 )
 
 func TestSplice(t *testing.T) {
+	beginMark, endMark := marks("")
+	begin, end := marks("cluster")
 	for _, tt := range []struct{ name, old, want string }{
 		{"no file", "", beginMark + "\n\nNEW\n" + endMark + "\n"},
 		{"no marks", "# By hand\n", "# By hand\n\n" + beginMark + "\n\nNEW\n" + endMark + "\n"},
 		{"marks", "above\n" + beginMark + "\nOLD\n" + endMark + "\nbelow\n", "above\n" + beginMark + "\n\nNEW\n" + endMark + "\nbelow\n"},
 		{"one mark", "above\n" + beginMark + "\nhand\n", "above\n" + beginMark + "\nhand\n\n" + beginMark + "\n\nNEW\n" + endMark + "\n"},
+		{"another block", begin + "\nOTHER\n" + end + "\n", begin + "\nOTHER\n" + end + "\n\n" + beginMark + "\n\nNEW\n" + endMark + "\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, splice(tt.old, "NEW")); diff != "" {
+			if diff := cmp.Diff(tt.want, splice(tt.old, "", "NEW")); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})

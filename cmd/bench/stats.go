@@ -41,6 +41,16 @@ func difference(of, to []float64) float64 {
 	return median(each)
 }
 
+// slope returns how much y grows with x, by least squares.
+func slope(x, y []float64) float64 {
+	var n, sx, sy, sxx, sxy float64
+	for i := range x {
+		n++
+		sx, sy, sxx, sxy = sx+x[i], sy+y[i], sxx+x[i]*x[i], sxy+x[i]*y[i]
+	}
+	return (n*sxy - sx*sy) / (n*sxx - sx*sx)
+}
+
 // spread says how far apart the rounds lie: the highest over the lowest.
 func spread(values []float64) float64 {
 	if len(values) == 0 {

@@ -57,25 +57,26 @@ func newYard(ctx context.Context, o lab.Options) (*yard, error) {
 }
 
 func (y *yard) build(ctx context.Context) (err error) {
-	for i := range clientCount {
-		y.clients = append(y.clients, address(lab.LAN, firstClient+i))
-	}
-	for i := range serverCount {
-		y.servers = append(y.servers, address(lab.WAN, firstServer+i))
-	}
+	y.clients, y.servers = crowdAddresses()
 	if err := y.cable(ctx); err != nil {
 		return err
 	}
-	if err := y.tune(); err != nil {
+	if err := tune(ctx, y.client(), y.server(), y.Gateway); err != nil {
 		return err
-	}
-	for _, h := range []*lab.Host{y.client(), y.server()} {
-		if err := h.IPTables(ctx, "-A", "OUTPUT", "-p", "tcp", "--tcp-flags", "RST", "RST", "-j", "DROP"); err != nil {
-			return err
-		}
 	}
 	y.farm, err = farm.Start(y.client(), y.server(), y.clients, y.servers)
 	return err
+}
+
+// crowdAddresses are those of the clients and of their servers.
+func crowdAddresses() (clients, servers []netip.Addr) {
+	for i := range clientCount {
+		clients = append(clients, address(lab.LAN, firstClient+i))
+	}
+	for i := range serverCount {
+		servers = append(servers, address(lab.WAN, firstServer+i))
+	}
+	return clients, servers
 }
 
 func address(p netip.Prefix, last int) netip.Addr {
@@ -154,21 +155,32 @@ func (y *yard) populate(ctx context.Context, h *lab.Host, addrs []netip.Addr, po
 	return errors.Join(h.IPBatch(ctx, host.String()), y.Gateway.IPBatch(ctx, gw.String()))
 }
 
-// tune sets, for every contender alike, how long conntrack remembers.
-func (y *yard) tune() error {
-	for _, s := range []struct {
+// tune sets, for every contender alike, how long conntrack remembers, and has the hosts of the crowd
+// say nothing of sockets that are gone.
+func tune(ctx context.Context, client, server *lab.Host, gateways ...*lab.Host) error {
+	type setting struct {
 		h           *lab.Host
 		name, value string
-	}{
-		{y.Gateway, "net.netfilter.nf_conntrack_gre_timeout", keepCallTime},
-		{y.Gateway, "net.netfilter.nf_conntrack_gre_timeout_stream", keepCallTime},
-		{y.Gateway, "net.netfilter.nf_conntrack_tcp_timeout_time_wait", "4"},
-		{y.Gateway, "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged", keepCallTime},
-		{y.client(), "net.ipv4.ip_local_port_range", "2000 65000"},
-		{y.server(), "net.core.somaxconn", "8192"},
-		{y.server(), "net.ipv4.tcp_max_syn_backlog", "8192"},
-	} {
+	}
+	all := []setting{
+		{client, "net.ipv4.ip_local_port_range", "2000 65000"},
+		{server, "net.core.somaxconn", "8192"},
+		{server, "net.ipv4.tcp_max_syn_backlog", "8192"},
+	}
+	for _, g := range gateways {
+		all = append(all,
+			setting{g, "net.netfilter.nf_conntrack_gre_timeout", keepCallTime},
+			setting{g, "net.netfilter.nf_conntrack_gre_timeout_stream", keepCallTime},
+			setting{g, "net.netfilter.nf_conntrack_tcp_timeout_time_wait", "4"},
+			setting{g, "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged", keepCallTime})
+	}
+	for _, s := range all {
 		if err := s.h.SetSysctl(s.name, s.value); err != nil {
+			return err
+		}
+	}
+	for _, h := range []*lab.Host{client, server} {
+		if err := h.IPTables(ctx, "-A", "OUTPUT", "-p", "tcp", "--tcp-flags", "RST", "RST", "-j", "DROP"); err != nil {
 			return err
 		}
 	}

@@ -27,21 +27,33 @@ func moving(verb string) string {
 	return fmt.Sprintf("addr %s %v/24 dev lan\naddr %s %v/24 dev wan\n", verb, GatewayInside, verb, GatewayPublic)
 }
 
-// Take gives a gateway the addresses that move, and tells its neighbours.
+// Take gives a gateway the addresses that move, and waits until its neighbours know.
 func (n *Network) Take(ctx context.Context, gateway *Host) error {
+	if err := n.Give(ctx, gateway); err != nil {
+		return err
+	}
+	return n.Moved(ctx, gateway)
+}
+
+// Give gives a gateway the addresses that move, and tells its neighbours.
+func (n *Network) Give(ctx context.Context, gateway *Host) error {
 	if err := gateway.IPBatch(ctx, moving("add")); err != nil {
 		return fmt.Errorf("move addresses to %s: %w", gateway.Name, err)
 	}
-	return n.Announce(ctx, gateway)
+	return gateway.announceBoth()
 }
 
 // Announce tells the neighbours of a gateway that it has the addresses that move, and waits until they
 // know.
 func (n *Network) Announce(ctx context.Context, gateway *Host) error {
-	if err := errors.Join(gateway.announce("lan", GatewayInside), gateway.announce("wan", GatewayPublic)); err != nil {
+	if err := gateway.announceBoth(); err != nil {
 		return err
 	}
 	return n.Moved(ctx, gateway)
+}
+
+func (h *Host) announceBoth() error {
+	return errors.Join(h.announce("lan", GatewayInside), h.announce("wan", GatewayPublic))
 }
 
 // Moved waits until no host sends to another gateway what is for the addresses that move: one learns

@@ -105,17 +105,28 @@ var errNoLeader = errors.New("no member of etcd is the leader")
 // Leader returns which member is the leader.
 func (e *Quorum) Leader() (int, error) {
 	for i := range e.members {
-		resp, err := e.client.Get("http://" + e.Endpoint(i).String() + "/metrics")
-		if err != nil {
-			continue
-		}
-		text, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err == nil && bytes.Contains(text, []byte("\netcd_server_is_leader 1\n")) {
+		if text, err := e.Metrics(i); err == nil && bytes.Contains(text, []byte("\netcd_server_is_leader 1\n")) {
 			return i, nil
 		}
 	}
 	return 0, errNoLeader
+}
+
+// Members returns how many members there are, those included that do not run.
+func (e *Quorum) Members() int { return len(e.members) }
+
+// Metrics returns the metrics of a member, in Prometheus's format.
+func (e *Quorum) Metrics(i int) ([]byte, error) {
+	resp, err := e.client.Get("http://" + e.Endpoint(i).String() + "/metrics")
+	if err != nil {
+		return nil, fmt.Errorf("read metrics of etcd: %w", err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("read metrics of etcd: %w", err)
+	}
+	return text, nil
 }
 
 // EtcdItem is a key with its value.

@@ -67,7 +67,7 @@ func (f *Farm) feed(ctx context.Context, ready chan<- int) error {
 // cycle is one call's life.
 func (f *Farm) cycle(fd, i int) error {
 	c := newClient(fd)
-	own := pptp.CallID(i%250 + 1)
+	own := pptp.CallID(i%talked + 1)
 	err := c.setUp(f.servers[i%len(f.servers)], own)
 	if err == nil {
 		err = c.clear(own)
@@ -99,15 +99,12 @@ func (f *Farm) roundTrips(c *client, n int) ([]time.Duration, error) {
 	}
 	times := make([]time.Duration, 0, n)
 	for i := range n {
-		own := pptp.CallID(i%250 + 1)
-		if err := c.file.SetDeadline(time.Now().Add(patience)); err != nil {
+		own := pptp.CallID(i%talked + 1)
+		took, err := c.timed(func() error { return c.call(own) })
+		if err != nil {
 			return nil, err
 		}
-		from := time.Now()
-		if err := c.call(own); err != nil {
-			return nil, err
-		}
-		times = append(times, time.Since(from))
+		times = append(times, took)
 		if err := c.clear(own); err != nil {
 			return nil, err
 		}

@@ -25,6 +25,9 @@ const workers = 200
 // a port of its own, which NAT then keeps.
 const firstPort = 2000
 
+// secondID is what the second call of a connection has more than the first one as its Call ID.
+const secondID = 0x4000
+
 // Call is a call that both ends have agreed on, and what each end knows of it.
 type Call struct {
 	Client, Server netip.Addr
@@ -35,6 +38,9 @@ type Call struct {
 
 // Farm is the clients, on one host, and the server, on another.
 type Farm struct {
+	// Twice has each connection that Hold sets up place a second call, which Hold does not return.
+	Twice bool
+
 	clients, servers []netip.Addr
 	client           *lab.Host
 	listener         *net.TCPListener
@@ -146,16 +152,16 @@ func (f *Farm) hold(fd int, number int) (Call, error) {
 	if err := c.setUp(call.Server, call.Own); err != nil {
 		return Call{}, errors.Join(err, c.close())
 	}
-	call.ServerID = c.peer
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.held = append(f.held, c.file)
-	end, ok := f.known[key{call.Server, call.ServerID}]
-	if !ok {
-		return Call{}, fmt.Errorf("call %v of %v: server %v has given it no ID %v", call.Own, call.Client, call.Server, call.ServerID)
+	peer := c.peer
+	if f.Twice {
+		if err := c.call(call.Own + secondID); err != nil {
+			return Call{}, errors.Join(err, c.close())
+		}
 	}
-	call.Public, call.PublicID = end.remote, end.peer
-	return call, nil
+	f.mu.Lock()
+	f.held = append(f.held, c.file)
+	f.mu.Unlock()
+	return call, f.complete(&call, peer)
 }
 
 // Close closes every connection that is left, and waits for the server.
