@@ -170,6 +170,7 @@ var firing = []struct {
 	{alert: "PptpalgClusterDegraded", fires: series{`pptpalg_cluster_degraded 1x9`}, quiet: []series{{`pptpalg_cluster_degraded 0x9`}, {`pptpalg_cluster_degraded 0 1 0x9`}}},
 	{alert: "PptpalgClusterLags", fires: series{`pptpalg_cluster_lag_seconds 30x9`}, quiet: []series{{`pptpalg_cluster_lag_seconds 0x9`}, {`pptpalg_cluster_lag_seconds 0 30 0x9`}}},
 	{alert: "PptpalgClusterSameName", fires: series{`pptpalg_cluster_same_name 1x9`}, quiet: []series{{`pptpalg_cluster_same_name 0x9`}, {`pptpalg_cluster_same_name 0 1 0x9`}}},
+	{alert: "PptpalgClusterAstray", fires: series{`pptpalg_cluster_astray_total 0+1x40`}, quiet: []series{{`pptpalg_cluster_astray_total 5x40`}, {`pptpalg_cluster_astray_total 0 1x40`}}},
 	{alert: "PptpalgClusterAlone", fires: series{`pptpalg_cluster_members 1x9`}, quiet: []series{{`pptpalg_cluster_members 2x9`}, {`pptpalg_cluster_members 2 1 2x9`}}},
 	{alert: "PptpalgJournalErrors", fires: series{`pptpalg_journal_errors_total 0 1`}, quiet: []series{{`pptpalg_journal_errors_total 1x9`}}},
 	{
