@@ -50,7 +50,7 @@ func allScenes() (all []scene) {
 		}
 	}
 	// Over queue the WAN in a VRF works in most runs; in one the machine stood still, for a cause that is
-	// not known: see docs/TROUBLESHOOTING.md.
+	// not known: see docs/OPERATING.md.
 	for _, tr := range trials {
 		if by := map[string]string{"iptables": "wan", "auto": uplink}[tr.rules]; tr.dataPath == "kernel" {
 			all = append(all, scene{"vrf-" + by + "-" + tr.dataPath + "-" + tr.rules, func() error { return tr.wanInVRF(by) }})
