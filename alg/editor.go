@@ -269,11 +269,17 @@ func (e *Editor) Restore(records []calls.Record, now time.Time) (refused int) {
 func (e *Editor) Records() []calls.Record {
 	records := make([]calls.Record, 0, e.table.Calls())
 	for _, d := range e.all {
-		if !d.over && !d.control.Followed() {
-			records = d.control.Records(records)
-		}
+		records = d.kept(records)
 	}
 	return records
+}
+
+// kept appends the connection's calls that a restart should find.
+func (d *dialogue) kept(records []calls.Record) []calls.Record {
+	if d.over || d.control.Followed() {
+		return records
+	}
+	return d.control.Records(records)
 }
 
 // Copy is one walk through the calls that Records returns. Between two slices the editor may be used
@@ -285,11 +291,7 @@ func (e *Editor) Copy() *Copy { return &Copy{Audit{ed: e, records: len(e.all)}} 
 
 // Next appends the calls of at most so many connections, and reports whether there are more.
 func (c *Copy) Next(most int, records []calls.Record) (_ []calls.Record, more bool) {
-	more = c.steps.walk(&c.steps.records, most, func(d *dialogue) {
-		if !d.over && !d.control.Followed() {
-			records = d.control.Records(records)
-		}
-	})
+	more = c.steps.walk(&c.steps.records, most, func(d *dialogue) { records = d.kept(records) })
 	return records, more
 }
 

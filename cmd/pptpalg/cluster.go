@@ -139,26 +139,26 @@ func (o *clusterOptions) etcdConfig() (etcd.Config, error) {
 	return etcd.Config{Target: target, Files: o.files, Insecure: o.insecure}, nil
 }
 
-// clusterMember is what the gateway tells others of itself.
-func (o *options) clusterMember() (state.Member, error) {
+// clusterMember returns how etcd is reached, and what the gateway tells others of itself. false says
+// that it is alone.
+func (o *options) clusterMember() (cfg etcd.Config, m state.Member, shares bool, err error) {
+	if o.cluster.target == "" {
+		return cfg, m, false, nil
+	}
+	if cfg, err = o.cluster.etcdConfig(); err != nil {
+		return cfg, m, true, err
+	}
 	name, err := o.cluster.member()
-	return state.Member{
+	return cfg, state.Member{
 		Name: name, Life: uint64(time.Now().UnixNano()), Version: buildVersion(),
 		Ports: strings.Trim(fmt.Sprint(o.ports), "[]"), Rest: o.table.Rest, RandomIDs: o.randomIDs, Share: o.cluster.share,
-	}, err
+	}, true, err
 }
 
 // openCluster returns the gateway's part in a cluster, nil for a gateway alone.
 func (o *options) openCluster() (*gateway.ClusterConfig, error) {
-	if o.cluster.target == "" {
-		return nil, nil
-	}
-	cfg, err := o.cluster.etcdConfig()
-	if err != nil {
-		return nil, err
-	}
-	m, err := o.clusterMember()
-	if err != nil {
+	cfg, m, shares, err := o.clusterMember()
+	if err != nil || !shares {
 		return nil, err
 	}
 	shared, err := etcd.Open(cfg)
@@ -171,15 +171,11 @@ func (o *options) openCluster() (*gateway.ClusterConfig, error) {
 
 // checkedCluster is what check judges of a gateway that shares its calls, nil for a gateway alone.
 func (o *options) checkedCluster() (*check.Cluster, error) {
-	if o.cluster.target == "" {
-		return nil, nil
-	}
-	cfg, err := o.cluster.etcdConfig()
-	if err != nil {
+	cfg, m, shares, err := o.clusterMember()
+	if err != nil || !shares {
 		return nil, err
 	}
-	m, err := o.clusterMember()
-	return &check.Cluster{Etcd: cfg, Member: m, Wait: o.cluster.wait, Etc: "/etc"}, err
+	return &check.Cluster{Etcd: cfg, Member: m, Wait: o.cluster.wait, Etc: "/etc"}, nil
 }
 
 func clusterCommand(e env) *cobra.Command {

@@ -347,15 +347,18 @@ func (c *CallRecord) copy() CallRecord {
 	return d
 }
 
+func copies(of []*CallRecord) (all []CallRecord) {
+	for _, c := range of {
+		all = append(all, c.copy())
+	}
+	return all
+}
+
 // Calls returns all calls, ended ones too, in the order they were placed.
 func (s *Server) Calls() []CallRecord {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []CallRecord
-	for _, c := range s.calls {
-		all = append(all, c.copy())
-	}
-	return all
+	return copies(s.calls)
 }
 
 // Living returns the number of calls that have not ended.
@@ -369,11 +372,7 @@ func (s *Server) Living() int {
 func (s *Server) LivingCalls() []CallRecord {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []CallRecord
-	for _, c := range s.living {
-		all = append(all, c.copy())
-	}
-	return all
+	return copies(s.living)
 }
 
 // Holder returns the living call that has an ID of the server's, as its refusals name it.
