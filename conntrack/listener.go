@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -31,9 +30,13 @@ const eventBuffer = 256 << 10
 // at a time may use it; any goroutine may call Close. See "Events" in the package's
 // documentation for what the kernel does not report.
 type Listener struct {
-	conn  *netlink.Conn
-	raw   syscall.RawConn // conn's: its Receive reads twice and allocates for each event
-	close func() error
+	// fd is a socket that the runtime's poller does not watch: the poller would wake a thread
+	// for each event, also while nobody waits for one.
+	fd   int
+	wake int // an eventfd; readable after Close
+
+	mu     sync.RWMutex // held for reading by Next, so that Close closes no file in use
+	closed bool
 
 	// Memory that is reused.
 	buf  []byte
@@ -65,54 +68,110 @@ func Listen(ports []uint16, own ...*Conn) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("assemble filter of conntrack events: %w", err)
 	}
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	fd, err := openNetlink(unix.SOCK_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter netlink socket: %w%s", err, hint(err))
 	}
-	// The filter is set before the group is joined: so no other event ever gets into the
-	// buffer.
-	err = errors.Join(conn.SetReadBuffer(eventBuffer), conn.SetBPF(program))
+	l := &Listener{fd: fd, buf: make([]byte, bufferSize)}
+	if err := l.join(program); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("listen to conntrack events: %w%s", err, hint(err))
+	}
+	if l.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("listen to conntrack events: %w", os.NewSyscallError("eventfd", err))
+	}
+	return l, nil
+}
+
+// join joins the group. The filter is set before: so no other event ever gets into the buffer.
+func (l *Listener) join(program []bpf.RawInstruction) error {
+	if err := l.setBuffer(eventBuffer); err != nil {
+		return err
+	}
+	filter := make([]unix.SockFilter, len(program))
+	for i, in := range program {
+		filter[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
+	}
+	err := unix.SetsockoptSockFprog(l.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 	if err == nil {
-		err = conn.JoinGroup(unix.NFNLGRP_CONNTRACK_DESTROY)
+		err = unix.SetsockoptInt(l.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.NFNLGRP_CONNTRACK_DESTROY)
 	}
-	raw, rawErr := conn.SyscallConn()
-	if err = errors.Join(err, rawErr); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen to conntrack events: %w%s", err, hint(err)), conn.Close())
+	return os.NewSyscallError("setsockopt", err)
+}
+
+// setBuffer sets the size of the receive buffer, beyond the host's limit if the process may.
+func (l *Listener) setBuffer(size int) error {
+	err := unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size)
+	if err != nil {
+		err = unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size)
 	}
-	return &Listener{conn: conn, raw: raw, close: sync.OnceValue(conn.Close), buf: make([]byte, bufferSize)}, nil
+	return os.NewSyscallError("setsockopt", err)
 }
 
 // Close ends the Listener. A Next that waits returns an error.
 func (l *Listener) Close() error {
-	if err := l.close(); err != nil {
+	unix.Write(l.wake, binary.NativeEndian.AppendUint64(nil, 1))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil
+	}
+	l.closed = true
+	if err := errors.Join(unix.Close(l.fd), unix.Close(l.wake)); err != nil {
 		return fmt.Errorf("close netfilter netlink socket: %w", err)
 	}
 	return nil
 }
 
-// Next waits for the next events until a deadline, and returns the entries that have left
+// Next waits for the next events until a deadline, for ever if it is zero, and returns the entries that have left
 // the table: those of all events that are waiting, up to eventsAtOnce. There may be none,
 // without an error. The error is ErrLost if the buffer was too small; then there may be
-// entries nevertheless. It is os.ErrDeadlineExceeded at the deadline.
+// entries nevertheless. It is os.ErrDeadlineExceeded at the deadline, and os.ErrClosed after
+// Close.
 func (l *Listener) Next(until time.Time) ([]Destroyed, error) {
-	var d drained
-	err := l.raw.Control(func(fd uintptr) { d = l.drain(int(fd)) })
-	if err == nil && d.events == 0 && d.err == nil {
-		err = l.conn.SetReadDeadline(until)
-		if err == nil {
-			err = l.raw.Read(func(fd uintptr) bool {
-				d = l.drain(int(fd))
-				return d.events > 0 || d.err != nil
-			})
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for !l.closed {
+		d := l.drain(l.fd)
+		switch {
+		case errors.Is(d.err, unix.ENOBUFS):
+			return d.all, ErrLost
+		case d.err != nil:
+			return d.all, fmt.Errorf("receive conntrack event: %w", d.err)
+		case d.events > 0:
+			return d.all, nil
+		}
+		if err := l.await(until); err != nil {
+			return nil, err
 		}
 	}
-	switch err = errors.Join(err, d.err); {
-	case errors.Is(err, unix.ENOBUFS):
-		return d.all, ErrLost
-	case err != nil:
-		return d.all, fmt.Errorf("receive conntrack event: %w", err)
+	return nil, os.ErrClosed
+}
+
+// await waits until there is an event.
+func (l *Listener) await(until time.Time) error {
+	for {
+		var pause *unix.Timespec
+		if !until.IsZero() {
+			left := time.Until(until)
+			if left <= 0 {
+				return os.ErrDeadlineExceeded
+			}
+			t := unix.NsecToTimespec(int64(left))
+			pause = &t
+		}
+		files := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}, {Fd: int32(l.wake), Events: unix.POLLIN}}
+		_, err := unix.Ppoll(files, pause, nil)
+		switch {
+		case err != nil && err != unix.EINTR:
+			return fmt.Errorf("wait for a conntrack event: %w", os.NewSyscallError("ppoll", err))
+		case files[1].Revents != 0:
+			return os.ErrClosed
+		case files[0].Revents != 0:
+			return nil
+		}
 	}
-	return d.all, nil
 }
 
 // eventsAtOnce is how many events Next returns at most.

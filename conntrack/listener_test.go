@@ -208,7 +208,7 @@ func TestEventsTogether(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	must0(l.conn.SetReadBuffer(4 << 20))
+	must0(l.setBuffer(4 << 20))
 	flows := manyFlows(eventsAtOnce + 100)
 	mustApply(t, c, changes(calls.Install, flows...))
 	mustApply(t, other, changes(calls.Remove, flows...))

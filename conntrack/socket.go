@@ -40,13 +40,9 @@ type kernelSocket struct {
 }
 
 func dialKernel() (socket, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	fd, err := openNetlink(0)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		unix.Close(fd)
-		return nil, os.NewSyscallError("bind", err)
+		return nil, err
 	}
 	name, err := unix.Getsockname(fd)
 	if err != nil {
@@ -54,6 +50,20 @@ func dialKernel() (socket, error) {
 		return nil, os.NewSyscallError("getsockname", err)
 	}
 	return &kernelSocket{fd: fd, id: name.(*unix.SockaddrNetlink).Pid, buf: make([]byte, bufferSize)}, nil
+}
+
+// openNetlink opens a netfilter netlink socket in the calling thread's network namespace. The
+// kernel chooses its port.
+func openNetlink(flags int) (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|flags, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		unix.Close(fd)
+		return -1, os.NewSyscallError("bind", err)
+	}
+	return fd, nil
 }
 
 func (s *kernelSocket) port() uint32 { return s.id }

@@ -153,6 +153,9 @@ and the daemon. Median of %d interleaved rounds of %v; ratios are medians of the
 	for _, name := range []string{nameKernel, nameQueue} {
 		r.aim(target{what: "calls set up, rate, of the kernel helper's, " + name, is: ratio(result.rate[name], result.rate[nameHelper]), limit: 0.9, atLeast: true, unit: " ×"})
 		r.aim(target{what: "calls set up, CPU per call, of the kernel helper's, " + name, is: ratio(result.cpu[name], result.cpu[nameHelper]), limit: 1.4, unit: " ×"})
+		if before := result.cpu[name+beforeSuffix]; before != nil {
+			r.aim(target{what: "calls set up, CPU per call, of before, " + name, is: ratio(result.cpu[name], before), limit: 1.02, unit: " ×"})
+		}
 	}
 }
 

@@ -59,6 +59,8 @@ const (
 	nameRelay   = "XDP forwarding without NAT"
 	nameXDP     = "fast path, XDP"
 	nameTC      = "fast path, tc"
+
+	beforeSuffix = ", before" // the same, with an earlier program
 )
 
 // contenders lists them in the order of the tables.
@@ -74,6 +76,18 @@ func contenders(p programs) []contender {
 		{name: nameTC, nat: true, inbound: true, dialogues: true, fast: "tc", start: p.fastPath("tc")},
 		{name: nameQueue, nat: true, inbound: true, dialogues: true, queued: true, start: p.daemon("queue")},
 		{name: nameGoQueue, nat: true, inbound: true, queued: true, start: p.goQueue},
+	}
+}
+
+// earlier returns the contenders that an earlier pptpalg is, none without a program.
+func earlier(program string) []contender {
+	if program == "" {
+		return nil
+	}
+	of := programs{pptpalg: program}
+	return []contender{
+		{name: nameKernel + beforeSuffix, nat: true, inbound: true, dialogues: true, start: of.daemon("kernel")},
+		{name: nameQueue + beforeSuffix, nat: true, inbound: true, dialogues: true, queued: true, start: of.daemon("queue")},
 	}
 }
 

@@ -22,7 +22,7 @@ func main() {
 	flag.StringVar(&o.out, "o", "", "file to write the report into, between its marks, as well as to the standard output")
 	flag.BoolVar(&o.quick, "quick", false, "a minute instead of ten: fewer rounds, no more than 1,000 calls")
 	flag.StringVar(&o.only, "only", "", "parts to run, separated by commas, of gre, table, other, calls, memory, idle, cluster, growth; all without it")
-	flag.StringVar(&o.before, "before", "", "an earlier pptpalg, with which the part cluster compares the program as it is without --cluster")
+	flag.StringVar(&o.before, "before", "", "an earlier pptpalg, with which the parts calls and cluster compare the program as it is without --cluster")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -104,7 +104,7 @@ func (o options) parts(p programs) []part {
 	g := greRun{contenders: all, calls: []int{1, 1000, 10000, 50000}, sizes: []int{64, 1400}, rounds: 9, window: 70 * time.Millisecond}
 	t := tableRun{greRun{contenders: filled(all), calls: []int{500000}, sizes: g.sizes, rounds: g.rounds, window: g.window}}
 	b := otherRun{rounds: 41, window: 40 * time.Millisecond, repeat: 1_000_000}
-	c := callRun{contenders: only(all, nameNAT, nameHelper, nameKernel, nameQueue), rounds: 5, window: 3 * time.Second, trips: 1000}
+	c := callRun{contenders: slices.Concat(only(all, nameNAT, nameHelper, nameKernel, nameQueue), earlier(o.before)), rounds: 5, window: 3 * time.Second, trips: 1000}
 	d := crowdRun{daemon: only(all, nameKernel)[0], calls: 50000, silent: 10000, watch: 10 * time.Second, idling: 2 * time.Minute, restarts: 5}
 	k := clusterRun{
 		program: o.program, before: o.before, rounds: 5, window: 2 * time.Second, trips: 200, pauses: 3, moves: 10, deaths: 5,

@@ -25,9 +25,8 @@ const (
 	// often where there are no events, and while something is left to be mended.
 	tick = 2 * time.Second
 	// gather is how long events are left to come after the first one: each that is waited for
-	// wakes the daemon. drain is for those that have come.
+	// wakes the daemon.
 	gather = 10 * time.Millisecond
-	drain  = time.Millisecond
 	// hearMost is about how many events are collected: others wait for the next turn.
 	hearMost = 8192
 	// settled is how long ago a FIN or RST must have been seen for conntrack to have
@@ -129,7 +128,7 @@ func (g *Gateway) hear(ctx context.Context, until time.Time) (gone []conntrack.D
 		if !heard {
 			heard = true
 			sleep(ctx, gather)
-			until = time.Now().Add(drain)
+			until = time.Now()
 		}
 		gone = append(gone, some...)
 	}
