@@ -39,9 +39,9 @@ type Config struct {
 
 	// Settle is called once for each receive that had packets, after the handler has
 	// decided on them and before any of them gets its verdict. It carries out, for all at
-	// once, what has to be done before they are released. If it panics, they get the
-	// verdicts that the handler decided.
-	Settle func()
+	// once, what has to be done before they are released. If it reports that they must not be,
+	// they are all dropped; if it panics, they get the verdicts that the handler decided.
+	Settle func() (release bool)
 	// Released is called once these packets have their verdicts, if Settle did not panic. It
 	// is for work that can wait until the packets are released.
 	Released func()
@@ -74,7 +74,7 @@ func (c Config) withDefaults() Config {
 
 func (c Config) withListeners() Config {
 	if c.Settle == nil {
-		c.Settle = func() {}
+		c.Settle = func() bool { return true }
 	}
 	if c.Released == nil {
 		c.Released = func() {}

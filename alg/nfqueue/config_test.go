@@ -7,7 +7,9 @@ func TestConfigDefaults(t *testing.T) {
 	if c.MaxLen != DefaultMaxLen || c.ReadBuffer != DefaultReadBuffer || c.Batch != DefaultBatch || c.Queues != 1 {
 		t.Errorf("%+v", c)
 	}
-	c.Settle()
+	if !c.Settle() {
+		t.Error("packets are not released")
+	}
 	c.Released()
 	c.Panicked(nil, nil)
 	c.Overrun()

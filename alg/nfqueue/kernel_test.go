@@ -197,7 +197,7 @@ type settleCase struct {
 	name    string
 	size    int // of a packet's data, bytes
 	handler Handler
-	settle  func()
+	settle  func() bool
 	arrive  int
 	panics  int32
 }
@@ -209,13 +209,15 @@ const settlePackets = 16
 // whatever the handler decided and however many sends the verdicts need.
 func TestSettle(t *testing.T) {
 	modify := func(*Packet) Verdict { return AcceptModified }
-	fail := func() { panic("x") }
+	fail := func() bool { panic("x") }
+	refuse := func() bool { return false }
 	for _, tt := range []settleCase{
 		{name: "accept", size: 100, handler: acceptAny, arrive: settlePackets},
 		{name: "modified, several sends", size: 3 * sendLimit / 2 / settlePackets, handler: modify, arrive: settlePackets},
 		{name: "drop", size: 100, handler: func(*Packet) Verdict { return Drop }},
 		{name: "panics", size: 100, handler: func(*Packet) Verdict { panic("x") }, arrive: settlePackets, panics: settlePackets},
 		{name: "settle panics", size: 100, handler: modify, settle: fail, arrive: settlePackets, panics: 1},
+		{name: "settle refuses", size: 100, handler: modify, settle: refuse},
 	} {
 		t.Run(tt.name, tt.run)
 	}
@@ -230,14 +232,12 @@ func (tt settleCase) run(t *testing.T) {
 	var q *Queue
 	q = openIn(t, ns, Config{
 		Panicked: func(any, []byte) { panics.Add(1) },
-		Settle: func() {
+		Settle: func() bool {
 			if decided != settlePackets {
 				t.Errorf("Settle was called after %d packets", decided)
 			}
 			waiting = append(waiting, statsIn(t, ns, q).Waiting)
-			if tt.settle != nil {
-				tt.settle()
-			}
+			return tt.settle == nil || tt.settle()
 		},
 	}, func(p *Packet) Verdict {
 		decided++
@@ -819,7 +819,7 @@ func TestPacketsAllocateNothing(t *testing.T) {
 	top.gateway.sh(t, greEnd)
 	s := newSender(t, top, 1400)
 	var packets atomic.Int64
-	runIn(t, top.gateway, Config{Settle: func() {}}, func(p *Packet) Verdict {
+	runIn(t, top.gateway, Config{Settle: func() bool { return true }}, func(p *Packet) Verdict {
 		packets.Add(1)
 		return rewrite(p)
 	})

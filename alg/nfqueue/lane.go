@@ -172,7 +172,10 @@ func (l *lane) turn() {
 	for i := 0; i < l.n && !l.course.over(); i++ {
 		l.message(l.in.message(i))
 	}
-	settled := l.settle()
+	settled, release := l.settle()
+	if !release {
+		l.drop()
+	}
 	l.out.flush()
 	if settled {
 		l.released()
@@ -210,16 +213,25 @@ func (l *lane) decide() (v Verdict, mark uint32) {
 	return v, l.q.Mark
 }
 
-// settle calls Settle if there was a packet, and reports whether Settle returned. After a
-// panic the rulings stay: each is right for its packet, and the packets wait.
-func (l *lane) settle() (settled bool) {
+// settle calls Settle if there was a packet. It reports whether Settle returned, and whether the
+// rulings stay. They do after a panic: each is right for its packet, and the packets wait.
+func (l *lane) settle() (settled, release bool) {
+	release = true
 	if !l.decided {
-		return false
+		return false, release
 	}
 	l.decided = false
 	defer l.catch()
-	l.cfg.Settle()
-	return true
+	release = l.cfg.Settle()
+	return true, release
+}
+
+// drop drops all packets of the turn, whatever was decided on them.
+func (l *lane) drop() {
+	l.out.discard()
+	if err := l.ruleAll(l.last, nfDrop); err != nil {
+		l.cfg.Failed(fmt.Errorf("drop packets: %w", err))
+	}
 }
 
 func (l *lane) released() {

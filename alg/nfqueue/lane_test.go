@@ -260,7 +260,7 @@ func wired(t *testing.T, cfg Config, h Handler) (l *lane, far int) {
 func TestLaneAtOnceAndWithoutAllocating(t *testing.T) {
 	for _, packets := range []int{1, 8, DefaultBatch} {
 		settled := 0
-		l, far := wired(t, Config{Settle: func() { settled++ }}, func(p *Packet) Verdict {
+		l, far := wired(t, Config{Settle: func() bool { settled++; return true }}, func(p *Packet) Verdict {
 			p.Mark = 8
 			return Verdict(p.Payload[0] - '0')
 		})
@@ -319,11 +319,12 @@ func TestLaneSettle(t *testing.T) {
 			cfg := Config{
 				Panicked: func(any, []byte) { log("panicked") },
 				Released: func() { log("released") },
-				Settle: func() {
+				Settle: func() bool {
 					log("settle")
 					if tt.settle != nil {
 						tt.settle()
 					}
+					return true
 				},
 			}
 			l := newLane(cfg.withDefaults(), func(p *Packet) Verdict {
@@ -347,7 +348,7 @@ func TestLaneSettle(t *testing.T) {
 func TestLaneSettlePanics(t *testing.T) {
 	k := &kernelSide{t: t, waiting: []uint32{1, 2, 3}}
 	var stack []byte
-	l := k.lane(Config{Settle: func() { panic("half done") }}, func(p *Packet) Verdict { return Verdict(p.Payload[0] - '0') })
+	l := k.lane(Config{Settle: func() bool { panic("half done") }}, func(p *Packet) Verdict { return Verdict(p.Payload[0] - '0') })
 	l.cfg.Panicked = func(value any, s []byte) {
 		if value == "half done" && len(k.waiting) == 0 {
 			stack = s
@@ -361,6 +362,22 @@ func TestLaneSettlePanics(t *testing.T) {
 	}
 	if !bytes.Contains(stack, []byte("lane_test.go")) {
 		t.Errorf("told of the panic, after the verdicts, with the stack %q", stack)
+	}
+}
+
+// TestLaneSettleRefuses: none of the turn's packets goes on, and those of the next turn do.
+func TestLaneSettleRefuses(t *testing.T) {
+	k := &kernelSide{t: t, waiting: []uint32{1, 2, 3, 4}}
+	release := false
+	l := k.lane(Config{Settle: func() bool { return release }}, func(p *Packet) Verdict { return Verdict(p.Payload[0] - '0') })
+	deliver(l, packetMessage(1, "0"), packetMessage(2, "1"), packetMessage(3, "2"))
+	l.turn()
+	release = true
+	deliver(l, packetMessage(4, "0"))
+	l.turn()
+	want := map[uint32]fate{1: {Verdict: nfDrop}, 2: {Verdict: nfDrop}, 3: {Verdict: nfDrop}, 4: {Verdict: nfAccept}}
+	if diff := cmp.Diff(want, k.fates); diff != "" {
+		t.Errorf("fates (-want +got):\n%s", diff)
 	}
 }
 

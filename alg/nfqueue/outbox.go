@@ -63,6 +63,9 @@ func (o *outbox) flush() {
 	o.parts = o.parts[:0]
 }
 
+// discard forgets what is gathered.
+func (o *outbox) discard() { o.parts, o.place = o.parts[:0], nil }
+
 // oneSend returns how many of the parts go into one send.
 func oneSend(parts []unix.Iovec) int {
 	bytes := int(parts[0].Len)

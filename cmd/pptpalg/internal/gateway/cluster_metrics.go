@@ -14,6 +14,7 @@ type clusterMetrics struct {
 	takeovers prometheus.Counter
 	refused   prometheus.Counter
 	astray    prometheus.Counter
+	withheld  prometheus.Counter
 }
 
 // registerCluster registers them, if the gateway is in a cluster.
@@ -31,8 +32,9 @@ func (g *Gateway) registerCluster(reg prometheus.Registerer) {
 		refused:   counter("cluster_follow_refused_total", "Calls of other gateways that were not followed, because a call of this one has their place."),
 		astray:    counter("cluster_astray_total", "Control connections of other gateways of which packets passed this one, which does not edit them."),
 	}
+	m.withheld = counter("cluster_withheld_packets_total", "Control packets that were dropped because another gateway took their calls over before the shared store knew what they say.")
 	g.clusterMetrics = m
-	reg.MustRegister(m.commit, m.takeovers, m.refused, m.astray)
+	reg.MustRegister(m.commit, m.takeovers, m.refused, m.astray, m.withheld)
 	for _, one := range []struct {
 		name, help string
 		of         func(*cluster.Status) float64

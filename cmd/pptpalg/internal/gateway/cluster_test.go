@@ -335,9 +335,9 @@ func (w *wire) say(m *member, from calls.Side, typ pptp.Type, own, peer pptp.Cal
 	}
 	p := &nfqueue.Packet{Payload: segment(w.t, tuple, [2]uint32{w.seq[from], w.seq[from.Other()]}, b)}
 	v := m.packet(p)
-	m.settle()
+	release := m.settle()
 	m.released()
-	if v == nfqueue.Drop {
+	if v == nfqueue.Drop || !release {
 		return nil
 	}
 	w.seq[from] += uint32(len(b))
@@ -409,6 +409,42 @@ func TestFollowed(t *testing.T) {
 	if n := a.calls(); n != 0 {
 		t.Errorf("a has %v calls", n)
 	}
+}
+
+// TestTakenMeanwhile: what a gateway makes of a packet, while another one takes the address, goes
+// nowhere. The packet comes again by the other one, which knows nothing of it and needs to know
+// nothing.
+func TestTakenMeanwhile(t *testing.T) {
+	_, a, b := pair(t)
+	w, v := a.dial(1, publicP), a.dial(2, publicP)
+	b.kernel.set(w.Connection, 432000)
+	b.kernel.set(v.Connection, 432000)
+	first := w.setUp(a, 7, 9)
+	second := ownID(pptp.OutgoingCallRequest, v.say(a, calls.Initiator, pptp.OutgoingCallRequest, 7, 0, 0))
+	b.until("follows", b.knows(v, calls.Requested))
+	a.link.Set(memory.Faults{Deaf: true})
+	b.has(publicP)
+	b.until("owns the address", func() bool { return b.mine(publicP) })
+	if got := v.say(a, calls.Responder, pptp.OutgoingCallReply, 10, second, 1); got != nil {
+		t.Errorf("a reply passes that nobody knows of: % x", got)
+	}
+	if got := w.say(a, calls.Initiator, pptp.OutgoingCallRequest, 8, 0, 0); got != nil {
+		t.Errorf("a request passes that nobody knows of: % x", got)
+	}
+	if n := testutil.ToFloat64(a.share.metrics.withheld); n != 2 {
+		t.Errorf("%v packets withheld", n)
+	}
+	a.link.Set(memory.Faults{})
+	if got := peerID(pptp.OutgoingCallReply, v.say(b, calls.Responder, pptp.OutgoingCallReply, 10, second, 1)); got != 7 {
+		t.Errorf("the client is told of call %d", got)
+	}
+	b.until("has the call", b.knows(v, calls.Established))
+	a.until("follows", a.knows(v, calls.Established))
+	third := ownID(pptp.OutgoingCallRequest, w.say(b, calls.Initiator, pptp.OutgoingCallRequest, 8, 0, 0))
+	if third == first || third == second || third == 0 {
+		t.Errorf("public IDs %d, %d, %d", first, second, third)
+	}
+	a.until("has what b has", func() bool { return len(a.Calls()) == len(b.Calls()) })
 }
 
 // TestAddressMoves to another gateway, which goes on with the calls, and back.

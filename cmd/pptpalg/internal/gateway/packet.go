@@ -9,6 +9,7 @@ import (
 	"pptpalg/alg/nfqueue"
 	"pptpalg/alg/packet"
 	"pptpalg/cmd/pptpalg/internal/history"
+	"pptpalg/cmd/pptpalg/internal/store"
 	"pptpalg/conntrack"
 )
 
@@ -38,8 +39,10 @@ func (g *Gateway) packet(p *nfqueue.Packet) nfqueue.Verdict {
 	return verdicts[out.Verdict]
 }
 
-// settle is called when packets that came together are edited, and wait to be let go.
-func (g *Gateway) settle() {
+// settle is called when packets that came together are edited, and wait to be let go. It reports
+// whether they may be: not if another gateway has taken their calls over meanwhile, without a word of
+// what they say. Their senders send them again, by that gateway.
+func (g *Gateway) settle() (release bool) {
 	g.order.Lock()
 	settled := false
 	defer func() {
@@ -49,9 +52,12 @@ func (g *Gateway) settle() {
 		}
 	}()
 	g.turn.happened = g.take()
-	g.remember(g.turn.happened.events, g.turn.began)
+	if release = g.remember(g.turn.happened.events, g.turn.began); !release {
+		g.share.metrics.withheld.Add(float64(g.turn.packets))
+	}
 	g.translate(g.turn.happened.events)
 	settled = true
+	return release
 }
 
 // released is called when they are on their way.
@@ -248,11 +254,18 @@ func (g *Gateway) carryOut() {
 	g.tell(h, now)
 }
 
-// remember has the store know of the events before anybody else does.
-func (g *Gateway) remember(events []calls.Event, now time.Time) {
-	if len(events) > 0 {
-		g.storeFailed(g.store.Append(events, now))
+// remember has the store know of the events before anybody else does, and reports whether anybody
+// else may.
+func (g *Gateway) remember(events []calls.Event, now time.Time) bool {
+	if len(events) == 0 {
+		return true
 	}
+	err := g.store.Append(events, now)
+	if errors.Is(err, store.ErrElsewhere) {
+		return false
+	}
+	g.storeFailed(err)
+	return true
 }
 
 // translate has the data path translate by the events.

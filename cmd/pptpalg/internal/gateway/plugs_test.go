@@ -132,7 +132,7 @@ func TestSlowStore(t *testing.T) {
 	fakes[dir].slow = func() { close(waits); <-goes }
 	r.edit(r.segmentOf(calls.Initiator, pptp.OutgoingCallRequest, 7, 0, 0), new(nfqueue.Packet))
 	settled := make(chan struct{})
-	go func() { r.settle(); close(settled) }()
+	go func() { defer close(settled); r.settle() }()
 	<-waits
 	if n := len(r.Calls()); n != 1 { // takes mu
 		t.Errorf("%d calls", n)

@@ -15,11 +15,16 @@ import (
 // ErrTaken says that another daemon writes to the store.
 var ErrTaken = errors.New("another daemon has it: stop it, or choose another --state-dir")
 
+// ErrElsewhere says that calls are another gateway's by now, and that it does not know what has
+// happened to them: no packet that says so may go on.
+var ErrElsewhere = errors.New("another gateway has the calls")
+
 // Store remembers calls. One goroutine at a time may use it; any goroutine may call Whole.
 // A slow store delays no editing, but a packet that has caused an event waits until Append
 // has returned.
 type Store interface {
-	// Append remembers what the events say of calls. An error may be that of earlier events.
+	// Append remembers what the events say of calls. An error may be that of earlier events,
+	// but ErrElsewhere is of these.
 	Append(events []calls.Event, now time.Time) error
 	// Rewrite replaces what the store remembers by these calls and IDs, which must be all
 	// of them.

@@ -185,13 +185,20 @@ func (s *Store) Yield(public netip.Addr) {
 
 // Append remembers what the events say of calls: in the journal first. Then it waits until the
 // shared store knows that a call was requested, answered or set up. That calls have ended is
-// written behind. The error is the journal's: Status tells of the shared store.
+// written behind. The error is the journal's, or store.ErrElsewhere if another gateway has taken
+// the public address of one of these calls first: Status tells of the shared store otherwise.
 func (s *Store) Append(events []calls.Event, now time.Time) error {
 	err := s.local.Append(events, now)
-	if s.share(events, now) {
+	wait, refused := s.share(events, now)
+	if wait {
 		began := time.Now()
 		s.await()
 		s.cfg.Waited(time.Since(began))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.writer.Release() || refused {
+		err = errors.Join(err, store.ErrElsewhere)
 	}
 	return err
 }
@@ -201,9 +208,10 @@ func waitsFor(k calls.EventKind) bool {
 	return k == calls.Opened || k == calls.Assigned || k == calls.SetUp
 }
 
-// share hands events over to the writer and reports whether to wait for it. Of several events
-// of a call the last says it all. Calls that were taken over are as the store has them.
-func (s *Store) share(events []calls.Event, now time.Time) (wait bool) {
+// share hands events over to the writer and reports whether to wait for it, and whether they are
+// of a call of another gateway. Of several events of a call the last says it all. Calls that were
+// taken over are as the store has them.
+func (s *Store) share(events []calls.Event, now time.Time) (wait, refused bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range events {
@@ -213,23 +221,25 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait bool) {
 			if key, translated := c.Key(); translated {
 				s.said(key)
 			}
-			s.doubt(e)
+			refused = s.doubt(e) || refused
 			wait = s.writer.Add(&c, waitsFor(e.Kind), time.Now()) || wait
 		}
 	}
 	if s.writer.Pending() > 0 {
 		signal(s.more)
 	}
-	return wait && s.running && !s.late
+	return wait && s.running && !s.late, refused
 }
 
 // doubt takes note of what a packet has done to a call of another gateway, because this one
-// does not know yet that it has lost the public address.
-func (s *Store) doubt(e *calls.Event) {
+// did not know yet that it has lost the public address. It reports whether there is such.
+func (s *Store) doubt(e *calls.Event) bool {
 	public, translated := s.place(&e.Call.Connection)
-	if translated && waitsFor(e.Kind) && !s.writer.Claimed(public) && s.mirror.Owner(public) != (state.Holding{}) {
-		s.mirror.Doubt(state.CallKey{Public: public, Number: e.Call.Number})
+	if !translated || !waitsFor(e.Kind) || s.writer.Claimed(public) || s.mirror.Owner(public) == (state.Holding{}) {
+		return false
 	}
+	s.mirror.Doubt(state.CallKey{Public: public, Number: e.Call.Number})
+	return true
 }
 
 // await waits until all is written that a packet waits for, or has failed, or took too long.

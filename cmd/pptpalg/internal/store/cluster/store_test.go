@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"pptpalg/alg/calls"
+	"pptpalg/cmd/pptpalg/internal/store"
 	"pptpalg/cmd/pptpalg/internal/store/cluster"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/memory"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
@@ -241,7 +242,9 @@ func TestTakeover(t *testing.T) {
 	if !b.has(want)() {
 		t.Errorf("%d calls at the barrier", len(b.table))
 	}
-	a.append(event(calls.Opened, record(publicP, 301)))
+	if err := a.store.Append(event(calls.Opened, record(publicP, 301)), time.Now()); !errors.Is(err, store.ErrElsewhere) {
+		t.Errorf("the former owner is told: %v", err)
+	}
 	if _, there := m.Items()[state.CallKey{Public: publicP, Number: 301}.String()]; there {
 		t.Error("the former owner writes")
 	}
@@ -261,7 +264,9 @@ func TestYield(t *testing.T) {
 	a.append(event(calls.Opened, record(publicP, 1)), event(calls.Closed, record(publicP, 1)))
 	a.store.Yield(publicP)
 	b.until("follows", b.has(map[uint64]calls.State{1: calls.Clearing}))
-	a.append(event(calls.Opened, record(publicP, 2)))
+	if err := a.store.Append(event(calls.Opened, record(publicP, 2)), time.Now()); !errors.Is(err, store.ErrElsewhere) {
+		t.Errorf("what comes afterwards: %v", err)
+	}
 	a.claim(publicP)
 	a.append(event(calls.Opened, record(publicP, 3)))
 	b.until("follows", b.read(func() bool { _, has := b.table[3]; return has }))

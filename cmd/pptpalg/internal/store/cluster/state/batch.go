@@ -49,17 +49,30 @@ func (b *batch) add(e entry, now time.Time) bool {
 	return true
 }
 
-// back takes in what could not be written, unless there is something later.
-func (b *batch) back(entries []entry, now time.Time) (fits bool) {
+// back takes in what could not be written, unless there is something later. Waited says that
+// packets go on waiting for it.
+func (b *batch) back(entries []entry, waited bool, now time.Time) (fits bool) {
 	fits = true
 	for _, e := range entries {
 		if _, later := b.pending[e.key]; later {
 			continue
 		}
-		e.urgent = false
+		e.urgent = e.urgent && waited
 		fits = b.add(e, now) && fits
 	}
 	return fits
+}
+
+// calm has what packets waited for wait for company as everything else.
+func (b *batch) calm() {
+	for _, k := range b.urgent {
+		if e, pending := b.pending[k]; pending {
+			e.urgent = false
+			b.pending[k] = e
+		}
+	}
+	b.behind = append(b.behind, b.urgent...)
+	b.urgent = b.urgent[:0]
 }
 
 // take hands over what goes into the next transaction, of what can be written.

@@ -393,6 +393,7 @@ func TestOffers(t *testing.T) {
 		w := holding(t)
 		w.Add(&Call{Record: kept(1)}, true, at)
 		work, _ := next(w, at)
+		w.Release() // it took too long
 		w.Done(work, Outcome{Fenced: []Item{owned(11)}}, at)
 		o, ok := w.Offer(by(11))
 		if !ok || o.Transaction.Puts[0].Key != keys(1)[0] || o.Transaction.Guards[0] != (Guard{OwnerKey(public), 11}) {
@@ -406,6 +407,42 @@ func TestOffers(t *testing.T) {
 		if again, ok := w.Offer(by(12)); ok != tt.again || ok && again.Transaction.Guards[0].Revision != 12 {
 			t.Errorf("%s: offered again: %v, %+v", name, ok, again.Transaction)
 		}
+	}
+}
+
+// TestRefused: what a packet still waits for when another gateway takes the address is told to the
+// gateway, which holds the packet back, and to nobody else. Nobody waits for anything after that.
+func TestRefused(t *testing.T) {
+	other := Owner{Name: "b", Life: 2}
+	for name, lose := range map[string]func(*Writer, Work){
+		"by a guard": func(w *Writer, work Work) {
+			w.Done(work, Outcome{Fenced: []Item{{OwnerKey(public), other.Encode(), 11}}}, at)
+		},
+		"by the watch": func(w *Writer, work Work) { w.Saw(public, other, 11) },
+		"a guard, and the watch late": func(w *Writer, work Work) {
+			w.Done(work, Outcome{Fenced: []Item{{OwnerKey(public), Owner{"a", 1, 1}.Encode(), 11}}}, at)
+			if !w.Urgent() {
+				t.Error("nobody waits for what is written again")
+			}
+			w.Saw(public, other, 12)
+		},
+	} {
+		w := holding(t)
+		w.Add(&Call{Record: kept(1)}, true, at)
+		work, _ := next(w, at)
+		w.Add(&Call{Record: kept(2)}, true, at)
+		lose(w, work)
+		if w.Urgent() || !w.Release() || w.Release() {
+			t.Errorf("%s: a packet waits: %v", name, w.Urgent())
+		}
+		if o, ok := w.Offer(func(netip.Addr) Holding { return Holding{other, 12} }); ok {
+			t.Errorf("%s: offered: %+v", name, o.Transaction)
+		}
+	}
+	w := holding(t)
+	w.Add(&Call{Record: kept(1)}, true, at)
+	if w.Release() || w.Urgent() || w.Pending() == 0 {
+		t.Error("what nobody waits for any more is refused, or waited for, or gone")
 	}
 }
 

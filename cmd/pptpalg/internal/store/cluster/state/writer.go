@@ -22,6 +22,7 @@ type Writer struct {
 	rests   bool    // it lacks IDs that rest, too
 	dropped []CallKey
 	offers  []offer // calls that the store lacks, below public addresses that others have taken
+	refused bool    // something was given up that a packet waits for
 	fenced  uint64
 }
 
@@ -84,10 +85,12 @@ func (w *Writer) drop() {
 	clear(w.owners.others)
 }
 
-// give gives up what was to be written of a call. It is offered to the next owner.
+// give gives up what was to be written of a call. It is offered to the next owner, unless the packet
+// that says so still waits: it must not go on then.
 func (w *Writer) give(e entry) {
 	w.dropped = append(w.dropped, e.key)
-	if e.put.Value != nil && len(w.offers) < mostOffers {
+	w.refused = w.refused || e.urgent
+	if !e.urgent && e.put.Value != nil && len(w.offers) < mostOffers {
 		w.offers = append(w.offers, offer{entry: e})
 	}
 }
@@ -163,6 +166,17 @@ func (w *Writer) Offered(o Offer, now []Item) (again bool) {
 // withdraw gives up what is to be offered below a public address that this gateway owns again.
 func (w *Writer) withdraw(public netip.Addr) {
 	w.offers = slices.DeleteFunc(w.offers, func(o offer) bool { return o.key.Public == public })
+}
+
+// Release takes note that no packet waits any more for what was to be written, and reports whether
+// something was given up meanwhile that one waited for.
+func (w *Writer) Release() (refused bool) {
+	refused, w.refused = w.refused, false
+	w.batch.calm()
+	for i := range w.flight {
+		w.flight[i].urgent = false
+	}
+	return refused
 }
 
 // Dropped hands over the calls of which the store was to know something when another gateway
@@ -306,7 +320,7 @@ func (w *Writer) Done(work Work, o Outcome, now time.Time) (r Result) {
 		w.owners.took(work.Take, o.Mark.Revision)
 		return Result{}
 	}
-	w.lacking = !w.batch.back(flight, now) || w.lacking
+	w.lacking = !w.batch.back(flight, o.Fenced != nil, now) || w.lacking
 	w.fenced += uint64(len(r.Lost))
 	w.drop()
 	return r
