@@ -326,9 +326,9 @@ func trouble(all []*row) string {
 	if len(bad) == 0 {
 		return ""
 	}
-	verb := "carry one way only, or nothing"
+	verb := "carry traffic one way only, or none"
 	if len(bad) == 1 {
-		verb = map[bool]string{true: "carries one way only", false: "carries nothing"}[bad[0].NoneTo != ""]
+		verb = map[bool]string{true: "carries traffic one way only", false: "carries no traffic"}[bad[0].NoneTo != ""]
 	}
 	return fmt.Sprintf("\n%s %s: \"pptpalg explain %s\" says why\n", number(len(bad), "call"), verb, bad[0].client.Address)
 }

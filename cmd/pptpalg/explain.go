@@ -108,6 +108,6 @@ func troubles(all []explain.Report) string {
 		}
 		fmt.Fprintf(&b, "%v (%s): %s (%s)\n   → %s\n", r.Client, seen, r.Causes[0].Text, r.Causes[0].Code, r.Causes[0].Advice)
 	}
-	b.WriteString("\n\"pptpalg explain CLIENT\" tells more of one of them\n")
+	b.WriteString("\n\"pptpalg explain CLIENT\" shows the details of one client\n")
 	return b.String()
 }

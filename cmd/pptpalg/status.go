@@ -224,11 +224,11 @@ func (p statusProblem) lines() string {
 func (r *statusReport) checked() string {
 	switch {
 	case !r.Checked:
-		return `not done: as root, "pptpalg check" looks at the gateway's firewall, NAT and kernel`
+		return `not run: as root, "pptpalg check" examines the gateway's firewall, NAT and kernel`
 	case r.Warnings > 0 && r.State != stateWarning:
 		return number(r.Warnings, "warning") + `: see "pptpalg check"`
 	}
-	return "done"
+	return "no problem found"
 }
 
 // statusLines are what is told of a daemon: what it is, and how it is.
@@ -240,7 +240,7 @@ func statusLines(st *status.Status, now time.Time) [][2]string {
 		{"cluster", clusterLine(st.Cluster)},
 	}
 	if st.Sums == nil {
-		return append(lines, [2]string{"calls", "the daemon does not tell them"})
+		return append(lines, [2]string{"calls", "not known: the daemon does not report them"})
 	}
 	lines = append(lines, [2]string{"calls", callsLine(&st.Sums.Calls)}, [2]string{"traffic", trafficLine(st.Sums)}, [2]string{"limits", limitsLine(st.Sums)})
 	last := "none"
@@ -258,10 +258,10 @@ func running(st *status.Status, now time.Time) string {
 }
 
 func rulesLine(r *status.Rules, now time.Time) string {
-	by := map[string]string{nft.Name: "by the daemon, in nftables", choice.IPTables: "by the daemon, with iptables", choice.None: "by somebody else (--rules none)"}[r.By]
+	by := map[string]string{nft.Name: "by the daemon, in nftables", choice.IPTables: "by the daemon, with iptables", choice.None: "by the administrator (--rules none)"}[r.By]
 	switch {
 	case !r.Loaded:
-		return "missing; they are loaded " + by
+		return "missing; normally loaded " + by
 	case r.Since.IsZero():
 		return "loaded " + by
 	}
@@ -286,7 +286,7 @@ func dataPathLine(st *status.Status) string {
 
 func clusterLine(c *status.Cluster) string {
 	if c == nil {
-		return "none: this gateway is alone"
+		return "none: a single gateway"
 	}
 	return fmt.Sprintf("%s: %s, %s", c.Name, number(c.Gateways, "gateway"), c.State)
 }
@@ -330,9 +330,9 @@ func limitsLine(s *status.Sums) string {
 		}
 		return fmt.Sprintf("%.0f %%", 100*r)
 	}
-	text := fmt.Sprintf("used: calls %s, control connections %s, Call IDs %s, conntrack table %s", percent(s.CallsUsed), percent(s.LinksUsed), percent(s.CallIDSpace), percent(s.TableUsed))
+	text := fmt.Sprintf("in use: calls %s, control connections %s, Call IDs %s, conntrack table %s", percent(s.CallsUsed), percent(s.LinksUsed), percent(s.CallIDSpace), percent(s.TableUsed))
 	if s.Unedited > 0 {
-		text += fmt.Sprintf("; %d requests passed unedited", s.Unedited)
+		text += fmt.Sprintf("; %d requests beyond a limit passed unedited", s.Unedited)
 	}
 	return text
 }
