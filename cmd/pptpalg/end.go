@@ -18,13 +18,14 @@ func callsEndCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "end CALL",
 		Short: "End a call, by its number in \"pptpalg calls\"",
-		Long: `End a call, by its number in "pptpalg calls". Its GRE is translated no longer, at once.
-If its control connection has no other call, that ends too, and both ends are told by a
-TCP reset. This needs root; without it, an end behind this gateway is told when it next
-sends. PPTP has no message by which a gateway could end one of several calls on a control
-connection: there its ends find out by PPP.
+		Long: `End a call, by its number in "pptpalg calls". Its GRE is no longer translated from then
+on. If its control connection has no other call, the connection is ended too, and both
+ends get a TCP reset. The resets need root; without root, an end behind this gateway gets
+one when it next sends. If the control connection has other calls, it stays up: PPTP has
+no message with which a gateway could end one of several calls, so the ends notice by
+PPP that this call carries nothing.
 
-A client that is told usually dials again. To keep it out, block it in the firewall.`,
+A client that gets the reset usually dials again. To keep it out, block it in the firewall.`,
 		Args: takes("CALL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			number, err := strconv.ParseUint(args[0], 10, 64)
@@ -55,11 +56,11 @@ A client that is told usually dials again. To keep it out, block it in the firew
 // told tells the ends of a call that it has ended, and says who knows.
 func told(ctx context.Context, dir string, done admin.EndedCall) string {
 	if done.Others > 0 {
-		return fmt.Sprintf("its control connection goes on with %s, and its ends find out by PPP", number(done.Others, "other call"))
+		return fmt.Sprintf("its control connection stays up for %s, and the ends notice by PPP", number(done.Others, "other call"))
 	}
-	later := "an end behind this gateway is told when it next sends"
+	later := "an end behind this gateway gets a TCP reset when it next sends"
 	if !sameNetwork(ctx, dir) {
-		return later + " (to tell both at once, run this as root in the daemon's network namespace)"
+		return later + " (to reset both ends at once, run this as root in the daemon's network namespace)"
 	}
 	var failed error
 	for _, r := range done.Resets {
@@ -67,11 +68,11 @@ func told(ctx context.Context, dir string, done admin.EndedCall) string {
 	}
 	switch {
 	case errors.Is(failed, fs.ErrPermission):
-		return later + " (to tell both at once, run this as root)"
+		return later + " (to reset both ends at once, run this as root)"
 	case failed != nil:
 		return fmt.Sprintf("%s (%v)", later, failed)
 	case len(done.Resets) < 2:
-		return later + ": where its streams stand is not known yet"
+		return later + ": its TCP sequence numbers are not known yet"
 	}
-	return "both ends are told"
+	return "both ends were sent a TCP reset"
 }

@@ -42,7 +42,7 @@ func TestEndCall(t *testing.T) {
 		converse(t, second, there)
 		ended := g.wantCalls(2)[0].Number
 		code, stdout, stderr := g.endCall(ended)
-		if code != 0 || !strings.HasSuffix(stdout, "has ended; both ends are told\n") {
+		if code != 0 || !strings.HasSuffix(stdout, "has ended; both ends were sent a TCP reset\n") {
 			t.Fatalf("exit %d: %s%s", code, stdout, stderr)
 		}
 		wantTold(t, all[0].dialer)
@@ -68,7 +68,7 @@ func TestEndCallFromOutside(t *testing.T) {
 	l := listen(t, g.Inside[0])
 	p := pairs(t, l, at1723(lab.PublicOf(0)), g.Outside[0])[0]
 	placed(t, p.dialer, 7, p.accepted, 9)
-	if code, stdout, stderr := g.endCall(g.wantCalls(1)[0].Number); code != 0 || !strings.Contains(stdout, "both ends are told") {
+	if code, stdout, stderr := g.endCall(g.wantCalls(1)[0].Number); code != 0 || !strings.Contains(stdout, "both ends were sent a TCP reset") {
 		t.Fatalf("exit %d: %s%s", code, stdout, stderr)
 	}
 	wantTold(t, p.dialer)

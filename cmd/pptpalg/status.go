@@ -53,18 +53,19 @@ func statusCommand(e env) *cobra.Command {
 	s := newSettings(stateDir(e))
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Say on one screen how the gateway does",
-		Long: `Say on one screen how the gateway does. The first line says whether all is well, or what
-is wrong, with the command that fixes it. Then: who has loaded the firewall rules and since
-when, who translates GRE, the cluster, the calls by state, with those that carry one way only
-or nothing, how near the limits are, and the last error that the daemon has logged.
+		Short: "Show the gateway's state on one screen",
+		Long: `Show the gateway's state on one screen. The first line says whether all is well, or what
+is wrong and which command fixes it. Below it: the firewall rules (who has loaded them,
+since when), the data path, the cluster, the calls by state, those included that carry
+traffic one way only or none, how much of each limit is in use, and the last error that
+the daemon has logged.
 
-It asks the running daemon. As root it also checks the gateway, as "pptpalg check" does, so
-that it names what keeps calls from working even if the daemon cannot know it. That takes
-some tenths of a second; --check=false leaves it out.
+It asks the running daemon. As root it also runs the checks of "pptpalg check", so that it
+names causes that the daemon cannot see. That takes some tenths of a second;
+--check=false skips it.
 
-Exit code: 0 if all is well or check only warns, 1 if something is wrong, 2 if the command line is wrong, 3 if
-no daemon runs.`,
+Exit code: 0 if all is well or check only warns, 1 if something is wrong, 2 if the command
+line is wrong, 3 if no daemon runs.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_ = s.read(cmd) // a faulty file is among the problems

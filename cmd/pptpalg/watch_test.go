@@ -268,8 +268,8 @@ func TestWatchQuits(t *testing.T) {
 
 func TestWatchWrong(t *testing.T) {
 	for want, args := range map[string][]string{
-		"--sort: \"size\" is wrong; give age, client, number, rate, server or state": {"calls", "--watch", "--sort", "size"},
-		"-1s is not above 0": {"calls", "--watch", "--interval", "-1s"},
+		"--sort: \"size\" is not valid; use age, client, number, rate, server or state": {"calls", "--watch", "--sort", "size"},
+		"-1s is not greater than 0": {"calls", "--watch", "--interval", "-1s"},
 	} {
 		if code, _, stderr := pptpalg(t, args...); code != 2 || !strings.Contains(stderr, want) {
 			t.Errorf("%v: exit %d: %s", args, code, stderr)
