@@ -497,7 +497,7 @@ func TestFastPathWithoutRights(t *testing.T) {
 	load()
 	m.wantFast("tc", 10, call)
 	must(t, lab.Poll(3*lab.Patience, func() bool { return m.metric("pptpalg_fastpath_interfaces_missing") == "0" }))
-	must(t, m.log.WaitFor("all interfaces are on the fast path", lab.Patience))
+	must(t, m.log.WaitFor("the fast path is attached to all its interfaces", lab.Patience))
 
 	// Nobody has loaded it, and it is loaded later.
 	m.testGateway.stop()
