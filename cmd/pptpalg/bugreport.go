@@ -33,20 +33,21 @@ func bugreportCommand(e env) *cobra.Command {
 	r := &reporter{settings: newSettings(stateDir(e)), env: e}
 	cmd := &cobra.Command{
 		Use:   "bugreport [FILE]",
-		Short: "Write an archive with all that is needed to find a fault",
-		Long: `Write a gzipped tar archive with what is needed to find a fault: version, configuration,
-firewall rules, what the kernel says of itself and of the network, the output of check,
-status, calls and events, the metrics, and the last lines of the log. It prints what is
-in it. The default name is pptpalg-bugreport-DATE.tar.gz in the current directory; "-" is
-standard output.
+		Short: "Collect what is needed to diagnose a problem into an archive",
+		Long: `Write a gzipped tar archive with what is needed to diagnose a problem: version,
+configuration, firewall rules, state of kernel and network, the output of check, status,
+calls and events, the metrics, and the last lines of the log. The command lists what the
+archive contains. The default name is pptpalg-bugreport-DATE.tar.gz in the current
+directory; "-" is standard output.
 
-IPv4, IPv6 and hardware addresses are replaced, each always by the same other one in one
-archive, and networks stay networks: addresses that share a prefix are replaced by
-addresses that share one. Private addresses stay private. The machine's name becomes
-GATEWAY. Names of interfaces, other names in the configuration and Call IDs stay.
---keep-addresses replaces nothing. Read the archive before you send it.
+IPv4, IPv6 and hardware addresses are replaced. Within one archive an address always has
+the same replacement, and addresses that share a prefix have replacements that share one.
+Private addresses are replaced by private ones. The machine's name becomes GATEWAY.
+Interface names, other names in the configuration and Call IDs are kept. With
+--keep-addresses nothing is replaced. Read the archive before you send it.
 
-It changes nothing, and sends nothing. Only root sees everything.`,
+The command changes nothing and sends nothing. Run it as root: others cannot read
+everything.`,
 		Args: takes("[FILE]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.fileGiven = cmd.Flags().Changed("config")
@@ -60,7 +61,7 @@ It changes nothing, and sends nothing. Only root sees everything.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&r.keep, "keep-addresses", false, "do not replace addresses and the machine's name")
-	f.IntVar(&r.lines, "log-lines", 2000, "how many lines of the daemon's log in systemd's journal")
+	f.IntVar(&r.lines, "log-lines", 2000, "number of lines of the daemon's log to take from systemd's journal")
 	f.AddFlagSet(r.some("state-dir"))
 	f.StringVar(&r.file, "config", configFile, `configuration file of the daemon; "" for none. The default file need not exist`)
 	return cmd
@@ -72,7 +73,7 @@ func (r *reporter) run(cmd *cobra.Command, file, dir string, now time.Time) (err
 	if file != "-" {
 		f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if errors.Is(err, fs.ErrExist) {
-			return usagef("%s exists already: name another file", file)
+			return usagef("%s already exists: choose another file name", file)
 		}
 		if err != nil {
 			return fmt.Errorf("write report: %w", err)
@@ -115,7 +116,7 @@ func (r *reporter) tell(w io.Writer, file string, entries []bugreport.Entry) err
 	for _, e := range entries {
 		note := ""
 		if e.Err != nil {
-			note = "; not complete: " + strings.ReplaceAll(e.Err.Error(), "\n", "; ")
+			note = "; incomplete: " + strings.ReplaceAll(e.Err.Error(), "\n", "; ")
 		}
 		fmt.Fprintf(t, "%s\t%d\t%s%s\n", e.Name, e.Size, e.What, note)
 	}
@@ -124,7 +125,7 @@ func (r *reporter) tell(w io.Writer, file string, entries []bugreport.Entry) err
 	}
 	how := "Addresses and the machine's name are replaced."
 	if r.keep {
-		how = "Addresses are in it as they are."
+		how = "Addresses are not replaced."
 	}
 	if file == "-" {
 		file = "standard output"

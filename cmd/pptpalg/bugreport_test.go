@@ -73,7 +73,7 @@ func TestBugreport(t *testing.T) {
 		if strings.Contains(all["calls.json"], client) != keep || strings.Contains(all["firewall.txt"], "10.77.0.0/24") != keep {
 			t.Errorf("addresses are to stay: %v:\n%s", keep, all["calls.json"])
 		}
-		if code, _, stderr := pptpalg(t, "bugreport", file); code != 2 || !strings.Contains(stderr, "exists already") {
+		if code, _, stderr := pptpalg(t, "bugreport", file); code != 2 || !strings.Contains(stderr, "already exists") {
 			t.Errorf("over another report: exit %d: %s", code, stderr)
 		}
 	}

@@ -27,30 +27,32 @@ func callsCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "calls",
 		Short: "Print the running daemon's calls, or end one",
-		Long: `Print the running daemon's calls: once, or repeatedly with --watch, which also shows
-each call's rate each way. CALL is the call's number, CLIENT the end that opened the
-control connection, SERVER the other one, each as address/Call ID. PUBLIC is what the
-other end sees in its place. TO CLIENT and TO SERVER are the GRE packets and bytes that
-went there, "-" where nothing counts them.
+		Long: `Print the running daemon's calls once, or repeatedly with --watch, which also shows each
+call's rate in each direction. CALL is the call's number, CLIENT the end that opened the
+control connection, SERVER the other end, each as address/Call ID. PUBLIC is the address
+and Call ID that the other end sees instead. TO CLIENT and TO SERVER are the GRE packets
+and bytes sent to that end, "-" if they are not counted.
 
-PUBLIC after SERVER is there where a server is translated. --output wide has it always,
-and adds the control connection. A terminal that is too narrow for all columns gets fewer of them.
+The column PUBLIC after SERVER appears if a server is behind NAT; --output wide always
+shows it, and the control connection. On a narrow terminal the less important columns
+are left out.
 
-STATE is one-way or silent, instead of established, for a call that does not carry: for
-some ten seconds GRE has come from one end only, or no GRE has ever come from either.
-"pptpalg explain CLIENT" says why.
+STATE is one-way instead of established if GRE has come from one end only for about ten
+seconds, and silent if neither end has sent any GRE within ten seconds of the call's
+set-up. "pptpalg explain CLIENT" says why.
 
---filter shows the calls that have each of its words: a part of an address, of
-"address/Call ID", of the state or of the control connection, or the network of an end.
+--filter shows the calls that match all of its words. A word matches a part of an address,
+of "address/Call ID", of the state or of the control connection; a network such as
+10.77.0.0/24 matches the calls that have an end in it.
 
-Packets are counted where net.netfilter.nf_conntrack_acct was 1 when the call was set
-up, or where the daemon translates (--datapath queue).`,
+Packets are counted if net.netfilter.nf_conntrack_acct was 1 when the call was set up, or
+if the daemon translates GRE (--datapath queue).`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client := admin.Client{StateDir: dir}
 			if watch {
 				if w.interval <= 0 {
-					return usagef("--interval: %v is not above 0", w.interval)
+					return usagef("--interval: %v is not greater than 0", w.interval)
 				}
 				w.calls, w.wide = client.Calls, o.form == formWide
 				return w.Run(cmd.Context())
@@ -60,11 +62,11 @@ up, or where the daemon translates (--datapath queue).`,
 	}
 	o.addTo(cmd, formTable, formWide, formJSON, formYAML)
 	f := cmd.Flags()
-	f.BoolVarP(&watch, "watch", "w", false, "show a live table, which q or Ctrl-C ends; if standard output is not a terminal, print one table after the other")
-	f.DurationVar(&w.interval, "interval", time.Second, "time between two tables of --watch")
-	f.Var(&w.sort, "sort", "order: "+strings.Join(orders(), ", ")+", or one of them with a \"-\" before it for the reverse; the default is number, and age with --watch")
+	f.BoolVarP(&watch, "watch", "w", false, "show a live table (q or Ctrl-C quits); if standard output is not a terminal, print one table after another")
+	f.DurationVar(&w.interval, "interval", time.Second, "refresh interval of --watch")
+	f.Var(&w.sort, "sort", "order: "+strings.Join(orders(), ", ")+"; a leading \"-\" reverses the order; the default is number, and age with --watch")
 	config.OneOf(f, "sort", orders()...)
-	f.StringVar(&w.filter, "filter", "", "show only calls that have each of these words")
+	f.StringVar(&w.filter, "filter", "", "show only calls that match all of these words")
 	cmd.MarkFlagsMutuallyExclusive("watch", "json")
 	cmd.AddCommand(callsEndCommand(e))
 	cmd.Flags().StringVar(&dir, "state-dir", stateDir(e), "directory of the daemon's socket")
@@ -326,9 +328,9 @@ func trouble(all []*row) string {
 	if len(bad) == 0 {
 		return ""
 	}
-	verb := "carry one way only, or nothing"
+	verb := "carry traffic one way only, or none"
 	if len(bad) == 1 {
-		verb = map[bool]string{true: "carries one way only", false: "carries nothing"}[bad[0].NoneTo != ""]
+		verb = map[bool]string{true: "carries traffic one way only", false: "carries no traffic"}[bad[0].NoneTo != ""]
 	}
 	return fmt.Sprintf("\n%s %s: \"pptpalg explain %s\" says why\n", number(len(bad), "call"), verb, bad[0].client.Address)
 }

@@ -35,25 +35,26 @@ func checkCommand(e env) *cobra.Command {
 	s := newSettings(stateDir(e))
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Check what may keep PPTP from working on this gateway",
-		Long: `Check what may keep PPTP from working on this gateway, before the first call: the
+		Short: "Check this gateway for what keeps PPTP from working",
+		Long: `Check this gateway for what keeps PPTP from working, before the first call: the
 configuration file, rights, NFQUEUE, conntrack, whether this kernel really translates
 GRE, forwarding, NAT, firewall rules that drop a call's GRE or its control connection,
 the kernel's own helper, proxies on port 1723, room in the conntrack table, the fast
-path, and the daemon. With --cluster also: etcd, its latency and rights there, the other
-gateways' settings and clocks, masquerading, room for the calls of all, and what
-conntrackd and keepalived are told. It prints a line for each, and below a problem the
-command that fixes it.
+path, and the daemon. With --cluster also: etcd, its latency and this gateway's rights
+there, the other gateways' settings and clocks, masquerading, room for the calls of all
+gateways, and the configuration of conntrackd and keepalived. It prints a line for each
+check, and below each problem the command that fixes it.
 
-It changes nothing (in etcd it writes a key and deletes it), and touches no packet of others. It tries GRE with packets of its
-own, and loads rules, only in network namespaces that end with the command. The kernel
-judges the firewall there: check copies the rules of iptables and nft, and sends a
-call's packets through the copy, between the interfaces that routes and NAT show to be
-inside and outside, and through DNAT to a server. This needs root and ip(8).
+It changes nothing on the gateway (in etcd it writes one key and deletes it) and does not
+affect other traffic: it sends its test packets and loads rules only in network namespaces
+of its own, which end with the command. To test the firewall, it copies the rules of
+iptables and nft into such a namespace and sends a call's packets through the copy,
+between the interfaces that routes and NAT show to be inside and outside, and through
+DNAT to a server. This needs root and ip(8).
 
-It judges the daemon as "pptpalg run" would start it, with the configuration file and
-the flags, which win over the file. The flags of a daemon that runs already count as
-if they were given.
+It checks the daemon with the settings with which "pptpalg run" would start: the
+configuration file, and the flags, which override the file. If a daemon is running, its
+flags are used as if they were given here.
 
 Results: ok; warning, for what may be intended or cannot be decided; problem; and
 unchecked, for what could not be read, for example without root.

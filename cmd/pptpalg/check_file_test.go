@@ -19,7 +19,7 @@ func TestCheckConfigurationFile(t *testing.T) {
 	g.start("--config", file)
 	code, found := g.check("--config", file)
 	wantFinding(t, found["configuration"], check.OK, file)
-	wantFinding(t, found["queue-owner"], check.OK, "queue 9 is the running daemon's")
+	wantFinding(t, found["queue-owner"], check.OK, "queue 9 is bound by the running daemon")
 	if code != 0 {
 		t.Errorf("exit code %d, %+v", code, found)
 	}

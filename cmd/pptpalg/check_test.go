@@ -92,12 +92,12 @@ func TestCheck(t *testing.T) {
 	g.loadRules()
 	code, found = g.check()
 	wantFinding(t, found["daemon"], check.OK, "the daemon runs, and its rules are loaded")
-	wantFinding(t, found["queue-owner"], check.OK, "queue 1723 is the running daemon's")
+	wantFinding(t, found["queue-owner"], check.OK, "queue 1723 is bound by the running daemon")
 	if code != 0 {
 		t.Errorf("with the daemon: exit code %d, %+v", code, found)
 	}
 	code, found = g.check("--queue", "9")
-	wantFinding(t, found["queue-owner"], check.Problem, "nobody has queue 9")
+	wantFinding(t, found["queue-owner"], check.Problem, "queue 9 is not bound")
 	if code != 1 {
 		t.Errorf("with another queue: exit code %d", code)
 	}
@@ -132,7 +132,7 @@ func TestCheckCleanGateway(t *testing.T) {
 						t.Errorf("%+v", f)
 					}
 				}
-				wantFinding(t, found["rules"], check.OK, want+" and the kernel take the daemon's rules")
+				wantFinding(t, found["rules"], check.OK, want+" and the kernel accept the daemon's rules")
 				wantFinding(t, found["daemon"], check.OK, "the daemon runs, and its rules are loaded")
 				if code != 0 {
 					t.Errorf("exit code %d", code)
@@ -408,7 +408,7 @@ func TestCheckTakesTheDaemonsFlags(t *testing.T) {
 		}
 	}
 	wantFinding(t, found["configuration"], check.OK, file)
-	wantFinding(t, found["queue-owner"], check.OK, "queue 1800, 1801-1802 is the running daemon's")
+	wantFinding(t, found["queue-owner"], check.OK, "queue 1800, 1801-1802 is bound by the running daemon")
 	wantFinding(t, found["firewall-control"], check.OK, "1723, 1724")
 	if code != 0 {
 		t.Errorf("exit code %d", code)
@@ -418,7 +418,7 @@ func TestCheckTakesTheDaemonsFlags(t *testing.T) {
 	for _, flush := range [][]string{{"-t", "raw", "-F"}, {"-t", "mangle", "-F", "POSTROUTING"}} {
 		must(t, g.Gateway.IPTables(t.Context(), flush...))
 		_, found = g.check()
-		wantFinding(t, found["daemon"], check.Problem, "no rule sends it any")
+		wantFinding(t, found["daemon"], check.Problem, "no rule sends GRE to it")
 		g.mend(found["daemon"])
 		_, found = g.check()
 		wantFinding(t, found["daemon"], check.OK, "")
@@ -480,7 +480,7 @@ func TestCheckWithoutRights(t *testing.T) {
 	wantFinding(t, found["conntrack"], check.Unchecked, "operation not permitted")
 	wantFinding(t, found["rules"], check.Unchecked, "")
 	wantFinding(t, found["gre-translation"], check.Unchecked, "operation not permitted")
-	wantFinding(t, found["firewall-gre"], check.Unchecked, "not looked at")
+	wantFinding(t, found["firewall-gre"], check.Unchecked, "not checked")
 	wantFinding(t, found["ip-forward"], check.OK, "")
 
 	programs(t)

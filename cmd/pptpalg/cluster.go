@@ -42,15 +42,15 @@ const (
 )
 
 func (o *clusterOptions) add(f *pflag.FlagSet) {
-	f.StringVar(&o.target, "cluster", "", `etcd in which this gateway shares its calls with others, so that any of them goes on with the calls of one that dies: etcd://HOST:PORT[,HOST:PORT...]; "" for a gateway alone`)
-	f.StringVar(&o.prefix, "cluster-prefix", "pptpalg", "first part of all keys in etcd: gateways with the same one share their calls")
-	f.StringVar(&o.name, "cluster-name", "", `name of this gateway, which no other one has; "" for the host name`)
-	f.DurationVar(&o.wait, "cluster-wait", defaultClusterWait, "how long a control packet waits for etcd at most; then its call goes on without, and etcd gets it later")
-	f.StringVar(&o.share, "cluster-share", "", `which part of the public Call IDs and ports is this gateway's, where several have one public address at the same time: "1/2", "2/2", of 2, 4, 8 or 16; "" where only one has it at a time`)
-	f.StringVar(&o.files.Cert, "cluster-cert", "", "certificate of this gateway for etcd, a PEM file")
-	f.StringVar(&o.files.Key, "cluster-key", "", "its private key, a PEM file")
-	f.StringVar(&o.files.CA, "cluster-ca", "", "certificates of who vouches for etcd's servers, a PEM file")
-	f.BoolVar(&o.insecure, "cluster-insecure", false, "use etcd without TLS: whoever can reach it can redirect calls")
+	f.StringVar(&o.target, "cluster", "", `etcd in which gateways share their calls, so that another one takes over the calls of one that fails: etcd://HOST:PORT[,HOST:PORT...]; "" for a single gateway`)
+	f.StringVar(&o.prefix, "cluster-prefix", "pptpalg", "prefix of all keys in etcd; gateways with the same prefix share their calls")
+	f.StringVar(&o.name, "cluster-name", "", `unique name of this gateway; "" for the host name`)
+	f.DurationVar(&o.wait, "cluster-wait", defaultClusterWait, "maximum time that a control packet waits for etcd; after that the packet is sent, and etcd is updated later")
+	f.StringVar(&o.share, "cluster-share", "", `this gateway's share of public Call IDs and ports, if several gateways have one public address at the same time: "1/2" and "2/2" for two gateways, likewise for 4, 8 or 16; "" if only one gateway has an address at a time`)
+	f.StringVar(&o.files.Cert, "cluster-cert", "", "PEM file with this gateway's certificate for etcd")
+	f.StringVar(&o.files.Key, "cluster-key", "", "PEM file with the private key of --cluster-cert")
+	f.StringVar(&o.files.CA, "cluster-ca", "", "PEM file with the CA certificates that etcd's servers must be signed by")
+	f.BoolVar(&o.insecure, "cluster-insecure", false, "use etcd without TLS: anyone who can reach etcd can redirect calls")
 	config.Want(f, "cluster", `etcd://HOST:PORT[,HOST:PORT...], or "" for none`)
 	config.Check(f, "cluster", func() error {
 		if o.target == "" {
@@ -116,10 +116,10 @@ func (o *clusterOptions) member() (string, error) {
 	}
 	name, err := os.Hostname()
 	if err != nil {
-		return "", fmt.Errorf("name this gateway: %w: give it one with --cluster-name", err)
+		return "", fmt.Errorf("name this gateway: %w: set one with --cluster-name", err)
 	}
 	if !state.ValidName(name) {
-		return "", fmt.Errorf("name this gateway: %w: give it another one with --cluster-name", errClusterName(name))
+		return "", fmt.Errorf("name this gateway: %w: set another one with --cluster-name", errClusterName(name))
 	}
 	return name, nil
 }
@@ -182,17 +182,18 @@ func clusterCommand(e env) *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "cluster",
-		Short: "Show the gateways that share their calls, or say where a public address is",
-		Long: `Show the gateways that share their calls, or say where a public address is.
+		Short: "Show the gateways that share their calls, or declare which one has a public address",
+		Long: `Show the gateways that share their calls, or declare which one has a public address.
 
-Each public address has one owner: the gateway that has the address on an interface.
-For addresses that are on no interface, as those that are routed to the gateway, "take"
-and "drop" say so; run them where the address moves, as from keepalived's notify scripts.`,
+Each public address has one owner: the gateway that has the address on an interface. For
+an address that is on no interface, such as one that is routed to the gateway, declare the
+owner with "take" and "drop" whenever the address moves, for example from keepalived's
+notify scripts.`,
 	}
 	cmd.PersistentFlags().StringVar(&dir, "state-dir", stateDir(e), "directory of the daemon's socket")
 	cmd.AddCommand(clusterStatusCommand(&dir),
-		clusterMoveCommand("take", "Say that a public address is at this gateway from now on", &dir),
-		clusterMoveCommand("drop", "Say that a public address is at this gateway no longer", &dir))
+		clusterMoveCommand("take", "Declare that this gateway has a public address", &dir),
+		clusterMoveCommand("drop", "Declare that this gateway no longer has a public address", &dir))
 	return cmd
 }
 
@@ -215,7 +216,7 @@ func clusterStatusCommand(dir *string) *cobra.Command {
 		Use:   "status",
 		Short: "Show gateways, public addresses and how up to date this gateway is",
 		Long: `Show the gateways that share their calls, who owns which public address, and how up to
-date this gateway is. The exit code is 0 if the gateway may get addresses.`,
+date this gateway is. Exit code 0 means that this gateway may take over addresses.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			st, err := admin.Client{StateDir: *dir}.Cluster(cmd.Context())
@@ -259,7 +260,7 @@ func printCluster(w io.Writer, st *admin.Cluster) error {
 		fmt.Fprintf(t, "%s > %s\t%s\t%s\t%s\n", a.Client, a.Server, a.Address, a.Owner, a.Last.UTC().Format(time.DateTime))
 	}
 	fmt.Fprintf(t, "\nstate\t%s\n", st.State())
-	fmt.Fprintf(t, "calls to be written\t%d\n", st.Pending)
+	fmt.Fprintf(t, "calls not yet written\t%d\n", st.Pending)
 	fmt.Fprintf(t, "revision\t%d\n", st.Revision)
 	fmt.Fprintf(t, "lag\t%.1f s\n", st.Lag)
 	if st.LastError != "" {

@@ -27,10 +27,10 @@ ADDRESS       OWNER  HERE  CALLS
 198.51.100.1  a *    yes   3
 198.51.100.2  -      no    0
 
-state                ok
-calls to be written  2
-revision             70
-lag                  0.0 s
+state                  ok
+calls not yet written  2
+revision               70
+lag                    0.0 s
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)

@@ -35,14 +35,14 @@ var feats = []feat{
 	{"an Outgoing-Call-Request in two segments", false, func(_ *testGateway, c *lab.Client, _ *lab.Server) error {
 		return granted(c, c.SendCut(lab.NewOutgoingCallRequest(7).Bytes(), 13))
 	}},
-	{"an Outgoing-Call-Request behind another message in one segment", false, func(_ *testGateway, c *lab.Client, _ *lab.Server) error {
+	{"an Outgoing-Call-Request after another message in one segment", false, func(_ *testGateway, c *lab.Client, _ *lab.Server) error {
 		if err := c.Send(lab.NewEchoRequest(1), lab.NewOutgoingCallRequest(7)); err != nil {
 			return err
 		}
 		_, err := c.Expect(lab.EchoReply, soon)
 		return granted(c, err)
 	}},
-	{"an incoming call, the client being the PAC", false, func(_ *testGateway, c *lab.Client, _ *lab.Server) error {
+	{"an incoming call, with the client as PAC", false, func(_ *testGateway, c *lab.Client, _ *lab.Server) error {
 		return tried(c.OfferCall(7))
 	}},
 	{"a call that is silent for longer than conntrack keeps GRE", false, func(g *testGateway, c *lab.Client, s *lab.Server) error {
@@ -60,10 +60,10 @@ var feats = []feat{
 		_, err = call.Recv(soon)
 		return err
 	}},
-	{"`conntrack -D -p gre` by somebody", false, func(g *testGateway, c *lab.Client, _ *lab.Server) error {
+	{"`conntrack -D -p gre` by another program", false, func(g *testGateway, c *lab.Client, _ *lab.Server) error {
 		return outlives(c, func() { g.conntrack("-D", "-p", "gre") })
 	}},
-	{"`conntrack -F` by somebody", false, func(g *testGateway, c *lab.Client, _ *lab.Server) error {
+	{"`conntrack -F` by another program", false, func(g *testGateway, c *lab.Client, _ *lab.Server) error {
 		return outlives(c, func() { g.conntrack("-F") })
 	}},
 	{"\"fragmentation needed\" from a router on the way reaches the client", false, tooBig},

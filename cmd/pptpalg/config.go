@@ -239,13 +239,13 @@ with the value that --config FILE gives it. The output is itself a configuration
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "print the values of this file")
-	cmd.Flags().BoolVar(&blank, "default", false, "print a file to fill in, with all keys commented out")
+	cmd.Flags().BoolVar(&blank, "default", false, "print a template with all keys commented out")
 	cmd.MarkFlagsMutuallyExclusive("config", "default")
 	return cmd
 }
 
 const configHead = `# Configuration of pptpalg, read by "pptpalg run", "pptpalg rules" and "pptpalg
-# fastpath". Each key is also a flag of "pptpalg run", which wins over this file. "pptpalg check-config" checks it.
+# fastpath". Each key is also a flag of "pptpalg run", which overrides this file. "pptpalg check-config" checks it.
 `
 
 func printConfig(w io.Writer, flags *pflag.FlagSet, blank bool) error {
@@ -260,7 +260,7 @@ func checkConfigCommand() *cobra.Command {
 		Use:   "check-config [FILE]",
 		Short: "Check a configuration file",
 		Long: `Check a configuration file. Print "ok", or one line for each error, with the file's
-name, the line number, and what would be right. Without FILE, check
+name, the line number, and what is allowed. Without FILE, check
 ` + configFile + `, if it exists.`,
 		Args: takes("[FILE]"),
 		RunE: func(cmd *cobra.Command, args []string) error {

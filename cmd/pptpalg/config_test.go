@@ -120,26 +120,26 @@ func TestCheckConfig(t *testing.T) {
 		{"queue numbers that change places", "gre-queue: 1723\nqueue: 1700\ngre-queues: 2\n", nil},
 		{"not even known", "max_calls: 5\n", []string{`1: unknown key "max_calls"; did you mean "max-calls"?`}},
 		{"the file itself is no key", "config: x\n", []string{`1: unknown key "config"; did you mean "web-config"?`}},
-		{"wrong choice", "rules: maybe\n", []string{`1: rules: "maybe" is wrong; give auto, nft, iptables or none`}},
-		{"wrong path", "datapath: fast\n", []string{`1: datapath: "fast" is wrong; give auto, kernel or queue`}},
-		{"wrong bypass", "bypass: label:200\n", []string{`1: bypass: "label:200" is wrong; give none, label:NUMBER with a number from 0 to 127, or mark:BITS with at least one bit, as mark:0x10`}},
-		{"wrong port", "ports: [70000]\n", []string{`1: ports: "70000" is wrong: 70000 is not a TCP port; give ports from 1 to 65535, as 1723 or [1723, 1724]`}},
-		{"port twice", "ports: [5, 5]\n", []string{`1: ports: "5,5" is wrong: validate ports: 5 given twice; give ports from 1 to 65535, as 1723 or [1723, 1724]`}},
-		{"wrong label", "gre-label: 128\n", []string{`1: gre-label: "128" is wrong: not a label; give a whole number from 0 to 127`}},
-		{"no calls", "max-calls: 0\n", []string{`1: max-calls: "0" is wrong: less than 1; give a whole number, 1 or more`}},
-		{"negative time", "rest: -1s\n", []string{`1: rest: "-1s" is wrong: less than 0; give a number with its unit, as 300ms, 90s, 2m or 1h30m`}},
-		{"wrong level", "log-level: loud\n", []string{`1: log-level: "loud" is wrong; give debug, info, warn or error`}},
-		{"no port to listen on", "listen: 127.0.0.1\n", []string{`1: listen: "127.0.0.1" is wrong; give ADDRESS:PORT, or "" for none`}},
+		{"wrong choice", "rules: maybe\n", []string{`1: rules: "maybe" is not valid; use auto, nft, iptables or none`}},
+		{"wrong path", "datapath: fast\n", []string{`1: datapath: "fast" is not valid; use auto, kernel or queue`}},
+		{"wrong bypass", "bypass: label:200\n", []string{`1: bypass: "label:200" is not valid; use none, label:NUMBER with a number from 0 to 127, or mark:BITS with at least one bit, such as mark:0x10`}},
+		{"wrong port", "ports: [70000]\n", []string{`1: ports: "70000" is not valid: 70000 is not a TCP port; use ports from 1 to 65535, such as 1723 or [1723, 1724]`}},
+		{"port twice", "ports: [5, 5]\n", []string{`1: ports: "5,5" is not valid: validate ports: 5 given twice; use ports from 1 to 65535, such as 1723 or [1723, 1724]`}},
+		{"wrong label", "gre-label: 128\n", []string{`1: gre-label: "128" is not valid: not a label; use a whole number from 0 to 127`}},
+		{"no calls", "max-calls: 0\n", []string{`1: max-calls: "0" is not valid: less than 1; use a whole number, 1 or more`}},
+		{"negative time", "rest: -1s\n", []string{`1: rest: "-1s" is not valid: less than 0; use a duration with its unit, such as 300ms, 90s, 2m or 1h30m`}},
+		{"wrong level", "log-level: loud\n", []string{`1: log-level: "loud" is not valid; use debug, info, warn or error`}},
+		{"no port to listen on", "listen: 127.0.0.1\n", []string{`1: listen: "127.0.0.1" is not valid; use ADDRESS:PORT, or "" for none`}},
 		{"one queue for two", "queue: 9\ngre-queues: 1\ngre-queue: 9\n", []string{"3: validate data queues: 9 is the queue of control connections"}},
 		{"a cluster", "cluster: etcd://h1:2379,h2:2379\ncluster-name: a\ncluster-insecure: true\ncluster-wait: 100ms\n", nil},
-		{"a cluster, no scheme", "cluster: h1:2379\n", []string{`1: cluster: "h1:2379" is wrong: want etcd://HOST:PORT[,HOST:PORT...][/PREFIX]; give etcd://HOST:PORT[,HOST:PORT...], or "" for none`}},
+		{"a cluster, no scheme", "cluster: h1:2379\n", []string{`1: cluster: "h1:2379" is not valid: want etcd://HOST:PORT[,HOST:PORT...][/PREFIX]; use etcd://HOST:PORT[,HOST:PORT...], or "" for none`}},
 		{"a cluster without TLS", "cluster: etcd://h1:2379\ncluster-name: a\n", []string{"1: --cluster needs --cluster-cert, --cluster-key and --cluster-ca, or --cluster-insecure"}},
 		{"a cluster with and without TLS", "cluster: etcd://h1:2379\ncluster-name: a\ncluster-ca: f\ncluster-insecure: true\n", []string{"1: --cluster-insecure is for etcd without TLS: leave it out, or --cluster-cert, --cluster-key and --cluster-ca"}},
-		{"a name that is none", "cluster-name: a b\n", []string{`1: cluster-name: "a b" is wrong: "a b" is not made of letters, digits, '.', '-' and '_'`}},
-		{"waiting for ever", "cluster-wait: 1h\n", []string{`1: cluster-wait: "1h" is wrong: not from 1ms to 2s; give a time from 1ms to 2s`}},
+		{"a name that is none", "cluster-name: a b\n", []string{`1: cluster-name: "a b" is not valid: "a b" is not made of letters, digits, '.', '-' and '_'`}},
+		{"waiting for ever", "cluster-wait: 1h\n", []string{`1: cluster-wait: "1h" is not valid: not from 1ms to 2s; use a time from 1ms to 2s`}},
 		{"more than one fault", "queue: x\n\nbypass: never\n", []string{
-			`1: queue: "x" is wrong; give a whole number from 0 to 65535`,
-			`3: bypass: "never" is wrong; give none, label:NUMBER with a number from 0 to 127, or mark:BITS with at least one bit, as mark:0x10`,
+			`1: queue: "x" is not valid; use a whole number from 0 to 65535`,
+			`3: bypass: "never" is not valid; use none, label:NUMBER with a number from 0 to 127, or mark:BITS with at least one bit, such as mark:0x10`,
 		}},
 	}
 	for _, tt := range tests {
@@ -169,7 +169,7 @@ func TestConfigFileIsRefused(t *testing.T) {
 			flag = nil
 		}
 		code, _, stderr := pptpalg(t, append(append(args, flag...), wrong)...)
-		if code != 1 || !strings.HasPrefix(stderr, wrong+`:1: rest: "1" is wrong`) {
+		if code != 1 || !strings.HasPrefix(stderr, wrong+`:1: rest: "1" is not valid`) {
 			t.Errorf("%q with a wrong file: exit %d: %s", args, code, stderr)
 		}
 		code, _, stderr = pptpalg(t, append(append(args, flag...), missing)...)
@@ -288,7 +288,7 @@ func TestReload(t *testing.T) {
 		{"a key that is gone", nil, "max-calls: 5\n", "", "level=INFO msg=\"configuration reloaded\" applied=[max-calls]\n", 1},
 		{"what needs a restart", nil, "ports: [5, 6]\n", "queue: 9\nports: [5, 7]\nrandom-ids: true\nmax-calls: 5\n", "level=INFO msg=\"configuration reloaded\" applied=[max-calls]\nlevel=WARN msg=\"configuration needs a restart\" keys=\"[queue ports random-ids]\"\n", 1},
 		{"a flag wins", []string{"--max-calls", "7", "--ports", "5,6"}, "", "max-calls: 5\nports: 3\n", "level=INFO msg=\"configuration reloaded\" applied=[]\n", 0},
-		{"broken", nil, "", "max-calls: few\nlog-level: debug\nqeue: 1\n", broken + `"FILE:1: max-calls: \"few\" is wrong; give a whole number, 1 or more"` + "\n" + broken + `"FILE:3: unknown key \"qeue\"; did you mean \"queue\"?"` + "\n", 0},
+		{"broken", nil, "", "max-calls: few\nlog-level: debug\nqeue: 1\n", broken + `"FILE:1: max-calls: \"few\" is not valid; use a whole number, 1 or more"` + "\n" + broken + `"FILE:3: unknown key \"qeue\"; did you mean \"queue\"?"` + "\n", 0},
 		{"broken with the flags", []string{"--queue", "9", "--gre-queues", "1"}, "", "gre-queue: 9\nlog-level: debug\n", broken + "\"validate data queues: 9 is the queue of control connections\"\n", 0},
 	}
 	for _, tt := range tests {

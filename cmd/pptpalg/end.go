@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -16,35 +17,44 @@ import (
 func callsEndCommand(e env) *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
-		Use:   "end CALL",
-		Short: "End a call, by its number in \"pptpalg calls\"",
-		Long: `End a call, by its number in "pptpalg calls". Its GRE is translated no longer, at once.
-If its control connection has no other call, that ends too, and both ends are told by a
-TCP reset. This needs root; without it, an end behind this gateway is told when it next
-sends. PPTP has no message by which a gateway could end one of several calls on a control
-connection: there its ends find out by PPP.
+		Use:   "end CALL...",
+		Short: "End calls, by their numbers in \"pptpalg calls\"",
+		Long: `End calls, by their numbers in "pptpalg calls". From then on the GRE of a call that was
+ended is not translated. If its control connection has no other call, the connection is
+ended too, and both ends get a TCP reset. The resets need root; without root, an end
+behind this gateway gets one when it next sends. If the control connection has other
+calls, it stays up: PPTP has no message with which a gateway could end one of several
+calls, so the ends notice by PPP that this call carries nothing.
 
-A client that is told usually dials again. To keep it out, block it in the firewall.`,
-		Args: takes("CALL"),
+A client that gets the reset usually dials again. To keep it out, block it in the firewall.
+All calls of a client, or of a network:
+
+  pptpalg calls end $(pptpalg calls --filter 10.77.0.10/32 --json | jq '.[].number')`,
+		Args: someCalls,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			number, err := strconv.ParseUint(args[0], 10, 64)
+			numbers, err := callNumbers(args)
 			if err != nil {
-				return usagef(`%q is not the number of a call: see column CALL of "pptpalg calls"`, args[0])
+				return err
 			}
-			done, err := admin.Client{StateDir: dir}.EndCall(cmd.Context(), number)
-			if err != nil {
-				return fmt.Errorf("end call %d: %w", number, err)
+			var failed error
+			for _, number := range numbers {
+				done, err := admin.Client{StateDir: dir}.EndCall(cmd.Context(), number)
+				if err == nil {
+					_, err = fmt.Fprintf(cmd.OutOrStdout(), "call %d has ended; %s\n", number, told(cmd.Context(), dir, done))
+				} else {
+					err = fmt.Errorf("end call %d: %w", number, err)
+				}
+				failed = errors.Join(failed, err)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "call %d has ended; %s\n", number, told(cmd.Context(), dir, done))
-			return err
+			return failed
 		},
 	}
 	cmd.Flags().StringVar(&dir, "state-dir", stateDir(e), "directory of the daemon's socket")
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		var found []cobra.Completion
 		for _, r := range live(cmd.Context(), dir) {
-			if len(args) == 0 {
-				found = append(found, cobra.CompletionWithDesc(strconv.FormatUint(r.Number, 10), r.client.Address+" to "+r.server.Address))
+			if number := strconv.FormatUint(r.Number, 10); !slices.Contains(args, number) {
+				found = append(found, cobra.CompletionWithDesc(number, r.client.Address+" to "+r.server.Address))
 			}
 		}
 		return found, cobra.ShellCompDirectiveNoFileComp
@@ -52,14 +62,34 @@ A client that is told usually dials again. To keep it out, block it in the firew
 	return cmd
 }
 
+// someCalls is for a command that has one argument or more.
+func someCalls(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return errors.New("CALL is missing")
+	}
+	return nil
+}
+
+// callNumbers reads all before anything is done with one.
+func callNumbers(args []string) (numbers []uint64, err error) {
+	for _, a := range args {
+		number, err := strconv.ParseUint(a, 10, 64)
+		if err != nil {
+			return nil, usagef(`%q is not the number of a call: see column CALL of "pptpalg calls"`, a)
+		}
+		numbers = append(numbers, number)
+	}
+	return numbers, nil
+}
+
 // told tells the ends of a call that it has ended, and says who knows.
 func told(ctx context.Context, dir string, done admin.EndedCall) string {
 	if done.Others > 0 {
-		return fmt.Sprintf("its control connection goes on with %s, and its ends find out by PPP", number(done.Others, "other call"))
+		return fmt.Sprintf("its control connection stays up for %s, and the ends notice by PPP", number(done.Others, "other call"))
 	}
-	later := "an end behind this gateway is told when it next sends"
+	later := "an end behind this gateway gets a TCP reset when it next sends"
 	if !sameNetwork(ctx, dir) {
-		return later + " (to tell both at once, run this as root in the daemon's network namespace)"
+		return later + " (to reset both ends at once, run this as root in the daemon's network namespace)"
 	}
 	var failed error
 	for _, r := range done.Resets {
@@ -67,11 +97,11 @@ func told(ctx context.Context, dir string, done admin.EndedCall) string {
 	}
 	switch {
 	case errors.Is(failed, fs.ErrPermission):
-		return later + " (to tell both at once, run this as root)"
+		return later + " (to reset both ends at once, run this as root)"
 	case failed != nil:
 		return fmt.Sprintf("%s (%v)", later, failed)
 	case len(done.Resets) < 2:
-		return later + ": where its streams stand is not known yet"
+		return later + ": its TCP sequence numbers are not known yet"
 	}
-	return "both ends are told"
+	return "both ends were sent a TCP reset"
 }

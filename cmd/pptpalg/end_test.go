@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 )
@@ -42,7 +43,7 @@ func TestEndCall(t *testing.T) {
 		converse(t, second, there)
 		ended := g.wantCalls(2)[0].Number
 		code, stdout, stderr := g.endCall(ended)
-		if code != 0 || !strings.HasSuffix(stdout, "has ended; both ends are told\n") {
+		if code != 0 || !strings.HasSuffix(stdout, "has ended; both ends were sent a TCP reset\n") {
 			t.Fatalf("exit %d: %s%s", code, stdout, stderr)
 		}
 		wantTold(t, all[0].dialer)
@@ -68,7 +69,7 @@ func TestEndCallFromOutside(t *testing.T) {
 	l := listen(t, g.Inside[0])
 	p := pairs(t, l, at1723(lab.PublicOf(0)), g.Outside[0])[0]
 	placed(t, p.dialer, 7, p.accepted, 9)
-	if code, stdout, stderr := g.endCall(g.wantCalls(1)[0].Number); code != 0 || !strings.Contains(stdout, "both ends are told") {
+	if code, stdout, stderr := g.endCall(g.wantCalls(1)[0].Number); code != 0 || !strings.Contains(stdout, "both ends were sent a TCP reset") {
 		t.Fatalf("exit %d: %s%s", code, stdout, stderr)
 	}
 	wantTold(t, p.dialer)
@@ -83,16 +84,32 @@ func TestEndOneOfTwoCalls(t *testing.T) {
 	placed(t, p.dialer, 7, p.accepted, 9)
 	a, b := placed(t, p.dialer, 8, p.accepted, 10)
 	code, stdout, _ := g.endCall(g.wantCalls(2)[0].Number)
-	if code != 0 || !strings.Contains(stdout, "goes on with 1 other call,") {
+	if code != 0 || !strings.Contains(stdout, "stays up for 1 other call,") {
 		t.Fatalf("exit %d: %s", code, stdout)
 	}
 	g.wantCalls(1)
 	converse(t, a, b)
 }
 
+// TestEndSeveralCalls: one that is not there keeps none of the others.
+func TestEndSeveralCalls(t *testing.T) {
+	g := startGateway(t, datapath.Kernel, masquerade(2))
+	l := listen(t, g.Outside[0])
+	for i, p := range pairs(t, l, at1723(g.Outside[0].Addr), g.Inside...) {
+		placed(t, p.dialer, 7, p.accepted, pptp.CallID(9+i))
+	}
+	all := g.wantCalls(2)
+	code, stdout, stderr := g.endCall(all[0].Number, "4711", strconv.FormatUint(all[1].Number, 10))
+	if code != 1 || strings.Count(stdout, " has ended; ") != 2 || !strings.Contains(stderr, "end call 4711: there is no such call") {
+		t.Fatalf("exit %d: %s%s", code, stdout, stderr)
+	}
+	g.wantCalls(0)
+}
+
 func TestEndCallWrong(t *testing.T) {
 	for want, args := range map[string][]string{
 		`"x" is not the number of a call`: {"calls", "end", "x"},
+		`"y" is not the number of a call`: {"calls", "end", "1", "y"},
 		"CALL is missing":                 {"calls", "end"},
 	} {
 		if code, _, stderr := pptpalg(t, args...); code != 2 || !strings.Contains(stderr, want) {

@@ -86,18 +86,18 @@ func (p *partyFlag) Set(text string) (err error) {
 }
 
 func (o *eventsOptions) add(f *pflag.FlagSet, dir string) {
-	f.BoolVar(&o.json, "json", false, "print JSON, an object on each line")
-	f.BoolVarP(&o.follow, "follow", "f", false, "keep printing events as they happen")
-	f.Var(&o.since, "since", "events from this time on: "+whenForms)
-	f.Var(&o.until, "until", "events before this time")
-	f.Var(&o.at, "at", "events of the calls that were up at this time")
-	f.Var(&o.client, "client", "calls of the client that has this address, port and Call ID itself")
-	f.Var(&o.server, "server", "calls to the server with this address, port and Call ID")
-	f.Var(&o.publicly, "public", "calls whose client or server has this address, port and Call ID outside")
+	f.BoolVar(&o.json, "json", false, "print JSON, one object on each line")
+	f.BoolVarP(&o.follow, "follow", "f", false, "keep printing events as they occur")
+	f.Var(&o.since, "since", "only events since this time: "+whenForms)
+	f.Var(&o.until, "until", "only events before this time")
+	f.Var(&o.at, "at", "only events of the calls that were up at this time")
+	f.Var(&o.client, "client", "only calls of the client with this address, port and Call ID of its own")
+	f.Var(&o.server, "server", "only calls to the server with this address, port and Call ID")
+	f.Var(&o.publicly, "public", "only calls whose client or server has this public address, port and Call ID")
 	for _, name := range []string{"since", "until", "at"} {
 		config.Want(f, name, whenForms)
 	}
-	f.StringArrayVar(&o.files, "file", nil, `read an event log and what logrotate has made of it, instead of asking the daemon; "-" for standard input (repeatable)`)
+	f.StringArrayVar(&o.files, "file", nil, `read an event log, with its rotated files, instead of asking the daemon; "-" for standard input (repeatable)`)
 	f.StringVar(&o.dir, "state-dir", dir, "directory of the daemon's socket")
 }
 
@@ -110,14 +110,14 @@ func eventsCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Print which calls were opened, translated and closed",
-		Long: `Print a line for each call that was opened, translated and closed: when, the addresses
-and Call IDs of its ends, and those that the other ends saw. For a call that ended, also
-why, after how long, and what it carried each way (packets/bytes, "-" where nothing
-counted). A line ends in "approximate" where the counts are incomplete: somebody deleted
-an entry that counted, or an earlier daemon translated.
+		Long: `Print a line each time a call is opened, translated or closed: the time, the address and
+Call ID of each end, and the public ones that the other end saw. For a call that ended,
+also the reason, its duration, and its traffic each way (packets/bytes, "-" if not
+counted). A line ends in "approximate" if the counts are incomplete: a conntrack entry
+that counted was deleted, or an earlier daemon translated the packets.
 
 The daemon keeps the last events of each client. "pptpalg run --event-log FILE" writes
-a log of all of them, which --file FILE reads. To tell who had a public address and
+all events to a log, which --file FILE reads. To find out who had a public address and
 Call ID at some time, ask for the calls that were up then:
 
   pptpalg events --file /var/log/pptpalg/events.json --public 203.0.113.1/255 --at "2026-01-31 15:04:05"
@@ -184,7 +184,7 @@ func (o *eventsOptions) each(cmd *cobra.Command, show func(history.Record) error
 	}
 	broken, err := history.ReadFiles(files, show)
 	if broken > 0 {
-		err = errors.Join(err, fmt.Errorf("%d lines of the event log cannot be read: they are cut short, or are no events", broken))
+		err = errors.Join(err, fmt.Errorf("%d lines of the event log cannot be read: they are truncated, or are not events", broken))
 	}
 	return err
 }

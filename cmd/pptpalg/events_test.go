@@ -229,7 +229,7 @@ func TestEventsOfFiles(t *testing.T) {
 	}
 	for args, want := range map[string]string{
 		"--public x":       `"x" is not an IPv4 address`,
-		"--at noon":        `--at: "noon" is wrong; give a time, as`,
+		"--at noon":        `--at: "noon" is not valid; use a time such as`,
 		"--follow --at 1h": "none of the others can be",
 	} {
 		if code, _, stderr := pptpalg(t, append([]string{"events"}, strings.Fields(args)...)...); code == 0 || !strings.Contains(stderr, want) {

@@ -18,19 +18,19 @@ func explainCommand(e env) *cobra.Command {
 	s := newSettings(stateDir(e))
 	cmd := &cobra.Command{
 		Use:   "explain CLIENT | --all",
-		Short: "Say why a client's call does not work",
-		Long: `Say why the calls of a client or server behind the gateway do not work. It prints the
+		Short: "Explain why a client's call does not work",
+		Long: `Explain why the calls of a client or server behind the gateway do not work. It prints the
 causes, the most likely one first, each with what to do; then the evidence: the control
 connection and its NAT, the last messages with their result and error codes in words,
 and each call's GRE both ways.
 
 It asks the running daemon. As root it also checks the gateway, as "pptpalg check" does:
-what blocks packets now comes before what was seen earlier. Packets are counted, so that
-it can tell which way is blocked, where net.netfilter.nf_conntrack_acct was 1 when the
-call was set up, or where the daemon translates (--datapath queue).
+what blocks packets now comes before what was seen earlier. To tell which direction is
+blocked, it needs packet counts: net.netfilter.nf_conntrack_acct must have been 1 when the
+call was set up, or the daemon must translate GRE (--datapath queue).
 
 With --all it lists every client that has trouble now or had it in the last hour, the worst
-first, each with its first cause. Exit code 1 says that there is one.`,
+first, each with its most likely cause. Exit code 1 means that there is one.`,
 		Args: takes("[CLIENT]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_ = s.read(cmd) // "pptpalg check" reports a faulty file; the daemon may run with an older one
@@ -108,6 +108,6 @@ func troubles(all []explain.Report) string {
 		}
 		fmt.Fprintf(&b, "%v (%s): %s (%s)\n   → %s\n", r.Client, seen, r.Causes[0].Text, r.Causes[0].Code, r.Causes[0].Advice)
 	}
-	b.WriteString("\n\"pptpalg explain CLIENT\" tells more of one of them\n")
+	b.WriteString("\n\"pptpalg explain CLIENT\" shows the details of one client\n")
 	return b.String()
 }

@@ -54,7 +54,7 @@ func TestExportsAreChecked(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"export: [syslog+udp://192.0.2.1, journald]\n", ""},
 		{"export: journald,journald\n", "journald is given twice"},
-		{"export: [syslog://192.0.2.1]\n", "begins with none of"},
+		{"export: [syslog://192.0.2.1]\n", "does not begin with one of"},
 		{"export: [\"syslog+udp://192.0.2.1?port=1\"]\n", `has no option "port"`},
 	} {
 		code, _, stderr := pptpalg(t, "check-config", configured(t, tt.text))

@@ -288,12 +288,12 @@ func TestCheckCluster(t *testing.T) {
 	callOn(t, c.a.client(0), 7)
 	c.b.wantOwner(1, "a", false)
 	found := look()
-	wantFinding(t, found["etcd"], check.Warning, "etcd has one member")
+	wantFinding(t, found["etcd"], check.Warning, "etcd has only one member")
 	wantFinding(t, found["etcd-rights"], check.Warning, "without TLS")
 	wantFinding(t, found["cluster-gateways"], check.OK, "b: the same --ports, --rest and --random-ids as here")
 	wantFinding(t, found["clocks"], check.OK, "the clocks of b are within")
 	wantFinding(t, found["moving-address"], check.OK, "no control connection is masqueraded")
-	wantFinding(t, found["cluster-table"], check.OK, "the calls of all gateways, 1, need 3 of")
+	wantFinding(t, found["cluster-table"], check.OK, "the 1 calls of all gateways need 3 of")
 	for _, name := range []string{"etcd-latency", "conntrackd", "keepalived"} {
 		if f, there := found[name]; !there || f.Result == check.Problem.String() || f.Result == check.Unchecked.String() {
 			t.Errorf("%s: %+v", name, f)

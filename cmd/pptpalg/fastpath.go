@@ -37,13 +37,13 @@ const (
 )
 
 func (o *fastOptions) add(f *pflag.FlagSet) {
-	f.TextVar(&o.mode, "fastpath", ports.Off, `whether BPF programs forward the calls' GRE ahead of the kernel's own work, as the kernel was just seen to do it: "auto" by XDP where it works and else by tc, "xdp", "tc", or "off". It needs --datapath kernel`)
-	f.StringSliceVar(&o.interfaces, "fastpath-interfaces", nil, "interfaces of the fast path; none is all that can be used")
-	f.DurationVar(&o.interval, "fastpath-interval", fastpath.DefaultInterval, "how long the fast path repeats a decision of the kernel before it lets a packet pass to ask again")
-	f.Uint32Var(&o.flows, "fastpath-flows", fastpath.DefaultFlows, "maximum number of GRE flows on the fast path, two for each call; it has memory for twice as many, of 64 bytes each. The kernel forwards those beyond it")
-	f.StringVar(&o.dir, "fastpath-dir", fastpath.DefaultDir, "directory of the BPF file system by which the fast path outlives who has loaded it; it is mounted there by root")
+	f.TextVar(&o.mode, "fastpath", ports.Off, `forward calls' GRE by BPF programs ahead of the kernel's network stack, which repeat what the kernel did with a recent packet: "auto" uses XDP where it works and tc elsewhere, "xdp" and "tc" only the one, "off" neither. Needs --datapath kernel`)
+	f.StringSliceVar(&o.interfaces, "fastpath-interfaces", nil, "interfaces of the fast path; an empty list means all that can be used")
+	f.DurationVar(&o.interval, "fastpath-interval", fastpath.DefaultInterval, "how long the fast path repeats a decision of the kernel before it sends one packet through the kernel again")
+	f.Uint32Var(&o.flows, "fastpath-flows", fastpath.DefaultFlows, "maximum number of GRE flows on the fast path, two for each call; memory for twice as many is allocated, 64 bytes each. The kernel forwards flows beyond it")
+	f.StringVar(&o.dir, "fastpath-dir", fastpath.DefaultDir, "mount point of the BPF file system that keeps the fast path loaded when the daemon exits")
 	config.OneOf(f, "fastpath", string(ports.Off), string(ports.Auto), string(ports.XDP), string(ports.TC))
-	config.Want(f, "fastpath-interfaces", "a list of interfaces, as [eth0, ppp0]")
+	config.Want(f, "fastpath-interfaces", "a list of interfaces, such as [eth0, ppp0]")
 	config.Want(f, "fastpath-interval", "a time from 100ms to 1m")
 	config.Check(f, "fastpath-interval", func() error {
 		if o.interval < shortestInterval || o.interval > longestInterval {
@@ -93,13 +93,13 @@ func (o *fastOptions) told(by datapath.Name) *admin.FastPath {
 func fastpathCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fastpath",
-		Short: "Load or unload the fast path, or show it",
-		Long: `Load or unload the fast path, or show it. The fast path is BPF programs on the
-gateway's interfaces, which forward the GRE of calls as the kernel was just seen to do.
+		Short: "Load, unload or show the fast path",
+		Long: `Load, unload or show the fast path: BPF programs on the gateway's interfaces, which
+forward calls' GRE as the kernel forwarded a recent packet of the same flow.
 
 "pptpalg run" loads it by itself if it runs as root and --fastpath is not off. These
-commands are for gateways where the daemon runs without the rights for that. Give them
-the same flags as the daemon, or the same configuration file.`,
+commands are for gateways where the daemon has no right to do that. Give them the same
+flags as the daemon, or the same configuration file.`,
 	}
 	cmd.AddCommand(fastpathLoadCommand(e), fastpathUnloadCommand(e), fastpathStatusCommand(e))
 	return cmd
@@ -110,13 +110,13 @@ func fastpathLoadCommand(e env) *cobra.Command {
 	var group string
 	cmd := &cobra.Command{
 		Use:   "load",
-		Short: "Load the fast path, or bring the one that is loaded up to date",
+		Short: "Load the fast path, or update the loaded one",
 		Long: `Load the fast path: attach its programs to the interfaces that --fastpath and
 --fastpath-interfaces name, and pin them, so that a daemon without root's rights can use
-them. If it is loaded already, the programs are replaced and interfaces that are new are
-attached; no packet is lost. With --fastpath off or --datapath queue, unload it.
+them. If it is already loaded, replace the programs and attach new interfaces, without
+losing a packet. With --fastpath off or --datapath queue, unload it.
 
-It needs root. It takes all flags of "pptpalg run", and has no use for most of them.`,
+It needs root. It accepts all flags of "pptpalg run", and ignores most of them.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
@@ -138,7 +138,7 @@ It needs root. It takes all flags of "pptpalg run", and has no use for most of t
 		},
 	}
 	s.addTo(cmd, s.flags)
-	cmd.Flags().StringVar(&group, "group", "", `group that may use what is pinned, by name or number; "" is the daemon's, pptpalg, if there is such a group`)
+	cmd.Flags().StringVar(&group, "group", "", `group that may use the pinned maps, by name or number; "" is the daemon's group, pptpalg, if it exists`)
 	return cmd
 }
 
@@ -169,7 +169,7 @@ func groupNumber(given string) (int, error) {
 
 func loadedText(w io.Writer, done fastpath.Loaded) error {
 	if done.Why != "" {
-		fmt.Fprintf(w, "the flows that were there are forwarded by the kernel until the daemon has put them in again: %s\n", done.Why)
+		fmt.Fprintf(w, "the kernel forwards the flows that were on the fast path until the daemon has entered them again: %s\n", done.Why)
 	}
 	return portsText(w, done.Ports)
 }
@@ -188,8 +188,8 @@ func fastpathUnloadCommand(e env) *cobra.Command {
 		Use:   "unload",
 		Short: "Unload the fast path",
 		Long: `Unload the fast path: detach its programs from all interfaces of this network
-namespace. The kernel then forwards all packets; no call ends. A daemon that is running
-does not load it again. If it is not loaded, do nothing. It needs root.`,
+namespace. The kernel then forwards all packets; no call ends. A running daemon does not
+load it again. If it is not loaded, do nothing. It needs root.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {

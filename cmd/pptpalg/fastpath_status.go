@@ -25,11 +25,12 @@ func fastpathStatusCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the interfaces of the fast path, and what it carries",
-		Long: `Show for each interface whether its packets are taken by XDP, by tc or not at all and
-why, and whether the programs are attached; then the flows and the packets.
+		Long: `Show for each interface whether XDP, tc or nothing should take its packets, why, and
+whether the programs are attached; then the flows and the packets.
 
-What should be attached is what the running daemon wants, or what a daemon would want
-that is started now. With --fastpath or --fastpath-interfaces, it is what these ask for.
+What should be attached follows from the running daemon's settings, or, if none runs,
+from those with which a daemon would start now. --fastpath and --fastpath-interfaces
+override them.
 
 It needs root, or CAP_NET_ADMIN and the daemon's group.`,
 		Args: takes(),
@@ -155,7 +156,7 @@ func fastPorts(chosen []ports.Port, attached []fastpath.Attached) (all []fastPor
 	}
 	for _, a := range attached {
 		if !slices.ContainsFunc(chosen, func(p ports.Port) bool { return p.Index == a.Index }) {
-			all = append(all, fastPort{Name: a.Name, Wanted: "none", Attached: fast.How(a.Port), Why: "it is not to be on the fast path"})
+			all = append(all, fastPort{Name: a.Name, Wanted: "none", Attached: fast.How(a.Port), Why: "it should not be on the fast path"})
 		}
 	}
 	return all
@@ -164,18 +165,18 @@ func fastPorts(chosen []ports.Port, attached []fastpath.Attached) (all []fastPor
 func (st *fastStatus) text(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "fast path\t%s, %s\n", st.Mode, st.loaded())
-	fmt.Fprintf(t, "wanted by\t%s\n", st.wantedBy())
+	fmt.Fprintf(t, "set by\t%s\n", st.wantedBy())
 	if len(st.Interfaces) > 0 {
-		fmt.Fprintf(t, "\nINTERFACE\tATTACHED\tWANTED\tWHY\n")
+		fmt.Fprintf(t, "\nINTERFACE\tATTACHED\tEXPECTED\tWHY\n")
 	}
 	for _, p := range st.Interfaces {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", p.Name, p.Attached, p.Wanted, p.Why)
 	}
 	if st.Loaded {
-		fmt.Fprintf(t, "\nflows\t%d, %d in force, %d without a place\n", st.Flows, st.InForce, st.Without)
+		fmt.Fprintf(t, "\nflows\t%d, %d in force, %d beyond --fastpath-flows\n", st.Flows, st.InForce, st.Without)
 		fmt.Fprintf(t, "forwarded\t%s\n", counts(st.Packets))
 		fmt.Fprintf(t, "left to the kernel\t%s\n", counts(st.Passed))
-		fmt.Fprintf(t, "decisions\t%d taken over; not taken over: %s\n", st.Decisions, counts(st.Refused))
+		fmt.Fprintf(t, "decisions\t%d learned; not learned: %s\n", st.Decisions, counts(st.Refused))
 	}
 	return t.Flush()
 }
@@ -185,9 +186,9 @@ func (st *fastStatus) wantedBy() string {
 	case st.WantedBy == byDaemon:
 		return "the running daemon"
 	case errors.Is(st.silent, admin.ErrNotRunning):
-		return "the settings; " + admin.ErrNotRunning.Error()
+		return "the configuration; " + admin.ErrNotRunning.Error()
 	case st.silent != nil:
-		return fmt.Sprintf("the settings; the daemon does not say what it wants: %v", st.silent)
+		return fmt.Sprintf("the configuration; the daemon's own settings are not known: %v", st.silent)
 	}
 	return "the flags given"
 }

@@ -378,17 +378,17 @@ func TestFastPathStatus(t *testing.T) {
 	lan := func(wanted, attached string) fastPort {
 		return fastPort{Name: "lan", Wanted: wanted, Attached: attached}
 	}
-	status("off", bySettings, lan("none", "none"), "fast path off, not loaded wanted by the settings; no daemon is running")
+	status("off", bySettings, lan("none", "none"), "fast path off, not loaded set by the configuration; no daemon is running")
 	g.startFast("tc", "--fastpath-interfaces", "lan,wan")
-	status("tc", byDaemon, lan("tc", "tc"), "fast path tc, loaded wanted by the running daemon INTERFACE ATTACHED WANTED WHY lan tc tc")
-	status("tc", byFlags, lan("none", "tc"), "fast path tc, loaded wanted by the flags given", "--fastpath", "tc", "--fastpath-interfaces", "wan")
+	status("tc", byDaemon, lan("tc", "tc"), "fast path tc, loaded set by the running daemon INTERFACE ATTACHED EXPECTED WHY lan tc tc")
+	status("tc", byFlags, lan("none", "tc"), "fast path tc, loaded set by the flags given", "--fastpath", "tc", "--fastpath-interfaces", "wan")
 	g.stop()
-	status("off", bySettings, lan("none", "tc"), "fast path off, but still loaded wanted by the settings; no daemon is running INTERFACE ATTACHED WANTED WHY lan tc none")
+	status("off", bySettings, lan("none", "tc"), "fast path off, but still loaded set by the configuration; no daemon is running INTERFACE ATTACHED EXPECTED WHY lan tc none")
 	g.start("--fastpath-dir", g.bpfDir(), "--fastpath", "auto", "--fastpath-interfaces", "wan")
-	status("auto", byDaemon, lan("none", "none"), "fast path auto, loaded wanted by the running daemon")
+	status("auto", byDaemon, lan("none", "none"), "fast path auto, loaded set by the running daemon")
 	g.stop()
 	g.start("--fastpath-dir", g.bpfDir(), "--fastpath", "auto", "--datapath", "queue")
-	status("off", byDaemon, lan("none", "none"), "fast path off, not loaded wanted by the running daemon")
+	status("off", byDaemon, lan("none", "none"), "fast path off, not loaded set by the running daemon")
 }
 
 // TestFastPathOff: where nobody asks for it, nothing is mounted or attached.
@@ -497,7 +497,7 @@ func TestFastPathWithoutRights(t *testing.T) {
 	load()
 	m.wantFast("tc", 10, call)
 	must(t, lab.Poll(3*lab.Patience, func() bool { return m.metric("pptpalg_fastpath_interfaces_missing") == "0" }))
-	must(t, m.log.WaitFor("all interfaces are on the fast path", lab.Patience))
+	must(t, m.log.WaitFor("the fast path is attached to all its interfaces", lab.Patience))
 
 	// Nobody has loaded it, and it is loaded later.
 	m.testGateway.stop()

@@ -44,7 +44,7 @@ func TestStatus(t *testing.T) {
 			must(g.t, g.Gateway.IPTables(g.t.Context(), "-P", "FORWARD", "ACCEPT"))
 		}},
 		{name: "GRE blocked here", code: 1, first: "PROBLEM: ", other: "FORWARD", do: func(g *testGateway) { g.block(g.Gateway, "-I", "FORWARD", "-p", "gre") }},
-		{name: "GRE blocked beyond", code: 1, first: `PROBLEM: 1 call carries one way only: no GRE comes from 203.0.113.10 for 10.77.0.10; "pptpalg explain 10.77.0.10" says why`, other: "calls       1: 1 one-way\n", do: func(g *testGateway) {
+		{name: "GRE blocked beyond", code: 1, first: `PROBLEM: 1 call carries traffic one way only: no GRE arrives from 203.0.113.10 for 10.77.0.10; "pptpalg explain 10.77.0.10" says why`, other: "calls       1: 1 one-way\n", do: func(g *testGateway) {
 			g.server(lab.Behaviour{})
 			call := callOn(g.t, g.client(0), 7)
 			g.block(g.Outside[0], "-A", "OUTPUT", "-p", "gre")
@@ -104,7 +104,7 @@ data path: kernel; fast path on 1 interface by XDP and 2 by tc, missing on 1
 cluster: a: 2 gateways, ok
 calls: 9: 2 one-way, 1 silent, 5 established, 1 requested
 traffic: 1000p/s 1.2MB/s, both ways
-limits: used: calls 90 %, control connections 0 %, Call IDs 50 %, conntrack table <1 %; 3 requests passed unedited
+limits: in use: calls 90 %, control connections 0 %, Call IDs 50 %, conntrack table <1 %; 3 requests beyond a limit passed unedited
 last error: 1m ago: journal err=full
 `
 	if got.String() != want {

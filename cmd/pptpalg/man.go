@@ -95,7 +95,7 @@ func filePage(keys *pflag.FlagSet) string {
 	r.heading("SYNOPSIS")
 	r.line(".I", configFile)
 	r.heading("DESCRIPTION")
-	r.paragraphs(`The file is read by "pptpalg run", "pptpalg rules" and "pptpalg fastpath". It is YAML, a line "key: value" for each key, and need not exist. Each key is also a flag of "pptpalg run", which wins over the file. An unknown key is an error, as is a wrong value. "pptpalg config --default" prints a file to fill in.`)
+	r.paragraphs(`The file is read by "pptpalg run", "pptpalg rules" and "pptpalg fastpath". It is YAML with a line "key: value" for each key, and need not exist. Each key is also a flag of "pptpalg run"; the flag overrides the file. An unknown key or a wrong value is an error. "pptpalg config --default" prints a template.`)
 	r.heading("KEYS")
 	keys.VisitAll(func(f *pflag.Flag) { r.item(bold(f.Name), usage(f)) })
 	r.heading("SEE ALSO")

@@ -127,7 +127,7 @@ func testUnmatchedGRE(t *testing.T, path datapath.Name) {
 		t.Errorf("%s packets of %s flows, want %d of %s", g.metric(`pptpalg_gre_packets_total{reason="no_flow"}`), g.metric("pptpalg_gre_unmatched_flows"), packets, flows)
 	}
 	_, stdout, _ := g.explain()
-	want := map[datapath.Name]string{datapath.Kernel: "1. GRE comes from 203.0.113.10 to 203.0.113.1 for Call ID 4711, which no call has (", datapath.Queue: "GRE came that belongs to no call ("}[path]
+	want := map[datapath.Name]string{datapath.Kernel: "1. GRE comes from 203.0.113.10 to 203.0.113.1 for Call ID 4711, which no call has (", datapath.Queue: "GRE has arrived that belongs to no call ("}[path]
 	if !strings.Contains(stdout, want) {
 		t.Errorf("it explains: %s", stdout)
 	}

@@ -38,7 +38,7 @@ func replayCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.nat, "nat", nil, "CLIENT-NET=PUBLIC: hosts of the network are translated to the public address (repeatable)")
 	f.UintSliceVar(&o.ports, "ports", defaultPorts, "TCP ports to which PPTP clients connect")
-	f.StringVar(&o.write, "write", "", "write the packets as they are outside the NAT to this pcap file")
+	f.StringVar(&o.write, "write", "", "write the packets, as they are outside the NAT, to this pcap file")
 	f.BoolVar(&o.asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -133,35 +133,35 @@ runs on the gateway, but without a kernel, and print
   - GRE that belongs to no call, by addresses and Call ID;
   - how many packets were read, and how many were not, and what those are.
 
-FILE is - for standard input. While a terminal waits for a large file, a bar shows how
-far it has come; a signal ends it there, and what was read is printed.
+FILE may be - for standard input. On a terminal, a large file gets a progress bar. A
+signal stops the reading, and what was read by then is printed.
 
 Capture with tcpdump -s 0 'tcp port 1723 or proto gre', on one interface: with -i any
-each packet appears more than once, and is shown as a retransmission. Ethernet, Linux
-cooked (both versions), raw IP, BSD loopback, PPP and Cisco HDLC can be read, in it VLANs,
-PPPoE, MPLS, and IPv4 in IPv6, in IPv4 and in GRE. IP fragments are counted and not
-reassembled. For a broken file, everything before the fault is printed, and the error
-names the packet.
+each packet appears more than once, and is shown as a retransmission. The link types
+Ethernet, Linux cooked (both versions), raw IP, BSD loopback, PPP and Cisco HDLC can be
+read, with VLANs, PPPoE, MPLS, and IPv4 inside IPv6, IPv4 or GRE. IP fragments are
+counted and not reassembled. If a file is broken, everything before the fault is printed,
+and the error names the packet.
 
-What was not captured (tcpdump -s 68) is shown as "?", or by how many bytes it was, and
-messages are read as far as they are there. An answer whose Peer's Call ID is unknown is
-taken to be to the only request that is open, if there is one. A call whose result code
-is unknown is not called established. An IP total length of 0, which segments have that a network card is
-to cut, means to the end of the frame.
+What was not captured (tcpdump -s 68) is shown as "?", or as a number of bytes, and
+messages are read as far as they were captured. A reply whose Peer's Call ID is unknown is
+assigned to the only open request, if there is exactly one. A call whose result code is
+unknown is not shown as established. An IP total length of 0, as in segments that a
+network card will split (TSO), means that the packet extends to the end of the frame.
 
-Without --nat the capture is explained as it is. --nat CLIENT-NET=PUBLIC says that it
-was captured inside a NAT, and prints what the Call IDs are outside: "7 → 255". Hosts of
+Without --nat nothing is translated. --nat CLIENT-NET=PUBLIC says that the capture was
+made inside a NAT, and prints what the Call IDs are outside: "7 → 255". Hosts of
 CLIENT-NET have the address PUBLIC there. If CLIENT-NET is a single host's address, this
 also covers connections from outside to that host (port forwarding). The longest
 matching network counts.
 
---write puts the control connections and the GRE into a pcap file as they pass
-outside: addresses, ports, Call IDs and checksums are those of that side. All other
-packets are left out. A connection that has ended, or was never answered, gives its port
-back two minutes later, or when 4096 others have ended since.
+--write writes the control connections and the GRE to a pcap file as they pass outside:
+addresses, ports, Call IDs and checksums are those of that side. All other packets are
+left out. A connection that has ended, or was never answered, releases its port after two
+minutes, or when 4096 others have ended since.
 
-A segment that comes too early is read when the bytes before it have come, or when the
-receiver acknowledges it without them: then the capture lacks them.
+A segment that arrives out of order is read when the bytes before it have arrived, or when
+the receiver acknowledges it although the capture lacks them.
 
 Example, two clients that chose the same Call ID (… stands for lines left out):
 

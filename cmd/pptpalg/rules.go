@@ -36,22 +36,22 @@ func (o *ruleOptions) add(f *pflag.FlagSet) {
 	o.dataPath = datapath.Auto
 	f.Uint16Var(&o.queue, "queue", defaultQueue, "NFQUEUE number of control connections")
 	f.UintSliceVar(&o.ports, "ports", defaultPorts, "TCP ports to which PPTP clients connect, before any DNAT")
-	f.StringVar(&o.bypass, "bypass", conntrack.Bypass{Labelled: true, Label: rules.DefaultBypassLabel}.String(), `how the daemon marks connections that need no queueing: "label:N" (conntrack label 0 to 127), "mark:BITS" (of the conntrack mark), or "none"`)
+	f.StringVar(&o.bypass, "bypass", conntrack.Bypass{Labelled: true, Label: rules.DefaultBypassLabel}.String(), `how the daemon marks connections that need not be queued: "label:N" (conntrack label 0 to 127), "mark:BITS" (of the conntrack mark), or "none"`)
 	f.BoolVar(&o.reset, "reset-lost", true, "when a client's control connection was lost, answer its next segment with a RST, so that it dials again at once")
 	f.Uint32Var(&o.mark, "reset-mark", rules.DefaultResetMark, "bit of the packet mark that tells the rules which segments to answer with a RST")
-	f.TextVar(&o.dataPath, "datapath", o.dataPath, `data path, which is who translates GRE: "kernel" by conntrack entries, "queue" in the daemon, "auto" for the kernel if a trial shows that it can`)
-	f.Uint16Var(&o.data.Queue, "gre-queue", 0, "first NFQUEUE number of GRE; 0 is the one after --queue. All --gre flags are for --datapath queue")
-	f.IntVar(&o.data.Queues, "gre-queues", 0, "number of GRE queues, each with a thread of its own; 0 is one for each processor")
-	f.BoolVar(&o.data.ByCPU, "gre-by-cpu", false, "choose a packet's queue by the processor that it arrives at, instead of by its addresses: for many calls between two addresses")
-	f.Uint32Var(&o.data.Mark, "gre-mark", rules.DefaultMark, "bit of the packet mark for the rules' own use, within one table and together with the bit after it: no packet may come with either. 0 is the default bit without the rules that accept calls' GRE, for a firewall that accepts untracked GRE anyway")
-	f.Uint8Var(&o.label, "gre-label", 119, "has no effect; it is read because older configuration files have it")
+	f.TextVar(&o.dataPath, "datapath", o.dataPath, `what translates GRE: "kernel" with conntrack entries, "queue" the daemon itself, "auto" the kernel if a test shows that it can, else the daemon`)
+	f.Uint16Var(&o.data.Queue, "gre-queue", 0, "first NFQUEUE number for GRE; 0 means the one after --queue. All --gre flags are for --datapath queue")
+	f.IntVar(&o.data.Queues, "gre-queues", 0, "number of GRE queues, each with its own thread; 0 means one per processor")
+	f.BoolVar(&o.data.ByCPU, "gre-by-cpu", false, "choose a packet's queue by the processor that receives it instead of by its addresses: for many calls between two addresses")
+	f.Uint32Var(&o.data.Mark, "gre-mark", rules.DefaultMark, "bit of the packet mark that the rules use internally, together with the next higher bit: no packet may arrive with either set. 0 means the default bit, without the rules that accept calls' GRE, for a firewall that accepts untracked GRE anyway")
+	f.Uint8Var(&o.label, "gre-label", 119, "no effect; accepted for older configuration files")
 	config.OneOf(f, "datapath", string(datapath.Auto), string(datapath.Kernel), string(datapath.Queue))
 	o.check(f)
 }
 
 // check makes the flags refuse values that no queue, port or label can have.
 func (o *ruleOptions) check(f *pflag.FlagSet) {
-	config.Want(f, "ports", "ports from 1 to 65535, as 1723 or [1723, 1724]")
+	config.Want(f, "ports", "ports from 1 to 65535, such as 1723 or [1723, 1724]")
 	config.Check(f, "ports", func() error {
 		_, err := parsePorts(o.ports)
 		return err
@@ -62,7 +62,7 @@ func (o *ruleOptions) check(f *pflag.FlagSet) {
 		}
 		return nil
 	})
-	config.Want(f, "bypass", "none, label:NUMBER with a number from 0 to 127, or mark:BITS with at least one bit, as mark:0x10")
+	config.Want(f, "bypass", "none, label:NUMBER with a number from 0 to 127, or mark:BITS with at least one bit, such as mark:0x10")
 	config.Want(f, "gre-label", "a whole number from 0 to 127")
 	config.Check(f, "gre-label", func() error {
 		if o.label > 127 {
@@ -187,13 +187,12 @@ nft -f. The rules of data path queue are printed only if --datapath queue is giv
 this command does not try what the kernel can do.
 
 The iptables form has a rule for each VRF that the gateway has now. Only "pptpalg run"
-with --rules iptables keeps them up to date: print and load the rules again when a VRF
-comes, goes or is renamed. The nft form knows VRFs by their kind.
+with --rules iptables keeps them up to date: print and load the rules again when a VRF is
+added, removed or renamed. The nft form matches VRFs by their kind and needs no update.
 
-The nft form is the table that the daemon loads, "ip pptpalg". Loaded by hand it goes with
-"pptpalg run --rules none". Loading it again replaces it. With
---datapath queue its first lines name the rules to add to a forward chain that drops
-by default.`,
+The nft form is the table that the daemon loads, "ip pptpalg". If you load it yourself, run
+the daemon with --rules none. Loading it again replaces it. With --datapath queue its
+first lines name the rules to add to a forward chain that drops by default.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
@@ -229,7 +228,7 @@ func rulesLoadCommand() *cobra.Command {
 		Short: "Load the rules, replacing those that are loaded",
 		Long: `Load the rules, replacing those that are loaded. With iptables, each VRF that the gateway
 has now gets a rule. Only "pptpalg run" with --rules iptables keeps them up to date: load
-the rules again when a VRF comes, goes or is renamed.`,
+the rules again when a VRF is added, removed or renamed.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.read(cmd); err != nil {
@@ -248,13 +247,13 @@ the rules again when a VRF comes, goes or is renamed.`,
 			}
 			done, err := choice.New(name).Load(cmd.Context(), cfg)
 			if err == nil && done.Refused != nil {
-				cmd.PrintErrf("pptpalg: loaded without what %s refused: %v\n", done.Backend, done.Refused)
+				cmd.PrintErrf("pptpalg: loaded, except what %s refused: %v\n", done.Backend, done.Refused)
 			}
 			return err
 		},
 	}
 	s.addTo(cmd, s.ruleFlags)
-	cmd.Flags().StringVar(&loader, "rules", "", `who loads them: "auto", "nft" or "iptables"; "" is what the configuration file says, or auto if it says none`)
+	cmd.Flags().StringVar(&loader, "rules", "", `how to load them: "auto", "nft" or "iptables"; "" means as in the configuration file, or auto if it says none`)
 	config.OneOf(cmd.Flags(), "rules", choice.Auto, choice.NFT, choice.IPTables)
 	return cmd
 }

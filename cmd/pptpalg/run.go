@@ -66,8 +66,8 @@ func runCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Edit PPTP on this gateway until SIGTERM or SIGINT",
-		Long: `Edit PPTP on this gateway. Without any flag it does the whole job: it binds the
-queue, loads its firewall rules, edits control connections, and serves metrics.
+		Long: `Edit PPTP on this gateway: bind the queue, load the firewall rules, edit control
+connections, and serve metrics. No flag is required.
 
 Each flag is also a key of the configuration file: see "pptpalg config". On SIGHUP the
 daemon reads the file again. It applies the limits on calls, rest, idle-timeout and
@@ -98,12 +98,12 @@ calls.`,
 func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9723", `address and port of the metrics and the status page; "" for none`)
 	f.StringVar(&o.webConfig, "web-config", "", `web configuration file of Prometheus's exporter-toolkit, with the TLS certificate and the passwords of --listen; "" for none`)
-	f.TextVar(&o.page, "status-page", admin.ShowAuto, `whether --listen shows the status page, which tells addresses and Call IDs: "auto" on loopback only, "on" on any address, "off" never`)
-	f.StringVar(&o.rules, "rules", choice.Auto, `who loads the firewall rules and removes them at the end: "nft" by nftables, without any program, "iptables" by the programs, "auto" by nftables if the kernel can, else by iptables; "none" leaves both to the administrator`)
+	f.TextVar(&o.page, "status-page", admin.ShowAuto, `where --listen serves the status page, which shows addresses and Call IDs: "auto" on loopback only, "on" on any address, "off" nowhere`)
+	f.StringVar(&o.rules, "rules", choice.Auto, `how the daemon loads its firewall rules and removes them when it exits: "nft" by netlink, without any program, "iptables" with the iptables programs, "auto" as nft if the kernel supports it, else as iptables; "none" leaves the rules to the administrator`)
 	f.StringVar(&o.stateDir, "state-dir", stateDir, "directory of the journal and of the daemon's socket")
-	f.StringVar(&o.eventLog, "event-log", "", `file to which the daemon appends a line of JSON for each call opened, translated and closed; "-" for standard output, "" for none`)
+	f.StringVar(&o.eventLog, "event-log", "", `file to which the daemon appends a JSON line for each call that is opened, translated or closed; "-" for standard output, "" for none`)
 	f.StringSliceVar(&o.exports, "export", nil, `collectors that get each event of the event log: syslog+udp://HOST[:PORT], syslog+tcp://, syslog+tls://, ipfix+udp://, ipfix+tcp://, ipfix+tls://, or journald; options follow as ?NAME=VALUE&NAME=VALUE`)
-	f.StringVar(&o.untouched, "untranslated", "follow", `calls that NAT does not touch, as of a routed network or of the gateway itself: "follow" to have their GRE belong to an established connection for the firewall, "leave" to ignore them, except the gateway's own`)
+	f.StringVar(&o.untouched, "untranslated", "follow", `calls that NAT does not change, such as those of a routed network or of the gateway itself: "follow" them, so that the firewall sees their GRE as ESTABLISHED, or "leave" them alone, except the gateway's own`)
 	o.fast.add(f)
 	o.cluster.add(f)
 	o.limitFlags(f)
@@ -114,7 +114,7 @@ func (o *options) add(f *pflag.FlagSet, stateDir string) {
 	config.Check(f, "rules", o.checkRules)
 	config.OneOf(f, "rules", choice.Names...)
 	config.OneOf(f, "untranslated", "follow", "leave")
-	config.Want(f, "export", `a list of collectors, as [journald, "syslog+tls://log.example.net?ca=/etc/pptpalg/ca.pem"]`)
+	config.Want(f, "export", `a list of collectors, such as [journald, "syslog+tls://log.example.net?ca=/etc/pptpalg/ca.pem"]`)
 	config.Check(f, "export", func() error {
 		_, err := parseExports(o.exports)
 		return err
@@ -154,15 +154,15 @@ func (o *options) checkUntouched() error {
 // limitFlags defines the flags for sites with unusual traffic, or with enemies.
 func (o *options) limitFlags(f *pflag.FlagSet) {
 	def := calls.DefaultConfig()
-	f.DurationVar(&o.table.Rest, "rest", def.Rest, "how long a freed public Call ID rests before it may be used again; if no other is free, the one that has rested longest is used")
-	f.BoolVar(&o.randomIDs, "random-ids", false, "draw public Call IDs at random instead of keeping an end's own")
+	f.DurationVar(&o.table.Rest, "rest", def.Rest, "how long a freed public Call ID is not used again; if no other is free, the one that was freed first is used")
+	f.BoolVar(&o.randomIDs, "random-ids", false, "choose public Call IDs at random instead of keeping an end's own ID if it is free")
 	f.IntVar(&o.table.Calls, "max-calls", def.Calls, "maximum number of calls; requests beyond it pass unedited, and are counted and logged, as for the other limits")
-	f.IntVar(&o.table.CallsPerClient, "max-calls-per-client", def.CallsPerClient, "maximum number of calls that one address requests")
+	f.IntVar(&o.table.CallsPerClient, "max-calls-per-client", def.CallsPerClient, "maximum number of calls requested by one address")
 	f.IntVar(&o.table.CallsPerSpace, "max-calls-per-space", def.CallsPerSpace, "maximum number of public Call IDs, in use or resting, of one public address towards one peer")
-	f.IntVar(&o.table.Requests, "max-requests", def.Requests, "maximum number of call requests per second of one address")
-	f.IntVar(&o.connections, "max-connections", alg.DefaultConnections, "maximum number of control connections on record, half of them for one client; connections without calls give way to others")
+	f.IntVar(&o.table.Requests, "max-requests", def.Requests, "maximum number of call requests per second from one address")
+	f.IntVar(&o.connections, "max-connections", alg.DefaultConnections, "maximum number of control connections that are tracked, at most half of them for one client; connections without calls are dropped first")
 	f.DurationVar(&o.idle, "idle-timeout", 0, "end calls without GRE and control messages for this long, 0 for never; set net.netfilter.nf_conntrack_acct=1 before the calls are set up")
-	f.BoolVar(&o.events, "conntrack-events", true, "listen to conntrack's events, to create entries again at once that others delete; without it the daemon audits every two seconds, and other connections cost the kernel less")
+	f.BoolVar(&o.events, "conntrack-events", true, "listen to conntrack's events, so that entries that others delete are created again at once; without it the daemon audits every two seconds, and other connections cost the kernel less")
 	f.IntVar(&o.queueLen, "queue-length", nfqueue.DefaultMaxLen, "maximum number of packets that wait for a verdict in each queue; the kernel drops those beyond it, and TCP sends them again")
 	f.IntVar(&o.queueBuffer, "queue-buffer", nfqueue.DefaultReadBuffer, "receive buffer of each queue's socket, in bytes")
 	for name, value := range map[string]*int{
@@ -271,7 +271,7 @@ func run(ctx context.Context, e env, s *settings) error {
 		return notify.Run(ctx, notify.Config{Ready: ready, Healthy: d.Healthy, Log: log.Logger})
 	})
 	if err = waitBriefly(group, ended); errors.Is(err, errLeft) {
-		log.Warn("stopping although something still waits for a disk or a reader")
+		log.Warn("exiting although output still waits for a disk or a reader")
 		err = failed
 	}
 	log.Info("stopped", "calls", len(d.Calls()), "datapath", d.DataPath())

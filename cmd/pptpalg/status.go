@@ -53,18 +53,19 @@ func statusCommand(e env) *cobra.Command {
 	s := newSettings(stateDir(e))
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Say on one screen how the gateway does",
-		Long: `Say on one screen how the gateway does. The first line says whether all is well, or what
-is wrong, with the command that fixes it. Then: who has loaded the firewall rules and since
-when, who translates GRE, the cluster, the calls by state, with those that carry one way only
-or nothing, how near the limits are, and the last error that the daemon has logged.
+		Short: "Show the gateway's state on one screen",
+		Long: `Show the gateway's state on one screen. The first line says whether all is well, or what
+is wrong and which command fixes it. Below it: the firewall rules (who has loaded them,
+since when), the data path, the cluster, the calls by state, those included that carry
+traffic one way only or none, how much of each limit is in use, and the last error that
+the daemon has logged.
 
-It asks the running daemon. As root it also checks the gateway, as "pptpalg check" does, so
-that it names what keeps calls from working even if the daemon cannot know it. That takes
-some tenths of a second; --check=false leaves it out.
+It asks the running daemon. As root it also runs the checks of "pptpalg check", so that it
+names causes that the daemon cannot see. That takes some tenths of a second;
+--check=false skips it.
 
-Exit code: 0 if all is well or check only warns, 1 if something is wrong, 2 if the command line is wrong, 3 if
-no daemon runs.`,
+Exit code: 0 if all is well or check only warns, 1 if something is wrong, 2 if the command
+line is wrong, 3 if no daemon runs.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_ = s.read(cmd) // a faulty file is among the problems
@@ -224,11 +225,11 @@ func (p statusProblem) lines() string {
 func (r *statusReport) checked() string {
 	switch {
 	case !r.Checked:
-		return `not done: as root, "pptpalg check" looks at the gateway's firewall, NAT and kernel`
+		return `not run: as root, "pptpalg check" examines the gateway's firewall, NAT and kernel`
 	case r.Warnings > 0 && r.State != stateWarning:
 		return number(r.Warnings, "warning") + `: see "pptpalg check"`
 	}
-	return "done"
+	return "no problem found"
 }
 
 // statusLines are what is told of a daemon: what it is, and how it is.
@@ -240,7 +241,7 @@ func statusLines(st *status.Status, now time.Time) [][2]string {
 		{"cluster", clusterLine(st.Cluster)},
 	}
 	if st.Sums == nil {
-		return append(lines, [2]string{"calls", "the daemon does not tell them"})
+		return append(lines, [2]string{"calls", "not known: the daemon does not report them"})
 	}
 	lines = append(lines, [2]string{"calls", callsLine(&st.Sums.Calls)}, [2]string{"traffic", trafficLine(st.Sums)}, [2]string{"limits", limitsLine(st.Sums)})
 	last := "none"
@@ -258,10 +259,10 @@ func running(st *status.Status, now time.Time) string {
 }
 
 func rulesLine(r *status.Rules, now time.Time) string {
-	by := map[string]string{nft.Name: "by the daemon, in nftables", choice.IPTables: "by the daemon, with iptables", choice.None: "by somebody else (--rules none)"}[r.By]
+	by := map[string]string{nft.Name: "by the daemon, in nftables", choice.IPTables: "by the daemon, with iptables", choice.None: "by the administrator (--rules none)"}[r.By]
 	switch {
 	case !r.Loaded:
-		return "missing; they are loaded " + by
+		return "missing; normally loaded " + by
 	case r.Since.IsZero():
 		return "loaded " + by
 	}
@@ -286,7 +287,7 @@ func dataPathLine(st *status.Status) string {
 
 func clusterLine(c *status.Cluster) string {
 	if c == nil {
-		return "none: this gateway is alone"
+		return "none: a single gateway"
 	}
 	return fmt.Sprintf("%s: %s, %s", c.Name, number(c.Gateways, "gateway"), c.State)
 }
@@ -330,9 +331,9 @@ func limitsLine(s *status.Sums) string {
 		}
 		return fmt.Sprintf("%.0f %%", 100*r)
 	}
-	text := fmt.Sprintf("used: calls %s, control connections %s, Call IDs %s, conntrack table %s", percent(s.CallsUsed), percent(s.LinksUsed), percent(s.CallIDSpace), percent(s.TableUsed))
+	text := fmt.Sprintf("in use: calls %s, control connections %s, Call IDs %s, conntrack table %s", percent(s.CallsUsed), percent(s.LinksUsed), percent(s.CallIDSpace), percent(s.TableUsed))
 	if s.Unedited > 0 {
-		text += fmt.Sprintf("; %d requests passed unedited", s.Unedited)
+		text += fmt.Sprintf("; %d requests beyond a limit passed unedited", s.Unedited)
 	}
 	return text
 }

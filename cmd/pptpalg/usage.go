@@ -107,7 +107,7 @@ func takes(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		switch {
 		case len(args) > len(names) && len(names) == 0:
-			return fmt.Errorf("unexpected argument %q: this command has none", args[0])
+			return fmt.Errorf("unexpected argument %q: this command takes none", args[0])
 		case len(args) > len(names):
 			return fmt.Errorf("unexpected argument %q after %s", args[len(names)], strings.Join(names, " "))
 		case len(args) < len(names) && !strings.HasPrefix(names[len(args)], "["):

@@ -206,14 +206,14 @@ func TestTrouble(t *testing.T) {
 		t.Errorf("without any: %q", got)
 	}
 	calls[1].Carries, calls[1].NoneTo = "one_way", "pns"
-	if got, want := trouble(rowsOf(calls)), "\n1 call carries one way only: \"pptpalg explain 10.0.0.2\" says why\n"; got != want {
+	if got, want := trouble(rowsOf(calls)), "\n1 call carries traffic one way only: \"pptpalg explain 10.0.0.2\" says why\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := new(watcher).title(calls, nil, noon); !strings.Contains(got, "   3 calls, 1 NOT CARRYING   ") {
 		t.Errorf("the title is %q", got)
 	}
 	calls[0].Carries = "silent"
-	if got := trouble(rowsOf(calls)); !strings.Contains(got, "2 calls carry one way only, or nothing: ") {
+	if got := trouble(rowsOf(calls)); !strings.Contains(got, "2 calls carry traffic one way only, or none: ") {
 		t.Errorf("with two: %q", got)
 	}
 	cell := callTable(rowsOf(calls), noon, callColumns{}).rows[1][4]
@@ -268,8 +268,8 @@ func TestWatchQuits(t *testing.T) {
 
 func TestWatchWrong(t *testing.T) {
 	for want, args := range map[string][]string{
-		"--sort: \"size\" is wrong; give age, client, number, rate, server or state": {"calls", "--watch", "--sort", "size"},
-		"-1s is not above 0": {"calls", "--watch", "--interval", "-1s"},
+		"--sort: \"size\" is not valid; use age, client, number, rate, server or state": {"calls", "--watch", "--sort", "size"},
+		"-1s is not greater than 0": {"calls", "--watch", "--interval", "-1s"},
 	} {
 		if code, _, stderr := pptpalg(t, args...); code != 2 || !strings.Contains(stderr, want) {
 			t.Errorf("%v: exit %d: %s", args, code, stderr)

@@ -9,7 +9,7 @@ import (
 )
 
 // whenForms are those that parseWhen reads, in words.
-const whenForms = `a time, as "2026-01-31 15:04:05", "15:04" or "yesterday", or "2h" or "7d" for how long ago`
+const whenForms = `a time such as "2026-01-31 15:04:05", "15:04" or "yesterday", or an age such as "2h" or "7d"`
 
 // layouts are the forms of a point in time, other than how long ago it was. Those without a
 // date are of today.

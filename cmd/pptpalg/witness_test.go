@@ -152,7 +152,7 @@ func TestTwoGatewaysAndAWitness(t *testing.T) {
 	b := a.second()
 	machines := map[string]*lab.Host{"gw-a": a.Gateway, "gw-b": b.Gateway, "witness": a.Switch}
 	must(t, a.Drop(t.Context(), a.Gateway))
-	w.shell(a.Gateway, "gw-a", w.block("make certificates, once:"))
+	w.shell(a.Gateway, "gw-a", w.block("create the certificates, once:"))
 	for machine, h := range machines {
 		w.install(h, machine)
 	}
@@ -161,7 +161,7 @@ func TestTwoGatewaysAndAWitness(t *testing.T) {
 		_, err := a.Gateway.Run(t.Context(), "sh", "-ec", "cd "+w.dir+"; "+healthy)
 		return err == nil
 	}))
-	w.shell(a.Gateway, "gw-a", w.block("where the certificate of root is"))
+	w.shell(a.Gateway, "gw-a", w.block("where root's certificate is"))
 	for machine, g := range map[string]*testGateway{"gw-a": a, "gw-b": b} {
 		must(t, g.Gateway.IPTables(t.Context(), "-t", "nat", "-F"))
 		w.shell(g.Gateway, machine, w.block("forgets masqueraded connections"))

@@ -193,7 +193,7 @@ configuration() {
 	cp /etc/pptpalg/pptpalg.yaml /tmp/good
 	echo 'log-levle: debug' >>/etc/pptpalg/pptpalg.yaml
 	want 'did you mean "log-level"?' pptpalg check-config
-	want 'the daemon does not start with its configuration' pptpalg check
+	want 'the daemon would not start with its configuration' pptpalg check
 	systemctl reload pptpalg 2>/dev/null && fail "a wrong file is reloaded"
 	cp /tmp/good /etc/pptpalg/pptpalg.yaml
 	echo 'log-level: debug' >>/etc/pptpalg/pptpalg.yaml

@@ -97,7 +97,7 @@ func (c Client) ask(ctx context.Context, method, what string) (io.ReadCloser, er
 // clusterPath is served by a gateway of a cluster only.
 const clusterPath = "/cluster"
 
-var errAlone = errors.New("the running daemon shares its calls with no other gateway: see --cluster")
+var errAlone = errors.New("the running daemon is not part of a cluster: see --cluster")
 
 // ErrNotRunning is that no daemon answers.
 var ErrNotRunning = errors.New("no daemon is running")

@@ -62,13 +62,13 @@ func (c *Cluster) State() string {
 	case c.Broken:
 		return "degraded: the shared store does not answer, and calls go on without it"
 	case !c.Whole:
-		return "starting: the shared store is read"
+		return "starting: reading the shared store"
 	case c.SameName:
-		return "degraded: another gateway has the name of this one: give each a --cluster-name of its own"
+		return "degraded: another gateway has the name of this one: give each gateway its own --cluster-name"
 	case c.Degraded && c.Lag > 0:
-		return fmt.Sprintf("degraded: the shared store has told nothing for %.0f s", c.Lag)
+		return fmt.Sprintf("degraded: nothing heard from the shared store for %.0f s", c.Lag)
 	case c.Degraded:
-		return "degraded: the shared store lacks calls of this gateway, or does not tell of others"
+		return "degraded: the shared store lacks calls of this gateway, or does not report those of others"
 	}
 	return "ok"
 }

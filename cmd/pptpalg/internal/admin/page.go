@@ -54,7 +54,7 @@ func (s *Server) onLoopback() bool {
 
 func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 	if !s.named(r) {
-		http.Error(w, fmt.Sprintf("the status page is not shown under the name %q: use an address, localhost, or TLS; a proxy must send such a Host", r.Host), http.StatusMisdirectedRequest)
+		http.Error(w, fmt.Sprintf("the status page is not served under the name %q: use an address, localhost, or TLS; a proxy must send such a Host header", r.Host), http.StatusMisdirectedRequest)
 		return
 	}
 	s.page.ServeHTTP(w, r)
@@ -85,7 +85,7 @@ func hostname(host string) string {
 }
 
 // hidden is why there is no status page.
-const hidden = "the status page is not shown here: it tells addresses and Call IDs, so beyond loopback it needs --status-page on"
+const hidden = "the status page is not served here: it shows addresses and Call IDs, so off loopback it needs --status-page on"
 
 // landing is in the place of a status page that is not shown.
 var landing = func() http.Handler {

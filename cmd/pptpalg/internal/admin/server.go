@@ -144,7 +144,7 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 	case errors.Is(err, errTaken):
 		return nil, errors.Join(err, s.Close())
 	case err != nil:
-		s.log.Error("no socket for commands until the state directory works", "err", err)
+		s.log.Error("commands cannot reach the daemon until the state directory works", "err", err)
 	default:
 		s.control = s.bound(control)
 	}
@@ -257,7 +257,7 @@ func (s *Server) awaitSocket(ctx context.Context) bool {
 		case <-again:
 		}
 		if l, err := listenControl(s.stateDir); err == nil {
-			s.log.Info("the state directory works: commands are answered", "socket", l.Addr())
+			s.log.Info("the state directory works: commands can reach the daemon", "socket", l.Addr())
 			s.control = s.bound(l)
 			return true
 		}

@@ -44,7 +44,7 @@ func Archive(ctx context.Context, w io.Writer, dir string, parts []Part, clean f
 			return nil, ctx.Err()
 		}
 		if failed != nil {
-			text = fmt.Appendf(text, "\n%s is not complete: %v\n", p.Name, failed)
+			text = fmt.Appendf(text, "\n%s is incomplete: %v\n", p.Name, failed)
 		}
 		text = clean(text)
 		all = append(all, Entry{p, len(text), failed})
@@ -82,7 +82,7 @@ type bounded struct {
 func (b *bounded) Write(p []byte) (int, error) {
 	some := p
 	if room := longest - len(b.text); len(p) > room {
-		b.full = fmt.Errorf("what follows the first %d bytes is left out", longest)
+		b.full = fmt.Errorf("cut off after %d bytes", longest)
 		some = p[:room]
 	}
 	b.text = append(b.text, some...)

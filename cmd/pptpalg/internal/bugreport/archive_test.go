@@ -53,10 +53,10 @@ func TestArchive(t *testing.T) {
 	}
 	want := map[string]string{
 		"dir/a": "*** text\n",
-		"dir/b": "half\n\nb is not complete: no ***\n",
-		"dir/c": "MANY\nc is not complete: what follows the first 8388608 bytes is left out\n",
-		"dir/d": "$ echo one\none\n$ false\n\nd is not complete: false: exit status 1\n",
-		"dir/e": "\ne is not complete: no-such-program: not installed\n",
+		"dir/b": "half\n\nb is incomplete: no ***\n",
+		"dir/c": "MANY\nc is incomplete: cut off after 8388608 bytes\n",
+		"dir/d": "$ echo one\none\n$ false\n\nd is incomplete: false: exit status 1\n",
+		"dir/e": "\ne is incomplete: no-such-program: not installed\n",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

@@ -29,17 +29,17 @@ func judgeEtcd(a asked) Finding {
 	}
 	switch {
 	case a.open != nil:
-		return warning("see --cluster-cert, --cluster-key and --cluster-ca", "the daemon does not start: %s", oneLine(a.open.Error()))
+		return warning("see --cluster-cert, --cluster-key and --cluster-ca", "the daemon would not start: %s", oneLine(a.open.Error()))
 	case len(silent) == len(a.health.Endpoints):
 		return problem(a.tool+" endpoint health", "etcd does not answer: %s", why)
 	case !led:
-		return problem(a.tool+" endpoint status --write-out=table", "etcd has no leader: most of its members have to be up")
+		return problem(a.tool+" endpoint status --write-out=table", "etcd has no leader: a majority of its members must be up")
 	case full:
-		return problem(a.tool+" alarm disarm", "etcd's quota is used up, and it takes nothing any more: see --auto-compaction-retention and --quota-backend-bytes of etcd")
+		return problem(a.tool+" alarm disarm", "etcd's space quota is used up, and it refuses all writes: see etcd's --auto-compaction-retention and --quota-backend-bytes")
 	case len(silent) > 0:
 		return warning("see why "+strings.Join(silent, ", ")+" does not answer", "%d of %d addresses of etcd do not answer: %s", len(silent), len(a.health.Endpoints), why)
 	case a.health.Voters == 1:
-		return warning("add two members, on other machines", "etcd has one member: while it is down, a call that a gateway sets up is lost with that gateway")
+		return warning("add two members, on other machines", "etcd has only one member: if it is down and a gateway fails, the calls that this gateway has set up meanwhile are lost")
 	}
 	return ok("%d members of etcd %s; all %d addresses answer", a.health.Voters, version, len(a.health.Endpoints))
 }
@@ -61,9 +61,9 @@ func judgeLatency(l latency) Finding {
 	switch {
 	case most >= l.wait:
 		longer := min(2*time.Second, (2 * most).Round(10*time.Millisecond))
-		return problem(l.set("cluster-wait", longer.String()), "a write to etcd takes up to %s, which is longer than a packet waits (%v): calls are set up before others know of them", shown(most), l.wait)
+		return problem(l.set("cluster-wait", longer.String()), "a write to etcd takes up to %s, longer than a packet waits (%v): calls are set up before other gateways know of them", shown(most), l.wait)
 	case most >= slowWrite:
-		return warning("give etcd a disk of its own, and members near the gateways", "a write to etcd takes up to %s: a call's set-up waits for two", shown(most))
+		return warning("give etcd a disk of its own, and place its members near the gateways", "a write to etcd takes up to %s: setting up a call waits for two writes", shown(most))
 	}
 	return ok("%d writes: half of them within %s, all within %s", len(l.took), shown(half), shown(most))
 }
@@ -84,11 +84,11 @@ func judgeEtcdRights(r rightsThere) Finding {
 	case r.Write != nil:
 		return problem(grant, "etcd does not let this gateway write below %s: %s", r.prefix, oneLine(r.Write.Error()))
 	case r.insecure:
-		return warning("use TLS and a role: docs/SECURITY.md", "etcd is used without TLS: whoever reaches it can redirect calls")
+		return warning("use TLS and a role: docs/SECURITY.md", "etcd is used without TLS: anyone who reaches it can redirect calls")
 	case r.Elsewhere:
-		return ok("it may read and write below %s, and elsewhere: anyone with a certificate of the same authority may", r.prefix)
+		return ok("this gateway may read and write below %s, and elsewhere too, as may anyone with a certificate of the same CA", r.prefix)
 	}
-	return ok("it may read and write below %s, and nowhere else", r.prefix)
+	return ok("this gateway may read and write below %s, and nowhere else", r.prefix)
 }
 
 // gateways are those of the cluster.
@@ -108,11 +108,11 @@ func judgeGateways(g gateways) Finding {
 			names = append(names, m.Name)
 			all = append(all, g.unlike(m))
 		case !g.running:
-			all = append(all, problem(g.set("cluster-name", m.Name+"-2"), "another gateway is up with the name %s: each needs a name of its own", m.Name))
+			all = append(all, problem(g.set("cluster-name", m.Name+"-2"), "another running gateway has the name %s: each gateway needs its own name", m.Name))
 		}
 	}
 	if len(names) == 0 {
-		all = append(all, warning("start pptpalg on another gateway, with the same --cluster", "no other gateway is up: nobody would go on with the calls of this one"))
+		all = append(all, warning("start pptpalg on another gateway, with the same --cluster", "no other gateway is up: none would take over the calls of this one"))
 	}
 	slices.Sort(names)
 	return worst(ok("%s: the same --ports, --rest and --random-ids as here", strings.Join(names, ", ")), all...)
@@ -126,7 +126,7 @@ func (g gateways) unlike(m state.Member) Finding {
 		{"random-ids", strconv.FormatBool(g.me.RandomIDs), strconv.FormatBool(m.RandomIDs)},
 	} {
 		if s.mine != s.its {
-			return problem(g.set(s.key, s.its), "--%s is %s here, and %s on %s: all gateways need the same", s.key, s.mine, s.its, m.Name)
+			return problem(g.set(s.key, s.its), "--%s is %s here, and %s on %s: it must be the same on all gateways", s.key, s.mine, s.its, m.Name)
 		}
 	}
 	return Finding{}
@@ -153,9 +153,9 @@ func judgeClocks(c clocks) Finding {
 		most = max(most, ahead.Abs())
 		switch {
 		case !heard:
-			all = append(all, warning("see \"pptpalg cluster status\" there", "%s is up, but does not tell the time: it has lost etcd, or has another version", name))
+			all = append(all, warning("see \"pptpalg cluster status\" there", "%s is up, but does not report its time: it has lost etcd, or runs another version", name))
 		case ahead.Abs() >= wrongClock:
-			all = append(all, problem("timedatectl set-ntp true", "the clock of %s differs from the one here by %v: gateways need the same time", name, ahead.Abs().Round(100*time.Millisecond)))
+			all = append(all, problem("timedatectl set-ntp true", "the clock of %s differs from this gateway's by %v: gateways need the same time", name, ahead.Abs().Round(100*time.Millisecond)))
 		}
 	}
 	if len(c.up) == 0 {
@@ -193,7 +193,7 @@ func (m moving) masqueraded(e event, outside string) Finding {
 		return slices.ContainsFunc(m.network.of(outside), func(p netip.Prefix) bool { return p.Contains(a) })
 	})
 	if i < 0 {
-		return warning("translate by SNAT --to-source ADDRESS instead, with the address that moves",
+		return warning("use SNAT --to-source ADDRESS instead, with the address that moves",
 			"control connections are masqueraded by %s: the kernel forgets them when the address moves, and all calls end", e.where())
 	}
 	a := m.addresses[i].String()
@@ -214,12 +214,12 @@ func judgeClusterTable(t clusterTable) Finding {
 	need := perCall * t.calls
 	switch {
 	case t.max == 0:
-		return ok("the calls of all gateways are %d; there is no limit", t.calls)
+		return ok("all gateways together have %d calls; conntrack has no limit", t.calls)
 	case need*100 >= t.max*filling:
 		return problem(fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 4*need),
-			"the calls of all gateways, %d, need %d entries here, of %d: each gateway has those of all", t.calls, need, t.max)
+			"the %d calls of all gateways need %d conntrack entries here, more than the limit of %d allows: each gateway has the entries of all", t.calls, need, t.max)
 	}
-	return ok("the calls of all gateways, %d, need %d of %d entries", t.calls, need, t.max)
+	return ok("the %d calls of all gateways need %d of %d conntrack entries", t.calls, need, t.max)
 }
 
 // conntrackd is its configuration, if there is one.
@@ -231,12 +231,12 @@ type conntrackd struct {
 func judgeConntrackd(c conntrackd) Finding {
 	switch {
 	case c.file == "":
-		return ok("not here, and not needed")
+		return ok("not installed, and not needed")
 	case c.syncs("GRE"):
 		return warning("in "+c.file+", General, Filter From Userspace: Protocol Accept { TCP UDP ICMP }",
-			"conntrackd copies GRE, and with Call ID 0: then clients get others' packets (%s)", c.file)
+			"conntrackd replicates GRE entries, without their Call IDs: clients would get each other's packets (%s)", c.file)
 	}
-	return ok("it copies no GRE (%s)", c.file)
+	return ok("it does not replicate GRE entries (%s)", c.file)
 }
 
 // syncs reports whether a protocol is copied.
@@ -324,7 +324,7 @@ func (b block) name() string { return strings.Join(b.words[1:], " ") }
 func judgeKeepalived(k keepalived) Finding {
 	instances := within(k.blocks, "vrrp_instance")
 	if k.file == "" || len(instances) == 0 {
-		return ok("not here: what moves the addresses has to ask \"pptpalg cluster status\", or /-/ready")
+		return ok("not installed: whatever moves the addresses must check \"pptpalg cluster status\" or /-/ready first")
 	}
 	const see = "see docs/INTEGRATION.md, two gateways and a witness"
 	var all []Finding
@@ -335,14 +335,14 @@ func judgeKeepalived(k keepalived) Finding {
 		fast := value(k.blocks, "vrrp_version") == "3" || value(i.inner, "version") == "3"
 		switch {
 		case !k.tracked(i):
-			all = append(all, warning(see, "keepalived does not ask whether the daemon is ready: if it dies, or is not up to date, %s stays where it is (%s)", i.name(), k.file))
+			all = append(all, warning(see, "keepalived does not check whether the daemon is ready: if it dies, or is out of date, %s stays on this gateway (%s)", i.name(), k.file))
 		case len(instances) > 1 && !grouped:
 			all = append(all, warning(see, "%s is in no vrrp_sync_group: it may move without the others (%s)", i.name(), k.file))
 		case err == nil && (seconds >= 1 || !fast):
-			all = append(all, warning(see, "%s moves some three seconds after a gateway's death: use vrrp_version 3 and advert_int 0.1 (%s)", i.name(), k.file))
+			all = append(all, warning(see, "%s moves about three seconds after a gateway dies: use vrrp_version 3 and advert_int 0.1 (%s)", i.name(), k.file))
 		}
 	}
-	return worst(ok("it asks whether the daemon is ready, and moves %d addresses (%s)", len(k.addresses()), k.file), all...)
+	return worst(ok("it checks whether the daemon is ready, and moves %d addresses (%s)", len(k.addresses()), k.file), all...)
 }
 
 // sortedKeys returns the keys of a map in order.

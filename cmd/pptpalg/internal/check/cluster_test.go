@@ -48,12 +48,12 @@ func TestClusterJudges(t *testing.T) {
 		found string
 	}{
 		{"etcd", judged(3, up, up, up), OK, "3 members of etcd 3.4.23; all 3 addresses answer"},
-		{"no files", judgeEtcd(asked{open: errors.New("read certificate")}), Warning, "does not start"},
+		{"no files", judgeEtcd(asked{open: errors.New("read certificate")}), Warning, "would not start"},
 		{"no etcd", judged(0, silent, silent), Problem, "does not answer: connection refused"},
 		{"no quorum", judged(3, alone, silent), Problem, "no leader"},
 		{"no room", judged(3, full, up), Problem, "quota"},
 		{"a silent member", judged(3, up, silent, up), Warning, "1 of 3"},
-		{"one member", judged(1, up), Warning, "one member"},
+		{"one member", judged(1, up), Warning, "only one member"},
 		{"fast", took(2 * time.Millisecond), OK, "20 writes: half of them within 1.0 ms, all within 2.0 ms"},
 		{"slow", took(60 * time.Millisecond), Warning, "60.0 ms"},
 		{"too slow", took(300 * time.Millisecond), Problem, "longer than a packet waits (250ms)"},
@@ -70,11 +70,11 @@ func TestClusterJudges(t *testing.T) {
 		{"one name", judgeGateways(gateways{me: mine, up: []state.Member{mine}, set: setting0}), Problem, "the name me"},
 		{"clocks", ahead(-20 * time.Millisecond), OK, "within 20ms"},
 		{"no clocks", judgeClocks(clocks{}), OK, "no other"},
-		{"wrong clock", ahead(-1500 * time.Millisecond), Problem, "the clock of b differs from the one here by 1.5s"},
-		{"silent clock", judgeClocks(clocks{up: []string{"b"}}), Warning, "does not tell the time"},
-		{"room", judgeClusterTable(clusterTable{262144, 1000}), OK, "1000, need 3000 of 262144"},
+		{"wrong clock", ahead(-1500 * time.Millisecond), Problem, "the clock of b differs from this gateway's by 1.5s"},
+		{"silent clock", judgeClocks(clocks{up: []string{"b"}}), Warning, "does not report its time"},
+		{"room", judgeClusterTable(clusterTable{262144, 1000}), OK, "the 1000 calls of all gateways need 3000 of 262144"},
 		{"no limit", judgeClusterTable(clusterTable{0, 1000}), OK, "no limit"},
-		{"no room for entries", judgeClusterTable(clusterTable{262144, 87000}), Problem, "need 261000 entries here, of 262144"},
+		{"no room for entries", judgeClusterTable(clusterTable{262144, 87000}), Problem, "need 261000 conntrack entries here, more than the limit of 262144"},
 	} {
 		t.Run(tt.name, func(t *testing.T) { wants(t, tt.got, tt.want, tt.found) })
 	}
@@ -101,20 +101,20 @@ func TestConfigurationsOfOthers(t *testing.T) {
 		want  Result
 		found string
 	}{
-		{"by the group", vrrp(instances(group, "")), OK, "asks whether the daemon is ready"},
+		{"by the group", vrrp(instances(group, "")), OK, "checks whether the daemon is ready"},
 		{"each by itself", vrrp(instances("", tracked)), Warning, "in no vrrp_sync_group"},
-		{"by nobody", vrrp(instances("vrrp_sync_group all {\n group {\n inside\n outside\n }\n}\n", "")), Warning, "does not ask"},
+		{"by nobody", vrrp(instances("vrrp_sync_group all {\n group {\n inside\n outside\n }\n}\n", "")), Warning, "does not check"},
 		{"another script", vrrp(instances(group, "") + "vrrp_instance third {\n track_script {\n chk_nginx\n }\n}\n"), Warning, "third stays"},
 		{"slow", vrrp(tracksUs + "vrrp_instance one {\n interface wan\n" + tracked + "}\n"), Warning, "three seconds"},
 		{"by /-/ready", vrrp("vrrp_version 3\nvrrp_script x {\n script \"curl -sf 127.0.0.1:9723/-/ready\"\n}\nvrrp_instance one {\n advert_int 0.2\n track_script { x }\n}\n"), OK, ""},
-		{"no instance", vrrp("global_defs {\n}\n"), OK, "not here"},
-		{"no keepalived", judgeKeepalived(keepalived{}), OK, "not here"},
-		{"no conntrackd", judgeConntrackd(conntrackd{}), OK, "not here"},
-		{"all is copied", sync("Sync {\n Mode FTFW {\n }\n}\nGeneral {\n}\n"), Warning, "copies GRE"},
-		{"some is copied", sync("General {\n Filter From Userspace {\n  Protocol Accept {\n   TCP\n   UDP # no GRE\n  }\n }\n}\n"), OK, "no GRE"},
-		{"GRE, too", sync("General {\n Filter {\n Protocol Accept {\n TCP\n GRE\n }\n}\n}\n"), Warning, "copies GRE"},
-		{"all but GRE", sync("General {\n Filter {\n Protocol Ignore {\n gre\n }\n}\n}\n"), OK, "no GRE"},
-		{"all but UDP", sync("General {\n Filter {\n Protocol Ignore {\n UDP\n }\n}\n}\n"), Warning, "copies GRE"},
+		{"no instance", vrrp("global_defs {\n}\n"), OK, "not installed"},
+		{"no keepalived", judgeKeepalived(keepalived{}), OK, "not installed"},
+		{"no conntrackd", judgeConntrackd(conntrackd{}), OK, "not installed"},
+		{"all is copied", sync("Sync {\n Mode FTFW {\n }\n}\nGeneral {\n}\n"), Warning, "replicates GRE"},
+		{"some is copied", sync("General {\n Filter From Userspace {\n  Protocol Accept {\n   TCP\n   UDP # no GRE\n  }\n }\n}\n"), OK, "does not replicate GRE"},
+		{"GRE, too", sync("General {\n Filter {\n Protocol Accept {\n TCP\n GRE\n }\n}\n}\n"), Warning, "replicates GRE"},
+		{"all but GRE", sync("General {\n Filter {\n Protocol Ignore {\n gre\n }\n}\n}\n"), OK, "does not replicate GRE"},
+		{"all but UDP", sync("General {\n Filter {\n Protocol Ignore {\n UDP\n }\n}\n}\n"), Warning, "replicates GRE"},
 	} {
 		t.Run(tt.name, func(t *testing.T) { wants(t, tt.got, tt.want, tt.found) })
 	}

@@ -43,11 +43,11 @@ func (n *network) readLinks(text string) error {
 	for _, l := range listed {
 		switch {
 		case l.LinkInfo.Kind == "ip6tnl":
-			n.elsewhere[l.Name] = "it carries IPv4 in IPv6 (DS-Lite), and the provider translates"
+			n.elsewhere[l.Name] = "IPv4 in IPv6 (DS-Lite): the provider translates"
 		case nat64.MatchString(l.Name):
-			n.elsewhere[l.Name] = "it leads to NAT64"
+			n.elsewhere[l.Name] = "NAT64"
 		case l.XDP.Mode != 0:
-			n.elsewhere[l.Name] = "an XDP program sees its packets before conntrack, and may translate"
+			n.elsewhere[l.Name] = "an XDP program gets its packets before conntrack, and may translate them"
 		case cilium.MatchString(l.Name):
 			n.elsewhere[""] = "Cilium translates with BPF programs"
 		}
@@ -96,18 +96,18 @@ func (f firewall) untranslated() Finding {
 	hidden := f.network.hidden(outside)
 	switch {
 	case f.routed():
-		return ok("no rule translates addresses, and those inside are public: calls are followed, and not changed")
+		return ok("no rule translates addresses, and the inside addresses are public: calls are followed but not changed")
 	case outside == "":
-		return warning(f.masquerading("WAN")+", with the outside interface for WAN",
-			"no rule translates addresses, and no default route says which interface is outside")
+		return warning(f.masquerading("WAN")+", with the outside interface in place of WAN",
+			"no rule translates addresses, and there is no default route from which to tell the outside interface")
 	case hidden != "":
 		return warning(masquerading+", if nothing else translates",
-			"conntrack translates nothing here, so Call IDs are not translated either: behind %s, %s. Two clients with one Call ID and one server disturb each other there", outside, hidden)
+			"conntrack translates nothing on %s (%s), so Call IDs are not translated either: two clients that use one Call ID towards one server disturb each other", outside, hidden)
 	case f.inner(outside):
-		return warning(masquerading+", unless the next gateway knows a way back to the networks inside",
-			"no rule translates addresses: another gateway has to, and to edit PPTP")
+		return warning(masquerading+", unless the next gateway has routes back to the inside networks",
+			"no rule translates addresses here: another gateway must do it, and edit PPTP")
 	}
-	return problem(masquerading, "no rule translates addresses: clients behind this gateway have no public one")
+	return problem(masquerading, "no rule translates addresses: clients behind this gateway have no public address")
 }
 
 // masquerading returns the command that has sources translated on an interface.

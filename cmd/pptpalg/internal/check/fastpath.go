@@ -60,15 +60,15 @@ func judgeFastPath(p fastPath) Finding {
 	case !p.wanted:
 		return ok("off")
 	case p.queued:
-		return warning(p.off, "it is asked for, and not to be had over data path queue")
+		return warning(p.off, "it is enabled, but works only with data path kernel")
 	case !slices.ContainsFunc(p.chosen, func(p ports.Port) bool { return p.Used() }):
-		return warning(p.off, "it is asked for, but no interface can be on it: %s", reasons(p.chosen, false))
+		return warning(p.off, "it is enabled, but no interface can use it: %s", reasons(p.chosen, false))
 	case !p.running && len(p.attached) == 0:
-		return ok("will be loaded with the daemon: %s", described(p.chosen))
+		return ok("it will be loaded when the daemon starts: %s", described(p.chosen))
 	case len(p.attached) == 0:
-		return warning(p.load, "it is asked for, but nothing is attached; it would be: %s", described(p.chosen))
+		return warning(p.load, "it is enabled, but attached to no interface; expected: %s", described(p.chosen))
 	case len(missing) > 0:
-		return warning(p.load, "not attached to %s, which should be on it", strings.Join(missing, ", "))
+		return warning(p.load, "it is not attached to %s, where it should be", strings.Join(missing, ", "))
 	}
 	return ok("%s", described(p.chosen))
 }

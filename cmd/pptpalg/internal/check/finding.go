@@ -79,7 +79,7 @@ func remedyOf(err error) string {
 	case errors.As(err, &program):
 		return program.install()
 	}
-	return "mend what is said here, and check again"
+	return "fix what this line says, then run the check again"
 }
 
 // notInstalled is a program that is not installed.

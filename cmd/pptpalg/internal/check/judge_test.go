@@ -52,36 +52,36 @@ func TestSystemJudges(t *testing.T) {
 		{"free", judgeQueueOwner(owned{numbers: queue5}), OK, "5 is free"},
 		{"the daemon's", judgeQueueOwner(owned{numbers: queue5, taken: taken, running: true}), OK, "daemon's"},
 		{"snort's", judgeQueueOwner(owned{numbers: queue5, taken: taken, set: set}), Problem, "snort (process 77)"},
-		{"unknown owner", judgeQueueOwner(owned{numbers: []uint16{5, 6, 7}, taken: &takenBy{queue: 7}, set: set}), Problem, "queue 7 is taken by another program"},
-		{"daemon of another queue", judgeQueueOwner(owned{numbers: queue5, running: true}), Problem, "nobody has queue 5"},
+		{"unknown owner", judgeQueueOwner(owned{numbers: []uint16{5, 6, 7}, taken: &takenBy{queue: 7}, set: set}), Problem, "queue 7 is bound by another program"},
+		{"daemon of another queue", judgeQueueOwner(owned{numbers: queue5, running: true}), Problem, "queue 5 is not bound"},
 		{"conntrack", judgeConntrack(tracked{}), OK, ""},
 		{"zones that are not told", judgeConntrack(tracked{blind: true}), Warning, "zones"},
-		{"no netlink", judgeConntrack(tracked{dial: refused}), Problem, "cannot be asked"},
-		{"entries refused", judgeConntrack(tracked{probe: refused, path: "kernel", set: set}), Problem, "does not take"},
+		{"no netlink", judgeConntrack(tracked{dial: refused}), Problem, "cannot be queried"},
+		{"entries refused", judgeConntrack(tracked{probe: refused, path: "kernel", set: set}), Problem, "refuses a call's entries"},
 		{"entries refused, the daemon decides", judgeConntrack(tracked{probe: refused, path: "auto", queued: true, set: set}), Warning, "every GRE packet"},
 		{"entries refused, the daemon translates", judgeConntrack(tracked{probe: refused, path: "queue", queued: true}), OK, ""},
 		{"translated", judgeTranslation(tried{}), OK, ""},
 		{"not translated", judgeTranslation(tried{err: refused, set: set}), Problem, "does not translate"},
-		{"not translated, and need not", judgeTranslation(tried{err: refused, queued: true}), OK, "need not"},
+		{"not translated, and need not", judgeTranslation(tried{err: refused, queued: true}), OK, "not needed"},
 		{"nothing arrived", judgeTranslation(tried{err: errNothing, set: set}), Warning, "seems not"},
 		{"forwards", judgeForwarding(forwards{all: "1", ways: lan}), OK, ""},
 		{"forwards not", judgeForwarding(forwards{all: "0", ways: lan}), Problem, "is 0"},
 		{"config", judgeConfig(File{Name: "f"}), OK, "f"},
 		{"no config", judgeConfig(File{}), OK, "defaults"},
-		{"two faults of a config", judgeConfig(File{Err: refused, Mend: "sed -i 3d f", Faults: []string{"f:1: a", "f:3: b"}}), Problem, "2 faults:\nf:1: a\nf:3: b"},
+		{"two faults of a config", judgeConfig(File{Err: refused, Mend: "sed -i 3d f", Faults: []string{"f:1: a", "f:3: b"}}), Problem, "2 errors:\nf:1: a\nf:3: b"},
 		{"wrong config", judgeConfig(File{Err: refused, Mend: "sed -i 3d f"}), Problem, "operation not permitted"},
-		{"rules by nftables", judgeLoading(loading{by: "nft"}), OK, "nftables and the kernel take"},
-		{"rules by iptables, behind", judgeLoading(loading{by: "iptables", failed: []attempt{{name: "nft", failed: refused}}}), OK, "iptables and the kernel take"},
-		{"rules of others", judgeLoading(loading{spared: true}), OK, "somebody else has"},
-		{"rules without a match", judgeLoading(loading{by: "nft", refused: refused}), Warning, "by nftables without what is refused"},
+		{"rules by nftables", judgeLoading(loading{by: "nft"}), OK, "nftables and the kernel accept"},
+		{"rules by iptables, behind", judgeLoading(loading{by: "iptables", failed: []attempt{{name: "nft", failed: refused}}}), OK, "iptables and the kernel accept"},
+		{"rules of others", judgeLoading(loading{spared: true}), OK, "they are loaded"},
+		{"rules without a match", judgeLoading(loading{by: "nft", refused: refused}), Warning, "nftables loads the daemon's rules, except"},
 		{"rules not loaded", judgeLoading(loading{failed: []attempt{{name: "nft", failed: refused}}}), Problem, "cannot be loaded"},
-		{"rules in a table of nft's", judgeLoading(loading{failed: []attempt{{name: "iptables", table: "mangle", failed: refused}}}), Problem, "refuses table mangle"},
+		{"rules in a table of nft's", judgeLoading(loading{failed: []attempt{{name: "iptables", table: "mangle", failed: refused}}}), Problem, "cannot read table mangle"},
 		{"counts", judgeAccounting("1"), OK, ""},
 		{"counts not", judgeAccounting("0"), Warning, "idle-timeout"},
-		{"no helper setting", judgeHelperSetting(helperSetting{}), OK, "by rule alone"},
+		{"no helper setting", judgeHelperSetting(helperSetting{}), OK, "only by rule"},
 		{"helper setting off", judgeHelperSetting(helperSetting{automatic: "0", loaded: true}), OK, ""},
 		{"helper setting on", judgeHelperSetting(helperSetting{automatic: "1", loaded: true}), Problem, "every control connection"},
-		{"helper may come", judgeHelperSetting(helperSetting{automatic: "1"}), Warning, "once it is loaded"},
+		{"helper may come", judgeHelperSetting(helperSetting{automatic: "1"}), Warning, "as soon as the module is loaded"},
 		{"loose", judgeReversePath(reversePath{defaults: 3, rules: 3}), OK, ""},
 		{"strict", judgeReversePath(reversePath{strict: []string{"a"}, defaults: 1}), OK, ""},
 		{"strict, two ways", judgeReversePath(reversePath{strict: []string{"a", "b"}, defaults: 2}), Warning, "a, b"},
@@ -92,15 +92,15 @@ func TestSystemJudges(t *testing.T) {
 		{"no limit", judgeTable(table{95, 0}), OK, "without a limit"},
 		{"fast path off", judgeFastPath(fastPath{}), OK, "off"},
 		{"fast path off and attached", judgeFastPath(fastPath{attached: attached, unload: "pptpalg fastpath unload"}), Warning, "lan tc, wan xdp"},
-		{"fast path over data path queue", judgeFastPath(fastPath{wanted: true, queued: true, chosen: chosen, off: "set-key fastpath off"}), Warning, "data path queue"},
-		{"fast path nowhere", judgeFastPath(fastPath{wanted: true, chosen: chosen[2:], off: "set-key fastpath off"}), Warning, "no interface can be on it: port0 (it is a port of bridge lan)"},
-		{"fast path to come", judgeFastPath(fastPath{wanted: true, chosen: chosen}), OK, "will be loaded with the daemon: lan by tc"},
-		{"fast path missing", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, load: "pptpalg fastpath load"}), Warning, "nothing is attached"},
+		{"fast path over data path queue", judgeFastPath(fastPath{wanted: true, queued: true, chosen: chosen, off: "set-key fastpath off"}), Warning, "only with data path kernel"},
+		{"fast path nowhere", judgeFastPath(fastPath{wanted: true, chosen: chosen[2:], off: "set-key fastpath off"}), Warning, "no interface can use it: port0 (it is a port of bridge lan)"},
+		{"fast path to come", judgeFastPath(fastPath{wanted: true, chosen: chosen}), OK, "will be loaded when the daemon starts: lan by tc"},
+		{"fast path missing", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, load: "pptpalg fastpath load"}), Warning, "attached to no interface"},
 		{"fast path on one of two", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, attached: attached[:1], load: "pptpalg fastpath load"}), Warning, "not attached to wan"},
 		{"fast path", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, attached: attached}), OK, "lan by tc (no XDP: a bridge), wan by xdp (the driver takes and sends); left to the kernel: port0 (it is a port of bridge lan)"},
 		{"daemon", judgeDaemon(daemonState{running: true}), OK, ""},
 		{"daemon without rules", judgeDaemon(daemonState{running: true, load: "pptpalg rules load", queued: queueing{state: nowhere}}), Problem, "no rule sends"},
-		{"daemon without rules for GRE", judgeDaemon(daemonState{running: true, load: "pptpalg rules load", queued: queueing{gre: true}}), Problem, "no rule sends it any"},
+		{"daemon without rules for GRE", judgeDaemon(daemonState{running: true, load: "pptpalg rules load", queued: queueing{gre: true}}), Problem, "no rule sends GRE to it"},
 		{"rules without daemon", judgeDaemon(daemonState{why: "gone"}), Warning, "gone"},
 		{"neither", judgeDaemon(daemonState{why: "gone", queued: queueing{state: nowhere}}), Warning, "gone"},
 	}
@@ -208,8 +208,8 @@ func TestOffload(t *testing.T) {
 		}
 		return firewall{ports: []uint16{1723}, clients: map[uint16][]journey{1723: {j}}}
 	}
-	wants(t, judgeOffload(of([]event{flow})), Problem, "skip the queue")
-	wants(t, judgeOffload(of(nil, []event{flow})), Warning, "may be offloaded")
+	wants(t, judgeOffload(of([]event{flow})), Problem, "skip the daemon's queue")
+	wants(t, judgeOffload(of(nil, []event{flow})), Warning, "may offload")
 	wants(t, judgeOffload(of(nil)), OK, "")
 }
 
@@ -393,7 +393,7 @@ func TestShell(t *testing.T) {
 func TestOutput(t *testing.T) {
 	all := Findings{
 		{Check: "rights", Result: OK, Found: "all"},
-		{Check: "configuration", Result: Problem, Found: "2 faults:\nf:1: a\nf:3: b", Remedy: "true"},
+		{Check: "configuration", Result: Problem, Found: "2 errors:\nf:1: a\nf:3: b", Remedy: "true"},
 		{Check: "ip-forward", Result: Problem, Found: "off", Remedy: "sysctl <x>"},
 		{Check: "nat", Result: Unchecked, Found: "no right", Remedy: "run as root"},
 	}
@@ -570,7 +570,7 @@ func TestLoadingRemedy(t *testing.T) {
 	noTables := attempt{name: "nft", failed: fmt.Errorf("nft: %w", nft.ErrUnsupported)}
 	notThere := attempt{name: "iptables", failed: fmt.Errorf("iptables: %w", exec.ErrNotFound)}
 	noTarget := attempt{name: "iptables", failed: errors.New("iptables: bad argument")}
-	inUse := attempt{name: "iptables", table: "mangle", failed: errors.New("iptables refuses table mangle")}
+	inUse := attempt{name: "iptables", table: "mangle", failed: errors.New("iptables cannot read table mangle")}
 	tests := []struct {
 		name  string
 		facts loading

@@ -283,7 +283,7 @@ func unmarked(c *Config) {
 func TestFindings(t *testing.T) {
 	tests := []row{
 		{"no forwarding", "sysctl -qw net.ipv4.ip_forward=0", "ip-forward", Problem, "ip_forward is 0", false, nil},
-		{"one interface does not forward", "sysctl -qw net.ipv4.conf.lan.forwarding=0", "ip-forward", Problem, "what arrives by lan", false, nil},
+		{"one interface does not forward", "sysctl -qw net.ipv4.conf.lan.forwarding=0", "ip-forward", Problem, "packets that arrive on lan", false, nil},
 		{"the interfaces alone forward", "sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.lan.forwarding=1 net.ipv4.conf.wan.forwarding=1", "ip-forward", OK, "from lan to wan", false, nil},
 		{"a third interface does not forward", "ip link add dmz type bridge; ip addr add 10.5.0.1/24 dev dmz; ip link set dmz up; sysctl -qw net.ipv4.conf.dmz.forwarding=0", "ip-forward", OK, "", false, nil},
 		{"no accounting", "sysctl -qw net.netfilter.nf_conntrack_acct=0", "accounting", Warning, "acct is 0", true, nil},
@@ -291,8 +291,8 @@ func TestFindings(t *testing.T) {
 		{"no NAT", "iptables -t nat -F", "nat", Problem, "no rule translates", false, nil},
 		{"no NAT, and no default route", "iptables -t nat -F; ip route del default", "nat", Warning, "no default route", false, nil},
 		{"no NAT, and public addresses inside", "iptables -t nat -F; ip addr flush dev lan; ip addr add 198.51.100.1/24 dev lan", "nat", OK, "are public", false, nil},
-		{"no NAT, in a private network", "iptables -t nat -F; ip addr flush dev wan; ip addr add 192.168.1.2/24 dev wan; ip route replace default via 192.168.1.1", "nat", Warning, "another gateway has to", false, nil},
-		{"no NAT, behind NAT64", "iptables -t nat -F; ip link add nat64 type bridge; ip link set nat64 up; ip route replace default dev nat64", "nat", Warning, "leads to NAT64", false, nil},
+		{"no NAT, in a private network", "iptables -t nat -F; ip addr flush dev wan; ip addr add 192.168.1.2/24 dev wan; ip route replace default via 192.168.1.1", "nat", Warning, "another gateway must", false, nil},
+		{"no NAT, behind NAT64", "iptables -t nat -F; ip link add nat64 type bridge; ip link set nat64 up; ip route replace default dev nat64", "nat", Warning, "NAT64", false, nil},
 		{"a server behind", "iptables -t nat -F; iptables -t nat -A PREROUTING -d 203.0.113.1 -p tcp --dport 1723 -j DNAT --to 10.0.0.5", "nat", OK, "destinations", false, nil},
 		{"NAT by nft", "iptables -t nat -F; " + nftNAT + "nft add rule ip n post oifname wan masquerade", "nat", OK, "nft ip n post", false, nil},
 		{"NAT of TCP alone", "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan -p tcp -j MASQUERADE", "nat", OK, "", false, nil},
@@ -314,8 +314,8 @@ func TestFindings(t *testing.T) {
 		{"rule drops control of another network", "iptables -I FORWARD -s 10.1.0.0/16 -p tcp --dport 1723 -j DROP", "firewall-control", OK, "", false, nil},
 		{"another port", "iptables -I FORWARD -p tcp --dport 1724 -j DROP", "firewall-control", OK, "", false, nil},
 		{"chain of a firewall", "iptables -N fw; iptables -I FORWARD -i lan -j fw; iptables -A fw -p tcp --dport 1723 -j DROP", "firewall-control", Problem, "-A fw", false, nil},
-		{"accepts a set alone", "iptables -F FORWARD; iptables -A FORWARD -m mark --mark 1 -j ACCEPT", "firewall-control", Warning, "cannot be told", true, nil},
-		{"perhaps goes back before the drop", "iptables -N fw; iptables -I FORWARD -j fw; iptables -A fw -m mark --mark 1 -j RETURN; iptables -A fw -j DROP", "firewall-control", Warning, "cannot be told", true, nil},
+		{"accepts a set alone", "iptables -F FORWARD; iptables -A FORWARD -m mark --mark 1 -j ACCEPT", "firewall-control", Warning, "this check cannot determine", true, nil},
+		{"perhaps goes back before the drop", "iptables -N fw; iptables -I FORWARD -j fw; iptables -A fw -m mark --mark 1 -j RETURN; iptables -A fw -j DROP", "firewall-control", Warning, "this check cannot determine", true, nil},
 		{"table mangle drops control", "iptables -t mangle -A PREROUTING -p tcp --dport 1723 -j DROP", "firewall-control", Problem, "iptables mangle", false, nil},
 		{"policy of table mangle", "iptables -t mangle -P PREROUTING DROP", "firewall-control", Problem, "the policy of iptables mangle PREROUTING", false, nil},
 		{"nft policy drops control", nftForward + "nft 'chain inet fw f { policy drop; }'; nft add rule inet fw f ct state established accept", "firewall-control", Problem, "the policy of nft inet fw f", false, nil},
@@ -349,7 +349,7 @@ func TestFindings(t *testing.T) {
 		{"GRE one way", "iptables -F FORWARD; iptables -A FORWARD -i lan -o wan -j ACCEPT", "firewall-gre", Problem, "from wan to lan", false, nil},
 		{"GRE dropped on one side", "iptables -I FORWARD -i wan -p gre -j DROP", "firewall-gre", Problem, "drops GRE from wan to lan", false, nil},
 		{"GRE of one network", "iptables -I FORWARD -d 10.0.0.128/25 -p gre -j DROP", "firewall-gre", Warning, "may drop GRE", true, nil},
-		{"GRE accepted by a mark", "iptables -F FORWARD; iptables -A FORWARD -p tcp -j ACCEPT; iptables -A FORWARD -m mark --mark 1 -j ACCEPT", "firewall-gre", Warning, "cannot be told", true, nil},
+		{"GRE accepted by a mark", "iptables -F FORWARD; iptables -A FORWARD -p tcp -j ACCEPT; iptables -A FORWARD -m mark --mark 1 -j ACCEPT", "firewall-gre", Warning, "this check cannot determine", true, nil},
 		{"bogons dropped", "iptables -I FORWARD -i wan -s 10.0.0.0/8 -j DROP; iptables -I FORWARD -i wan -s 192.168.0.0/16 -j DROP", "firewall-gre", OK, "", false, nil},
 		{"GRE for one of two networks", "ip link add dmz type bridge; ip addr add 10.5.0.1/24 dev dmz; ip link set dmz up; iptables -I FORWARD -i dmz -p gre -j DROP; iptables -I FORWARD -i dmz -o wan -p tcp -j ACCEPT", "firewall-gre", Warning, "drops GRE from dmz to wan", true, nil},
 		{"our own GRE rules will come", "iptables -F FORWARD; iptables -A FORWARD -p tcp -j ACCEPT", "firewall-gre", OK, "", false, queuing},
@@ -370,7 +370,7 @@ func TestFindings(t *testing.T) {
 		{"GRE not tracked, and the daemon translates", "iptables -t raw -A PREROUTING -p gre -j CT --notrack", "tracking", OK, "", false, queuing},
 		{"zone of TCP, and the daemon translates", "iptables -t raw -A PREROUTING -i lan -p tcp -j CT --zone 5; iptables -t raw -A PREROUTING -i wan -p tcp -j CT --zone 5", "tracking", OK, "", false, queuing},
 		{"answers not tracked", "iptables -t raw -A PREROUTING -p tcp --sport 1723 -j CT --notrack", "tracking", Problem, "--notrack", false, nil},
-		{"perhaps not tracked", "iptables -t raw -A PREROUTING -p tcp --dport 1723 -m mark --mark 1 -j CT --notrack", "tracking", Warning, "may be kept", true, nil},
+		{"perhaps not tracked", "iptables -t raw -A PREROUTING -p tcp --dport 1723 -m mark --mark 1 -j CT --notrack", "tracking", Warning, "may keep conntrack", true, nil},
 		{"not tracked by nft", "nft add table ip n; nft 'add chain ip n c { type filter hook prerouting priority -300; }'; nft add rule ip n c tcp dport 1723 notrack", "tracking", Problem, "nft ip n c", false, nil},
 		{"not tracked by nft, too late", "nft add table ip n; nft 'add chain ip n c { type filter hook prerouting priority 0; }'; nft add rule ip n c tcp dport 1723 notrack", "tracking", OK, "", false, nil},
 		{"zone of TCP", "iptables -t raw -A PREROUTING -i lan -p tcp -j CT --zone 5; iptables -t raw -A PREROUTING -i wan -p tcp -j CT --zone 5", "tracking", Problem, "in zone 5 and GRE from lan to wan in zone 0", false, nil},
@@ -385,14 +385,14 @@ func TestFindings(t *testing.T) {
 		{"proxy of everything by TPROXY", "iptables -t mangle -A PREROUTING -i lan -p udp -j ACCEPT; iptables -t mangle -A PREROUTING -i lan -p tcp -j TPROXY --on-port 3128 --tproxy-mark 1", "proxy", Problem, "TPROXY", false, nil},
 		{"proxy of everything by nft's TPROXY", "nft add table ip m; nft 'add chain ip m pre { type filter hook prerouting priority mangle; }'; nft add rule ip m pre iifname lan meta l4proto tcp tproxy to :3128 meta mark set 1 accept", "proxy", Problem, "nft ip m pre", false, nil},
 		{"proxy of the web", "iptables -t nat -A PREROUTING -i lan -p tcp --dport 80 -j REDIRECT --to-ports 3128", "proxy", OK, "", false, nil},
-		{"proxy for one address", "iptables -t nat -A PREROUTING -i lan -d 10.0.0.1 -p tcp -j REDIRECT --to-ports 3128", "proxy", Warning, "may take", true, nil},
+		{"proxy for one address", "iptables -t nat -A PREROUTING -i lan -d 10.0.0.1 -p tcp -j REDIRECT --to-ports 3128", "proxy", Warning, "may redirect", true, nil},
 		{"proxy for what comes from outside", "iptables -t nat -A PREROUTING -i wan -p tcp --dport 1723 -j REDIRECT --to-ports 3128", "proxy", OK, "", false, nil},
 		{"proxy by nft", nftNAT + "nft 'add rule ip n pre tcp dport { 80, 1723 } redirect to :3128'", "proxy", Problem, "nft ip n pre", false, nil},
 		{"proxy by a set of nft", nftNAT + "nft 'add set ip n web { type inet_service; flags interval; elements = { 80, 1700-1800 }; }'; nft 'add rule ip n pre tcp dport @web redirect to :3128'", "proxy", Problem, "nft ip n pre", false, nil},
-		{"perhaps a proxy", "iptables -t nat -A PREROUTING -m mark --mark 7 -p tcp -j REDIRECT --to-ports 3128", "proxy", Warning, "may take", true, nil},
+		{"perhaps a proxy", "iptables -t nat -A PREROUTING -m mark --mark 7 -p tcp -j REDIRECT --to-ports 3128", "proxy", Warning, "may redirect", true, nil},
 		{"a server published", "iptables -t nat -A PREROUTING -d 203.0.113.1 -p tcp --dport 1723 -j DNAT --to 10.0.0.5", "proxy", OK, "", false, nil},
-		{"a server takes all from two networks", "ip link add dmz type bridge; ip addr add 10.5.0.1/24 dev dmz; ip link set dmz up; iptables -t nat -A PREROUTING -p tcp --dport 1723 -j DNAT --to 10.0.0.5", "proxy", Warning, "clients' own", true, nil},
-		{"a server takes all", "iptables -t nat -A PREROUTING -p tcp --dport 1723 -j DNAT --to 10.0.0.5", "proxy", Warning, "clients' own", true, nil},
+		{"a server takes all from two networks", "ip link add dmz type bridge; ip addr add 10.5.0.1/24 dev dmz; ip link set dmz up; iptables -t nat -A PREROUTING -p tcp --dport 1723 -j DNAT --to 10.0.0.5", "proxy", Warning, "inside clients' connections", true, nil},
+		{"a server takes all", "iptables -t nat -A PREROUTING -p tcp --dport 1723 -j DNAT --to 10.0.0.5", "proxy", Warning, "inside clients' connections", true, nil},
 
 		{"mark restored for TCP", secondWAN + "iptables -t mangle -A PREROUTING -p tcp -j CONNMARK --restore-mark", "multi-wan", Problem, "--restore-mark", false, nil},
 		{"mark restored for TCP, and the daemon translates", secondWAN + "iptables -t mangle -A PREROUTING -p tcp -j CONNMARK --restore-mark", "multi-wan", OK, "", false, queuing},
@@ -400,14 +400,14 @@ func TestFindings(t *testing.T) {
 		{"mark restored in a chain", secondWAN + "iptables -t mangle -N ways; iptables -t mangle -A PREROUTING -p tcp -j ways; iptables -t mangle -A ways -j CONNMARK --restore-mark", "multi-wan", Problem, "-A ways", false, nil},
 		{"mark restored for TCP by nft", secondWAN + "nft add table ip m; nft 'add chain ip m p { type filter hook prerouting priority -150; }'; nft add rule ip m p meta l4proto tcp meta mark set ct mark", "multi-wan", Problem, "nft ip m p", false, nil},
 		{"mark restored for all", secondWAN + "iptables -t mangle -A PREROUTING -j CONNMARK --restore-mark; iptables -t mangle -A PREROUTING -i lan -p tcp -m mark --mark 0 -j MARK --set-mark 2; iptables -t mangle -A PREROUTING -p tcp -j CONNMARK --save-mark", "multi-wan", OK, "", false, nil},
-		{"mark restored behind our rules", secondWAN + ownRules + "iptables -t mangle -A PREROUTING -j CONNMARK --restore-mark", "multi-wan", Problem, "behind the daemon's rules", false, nil},
-		{"mark set behind our rules", secondWAN + ownRules + "iptables -t mangle -A PREROUTING -i lan -s 10.0.0.5 -j MARK --set-mark 2", "multi-wan", Warning, "may leave by another way", true, nil},
+		{"mark restored behind our rules", secondWAN + ownRules + "iptables -t mangle -A PREROUTING -j CONNMARK --restore-mark", "multi-wan", Problem, "after the daemon's rules", false, nil},
+		{"mark set behind our rules", secondWAN + ownRules + "iptables -t mangle -A PREROUTING -i lan -s 10.0.0.5 -j MARK --set-mark 2", "multi-wan", Warning, "may take another route", true, nil},
 		{"mark restored before our rules", secondWAN + "iptables -t mangle -A PREROUTING -j CONNMARK --restore-mark; " + ownRules + "iptables -t mangle -A PREROUTING -i lan -j MARK --set-mark 2", "multi-wan", OK, "", false, nil},
 		{"mark of TCP alone", secondWAN + "iptables -t mangle -A PREROUTING -i lan -p tcp -j MARK --set-mark 2", "multi-wan", Warning, "marks packets", true, nil},
 		{"mark of the web", secondWAN + "iptables -t mangle -A PREROUTING -i lan -p tcp --dport 80 -j MARK --set-mark 2", "multi-wan", OK, "", false, nil},
 		{"mark of a proxy", "ip rule add fwmark 1 lookup 100; ip route add local default dev lo table 100; iptables -t mangle -A PREROUTING -p tcp -j CONNMARK --restore-mark", "multi-wan", OK, "", false, nil},
 		{"mark that no route asks for", "iptables -t mangle -A PREROUTING -p tcp -j CONNMARK --restore-mark", "multi-wan", OK, "", false, nil},
-		{"routing rule for TCP", "ip route add default via 203.0.113.3 table 7; ip rule add priority 50 from 10.0.0.0/24 iif lan ipproto tcp dport 1723 lookup 7", "multi-wan", Warning, "routing rule 50 is for TCP alone", true, nil},
+		{"routing rule for TCP", "ip route add default via 203.0.113.3 table 7; ip rule add priority 50 from 10.0.0.0/24 iif lan ipproto tcp dport 1723 lookup 7", "multi-wan", Warning, "routing rule 50 matches TCP only", true, nil},
 		{"routing rule for the web", "ip rule add priority 50 ipproto tcp dport 80 lookup 7", "multi-wan", OK, "", false, nil},
 
 		{"strict with two ways", "sysctl -qw net.ipv4.conf.wan.rp_filter=1; ip route add default via 203.0.113.3 table 7", "rp-filter", Warning, "strict on wan, with 2 default routes", true, nil},
@@ -417,23 +417,23 @@ func TestFindings(t *testing.T) {
 
 		{"both backends", "iptables-legacy -t nat -A POSTROUTING -j MASQUERADE", "iptables", Warning, "iptables-legacy has rules too (nat)", false, nil},
 		{"legacy drops GRE", "iptables-legacy -A FORWARD -p gre -j DROP", "firewall-gre", Problem, "iptables-legacy filter", false, nil},
-		{"nft's rules in table mangle", "nft add table ip mangle; nft 'add chain ip mangle PREROUTING { type filter hook prerouting priority -150; }'; nft add rule ip mangle PREROUTING tcp dport 22 ct state new meta mark set 1", "rules", Problem, "iptables refuses table mangle", false, byIPTables},
-		{"a rule in table mangle that iptables cannot read", unreadable, "rules", Problem, "iptables refuses table mangle", false, byIPTables},
-		{"a rule in table mangle that nobody has to read", unreadable, "rules", OK, "nftables and the kernel take", false, nil},
-		{"rules by nftables alone", "true", "rules", OK, "nftables and the kernel take", false, by(choice.NFT)},
-		{"rules by iptables", "true", "rules", OK, "iptables and the kernel take", false, byIPTables},
-		{"rules by others", "true", "rules", OK, "nftables and the kernel take", false, by(choice.None)},
-		{"rules that others have loaded", ownRules, "rules", OK, "somebody else has", false, by(choice.None)},
-		{"rules of both data paths", "true", "rules", OK, "nftables and the kernel take", false, queuing},
-		{"nftables does not reach legacy's filter", "iptables-legacy -A FORWARD -j ACCEPT", "rules", OK, "iptables and the kernel take", false, queuing},
+		{"nft's rules in table mangle", "nft add table ip mangle; nft 'add chain ip mangle PREROUTING { type filter hook prerouting priority -150; }'; nft add rule ip mangle PREROUTING tcp dport 22 ct state new meta mark set 1", "rules", Problem, "iptables cannot read table mangle", false, byIPTables},
+		{"a rule in table mangle that iptables cannot read", unreadable, "rules", Problem, "iptables cannot read table mangle", false, byIPTables},
+		{"a rule in table mangle that nobody has to read", unreadable, "rules", OK, "nftables and the kernel accept", false, nil},
+		{"rules by nftables alone", "true", "rules", OK, "nftables and the kernel accept", false, by(choice.NFT)},
+		{"rules by iptables", "true", "rules", OK, "iptables and the kernel accept", false, byIPTables},
+		{"rules by others", "true", "rules", OK, "nftables and the kernel accept", false, by(choice.None)},
+		{"rules that others have loaded", ownRules, "rules", OK, "they are loaded", false, by(choice.None)},
+		{"rules of both data paths", "true", "rules", OK, "nftables and the kernel accept", false, queuing},
+		{"nftables does not reach legacy's filter", "iptables-legacy -A FORWARD -j ACCEPT", "rules", OK, "iptables and the kernel accept", false, queuing},
 		{"beside a rule that iptables cannot read", unreadable + "iptables -I FORWARD -p gre -j DROP", "firewall-gre", Problem, "iptables filter: -A FORWARD -p gre -j DROP", false, nil},
 
 		{"rules without a daemon", ownRules, "daemon", Warning, "pass unedited", false, nil},
-		{"no metrics", "true", "listener", OK, "no metrics", false, nil},
+		{"no metrics", "true", "listener", OK, "--listen is empty", false, nil},
 		{"metrics", "true", "listener", OK, "is free", false, func(c *Config) { c.Listen = "127.0.0.1:9723" }},
 		{"no place for metrics", "true", "listener", Problem, "cannot assign", false, func(c *Config) { c.Listen = "192.0.2.77:9723" }},
 		{"no TLS for metrics", "true", "listener", Problem, "--web-config", false, func(c *Config) { c.Listen, c.WebConfig = "127.0.0.1:9723", "/nonexistent/web.yml" }},
-		{"no event log", "true", "event-log", OK, "no file", false, nil},
+		{"no event log", "true", "event-log", OK, "--event-log is empty", false, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, gateway(t)) })
@@ -542,7 +542,7 @@ func TestRulesByNFT(t *testing.T) {
 		{"all is well", "true", nil, nil, OK, "its rules are loaded"},
 		{"data path queue", "true", queuing, queuing, OK, "its rules are loaded"},
 		{"data path queue beside routing rules of all kinds", routingRules + "ip route del default", queuing, queuing, OK, "its rules are loaded"},
-		{"no rules for GRE", "true", nil, queuing, Problem, "no rule sends it any"},
+		{"no rules for GRE", "true", nil, queuing, Problem, "no rule sends GRE to it"},
 		{"accepted before", "iptables -t mangle -I PREROUTING -p tcp -j ACCEPT", nil, nil, OK, "its rules are loaded"},
 		{"another program's before", "iptables -t mangle -I PREROUTING -j NFQUEUE --queue-num 0 --queue-bypass", nil, nil, OK, "its rules are loaded"},
 		{"accepted before in raw", "iptables -t raw -I PREROUTING -j ACCEPT", queuing, queuing, OK, "its rules are loaded"},
@@ -580,7 +580,7 @@ func TestListenerTaken(t *testing.T) {
 	wants(t, f, Problem, "is in use by check.test")
 	mend(t, p, f, at)
 	running := answering(t)
-	wants(t, findIn(t, p, "listener", at, running), OK, "running daemon's")
+	wants(t, findIn(t, p, "listener", at, running), OK, "by the running daemon")
 }
 
 // TestEventLog: a file cannot be made where there is no directory.
@@ -715,7 +715,7 @@ func TestWithoutPrograms(t *testing.T) {
 		wants(t, findIn(t, p, "iptables"), OK, "not installed, and not needed: the rules are loaded by nftables")
 		wants(t, findIn(t, p, "iptables", by(choice.None)), OK, "not needed: for --rules none")
 		wants(t, findIn(t, p, "iptables", byIPTables), Problem, "not installed")
-		wants(t, findIn(t, p, "rules"), OK, "nftables and the kernel take")
+		wants(t, findIn(t, p, "rules"), OK, "nftables and the kernel accept")
 		f := findIn(t, p, "rules", byIPTables)
 		wants(t, f, Problem, "cannot be loaded")
 		if f.Remedy != "apt-get install -y iptables" {
@@ -857,7 +857,7 @@ func TestNotLookedAt(t *testing.T) {
 			r := newReader(t.Context(), config(t))
 			r.judgeTime = time.Nanosecond
 			_, err := r.firewall()
-			wants(t, unchecked(err), Unchecked, "not looked at: there are too many rules and interfaces")
+			wants(t, unchecked(err), Unchecked, "not checked: there are too many rules and interfaces")
 			return nil
 		})
 	})

@@ -55,7 +55,7 @@ func judgeHelper(f firewall) Finding {
 		for _, e := range f.forClients(hook, openings, helper) {
 			late := e.chain.isNFT() && e.base.hook == "prerouting" && e.base.prio <= conntrackPriority
 			if e.arg == "pptp" && !late {
-				return problem(e.chain.without(e.rule), "the kernel's PPTP helper is attached by %s: its connections are not edited here", e.where())
+				return problem(e.chain.without(e.rule), "the kernel's PPTP helper is attached by %s: pptpalg does not edit its connections", e.where())
 			}
 		}
 	}
@@ -75,15 +75,15 @@ func judgeTracking(f firewall) Finding {
 		switch {
 		case e.base.prio >= conntrackPriority: // conntrack has seen the packet
 		case e.sure:
-			all = append(all, problem(mend, "conntrack is kept from PPTP by %s: nothing of it is translated", e.where()))
+			all = append(all, problem(mend, "%s keeps conntrack from tracking PPTP: none of it is translated", e.where()))
 		case e.specific:
-			all = append(all, warning(mend, "conntrack may be kept from PPTP by %s", e.where()))
+			all = append(all, warning(mend, "%s may keep conntrack from tracking PPTP", e.where()))
 		}
 	}
 	if f.gre.queued {
-		return worst(ok("conntrack sees control connections"), all...)
+		return worst(ok("conntrack tracks control connections"), all...)
 	}
-	return worst(ok("conntrack sees control connections and calls"), append(all, f.judgeZones()...)...)
+	return worst(ok("conntrack tracks control connections and calls"), append(all, f.judgeZones()...)...)
 }
 
 // judgeZones wants GRE to be tracked in the zone of its control connection: the entries of
@@ -122,15 +122,15 @@ func judgeProxy(f firewall) Finding {
 		mend := f.spare(e)
 		switch {
 		case e.name == dnat && e.sure:
-			all = append(all, warning(mend, "%s sends clients' own connections to its address too: limit it to the outside interface or address", e.where()))
+			all = append(all, warning(mend, "%s also redirects inside clients' connections to outside servers: limit it to the outside interface or address", e.where()))
 		case e.name == dnat:
 		case e.sure:
-			all = append(all, problem(mend, "a transparent proxy takes control connections by %s", e.where()))
+			all = append(all, problem(mend, "%s redirects control connections to a transparent proxy", e.where()))
 		case e.specific:
-			all = append(all, warning(mend, "a transparent proxy may take control connections by %s", e.where()))
+			all = append(all, warning(mend, "%s may redirect control connections to a transparent proxy", e.where()))
 		}
 	}
-	return worst(ok("no rule takes control connections to the gateway itself"), all...)
+	return worst(ok("no rule redirects control connections to the gateway itself"), all...)
 }
 
 // spare returns a command that keeps clients' control connections from a rule: an
@@ -154,9 +154,9 @@ func judgeOffload(f firewall) Finding {
 		mend := f.kept(e.chain)
 		switch {
 		case e.sure:
-			all = append(all, problem(mend, "control connections are offloaded, and skip the queue, by %s", e.where()))
+			all = append(all, problem(mend, "%s offloads control connections, so that they skip the daemon's queue", e.where()))
 		default:
-			all = append(all, warning(mend, "control connections may be offloaded, and skip the queue, by %s", e.where()))
+			all = append(all, warning(mend, "%s may offload control connections, so that they skip the daemon's queue", e.where()))
 		}
 	}
 	return worst(ok("control connections are not offloaded"), all...)
@@ -182,14 +182,14 @@ func judgeMarks(f firewall) Finding {
 	for _, r := range f.network.rules {
 		covered := slices.ContainsFunc(f.network.rules, func(o ipRule) bool { return o.takesGRE(r.Table) })
 		if r.takes(f.ports) && !covered {
-			all = append(all, warning(r.sibling(), "routing rule %d is for TCP alone: calls' GRE may leave by another way than their control connection", r.Priority))
+			all = append(all, warning(r.sibling(), "routing rule %d matches TCP only: calls' GRE may take another route than their control connection", r.Priority))
 		}
 	}
 	if f.network.marked() {
 		all = append(all, f.judgeRestoring()...)
 		all = append(all, f.judgeSkipped()...)
 	}
-	return worst(ok("nothing routes GRE otherwise than TCP"), all...)
+	return worst(ok("GRE and TCP take the same route"), all...)
 }
 
 // judgeRestoring looks for marks that TCP gets and GRE does not.
@@ -215,9 +215,9 @@ func (f firewall) judgeRestoring() []Finding {
 func judgeMarking(e met) Finding {
 	mend := e.base.at(e.forGRE())
 	if e.name == restore {
-		return problem(mend, "%s gives packets their connection's mark, for routing, but not calls' GRE: it leaves by another way than its control connection", e.where())
+		return problem(mend, "%s restores the connection mark for routing, but not for calls' GRE: it takes another route than its control connection", e.where())
 	}
-	return warning(mend, "%s marks packets, for routing, but not calls' GRE: it may leave by another way than its control connection", e.where())
+	return warning(mend, "%s marks packets for routing, but not calls' GRE: it may take another route than its control connection", e.where())
 }
 
 // judgeSkipped looks for marks that control connections are to get behind our rules: what
@@ -249,9 +249,9 @@ func skipped(p passed) (event, bool) {
 
 func (f firewall) judgeSkip(e event) Finding {
 	if e.name == restore {
-		return problem(f.reload, "%s comes behind the daemon's rules, and what these queue does not meet it: control connections lose their mark, and leave by another way", e.where())
+		return problem(f.reload, "%s comes after the daemon's rules, and queued packets skip it: control connections lose their mark and take another route", e.where())
 	}
-	return warning(f.reload, "%s comes behind the daemon's rules, and what these queue does not meet it: control connections may leave by another way", e.where())
+	return warning(f.reload, "%s comes after the daemon's rules, and queued packets skip it: control connections may take another route", e.where())
 }
 
 // ofTCP are options that a rule for GRE cannot have, and how many values they have.

@@ -112,7 +112,7 @@ func judgeControl(f firewall) Finding {
 			notes += note(lost(clients))
 		}
 	}
-	return worst(ok("control connections to TCP port %s may pass, both ways%s", list(f.ports), notes), all...)
+	return worst(ok("control connections to TCP port %s are allowed in both directions%s", list(f.ports), notes), all...)
 }
 
 // judgeServer judges the roles of one server. One that is there for another network inside
@@ -175,9 +175,9 @@ func (o outcome) judgeControl() Finding {
 	case closed:
 		return problem(o.mend(pass), "%s drops %s", o.where(), what)
 	case unsure:
-		return warning(o.mend(pass), "%s: %s is dropped, but for packets that cannot be told here", o.where(), what)
+		return warning(o.mend(pass), "%s drops %s, except for packets that this check cannot determine", o.where(), what)
 	case doubted:
-		return warning(o.chain.without(o.rule), "%s may drop %s: look whether it is meant for the clients", o.where(), what)
+		return warning(o.chain.without(o.rule), "%s may drop %s: check whether it applies to the clients", o.where(), what)
 	}
 	return Finding{}
 }
@@ -205,7 +205,7 @@ func judgeGRE(f firewall) Finding {
 			all = append(all, soften(f.judgeCall(o)))
 		}
 	}
-	return worst(ok("GRE of calls may pass"), all...)
+	return worst(ok("calls' GRE is allowed"), all...)
 }
 
 // calls returns the roles whose control connections come through: clients, and those of
@@ -247,9 +247,9 @@ func (f firewall) judgeCall(o outcome) Finding {
 	case closed:
 		return problem(mend, "%s drops %s", o.where(), what)
 	case unsure:
-		return warning(mend, "%s drops %s, but for packets that cannot be told here: look whether calls' are among those", o.where(), what)
+		return warning(mend, "%s drops %s, except for packets that this check cannot determine: check whether calls' packets are among them", o.where(), what)
 	case doubted:
-		return warning(mend, "%s may drop %s: look whether it is meant for calls", o.where(), what)
+		return warning(mend, "%s may drop %s: check whether it applies to calls", o.where(), what)
 	}
 	return Finding{}
 }

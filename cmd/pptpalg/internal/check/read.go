@@ -322,7 +322,7 @@ func (r *reader) try(name string, cfg rules.Config) (attempt, error) {
 			return attempt{name: name, failed: err}, nil
 		}
 		if table := r.refusedTable(cfg); table != "" {
-			return attempt{name: name, table: table, failed: fmt.Errorf("iptables refuses table %s, which has rules of nft's own", table)}, nil
+			return attempt{name: name, table: table, failed: fmt.Errorf("iptables cannot read table %s, which has native nft rules", table)}, nil
 		}
 		reset = r.resetRefused(&cfg)
 	}
@@ -359,7 +359,7 @@ func (r *reader) resetRefused(cfg *rules.Config) error {
 		return nil
 	}
 	cfg.ResetMark = 0
-	return errors.New("iptables refuses table filter, which has rules of nft's own (--reset-lost)")
+	return errors.New("iptables cannot read table filter, which has native nft rules (--reset-lost)")
 }
 
 // incompatible is what iptables says to a table with rules of nft's own.
@@ -526,7 +526,7 @@ func (r *reader) readFirewall() (firewall, error) {
 		gre: greRules{queued: r.queued(), load: r.loads(), data: r.cfg.Rules.Data},
 	}
 	if err := r.judge(&f); err != nil {
-		return firewall{}, fmt.Errorf("not looked at: %w", err)
+		return firewall{}, fmt.Errorf("not checked: %w", err)
 	}
 	return f, nil
 }

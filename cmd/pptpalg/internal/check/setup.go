@@ -18,11 +18,11 @@ import (
 func judgeConfig(f File) Finding {
 	switch {
 	case len(f.Faults) > 1:
-		return problem(f.Mend, "the daemon does not start with its configuration, which has %d faults:\n%s", len(f.Faults), strings.Join(f.Faults, "\n"))
+		return problem(f.Mend, "the daemon would not start: its configuration has %d errors:\n%s", len(f.Faults), strings.Join(f.Faults, "\n"))
 	case f.Err != nil:
-		return problem(f.Mend, "the daemon does not start with its configuration: %s", oneLine(f.Err.Error()))
+		return problem(f.Mend, "the daemon would not start with its configuration: %s", oneLine(f.Err.Error()))
 	case f.Name == "":
-		return ok("no configuration file: flags and defaults")
+		return ok("no configuration file; flags and defaults apply")
 	}
 	return ok("%s", f.Name)
 }
@@ -67,17 +67,17 @@ type attempt struct {
 func judgeLoading(l loading) Finding {
 	switch {
 	case l.spared:
-		return ok("the daemon does not load them, and somebody else has")
+		return ok("the daemon does not load them (--rules none), but they are loaded")
 	case l.by == "" && len(l.failed) == 1 && l.failed[0].table != "":
 		table := l.failed[0].table
 		return problem(renamed(table),
-			"iptables refuses table %s, which has rules of nft's own: the daemon cannot load its rules there. Give that table another name, where it is made too", table)
+			"iptables cannot read table %s, which has native nft rules, so the daemon cannot load its rules there. Rename that table, also in the file that creates it", table)
 	case l.by == "":
 		return problem(remedies(l.failed), "the daemon's rules cannot be loaded: %s", failures(l.failed))
 	case l.refused != nil:
-		return warning(modprobe(l.refused, lesserModules[l.by]), "the daemon's rules are loaded by %s without what is refused: %s", programOf(l.by), oneLine(l.refused.Error()))
+		return warning(modprobe(l.refused, lesserModules[l.by]), "%s loads the daemon's rules, except what it refuses: %s", programOf(l.by), oneLine(l.refused.Error()))
 	}
-	return ok("%s and the kernel take the daemon's rules", programOf(l.by))
+	return ok("%s and the kernel accept the daemon's rules", programOf(l.by))
 }
 
 // programOf names a backend for people.
@@ -165,17 +165,17 @@ type takenBy struct {
 func judgeQueueOwner(o owned) Finding {
 	switch {
 	case o.taken == nil && o.running:
-		return problem("systemctl restart pptpalg", "the daemon runs, but nobody has queue %s: it was started with another number", span16(o.numbers))
+		return problem("systemctl restart pptpalg", "the daemon runs, but queue %s is not bound: the daemon was started with another number", span16(o.numbers))
 	case o.taken == nil:
 		return ok("queue %s is free", span16(o.numbers))
 	case o.running:
-		return ok("queue %s is the running daemon's", span16(o.numbers))
+		return ok("queue %s is bound by the running daemon", span16(o.numbers))
 	}
 	who := "another program"
 	if o.taken.pid != 0 {
 		who = fmt.Sprintf("%s (process %d)", o.taken.command, o.taken.pid)
 	}
-	return problem(o.set(o.taken.key, fmt.Sprint(o.free)), "queue %d is taken by %s, and no daemon answers", o.taken.queue, who)
+	return problem(o.set(o.taken.key, fmt.Sprint(o.free)), "queue %d is bound by %s, and no daemon answers", o.taken.queue, who)
 }
 
 // span16 writes numbers that follow each other.
@@ -199,15 +199,15 @@ type listening struct {
 func judgeListener(l listening) Finding {
 	switch {
 	case l.addr == "":
-		return ok("no metrics")
+		return ok("off: --listen is empty")
 	case l.web != nil:
-		return problem(l.set("listen", ""), "the daemon does not start: --web-config: %s", oneLine(l.web.Error()))
+		return problem(l.set("listen", ""), "the daemon would not start: --web-config: %s", oneLine(l.web.Error()))
 	case l.running:
-		return ok("the running daemon's")
+		return ok("in use by the running daemon")
 	case l.err != nil:
-		return problem(l.set("listen", l.free), "the daemon does not start: %s", oneLine(l.err.Error()))
+		return problem(l.set("listen", l.free), "the daemon would not start: %s", oneLine(l.err.Error()))
 	}
-	return ok("%s is free for metrics", l.addr)
+	return ok("%s is free", l.addr)
 }
 
 // logged is where events are to be written.
@@ -219,9 +219,9 @@ type logged struct {
 func judgeEventLog(l logged) Finding {
 	switch {
 	case l.file == "" || l.file == "-":
-		return ok("no file")
+		return ok("off: --event-log is empty")
 	case l.err != nil:
-		return problem(shell("mkdir", "-p", filepath.Dir(l.file)), "the daemon does not start: the event log has no directory: %s", oneLine(l.err.Error()))
+		return problem(shell("mkdir", "-p", filepath.Dir(l.file)), "the daemon would not start: the directory of the event log does not exist: %s", oneLine(l.err.Error()))
 	}
 	return ok("%s", l.file)
 }
@@ -250,7 +250,7 @@ func judgeDaemon(s daemonState) Finding {
 	case q.state == preceded:
 		return problem(q.first(), "the daemon runs, but %s keeps control connections from its rules", q.event.where())
 	case q.gre:
-		return problem(s.load, "the daemon runs and is to translate GRE, but no rule sends it any")
+		return problem(s.load, "the daemon runs and should translate GRE, but no rule sends GRE to it")
 	}
 	return ok("the daemon runs, and its rules are loaded")
 }

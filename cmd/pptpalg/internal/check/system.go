@@ -47,18 +47,18 @@ type tracked struct {
 func judgeConntrack(t tracked) Finding {
 	switch {
 	case t.dial != nil:
-		return problem("modprobe nf_conntrack_netlink", "conntrack cannot be asked: %s", oneLine(t.dial.Error()))
+		return problem("modprobe nf_conntrack_netlink", "conntrack cannot be queried: %s", oneLine(t.dial.Error()))
 	case t.probe != nil && t.queued && t.path != "auto":
-		return ok("conntrack can be asked; the daemon translates")
+		return ok("conntrack can be queried; the daemon translates GRE")
 	case t.probe != nil && t.queued:
-		return warning(t.set("datapath", "queue"), "conntrack does not take a call's entries, so that every GRE packet will visit the daemon: %s", oneLine(t.probe.Error()))
+		return warning(t.set("datapath", "queue"), "conntrack refuses a call's entries, so every GRE packet will go through the daemon: %s", oneLine(t.probe.Error()))
 	case t.probe != nil:
-		return problem(t.set("datapath", "queue"), "conntrack does not take a call's entries: %s", oneLine(t.probe.Error()))
+		return problem(t.set("datapath", "queue"), "conntrack refuses a call's entries: %s", oneLine(t.probe.Error()))
 	case t.blind:
 		return warning("boot a kernel with CONFIG_NETFILTER_NETLINK_GLUE_CT",
-			"control connections are in conntrack zones, and the kernel does not tell the zones of packets: clients with the same address and port in two zones are taken for one")
+			"control connections use conntrack zones, but the kernel does not report the zones of packets: clients with the same address and port in two zones are taken for one")
 	}
-	return ok("conntrack takes the two entries of a call")
+	return ok("conntrack accepts the two entries of a call")
 }
 
 // What trials of a call's packets end with, beside failure: it could not be carried out;
@@ -78,13 +78,13 @@ type tried struct {
 func judgeTranslation(t tried) Finding {
 	switch {
 	case t.err != nil && t.queued:
-		return ok("the kernel does not, and need not: the daemon translates")
+		return ok("not possible on this kernel, and not needed: the daemon translates GRE")
 	case errors.Is(t.err, errNothing):
-		return warning(t.set("datapath", "queue"), "the kernel seems not to translate GRE by conntrack entries: %s", oneLine(t.err.Error()))
+		return warning(t.set("datapath", "queue"), "the kernel seems not to translate GRE with conntrack entries: %s", oneLine(t.err.Error()))
 	case t.err != nil:
-		return problem(t.set("datapath", "queue"), "the kernel does not translate GRE by conntrack entries: %s", oneLine(t.err.Error()))
+		return problem(t.set("datapath", "queue"), "the kernel does not translate GRE with conntrack entries: %s", oneLine(t.err.Error()))
 	}
-	return ok("the kernel translates address and Call ID of GRE packets, both ways")
+	return ok("the kernel translates address and Call ID of GRE packets in both directions")
 }
 
 // setting is the content of a sysctl, "" where the kernel has none of that name.
@@ -108,13 +108,13 @@ func judgeForwarding(f forwards) Finding {
 		closed = append(closed, shut...)
 	}
 	if f.all != "1" {
-		return problem("sysctl -w net.ipv4.ip_forward=1", "this is no gateway: net.ipv4.ip_forward is %s", f.all)
+		return problem("sysctl -w net.ipv4.ip_forward=1", "IP forwarding is off: net.ipv4.ip_forward is %s", f.all)
 	}
 	words := []string{"sysctl", "-w"}
 	for _, dev := range unique(closed) {
 		words = append(words, "net/ipv4/conf/"+dev+"/forwarding=1")
 	}
-	return problem(shell(words...), "what arrives by %s is not forwarded: its own setting says so", strings.Join(unique(closed), ", "))
+	return problem(shell(words...), "packets that arrive on %s are not forwarded: forwarding is off for that interface", strings.Join(unique(closed), ", "))
 }
 
 // shut lists the interfaces of a way from where nothing goes on.
@@ -135,7 +135,7 @@ func (f forwards) shut(w way) []string {
 func judgeAccounting(s setting) Finding {
 	if s != "1" {
 		return warning("sysctl -w net.netfilter.nf_conntrack_acct=1",
-			"net.netfilter.nf_conntrack_acct is %s: no byte counts of calls, and --idle-timeout ends none", s)
+			"net.netfilter.nf_conntrack_acct is %s: calls' packets are not counted, and --idle-timeout has no effect", s)
 	}
 	return ok("net.netfilter.nf_conntrack_acct is 1")
 }
@@ -151,13 +151,13 @@ func judgeHelperSetting(h helperSetting) Finding {
 	const remedy = "sysctl -w net.netfilter.nf_conntrack_helper=0"
 	switch {
 	case h.automatic == "":
-		return ok("the kernel attaches helpers by rule alone")
+		return ok("the kernel attaches helpers only by rule")
 	case h.automatic == "0":
 		return ok("net.netfilter.nf_conntrack_helper is 0")
 	case h.loaded:
 		return problem(remedy, "the kernel attaches its PPTP helper to every control connection: net.netfilter.nf_conntrack_helper is %s", h.automatic)
 	}
-	return warning(remedy, "the kernel attaches its PPTP helper, once it is loaded: net.netfilter.nf_conntrack_helper is %s", h.automatic)
+	return warning(remedy, "the kernel attaches its PPTP helper as soon as the module is loaded: net.netfilter.nf_conntrack_helper is %s", h.automatic)
 }
 
 // reversePath is what makes strict reverse path filtering a danger.
@@ -175,7 +175,7 @@ func judgeReversePath(r reversePath) Finding {
 		return ok("strict, with one default route")
 	}
 	return warning("sysctl -w net.ipv4.conf.all.rp_filter=2",
-		"rp_filter is strict on %s, with %d default routes and %d routing rules: packets that come by another way than they go are dropped",
+		"rp_filter is strict on %s, with %d default routes and %d routing rules: packets that do not arrive on the interface that leads back to their sender are dropped",
 		strings.Join(r.strict, ", "), r.defaults, r.rules)
 }
 
@@ -198,7 +198,7 @@ func judgeTable(t table) Finding {
 	remedy := fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*t.max)
 	switch {
 	case percent >= full:
-		return problem(remedy, "%d of %d entries in use: new connections are about to be dropped", t.count, t.max)
+		return problem(remedy, "%d of %d entries in use: new connections will soon be dropped", t.count, t.max)
 	case percent >= filling:
 		return warning(remedy, "%d of %d entries in use", t.count, t.max)
 	}

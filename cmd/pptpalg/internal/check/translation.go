@@ -26,7 +26,7 @@ func judgePorts(f firewall) Finding {
 		}
 		with := append(slices.Clone(f.ports), s.port)
 		return problem(f.set("ports", joined(with, ",")),
-			"TCP port %d is forwarded to %v by %s, and is none of --ports: calls by it are not edited", s.port, s.to, s.event.where())
+			"TCP port %d is forwarded to %v by %s, but is not in --ports: its calls are not edited", s.port, s.to, s.event.where())
 	}
-	return ok("no port-forward leads to PPTP by another port than %s", list(f.ports))
+	return ok("no port forward leads to PPTP on another port than %s", list(f.ports))
 }

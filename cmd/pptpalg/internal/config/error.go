@@ -31,7 +31,7 @@ func (e Errors) Error() string {
 }
 
 // ErrUnfit is for a check that has nothing to add to the hint.
-var ErrUnfit = errors.New("not what it is to be")
+var ErrUnfit = errors.New("not a valid value")
 
 // WrongValue says why a flag cannot have a value, and which it can.
 func WrongValue(f *pflag.Flag, text string, err error) string {
@@ -39,7 +39,7 @@ func WrongValue(f *pflag.Flag, text string, err error) string {
 	if errors.Is(err, ErrUnfit) || fromLibrary(f, err) {
 		why = ""
 	}
-	return fmt.Sprintf("%s: %q is wrong%s%s", f.Name, text, why, hint(f))
+	return fmt.Sprintf("%s: %q is not valid%s%s", f.Name, text, why, hint(f))
 }
 
 // fromLibrary reports whether an error is one of Go's own for a value that cannot be read.
@@ -62,7 +62,7 @@ func Missing(f *pflag.Flag) string { return "--" + f.Name + " needs a value" + h
 
 func hint(f *pflag.Flag) string {
 	if w := want(f); w != "" {
-		return "; give " + w
+		return "; use " + w
 	}
 	return ""
 }

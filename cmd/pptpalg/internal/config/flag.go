@@ -16,13 +16,13 @@ const (
 // wants are the hints for values of each type, by Value.Type.
 var wants = map[string]string{
 	"bool":      "true or false",
-	"duration":  "a number with its unit, as 300ms, 90s, 2m or 1h30m",
+	"duration":  "a duration with its unit, such as 300ms, 90s, 2m or 1h30m",
 	"int":       "a whole number",
 	"uint8":     "a whole number from 0 to 255",
 	"uint16":    "a whole number from 0 to 65535",
 	"uint32":    "a whole number from 0 to 4294967295, or 0x0 to 0xffffffff",
 	"float64":   "a number",
-	"uintSlice": "a list of whole numbers, as [1, 2]",
+	"uintSlice": "a list of whole numbers, such as [1, 2]",
 }
 
 // Want says for a flag what its values are, as the hint of an error: "a port from 1 to

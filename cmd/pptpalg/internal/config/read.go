@@ -78,7 +78,7 @@ func document(b []byte) (*yaml.Node, error) {
 	}
 	switch err := d.Decode(&next); {
 	case err == nil:
-		return nil, errors.New("a second document begins")
+		return nil, errors.New("a second YAML document begins; only one is allowed")
 	case !errors.Is(err, io.EOF):
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func (p *parser) mapping(root *yaml.Node) {
 		return
 	}
 	if root.Kind != yaml.MappingNode {
-		p.fail(root.Line, "not a list of keys; give lines of the form \"key: value\"")
+		p.fail(root.Line, "not a list of keys; write lines of the form \"key: value\"")
 		return
 	}
 	for i := 0; i < len(root.Content); i += 2 {
@@ -166,10 +166,10 @@ func valueText(f *pflag.Flag, n *yaml.Node) (text, fault string) {
 		return scalarText(n)
 	}
 	if _, list := f.Value.(pflag.SliceValue); !list {
-		return "", "a list, where one value is wanted"
+		return "", "a list, but a single value is expected"
 	}
 	if n.Style&yaml.TaggedStyle != 0 {
-		return "", "has a YAML tag, which says nothing here"
+		return "", "has a YAML tag, which is not allowed here"
 	}
 	elements := make([]string, len(n.Content))
 	for i, element := range n.Content {
@@ -183,13 +183,13 @@ func valueText(f *pflag.Flag, n *yaml.Node) (text, fault string) {
 func scalarText(n *yaml.Node) (text, fault string) {
 	switch {
 	case n.Kind == yaml.AliasNode:
-		return "", "an alias, where the value itself is wanted"
+		return "", "a YAML alias; write the value itself"
 	case n.Kind != yaml.ScalarNode:
-		return "", "has values within, where one value is wanted"
+		return "", "has nested values, but a single value is expected"
 	case n.Style&yaml.TaggedStyle != 0:
-		return "", "has a YAML tag, which says nothing here"
+		return "", "has a YAML tag, which is not allowed here"
 	case n.ShortTag() == "!!null":
-		return "", `has no value (an empty text is "")`
+		return "", `has no value (write "" for an empty text)`
 	}
 	return n.Value, ""
 }

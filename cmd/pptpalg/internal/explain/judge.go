@@ -86,7 +86,7 @@ func (j *judge) unansweredBefore() {
 	for _, c := range j.Connections {
 		if c.Opening {
 			j.add("server_no_answer", fmt.Sprintf("another SYN to %v was not answered", c.Original.Dst),
-				"this may be of before; if the client has given up the other connection, check that the server is up")
+				"this may be an old attempt; if the client has given up the other connection, check that the server is up")
 		}
 	}
 }
@@ -99,7 +99,7 @@ func (j *judge) unanswered() {
 	for _, c := range j.Connections {
 		switch {
 		case c.Opening && !c.Translated() && c.Original.Src.Addr().IsPrivate() && !c.Original.Dst.Addr().IsPrivate():
-			j.add("untranslated", fmt.Sprintf("the SYN of %v left for %v with its inside address, and nothing came back: no rule translates it on that route", c.Original.Src, c.Original.Dst),
+			j.add("untranslated", fmt.Sprintf("the SYN of %v left for %v with its inside address and got no answer: no NAT rule applies on that route", c.Original.Src, c.Original.Dst),
 				"add masquerading or SNAT for the interface that \"ip route get "+c.Original.Dst.Addr().String()+"\" names")
 			fallthrough
 		case c.Opening:
@@ -144,8 +144,8 @@ func (j *judge) unseen() {
 		j.add("server_refused_tcp", fmt.Sprintf("%v refused a TCP connection at %s%s", r.Server, j.ago(r.Time), whose),
 			"check that a PPTP server listens there, and that no firewall rejects the connection")
 	}
-	j.add("never_seen", fmt.Sprintf("no control connection of %v has come through this gateway", j.Client),
-		"check that the client dials, that its route leads here, and that no firewall blocks TCP port 1723, neither on the way nor here in table raw or FORWARD")
+	j.add("never_seen", fmt.Sprintf("no control connection of %v has passed through this gateway", j.Client),
+		"check that the client dials, that its route leads here, and that no firewall blocks TCP port 1723, on the way or here (table raw, FORWARD)")
 }
 
 func (j *judge) helper(name string) {
@@ -190,7 +190,7 @@ func (j *judge) read() bool {
 // limitWords are the limits that were reached, and the flags that change them.
 var limitWords = map[alg.Anomaly][2]string{
 	alg.NoPublicID:  {"no public Call ID is free towards this server", "end calls, shorten --rest, or give the clients more public addresses"},
-	alg.IDTaken:     {"the gateway's own PPTP program chose a Call ID that is in use", "dial again with it"},
+	alg.IDTaken:     {"the gateway's own PPTP program chose a Call ID that is in use", "dial again"},
 	alg.LimitCalls:  {"too many calls are up", "raise --max-calls"},
 	alg.LimitClient: {"this client has too many calls", "raise --max-calls-per-client"},
 	alg.LimitSpace:  {"too many Call IDs of this public address are in use or resting towards this server", "raise --max-calls-per-space or shorten --rest"},
@@ -257,13 +257,13 @@ func (j *judge) traffic() {
 	}
 	switch {
 	case in.Present && out.Present && (!in.Traffic.Counted || !out.Traffic.Counted):
-		j.add("not_counted", "the call is up and both its GRE flows are translated; what they carry is not counted",
+		j.add("not_counted", "the call is up and both its GRE flows are translated; their packets are not counted",
 			"sysctl -w net.netfilter.nf_conntrack_acct=1, dial again, and ask again")
 	case in.none() && out.none():
-		j.add("no_gre", "the call is up, and no GRE came from either end",
+		j.add("no_gre", "the call is up, but no GRE has come from either end",
 			"check that the client's own firewall and the network before this gateway let GRE pass, then the same for the server: "+greAdvice)
 	case in.none() && out.Traffic.Packets > 0:
-		j.add("no_gre_from_server", fmt.Sprintf("the call is up and %d GRE packets of the client were translated, but none came from the other end: GRE is blocked beyond this gateway, or by its rules after conntrack on the client's way out", out.Traffic.Packets),
+		j.add("no_gre_from_server", fmt.Sprintf("the call is up and %d GRE packets of the client were translated, but none came from the other end: GRE is blocked beyond this gateway, or by this gateway's own rules on the way out", out.Traffic.Packets),
 			"ask the provider and whoever runs the server to let GRE pass; check that FORWARD accepts it here: "+greAdvice)
 	case out.none() && in.Traffic.Packets > 0:
 		j.add("no_gre_from_client", fmt.Sprintf("the call is up and %d GRE packets came for the client, but none from it: GRE is blocked on its side, or by a rule before conntrack", in.Traffic.Packets),
@@ -271,7 +271,7 @@ func (j *judge) traffic() {
 	}
 	j.stuck(&c)
 	if j.OverQueue && j.Unmatched > 0 && in.Traffic.Packets == 0 {
-		j.add("gre_without_flow", fmt.Sprintf("GRE came that belongs to no call (%d packets, of all clients)", j.Unmatched),
+		j.add("gre_without_flow", fmt.Sprintf("GRE has arrived that belongs to no call (%d packets, for all clients)", j.Unmatched),
 			"the other end sends with a Call ID, or from an address, that no call has: see its log")
 	}
 	if !in.Present || !out.Present {
@@ -292,11 +292,11 @@ func (j *judge) stuck(c *Call) {
 	switch {
 	case s.Since.IsZero() || !s.Carried:
 	case s.ToClient:
-		j.add("no_gre_from_server", fmt.Sprintf("the call is up and has carried both ways, but since %s no GRE comes from the other end, while the client sends", j.ago(s.Since)),
-			"find out what has changed then: a firewall here (FORWARD) or at the provider that drops GRE now, or a server that has lost the call: "+greAdvice)
+		j.add("no_gre_from_server", fmt.Sprintf("the call is up and has carried traffic both ways, but since %s no GRE has come from the other end, while the client still sends", j.ago(s.Since)),
+			"find out what changed at that time: a firewall here (FORWARD) or at the provider that now drops GRE, or a server that has lost the call: "+greAdvice)
 	default:
-		j.add("no_gre_from_client", fmt.Sprintf("the call is up and has carried both ways, but since %s no GRE comes from the client, while the other end sends", j.ago(s.Since)),
-			"find out what has changed then: the client's own firewall, the network before this gateway, a rule in table raw here, or a client that has gone: "+greAdvice)
+		j.add("no_gre_from_client", fmt.Sprintf("the call is up and has carried traffic both ways, but since %s no GRE has come from the client, while the other end still sends", j.ago(s.Since)),
+			"find out what changed at that time: the client's own firewall, the network before this gateway, a rule in table raw here, or a client that has gone: "+greAdvice)
 	}
 }
 
@@ -316,15 +316,15 @@ func (j *judge) tooBig() {
 	way, least := "", 0
 	for _, d := range []Device{b.Outside, b.Inside} {
 		if d.Name != "" && (least == 0 || d.MTU < least) {
-			way, least = fmt.Sprintf(": the way leads over %s, whose MTU is %d bytes", d.Name, d.MTU), d.MTU
+			way, least = fmt.Sprintf(": their route goes over %s, whose MTU is %d bytes", d.Name, d.MTU), d.MTU
 		}
 	}
 	advice := "set the MTU and MRU of PPP lower at both ends"
 	if least > greOverhead {
 		advice = fmt.Sprintf("set the MTU and MRU of PPP to %d or less at both ends (%d bytes less than the interface)", least-greOverhead, greOverhead)
 	}
-	j.add("mtu", fmt.Sprintf("packets are larger than the MTU and must not be fragmented (DF), so this gateway dropped %d of them, the last one at %s, with an ICMP error \"fragmentation needed\" for each (the kernel does not tell whose they were)%s", b.Packets, j.ago(b.Last), way),
-		advice+", and let ICMP errors pass: what is small works now, and what is large hangs")
+	j.add("mtu", fmt.Sprintf("packets are larger than the MTU and must not be fragmented (DF), so this gateway dropped %d of them, the last one at %s, with an ICMP error \"fragmentation needed\" for each (the kernel does not say whose packets they were)%s", b.Packets, j.ago(b.Last), way),
+		advice+", and let ICMP errors pass: as it is, small packets get through and large ones are lost")
 }
 
 // strays names GRE for Call IDs that no call has, between the ends of the client's control
@@ -351,9 +351,9 @@ var endings = map[calls.Cause]struct {
 	calls.Stopped:      {"ended with its control connection (Stop-Control-Connection)", []pptp.Type{pptp.StopControlConnectionRequest, pptp.StopControlConnectionReply}},
 	calls.Finished:     {"ended because TCP was closed", nil},
 	calls.Reset:        {"ended because TCP was reset", nil},
-	calls.Expired:      {"ended because the kernel says that its control connection is closed, or forgot it after a long time-out", nil},
+	calls.Expired:      {"ended because the kernel says that its control connection is closed, or forgot it after a long timeout", nil},
 	calls.Lost:         {"ended because its control connection was lost: its public address is gone, or another connection has its ports", nil},
-	calls.Replaced:     {"gave way to another call of the same end with the same Call ID", nil},
+	calls.Replaced:     {"was replaced by another call of the same end with the same Call ID", nil},
 	calls.Operator:     {"was ended by the gateway's operator (\"pptpalg calls end\")", nil},
 	calls.Idle:         {"ended because it was silent for longer than --idle-timeout", nil},
 }
@@ -450,15 +450,15 @@ func (j *judge) gone() {
 		return
 	}
 	if last := j.seen[len(j.seen)-1].Time; j.Now.Sub(last) >= recently {
-		j.add("nothing_since", fmt.Sprintf("there is no control connection now, and nothing was seen since %s", j.ago(last)),
-			"if the client dials now, none of its packets arrives: check its route, and what blocks TCP port 1723 on the way and in table raw or FORWARD here")
+		j.add("nothing_since", fmt.Sprintf("there is no control connection now, and nothing has been seen since %s", j.ago(last)),
+			"if the client is dialling now, its packets do not arrive: check its route, and whether a firewall blocks TCP port 1723, on the way or here (table raw, FORWARD)")
 	}
 }
 
 // rules looks at the way to the daemon.
 func (j *judge) rules() {
 	if j.Rules == RulesMissing {
-		j.add("rules_missing", "the firewall rules that bring control connections to the daemon are not loaded",
+		j.add("rules_missing", "the firewall rules that send control connections to the daemon are not loaded",
 			`restart the daemon, or load them with "pptpalg rules load"`)
 	}
 }

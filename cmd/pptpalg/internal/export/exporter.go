@@ -79,7 +79,7 @@ func (x *Exporter) Run(ctx context.Context) error {
 	})
 	err := group.Wait()
 	if n := x.queue.abandon(); n > 0 {
-		x.log.Warn("export: events are lost that the collector did not take in time", "events", n)
+		x.log.Warn("export: events were lost because the collector did not accept them in time", "events", n)
 	}
 	return err
 }
@@ -211,7 +211,7 @@ func (x *Exporter) recover() {
 	}
 	x.failing = false
 	_, lost, waiting, _ := x.queue.state()
-	x.log.Info("export: the collector takes events again", "waiting", waiting, "lost", lost)
+	x.log.Info("export: the collector accepts events again", "waiting", waiting, "lost", lost)
 }
 
 // State is what an exporter has done.

@@ -68,11 +68,11 @@ func Parse(text string) (Target, error) {
 		u, err = &url.URL{Scheme: text}, nil
 	}
 	if err != nil {
-		return Target{}, fmt.Errorf("%q is not of the form SCHEME://HOST:PORT", text)
+		return Target{}, fmt.Errorf("%q does not have the form SCHEME://HOST:PORT", text)
 	}
 	k, known := kinds[u.Scheme]
 	if !known {
-		return Target{}, fmt.Errorf("%q begins with none of %s", text, strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
+		return Target{}, fmt.Errorf("%q does not begin with one of %s", text, strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
 	}
 	t := Target{kind: k, scheme: u.Scheme, facility: facilities["daemon"], enterprise: examplePEN}
 	if err := t.address(u); err != nil {
@@ -80,7 +80,7 @@ func Parse(text string) (Target, error) {
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return Target{}, fmt.Errorf("%q: what follows the question mark is not of the form OPTION=VALUE&OPTION=VALUE", text)
+		return Target{}, fmt.Errorf("%q: the part after the question mark does not have the form OPTION=VALUE&OPTION=VALUE", text)
 	}
 	for _, option := range slices.Sorted(maps.Keys(query)) {
 		if err := t.set(option, query.Get(option)); err != nil {
@@ -88,7 +88,7 @@ func Parse(text string) (Target, error) {
 		}
 	}
 	if (t.cert == "") != (t.key == "") {
-		return Target{}, fmt.Errorf("%q: cert and key go together", text)
+		return Target{}, fmt.Errorf("%q: cert and key must be given together", text)
 	}
 	return t, nil
 }
@@ -122,7 +122,7 @@ func (t *Target) set(option, value string) error {
 	case "facility":
 		facility, known := facilities[value]
 		if !known {
-			return fmt.Errorf("%q is not a facility, as daemon or local0", value)
+			return fmt.Errorf("%q is not a facility such as daemon or local0", value)
 		}
 		t.facility = facility
 		return nil

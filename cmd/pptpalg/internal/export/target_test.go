@@ -22,18 +22,18 @@ func TestParse(t *testing.T) {
 		}
 	}
 	for _, tt := range []struct{ text, want string }{
-		{"", "begins with none of ipfix+tcp, ipfix+tls, ipfix+udp, journald, syslog+tcp, syslog+tls, syslog+udp"},
-		{"192.0.2.1:514", "not of the form"},
-		{"syslog://192.0.2.1", "begins with none of"},
+		{"", "does not begin with one of ipfix+tcp, ipfix+tls, ipfix+udp, journald, syslog+tcp, syslog+tls, syslog+udp"},
+		{"192.0.2.1:514", "does not have the form"},
+		{"syslog://192.0.2.1", "does not begin with one of"},
 		{"syslog+udp://", "name or address is missing"},
 		{"syslog+udp://192.0.2.1:0", `"0" is not a port`},
 		{"syslog+udp://192.0.2.1:70000", `"70000" is not a port`},
-		{"syslog+udp://192.0.2.1:x", "not of the form"},
+		{"syslog+udp://192.0.2.1:x", "does not have the form"},
 		{"syslog+udp://192.0.2.1/x", "more than SCHEME"},
 		{"syslog+udp://192.0.2.1?ca=x", `has no option "ca", only facility, hostname`},
 		{"syslog+udp://192.0.2.1?facility=x", `"x" is not a facility`},
 		{"syslog+udp://192.0.2.1?hostname=a%20b", "not a host name"},
-		{"syslog+tls://192.0.2.1?cert=x", "go together"},
+		{"syslog+tls://192.0.2.1?cert=x", "must be given together"},
 		{"ipfix+udp://192.0.2.1?domain=-1", `domain: "-1" is not a whole number`},
 		{"ipfix+udp://192.0.2.1?%zz", "OPTION=VALUE"},
 		{"journald://192.0.2.1", "has no address"},

@@ -51,7 +51,7 @@ type figure struct {
 
 func (g *Gateway) registerFigures(reg prometheus.Registerer) {
 	c := &figureCollector{read: g.figures}
-	c.one("fastpath_wanted", "Whether a fast path is asked for (--fastpath).", func(f *datapath.Figures) int {
+	c.one("fastpath_wanted", "Whether the fast path is enabled (--fastpath).", func(f *datapath.Figures) int {
 		if f.Wanted {
 			return 1
 		}
@@ -60,14 +60,14 @@ func (g *Gateway) registerFigures(reg prometheus.Registerer) {
 	c.add(prometheus.GaugeValue, "fastpath_interfaces", "Interfaces on the fast path, by how their packets are taken. Those with XDP that also take packets by tc count as xdp.", "path", func(f *datapath.Figures) map[string]uint64 {
 		return map[string]uint64{"xdp": uint64(f.Ports.XDP), "tc": uint64(f.Ports.TC)}
 	})
-	c.one("fastpath_interfaces_missing", "Interfaces that are to be on the fast path and are not: they are new, or came back, and whoever has the rights has not run \"pptpalg fastpath load\" yet.", func(f *datapath.Figures) int { return f.Ports.Missing })
+	c.one("fastpath_interfaces_missing", "Interfaces to which the fast path is not attached although it should be: they are new or came back, and \"pptpalg fastpath load\" has not been run yet.", func(f *datapath.Figures) int { return f.Ports.Missing })
 	c.one("fastpath_flows", "GRE flows, two for an established call, that the fast path knows.", func(f *datapath.Figures) int { return f.Flows })
-	c.one("fastpath_flows_in_force", "GRE flows that the fast path forwards now, as the kernel has decided lately. A flow without packets is not in force.", func(f *datapath.Figures) int { return f.InForce })
-	c.one("fastpath_flows_without_place", "GRE flows that found no place in the fast path's table (--fastpath-flows): the kernel forwards them.", func(f *datapath.Figures) int { return f.Without })
+	c.one("fastpath_flows_in_force", "GRE flows that the fast path forwards at the moment, by a recent decision of the kernel. A flow without packets is not in force.", func(f *datapath.Figures) int { return f.InForce })
+	c.one("fastpath_flows_without_place", "GRE flows that do not fit into the fast path's table (--fastpath-flows): the kernel forwards them.", func(f *datapath.Figures) int { return f.Without })
 	c.add(prometheus.CounterValue, "fastpath_packets_total", "GRE packets that the fast path has forwarded.", "path", func(f *datapath.Figures) map[string]uint64 { return f.Packets })
 	c.add(prometheus.CounterValue, "fastpath_passed_total", "GRE packets of calls that the fast path has left to the kernel.", "reason", func(f *datapath.Figures) map[string]uint64 { return f.Passed })
-	c.add(prometheus.CounterValue, "fastpath_decisions_total", "Decisions of the kernel that the fast path has taken over.", "", func(f *datapath.Figures) map[string]uint64 { return map[string]uint64{"": f.Learnt} })
-	c.add(prometheus.CounterValue, "fastpath_decisions_refused_total", "Decisions of the kernel that the fast path could not take over, so that the kernel goes on forwarding.", "reason", func(f *datapath.Figures) map[string]uint64 { return f.Refused })
+	c.add(prometheus.CounterValue, "fastpath_decisions_total", "Decisions of the kernel that the fast path has learned.", "", func(f *datapath.Figures) map[string]uint64 { return map[string]uint64{"": f.Learnt} })
+	c.add(prometheus.CounterValue, "fastpath_decisions_refused_total", "Decisions of the kernel that the fast path could not learn, so that the kernel goes on forwarding.", "reason", func(f *datapath.Figures) map[string]uint64 { return f.Refused })
 	reg.MustRegister(c)
 }
 

@@ -43,13 +43,13 @@ func (g *Gateway) registerBeside(reg prometheus.Registerer) {
 	reg.MustRegister(
 		g.besideCounter("log_lines_lost_total", lost, prometheus.Labels{"log": "daemon"}, func(b *Beside) uint64 { return b.LogLost() }),
 		g.besideCounter("log_lines_lost_total", lost, prometheus.Labels{"log": "events"}, func(b *Beside) uint64 { return b.EventsLost() }),
-		g.besideCounter("admin_connections_closed_total", "Connections to --listen or to the daemon's socket that were closed for a new one because there were too many: those that had been silent for longest.", nil, func(b *Beside) uint64 { return b.AdminClosed() }),
+		g.besideCounter("admin_connections_closed_total", "Connections to --listen or to the daemon's socket that were closed to make room for a new one, because there were too many: the one that had been silent longest each time.", nil, func(b *Beside) uint64 { return b.AdminClosed() }),
 		exporters{g},
-		g.reloadGauge("config_last_reload_successful", "1 if the configuration file was valid when it was read last, at the start or at a reload; 0 after a reload that changed nothing because of errors.", func(r Reload) float64 { return truth(r.Good) }),
-		g.reloadGauge("config_last_reload_success_timestamp_seconds", "When a valid configuration was read last, in seconds since 1970.", func(r Reload) float64 { return float64(r.At.UnixMilli()) / 1000 }),
-		g.reloadGauge("config_restart_keys", "Keys of the configuration that have changed and need a restart of the daemon.", func(r Reload) float64 { return float64(r.Pending) }),
-		g.besideGauge("calls_one_way", "Established calls whose GRE comes from one end only, for some ten seconds: something on the way, or a firewall, stops the other end's. Of pptpalg_calls_counted.", func(b *Beside) uint64 { return b.OneWay() }),
-		g.besideGauge("calls_silent", "Calls established for ten seconds of which neither end has sent any GRE. Of pptpalg_calls_counted.", func(b *Beside) uint64 { return b.Silent() }),
+		g.reloadGauge("config_last_reload_successful", "1 if the configuration file was valid when it was last read, at the start or at a reload; 0 after a reload that changed nothing because of errors.", func(r Reload) float64 { return truth(r.Good) }),
+		g.reloadGauge("config_last_reload_success_timestamp_seconds", "When a valid configuration was last read, in seconds since 1970.", func(r Reload) float64 { return float64(r.At.UnixMilli()) / 1000 }),
+		g.reloadGauge("config_restart_keys", "Configuration keys that have changed and take effect only after a restart of the daemon.", func(r Reload) float64 { return float64(r.Pending) }),
+		g.besideGauge("calls_one_way", "Established calls whose GRE has come from one end only for about ten seconds: a firewall or something else on the way blocks the other end's. Of pptpalg_calls_counted.", func(b *Beside) uint64 { return b.OneWay() }),
+		g.besideGauge("calls_silent", "Calls established for at least ten seconds without any GRE from either end. Of pptpalg_calls_counted.", func(b *Beside) uint64 { return b.Silent() }),
 	)
 }
 
@@ -88,10 +88,10 @@ var collectorMetrics = []struct {
 	kind prometheus.ValueType
 	of   func(*Export) float64
 }{
-	{exportDesc("export_up", "1 while the daemon is connected to the collector of events (--export); with UDP, while nobody refuses."), prometheus.GaugeValue, func(e *Export) float64 { return truth(e.Up) }},
-	{exportDesc("export_delivered_total", "Events that the collector's machine has taken; with UDP, that nobody refused."), prometheus.CounterValue, func(e *Export) float64 { return float64(e.Delivered) }},
+	{exportDesc("export_up", "1 while the daemon is connected to the collector of events (--export); with UDP, while no error is reported."), prometheus.GaugeValue, func(e *Export) float64 { return truth(e.Up) }},
+	{exportDesc("export_delivered_total", "Events that the collector's machine has acknowledged; with UDP, for which no error was reported."), prometheus.CounterValue, func(e *Export) float64 { return float64(e.Delivered) }},
 	{exportDesc("export_lost_total", "Events that the collector will not get, because too many waited for it."), prometheus.CounterValue, func(e *Export) float64 { return float64(e.Lost) }},
-	{exportDesc("export_waiting", "Events that wait for the collector."), prometheus.GaugeValue, func(e *Export) float64 { return float64(e.Waiting) }},
+	{exportDesc("export_waiting", "Events that are waiting for the collector."), prometheus.GaugeValue, func(e *Export) float64 { return float64(e.Waiting) }},
 	{exportDesc("export_lag_seconds", "For how long the oldest event has waited for the collector; 0 if none waits."), prometheus.GaugeValue, func(e *Export) float64 { return e.Lag.Seconds() }},
 }
 

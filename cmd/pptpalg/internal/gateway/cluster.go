@@ -208,7 +208,7 @@ func mayTake(st cluster.Status) error {
 
 var (
 	errNotWhole = errors.New("the shared store was not read yet")
-	errSameName = errors.New("another gateway has the name of this one: give each a --cluster-name of its own")
+	errSameName = errors.New("another gateway has the name of this one: give each gateway its own --cluster-name")
 )
 
 var errAlone = errors.New("this gateway is in no cluster: see --cluster")

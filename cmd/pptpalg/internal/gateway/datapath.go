@@ -37,7 +37,7 @@ func (g *Gateway) chosenPath() datapath.Name {
 		return g.cfg.DataPath
 	}
 	if err := g.kernel.Probe(); err != nil {
-		g.log.Warn("the kernel does not translate GRE as it should: every GRE packet visits the daemon", "err", err)
+		g.log.Warn("the kernel does not translate GRE as it should: every GRE packet goes through the daemon", "err", err)
 		return datapath.Queue
 	}
 	return datapath.Kernel

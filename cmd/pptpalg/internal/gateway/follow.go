@@ -20,7 +20,7 @@ func (g *Gateway) entriesFailed(failed map[int]error) {
 		switch {
 		case errors.Is(err, conntrack.ErrNotFound): // there is nothing to change
 		case errors.Is(err, conntrack.ErrTaken):
-			g.log.Debug("the entry of a control connection of another gateway cannot be made", "err", err)
+			g.log.Debug("cannot create the entry of a control connection of another gateway", "err", err)
 		default:
 			g.conntrackFailed(opCreate, err)
 		}

@@ -262,7 +262,7 @@ func (g *Gateway) load(ctx context.Context) error {
 		return err
 	}
 	if done.Refused != nil {
-		g.log.Warn("rules are loaded without what "+done.Backend+" refused", "every_segment_is_queued", done.Config.AllSegments,
+		g.log.Warn("rules are loaded, except what "+done.Backend+" refused", "every_segment_is_queued", done.Config.AllSegments,
 			"bypass", done.Config.Bypass, "reset_mark", done.Config.ResetMark, "err", done.Refused)
 	}
 	g.loaded.Store(&done)

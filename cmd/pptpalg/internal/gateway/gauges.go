@@ -14,15 +14,15 @@ import (
 // registerGauges has what the daemon and the kernel are in read when it is scraped.
 func (g *Gateway) registerGauges(reg prometheus.Registerer) {
 	reg.MustRegister(
-		gauge("ready", "Whether the daemon edits: 1 once it has compared its calls with the kernel's and loaded the rules that it is to load, 0 else, and while the rules are missing.", yes(g.Ready)),
-		gauge("rules_loaded", "Whether the firewall rules that send control connections to the daemon are there, whoever loads them: 0 before they are loaded, and while others have removed or changed them.", g.rulesLoaded),
+		gauge("ready", "Whether the daemon edits: 1 once it has compared its calls with the kernel's and loaded its rules; 0 before that, and while the rules are missing.", yes(g.Ready)),
+		gauge("rules_loaded", "Whether the firewall rules that send control connections to the daemon are loaded, by the daemon or the administrator: 0 before that, and while others have removed or changed them.", g.rulesLoaded),
 		rulesInfo{g},
-		gauge("healthy", "Whether packets get their verdicts and audits end: 0 if one of them is stuck.", yes(g.Healthy)),
-		gauge("journal_complete", "Whether the journal has all calls: 0 while the state directory is full, cannot be used or does not answer. Calls are edited as ever, and a daemon that dies then knows less of them afterwards.", g.complete),
-		gauge("conntrack_entries_unexplained", "GRE entries of an earlier daemon of which the journal does not tell, and whose control connection is not plain. Their public Call IDs are reserved while there is a control connection between their ends.", func() float64 { return float64(g.orphans.count.Load()) }),
-		gauge("call_id_space_used_ratio", "Public Call IDs in use or resting in the fullest space, which is that of one public address towards one peer: 1 is all that may be.", g.spaceUsed),
-		gauge("conntrack_table_entries", "Entries in the conntrack table of the daemon's network namespace. NaN if the kernel does not tell.", kernelNumber("nf_conntrack_count")),
-		gauge("conntrack_table_limit", "Entries that the conntrack table holds at most. NaN if the kernel does not tell.", kernelNumber("nf_conntrack_max")),
+		gauge("healthy", "Whether packets get their verdicts and audits finish: 0 if one of them is stuck.", yes(g.Healthy)),
+		gauge("journal_complete", "Whether the journal has all calls: 0 while the state directory is full, unusable or does not answer. Calls are edited as usual, but a daemon that is restarted then may not know all of them.", g.complete),
+		gauge("conntrack_entries_unexplained", "GRE entries of an earlier daemon that are not in the journal and cannot be assigned to one control connection. Their public Call IDs are reserved while there is a control connection between their ends.", func() float64 { return float64(g.orphans.count.Load()) }),
+		gauge("call_id_space_used_ratio", "Public Call IDs in use or resting in the fullest space (one public address towards one peer), as a share of the maximum: 1 means that all are taken.", g.spaceUsed),
+		gauge("conntrack_table_entries", "Entries in the conntrack table of the daemon's network namespace. NaN if the kernel does not report it.", kernelNumber("nf_conntrack_count")),
+		gauge("conntrack_table_limit", "Maximum number of entries in the conntrack table. NaN if the kernel does not report it.", kernelNumber("nf_conntrack_max")),
 	)
 	for _, name := range []string{controlQueue, greQueue} {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{

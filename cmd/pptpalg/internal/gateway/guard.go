@@ -62,7 +62,7 @@ func (q *quarrel) loaded(now time.Time) { q.had = now }
 
 // errRules are why the daemon is not ready without its rules.
 var (
-	errRulesLost  = errors.New("the firewall rules are missing: another program has removed or changed them, or put others before them; new calls are not edited")
+	errRulesLost  = errors.New("the firewall rules are missing: another program has removed or changed them, or inserted others before them; new calls are not edited")
 	errRulesKept  = errors.New("the firewall rules are missing: another program keeps removing them, and they are loaded again after a pause; new calls are not edited")
 	errRulesNever = errors.New("no firewall rule sends control connections to the daemon's queue (--rules none); new calls are not edited")
 )
@@ -136,7 +136,7 @@ func (g *Gateway) watchRules(ctx context.Context, changed func()) {
 		}
 		if err.Error() != said {
 			said = err.Error()
-			g.log.Warn("cannot hear of changes of the firewall rules: they are looked at now and then", "interval", lookInterval, "err", err)
+			g.log.Warn("cannot listen to changes of the firewall rules: they are checked periodically instead", "interval", lookInterval, "err", err)
 		}
 		sleep(ctx, lookInterval)
 	}
@@ -167,7 +167,7 @@ func (g *Gateway) lookAtRules(ctx context.Context, now time.Time) {
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
-		g.log.Debug("cannot look for the firewall rules", "err", err)
+		g.log.Debug("cannot check the firewall rules", "err", err)
 	case there:
 		g.rulesBack(now, "firewall rules are there again")
 	default:
@@ -201,7 +201,7 @@ func (g *Gateway) rulesGone(now time.Time) {
 		why = errRulesKept
 		g.log.Error("firewall rules are missing: another program keeps removing them; find out which, or have it load them (--rules none)", "loaded_again_in", pause, "times", g.guard.quarrel.row)
 	default:
-		g.log.Warn("firewall rules are missing: another program has removed or changed them, or put others before them")
+		g.log.Warn("firewall rules are missing: another program has removed or changed them, or inserted others before them")
 	}
 	g.guard.missing.Store(&why)
 }

@@ -18,7 +18,7 @@ func (g *Gateway) endIdle(c *alg.Audit, t *history.Tally, asked time.Time) {
 	}
 	if t.Other > 0 {
 		g.limits.sometimes("accounting", func() {
-			g.log.Warn("calls cannot be ended for being idle: the kernel does not count their packets: set net.netfilter.nf_conntrack_acct to 1 before they are set up", "calls", t.Other)
+			g.log.Warn("idle calls cannot be ended: the kernel does not count their packets: set net.netfilter.nf_conntrack_acct to 1 before they are set up", "calls", t.Other)
 		})
 	}
 	silent := func(r calls.Record) bool {

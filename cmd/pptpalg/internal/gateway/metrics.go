@@ -68,10 +68,10 @@ func newMetrics(reg prometheus.Registerer, d *Gateway, version string) *metrics 
 		closed:      counters("calls_closed_total", "Calls ended, by what ended them.", "reason"),
 		messages:    counters("control_messages_total", "PPTP control messages read, by RFC 2637 type.", "type"),
 		packets:     counters("packets_total", "Packets taken from the queue, by verdict and its reason.", "verdict", "reason"),
-		anomalies:   counters("anomalies_total", "Oddities in control streams, by kind; none of them stops a packet.", "kind"),
+		anomalies:   counters("anomalies_total", "Anomalies in control connections, by kind; none of them stops a packet.", "kind"),
 		errors:      counters("conntrack_errors_total", "Requests to the kernel's conntrack that failed, by operation.", "operation"),
-		overruns:    counters("queue_overruns_total", "Times that packets were found to have been dropped because a queue's socket buffer was full.", "queue"),
-		queueErrors: counter("queue_errors_total", "Errors of the queue that were survived: failed receives and refused verdicts."),
+		overruns:    counters("queue_overruns_total", "Times that the kernel reported dropped packets because a queue's socket buffer was full.", "queue"),
+		queueErrors: counter("queue_errors_total", "Errors of the queue after which the daemon went on: failed receives and refused verdicts."),
 		panics:      counter("panics_total", "Packets accepted unedited because the editor failed on them."),
 		repairs:     counters("reconcile_repairs_total", "Conntrack entries created again because somebody had deleted them, by kind.", "kind"),
 
@@ -83,7 +83,7 @@ func newMetrics(reg prometheus.Registerer, d *Gateway, version string) *metrics 
 		grePackets:    counter("calls_gre_packets_total", "GRE packets that calls have carried, both ways, as of the last audit: those of pptpalg_calls_counted."),
 		greBytes:      counter("calls_gre_bytes_total", "Bytes of GRE that calls have carried, both ways, IP headers included, as of the last audit: those of pptpalg_calls_counted."),
 		counted:       counted("calls_counted", "Calls whose GRE is counted: by the kernel if net.netfilter.nf_conntrack_acct was 1 when they were set up."),
-		strays:        counted("gre_unmatched_flows", "GRE flows that belong to no call, towards public addresses of calls or between the ends of their control connections, as the kernel had them when all its entries were listed last, half a minute ago at most: 0 where the daemon translates."),
+		strays:        counted("gre_unmatched_flows", "GRE flows that belong to no call, towards public addresses of calls or between the ends of their control connections, as of the last listing of the kernel's entries, at most half a minute ago; 0 if the daemon translates."),
 		verdict: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "verdict_seconds",
 			Help:    "Time from a packet's receipt to its verdict, kernel requests included.",
@@ -105,12 +105,12 @@ func newMetrics(reg prometheus.Registerer, d *Gateway, version string) *metrics 
 		gauge("control_connections", "Control connections that are being edited.", d.edited),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "control_connections_evicted_total",
-			Help: "Control connections without calls that gave way to others because too many were on record, in all or of one client (--max-connections).",
+			Help: "Control connections without calls that were forgotten to make room for others, because too many were on record, in total or of one client (--max-connections).",
 		}, d.evicted),
 		gauge("control_connections_untouched", "Control connections known and ignored: not translated, not PPTP, or edited by the kernel's helper.", d.untouched),
 		gauge("call_ids_resting", "Public Call IDs that were freed and may not be used again yet.", d.resting),
 		gauge("conntrack_entries_missing", "GRE entries that the kernel lacked at the last audit; they are created again.", d.missing),
-		gauge("gre_flows", "GRE flows, two for an established call, that the daemon translates: 0 where the kernel does.", d.greFlows),
+		gauge("gre_flows", "GRE flows, two for an established call, that the daemon translates; 0 if the kernel does.", d.greFlows),
 		buildInfo(version),
 	)
 	return m
@@ -214,7 +214,7 @@ func (m *metrics) took(d time.Duration, packets int) {
 func (g *Gateway) grePackets(r gre.Reason) prometheus.Collector {
 	return prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Namespace: namespace, Name: "gre_packets_total",
-		Help:        "GRE packets that came to the daemon, and ICMP errors about them, by what became of them. Where the kernel translates none do, and no_flow counts what comes in pptpalg_gre_unmatched_flows.",
+		Help:        "GRE packets that went through the daemon, and ICMP errors about them, by outcome. If the kernel translates, there are none, and no_flow counts the packets of pptpalg_gre_unmatched_flows.",
 		ConstLabels: prometheus.Labels{"reason": r.String()},
 	}, func() float64 {
 		switch v := g.visits(); {

@@ -71,7 +71,7 @@ func (g *Gateway) adopt() {
 	g.ledger.Know(taken, !g.outlives())
 	unknown = g.unknown(unknown)
 	g.orphans.add(unknown, g.table, now)
-	g.log.Warn("the kernel translates for calls that the journal does not know: they are taken up where it is plain whose they are, and else their public Call IDs are reserved",
+	g.log.Warn("the kernel translates calls that the journal does not know: those that fit one control connection are taken over, the public Call IDs of the others are reserved",
 		"taken_up", len(taken), "reserved_entries", len(unknown))
 }
 

@@ -54,7 +54,7 @@ func (g *Gateway) takeUp(s store.Store, contents store.Contents) {
 		g.doomed[f] = struct{}{}
 	}
 	if len(contents.Calls) > 0 {
-		g.log.Info("took up calls of an earlier run", "calls", len(contents.Calls)-refused, "refused", refused)
+		g.log.Info("took over calls of an earlier run", "calls", len(contents.Calls)-refused, "refused", refused)
 	}
 }
 

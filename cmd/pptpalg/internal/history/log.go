@@ -126,7 +126,7 @@ func (f *logFile) Write(line []byte) (int, error) {
 	}
 	n, err := f.lines.Write(line)
 	if err != nil {
-		f.complain.Do(func() { f.log.Error("event log: lines are lost", "err", err) })
+		f.complain.Do(func() { f.log.Error("event log: lines were lost", "err", err) })
 	}
 	return n, err
 }

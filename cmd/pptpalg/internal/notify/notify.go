@@ -76,7 +76,7 @@ func (m manager) watch(ctx context.Context) {
 // the log will not.
 func (m manager) beat(now time.Time) {
 	if err := m.Healthy(now); err != nil {
-		m.Log.Error("no sign of life to the service manager, which will end this process", "err", err)
+		m.Log.Error("the daemon is stuck and does not notify the service manager, which will kill it", "err", err)
 		return
 	}
 	m.tell(daemon.SdNotifyWatchdog)

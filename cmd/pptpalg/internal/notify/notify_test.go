@@ -30,7 +30,7 @@ func TestMessages(t *testing.T) {
 		},
 		{
 			"sick", 10 * time.Second, 2 * time.Second, 10 * time.Second, nil,
-			[]string{"2s READY=1", "7s WATCHDOG=1", "21s STOPPING=1"}, `no sign of life to the service manager, which will end this process" err=fever`,
+			[]string{"2s READY=1", "7s WATCHDOG=1", "21s STOPPING=1"}, `the daemon is stuck and does not notify the service manager, which will kill it" err=fever`,
 		},
 		{
 			"manager gone", 0, 2 * time.Second, 0, errors.New("connection refused"),

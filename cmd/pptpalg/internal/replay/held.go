@@ -78,7 +78,7 @@ func (r *run) again(l *link, from calls.Side, h held) error {
 	sent := r.resend(h)
 	out := r.edit(l, from, sent)
 	if out.Reason == alg.Gap || out.Reason == alg.Unread {
-		r.note(l, from, h.at, "earlier bytes were not captured: read on from here")
+		r.note(l, from, h.at, "earlier bytes were not captured: reading continues here")
 		l.cut = true
 		l.gateway.editor.Missed(l.tuple(from), h.seq)
 		sent = r.resend(h)

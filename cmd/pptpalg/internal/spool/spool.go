@@ -94,7 +94,7 @@ func (s *Spool) wake() {
 }
 
 // ErrStuck says that lines are left because the writer blocks.
-var ErrStuck = errors.New("lines are left that could not be written in time")
+var ErrStuck = errors.New("some lines could not be written in time")
 
 // Close writes what is left, for so long at most. With ErrStuck the goroutine still waits for
 // the writer, and ends with the process.

@@ -46,8 +46,8 @@ func TestCallsThatDoNotCarry(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	for i, want := range []string{
-		`2 calls carry one way only: for example, no GRE comes from 203.0.113.9 for 10.0.0.2; "pptpalg explain 10.0.0.2" says why`,
-		`1 call has never carried anything: no GRE came from 10.0.0.4 nor from 203.0.113.9; "pptpalg explain 10.0.0.4" says why`,
+		`2 calls carry traffic one way only: for example, no GRE arrives from 203.0.113.9 for 10.0.0.2; "pptpalg explain 10.0.0.2" says why`,
+		`1 call has never carried any traffic: no GRE has come from 10.0.0.4 or 203.0.113.9; "pptpalg explain 10.0.0.4" says why`,
 	} {
 		if i >= len(st.Problems) || st.Problems[i] != want {
 			t.Errorf("problems: %q, want %q", st.Problems, want)

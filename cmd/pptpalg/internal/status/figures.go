@@ -101,7 +101,7 @@ const (
 // problems says what is wrong now, beside the daemon's own health.
 func (f figures) problems() (all []string) {
 	if missing := f.count("conntrack_entries_missing"); missing > 0 {
-		all = append(all, fmt.Sprintf("%d GRE entries of calls are missing in the kernel; they are made again every two seconds", missing))
+		all = append(all, fmt.Sprintf("%d GRE entries of calls are missing in the kernel; the daemon tries to create them again every two seconds", missing))
 	}
 	if whole, known := f["pptpalg_journal_complete"]; known && whole == 0 {
 		all = append(all, "the journal cannot be written: check that the state directory has room and that its disk answers; until then a restart may lose calls")
@@ -110,7 +110,7 @@ func (f figures) problems() (all []string) {
 		all = append(all, fmt.Sprintf("%.0f %% of the Call IDs of one public address are taken towards one server: spread the clients over more public addresses", used*100))
 	}
 	if missing := f.count("fastpath_interfaces_missing"); missing > 0 && f.count("fastpath_wanted") > 0 {
-		all = append(all, fmt.Sprintf("the fast path is not on %d interfaces that it should be on: \"pptpalg fastpath load\" attaches it", missing))
+		all = append(all, fmt.Sprintf("the fast path is missing on %d interfaces: \"pptpalg fastpath load\" attaches it", missing))
 	}
 	entries, limit := f.sum("conntrack_table_entries"), f.sum("conntrack_table_limit")
 	if limit > 0 && entries/limit > tableFull {
@@ -124,17 +124,17 @@ func (s *snapshot) problems(most Limits) []string {
 	all := s.figures.problems()
 	sums := s.sums(most)
 	if sums.CallsUsed > tableFull {
-		all = append(all, fmt.Sprintf("%.0f %% of the calls that may be are up: raise --max-calls", sums.CallsUsed*100))
+		all = append(all, fmt.Sprintf("%.0f %% of the maximum number of calls are up: raise --max-calls", sums.CallsUsed*100))
 	}
 	if sums.LinksUsed > tableFull {
-		all = append(all, fmt.Sprintf("%.0f %% of the control connections that may be are on record: raise --max-connections", sums.LinksUsed*100))
+		all = append(all, fmt.Sprintf("%.0f %% of the maximum number of control connections are on record: raise --max-connections", sums.LinksUsed*100))
 	}
 	for _, p := range []struct {
 		kind      meter.Kind
 		one, many string
 	}{
-		{meter.OneWay, "1 call carries one way only", "%d calls carry one way only"},
-		{meter.Silent, "1 call has never carried anything", "%d calls have never carried anything"},
+		{meter.OneWay, "1 call carries traffic one way only", "%d calls carry traffic one way only"},
+		{meter.Silent, "1 call has never carried any traffic", "%d calls have never carried any traffic"},
 	} {
 		n := s.hows[p.kind]
 		if n == 0 {
@@ -159,9 +159,9 @@ func (r *row) missing(calls int) string {
 	from, to := r.server.Address, r.client.Address
 	switch {
 	case r.how.Kind == meter.Silent:
-		return fmt.Sprintf("%sno GRE came from %v nor from %v", as, to, from)
+		return fmt.Sprintf("%sno GRE has come from %v or %v", as, to, from)
 	case r.how.ToPNS != (r.client == &r.PNS):
 		from, to = to, from
 	}
-	return fmt.Sprintf("%sno GRE comes from %v for %v", as, from, to)
+	return fmt.Sprintf("%sno GRE arrives from %v for %v", as, from, to)
 }

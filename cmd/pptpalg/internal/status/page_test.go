@@ -268,7 +268,7 @@ func TestProblems(t *testing.T) {
 		{"none", nil, nil, nil, true, true, []string{}},
 		{"starting", nil, nil, errors.New("it is starting"), false, true, []string{"it is starting"}},
 		{"stuck", nil, errors.New("it is stuck"), errors.New("it is stuck"), false, false, []string{"it is stuck"}},
-		{"entries", map[string]float64{"conntrack_entries_missing": 3}, nil, nil, true, true, []string{"3 GRE entries of calls are missing in the kernel; they are made again every two seconds"}},
+		{"entries", map[string]float64{"conntrack_entries_missing": 3}, nil, nil, true, true, []string{"3 GRE entries of calls are missing in the kernel; the daemon tries to create them again every two seconds"}},
 		{"space", map[string]float64{"call_id_space_used_ratio": 0.85}, nil, nil, true, true, []string{"85 % of the Call IDs of one public address are taken towards one server: spread the clients over more public addresses"}},
 		{"table", map[string]float64{"conntrack_table_entries": 95, "conntrack_table_limit": 100}, nil, nil, true, true, []string{"the kernel's conntrack table is 95 % full: raise net.netfilter.nf_conntrack_max"}},
 		{"room", map[string]float64{"conntrack_table_entries": 90, "conntrack_table_limit": 100, "call_id_space_used_ratio": 0.8}, nil, nil, true, true, []string{}},

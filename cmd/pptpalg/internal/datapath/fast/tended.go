@@ -56,7 +56,7 @@ func (t *Tended) changed() {
 		return
 	}
 	if err := table.Changed(); err != nil {
-		t.log.Debug("cannot drop the kernel's decisions; they end by themselves", "interval", t.cfg.Interval, "err", err)
+		t.log.Debug("cannot discard the kernel's decisions; they expire by themselves", "interval", t.cfg.Interval, "err", err)
 	}
 }
 
@@ -121,7 +121,7 @@ func (t *Tended) listen(ctx context.Context, watch func() error) {
 	level := slog.LevelWarn
 	for ctx.Err() == nil {
 		if err := watch(); err != nil && ctx.Err() == nil {
-			t.log.Log(ctx, level, "cannot hear of changes of the network: until it can, the fast path asks the kernel again at every interval only", "interval", t.cfg.Interval, "err", err)
+			t.log.Log(ctx, level, "cannot listen to network changes: until it can, the fast path asks the kernel again only once per interval", "interval", t.cfg.Interval, "err", err)
 			level = slog.LevelDebug
 		}
 		select {

@@ -65,7 +65,7 @@ func (t *Tended) attached() []fastpath.Attached {
 		t.tender.unloaded = true
 		t.log.Warn("the fast path was unloaded: the kernel forwards all packets until \"pptpalg fastpath load\" is run as root")
 	case !gone && err != nil:
-		t.complain("cannot read the ports of the fast path", err)
+		t.complain("cannot read the interfaces of the fast path", err)
 	case !gone:
 		t.tender.unloaded = false
 	}
@@ -103,7 +103,7 @@ func (t *Tended) ensure(chosen []ports.Port, lacks string, missing []string) {
 	}
 	t.log.Info("loaded the fast path", "interfaces", Summary(done.Ports), "adopted", done.Adopted)
 	if done.Why != "" {
-		t.log.Warn("the flows of an earlier fast path are forwarded by the kernel until it has decided on them anew", "why", done.Why)
+		t.log.Warn("the kernel forwards the flows of an earlier fast path until the fast path has learned them again", "why", done.Why)
 	}
 }
 
@@ -131,7 +131,7 @@ func (t *Tended) request(missing []string) {
 		return
 	}
 	if err := os.WriteFile(t.cfg.Request, []byte(strings.Join(missing, "\n")+"\n"), 0o640); err != nil {
-		t.log.Debug("cannot ask for the fast path to be loaded", "err", err)
+		t.log.Debug("cannot request that the fast path be loaded", "err", err)
 	}
 }
 
@@ -152,7 +152,7 @@ func (t *Tended) take(chosen []ports.Port, attached []fastpath.Attached) {
 	t.tell(now, missing)
 	if table := t.open.Load(); table != nil {
 		if err := table.Refresh(chosen); err != nil {
-			t.complain("cannot tell the fast path of changed interfaces", err)
+			t.complain("cannot update the interfaces of the fast path", err)
 		}
 	}
 }
@@ -168,14 +168,14 @@ func (t *Tended) tell(now datapath.Ports, missing []string) {
 		t.complain("no fast path: the kernel forwards all packets", notThere(d.absent))
 	case absent, d.unloaded:
 	case lacks == "" && was != "":
-		t.log.Info("all interfaces are on the fast path that are to be", "xdp", now.XDP, "tc", now.TC)
+		t.log.Info("the fast path is attached to all its interfaces", "xdp", now.XDP, "tc", now.TC)
 		d.told = ""
 	case lacks == d.told || !overdue:
 	case t.root:
-		t.log.Warn("interfaces cannot be attached to the fast path: the kernel forwards their packets", "interfaces", lacks)
+		t.log.Warn("the fast path cannot be attached to interfaces: the kernel forwards their packets", "interfaces", lacks)
 		d.told = lacks
 	default:
-		t.log.Warn("interfaces are not on the fast path: the kernel forwards their packets until \"pptpalg fastpath load\" is run as root", "interfaces", lacks)
+		t.log.Warn("the fast path is not attached to interfaces: the kernel forwards their packets until \"pptpalg fastpath load\" is run as root", "interfaces", lacks)
 		d.told = lacks
 	}
 }

@@ -58,9 +58,9 @@ func TestDifference(t *testing.T) {
 // all are attached.
 func TestTell(t *testing.T) {
 	const (
-		lacks     = "interfaces are not on the fast path"
-		cannot    = "interfaces cannot be attached"
-		all       = "all interfaces are on the fast path"
+		lacks     = "the fast path is not attached"
+		cannot    = "the fast path cannot be attached"
+		all       = "the fast path is attached to all its interfaces"
 		notLoaded = "it is not loaded"
 	)
 	other := errors.New("permission denied")
@@ -141,7 +141,7 @@ func TestDue(t *testing.T) {
 	}
 }
 
-// TestListen: who cannot hear of changes any more tries again, and says so once.
+// TestListen: who cannot listen to network changes any more tries again, and says so once.
 func TestListen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
@@ -158,7 +158,7 @@ func TestListen(t *testing.T) {
 		time.Sleep(5 * lookInterval)
 		stop()
 		synctest.Wait()
-		if times != 3 || strings.Count(log.String(), "cannot hear of changes") != 1 {
+		if times != 3 || strings.Count(log.String(), "cannot listen to network changes") != 1 {
 			t.Errorf("it listened %d times, and said:\n%s", times, log.String())
 		}
 	})

@@ -65,7 +65,7 @@ function showStatus(status) {
 // showFacts says who loads the rules, and what else there is.
 function showFacts(status, now) {
   const { by, loaded, since } = status.rules;
-  const whose = by === "none" ? "by somebody else" : `by ${{ nft: "nftables" }[by] ?? by}`;
+  const whose = by === "none" ? "by the administrator" : `by ${{ nft: "nftables" }[by] ?? by}`;
   text($("rules"), loaded ? `loaded ${whose}${since ? `, for ${span(now - new Date(since))}` : ""}` : "missing");
   const fast = status.fast_path;
   fact("fastpath", fast.mode === "off" ? "" : `XDP ${fast.interfaces_xdp}, tc ${fast.interfaces_tc}, missing ${fast.interfaces_missing}`);
@@ -106,7 +106,7 @@ function showSums(sums, now) {
   text($("refused-sub"), `of ${plural(sums.calls_opened_total, "call", "calls")} since the start`);
   text($("unedited"), whole(sums.requests_unedited_total));
   text($("untouched"), whole(sums.control_connections_untouched));
-  text($("untouched-sub"), `connections ignored; ${whole(sums.control_connections)} edited`);
+  text($("untouched-sub"), `not translated, or not PPTP; ${whole(sums.control_connections)} edited`);
   $("notes").hidden = sums.notes.length === 0;
   showList($("notes-list"), sums.notes.map((n) => `${whole(n.count)} ${n.text}`));
 }
@@ -257,7 +257,7 @@ function showPast(past) {
     line(samples, from, span, rate, (s) => s.to_clients_bytes_per_second, "first"),
     line(samples, from, span, rate, (s) => s.to_servers_bytes_per_second, "second"),
   ]));
-  const soon = "drawn from the first minute on";
+  const soon = "available after the first minute";
   const worst = Math.max(0, ...samples.map(bad));
   text($("past-calls-sub"), few ? soon : `at most ${whole(Math.max(...samples.map((s) => s.calls)))}${worst > 0 ? `; at most ${whole(worst)} one-way or silent (red)` : ""}`);
   text($("past-traffic-sub"), few ? soon : `at most ${short(Math.round(rate === 1 ? 0 : rate), "B/s")}; to clients, and to servers (dashed)`);
@@ -265,9 +265,9 @@ function showPast(past) {
 
 // showGone says that what is shown is old, and why.
 function showGone(error) {
-  const since = heard ? ` since ${clock(heard)}. What is shown is from then` : "";
+  const since = heard ? ` since ${clock(heard)}. The page shows the state of that time` : "";
   const why = error instanceof TypeError ? "it cannot be reached" : error.message;
-  text($("gone"), `No answer from the daemon${since} (${why}). Calls that are up go on where the kernel translates.`);
+  text($("gone"), `No answer from the daemon${since} (${why}). Established calls go on if the kernel translates their GRE.`);
   $("gone").hidden = false;
   document.body.classList.add("stale");
   text($("health"), "No answer");
@@ -286,7 +286,7 @@ async function look() {
   clearTimeout(timer);
   asking?.abort();
   const mine = (asking = new AbortController());
-  const late = setTimeout(() => mine.abort(new Error("it does not answer in time")), timeout);
+  const late = setTimeout(() => mine.abort(new Error("it did not answer in time")), timeout);
   const query = new URLSearchParams({ sort: view.sort, filter: view.filter, offset: view.offset, limit });
   try {
     const status = await ask("api/status", mine.signal);
