@@ -80,7 +80,7 @@ func (h *lastError) WithGroup(name string) slog.Handler {
 // lostLine is the line that stands for lines that were lost.
 func lostLine(n uint64) []byte {
 	var b bytes.Buffer
-	r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines were lost: nobody read them, or the disk was full", 0)
+	r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines were lost: they were not read in time, or the disk was full", 0)
 	r.Add("lines", n)
 	_ = slog.NewTextHandler(&b, nil).Handle(context.Background(), r) // a buffer takes everything
 	return b.Bytes()

@@ -36,7 +36,7 @@ func ForwardRules(d rules.Data) []string {
 }
 
 const head = `# PPTP for pptpalg: load with "nft -f FILE", before "pptpalg run --rules none".
-# "bypass" has packets go on while no daemon reads the queue.
+# "bypass" lets packets pass while no daemon reads the queue.
 `
 
 const forwardAdvice = `#

@@ -215,11 +215,11 @@ func (j *judge) refused() {
 	}
 	call, found := j.lastOf(j.seen, []pptp.Type{pptp.OutgoingCallReply, pptp.IncomingCallReply})
 	if found && call.Message.Result != pptp.ResultOK {
-		j.add("call_refused", "the call was refused by "+j.who(call)+": "+answer(call)+", at "+j.ago(call.Time), "ask whoever runs that end: its log tells why")
+		j.add("call_refused", "the call was refused by "+j.who(call)+": "+answer(call)+", at "+j.ago(call.Time), "ask the operator of that end: its log says why")
 	}
 	start, found := j.lastOf(j.seen, []pptp.Type{pptp.StartControlConnectionReply})
 	if found && start.Message.Result != pptp.ResultOK {
-		j.add("server_refused", "the control connection was refused by "+j.who(start)+": "+answer(start)+", at "+j.ago(start.Time), "ask whoever runs that end: its log tells why")
+		j.add("server_refused", "the control connection was refused by "+j.who(start)+": "+answer(start)+", at "+j.ago(start.Time), "ask the operator of that end: its log says why")
 	}
 }
 
@@ -264,7 +264,7 @@ func (j *judge) traffic() {
 			"check that the client's own firewall and the network before this gateway let GRE pass, then the same for the server: "+greAdvice)
 	case in.none() && out.Traffic.Packets > 0:
 		j.add("no_gre_from_server", fmt.Sprintf("the call is up and %d GRE packets of the client were translated, but none came from the other end: GRE is blocked beyond this gateway, or by this gateway's own rules on the way out", out.Traffic.Packets),
-			"ask the provider and whoever runs the server to let GRE pass; check that FORWARD accepts it here: "+greAdvice)
+			"ask the provider and the server's operator to let GRE pass; check that FORWARD accepts it here: "+greAdvice)
 	case out.none() && in.Traffic.Packets > 0:
 		j.add("no_gre_from_client", fmt.Sprintf("the call is up and %d GRE packets came for the client, but none from it: GRE is blocked on its side, or by a rule before conntrack", in.Traffic.Packets),
 			"check the client's own firewall, the network before this gateway, and the rules in table raw here: "+greAdvice)

@@ -39,7 +39,7 @@ type Export struct {
 func (g *Gateway) Count(b Beside) { g.beside.Store(&b) }
 
 func (g *Gateway) registerBeside(reg prometheus.Registerer) {
-	const lost = "Lines that could not be written to standard error (daemon) or to the event log (events), because nobody read them or the disk was full."
+	const lost = "Lines that could not be written to standard error (daemon) or to the event log (events), because they were not read in time or the disk was full."
 	reg.MustRegister(
 		g.besideCounter("log_lines_lost_total", lost, prometheus.Labels{"log": "daemon"}, func(b *Beside) uint64 { return b.LogLost() }),
 		g.besideCounter("log_lines_lost_total", lost, prometheus.Labels{"log": "events"}, func(b *Beside) uint64 { return b.EventsLost() }),

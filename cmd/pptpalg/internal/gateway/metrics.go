@@ -73,7 +73,7 @@ func newMetrics(reg prometheus.Registerer, d *Gateway, version string) *metrics 
 		overruns:    counters("queue_overruns_total", "Times that the kernel reported dropped packets because a queue's socket buffer was full.", "queue"),
 		queueErrors: counter("queue_errors_total", "Errors of the queue after which the daemon went on: failed receives and refused verdicts."),
 		panics:      counter("panics_total", "Packets accepted unedited because the editor failed on them."),
-		repairs:     counters("reconcile_repairs_total", "Conntrack entries created again because somebody had deleted them, by kind.", "kind"),
+		repairs:     counters("reconcile_repairs_total", "Conntrack entries created again because another program had deleted them, by kind.", "kind"),
 
 		rulesLost:     counter("rules_lost_total", "Times that the firewall rules were found missing, because another program had removed or changed them."),
 		journalErrors: counter("journal_errors_total", "Writes to the journal that failed; calls of that time are not known after a restart."),

@@ -75,7 +75,7 @@ var noted = []struct {
 	{"times the queue's socket buffer was full (--queue-buffer)", []string{"queue_overruns_total"}},
 	{"packets were ignored because the kernel's own PPTP helper edits their connections (pptpalg check)", []string{"packets_total/kernel_helper"}},
 	{"requests to the kernel's conntrack failed; the log has its errors", []string{"conntrack_errors_total"}},
-	{"conntrack entries of calls were deleted by somebody else, and created again", []string{"reconcile_repairs_total"}},
+	{"conntrack entries of calls were deleted by another program, and created again", []string{"reconcile_repairs_total"}},
 	{"segments passed unedited because of too many control connections (--max-connections)", []string{"control_connections_refused_total"}},
 	{"receives or verdicts of the queue failed; the log has the kernel's errors", []string{"queue_errors_total"}},
 	{"writes to the journal failed; a restart would lose those calls", []string{"journal_errors_total"}},
