@@ -156,7 +156,7 @@ func (g *Gateway) awaitWhole(ctx context.Context) {
 		case <-g.share.whole:
 			return
 		case <-late.C:
-			g.log.Warn("the shared store does not answer: this gateway starts with what its journal has")
+			g.log.Warn("the shared store does not answer: this gateway starts with its journal")
 			return
 		case <-ctx.Done():
 			return
@@ -201,14 +201,14 @@ func mayTake(st cluster.Status) error {
 	case st.SameName:
 		return errSameName
 	case st.Lag >= cluster.LongLag:
-		return fmt.Errorf("the shared store has told nothing for %v", st.Lag.Round(time.Second))
+		return fmt.Errorf("nothing heard from the shared store for %v", st.Lag.Round(time.Second))
 	}
 	return nil
 }
 
 var (
-	errNotWhole = errors.New("the shared store was not read yet")
-	errSameName = errors.New("another gateway has the name of this one: give each gateway its own --cluster-name")
+	errNotWhole = errors.New("the shared store has not been read yet")
+	errSameName = errors.New("another gateway has the name of this one: give each a --cluster-name of its own")
 )
 
-var errAlone = errors.New("this gateway is in no cluster: see --cluster")
+var errAlone = errors.New("this gateway is not part of a cluster: see --cluster")

@@ -25,12 +25,12 @@ func (g *Gateway) registerCluster(reg prometheus.Registerer) {
 	m := &clusterMetrics{
 		commit: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "cluster_commit_seconds",
-			Help:    "Time that packets have waited for the shared store, by turn of the packet loop.",
+			Help:    "Time that packets have waited for the shared store, by pass of the packet loop.",
 			Buckets: prometheus.ExponentialBuckets(250e-6, 2, 12), // 0.25 ms to 0.5 s
 		}),
-		takeovers: counter("cluster_takeovers_total", "Times that this gateway took over calls of a public address from another one."),
-		refused:   counter("cluster_follow_refused_total", "Calls of other gateways that were not followed, because a call of this one has their place."),
-		astray:    counter("cluster_astray_total", "Control connections of other gateways of which packets passed this one, which does not edit them."),
+		takeovers: counter("cluster_takeovers_total", "Times that this gateway took over the calls of a public address from another one."),
+		refused:   counter("cluster_follow_refused_total", "Calls of other gateways that were not followed, because they conflict with a call of this one."),
+		astray:    counter("cluster_astray_total", "Control connections that belong to other gateways but passed through this one, which does not edit them."),
 	}
 	m.withheld = counter("cluster_withheld_packets_total", "Control packets that were dropped because another gateway took their calls over before the shared store knew what they say.")
 	g.clusterMetrics = m
@@ -39,11 +39,11 @@ func (g *Gateway) registerCluster(reg prometheus.Registerer) {
 		name, help string
 		of         func(*cluster.Status) float64
 	}{
-		{"cluster_degraded", "1 while packets do not wait for the shared store, or it lacks calls of this gateway, or does not tell of others'.", func(s *cluster.Status) float64 { return truth(s.Degraded) }},
-		{"cluster_dirty_calls", "Calls that are to be written to the shared store.", func(s *cluster.Status) float64 { return float64(s.Pending) }},
-		{"cluster_followed_calls", "Calls that the shared store has, those included whose public IDs rest.", func(s *cluster.Status) float64 { return float64(s.Followed) }},
+		{"cluster_degraded", "1 while packets do not wait for the shared store, or it lacks calls of this gateway or does not report those of others.", func(s *cluster.Status) float64 { return truth(s.Degraded) }},
+		{"cluster_dirty_calls", "Calls not yet written to the shared store.", func(s *cluster.Status) float64 { return float64(s.Pending) }},
+		{"cluster_followed_calls", "Calls in the shared store, including those that have ended and whose public IDs are resting.", func(s *cluster.Status) float64 { return float64(s.Followed) }},
 		{"cluster_owned_addresses", "Public addresses that this gateway owns.", func(s *cluster.Status) float64 { return float64(len(s.Claims)) }},
-		{"cluster_lag_seconds", "For how long the shared store has not told this gateway what it has; 0 if it has told all.", func(s *cluster.Status) float64 { return s.Lag.Seconds() }},
+		{"cluster_lag_seconds", "For how long this gateway has heard nothing from the shared store; 0 if it is up to date.", func(s *cluster.Status) float64 { return s.Lag.Seconds() }},
 		{"cluster_same_name", "1 if another gateway has the name of this one.", func(s *cluster.Status) float64 { return truth(s.SameName) }},
 		{"cluster_members", "Gateways of the cluster that are up.", func(s *cluster.Status) float64 { return float64(len(s.Members)) }},
 	} {
@@ -56,8 +56,8 @@ func (g *Gateway) registerCluster(reg prometheus.Registerer) {
 		{"cluster_commits_total", "Transactions with the shared store.", func(s *cluster.Status) uint64 { return s.Commits }},
 		{"cluster_commit_errors_total", "Transactions with the shared store that failed or are in doubt.", func(s *cluster.Status) uint64 { return s.Failures }},
 		{"cluster_fenced_total", "Public addresses that other gateways took while this one owned them.", func(s *cluster.Status) uint64 { return s.Fenced }},
-		{"cluster_reloads_total", "Times that all calls of the shared store were read.", func(s *cluster.Status) uint64 { return s.Reloads }},
-		{"cluster_strange_items_total", "Items of the shared store that make no sense, and were left out.", func(s *cluster.Status) uint64 { return s.Strange }},
+		{"cluster_reloads_total", "Times that the whole shared store was read.", func(s *cluster.Status) uint64 { return s.Reloads }},
+		{"cluster_strange_items_total", "Items of the shared store that are invalid, and were ignored.", func(s *cluster.Status) uint64 { return s.Strange }},
 	} {
 		of := one.of
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: namespace, Name: one.name, Help: one.help},

@@ -63,9 +63,9 @@ func (s *share) unlike(m *state.Member) error {
 	switch {
 	case m.Name == s.name:
 	case max(theirs.Of, 1) != max(s.part.Of, 1):
-		return fmt.Errorf("gateway %s has --cluster-share %q: all gateways need as many parts", m.Name, m.Share)
+		return fmt.Errorf("gateway %s has --cluster-share %q: all gateways need the same number of parts", m.Name, m.Share)
 	case s.part.Of > 1 && theirs.Mine == s.part.Mine:
-		return fmt.Errorf("gateway %s has --cluster-share %q, too: give each another part", m.Name, m.Share)
+		return fmt.Errorf("gateway %s has --cluster-share %q, too: each gateway needs a part of its own", m.Name, m.Share)
 	}
 	return nil
 }
@@ -99,7 +99,7 @@ func (g *Gateway) goesAstray(c *calls.Connection, public netip.Addr, owner strin
 	if a == nil || now.Sub(a.Last) > astrayTime {
 		s.metrics.astray.Inc()
 		g.limits.sometimes("elsewhere", func() {
-			g.log.Warn("a control connection of another gateway passes this one, which does not edit it: route both of its directions through its owner",
+			g.log.Warn("a control connection of another gateway passes through this one, which does not edit it: route both of its directions through its owner",
 				"connection", c.Original, "public", state.NameOf(public), "owner", owner)
 		})
 		maps.DeleteFunc(s.astray, func(_ calls.Tuple, old *astray) bool { return now.Sub(old.Last) > astrayTime })

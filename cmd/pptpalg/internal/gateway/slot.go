@@ -52,10 +52,10 @@ func (g *Gateway) keepSlot(ctx context.Context, slot int) {
 	select {
 	case err := <-kept:
 		if err != nil {
-			g.log.Warn("the gateway's slot is in the shared store alone", "err", err)
+			g.log.Warn("the gateway's slot is recorded only in the shared store", "err", err)
 		}
 	case <-late.Done():
-		g.log.Warn("the gateway's slot is in the shared store alone", "err", "the state directory does not answer")
+		g.log.Warn("the gateway's slot is recorded only in the shared store", "err", "the state directory does not answer")
 	}
 }
 

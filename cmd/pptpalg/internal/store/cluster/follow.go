@@ -10,7 +10,7 @@ import (
 )
 
 // errReload ends a watch because all is to be read again.
-var errReload = errors.New("all is read again")
+var errReload = errors.New("the whole store is read again")
 
 // follow reads all, then what changes. Whatever is missed is found by reading all again.
 func (s *Store) follow(ctx context.Context) error {

@@ -78,7 +78,7 @@ func (s *Store) offer(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
 	if _, err := s.shared.Commit(ctx, o.Transaction); err != nil && !s.again(o, err) {
-		s.cfg.Log.Warn("calls that were not written in time cannot be offered to who has their public address now", "calls", len(o.Transaction.Puts), "first", o.Transaction.Puts[0].Key, "err", err)
+		s.cfg.Log.Warn("calls that were not written in time cannot be offered to the gateway that now has their public address", "calls", len(o.Transaction.Puts), "first", o.Transaction.Puts[0].Key, "err", err)
 	}
 	return true
 }
@@ -208,7 +208,7 @@ func (s *Store) stay(ctx context.Context, held Held) {
 			s.left()
 			return
 		case <-s.evicted:
-			s.cfg.Log.Error("another gateway has the same name: give each a name of its own", "name", s.cfg.Member.Name)
+			s.cfg.Log.Error("another gateway has the same name: give each gateway its own", "name", s.cfg.Member.Name)
 			s.release(ctx, held)
 			return
 		case <-s.changed: // it joins again

@@ -257,7 +257,7 @@ func (s *Store) Watch(ctx context.Context, after state.Mark, changed func([]stat
 	return errWatch
 }
 
-var errWatch = errors.New("watch the shared store: it has ended")
+var errWatch = errors.New("watch the shared store: the watch has ended")
 
 func (s *Store) changes(events []*clientv3.Event) []state.Item {
 	items := make([]state.Item, 0, len(events))

@@ -20,8 +20,8 @@ type Files struct {
 }
 
 var (
-	errFiles    = errors.New("a certificate, its key and a CA are needed, all three, or insecure connections must be allowed")
-	errInsecure = errors.New("insecure connections are allowed, but there are TLS files: choose one")
+	errFiles    = errors.New("a certificate, its key and a CA are required, or insecure connections must be allowed")
+	errInsecure = errors.New("insecure connections are allowed, but TLS files are given: choose one of the two")
 	errNoPEM    = errors.New("no certificate in PEM form")
 )
 
