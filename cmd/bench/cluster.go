@@ -19,11 +19,12 @@ type clusterRun struct {
 	before   string // an earlier program, "" for none
 	rounds   int
 	window   time.Duration
-	trips    int // round trips to measure in each round
-	pauses   int // how often etcd's leader is killed
-	moves    int // of the addresses, in order
-	deaths   int // of the gateway that has the addresses
-	calls    int // of the gateway whose calls another one takes over
+	trips    int           // round trips to measure in each round
+	pauses   int           // how often etcd's leader is killed
+	moves    int           // of the addresses, in order
+	deaths   int           // of the gateway that has the addresses
+	outage   time.Duration // of all members of etcd
+	calls    int           // of the gateway whose calls another one takes over
 	watch    time.Duration
 	gateways []int // how many share the calls
 }
@@ -34,7 +35,7 @@ const talkers = 64
 // measure measures and writes what a cluster does.
 func (c clusterRun) measure(ctx context.Context, r *report) error {
 	r.heading(2, "Gateways that share their calls")
-	return c.steps(ctx, r, c.rate, c.earlier, c.leader, c.move)
+	return c.steps(ctx, r, c.rate, c.earlier, c.leader, c.gone, c.move)
 }
 
 // grow measures and writes what grows with calls and gateways.
@@ -304,6 +305,62 @@ func (c clusterRun) leader(ctx context.Context, r *report) (err error) {
 		{"around the death", millis(median(longest)), millis(quantile(longest, 1))},
 	})
 	r.aim(target{what: "longest set-up when etcd's leader is killed", is: quantile(longest, 1) / 1e9, limit: 0.6, unit: " s"})
+	return nil
+}
+
+// onset is how long after etcd has gone a wait belongs to its going.
+const onset = 5 * time.Second
+
+// gone measures how long calls wait while no member of etcd runs, and until etcd has everything
+// afterwards.
+func (c clusterRun) gone(ctx context.Context, r *report) (err error) {
+	t, err := openTalker(ctx, nameWarm, c.program, true, true)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.Close()) }()
+	log.Printf("cluster: etcd is gone for %v", c.outage)
+	var longest [4]float64 // before, at the onset, later, after
+	calls := 0
+	talk := func(phase int, length time.Duration) error {
+		waits, err := t.farm.Talk(ctx, leaderTalkers, length)
+		if err != nil {
+			return fmt.Errorf("etcd is gone: %w; log: %s", err, t.owner.log)
+		}
+		calls += len(waits)
+		longest[phase] = float64(slices.Max(waits))
+		return nil
+	}
+	if err := errors.Join(talk(0, onset), t.etcd.KillAll(), talk(1, onset), talk(2, c.outage)); err != nil {
+		return err
+	}
+	var back time.Duration
+	written := make(chan error, 1)
+	go func() {
+		written <- func() error {
+			if err := t.etcd.StartAll(); err != nil {
+				return err
+			}
+			from := time.Now()
+			err := t.well()
+			back = time.Since(from)
+			return err
+		}()
+	}()
+	if err := errors.Join(talk(3, onset), <-written); err != nil {
+		return err
+	}
+	r.heading(3, "etcd is gone")
+	fmt.Fprintf(r, `No member of etcd runs for %v, while %d connections place and clear calls. No call was refused: %s were
+placed and cleared. A gateway has written everything when it is not degraded, and owes etcd nothing.
+
+`, onset+c.outage, leaderTalkers, count(float64(calls)))
+	r.table([]string{"longest wait from a request to its reply, ms", ""}, [][]string{
+		{fmt.Sprintf("in %v before", onset), millis(longest[0])}, {fmt.Sprintf("in the first %v without etcd", onset), millis(longest[1])},
+		{"later", millis(longest[2])}, {fmt.Sprintf("in %v after its return", onset), millis(longest[3])},
+	})
+	r.aim(target{what: "longest wait when etcd goes, more than before", is: (longest[1] - longest[0]) / 1e9, limit: 0.3, unit: " s"})
+	r.aim(target{what: "etcd is back: all is written", is: back.Seconds(), limit: 5, unit: " s"})
 	return nil
 }
 

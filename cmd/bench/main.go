@@ -23,6 +23,7 @@ func main() {
 	flag.BoolVar(&o.quick, "quick", false, "a minute instead of ten: fewer rounds, no more than 1,000 calls")
 	flag.StringVar(&o.only, "only", "", "parts to run, separated by commas, of gre, table, other, calls, memory, idle, cluster, growth; all without it")
 	flag.StringVar(&o.before, "before", "", "an earlier pptpalg, with which the parts calls and cluster compare the program as it is without --cluster")
+	flag.DurationVar(&o.outage, "outage", 0, "how long etcd is gone in the part cluster; 0 for a minute, or three seconds of a quick run")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -43,6 +44,7 @@ type options struct {
 	before       string
 	quick        bool
 	only         string
+	outage       time.Duration
 }
 
 func run(ctx context.Context, o options) error {
@@ -107,7 +109,7 @@ func (o options) parts(p programs) []part {
 	c := callRun{contenders: slices.Concat(only(all, nameNAT, nameHelper, nameKernel, nameQueue), earlier(o.before)), rounds: 5, window: 3 * time.Second, trips: 1000}
 	d := crowdRun{daemon: only(all, nameKernel)[0], calls: 50000, silent: 10000, watch: 10 * time.Second, idling: 2 * time.Minute, restarts: 5}
 	k := clusterRun{
-		program: o.program, before: o.before, rounds: 5, window: 2 * time.Second, trips: 200, pauses: 3, moves: 10, deaths: 5,
+		program: o.program, before: o.before, rounds: 5, window: 2 * time.Second, trips: 200, pauses: 3, moves: 10, deaths: 5, outage: time.Minute,
 		calls: 100000, watch: 5 * time.Second, gateways: []int{1, 2, 3, 4},
 	}
 	if o.quick {
@@ -116,8 +118,12 @@ func (o options) parts(p programs) []part {
 		b.rounds, b.repeat = 11, 100_000
 		c.rounds, c.window, c.trips = 2, time.Second, 300
 		k.rounds, k.window, k.trips, k.pauses, k.moves, k.deaths = 2, time.Second, 100, 1, 2, 1
+		k.outage = 3 * time.Second
 		k.calls, k.watch, k.gateways = 4000, time.Second, []int{1, 2}
 		d.calls, d.silent, d.watch, d.idling, d.restarts = 5000, 1000, 5*time.Second, 10*time.Second, 2
+	}
+	if o.outage > 0 {
+		k.outage = o.outage
 	}
 	return []part{
 		{name: "gre", run: func(ctx context.Context, r *report) error {

@@ -45,13 +45,8 @@ func StartQuorum(h *Host, addr netip.Addr, members int) (*Quorum, error) {
 	if err := Need("etcd"); err != nil {
 		return nil, fmt.Errorf("start etcd: %w", err)
 	}
-	for i := range members {
-		if err := e.Start(i); err != nil {
-			return nil, errors.Join(err, e.Close())
-		}
-	}
-	if err := Poll(2*Patience, func() bool { _, err := e.Leader(); return err == nil }); err != nil {
-		return nil, fmt.Errorf("start etcd: %w: %s", errors.Join(err, e.Close()), e.logs[0])
+	if err := e.StartAll(); err != nil {
+		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
 }
@@ -99,6 +94,28 @@ func (e *Quorum) Start(i int) error {
 
 // Kill kills a member. Its data stay.
 func (e *Quorum) Kill(i int) error { return e.members[i].Kill() }
+
+// KillAll kills all members.
+func (e *Quorum) KillAll() error {
+	var errs []error
+	for i := range e.members {
+		errs = append(errs, e.Kill(i))
+	}
+	return errors.Join(errs...)
+}
+
+// StartAll starts all members again, and waits until they have a leader.
+func (e *Quorum) StartAll() error {
+	for i := range e.members {
+		if err := e.Start(i); err != nil {
+			return err
+		}
+	}
+	if err := Poll(2*Patience, func() bool { _, err := e.Leader(); return err == nil }); err != nil {
+		return fmt.Errorf("start etcd: %w: %s", err, e.logs[0])
+	}
+	return nil
+}
 
 var errNoLeader = errors.New("no member of etcd is the leader")
 
