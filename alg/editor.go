@@ -42,6 +42,7 @@ type Editor struct {
 	resets   bool                        // see ResetLost
 	owned    func(calls.Connection) bool // see Owned; nil if all are
 	apart    int                         // connections that count for no limit, because another gateway owns them
+	unsure   bool                        // see Unsure
 	zoned    bool                        // see TellZones
 	zone     uint64                      // see InZone
 	doubted  []*dialogue                 // see Doubted
@@ -335,6 +336,7 @@ func (e *Editor) take(local bool) {
 		s.dialogue.own(s.side)
 	}
 	t.dialogue, t.sender, t.out, t.at, t.late = s.dialogue, s.side, &e.out, e.since(t.now), e.late
+	t.unsure = e.unsure
 	e.table.Tick(t.now)
 	t.heard, t.unseen = t.at, false
 	if e.resetDue(s, t.seg) && t.reset() {

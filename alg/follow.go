@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"pptpalg/alg/calls"
+	"pptpalg/alg/packet"
 )
 
 // Gateways that share their calls each know the calls of all of them. Each connection that
@@ -211,6 +212,19 @@ func (h *Handover) Next(most int, now time.Time) (moved []calls.Connection, more
 		}
 	})
 	return moved, more
+}
+
+// Unsure says whether calls may be unknown that the next segments are about, because the former owner
+// of their connections has more to tell: then no reply opens a call whose request it did not see.
+func (e *Editor) Unsure(unsure bool) { e.unsure = unsure }
+
+// Reread has the connection of a segment read anew, from the next message that begins: for one that
+// does not go on, and comes again.
+func (e *Editor) Reread(seg packet.Segment, now time.Time) {
+	if s, known := e.find(seg); known {
+		c := s.dialogue.control.Connection()
+		e.anew(s.dialogue, &c, now)
+	}
 }
 
 // anew forgets what was seen of a connection, but for what is known of it by other means.

@@ -21,6 +21,7 @@ type turn struct {
 	at      time.Duration // now, as the editor's records have it
 	out     *Outcome
 	late    late
+	unsure  bool // see Editor.Unsure
 	Capture
 }
 
@@ -83,7 +84,7 @@ func connected(t *turn, m pptp.Message, l pptp.Layout) bool {
 const adoption = time.Minute
 
 // adopts reports whether call requests may have passed before the connection was watched.
-func (t *turn) adopts() bool { return !t.watched && t.at-t.opened < adoption }
+func (t *turn) adopts() bool { return !t.watched && !t.unsure && t.at-t.opened < adoption }
 
 // ending is a message that ends calls.
 type ending struct {

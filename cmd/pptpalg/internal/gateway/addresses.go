@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pptpalg/alg/calls"
+	"pptpalg/alg/packet"
 )
 
 // Which public addresses are here decides whose calls are whose in a cluster. The kernel tells
@@ -152,7 +153,9 @@ func (g *Gateway) comes(c *calls.Connection) (ours, held bool) {
 	case !other, s.taking[public] != nil: // it became this one's meanwhile, or is about to
 		return true, false
 	case !s.isHere(public) && !o.since.IsZero():
-		g.goesAstray(c, public, o.name)
+		if time.Since(s.left[public]) > late { // else it was on its way here
+			g.goesAstray(c, public, o.name)
+		}
 		return false, false
 	case !s.takes(public) && s.store.Up(o.name):
 		return false, g.goesAstray(c, public, o.name)
@@ -179,6 +182,19 @@ func (g *Gateway) underWay(c *calls.Connection) bool {
 	defer g.mu.Unlock()
 	left, was := g.share.left[public]
 	return was && time.Since(left) < late
+}
+
+// mayBeTold reports whether this gateway has the public address of a segment's connection from another
+// one, since a moment ago. That one may have let a message go that the shared store did not know, as
+// one does not answer; and it offers what it knows then. The caller holds mu.
+func (g *Gateway) mayBeTold(seg packet.Segment, now time.Time) bool {
+	s := g.share
+	if now.Sub(s.latest) >= late {
+		return false
+	}
+	c := g.editor.Connection(seg)
+	public, _ := s.place(&c)
+	return now.Sub(s.taken[public]) < late
 }
 
 // refresh has the addresses looked at, unless they were since.

@@ -47,7 +47,8 @@ const (
 	// contested is how long an address stays with the gateway that has taken it, although this
 	// one has it too and gets its packets.
 	contested = 2 * time.Second
-	// late is how long after an address has gone packets arrive that were on their way here.
+	// late is how long after an address has gone packets arrive that were on their way here, and how long
+	// after it has come the former owner may have something to tell.
 	late = time.Second
 	// looked is how fresh the list of addresses must be, for a packet that comes to the wrong
 	// gateway.
@@ -89,6 +90,8 @@ type share struct {
 	astray  map[calls.Tuple]*astray      // connections of others of which packets pass here
 	assumed map[netip.Addr]bool          // public addresses that it owns, though the shared store has not said so
 	taking  map[netip.Addr]chan struct{} // closed when it is known who owns the address
+	taken   map[netip.Addr]time.Time     // when this gateway got public addresses from others
+	latest  time.Time                    // the latest of taken
 	left    map[netip.Addr]time.Time     // when public addresses were this gateway's last, or here
 	leaving map[netip.Addr]int           // addresses that have gone, while what is pending there is written
 	awaited map[uint64]awaited           // calls of the journal of which the shared store has not told, by number
@@ -107,7 +110,7 @@ func (g *Gateway) joinCluster(own store.Store) store.Store {
 	g.share = &share{
 		name: cfg.Member.Name, wait: cfg.Wait, part: cfg.Share, astray: make(map[calls.Tuple]*astray), metrics: g.clusterMetrics, whole: make(chan struct{}), chores: newChores(), slots: make(chan int, 16),
 		here: make(map[netip.Addr]bool), told: make(map[netip.Addr]bool), fresh: make(map[netip.Addr]bool), mine: make(map[netip.Addr]bool),
-		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}), leaving: make(map[netip.Addr]int), left: make(map[netip.Addr]time.Time), assumed: make(map[netip.Addr]bool),
+		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}), leaving: make(map[netip.Addr]int), taken: make(map[netip.Addr]time.Time), left: make(map[netip.Addr]time.Time), assumed: make(map[netip.Addr]bool),
 		awaited: make(map[uint64]awaited), over: make(map[uint64]bool), began: time.Now(), hand: g.handAll,
 	}
 	g.share.store = cluster.New(own, cfg.Shared, cluster.Config{

@@ -1141,6 +1141,41 @@ func TestOwnWritesAreNoOffers(t *testing.T) {
 	w.clears(again, 7, public)
 }
 
+// TestReplyBeforeOffer: the former owner has let a request go that it could not write. The new owner has
+// the reply come again until it is told of the call.
+func TestReplyBeforeOffer(t *testing.T) {
+	s := newSite(t)
+	s.wait = 20 * time.Millisecond
+	a, b := s.start("a", t.TempDir(), newClusterKernel(publicP)), s.start("b", t.TempDir(), newClusterKernel())
+	w, v := a.dial(1, publicP), a.dial(2, publicP)
+	b.kernel.set(w.Connection, 432000)
+	b.kernel.set(v.Connection, 432000)
+	w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	a.link.Set(memory.Faults{Hang: true})
+	public := ownID(pptp.OutgoingCallRequest, v.say(a, calls.Initiator, pptp.OutgoingCallRequest, 7, 0, 0))
+	if public == 0 {
+		t.Fatal("without the store no call is set up")
+	}
+	b.has(publicP)
+	b.until("owns the address", func() bool { return b.mine(publicP) })
+	if got := v.say(b, calls.Responder, pptp.OutgoingCallReply, 10, public, 1); got != nil {
+		t.Errorf("a reply passes to a call that is not known yet: % x", got)
+	}
+	a.link.Set(memory.Faults{})
+	a.has()
+	b.until("is told", b.knows(v, calls.Requested))
+	if got := peerID(pptp.OutgoingCallReply, v.say(b, calls.Responder, pptp.OutgoingCallReply, 10, public, 1)); got != 7 {
+		t.Errorf("the client is told of call %d", got)
+	}
+	b.mu.Lock()
+	b.share.taken[publicP] = time.Now().Add(-late)
+	b.mu.Unlock()
+	if got := v.say(b, calls.Responder, pptp.OutgoingCallReply, 11, 300, 1); got == nil {
+		t.Error("a reply to nobody's call never passes")
+	}
+}
+
 // TestRestReloaded: how long an ID rests is changed while the gateway runs. The other gateways can see it.
 func TestRestReloaded(t *testing.T) {
 	_, a, b := pair(t)

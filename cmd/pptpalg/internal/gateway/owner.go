@@ -212,6 +212,10 @@ func (g *Gateway) forgetAll(numbers []uint64) {
 
 // begin has this gateway own a public address at once. The caller holds order and mu.
 func (g *Gateway) begin(public netip.Addr, former string) {
+	if _, other := g.share.others[public]; other {
+		g.share.latest = time.Now()
+		g.share.taken[public] = g.share.latest
+	}
 	delete(g.share.others, public)
 	delete(g.share.assumed, public)
 	g.share.mine[public] = true
