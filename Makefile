@@ -52,7 +52,7 @@ ifeq ($(shell printf '%s\n' $(GO_WANTED) $(GO_FOUND) | sort -VC && echo $(GO_FOU
 $(error pptpalg is built by $(GO_WANTED) or newer, and $(GO) is $(or $(GO_FOUND),not there): see https://go.dev/dl, and name yours by make GO=/path/to/go)
 endif
 
-.PHONY: all build demo demo-ha test test-vm test-fresh check lint race soak chaos kills fuzz mutants bench deb rpm man generate generated clean packages-demo packages-ha packages-test packages-race packages-bench packages-vm packages-fresh packages-bpf
+.PHONY: all build demo demo-ha test testrun test-vm test-fresh check lint race soak chaos kills fuzz mutants bench deb rpm man generate generated clean packages-demo packages-ha packages-test packages-race packages-bench packages-vm packages-fresh packages-bpf
 
 all: build
 
@@ -67,9 +67,13 @@ demo-ha: packages-ha build
 	$(GO) build -o bin/demo ./cmd/demo
 	$(SUDO) bin/demo -ha bin/pptpalg
 
-test: packages-test
-	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -p 2 -parallel 4 -count=1 -timeout 30m ./...
+test: packages-test testrun
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 bin/testrun $(GO) test -p=2 -parallel=4 -count=1 -timeout=30m ./...
 	$(GO) -C deploy/prometheus test -count=1 .
+
+# Says how many packages of how many have ended.
+testrun:
+	@$(GO) build -o bin/testrun ./cmd/testrun
 
 test-vm: packages-vm build
 	CGO_ENABLED=0 $(GO) build -o bin/vmtest ./cmd/vmtest
@@ -99,8 +103,8 @@ lint:
 
 # cmd/package passes as well, but takes two and a half minutes, and is left out: what its tests run in a Debian of their
 # own is the program as it is packaged, without the race detector.
-race: packages-race
-	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -race -short -p 2 -parallel 4 -count=1 -timeout 30m $$($(GO) list ./... | grep -v '^pptpalg/cmd/package$$')
+race: packages-race testrun
+	$(AS_ROOT) PPTPALG_NO_SKIP=1 bin/testrun $(GO) test -race -short -p=2 -parallel=4 -count=1 -timeout=30m $$($(GO) list ./... | grep -v '^pptpalg/cmd/package$$')
 
 soak: packages-test
 	$(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -run '^TestSoak$$' -timeout 2h ./cmd/pptpalg -soak $(SOAK) -v

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"pptpalg/cmd/internal/progress"
 )
 
 func main() {
@@ -54,11 +56,16 @@ func run(ctx context.Context, o options) error {
 	}
 	p := programs{pptpalg: o.program, self: self}
 	begun := time.Now()
+	parts := slices.DeleteFunc(o.parts(p), func(p part) bool {
+		return o.only != "" && !slices.Contains(strings.Split(o.only, ","), p.name)
+	})
+	steps := progress.Start(os.Stderr, len(parts))
+	defer steps.Done()
+	log.SetFlags(0)
+	log.SetOutput(steps)
 	var reports []*report
-	for _, part := range o.parts(p) {
-		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), part.name) {
-			continue
-		}
+	for _, part := range parts {
+		steps.Next("part " + part.name)
 		r, err := reportFor(part.block, &reports)
 		if err != nil {
 			return err

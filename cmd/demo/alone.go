@@ -10,7 +10,13 @@ import (
 var alone = plan{
 	network: lab.Options{Inside: 2, Outside: 1, Masquerade: true, Firewall: true},
 	needs:   []string{"pptp", "pptpd", "iptables", "ip", "conntrack"},
-	steps:   []func(*demo) error{(*demo).startAlone, (*demo).dial, (*demo).exchange, (*demo).report, (*demo).endAlone},
+	steps: []step{
+		{"start server and daemon", (*demo).startAlone},
+		{"two clients call with one Call ID", (*demo).dial},
+		{"exchange packets", (*demo).exchange},
+		{"what daemon and kernel show", (*demo).report},
+		{"hang up", (*demo).endAlone},
+	},
 }
 
 // startAlone starts the server and the daemon.

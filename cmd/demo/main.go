@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/internal/progress"
 )
 
 func main() {
@@ -45,7 +46,13 @@ func main() {
 type plan struct {
 	network lab.Options
 	needs   []string
-	steps   []func(*demo) error
+	steps   []step
+}
+
+// step is a part of a demonstration.
+type step struct {
+	what string
+	do   func(*demo) error
 }
 
 // show runs a demonstration and leaves nothing behind, whatever happens.
@@ -58,13 +65,16 @@ func show(ctx context.Context, program string, p plan) (err error) {
 		return err
 	}
 	d := &demo{Network: n, ctx: ctx, program: program}
+	steps := progress.Start(os.Stdout, len(p.steps))
+	defer steps.Done()
 	d.closeLater(n)
 	defer func() { err = errors.Join(err, d.close()) }()
 	for _, step := range p.steps {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := step(d); err != nil {
+		steps.Next(step.what)
+		if err := step.do(d); err != nil {
 			return fmt.Errorf("%w%s", err, d.said())
 		}
 	}

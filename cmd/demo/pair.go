@@ -17,8 +17,17 @@ import (
 var pair = plan{
 	network: lab.Options{Inside: 2, Outside: 1, SNAT: lab.GatewayPublic, Firewall: true, Pair: true},
 	needs:   []string{"pptp", "pptpd", "etcd", "iptables", "ip", "conntrack"},
-	steps: []func(*demo) error{(*demo).startPair, (*demo).dial, (*demo).exchange, (*demo).followed, (*demo).die, (*demo).takenOver,
-		(*demo).exchange, (*demo).echo, (*demo).endPair},
+	steps: []step{
+		{"start etcd, server and both daemons", (*demo).startPair},
+		{"two clients call with one Call ID", (*demo).dial},
+		{"exchange packets", (*demo).exchange},
+		{"gateway b follows the calls", (*demo).followed},
+		{"gateway a dies", (*demo).die},
+		{"gateway b takes over", (*demo).takenOver},
+		{"exchange packets", (*demo).exchange},
+		{"Echo on both control connections", (*demo).echo},
+		{"hang up", (*demo).endPair},
+	},
 }
 
 // every is how often each end of a call sends a packet while a gateway dies.

@@ -11,6 +11,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -26,6 +27,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"pptpalg/cmd/internal/progress"
 )
 
 // memory is how much address space a test may have: some mutants never stop allocating.
@@ -120,6 +123,7 @@ func draw(all []room, o options) ([]mutant, error) {
 // sample tries mutants until there are as many that compile as were asked for. It prints
 // those that live.
 func (s *suite) sample(ctx context.Context, out io.Writer, o options, candidates []mutant) (dead, tried int, err error) {
+	begun := time.Now()
 	for next := 0; next < len(candidates) && (o.n == 0 || tried < o.n); {
 		size := min(atATime, len(candidates)-next)
 		if o.n > 0 {
@@ -141,6 +145,7 @@ func (s *suite) sample(ctx context.Context, out io.Writer, o options, candidates
 			}
 		}
 		next += size
+		fmt.Fprintf(os.Stderr, "%s %d died\n", progress.Mark(tried, cmp.Or(o.n, len(candidates)), time.Since(begun)), dead)
 	}
 	return dead, tried, nil
 }

@@ -13,6 +13,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"pptpalg/cmd/internal/progress"
 )
 
 func main() {
@@ -44,6 +46,8 @@ func build(ctx context.Context, args []string) error {
 	}
 	defer os.RemoveAll(stage)
 	p := packing{root: ".", stage: stage, arch: *arch, version: sortable(*describe, at), at: at}
+	p.steps = progress.Start(os.Stderr, len(p.programs())+len([]string{"nfpm", "pages"})+f.NArg())
+	defer p.steps.Done()
 	return p.run(ctx, f.Args(), *out)
 }
 
@@ -53,6 +57,7 @@ func (p *packing) run(ctx context.Context, formats []string, out string) error {
 		return err
 	}
 	for _, format := range formats {
+		p.begin("write the " + format)
 		name, err := p.pack(ctx, format, out)
 		if err != nil {
 			return err

@@ -13,6 +13,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"pptpalg/cmd/internal/progress"
 )
 
 // packing is one build of the packages.
@@ -21,7 +23,8 @@ type packing struct {
 	stage   string // a directory of its own for what is generated
 	arch    string // GOARCH
 	version string
-	at      time.Time // the time of every file in the packages
+	at      time.Time       // the time of every file in the packages
+	steps   *progress.Steps // nil where nobody waits
 }
 
 // The units are written for a binary that was put there by hand.
@@ -32,9 +35,10 @@ const (
 
 // generate puts into the stage what nfpm.yaml takes from there.
 func (p *packing) generate(ctx context.Context) error {
-	if err := p.programs(ctx); err != nil {
+	if err := p.build(ctx); err != nil {
 		return err
 	}
+	p.begin("generate manual pages, completions and default configuration")
 	for name, args := range map[string][]string{
 		"pptpalg.yaml":    {"config", "--default"},
 		"completion.bash": {"completion", "bash"},
@@ -54,17 +58,30 @@ func (p *packing) generate(ctx context.Context) error {
 
 func (p *packing) staged(name string) string { return filepath.Join(p.stage, name) }
 
-// programs builds the one to be packed, one that runs here and is asked if that cannot
-// be, and nfpm.
-func (p *packing) programs(ctx context.Context) error {
-	built := map[string]string{p.staged("pptpalg"): p.arch, p.here(): runtime.GOARCH}
-	for name, arch := range built {
+// begin says what begins.
+func (p *packing) begin(what string) {
+	if p.steps != nil {
+		p.steps.Next(what)
+	}
+}
+
+// programs are the one to be packed, and one that runs here and is asked if that cannot be, with the machine that
+// each is for.
+func (p *packing) programs() map[string]string {
+	return map[string]string{p.staged("pptpalg"): p.arch, p.here(): runtime.GOARCH}
+}
+
+// build builds them, and nfpm.
+func (p *packing) build(ctx context.Context) error {
+	for name, arch := range p.programs() {
+		p.begin("build pptpalg for " + arch)
 		err := goBuild(ctx, p.root, name, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch},
 			"-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+p.version, "./cmd/pptpalg")
 		if err != nil {
 			return err
 		}
 	}
+	p.begin("build nfpm")
 	return goBuild(ctx, filepath.Join(p.root, "deploy/package"), p.staged("nfpm"), nil, "github.com/goreleaser/nfpm/v2/cmd/nfpm")
 }
 

@@ -431,7 +431,7 @@ func TestCheckTakesTheDaemonsFlags(t *testing.T) {
 	wantFinding(t, found["daemon"], check.OK, "")
 
 	_, found = g.check("--queue", "7")
-	wantFinding(t, found["queue-owner"], check.Problem, "nobody has queue 7, 8-9")
+	wantFinding(t, found["queue-owner"], check.Problem, "queue 7, 8-9 is not bound")
 	g.mend(found["queue-owner"])
 	if text, err := os.ReadFile(restarts); err != nil || string(text) != "restart pptpalg\n" {
 		t.Errorf("%q, %v", text, err)

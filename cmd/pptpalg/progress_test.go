@@ -52,6 +52,29 @@ func TestProgress(t *testing.T) {
 	}
 }
 
+// TestProgressInLog: where no terminal waits there are plain lines, and few.
+func TestProgressInLog(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	var out bytes.Buffer
+	p := &progress{ctx: context.Background(), in: strings.NewReader(strings.Repeat("x", 1e6)), size: 1e6, log: &out, now: func() time.Time { return now }, began: now}
+	for range 10 {
+		now = now.Add(6 * time.Second)
+		if _, err := p.Read(make([]byte, 1e5)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.done()
+	want := `replay: 20% of 1.0 MB, 48 s left
+replay: 40% of 1.0 MB, 36 s left
+replay: 60% of 1.0 MB, 24 s left
+replay: 80% of 1.0 MB, 12 s left
+replay: 100% of 1.0 MB, 0 s left
+`
+	if out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
 // TestIsTerminal has a real one.
 func TestIsTerminal(t *testing.T) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)

@@ -175,8 +175,13 @@ func (s *soak) round(t *testing.T, length time.Duration, trouble func(), deaths 
 			}
 		})
 	}
-	for end := time.Now().Add(length); time.Now().Before(end) && len(failures) == 0; {
+	began, said := time.Now(), time.Now()
+	for time.Since(began) < length && len(failures) == 0 {
 		trouble()
+		if time.Since(said) >= 10*time.Second {
+			said = time.Now()
+			t.Logf("%v of %v: %d of %d calls established, %d packets there and back", time.Since(began).Round(time.Second), length, s.calls.Load(), s.tried.Load(), s.packets.Load())
+		}
 		for _, l := range s.liars {
 			// Its server may have as many as its client.
 			if n := l.calls(); n > 2*liarsCalls {

@@ -63,7 +63,7 @@ func TestStatusPageFlag(t *testing.T) {
 			t.Errorf("%s is read as another: exit %d: %s", value, code, stderr)
 		}
 	}
-	if code, _, stderr := pptpalg(t, "check-config", configured(t, "status-page: yes\n")); code != 1 || !strings.Contains(stderr, "give auto, on or off") {
+	if code, _, stderr := pptpalg(t, "check-config", configured(t, "status-page: yes\n")); code != 1 || !strings.Contains(stderr, "use auto, on or off") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 	if code, _, stderr := pptpalg(t, "run", "--status-page", "maybe", "--config", ""); code != 2 || !strings.Contains(stderr, `"maybe" is not valid; use auto, on or off`) {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pptpalg/cmd/internal/lab"
+	"pptpalg/cmd/internal/progress"
 )
 
 // program is pptpalg.
@@ -76,23 +77,26 @@ func guest() error {
 	if err := ready(); err != nil {
 		return err
 	}
-	ran := 0
 	var names []string
+	var scenes []scene
 	for _, s := range allScenes() {
-		if names = append(names, s.name); !wanted.MatchString(s.name) {
-			continue
+		names = append(names, s.name)
+		if wanted.MatchString(s.name) {
+			scenes = append(scenes, s)
 		}
-		ran++
-		begun := time.Now()
+	}
+	if len(scenes) == 0 {
+		return fmt.Errorf("no scene is named %q: there are %s", wanted, strings.Join(names, ", "))
+	}
+	steps := progress.Start(os.Stdout, len(scenes))
+	defer steps.Done()
+	for _, s := range scenes {
+		steps.Next("scene " + s.name)
 		if err := s.run(); err != nil {
 			return fmt.Errorf("scene %s: %w", s.name, err)
 		}
-		fmt.Printf("guest: scene %s took %.1f s\n", s.name, time.Since(begun).Seconds())
 	}
-	if ran == 0 {
-		return fmt.Errorf("no scene is named %q: there are %s", wanted, strings.Join(names, ", "))
-	}
-	fmt.Printf("guest: %d scenes done in %.1f s\n", ran, time.Since(started).Seconds())
+	fmt.Printf("guest: %d scenes done in %.1f s\n", len(scenes), time.Since(started).Seconds())
 	return nil
 }
 
