@@ -269,6 +269,22 @@ func TestGapIsDroppedUntilItIsClosed(t *testing.T) {
 	}
 }
 
+// TestEndBehindAGap: a FIN that is dropped has ended nothing.
+func TestEndBehindAGap(t *testing.T) {
+	r := newRig(t)
+	w := r.masqueraded(insideAddr).handshake()
+	w.outgoing(8, 9)
+	w.segment(server, packet.ACK|packet.FIN, w.seq[server], nil)
+	w.segment(client, packet.ACK|packet.FIN, w.seq[client].Add(100), message(pptp.EchoRequest, 0, 0, 0))
+	if w.last.Verdict != Drop || r.table.Calls() != 1 {
+		t.Errorf("%v, %d calls", w.last.Verdict, r.table.Calls())
+	}
+	w.segment(client, packet.ACK|packet.FIN, w.seq[client], nil)
+	if r.table.Calls() != 0 {
+		t.Errorf("%d calls after both ends", r.table.Calls())
+	}
+}
+
 func TestGapThatIsNone(t *testing.T) {
 	r := newRig(t)
 	crowd(r, 7)
