@@ -665,6 +665,7 @@ func TestReturnsTooLate(t *testing.T) {
 	v.clears(b, 7, second)
 	v.say(b, calls.Responder, pptp.CallDisconnectNotify, 10, 0, 1)
 	third := w.setUp(b, 8, 11)
+	b.until("has written all", func() bool { return b.share.store.Status().Pending == 0 })
 	for _, addressed := range []bool{false, true} {
 		if addressed {
 			b.has()

@@ -149,7 +149,7 @@ func (s *Store) Serves(c *state.Change) bool {
 // may be fenced.
 func (s *Store) Flush(public netip.Addr) {
 	s.mu.Lock()
-	s.writer.Breaker.Hurry(time.Now())
+	s.writer.Hurry(time.Now())
 	s.mu.Unlock()
 	signal(s.more)
 	late := time.NewTimer(s.cfg.Wait)

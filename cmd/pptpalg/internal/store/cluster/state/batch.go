@@ -10,11 +10,12 @@ import (
 const mostPending = 1 << 17
 
 // batch is what is to be written: the latest value of each call, once. What packets wait for
-// goes first; the rest goes along, or a moment later.
+// goes first. The rest lingers: what happens to a call meanwhile goes with it.
 type batch struct {
 	pending map[CallKey]entry
 	urgent  []CallKey // in order; keys that are pending no more, or again, may be among them
-	behind  []CallKey
+	due     []CallKey // nobody waits for them, and they have lingered
+	behind  []CallKey // they have not
 	oldest  time.Time // when the first of behind came
 }
 
@@ -75,9 +76,30 @@ func (b *batch) calm() {
 	b.urgent = b.urgent[:0]
 }
 
+// hurry has nothing linger any longer.
+func (b *batch) hurry() {
+	b.due = append(b.due, b.behind...)
+	b.behind = b.behind[:0]
+}
+
+// ripen has what has lingered be due.
+func (b *batch) ripen(now time.Time) {
+	if len(b.behind) >= MaxPuts || !now.Before(b.oldest.Add(linger)) {
+		b.hurry()
+	}
+}
+
+// ripe returns when something will be due, zero for never.
+func (b *batch) ripe() time.Time {
+	if len(b.behind) == 0 {
+		return time.Time{}
+	}
+	return b.oldest.Add(linger)
+}
+
 // take hands over what goes into the next transaction, of what can be written.
 func (b *batch) take(most int, can func(CallKey) bool) (taken []entry) {
-	for _, queue := range []*[]CallKey{&b.urgent, &b.behind} {
+	for _, queue := range []*[]CallKey{&b.urgent, &b.due} {
 		var skipped []CallKey
 		for len(taken) < most && len(*queue) > 0 {
 			e, pending := b.pending[(*queue)[0]]
@@ -101,18 +123,19 @@ func (b *batch) take(most int, can func(CallKey) bool) (taken []entry) {
 // ready reports whether something is to be written now, or else from when on. What nobody
 // waits for lingers a moment, so that it goes along with what somebody does.
 func (b *batch) ready(now time.Time) (bool, time.Time) {
+	b.ripen(now)
 	switch {
 	case len(b.pending) == 0:
 		return false, time.Time{}
-	case len(b.urgent) > 0 || len(b.behind) >= MaxPuts:
+	case len(b.urgent)+len(b.due) > 0:
 		return true, now
 	}
-	due := b.oldest.Add(linger)
-	return !now.Before(due), due
+	return false, b.ripe()
 }
 
-// linger is how long a change waits for company that nobody waits for.
-const linger = 5 * time.Millisecond
+// linger is how long a change waits for company that nobody waits for. Most calls are over so soon
+// after they began to clear.
+const linger = 10 * time.Millisecond
 
 // drop gives up calls and returns what was to be written of them.
 func (b *batch) drop(dropped func(CallKey) bool) (all []entry) {
@@ -123,6 +146,7 @@ func (b *batch) drop(dropped func(CallKey) bool) (all []entry) {
 		}
 	}
 	b.urgent = slices.DeleteFunc(b.urgent, dropped)
+	b.due = slices.DeleteFunc(b.due, dropped)
 	b.behind = slices.DeleteFunc(b.behind, dropped)
 	return all
 }

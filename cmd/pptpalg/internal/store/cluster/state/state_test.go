@@ -271,8 +271,8 @@ func TestParts(t *testing.T) {
 	}
 }
 
-// TestWriter: what a packet waits for goes first; what nobody waits for goes along, or a moment
-// later; each call goes once, as it is now.
+// TestWriter: what a packet waits for goes first; what nobody waits for goes a moment later; each call
+// goes once, as it is now.
 func TestWriter(t *testing.T) {
 	w := holding(t)
 	add := func(number uint64, gone, urgent bool) {
@@ -286,7 +286,7 @@ func TestWriter(t *testing.T) {
 	add(2, true, false)
 	add(3, false, true)
 	work, got := next(w, at)
-	if diff := cmp.Diff(keys(2, 3, 1), got); diff != "" {
+	if diff := cmp.Diff(keys(2, 3), got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if keep := work.Transaction.Puts[0].Keep; keep != time.Minute || work.Transaction.Puts[1].Keep != 0 {
@@ -302,8 +302,31 @@ func TestWriter(t *testing.T) {
 	add(4, false, true)
 	add(5, true, false)
 	w.Done(work, Outcome{Mark: Mark{1, 11}}, at)
-	if work, got = next(w, at); !slices.Equal(got, keys(4, 5)) || !w.Urgent() || work.Transaction.Puts[1].Keep != time.Hour {
+	if work, got = next(w, at.Add(linger)); !slices.Equal(got, keys(4, 1, 5)) || !w.Urgent() || work.Transaction.Puts[2].Keep != time.Hour {
 		t.Errorf("then %v, %+v", got, work.Transaction.Puts)
+	}
+	w.Done(work, Outcome{Mark: Mark{1, 12}}, at)
+	add(6, false, false)
+	w.Hurry(at)
+	if _, got = next(w, at); !slices.Equal(got, keys(6)) {
+		t.Errorf("in a hurry %v", got)
+	}
+}
+
+// TestWriterLingers: what is left of what a writer cannot write yet keeps it from nothing else.
+func TestWriterLingers(t *testing.T) {
+	w := holding(t)
+	w.Add(&Call{Record: kept(1)}, false, at)
+	w.Hurry(at)
+	w.Add(&Call{Record: kept(1)}, true, at)
+	if _, got := next(w, at); !slices.Equal(got, keys(1)) {
+		t.Fatalf("%v", got)
+	}
+	w.Done(Work{}, Outcome{Mark: Mark{1, 11}}, at)
+	w.Add(&Call{Record: kept(2)}, false, at)
+	w.batch.due = append(w.batch.due, CallKey{public, 1}) // pending no more
+	if _, ok, again := w.Next(at); ok || !again.Equal(at.Add(linger)) {
+		t.Errorf("writes %v, and looks again at %v", ok, again)
 	}
 }
 

@@ -66,6 +66,12 @@ func (w *Writer) Claimed(public netip.Addr) bool { return w.owners.has(public) }
 // address was yielded.
 func (w *Writer) Serves(public netip.Addr, term uint32) bool { return w.owners.serves(public, term) }
 
+// Hurry has everything written at once that can be.
+func (w *Writer) Hurry(now time.Time) {
+	w.Breaker.Hurry(now)
+	w.batch.hurry()
+}
+
 // Settled reports whether all claims are taken.
 func (w *Writer) Settled() bool { return len(w.owners.untaken()) == 0 }
 
@@ -271,7 +277,7 @@ func (w *Writer) Next(now time.Time) (_ Work, ok bool, again time.Time) {
 	}
 	work := w.write()
 	if len(w.flight) == 0 && !w.Breaker.Open() {
-		return Work{}, false, time.Time{} // what is pending waits for the watch
+		return Work{}, false, w.batch.ripe() // what is due waits for the watch
 	}
 	return work, true, now
 }
