@@ -501,12 +501,13 @@ func (l *caller) place() error {
 // this public Call ID.
 type twice struct {
 	call  pptp.CallID // the server's ID of that call
+	id    pptp.CallID // that was given twice
 	since time.Time
 	whose origin
 }
 
 func (t *twice) Error() string {
-	return fmt.Sprintf("its public Call ID was given to another call, which lives: %v, since %v, %v", t.call, t.since.Format("15:04:05.000"), t.whose)
+	return fmt.Sprintf("its public Call ID %v was given to another call, which lives: %v, since %v, %v", t.id, t.call, t.since.Format("15:04:05.000"), t.whose)
 }
 
 func (l *caller) twice(refusal lab.Message) error {
@@ -514,7 +515,7 @@ func (l *caller) twice(refusal lab.Message) error {
 	if !lives {
 		return fmt.Errorf("the refusal is %v", refusal)
 	}
-	return &twice{call.Own, call.Since, l.owner(call.Own)}
+	return &twice{call.Own, call.Peer, call.Since, l.owner(call.Own)}
 }
 
 // free returns a Call ID that the line does not use.

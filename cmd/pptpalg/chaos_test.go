@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"pptpalg/alg/pptp"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/datapath"
@@ -245,7 +246,36 @@ func (c *chaosRun) wait(d time.Duration) {
 func (c *chaosRun) check() {
 	c.t.Helper()
 	if err := c.calls.failure(); err != nil {
+		var t *twice
+		if errors.As(err, &t) {
+			c.holders(t.id)
+		}
 		c.t.Fatal(err)
+	}
+}
+
+// holders logs which calls the gateways and etcd have with a public Call ID, and what they did alone.
+func (c *chaosRun) holders(public pptp.CallID) {
+	c.t.Helper()
+	for _, g := range []*testGateway{c.owner, c.other} {
+		for _, call := range g.calls() {
+			if id := call.PNS.PublicCallID; id != nil && *id == public {
+				c.t.Logf("%s has %+v", c.names[g], call)
+			}
+		}
+		for _, series := range []string{"withheld_packets_total", "follow_refused_total", "commit_errors_total", "fenced_total", `commit_seconds_bucket{le="0.128"}`, "commit_seconds_count"} {
+			c.t.Logf("%s: %s %s", c.names[g], series, g.metric("pptpalg_cluster_"+series))
+		}
+	}
+	items, _, err := c.etcd.Range("/pptpalg/1/" + state.CallSection)
+	if err != nil {
+		c.t.Log(err)
+	}
+	for _, i := range items {
+		number, _ := strconv.ParseUint(filepath.Base(string(i.Key)), 16, 64)
+		if call, err := state.DecodeCall(state.CallKey{Public: lab.GatewayPublic, Number: number}, i.Value); err == nil && call.Record.Legs[0].Public == public {
+			c.t.Logf("etcd has %+v", call)
+		}
 	}
 }
 

@@ -315,6 +315,12 @@ func (m *member) dial(n byte, public netip.Addr) *wire {
 // does not.
 func (w *wire) say(m *member, from calls.Side, typ pptp.Type, own, peer pptp.CallID, result byte) []byte {
 	w.t.Helper()
+	return w.sayWhile(m, from, typ, own, peer, result, func() {})
+}
+
+// sayWhile is say with something that happens while the packet waits.
+func (w *wire) sayWhile(m *member, from calls.Side, typ pptp.Type, own, peer pptp.CallID, result byte, meanwhile func()) []byte {
+	w.t.Helper()
 	tuple := w.Original
 	if from == calls.Responder {
 		tuple = w.Reply
@@ -335,6 +341,7 @@ func (w *wire) say(m *member, from calls.Side, typ pptp.Type, own, peer pptp.Cal
 	}
 	p := &nfqueue.Packet{Payload: segment(w.t, tuple, [2]uint32{w.seq[from], w.seq[from.Other()]}, b)}
 	v := m.packet(p)
+	meanwhile()
 	release := m.settle()
 	m.released()
 	if v == nfqueue.Drop || !release {
@@ -425,7 +432,12 @@ func TestTakenMeanwhile(t *testing.T) {
 	a.link.Set(memory.Faults{Deaf: true})
 	b.has(publicP)
 	b.until("owns the address", func() bool { return b.mine(publicP) })
-	if got := v.say(a, calls.Responder, pptp.OutgoingCallReply, 10, second, 1); got != nil {
+	yields := func() {
+		a.order.Lock()
+		defer a.order.Unlock()
+		a.carryOut() // as whoever gives an address away
+	}
+	if got := v.sayWhile(a, calls.Responder, pptp.OutgoingCallReply, 10, second, 1, yields); got != nil {
 		t.Errorf("a reply passes that nobody knows of: % x", got)
 	}
 	if n := testutil.ToFloat64(a.share.metrics.withheld); n != 1 {

@@ -118,6 +118,9 @@ type Gateway struct {
 	store  store.Store
 	doomed map[calls.Flow]struct{} // flows of calls that have ended, and perhaps still in the kernel
 	taken  happened                // memory for take
+	// elsewhere says that something was carried out of which another gateway does not know, though it
+	// has the call: see settle.
+	elsewhere bool
 
 	// mu guards what follows. The packet loop holds it for one packet; an audit
 	// while it looks through the table. Nobody waits for the kernel or a disk meanwhile.

@@ -53,7 +53,9 @@ func (g *Gateway) settle() (release bool) {
 		}
 	}()
 	g.turn.happened = g.take()
-	if release = g.remember(g.turn.happened.events, g.turn.began); !release {
+	g.remember(g.turn.happened.events, g.turn.began)
+	if release = !g.elsewhere; !release {
+		g.elsewhere = false
 		g.share.metrics.withheld.Add(float64(g.turn.packets))
 	}
 	g.translate(g.turn.happened.events)
@@ -261,18 +263,17 @@ func (g *Gateway) carryOut() {
 	g.tell(h, now)
 }
 
-// remember has the store know of the events before anybody else does, and reports whether anybody
-// else may.
-func (g *Gateway) remember(events []calls.Event, now time.Time) bool {
+// remember has the store know of the events before anybody else does. Where another gateway has the
+// calls, nobody else may: the events may be of packets that wait for settle, whoever carries them out.
+func (g *Gateway) remember(events []calls.Event, now time.Time) {
 	if len(events) == 0 {
-		return true
+		return
 	}
-	err := g.store.Append(events, now)
-	if errors.Is(err, store.ErrElsewhere) {
-		return false
+	if err := g.store.Append(events, now); errors.Is(err, store.ErrElsewhere) {
+		g.elsewhere = true
+	} else {
+		g.storeFailed(err)
 	}
-	g.storeFailed(err)
-	return true
 }
 
 // translate has the data path translate by the events.
