@@ -108,7 +108,7 @@ func judgeForwarding(f forwards) Finding {
 		closed = append(closed, shut...)
 	}
 	if f.all != "1" {
-		return problem("sysctl -w net.ipv4.ip_forward=1", "this is no gateway: net.ipv4.ip_forward is %s", f.all)
+		return problem("sysctl -w net.ipv4.ip_forward=1", "IP forwarding is off: net.ipv4.ip_forward is %s", f.all)
 	}
 	words := []string{"sysctl", "-w"}
 	for _, dev := range unique(closed) {
