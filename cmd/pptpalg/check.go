@@ -40,7 +40,7 @@ func checkCommand(e env) *cobra.Command {
 configuration file, rights, NFQUEUE, conntrack, whether this kernel really translates
 GRE, forwarding, NAT, firewall rules that drop a call's GRE or its control connection,
 the kernel's own helper, proxies on port 1723, room in the conntrack table, the fast
-path, and the daemon. With --cluster also: etcd, its latency and this gateway's rights
+path, the collectors of events, and the daemon. With --cluster also: etcd, its latency and this gateway's rights
 there, the other gateways' settings and clocks, masquerading, room for the calls of all
 gateways, and the configuration of conntrackd and keepalived. It prints a line for each
 check, and below each problem the command that fixes it.

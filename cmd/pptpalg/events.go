@@ -62,7 +62,8 @@ func (l eventLog) close() error {
 
 // eventsOptions are the flags of events.
 type eventsOptions struct {
-	json, follow             bool
+	output
+	follow                   bool
 	dir                      string
 	files                    []string
 	since, until, at         whenFlag
@@ -86,7 +87,6 @@ func (p *partyFlag) Set(text string) (err error) {
 }
 
 func (o *eventsOptions) add(f *pflag.FlagSet, dir string) {
-	f.BoolVar(&o.json, "json", false, "print JSON, one object on each line")
 	f.BoolVarP(&o.follow, "follow", "f", false, "keep printing events as they occur")
 	f.Var(&o.since, "since", "only events since this time: "+whenForms)
 	f.Var(&o.until, "until", "only events before this time")
@@ -117,7 +117,8 @@ counted). A line ends in "approximate" if the counts are incomplete: a conntrack
 that counted was deleted, or an earlier daemon translated the packets.
 
 The daemon keeps the last events of each client. "pptpalg run --event-log FILE" writes
-all events to a log, which --file FILE reads. To find out who had a public address and
+all events to a log, which --file FILE reads. As JSON an event is an object on a line, as YAML a
+document. To find out who had a public address and
 Call ID at some time, ask for the calls that were up then:
 
   pptpalg events --file /var/log/pptpalg/events.json --public 203.0.113.1/255 --at "2026-01-31 15:04:05"
@@ -128,6 +129,7 @@ Two calls may have the same public address and Call ID if they go to different s
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	o.add(cmd.Flags(), stateDir(e))
+	o.addTo(cmd, formText, formJSON, formYAML)
 	cmd.MarkFlagsMutuallyExclusive("follow", "file")
 	cmd.MarkFlagsMutuallyExclusive("follow", "until")
 	for _, flag := range []string{"follow", "since", "until"} {
@@ -190,9 +192,17 @@ func (o *eventsOptions) each(cmd *cobra.Command, show func(history.Record) error
 }
 
 func (o *eventsOptions) printer(w io.Writer) func(history.Record) error {
-	if o.json {
+	switch o.chosen() {
+	case formJSON:
 		lines := json.NewEncoder(w)
 		return func(r history.Record) error { return lines.Encode(r) }
+	case formYAML:
+		return func(r history.Record) error {
+			if _, err := io.WriteString(w, "---\n"); err != nil {
+				return err
+			}
+			return printYAML(w, r)
+		}
 	}
 	return func(r history.Record) error {
 		_, err := fmt.Fprintln(w, r)

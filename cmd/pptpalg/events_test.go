@@ -227,6 +227,10 @@ func TestEventsOfFiles(t *testing.T) {
 			t.Errorf("events %s: exit %d: %s(-want +got)\n%s", tt.args, code, stderr, diff)
 		}
 	}
+	_, stdout, _ := pptpalg(t, "events", "--file", file, "-o", "yaml")
+	if documents := strings.Split(stdout, "---\n"); len(documents) != 4 || !strings.HasPrefix(documents[3], "schema_version: 1\ntime: \"2026-01-02T12:00:09.000Z\"\nevent: closed\n") {
+		t.Errorf("as YAML:\n%s", stdout)
+	}
 	for args, want := range map[string]string{
 		"--public x":       `"x" is not an IPv4 address`,
 		"--at noon":        `--at: "noon" is not valid; use a time such as`,

@@ -47,9 +47,13 @@ func (s *settings) setup(ctx context.Context) (check.Config, error) {
 	if err != nil {
 		return check.Config{}, err
 	}
+	exports, err := parseExports(j.exports)
+	if err != nil {
+		return check.Config{}, err
+	}
 	return check.Config{
-		Cluster: shared,
-		Rules:   loaded, DataPath: string(j.dataPath), Loader: loader,
+		Cluster: shared, Exports: exports,
+		Rules: loaded, DataPath: string(j.dataPath), Loader: loader,
 		Listen: j.listen, WebConfig: j.webConfig, EventLog: j.eventLog, StateDir: j.stateDir,
 		File: file, Set: j.setCommand, Load: j.loadCommand(),
 		Fast: j.fast.config(""), LoadFast: j.loadFastCommand(),

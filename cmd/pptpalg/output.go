@@ -2,15 +2,14 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 
 	"pptpalg/cmd/pptpalg/internal/config"
+	"pptpalg/cmd/pptpalg/internal/schema"
 )
 
 // The forms of what a command prints.
@@ -51,8 +50,16 @@ func (o *output) Set(s string) error {
 func (o *output) String() string { return o.form }
 func (o *output) Type() string   { return "form" }
 
+// chosen is the form that was asked for.
+func (o *output) chosen() string {
+	if o.asJSON {
+		return formJSON
+	}
+	return o.form
+}
+
 // structured reports whether programs read the output.
-func (o *output) structured() bool { return o.asJSON || o.form == formJSON || o.form == formYAML }
+func (o *output) structured() bool { return o.chosen() == formJSON || o.chosen() == formYAML }
 
 // print prints a value for programs.
 func (o *output) print(w io.Writer, v any) error {
@@ -68,29 +75,12 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// printYAML prints a value with the names and in the order of its JSON, which YAML includes.
+// printYAML prints a value with the names and in the order of its JSON.
 func printYAML(w io.Writer, v any) error {
-	b, err := json.Marshal(v)
+	b, err := schema.YAML(v)
 	if err != nil {
 		return err
 	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(b, &doc); err != nil {
-		return fmt.Errorf("write YAML: %w", err)
-	}
-	spread(&doc)
-	enc := yaml.NewEncoder(w)
-	enc.SetIndent(2)
-	if err := enc.Encode(&doc); err != nil {
-		return fmt.Errorf("write YAML: %w", err)
-	}
-	return enc.Close()
-}
-
-// spread takes the form of JSON from a document: braces, brackets and needless quotes.
-func spread(n *yaml.Node) {
-	n.Style = 0
-	for _, child := range n.Content {
-		spread(child)
-	}
+	_, err = w.Write(b)
+	return err
 }

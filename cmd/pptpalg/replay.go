@@ -17,10 +17,10 @@ import (
 
 // replayOptions are the flags of replay.
 type replayOptions struct {
-	nat    []string
-	ports  []uint
-	write  string
-	asJSON bool
+	output
+	nat   []string
+	ports []uint
+	write string
 }
 
 func replayCommand() *cobra.Command {
@@ -39,7 +39,7 @@ func replayCommand() *cobra.Command {
 	f.StringArrayVar(&o.nat, "nat", nil, "CLIENT-NET=PUBLIC: hosts of the network are translated to the public address (repeatable)")
 	f.UintSliceVar(&o.ports, "ports", defaultPorts, "TCP ports to which PPTP clients connect")
 	f.StringVar(&o.write, "write", "", "write the packets, as they are outside the NAT, to this pcap file")
-	f.BoolVar(&o.asJSON, "json", false, "print JSON")
+	o.addTo(cmd, formText, formJSON, formYAML)
 	return cmd
 }
 
@@ -70,10 +70,8 @@ func (o replayOptions) replay(ctx context.Context, w, messages io.Writer, name s
 	if report == nil {
 		return err
 	}
-	if o.asJSON {
-		return errors.Join(report.JSON(w), err)
-	}
-	return errors.Join(report.Text(w), err)
+	form := map[string]func(io.Writer) error{formText: report.Text, formJSON: report.JSON, formYAML: report.YAML}[o.chosen()]
+	return errors.Join(form(w), err)
 }
 
 func (o replayOptions) config() (replay.Config, error) {

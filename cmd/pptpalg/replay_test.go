@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+
 	"pptpalg/cmd/pptpalg/internal/replay"
 )
 
@@ -117,6 +120,25 @@ func TestReplayJSON(t *testing.T) {
 	must(t, json.Unmarshal([]byte(stdout), &r))
 	if len(r.Calls) != 2 || r.Calls[1].PNS.PublicCallID == nil || *r.Calls[1].PNS.PublicCallID != 255 || r.Calls[1].Ended.Cause != "cleared" {
 		t.Errorf("%s", stdout)
+	}
+}
+
+// TestReplayYAML: it is the same as JSON.
+func TestReplayYAML(t *testing.T) {
+	for _, args := range [][]string{{captured("hangup-lan"), "--nat", labNAT}, {captured("hangup-lan"), "--ports", "9"}} {
+		args = append([]string{"replay"}, args...)
+		_, asJSON, _ := pptpalg(t, append(args, "-o", "json")...)
+		code, asYAML, stderr := pptpalg(t, append(args, "-o", "yaml")...)
+		var want, got any
+		decode(t, asJSON, &want)
+		must(t, yaml.Unmarshal([]byte(asYAML), &got))
+		back, err := json.Marshal(got)
+		must(t, err)
+		got = nil
+		decode(t, string(back), &got)
+		if diff := cmp.Diff(want, got); diff != "" || code != 0 {
+			t.Errorf("exit %d: %s(-JSON +YAML)\n%s", code, stderr, diff)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"pptpalg/cmd/pptpalg/internal/datapath/fast"
+	"pptpalg/cmd/pptpalg/internal/export"
 	"pptpalg/rules"
 )
 
@@ -15,12 +16,13 @@ type Config struct {
 	Rules     rules.Config
 	DataPath  string // who translates GRE: kernel, queue, or auto
 	Fast      fast.Config
-	Loader    string   // who loads the rules, as rules/choice names them
-	Listen    string   // address of the metrics, "" for none
-	WebConfig string   // file with their TLS and passwords, "" for none
-	EventLog  string   // file, "-" for standard output, "" for none
-	StateDir  string   // directory of the daemon's socket
-	Cluster   *Cluster // nil: the gateway is alone
+	Loader    string          // who loads the rules, as rules/choice names them
+	Listen    string          // address of the metrics, "" for none
+	WebConfig string          // file with their TLS and passwords, "" for none
+	EventLog  string          // file, "-" for standard output, "" for none
+	Exports   []export.Target // collectors of events
+	StateDir  string          // directory of the daemon's socket
+	Cluster   *Cluster        // nil: the gateway is alone
 
 	File File
 	// Set returns the command that has the daemon run with another value for a key of
@@ -108,5 +110,6 @@ var checks = []check{
 	of("fast-path", (*reader).fastPath, judgeFastPath),
 	of("listener", (*reader).listener, judgeListener),
 	of("event-log", (*reader).eventLog, judgeEventLog),
+	of("collectors", (*reader).collectors, judgeCollectors),
 	of("daemon", (*reader).daemon, judgeDaemon),
 }

@@ -289,11 +289,17 @@ func TestFindings(t *testing.T) {
 		{"no accounting", "sysctl -qw net.netfilter.nf_conntrack_acct=0", "accounting", Warning, "acct is 0", true, nil},
 
 		{"no NAT", "iptables -t nat -F", "nat", Problem, "no rule translates", false, nil},
-		{"no NAT, and no default route", "iptables -t nat -F; ip route del default", "nat", Warning, "no default route", false, nil},
+		{"no NAT, and no default route", "iptables -t nat -F; ip route del default", "nat", Problem, "no rule translates", false, nil},
+		{"no NAT, and nothing says what is outside", "iptables -t nat -F; ip route del default; ip addr flush dev wan; ip addr add 192.168.1.2/24 dev wan", "nat", Warning, "no default route", false, nil},
 		{"no NAT, and public addresses inside", "iptables -t nat -F; ip addr flush dev lan; ip addr add 198.51.100.1/24 dev lan", "nat", OK, "are public", false, nil},
 		{"no NAT, in a private network", "iptables -t nat -F; ip addr flush dev wan; ip addr add 192.168.1.2/24 dev wan; ip route replace default via 192.168.1.1", "nat", Warning, "another gateway must", false, nil},
 		{"no NAT, behind NAT64", "iptables -t nat -F; ip link add nat64 type bridge; ip link set nat64 up; ip route replace default dev nat64", "nat", Warning, "NAT64", false, nil},
 		{"a server behind", "iptables -t nat -F; iptables -t nat -A PREROUTING -d 203.0.113.1 -p tcp --dport 1723 -j DNAT --to 10.0.0.5", "nat", OK, "destinations", false, nil},
+		{"NAT to an address of nobody", "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan -j SNAT --to-source 203.0.113.77", "nat", Warning, "does not have that address, so nothing answers for it on wan", true, nil},
+		{"NAT to addresses of nobody", "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan -p tcp -j SNAT --to-source 203.0.113.77-203.0.113.79:1024-65535", "nat", Warning, "translated to 203.0.113.77", true, nil},
+		{"NAT to an address of nobody by nft", "iptables -t nat -F; " + nftNAT + "nft add rule ip n post oifname wan tcp dport 1723 snat to 203.0.113.77:1024-2048", "nat", Warning, "translated to 203.0.113.77 by nft ip n post", true, nil},
+		{"NAT to an address of its own", "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan -j SNAT --to-source 203.0.113.1", "nat", OK, "--to-source", false, nil},
+		{"NAT to an address that is routed here", "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan -j SNAT --to-source 198.51.100.77", "nat", OK, "--to-source", false, nil},
 		{"NAT by nft", "iptables -t nat -F; " + nftNAT + "nft add rule ip n post oifname wan masquerade", "nat", OK, "nft ip n post", false, nil},
 		{"NAT of TCP alone", "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan -p tcp -j MASQUERADE", "nat", OK, "", false, nil},
 		{"NAT of TCP alone, and the daemon translates", "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan -p tcp -j MASQUERADE", "nat", OK, "", false, queuing},
@@ -476,7 +482,7 @@ func TestGREQueueTaken(t *testing.T) {
 	defer bind(t, p, 1725)()
 	wants(t, findIn(t, p, "queue-owner"), OK, "free")
 	f := findIn(t, p, "queue-owner", queuing)
-	wants(t, f, Problem, "queue 1725 is taken")
+	wants(t, f, Problem, "queue 1725 is bound by")
 	mend(t, p, f, queuing)
 	wants(t, findIn(t, p, "queue-owner", queuing), OK, "queue 1723, 1726-1727 is free")
 }

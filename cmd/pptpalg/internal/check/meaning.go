@@ -113,10 +113,11 @@ type meaning struct {
 	sets    map[string]*set   // by table and name
 	helpers map[string]string // kernel names, likewise
 
-	loaded   string // since something was done with it; each load begins at a multiple of four
-	mask     []byte // of loaded
-	used     bool   // something was done with it
-	constant []byte // the last
+	loaded   string            // since something was done with it; each load begins at a multiple of four
+	mask     []byte            // of loaded
+	used     bool              // something was done with it
+	constant []byte            // the last
+	values   map[uint64][]byte // constants, by their register
 	asked    []condition
 	actions  []action
 }
@@ -209,6 +210,10 @@ func (m *meaning) immediate(data attributes) {
 		m.do(jump, v.arg)
 	}
 	m.constant = value.get(unix.NFTA_DATA_VALUE)
+	if m.values == nil {
+		m.values = make(map[uint64][]byte)
+	}
+	m.values[data.number(unix.NFTA_IMMEDIATE_DREG)] = m.constant
 }
 
 // cmp reads a comparison with a value, or with a range of them: that has one more.
@@ -282,11 +287,15 @@ func (m *meaning) object(data attributes) {
 }
 
 func (m *meaning) nat(data attributes) {
-	name := snat
 	if data.number(unix.NFTA_NAT_TYPE) == unix.NFT_NAT_DNAT {
-		name = dnat
+		m.do(dnat, "")
+		return
 	}
-	m.do(name, "")
+	to := ""
+	if b := m.values[data.number(unix.NFTA_NAT_REG_ADDR_MIN)]; len(b) == 4 {
+		to = netip.AddrFrom4([4]byte(b)).String()
+	}
+	m.do(snat, to)
 }
 
 func (m *meaning) queue(data attributes) {

@@ -189,6 +189,25 @@ type way struct{ inside, outside string }
 // its dial-in users, or containers, and treats them alike.
 const maxWays, maxContainers = 64, 4
 
+// facing returns the interfaces that lead to public addresses alone, if others lead to private ones:
+// these are outside where nothing else says so.
+func (n network) facing() (public []string) {
+	near := false
+	for _, r := range n.routes {
+		switch to := n.of(r.dev); {
+		case container(r.dev) || len(to) == 0:
+		case slices.ContainsFunc(to, private):
+			near = true
+		default:
+			public = append(public, r.dev)
+		}
+	}
+	if !near {
+		return nil
+	}
+	return unique(public)
+}
+
 // ways pairs the interfaces that are outside, of default routes and of the rules that
 // translate sources (translated), with all others.
 func (n network) ways(translated []string) []way {
@@ -197,6 +216,9 @@ func (n network) ways(translated []string) []way {
 		if r.wide() {
 			outside = append(outside, r.dev)
 		}
+	}
+	if len(outside) == 0 {
+		outside = n.facing()
 	}
 	outside = n.arriving(outside)
 	var inside []string

@@ -37,7 +37,7 @@ const (
 )
 
 // action is one of them. arg is, of jump and goto, the chain; of helper its kernel name;
-// of zone and queue the number.
+// of zone and queue the number; of nft's snat the first address, "" if it is not in the rule.
 type action struct {
 	name, arg string
 	bypass    bool // of queue: the packet goes on where nobody has the queue

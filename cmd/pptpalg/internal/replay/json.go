@@ -2,6 +2,7 @@ package replay
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -46,4 +47,45 @@ func writeEntry(b *bufio.Writer, v any, indent string) {
 		panic(err)
 	}
 	_, _ = b.Write(text) // Flush tells
+}
+
+// YAML writes the same as JSON, in YAML, and one entry at a time too.
+func (r *Report) YAML(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	fmt.Fprintf(b, "schema_version: %d\n", schema.SchemaVersion)
+	listYAML(b, "events", r.Events.All())
+	listYAML(b, "calls", slices.Values(r.Calls))
+	listYAML(b, "strays", slices.Values(r.Strays))
+	fmt.Fprint(b, "totals:\n")
+	entryYAML(b, r.Totals, "  ", "  ")
+	if err := b.Flush(); err != nil {
+		return fmt.Errorf("print report: %w", err)
+	}
+	return nil
+}
+
+func listYAML[T any](b *bufio.Writer, name string, all iter.Seq[T]) {
+	head := name + ":\n"
+	for v := range all {
+		fmt.Fprint(b, head)
+		entryYAML(b, v, "  - ", "    ")
+		head = ""
+	}
+	if head != "" {
+		fmt.Fprintf(b, "%s: []\n", name)
+	}
+}
+
+// entryYAML writes what can always be written, as writeEntry does.
+func entryYAML(b *bufio.Writer, v any, first, others string) {
+	text, err := schema.YAML(v)
+	if err != nil {
+		panic(err)
+	}
+	indent := first
+	for line := range bytes.Lines(text) {
+		_, _ = b.WriteString(indent) // Flush tells
+		_, _ = b.Write(line)
+		indent = others
+	}
 }
