@@ -521,12 +521,23 @@ func (c *chaosRun) wantAll(n int) {
 			return have == n && 2*n <= flows && flows <= 2*(n+lost)
 		})
 		if err != nil {
-			c.t.Errorf("%s: %v: %d calls and %d on lost connections, %d GRE flows; want %d calls", c.names[g], err, have, lost, flows, n)
+			c.t.Errorf("%s: %v: %d calls and %d on lost connections, %d GRE flows; want %d calls; nobody's: %s", c.names[g], err, have, lost, flows, n, c.nobodys(g))
 		}
 	}
 	if err := lab.Poll(endurance, func() bool { return c.kept() == n }); err != nil {
 		c.t.Errorf("etcd has %d calls, want %d", c.kept(), n)
 	}
+}
+
+// nobodys returns a gateway's calls that no client has set up and not cleared.
+func (c *chaosRun) nobodys(g *testGateway) string {
+	var b strings.Builder
+	for _, call := range g.calls() {
+		if id := call.PAC.CallID; id == nil || c.calls.owner(*id) == (origin{}) {
+			fmt.Fprintf(&b, "%+v; ", call)
+		}
+	}
+	return b.String()
 }
 
 // has counts a gateway's calls, but for those on connections that clients have given up, and those.
