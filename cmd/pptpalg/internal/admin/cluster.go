@@ -70,8 +70,11 @@ func (c *Cluster) State() string {
 	case c.Degraded:
 		return "degraded: the shared store lacks calls of this gateway, or does not report those of others"
 	}
-	return "ok"
+	return ClusterOK
 }
+
+// ClusterOK is the state of a gateway with which all is well in its cluster.
+const ClusterOK = "ok"
 
 // ClusterControl is what the commands for a cluster ask of a gateway. It must be safe to call
 // from any goroutine.

@@ -13,7 +13,7 @@ const (
 	// one has. PPP begins to talk at once, and again after three seconds.
 	firstPackets = 5 * time.Second
 	// oneWayFor is for how long packets come from one end only.
-	oneWayFor = 8 * time.Second
+	oneWayFor = 7 * time.Second
 	// silentFor is for a call of which neither end has ever sent anything.
 	silentFor = 10 * time.Second
 )

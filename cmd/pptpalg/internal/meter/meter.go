@@ -8,13 +8,15 @@ import (
 	"pptpalg/alg/calls"
 )
 
-// How often the meter looks: often while a call is in doubt, and in no case so often that it
-// looks for more than one part in share of the time.
+// How often the meter looks: often while a call is in doubt, seldom while there is no call, and in
+// no case so often that it looks for more than one part in share of the time. With that, whoever
+// asks ten seconds after a call has begun to carry one way only is told so.
 const (
-	often   = 2 * time.Second
+	often   = time.Second
+	usually = 2 * time.Second
 	seldom  = 5 * time.Second
 	longest = time.Minute
-	share   = 200
+	share   = 500
 )
 
 // Source is what the meter looks at. Its functions must be safe to call from any goroutine.
@@ -102,6 +104,9 @@ func (m *Meter) pause(took time.Duration) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	rest := seldom
+	if len(m.calls) > 0 {
+		rest = usually
+	}
 	for _, w := range m.calls {
 		if w.doubtful {
 			rest = often

@@ -174,9 +174,9 @@ func TestPace(t *testing.T) {
 		looks  int // in a minute
 	}{
 		"no calls":   {nil, [2]uint64{}, 0, 13},
-		"a call":     {[]calls.View{call(calls.Established, noon)}, [2]uint64{9, 9}, 0, 13},
-		"in doubt":   {[]calls.View{call(calls.Answered, noon)}, [2]uint64{}, 0, 31},
-		"takes long": {[]calls.View{call(calls.Answered, noon)}, [2]uint64{}, 100 * time.Millisecond, 3},
+		"a call":     {[]calls.View{call(calls.Established, noon)}, [2]uint64{9, 9}, 0, 31},
+		"in doubt":   {[]calls.View{call(calls.Answered, noon)}, [2]uint64{}, 0, 61},
+		"takes long": {[]calls.View{call(calls.Answered, noon)}, [2]uint64{}, 100 * time.Millisecond, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -200,6 +200,34 @@ func TestPace(t *testing.T) {
 					t.Errorf("%d looks in a minute, want %d; %v", looks, tt.looks, err)
 				}
 			})
+		})
+	}
+}
+
+// TestWithinTenSeconds has GRE from one end stop, at each instant between two looks, and an operator
+// ask ten seconds later, who looks himself.
+func TestWithinTenSeconds(t *testing.T) {
+	for at := 20 * time.Second; at < 20*time.Second+usually; at += 100 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			views := []calls.View{call(calls.Established, began)}
+			carried := func() map[calls.Flow]calls.Traffic {
+				age := time.Since(began)
+				return counted(uint64(min(age, at)/(500*time.Millisecond)), uint64(age/(500*time.Millisecond)))
+			}
+			m := New(Source{
+				Calls:   func() []calls.View { return views },
+				Traffic: func() (map[calls.Flow]calls.Traffic, error) { return carried(), nil },
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), at+10*time.Second)
+			defer cancel()
+			if err := m.Run(ctx); err != nil {
+				t.Error(err)
+			}
+			m.Observe(time.Now(), views, carried())
+			if c := m.Of(1); c.Kind != OneWay || !c.ToPNS {
+				t.Errorf("stopped at %v: %+v", at, c)
+			}
 		})
 	}
 }

@@ -150,6 +150,7 @@ func TestInBrowser(t *testing.T) {
 	t.Run("trouble", func(t *testing.T) { testTrouble(t, b) })
 	t.Run("one-way", func(t *testing.T) { testOneWay(t, b) })
 	t.Run("crowd", func(t *testing.T) { testCrowd(t, b) })
+	t.Run("states", func(t *testing.T) { testStates(t, b) })
 }
 
 // testOffice looks on a desk, on a phone, in the dark, and when the daemon has gone.

@@ -73,6 +73,7 @@ var noted = []struct {
 	{"call requests passed unedited because of a limit; the log names the clients (--max-…)", unedited},
 	{"packets were dropped by the kernel before the daemon saw them (--queue-length, --queue-buffer)", []string{"queue_dropped_total", "queue_user_dropped_total"}},
 	{"times the queue's socket buffer was full (--queue-buffer)", []string{"queue_overruns_total"}},
+	{"times the firewall rules went missing; the log says when (pptpalg_rules_lost_total)", []string{"rules_lost_total"}},
 	{"packets were ignored because the kernel's own PPTP helper edits their connections (pptpalg check)", []string{"packets_total/kernel_helper"}},
 	{"requests to the kernel's conntrack failed; the log has its errors", []string{"conntrack_errors_total"}},
 	{"conntrack entries of calls were deleted by another program, and created again", []string{"reconcile_repairs_total"}},

@@ -1,6 +1,8 @@
 package status
 
 import (
+	"fmt"
+
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/meter"
@@ -163,6 +165,9 @@ func (p *Page) problems(st *Status) {
 	} else if err := p.cfg.Ready(st.Now.Time); err != nil {
 		st.Ready = false
 		st.Problems = append(st.Problems, err.Error())
+	}
+	if c := st.Cluster; c != nil && c.State != admin.ClusterOK {
+		st.Problems = append(st.Problems, fmt.Sprintf("in its cluster this gateway is %s; \"pptpalg cluster status\" says more", c.State))
 	}
 }
 

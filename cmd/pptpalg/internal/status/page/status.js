@@ -69,7 +69,7 @@ function showFacts(status, now) {
   text($("rules"), loaded ? `loaded ${whose}${since ? `, for ${span(now - new Date(since))}` : ""}` : "missing");
   const fast = status.fast_path;
   fact("fastpath", fast.mode === "off" ? "" : `XDP ${fast.interfaces_xdp}, tc ${fast.interfaces_tc}, missing ${fast.interfaces_missing}`);
-  fact("cluster", status.cluster ? `${status.cluster.name}: ${plural(status.cluster.gateways, "gateway", "gateways")}, ${status.cluster.state}` : "");
+  fact("cluster", status.cluster ? `${status.cluster.name}: ${plural(status.cluster.gateways, "gateway", "gateways")}, ${status.cluster.state.split(":")[0]}` : ""); // the rest is among the problems
   const error = status.last_error;
   fact("last-error", error ? `${span(now - new Date(error.time))} ago: ${error.text}` : "");
 }
@@ -96,7 +96,7 @@ function showSums(sums, now) {
   const count = { ...calls, established: calls.established - calls.one_way - calls.silent };
   const states = ["established", "answered", "requested", "clearing"].filter((s) => count[s] > 0);
   const bad = [["one_way", "one-way"], ["silent", "silent"]].filter(([key]) => calls[key] > 0).map(([key, word]) => `${whole(calls[key])} ${word}`);
-  text($("calls-sub"), [...bad, ...states.map((s) => `${whole(count[s])} ${s}`)].join(", ") || "none yet");
+  text($("calls-sub"), [...bad, ...states.map((s) => `${whole(count[s])} ${s}`)].join(", ") || "none now");
   text($("rate"), sums.rate ? short(sums.rate.bytes, "B/s") : "–");
   text($("rate-sub"), rateWords(sums));
   text($("space"), percent(sums.call_id_space_used_ratio));
