@@ -43,6 +43,13 @@ type half struct {
 	unsure bool // it has sent a FIN that is believed when its receiver has acknowledged it
 }
 
+// clone returns a copy that shares nothing.
+func (h *half) clone() half {
+	c := *h
+	c.stream = h.stream.Clone()
+	return c
+}
+
 func newDialogue(c calls.Connection, at time.Duration) *dialogue {
 	d := &dialogue{opened: at, heard: at}
 	switch {

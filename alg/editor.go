@@ -342,7 +342,13 @@ func (e *Editor) take(local bool) {
 	if e.resetDue(s, t.seg) && t.reset() {
 		return
 	}
-	e.edit(t)
+	if e.unsure {
+		before := t.halves[t.sender].clone()
+		e.edit(t)
+		e.retract(t, before)
+	} else {
+		e.edit(t)
+	}
 	e.rank(t.dialogue)
 	if t.flags&(packet.FIN|packet.RST) != 0 {
 		e.doubt(t.dialogue, t.at)

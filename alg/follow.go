@@ -1,10 +1,10 @@
 package alg
 
 import (
+	"slices"
 	"time"
 
 	"pptpalg/alg/calls"
-	"pptpalg/alg/packet"
 )
 
 // Gateways that share their calls each know the calls of all of them. Each connection that
@@ -215,15 +215,23 @@ func (h *Handover) Next(most int, now time.Time) (moved []calls.Connection, more
 }
 
 // Unsure says whether calls may be unknown that the next segments are about, because the former owner
-// of their connections has more to tell: then no reply opens a call whose request it did not see.
+// of their connections has more to tell. Then no reply opens a call whose request was not seen, and a
+// segment with a message about an unknown call is dropped, and read anew when it comes again.
 func (e *Editor) Unsure(unsure bool) { e.unsure = unsure }
 
-// Reread has the connection of a segment read anew, from the next message that begins: for one that
-// does not go on, and comes again.
-func (e *Editor) Reread(seg packet.Segment, now time.Time) {
-	if s, known := e.find(seg); known {
-		c := s.dialogue.control.Connection()
-		e.anew(s.dialogue, &c, now)
+// retract drops the turn's segment if a call is unknown that may be known soon: its direction is as it
+// was before.
+func (e *Editor) retract(t *turn, before half) {
+	if !slices.Contains(t.out.Anomalies, UnknownCall) {
+		return
+	}
+	t.out.Verdict = Drop
+	t.halves[t.sender] = before
+	read := func(w ending) bool { return w.from == t.sender && w.until.After(t.first) }
+	if late := slices.DeleteFunc(e.late[t.dialogue], read); len(late) > 0 {
+		e.late[t.dialogue] = late
+	} else {
+		delete(e.late, t.dialogue)
 	}
 }
 

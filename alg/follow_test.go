@@ -62,6 +62,33 @@ func followedCall(t testing.TB) (w *wire, follower *rig) {
 	return w, newTwin(t, w.ed.Records()[0])
 }
 
+// TestUnsure: while the former owner may have something to tell, a message about an unknown call comes
+// again, and is read then. What was said before it counts.
+func TestUnsure(t *testing.T) {
+	w, follower := followedCall(t)
+	w.moved(follower)
+	follower.owns(gatewayAddr, true)
+	w.say(server, message(pptp.CallDisconnectNotify, 9, 0, 1)) // waits until the client acknowledges it
+	follower.ed.Unsure(true)
+	reply := message(pptp.OutgoingCallReply, 10, 300, byte(pptp.ResultOK))
+	at := w.seq[server]
+	for range 2 {
+		w.segment(server, packet.ACK, at, reply)
+		if w.last.Verdict != Drop || follower.table.Calls() != 1 {
+			t.Fatalf("%v, %d calls", w.last.Verdict, follower.table.Calls())
+		}
+	}
+	w.segment(client, packet.ACK, w.seq[client], nil)
+	if n := follower.table.Calls(); n != 0 {
+		t.Errorf("%d calls after the Notify was acknowledged", n)
+	}
+	follower.ed.Unsure(false)
+	w.segment(server, packet.ACK, at, reply)
+	if w.last.Verdict == Drop || len(w.last.Messages) != 1 {
+		t.Errorf("in the end %v, %v", w.last.Verdict, w.last.Messages)
+	}
+}
+
 // TestElsewhere: whatever comes of a connection that another gateway owns passes as it is, and
 // changes nothing.
 func TestElsewhere(t *testing.T) {

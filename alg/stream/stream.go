@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"slices"
 	"time"
 
 	"pptpalg/alg/packet"
@@ -46,6 +47,16 @@ type Stream struct {
 	forgot bool
 	joined bool
 	placed bool
+}
+
+// Clone returns a copy that shares nothing.
+func (s *Stream) Clone() Stream {
+	c := *s
+	c.edits = slices.Clone(s.edits)
+	if s.gap != nil {
+		c.gap = new(*s.gap)
+	}
+	return c
 }
 
 // gap describes what came behind missing bytes. It is allocated separately, because few

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"errors"
-	"slices"
 	"time"
 
 	"pptpalg/alg"
@@ -154,13 +153,10 @@ func (g *Gateway) edit(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
 	if g.editor.Asks(seg) && !g.ask(seg, now) {
 		return alg.Outcome{Reason: alg.Failed}
 	}
-	unsure := g.share != nil && g.mayBeTold(seg, now)
-	g.editor.Unsure(unsure)
-	out := g.editor.Edit(seg, p.Hook == nfqueue.Output, now)
-	if unsure && slices.Contains(out.Anomalies, alg.UnknownCall) {
-		out.Verdict = alg.Drop // it comes again
-		g.editor.Reread(seg, now)
+	if g.share != nil {
+		g.editor.Unsure(g.mayBeTold(seg, now))
 	}
+	out := g.editor.Edit(seg, p.Hook == nfqueue.Output, now)
 	g.note(out.Events)
 	g.see(seg, &out, now)
 	if out.Leave {
