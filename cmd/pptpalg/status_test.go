@@ -51,7 +51,7 @@ func TestStatusPage(t *testing.T) {
 	await(t, tab, `window.loaded === "once"`)
 	g.stop()
 	g.start("--status-page", "off")
-	await(t, tab, `document.getElementById("gone").innerText.includes("it answered 404: the status page is not shown here")`)
+	await(t, tab, `document.getElementById("gone").innerText.includes("it answered 404: the status page is not served here")`)
 }
 
 // TestStatusPageFlag: as a key of the configuration file too, where YAML has words of its own

@@ -41,7 +41,7 @@ func judgeCollectors(all []collector) Finding {
 		case c.err != nil:
 			bad = append(bad, fmt.Sprintf("%v: %s", c.target, oneLine(c.err.Error())))
 		case c.target.Silent():
-			good = append(good, fmt.Sprintf("%v: sent, and nobody has refused it (UDP tells no more)", c.target))
+			good = append(good, fmt.Sprintf("%v: sent without an error (UDP reports no more than that)", c.target))
 		default:
 			good = append(good, fmt.Sprintf("%v: connected", c.target))
 		}
@@ -52,6 +52,6 @@ func judgeCollectors(all []collector) Finding {
 	case len(bad) == 0:
 		return ok("%s", strings.Join(good, "; "))
 	}
-	return warning("start the collector, or let packets to it pass; what it refuses is in its log",
+	return warning("start the collector, or let packets to it pass; if it refuses them, its log says why",
 		"events do not reach %d of %d collectors: %s", len(bad), len(all), strings.Join(bad, "; "))
 }

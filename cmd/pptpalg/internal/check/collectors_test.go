@@ -29,7 +29,7 @@ func TestCollectors(t *testing.T) {
 	}{
 		{"none", nil, OK, "no collector of events"},
 		{"syslog over TCP", []string{"syslog+tcp://127.0.0.1"}, OK, "syslog+tcp://127.0.0.1:601: connected"},
-		{"syslog over UDP", []string{"syslog+udp://127.0.0.1"}, OK, "syslog+udp://127.0.0.1:514: sent, and nobody has refused it (UDP tells no more)"},
+		{"syslog over UDP", []string{"syslog+udp://127.0.0.1"}, OK, "syslog+udp://127.0.0.1:514: sent without an error (UDP reports no more than that)"},
 		{"nobody over TCP", []string{"syslog+tcp://127.0.0.1", "ipfix+tcp://127.0.0.1"}, Warning, "events do not reach 1 of 2 collectors: ipfix+tcp://127.0.0.1:4739: connect: connection refused"},
 		{"nobody over UDP", []string{"ipfix+udp://127.0.0.1"}, Warning, "ipfix+udp://127.0.0.1:4739: "},
 		{"nobody over UDP, who gets nothing", []string{"syslog+udp://127.0.0.1:515"}, Warning, "syslog+udp://127.0.0.1:515: "},

@@ -50,7 +50,7 @@ func TestSystemJudges(t *testing.T) {
 		{"bound", judgeBindable(binding{}), OK, ""},
 		{"not bound", judgeBindable(binding{refused}), Problem, "operation not permitted"},
 		{"free", judgeQueueOwner(owned{numbers: queue5}), OK, "5 is free"},
-		{"the daemon's", judgeQueueOwner(owned{numbers: queue5, taken: taken, running: true}), OK, "daemon's"},
+		{"the daemon's", judgeQueueOwner(owned{numbers: queue5, taken: taken, running: true}), OK, "running daemon"},
 		{"snort's", judgeQueueOwner(owned{numbers: queue5, taken: taken, set: set}), Problem, "snort (process 77)"},
 		{"unknown owner", judgeQueueOwner(owned{numbers: []uint16{5, 6, 7}, taken: &takenBy{queue: 7}, set: set}), Problem, "queue 7 is bound by another program"},
 		{"daemon of another queue", judgeQueueOwner(owned{numbers: queue5, running: true}), Problem, "queue 5 is not bound"},
@@ -403,7 +403,7 @@ func TestOutput(t *testing.T) {
 	}
 	want := strings.Join([]string{
 		"ok         rights         all",
-		"problem    configuration  2 faults:",
+		"problem    configuration  2 errors:",
 		"                          f:1: a",
 		"                          f:3: b",
 		"                          -> true",

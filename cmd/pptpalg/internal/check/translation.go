@@ -35,7 +35,7 @@ func (f firewall) strange() Finding {
 				near := func(p netip.Prefix) bool { return p.Contains(to) }
 				if slices.ContainsFunc(f.network.of(dev), near) {
 					return warning(shell("ip", "addr", "add", to.String()+"/32", "dev", dev),
-						"sources are translated to %v by %s, and this gateway does not have that address, so nothing answers for it on %s: add it, or correct the rule", to, c.line(r), dev)
+						"sources are translated to %v by %s, but this gateway does not have that address, so nothing answers for it on %s: add it, or correct the rule", to, c.line(r), dev)
 				}
 			}
 		}
