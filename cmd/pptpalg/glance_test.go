@@ -39,7 +39,7 @@ func TestStatus(t *testing.T) {
 		}},
 		{name: "stopped", code: 3, first: "STOPPED: no daemon is running", other: "-> systemctl start pptpalg", do: func(g *testGateway) { g.stop() }},
 		{name: "rules missing", args: []string{"--rules", "none"}, code: 1, first: "PROBLEM: no firewall rule sends control connections to the daemon's queue", other: "-> pptpalg rules load", do: func(*testGateway) {}},
-		{name: "no NAT", code: 1, first: "PROBLEM: no rule translates addresses: clients behind this gateway have no public one", other: "-> iptables -t nat -A POSTROUTING", do: func(g *testGateway) {
+		{name: "no NAT", code: 1, first: "PROBLEM: no rule translates addresses: clients behind this gateway have no public address", other: "-> iptables -t nat -A POSTROUTING", do: func(g *testGateway) {
 			must(g.t, g.Gateway.IPTables(g.t.Context(), "-t", "nat", "-F"))
 			must(g.t, g.Gateway.IPTables(g.t.Context(), "-P", "FORWARD", "ACCEPT"))
 		}},
