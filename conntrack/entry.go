@@ -85,6 +85,7 @@ func (e *entry) connection() calls.Connection {
 		Mark:     e.mark,
 		Helper:   e.helper,
 		Opening:  e.tcp.opening(),
+		Answered: e.tcp == tcpSynRecv,
 		Closing:  e.tcp.ended(),
 		Reset:    e.tcp == tcpClose,
 	}

@@ -48,6 +48,7 @@ type Connection struct {
 	Mark            uint32 // connmark
 	Helper          string // the kernel helper attached to it, "" for none
 	Opening         bool   // TCP's handshake is under way: its conntrack state is SYN_SENT or SYN_RECV
+	Answered        bool   // and its responder has answered: it is SYN_RECV
 	Closing         bool   // TCP has ended: its conntrack state is LAST_ACK, TIME_WAIT or CLOSE
 	Reset           bool   // and it is CLOSE: conntrack has believed a RST
 }

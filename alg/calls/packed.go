@@ -4,7 +4,8 @@ import "net/netip"
 
 // packed is a Connection as the table keeps it, in 32 bytes instead of 160. The table is
 // for IPv4; for any other address it keeps 0.0.0.0. It does not keep the helper's name,
-// because a connection with a helper has no calls here, nor Reset, which is not disputed.
+// because a connection with a helper has no calls here, nor Answered and Reset, which are not
+// disputed.
 type packed struct {
 	original, reply packedTuple
 	zone            uint16

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"net/netip"
@@ -30,7 +32,9 @@ blocked, it needs packet counts: net.netfilter.nf_conntrack_acct must have been 
 call was set up, or the daemon must translate GRE (--datapath queue).
 
 With --all it lists every client that has trouble now or had it in the last hour, the worst
-first, each with its most likely cause. Exit code 1 means that there is one.`,
+first, each with its most likely cause. Exit code 1 means that there is one.
+
+If no daemon runs, that is the first cause, and the exit code is 3.`,
 		Args: takes("[CLIENT]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_ = s.read(cmd) // "pptpalg check" reports a faulty file; the daemon may run with an older one
@@ -62,22 +66,46 @@ func explainOne(cmd *cobra.Command, s *settings, o *output, address string) erro
 	if err != nil || !client.Unmap().Is4() {
 		return usagef("%q is not an IPv4 address: give the inside address of a client or server", address)
 	}
-	report, err := admin.Client{StateDir: s.stateDir}.Explain(cmd.Context(), client)
+	var report explain.Report
+	away, err := answering(cmd.Context(), answerTime, func(ctx context.Context) (err error) {
+		report, err = admin.Client{StateDir: s.stateDir}.Explain(ctx, client)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	weigh(cmd.Context(), s, &report)
-	if o.structured() {
-		return o.print(cmd.OutOrStdout(), report)
+	if away != nil {
+		report = explainAbsent(cmd.Context(), s, client, away)
+	} else {
+		weigh(cmd.Context(), s, &report)
 	}
-	return report.Text(cmd.OutOrStdout())
+	if o.structured() {
+		err = o.print(cmd.OutOrStdout(), report)
+	} else {
+		err = report.Text(cmd.OutOrStdout())
+	}
+	if err == nil && away != nil {
+		err = away.verdict("explain")
+	}
+	return err
 }
 
 // explainAll lists the clients that have trouble.
 func explainAll(cmd *cobra.Command, s *settings, o *output) error {
-	all, err := admin.Client{StateDir: s.stateDir}.ExplainAll(cmd.Context())
-	if err != nil {
+	var all []explain.Report
+	away, err := answering(cmd.Context(), answersTime, func(ctx context.Context) (err error) {
+		all, err = admin.Client{StateDir: s.stateDir}.ExplainAll(ctx)
 		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case away != nil && o.structured():
+		err = o.print(cmd.OutOrStdout(), []explain.Report{})
+		return cmp.Or(err, away.verdict("explain"))
+	case away != nil:
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n   → %s\n", away.Text, away.Advice)
+		return cmp.Or(err, away.verdict("explain"))
 	}
 	reports := make([]*explain.Report, len(all))
 	for i := range all {

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -19,13 +21,9 @@ func weigh(ctx context.Context, s *settings, reports ...*explain.Report) {
 	if len(reports) == 0 || !sameNetwork(ctx, s.stateDir) {
 		return
 	}
-	cfg, err := s.setup(ctx)
-	if err != nil {
-		return // the daemon runs with flags that are no longer valid
-	}
 	var problems []explain.Problem
 	rules := ""
-	for _, f := range check.Run(ctx, cfg) {
+	for _, f := range s.findings(ctx, true) {
 		switch {
 		case f.Result == check.Problem:
 			problems = append(problems, explain.Problem{Check: f.Check, Found: f.Found, Remedy: f.Remedy})
@@ -42,6 +40,22 @@ func weigh(ctx context.Context, s *settings, reports ...*explain.Report) {
 		}
 		r.Weigh(problems)
 	}
+}
+
+// explainAbsent is the report about a client where no daemon answers, which would know of it. Root
+// learns what else is wrong with the gateway.
+func explainAbsent(ctx context.Context, s *settings, client netip.Addr, away *absence) explain.Report {
+	found := s.findings(ctx, away.stopped && os.Geteuid() == 0)
+	away.because(found)
+	r := explain.Absent(client, time.Now(), away.Cause)
+	var problems []explain.Problem
+	for _, f := range found {
+		if f.Result == check.Problem && f.Check != away.told {
+			problems = append(problems, explain.Problem{Check: f.Check, Found: f.Found, Remedy: f.Remedy})
+		}
+	}
+	r.Weigh(problems)
+	return r
 }
 
 // sameNetwork reports whether the daemon is known to be in the network namespace of the

@@ -72,7 +72,7 @@ var setups = []setup{
 		g.server(lab.Behaviour{Silent: []lab.Type{lab.OutgoingCallRequest}})
 		must(g.t, g.client(0).Send(lab.NewOutgoingCallRequest(7)))
 	}},
-	{name: "rules never loaded", args: []string{"--rules", "none"}, want: "rules_missing", text: "not loaded", breaks: func(g *testGateway) {
+	{name: "rules never loaded", args: []string{"--rules", "none"}, want: "rules_missing", text: "no rule sends it control connections", breaks: func(g *testGateway) {
 		g.server(lab.Behaviour{})
 		callOn(g.t, g.client(0), 7)
 	}},

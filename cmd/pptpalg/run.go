@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -278,6 +279,9 @@ func run(ctx context.Context, e env, s *settings) error {
 	return err
 }
 
+// anywhere is an address to which only a default route leads: it is for documents (RFC 5737).
+var anywhere = netip.AddrFrom4([4]byte{192, 0, 2, 1})
+
 // witness adds to the facts of a client what the meter has seen.
 func witness(m *meter.Meter, f *explain.Facts) {
 	for i := range f.Calls {
@@ -290,16 +294,13 @@ func witness(m *meter.Meter, f *explain.Facts) {
 		return
 	}
 	f.TooBig.Packets, f.TooBig.Last = m.TooBig()
-	if f.TooBig.Packets == 0 || len(f.Calls) == 0 {
-		return
+	f.Astray.Packets, f.Astray.Last = m.Astray()
+	peer := f.Peer()
+	if !peer.IsValid() {
+		peer = anywhere
 	}
-	to := f.Calls[len(f.Calls)-1]
-	peer := to.PAC.Address
-	if peer == f.Client {
-		peer = to.PNS.Address
-	}
-	f.TooBig.Outside.Name, f.TooBig.Outside.MTU = meter.WayTo(peer)
-	f.TooBig.Inside.Name, f.TooBig.Inside.MTU = meter.WayTo(f.Client)
+	f.Outside.Name, f.Outside.MTU = meter.WayTo(peer)
+	f.Inside.Name, f.Inside.MTU = meter.WayTo(f.Client)
 }
 
 // briefly is how long the tasks beside the daemon may go on after the daemon has ended.

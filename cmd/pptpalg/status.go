@@ -3,9 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -34,11 +34,14 @@ const (
 // statusReport is what status tells.
 type statusReport struct {
 	SchemaVersion schema.Version  `json:"schema_version"`
-	State         string          `json:"state"`    // ok, warning, problem or stopped
-	Problems      []statusProblem `json:"problems"` // the first one explains the others most likely; warnings where there is nothing worse
-	Checked       bool            `json:"checked"`  // the gateway was checked, as "pptpalg check" does
-	Warnings      int             `json:"warnings"` // of that check
-	Daemon        *status.Status  `json:"daemon"`   // null where it does not answer
+	State         string          `json:"state"`                // ok, warning, problem or stopped
+	Problems      []statusProblem `json:"problems"`             // the first one explains the others most likely; warnings where there is nothing worse
+	Checked       bool            `json:"checked"`              // the gateway was checked, as "pptpalg check" does
+	Warnings      int             `json:"warnings"`             // of that check
+	Daemon        *status.Status  `json:"daemon"`               // null where it does not answer
+	Trouble       *int            `json:"clients_with_trouble"` // now or in the last hour; null where it was not asked for
+
+	worst string // of the clients with trouble
 }
 
 // statusProblem is something wrong, and the command that fixes it, if there is one.
@@ -57,15 +60,16 @@ func statusCommand(e env) *cobra.Command {
 		Long: `Show the gateway's state on one screen. The first line says whether all is well, or what
 is wrong and which command fixes it. Below it: the firewall rules (who has loaded them,
 since when), the data path, the cluster, the calls by state, those included that carry
-traffic one way only or none, how much of each limit is in use, and the last error that
-the daemon has logged.
+traffic one way only or none, how much of each limit is in use, the last error that
+the daemon has logged, and how many clients have trouble ("pptpalg explain --all").
 
 It asks the running daemon. As root it also runs the checks of "pptpalg check", so that it
 names causes that the daemon cannot see. That takes some tenths of a second;
 --check=false skips it.
 
 Exit code: 0 if all is well or check only warns, 1 if something is wrong, 2 if the command
-line is wrong, 3 if no daemon runs.`,
+line is wrong, 3 if no daemon runs; then the first line also says what keeps it from
+starting, if that is found.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_ = s.read(cmd) // a faulty file is among the problems
@@ -95,21 +99,67 @@ line is wrong, 3 if no daemon runs.`,
 func (s *settings) statusOf(ctx context.Context, judge bool) (statusReport, error) {
 	r := statusReport{State: stateOK, Problems: []statusProblem{}}
 	var st status.Status
-	err := admin.Client{StateDir: s.stateDir}.Status(ctx, &st)
+	away, err := answering(ctx, answerTime, func(ctx context.Context) error { return admin.Client{StateDir: s.stateDir}.Status(ctx, &st) })
 	switch {
-	case errors.Is(err, admin.ErrNotRunning):
-		r.State = stateStopped
-		r.add("no daemon is running: new calls are not edited", "systemctl start pptpalg")
 	case err != nil:
 		return r, err
+	case away != nil:
+		r.miss(away, s.findings(ctx, judge && away.stopped && os.Geteuid() == 0))
 	default:
 		r.Daemon = &st
-		judge = judge && sameNetwork(ctx, s.stateDir)
-	}
-	if r.State != stateStopped {
-		r.take(st, s.findings(ctx, judge))
+		r.ask(ctx, s.stateDir)
+		r.take(st, s.findings(ctx, judge && sameNetwork(ctx, s.stateDir)))
 	}
 	return r, nil
+}
+
+// fewCalls is up to how many calls each client is looked at: that takes some tenths of a second.
+const fewCalls = 5000
+
+// ask asks for the clients that have trouble.
+func (r *statusReport) ask(ctx context.Context, stateDir string) {
+	if r.Daemon.Sums == nil || r.Daemon.Sums.Calls.All > fewCalls {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime/2)
+	defer cancel()
+	all, err := admin.Client{StateDir: stateDir}.ExplainAll(ctx)
+	if err != nil {
+		return // the rest is told without it
+	}
+	n := len(all)
+	if r.Trouble = &n; n > 0 {
+		r.worst = fmt.Sprintf("%v: %s", all[0].Client, all[0].Causes[0].Text)
+	}
+}
+
+// troubled is the line about clients.
+func (r *statusReport) troubled() string {
+	switch {
+	case r.Trouble == nil:
+		return `not asked for: "pptpalg explain --all" lists those with trouble`
+	case *r.Trouble == 0:
+		return "none has had trouble in the last hour"
+	case *r.Trouble == 1:
+		return fmt.Sprintf("1 has trouble, or has had it in the last hour: %s", r.worst)
+	}
+	return fmt.Sprintf("%d have trouble, or have had it in the last hour (\"pptpalg explain --all\"); the worst is %s", *r.Trouble, r.worst)
+}
+
+// miss takes that no daemon answers, and what is wrong beside that.
+func (r *statusReport) miss(a *absence, found check.Findings) {
+	r.State = stateProblem
+	if a.stopped {
+		r.State = stateStopped
+	}
+	r.Checked, r.Warnings = found != nil, found.Count(check.Warning)
+	a.because(found)
+	r.add(a.Text, a.Advice)
+	for _, f := range found {
+		if f.Result == check.Problem && f.Check != a.told {
+			r.add(f.Found, f.Remedy)
+		}
+	}
 }
 
 // findings are what check finds, nil if that is not wanted or cannot be known.
@@ -205,6 +255,7 @@ func (r *statusReport) print(w io.Writer, term terminal, now time.Time) error {
 		for _, l := range statusLines(r.Daemon, now) {
 			fmt.Fprintf(t, "%s\t%s\n", l[0], l[1])
 		}
+		fmt.Fprintf(t, "clients\t%s\n", r.troubled())
 		fmt.Fprintf(t, "check\t%s\n", r.checked())
 		t.Flush()
 	}

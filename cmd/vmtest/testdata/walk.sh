@@ -49,6 +49,14 @@ await() {
 	fail "\"$*\" has not come true"
 }
 
+# glance TEXT: the first line of status has the text before long. It tells how long that took.
+glance() {
+	broken=$(cut -d. -f1 /proc/uptime)
+	await sees "$1"
+	step "status: $(pptpalg status 2>/dev/null | head -n 1) (within $(($(cut -d. -f1 /proc/uptime) - broken)) s)"
+}
+sees() { pptpalg status 2>/dev/null | head -n 1 | grep -qF -- "$1"; }
+
 # first CODE: explain names this cause first
 named() { pptpalg explain 10.0.0.10 | head -n 1 | grep -q "($1)"; }
 first() { await named "$1"; }
@@ -140,9 +148,21 @@ settings() { # as deploy/README.md and docs/INTEGRATION.md say
 	systemctl enable -q --now nftables
 }
 
+# followed: what check finds is done as it says, until it finds nothing
+followed() {
+	for _ in $(seq 10); do
+		remedy=$(pptpalg check 2>/dev/null | sed -n 's/^ *-> //p' | head -n 1)
+		[ -n "$remedy" ] || return
+		step "check says: $remedy"
+		sh -c "$remedy" >/dev/null 2>&1 || fail "a remedy fails"
+	done
+	fail "check finds something again and again"
+}
+
 broken() { # each way is named, and mended as it says
 	step "GRE dropped in FORWARD"
 	iptables -I FORWARD -p gre -j DROP
+	glance "PROBLEM: iptables filter: -A FORWARD -p gre -j DROP drops GRE"
 	first firewall-gre
 	sh -c "$(pptpalg explain 10.0.0.10 | sed -n '2s/^ *→ //p')" || fail "the remedy fails"
 	await pings c1
@@ -152,6 +172,7 @@ broken() { # each way is named, and mended as it says
 	step "GRE dropped upstream"
 	ip netns exec isp iptables -I FORWARD -i s0 -p gre -j DROP
 	dial c1
+	glance "PROBLEM: 1 call carries traffic one way only: no GRE arrives from $server for 10.0.0.10"
 	first no_gre_from_server
 	hangup
 	ip netns exec isp iptables -F FORWARD
@@ -159,6 +180,7 @@ broken() { # each way is named, and mended as it says
 	step "port 1723 dropped"
 	iptables -I FORWARD -p tcp --dport 1723 -j DROP
 	dial c1
+	glance "drops TCP to port 1723"
 	first firewall-control
 	hangup
 	iptables -F FORWARD
@@ -166,6 +188,7 @@ broken() { # each way is named, and mended as it says
 	step "kernel's helper"
 	iptables -t raw -A PREROUTING -p tcp --dport 1723 -j CT --helper pptp
 	dial c1
+	glance "PROBLEM: the kernel's PPTP helper is attached by iptables raw"
 	first kernel_helper
 	hangup
 	iptables -t raw -F
@@ -174,6 +197,7 @@ broken() { # each way is named, and mended as it says
 	nft flush ruleset
 	await loaded
 	dial c1
+	glance "PROBLEM: no rule translates addresses"
 	first nat
 	hangup
 	systemctl restart nftables
@@ -186,6 +210,30 @@ broken() { # each way is named, and mended as it says
 	await loaded
 	want "firewall rules are loaded again" journalctl -u pptpalg -o cat
 	want "the daemon runs, and its rules are loaded" pptpalg check
+
+	step "rules that the administrator loads, and that are flushed"
+	pptpalg_rules none
+	glance "PROBLEM: no firewall rule sends control connections to the daemon's queue"
+	dial c1
+	first rules_missing
+	hangup
+	sh -c "$(pptpalg status 2>/dev/null | sed -n '2s/^ *-> //p')" || fail "the remedy fails"
+	glance "OK: all is well"
+	pptpalg_rules auto
+
+	step "daemon stopped"
+	systemctl stop pptpalg
+	glance "STOPPED: no daemon is running: new calls are not edited"
+	first daemon_stopped
+	sh -c "$(pptpalg status 2>/dev/null | sed -n '2s/^ *-> //p')" || fail "the remedy fails"
+	glance "OK: all is well"
+}
+
+# pptpalg_rules BY: from now on the daemon's rules are loaded so
+pptpalg_rules() {
+	sed -i '/^rules:/d' /etc/pptpalg/pptpalg.yaml
+	echo "rules: $1" >>/etc/pptpalg/pptpalg.yaml
+	systemctl restart pptpalg || fail "rules $1"
 }
 
 configuration() {
@@ -306,6 +354,8 @@ newcomer() {
 	want ip_forward=1 pptpalg check
 	calm
 	network
+	followed
+	glance "OK: all is well"
 	settings
 	await loaded # nftables.conf begins with "flush ruleset"
 	content

@@ -73,6 +73,9 @@ func (c Client) ask(ctx context.Context, method, what string) (io.ReadCloser, er
 		},
 		DisableKeepAlives: true, // the connection ends with the answer
 	}
+	if err := c.suspended(ctx); err != nil {
+		return nil, err
+	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://pptpalg"+what, nil)
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)

@@ -20,23 +20,23 @@ type Facts struct {
 	Calls       []Call             // of the client, that live, the oldest first
 	Refusals    []Refusal          // of late, of all clients, the latest first
 	Rules       Rules
-	OverQueue   bool    // GRE visits the daemon, which counts it
-	Follows     bool    // calls that NAT does not touch are followed
-	Unmatched   uint64  // GRE packets of all clients that visited the daemon and were no call's
-	Strays      []Stray // GRE between the ends of Connections that the kernel has now and that is no call's
-	TooBig      TooBig
+	OverQueue   bool         // GRE visits the daemon, which counts it
+	Follows     bool         // calls that NAT does not touch are followed
+	Unmatched   uint64       // GRE packets of all clients that visited the daemon and were no call's
+	Strays      []Stray      // GRE between the ends of Connections that the kernel has now and that is no call's
+	TooBig      Dropped      // because they are larger than the MTU of the way that they should take, and must not be fragmented (DF)
+	Astray      Dropped      // because they come by another interface than answers would take (rp_filter)
+	Outside     Device       // the way to the other end of the client's call, or of what it dials
+	Inside      Device       // the way to the client
+	Homes       []netip.Addr // the addresses of the gateway's interfaces; nil where they are not known
 
 	Many bool // it is one of many clients that are asked about: what may concern any of them is left out
 }
 
-// TooBig are packets that the gateway has dropped because they are larger than the MTU of the
-// way that they should take, and must not be fragmented (DF). It has answered each with an ICMP
-// error "fragmentation needed". The kernel does not tell whose they were.
-type TooBig struct {
+// Dropped are packets that the gateway has not forwarded. The kernel does not tell whose they were.
+type Dropped struct {
 	Packets uint64    // since the daemon was started
 	Last    time.Time // when the last one was noticed
-	Outside Device    // the way to the other end of the client's call
-	Inside  Device    // the way to the client
 }
 
 // Device is an interface of the gateway; Name is "" for one that is not known.
@@ -88,6 +88,27 @@ type Refusal struct {
 type Way struct {
 	Present bool // the data path has its flow
 	Traffic calls.Traffic
+}
+
+// Peer returns the other end of the client's latest call, of a handshake that does not end, or of
+// the last connection; the zero Addr if there is none.
+func (f *Facts) Peer() netip.Addr {
+	if n := len(f.Calls); n > 0 {
+		c := &f.Calls[n-1]
+		if c.PAC.Address != f.Client {
+			return c.PAC.Address
+		}
+		return c.PNS.Address
+	}
+	for _, c := range f.Connections {
+		if c.Opening && c.Original.Src.Addr() == f.Client {
+			return c.Reply.Src.Addr()
+		}
+	}
+	if n := len(f.Events); n > 0 && f.Events[n-1].Ends[calls.Initiator].Address.Addr() == f.Client {
+		return f.Events[n-1].Ends[calls.Responder].Address.Addr()
+	}
+	return netip.Addr{}
 }
 
 // none reports whether it is known that nothing came.

@@ -10,6 +10,7 @@ type stage uint8
 
 const (
 	absent     stage = iota // no connection is there now
+	unknown                 // no daemon answers, which would know
 	unanswered              // TCP's handshake does not end
 	unseen                  // a connection that the daemon never saw
 	misled                  // who answers does not speak PPTP
@@ -25,7 +26,13 @@ var blocking = map[stage][]string{
 	unanswered: {"conntrack-table", "nat", "firewall-control", "proxy", "daemon", "kernel-helper"},
 	unseen:     {"conntrack-table", "tracking", "daemon", "proxy", "flow-offload"},
 	misled:     {"proxy"},
-	carrying:   {"firewall-gre", "tracking"},
+	carrying:   {"ip-forward", "firewall-gre", "tracking"},
+}
+
+// later are what explains nothing of what is seen, by stage, and keeps the next call from working.
+var later = map[stage][]string{
+	carrying: {"daemon", "nat", "kernel-helper"}, // by what the kernel has already: the next call will not be
+	unknown:  {"configuration", "queue-owner", "ip-forward", "nat", "firewall-control", "firewall-gre", "conntrack-table", "proxy", "tracking", "kernel-helper", "helper-sysctl", "flow-offload"},
 }
 
 // codes are those of causes that the daemon may find too. Others are the check's name.
@@ -39,16 +46,26 @@ type Problem struct{ Check, Found, Remedy string }
 // older. The daemon itself may not check the gateway: see deploy/README.md.
 func (r *Report) Weigh(problems []Problem) {
 	at := r.stage()
-	all := append(causesOf(problems, blocking[at]), r.Causes...)
-	if at == carrying { // by what the kernel has already: the next call will not be
-		all = append(all, causesOf(problems, []string{"daemon"})...)
-	}
+	first := causesOf(problems, blocking[at])
+	all := slices.Concat(first, r.Causes, causesOf(problems, later[at]))
 	r.Causes = nil
 	for _, c := range all {
-		if !r.has(c.Code) {
-			r.Causes = append(r.Causes, c)
+		if r.has(c.Code) || len(first) > 0 && c.Code == "working" {
+			continue
+		}
+		r.Causes = append(r.Causes, exact(c, problems))
+	}
+}
+
+// exact returns a cause that the daemon has found in the words of the check that has found it too,
+// which names the rule and the command.
+func exact(c Cause, problems []Problem) Cause {
+	for check, code := range codes {
+		if found := causesOf(problems, []string{check}); code == c.Code && len(found) > 0 {
+			return found[0]
 		}
 	}
+	return c
 }
 
 // causesOf makes causes of the problems that some checks have found.
@@ -69,9 +86,11 @@ func (r *Report) has(code string) bool {
 func (r *Report) stage() stage {
 	up := func(c CallLine) bool { return c.State == "established" }
 	switch {
+	case r.DataPath == Unknown:
+		return unknown
 	case slices.ContainsFunc(r.Calls, up):
 		return carrying
-	case r.has("server_no_answer"):
+	case r.has("server_no_answer"), r.has("answer_lost"):
 		return unanswered
 	case r.has("not_queued"):
 		return unseen

@@ -34,8 +34,10 @@ func TestWeigh(t *testing.T) {
 		{"no answer of before, and flushed now", Facts{Connections: []calls.Connection{opening}}, "daemon", "rules_missing server_no_answer"},
 		{"unseen", Facts{Connections: []calls.Connection{link}}, "daemon", "rules_missing not_queued"},
 		{"not PPTP", Facts{Events: []history.Event{opened(alg.Read), odd(alg.NotPPTPFound)}, Connections: []calls.Connection{link}}, "proxy nat", "proxy not_pptp"},
-		{"up", Facts{Events: before[:2], Calls: call(way(4), way(4))}, "firewall-gre firewall-control", "firewall-gre working"},
-		{"up, flushed", Facts{Events: before[:2], Calls: call(way(4), way(4))}, "daemon nat", "working rules_missing"},
+		{"up", Facts{Events: before[:2], Calls: call(way(4), way(4))}, "firewall-gre firewall-control", "firewall-gre"},
+		{"up, flushed", Facts{Events: before[:2], Calls: call(way(4), way(4))}, "daemon nat", "working rules_missing nat"},
+		{"up, and forwarding turned off", Facts{Events: before[:2], Calls: call(way(4), way(4))}, "ip-forward", "ip-forward"},
+		{"up, and a helper for the next", Facts{Events: before[:2], Calls: call(way(4), way(4))}, "kernel-helper", "working kernel_helper"},
 		{"refused by the server", Facts{Events: []history.Event{opened(alg.Read), said(them, pptp.StartControlConnectionReply, 4)}, Connections: []calls.Connection{link}},
 			"firewall-control daemon", "server_refused"},
 		{"well", Facts{Events: before[:2], Calls: call(way(4), way(4))}, "", "working"},
@@ -57,6 +59,15 @@ func TestWeigh(t *testing.T) {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestWeighExactly: what the daemon has found too is told in the words of the check.
+func TestWeighExactly(t *testing.T) {
+	r := New(Facts{Client: client, Now: now, Events: []history.Event{opened(alg.Helped)}, Connections: []calls.Connection{link}})
+	r.Weigh([]Problem{{"kernel-helper", "attached by a rule", "iptables -D"}})
+	if diff := cmp.Diff([]Cause{{"kernel_helper", "attached by a rule", "iptables -D"}}, r.Causes); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
 

@@ -98,13 +98,16 @@ func (j *judge) unanswered() {
 	}
 	for _, c := range j.Connections {
 		switch {
+		case c.Opening && c.Answered:
+			j.lostAnswer(&c)
 		case c.Opening && !c.Translated() && c.Original.Src.Addr().IsPrivate() && !c.Original.Dst.Addr().IsPrivate():
 			j.add("untranslated", fmt.Sprintf("the SYN of %v left for %v with its inside address and got no answer: no NAT rule applies on that route", c.Original.Src, c.Original.Dst),
 				"add masquerading or SNAT for the interface that \"ip route get "+c.Original.Dst.Addr().String()+"\" names")
 			fallthrough
 		case c.Opening:
+			j.strangeAddress(&c)
 			j.add("server_no_answer", fmt.Sprintf("%v does not answer: the SYN was forwarded to it, and nothing came back", c.Original.Dst),
-				"check that the server is up, and that nothing between the gateway and it blocks TCP port "+fmt.Sprint(c.Original.Dst.Port()))
+				fmt.Sprintf("check that the server is up, that nothing between the gateway and it blocks TCP port %d, and that its answers find their way back here", c.Original.Dst.Port()))
 		case c.Closing && len(j.seen) == 0:
 			j.rules() // without them nothing would have been seen of any message
 			j.add("closed_early", fmt.Sprintf("TCP to %v was closed before any message", c.Original.Dst),
@@ -118,6 +121,7 @@ func (j *judge) unseen() {
 	if len(j.Calls) > 0 || len(j.causes) > 0 {
 		return
 	}
+	j.misrouted()
 	for _, c := range j.Connections {
 		switch {
 		case c.Opening, c.Closing, j.known(&c):
@@ -146,6 +150,7 @@ func (j *judge) unseen() {
 	}
 	j.add("never_seen", fmt.Sprintf("no control connection of %v has passed through this gateway", j.Client),
 		"check that the client dials, that its route leads here, and that no firewall blocks TCP port 1723, on the way or here (table raw, FORWARD)")
+	j.wrongRoute("")
 }
 
 func (j *judge) helper(name string) {
@@ -261,13 +266,14 @@ func (j *judge) traffic() {
 			"sysctl -w net.netfilter.nf_conntrack_acct=1, dial again, and ask again")
 	case in.none() && out.none():
 		j.add("no_gre", "the call is up, but no GRE has come from either end",
-			"check that the client's own firewall and the network before this gateway let GRE pass, then the same for the server: "+greAdvice)
+			"check that the client's own firewall and the network before this gateway let GRE pass, then the same for the server. "+greAdvice)
 	case in.none() && out.Traffic.Packets > 0:
 		j.add("no_gre_from_server", fmt.Sprintf("the call is up and %d GRE packets of the client were translated, but none came from the other end: GRE is blocked beyond this gateway, or by this gateway's own rules on the way out", out.Traffic.Packets),
-			"ask the provider and the server's operator to let GRE pass; check that FORWARD accepts it here: "+greAdvice)
+			"ask the provider and the server's operator to let GRE pass; check that FORWARD accepts it here. "+greAdvice)
 	case out.none() && in.Traffic.Packets > 0:
+		j.dropped()
 		j.add("no_gre_from_client", fmt.Sprintf("the call is up and %d GRE packets came for the client, but none from it: GRE is blocked on its side, or by a rule before conntrack", in.Traffic.Packets),
-			"check the client's own firewall, the network before this gateway, and the rules in table raw here: "+greAdvice)
+			"check the client's own firewall, the network before this gateway, and the rules in table raw here. "+greAdvice)
 	}
 	j.stuck(&c)
 	if j.OverQueue && j.Unmatched > 0 && in.Traffic.Packets == 0 {
@@ -293,38 +299,12 @@ func (j *judge) stuck(c *Call) {
 	case s.Since.IsZero() || !s.Carried:
 	case s.ToClient:
 		j.add("no_gre_from_server", fmt.Sprintf("the call is up and has carried traffic both ways, but since %s no GRE has come from the other end, while the client still sends", j.ago(s.Since)),
-			"find out what changed at that time: a firewall here (FORWARD) or at the provider that now drops GRE, or a server that has lost the call: "+greAdvice)
+			"find out what changed at that time: a firewall here (FORWARD) or at the provider that now drops GRE, or a server that has lost the call. "+greAdvice)
 	default:
+		j.dropped()
 		j.add("no_gre_from_client", fmt.Sprintf("the call is up and has carried traffic both ways, but since %s no GRE has come from the client, while the other end still sends", j.ago(s.Since)),
-			"find out what changed at that time: the client's own firewall, the network before this gateway, a rule in table raw here, or a client that has gone: "+greAdvice)
+			"find out what changed at that time: the client's own firewall, the network before this gateway, a rule in table raw here, or a client that has gone. "+greAdvice)
 	}
-}
-
-// tooBigLately is for how long packets that were too large count as a cause.
-const tooBigLately = 5 * time.Minute
-
-// greOverhead is what a PPTP packet has around what the tunnel carries: the outer IP header, the
-// GRE header with both numbers, PPP's protocol field and MPPE's header.
-const greOverhead = 20 + 16 + 2 + 4
-
-// tooBig tells of packets that are larger than an MTU: small ones pass, and large ones do not.
-func (j *judge) tooBig() {
-	b := &j.TooBig
-	if b.Packets == 0 || j.Now.Sub(b.Last) > tooBigLately {
-		return
-	}
-	way, least := "", 0
-	for _, d := range []Device{b.Outside, b.Inside} {
-		if d.Name != "" && (least == 0 || d.MTU < least) {
-			way, least = fmt.Sprintf(": their route goes over %s, whose MTU is %d bytes", d.Name, d.MTU), d.MTU
-		}
-	}
-	advice := "set the MTU and MRU of PPP lower at both ends"
-	if least > greOverhead {
-		advice = fmt.Sprintf("set the MTU and MRU of PPP to %d or less at both ends (%d bytes less than the interface)", least-greOverhead, greOverhead)
-	}
-	j.add("mtu", fmt.Sprintf("packets are larger than the MTU and must not be fragmented (DF), so this gateway dropped %d of them, the last one at %s, with an ICMP error \"fragmentation needed\" for each (the kernel does not say whose packets they were)%s", b.Packets, j.ago(b.Last), way),
-		advice+", and let ICMP errors pass: as it is, small packets get through and large ones are lost")
 }
 
 // strays names GRE for Call IDs that no call has, between the ends of the client's control
@@ -371,6 +351,7 @@ func (j *judge) ended() {
 			return
 		}
 		how := endings[e.Call.Cause]
+		j.carriedLess(&e)
 		text := "the last call " + how.words
 		if by, found := j.lastOf(j.seen[:i], how.by); found {
 			text += ", by " + j.who(by)
@@ -381,6 +362,34 @@ func (j *judge) ended() {
 		j.add("call_ended", fmt.Sprintf("%s, at %s, after %v", text, j.ago(e.Time), e.Time.Sub(e.Call.Since).Round(time.Second)),
 			"if it should not have ended, see the log of the end that ended it")
 		return
+	}
+}
+
+// shortest is how long a call must have lasted to tell anything by what it has not carried.
+const shortest = 5 * time.Second
+
+// carriedLess tells of a call that has ended and carried one way only, or nothing: its ends gave it
+// up for that.
+func (j *judge) carriedLess(e *history.Event) {
+	lasted, carried := e.Time.Sub(e.Call.Since), e.Call.Traffic
+	known := e.Call.Legs[0].Known && e.Call.Legs[1].Known && carried[0].Counted && carried[1].Counted && !e.Call.Approximate
+	if !known || lasted < shortest {
+		return
+	}
+	toClient, toPeer := carried[calls.Initiator].Packets, carried[calls.Responder].Packets
+	if e.Ends[calls.Responder].Address.Addr() == j.Client {
+		toClient, toPeer = toPeer, toClient
+	}
+	until := fmt.Sprintf("until the last call ended, at %s, after %v, ", j.ago(e.Time), lasted.Round(time.Second))
+	switch {
+	case toClient == 0 && toPeer == 0:
+		j.add("no_gre", until+"no GRE came from either end", "check that the client's own firewall and the network before this gateway let GRE pass, then the same for the server. "+greAdvice)
+	case toClient == 0:
+		j.add("no_gre_from_server", fmt.Sprintf("%sno GRE came from the other end; %d packets of the client went there", until, toPeer),
+			"ask the provider and whoever runs the server to let GRE pass; check that FORWARD accepts it here. "+greAdvice)
+	case toPeer == 0:
+		j.add("no_gre_from_client", fmt.Sprintf("%sno GRE came from the client; %d packets went there", until, toClient),
+			"check the client's own firewall, the network before this gateway, and the rules in table raw here. "+greAdvice)
 	}
 }
 

@@ -51,6 +51,15 @@ func closed(c calls.Cause) history.Event {
 	})
 }
 
+// carried is the end of a call that has carried so many packets to the client and to the server.
+func carried(toClient, toServer uint64, lasted time.Duration) history.Event {
+	e := closed(calls.Cleared)
+	e.Call.Since = e.Time.Add(-lasted)
+	e.Call.Legs = [2]calls.LegRecord{{Known: true}, {Known: true}}
+	e.Call.Traffic = [2]calls.Traffic{us: {Packets: toClient, Counted: true}, them: {Packets: toServer, Counted: true}}
+	return e
+}
+
 func old(e history.Event) history.Event {
 	e.Time = e.Time.Add(-time.Hour)
 	return e
@@ -70,6 +79,8 @@ func way(packets uint64) Way {
 func TestJudge(t *testing.T) {
 	opening, over, plain, helped := link, link, link, link
 	opening.Opening, over.Closing, helped.Helper = true, true, "pptp"
+	answered := opening
+	answered.Answered = true
 	plain.Reply = plain.Original.Reversed()
 	unhidden, routed, next := plain, plain, link
 	unhidden.Opening, routed.Opening = true, true
@@ -89,11 +100,18 @@ func TestJudge(t *testing.T) {
 		text  string // of the first cause
 	}{
 		{"nothing at all", Facts{}, "never_seen", "10.0.0.10"},
+		{"nothing, and the route to it leads out", Facts{Outside: Device{"wan", 1500}, Inside: Device{"wan", 1500}}, "never_seen wrong_route", ""},
+		{"nothing, and what comes is dropped for its route", Facts{Outside: Device{"wan", 1500}, Inside: Device{"wan", 1500}, Astray: Dropped{4, now.Add(-10 * time.Second)}}, "wrong_route never_seen", "10.0.0.10 leads over wan, where the servers are, so the kernel drops what comes from it on another interface (rp_filter; 4 packets"},
+		{"nothing, and others' packets are dropped", Facts{Outside: Device{"wan", 1500}, Inside: Device{"lan", 1500}, Astray: Dropped{4, now.Add(-10 * time.Second)}}, "never_seen", ""},
 		{"nothing, and no rules", Facts{Rules: RulesMissing}, "rules_missing never_seen", "not loaded"},
 		{"somebody refused", Facts{Refusals: []Refusal{{now, link.Original.Dst, link.Reply.Dst}}}, "server_refused_tcp never_seen", "perhaps this client's"},
 		{"it was refused", Facts{Refusals: []Refusal{{now, link.Original.Dst, link.Original.Src}}}, "server_refused_tcp never_seen", "03:04:05Z"},
 		{"SYN sent", Facts{Connections: []calls.Connection{opening}}, "server_no_answer", "203.0.113.9:1723"},
 		{"SYN sent, without NAT", Facts{Connections: []calls.Connection{unhidden}}, "untranslated server_no_answer", "inside address"},
+		{"SYN sent from an address that is here", Facts{Connections: []calls.Connection{opening}, Homes: []netip.Addr{link.Reply.Dst.Addr()}}, "server_no_answer", ""},
+		{"SYN sent from an address that is not here", Facts{Connections: []calls.Connection{opening}, Homes: []netip.Addr{client}}, "public_elsewhere server_no_answer", "with the source address 198.51.100.1, which is on no interface"},
+		{"SYN answered, and no more", Facts{Connections: []calls.Connection{answered}}, "answer_lost", "203.0.113.9:1723 has answered 10.0.0.10, and TCP's handshake went no further"},
+		{"SYN answered, and the way back leads out", Facts{Connections: []calls.Connection{answered}, Outside: Device{"wan", 1500}, Inside: Device{"wan", 1500}}, "answer_lost", "route to it leads over wan"},
 		{"SYN sent, routed", Facts{Connections: []calls.Connection{routed}}, "server_no_answer", ""},
 		{"unseen, after a call", Facts{Connections: []calls.Connection{next}, Events: append(granted, closed(calls.Reset))}, "not_queued call_ended", "10.0.0.10:4001"},
 		{"the same, over", Facts{Connections: []calls.Connection{nextOver}, Events: append(granted, closed(calls.Reset))}, "call_ended", ""},
@@ -119,12 +137,18 @@ func TestJudge(t *testing.T) {
 			"working", ""},
 		{"ended by the server", Facts{Events: append(granted[:5:5], said(them, pptp.CallDisconnectNotify, 3), closed(calls.Disconnected))},
 			"call_ended", "by the other end 203.0.113.9: Call-Disconnect-Notify with result 3 (admin shutdown), at 2026-01-02T03:03:05Z (1m0s ago), after 10s"},
+		{"ended without GRE from the server", Facts{Events: append(granted[:5:5], carried(0, 9, 30*time.Second))}, "no_gre_from_server call_ended", "no GRE came from the other end; 9 packets"},
+		{"ended without GRE from the client", Facts{Events: append(granted[:5:5], carried(9, 0, 30*time.Second))}, "no_gre_from_client call_ended", "no GRE came from the client; 9 packets"},
+		{"ended without GRE", Facts{Events: append(granted[:5:5], carried(0, 0, 30*time.Second))}, "no_gre call_ended", "from either end"},
+		{"ended with GRE", Facts{Events: append(granted[:5:5], carried(1, 9, 30*time.Second))}, "call_ended", ""},
+		{"ended too soon", Facts{Events: append(granted[:5:5], carried(0, 9, 3*time.Second))}, "call_ended", ""},
 		{"expired", Facts{Events: append(granted[:5:5], closed(calls.Expired))}, "call_ended", "timeout"},
 		{"no call", Facts{Events: granted[:3]}, "no_call", ""},
 		{"not counted", Facts{Events: granted, Calls: call(Way{Present: true}, Way{Present: true})}, "not_counted", ""},
 		{"no GRE", Facts{Events: granted, Calls: call(way(0), way(0))}, "no_gre", ""},
 		{"none from the server", Facts{Events: granted, Calls: call(way(0), way(4))}, "no_gre_from_server", "4 GRE packets"},
 		{"none from the client", Facts{Events: granted, Calls: call(way(5), way(0))}, "no_gre_from_client", "5 GRE packets"},
+		{"none from the client, for the way back", Facts{Events: granted, Calls: call(way(5), way(0)), Outside: Device{"wan", 1500}, Inside: Device{"wan", 1500}, Astray: Dropped{4, now}}, "wrong_route no_gre_from_client", "leads over wan"},
 		{"GRE without a flow", Facts{Events: granted, Calls: call(way(0), way(4)), OverQueue: true, Unmatched: 9}, "no_gre_from_server gre_without_flow", ""},
 		{"GRE without a flow, of the kernel's", Facts{Events: granted, Calls: call(way(0), way(4)), Strays: []Stray{{From: link.Original.Dst.Addr(), To: link.Reply.Dst.Addr(), CallID: 9, Traffic: way(3).Traffic}}},
 			"gre_without_flow no_gre_from_server", "for Call ID 9, which no call has (3 packets)"},
@@ -138,9 +162,9 @@ func TestJudge(t *testing.T) {
 		{"SYN of before, and a call since", Facts{Connections: []calls.Connection{opening, link}, Events: granted, Calls: call(way(1), way(1))}, "working", ""},
 		{"the server has stopped sending", Facts{Events: granted, Calls: stuck(true)}, "no_gre_from_server", "since 2026-01-02T03:03:45Z (20s ago) no GRE has come from the other end"},
 		{"the client has stopped sending", Facts{Events: granted, Calls: stuck(false)}, "no_gre_from_client", "since 2026-01-02T03:03:45Z (20s ago) no GRE has come from the client"},
-		{"too large", Facts{Events: granted, Calls: call(way(1), way(1)), TooBig: TooBig{Packets: 3, Last: now.Add(-time.Minute), Outside: Device{"ppp0", 1492}, Inside: Device{"lan", 1500}}}, "mtu working",
+		{"too large", Facts{Events: granted, Calls: call(way(1), way(1)), TooBig: Dropped{Packets: 3, Last: now.Add(-time.Minute)}, Outside: Device{"ppp0", 1492}, Inside: Device{"lan", 1500}}, "mtu working",
 			"dropped 3 of them, the last one at 2026-01-02T03:03:05Z (1m0s ago), with an ICMP error \"fragmentation needed\" for each (the kernel does not say whose packets they were): their route goes over ppp0, whose MTU is 1492 bytes"},
-		{"too large once", Facts{Events: granted, Calls: call(way(1), way(1)), TooBig: TooBig{Packets: 3, Last: now.Add(-time.Hour)}}, "working", ""},
+		{"too large once", Facts{Events: granted, Calls: call(way(1), way(1)), TooBig: Dropped{Packets: 3, Last: now.Add(-time.Hour)}}, "working", ""},
 		{"rules gone meanwhile", Facts{Events: granted, Calls: call(way(1), way(1)), Rules: RulesMissing}, "working rules_missing", ""},
 	}
 	for _, tt := range tests {

@@ -3,6 +3,7 @@ package explain
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"pptpalg/alg"
 	"pptpalg/alg/calls"
@@ -79,6 +80,15 @@ type Ended struct {
 	Cause   string         `json:"reason"`  // see calls.Cause
 }
 
+// Absent is the report where no daemon answers, which would know of the client: the cause says why.
+func Absent(client netip.Addr, now time.Time, why Cause) Report {
+	return Report{Client: client, Now: schema.At(now), Causes: []Cause{why}, DataPath: Unknown, Rules: RulesUnknown.String(),
+		Messages: []Message{}, Calls: []CallLine{}, Ended: []Ended{}}
+}
+
+// Unknown is the data path of a daemon that does not answer.
+const Unknown = "unknown"
+
 // New judges the facts and returns the report.
 func New(f Facts) Report {
 	r := Report{Client: f.Client, Now: schema.At(f.Now), Causes: Judge(f), DataPath: "kernel", Rules: f.Rules.String(),
@@ -95,13 +105,21 @@ func New(f Facts) Report {
 		r.Control = newControl(history.EndsOf(&c))
 		r.Control.Over = c.Closing
 		if r.Control.Edited = len(f.Calls) > 0; !r.Control.Edited { // calls without a word are an earlier daemon's
-			r.Control.Reason = "not seen by the daemon"
+			r.Control.Reason = unseenReason(&c)
 		}
 	}
 	for _, c := range f.Calls {
 		r.Calls = append(r.Calls, CallLine{c.Number, c.State.String(), schema.At(c.Since), newGRE(c.ToClient), newGRE(c.ToPeer)})
 	}
 	return r
+}
+
+// unseenReason says why a connection is not edited of which the daemon has seen nothing.
+func unseenReason(c *calls.Connection) string {
+	if c.Opening {
+		return "TCP's handshake has not ended"
+	}
+	return "not seen by the daemon"
 }
 
 func (r *Report) take(e history.Event) {

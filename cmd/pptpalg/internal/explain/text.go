@@ -14,7 +14,9 @@ func (r *Report) Text(w io.Writer) error {
 	for i, c := range r.Causes {
 		fmt.Fprintf(&b, "%d. %s (%s)\n   → %s\n", i+1, c.Text, c.Code, c.Advice)
 	}
-	b.WriteString("\n" + r.Evidence())
+	if r.DataPath != Unknown {
+		b.WriteString("\n" + r.Evidence())
+	}
 	for line := range bytes.Lines(b.Bytes()) {
 		if _, err := fmt.Fprintf(w, "%s\n", bytes.TrimRight(line, " \n")); err != nil {
 			return fmt.Errorf("print report: %w", err)
@@ -50,7 +52,7 @@ func (r *Report) control(b *bytes.Buffer) {
 		fmt.Fprintf(b, ", to %v", c.RealDst)
 	}
 	if !c.Edited {
-		fmt.Fprintf(b, "; ignored: %s", c.Reason)
+		fmt.Fprintf(b, "; not edited: %s", c.Reason)
 	}
 	if c.Over {
 		b.WriteString("; ended")
@@ -108,5 +110,9 @@ func (g GRE) String() string {
 	if g.Packets == nil {
 		return how + ", not counted"
 	}
-	return fmt.Sprintf("%s, %d packets, %d bytes", how, *g.Packets, *g.Bytes)
+	packets := "packets"
+	if *g.Packets == 1 {
+		packets = "packet"
+	}
+	return fmt.Sprintf("%s, %d %s, %d bytes", how, *g.Packets, packets, *g.Bytes)
 }

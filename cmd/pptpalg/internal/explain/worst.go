@@ -14,7 +14,7 @@ import (
 var worst = []string{
 	"rules_missing", "kernel_helper", "not_queued", "untranslated", "flow_missing",
 	"no_gre", "no_gre_from_server", "no_gre_from_client", "gre_without_flow",
-	"server_no_answer", "server_refused_tcp", "closed_early", "not_pptp", "too_many_connections",
+	"public_elsewhere", "server_no_answer", "answer_lost", "server_refused_tcp", "closed_early", "not_pptp", "too_many_connections",
 	"no_public_id", "id_taken", "limit_calls", "limit_client", "limit_space", "limit_rate",
 	"server_refused", "call_refused", "start_unanswered", "call_unanswered", "bad_messages", "early_request", "call_ended",
 }

@@ -84,6 +84,7 @@ func (g *Gateway) knowledge(ctx context.Context) (*knowledge, error) {
 		return nil, err
 	}
 	k.strays, k.calls = g.concern(k.strays, k.live, nil), g.Calls()
+	k.Homes, _ = g.homes.list() // nil: they are not known
 	return k, nil
 }
 

@@ -9,23 +9,35 @@ import (
 	"strings"
 )
 
-// tooBig reads how many packets this network namespace has not forwarded because they were
-// larger than an MTU and must not be fragmented, 0 if the kernel does not tell: FragFails of
-// proc_pid_net(5), file snmp.
-func tooBig() uint64 {
-	text, err := os.ReadFile("/proc/thread-self/net/snmp")
+// dropped is what the kernel counts of packets that this network namespace has not forwarded.
+type dropped struct {
+	tooBig uint64 // larger than an MTU, and must not be fragmented: FragFails of proc_pid_net(5), file snmp
+	astray uint64 // came by another interface than answers would take: IPReversePathFilter of file netstat
+}
+
+// readDropped reads it; what the kernel does not tell is 0.
+func readDropped() dropped {
+	return dropped{
+		tooBig: readCounter("/proc/thread-self/net/snmp", "Ip:", "FragFails"),
+		astray: readCounter("/proc/thread-self/net/netstat", "TcpExt:", "IPReversePathFilter"),
+	}
+}
+
+func readCounter(file, group, name string) uint64 {
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return 0
 	}
-	return fragFails(string(text))
+	return field(string(text), group, name)
 }
 
-func fragFails(snmp string) uint64 {
-	lines := strings.Split(snmp, "\n")
+// field reads a counter: each group has a line of names, and below it one of values.
+func field(text, group, name string) uint64 {
+	lines := strings.Split(text, "\n")
 	for i := 0; i+1 < len(lines); i++ {
 		heads, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
-		at := slices.Index(heads, "FragFails")
-		if heads == nil || heads[0] != "Ip:" || at < 0 || at >= len(values) {
+		at := slices.Index(heads, name)
+		if heads == nil || heads[0] != group || at < 0 || at >= len(values) {
 			continue
 		}
 		n, _ := strconv.ParseUint(values[at], 10, 64)

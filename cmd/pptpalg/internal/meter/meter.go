@@ -27,9 +27,9 @@ type Source struct {
 
 // Meter watches what calls carry. It may be used from any goroutine. A nil one knows nothing.
 type Meter struct {
-	source Source
-	now    func() time.Time
-	tooBig func() uint64
+	source  Source
+	now     func() time.Time
+	dropped func() dropped
 
 	mu    sync.Mutex // guards what follows
 	at    time.Time  // of the last look
@@ -38,6 +38,7 @@ type Meter struct {
 	count [len(kindNames)]int // of established calls
 	past  past
 	big   counter // packets larger than an MTU
+	lost  counter // packets that came by another interface than answers would take
 }
 
 // counter is a number of the kernel's that only grows.
@@ -58,7 +59,7 @@ func (c *counter) see(n uint64, at time.Time) {
 
 // New returns a meter.
 func New(s Source) *Meter {
-	return &Meter{source: s, now: time.Now, tooBig: tooBig, calls: make(map[uint64]*watched)}
+	return &Meter{source: s, now: time.Now, dropped: readDropped, calls: make(map[uint64]*watched)}
 }
 
 // Run looks until ctx is done.
@@ -83,20 +84,33 @@ func (m *Meter) look(at time.Time) {
 		carried, _ = m.source.Traffic() // without it nothing is known this time
 	}
 	m.Observe(at, views, carried)
-	n := m.tooBig()
+	m.countDropped()
+}
+
+func (m *Meter) countDropped() {
+	now, n := m.now(), m.dropped()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.big.see(n, at)
+	m.big.see(n.tooBig, now)
+	m.lost.see(n.astray, now)
 }
 
 // TooBig returns how many packets the gateway has dropped since the meter began, because they
 // were larger than an MTU and must not be fragmented, and when that was last noticed.
 func (m *Meter) TooBig() (packets uint64, last time.Time) {
-	now, n := m.now(), m.tooBig()
+	m.countDropped()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.big.see(n, now)
 	return m.big.last - m.big.first, m.big.grew
+}
+
+// Astray returns how many packets it has dropped because they came by another interface than
+// answers would take (rp_filter), and when that was last noticed.
+func (m *Meter) Astray() (packets uint64, last time.Time) {
+	m.countDropped()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lost.last - m.lost.first, m.lost.grew
 }
 
 // pause is how long the meter rests after a look that took so long.

@@ -235,27 +235,30 @@ func TestWithinTenSeconds(t *testing.T) {
 // TestTooBig: what the kernel had counted before does not count.
 func TestTooBig(t *testing.T) {
 	m := New(Source{Calls: func() []calls.View { return nil }})
-	now, kernel := noon, uint64(7)
-	m.now, m.tooBig = func() time.Time { return now }, func() uint64 { return kernel }
+	now, kernel := noon, dropped{7, 70}
+	m.now, m.dropped = func() time.Time { return now }, func() dropped { return kernel }
 	m.look(now)
 	if n, last := m.TooBig(); n != 0 || !last.IsZero() {
 		t.Errorf("at first: %d, %v", n, last)
 	}
-	now, kernel = noon.Add(time.Minute), 10
+	now, kernel = noon.Add(time.Minute), dropped{10, 74}
 	m.look(now)
 	now = noon.Add(time.Hour)
 	if n, last := m.TooBig(); n != 3 || !last.Equal(noon.Add(time.Minute)) {
 		t.Errorf("then: %d, %v", n, last)
 	}
+	if n, last := m.Astray(); n != 4 || !last.Equal(noon.Add(time.Minute)) {
+		t.Errorf("astray: %d, %v", n, last)
+	}
 }
 
-func TestFragFails(t *testing.T) {
+func TestField(t *testing.T) {
 	const snmp = "Ip: Forwarding FragOKs FragFails FragCreates\nIp: 1 0 42 0\nIcmp: InMsgs FragFails\nIcmp: 5 6\n"
-	if got := fragFails(snmp); got != 42 {
+	if got := field(snmp, "Ip:", "FragFails"); got != 42 {
 		t.Errorf("read %d", got)
 	}
 	for _, broken := range []string{"", "Ip:", "Ip: FragFails\n", "Ip: FragFails\nIp: x\n", "Icmp: FragFails\nIcmp: 3\n"} {
-		if got := fragFails(broken); got != 0 {
+		if got := field(broken, "Ip:", "FragFails"); got != 0 {
 			t.Errorf("%q is read as %d", broken, got)
 		}
 	}
