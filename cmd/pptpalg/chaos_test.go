@@ -535,6 +535,9 @@ func (c *chaosRun) nobodys(g *testGateway) string {
 	for _, call := range g.calls() {
 		if id := call.PAC.CallID; id == nil || c.calls.owner(*id) == (origin{}) {
 			fmt.Fprintf(&b, "%+v; ", call)
+			if public := call.PNS.PublicCallID; public != nil {
+				c.holders(*public)
+			}
 		}
 	}
 	return b.String()

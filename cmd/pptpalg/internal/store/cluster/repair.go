@@ -125,7 +125,8 @@ func (s *Store) Occupied() bool {
 func (s *Store) repairable() bool { return !s.applies && s.mendable() }
 
 func (s *Store) mendable() bool {
-	return s.repair == nil && s.writer.Lacking() && s.loaded && !s.loading && !s.writer.Breaker.Open() && s.writer.Settled()
+	reads := s.loading || len(s.reload) > 0
+	return s.repair == nil && s.writer.Lacking() && s.loaded && !reads && !s.writer.Breaker.Open() && s.writer.Settled()
 }
 
 // mine reports whether all is known that a former owner of a public address has written.

@@ -255,6 +255,29 @@ func TestTakeover(t *testing.T) {
 	b.until("has lost the address", b.read(func() bool { return len(b.lost) == 1 }))
 }
 
+// TestBackBeforeTold: a gateway has lost an address, has not written what a call has become, and owns the
+// address again before it is told what the call was: the store gets it.
+func TestBackBeforeTold(t *testing.T) {
+	m := memory.New()
+	a, b := start(t, m, "a"), start(t, m, "b")
+	a.claim(publicP)
+	r := record(publicP, 1)
+	a.append(event(calls.Opened, r))
+	a.link.Set(memory.Faults{Deaf: true})
+	b.claim(publicP)
+	is := event(calls.SetUp, r)
+	if err := a.store.Append(is, time.Now()); !errors.Is(err, store.ErrElsewhere) {
+		t.Fatalf("the former owner is told: %v", err)
+	}
+	a.own[1] = is[0].Call
+	a.store.Claim(publicP)
+	a.link.Set(memory.Faults{})
+	b.until("has what the call has become", func() bool {
+		a.shrink()
+		return b.has(map[uint64]calls.State{1: calls.Established})()
+	})
+}
+
 // TestYield: what is pending when a gateway gives an address away is written, unless another has
 // taken it.
 func TestYield(t *testing.T) {

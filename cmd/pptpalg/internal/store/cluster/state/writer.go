@@ -186,10 +186,12 @@ func (w *Writer) Release() (refused bool) {
 }
 
 // Dropped hands over the calls of which the store was to know something when another gateway
-// took their public address, and will not. The store's word counts for them.
+// took their public address, and will not. The store's word counts for them, unless this gateway gets
+// the address back first: then the store lacks them.
 func (w *Writer) Dropped() []CallKey {
 	dropped := w.dropped
 	w.dropped = nil
+	w.lacking = w.lacking || len(dropped) > 0
 	return dropped
 }
 
