@@ -127,22 +127,28 @@ func (s *Store) writeNow(ctx context.Context) bool {
 
 // do does a transaction. One that has begun is not given up because the daemon stops.
 func (s *Store) do(ctx context.Context, a attempt) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(commitTimeout, 2*s.cfg.Wait))
+	most := max(commitTimeout, 2*s.cfg.Wait)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), most)
 	defer cancel()
+	began := time.Now()
 	mark, err := s.shared.Commit(ctx, a.work.Transaction)
 	if err == nil && a.before.Lost(mark) && a.before != (state.Mark{}) {
 		signal(s.reload)
 	}
-	s.done(a.work, mark, err)
+	s.done(a.work, mark, err, time.Since(began) > most+slept)
 }
 
-func (s *Store) done(work state.Work, mark state.Mark, err error) {
+// slept is how much longer than it may something has taken if the daemon has not run meanwhile, as
+// after SIGSTOP. That says nothing of the shared store; and others may have taken everything over.
+const slept = 250 * time.Millisecond
+
+func (s *Store) done(work state.Work, mark state.Mark, err error, slept bool) {
 	var fenced *Fenced
 	outcome := state.Outcome{Mark: mark}
 	if errors.As(err, &fenced) {
 		outcome.Fenced = fenced.Now
 	} else if err != nil {
-		outcome.Failed = true
+		outcome.Failed, outcome.Slept = true, slept
 	}
 	s.mu.Lock()
 	was := s.writer.Breaker.Open()

@@ -243,16 +243,22 @@ func (s *Store) doubt(e *calls.Event) bool {
 	return true
 }
 
-// await waits until all is written that a packet waits for, or has failed, or took too long.
+// await waits until all is written that a packet waits for, or has failed, or took too long. If the
+// daemon has slept meanwhile, the time begins anew.
 func (s *Store) await() {
+	began := time.Now()
 	s.settling.Reset(s.cfg.Wait)
 	defer s.settling.Stop()
 	for s.waiting(false) {
 		select {
 		case <-s.settled:
 		case <-s.settling.C:
-			s.waiting(true)
-			return
+			if time.Since(began) <= s.cfg.Wait+slept {
+				s.waiting(true)
+				return
+			}
+			began = time.Now()
+			s.settling.Reset(s.cfg.Wait)
 		}
 	}
 }

@@ -469,6 +469,36 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestSlept: a daemon that has not run for a time does not know whether its write was done, and blames
+// nobody. Its packets go on waiting, until the fence is renewed, or another gateway has the address.
+func TestSlept(t *testing.T) {
+	other := Owner{Name: "b", Life: 2}
+	for name, lost := range map[string]bool{"still its own": false, "another has it": true} {
+		w := holding(t)
+		w.Add(&Call{Record: kept(1)}, true, at)
+		work, _ := next(w, at)
+		w.Done(work, Outcome{Failed: true, Slept: true}, at)
+		if w.Breaker.Open() || !w.Urgent() {
+			t.Fatalf("%s: broken %v, waits %v", name, w.Breaker.Open(), w.Urgent())
+		}
+		renewal, renewed := next(w, at)
+		if !slices.Equal(renewed, []string{OwnerKey(public)}) {
+			t.Fatalf("%s: then %v", name, renewed)
+		}
+		if lost {
+			w.Done(renewal, Outcome{Fenced: []Item{{OwnerKey(public), other.Encode(), 12}}}, at)
+		} else {
+			w.Done(renewal, Outcome{Mark: Mark{1, 12}}, at)
+			if _, got := next(w, at); !slices.Equal(got, keys(1)) {
+				t.Errorf("%s: then %v", name, got)
+			}
+		}
+		if refused := w.Release(); refused != lost {
+			t.Errorf("%s: refused %v", name, refused)
+		}
+	}
+}
+
 // TestOffersTogether: who takes a public address is told of what it lacks in few transactions, for each has
 // it look at all its calls anew. A call that the store knows keeps the others from nothing.
 func TestOffersTogether(t *testing.T) {

@@ -304,6 +304,7 @@ type Outcome struct {
 	Mark   Mark   // if it was done
 	Fenced []Item // the owners' keys as they are, if a guard did not hold
 	Failed bool   // it was not done, or is in doubt
+	Slept  bool   // and the store is not to blame: packets go on waiting
 }
 
 // Result is what follows from an outcome.
@@ -318,7 +319,9 @@ func (w *Writer) Done(work Work, o Outcome, now time.Time) (r Result) {
 	w.flight = nil
 	switch {
 	case o.Failed:
-		w.Breaker.Failed(now)
+		if !o.Slept {
+			w.Breaker.Failed(now)
+		}
 		w.owners.doubt()
 	case o.Fenced != nil:
 		w.Breaker.Worked()
@@ -328,7 +331,7 @@ func (w *Writer) Done(work Work, o Outcome, now time.Time) (r Result) {
 		w.owners.took(work.Take, o.Mark.Revision)
 		return Result{}
 	}
-	w.lacking = !w.batch.back(flight, o.Fenced != nil, now) || w.lacking
+	w.lacking = !w.batch.back(flight, o.Fenced != nil || o.Slept, now) || w.lacking
 	w.fenced += uint64(len(r.Lost))
 	w.drop()
 	return r
