@@ -13,7 +13,8 @@
 #   make kills     the gateway with the addresses is killed KILLS times under load: no established call dies
 #   make fuzz     each fuzz target for FUZZTIME
 #   make mutants  MUTANTS changes to the editor and the call table, drawn from SEED: 92 of 100 must fail a unit test
-#   make deb      bin/pptpalg_VERSION_ARCH.deb; make rpm the same for RPM (ARCH=arm64 for another machine)
+#   make deb      bin/pptpalg_VERSION_ARCH.deb; make rpm, apk, ipk, archlinux the same for others (ARCH=arm64 for another machine)
+#   make packages deb, rpm, apk and Arch's for MACHINES (amd64,arm64,armv7), and OpenWrt's ipk for these and mipsle
 #   make man      bin/man, the manual pages
 #   make generate the BPF programs of the fast path, which are committed: the same bytes on each Debian 12
 #   make bench    twenty minutes of figures beside the kernel's own helper; REPORT=FILE writes them there
@@ -30,13 +31,15 @@ MUTANTS  ?= 100
 SEED     ?= 1
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 ARCH     ?= $(shell $(GO) env GOARCH)
+MACHINES ?= amd64,arm64,armv7
+ROUTERS  ?= $(MACHINES),mipsle
 # The time of every file in the packages.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 AS_ROOT  := $(if $(SUDO),$(SUDO) -E env "PATH=$$PATH" "GOPATH=$$($(GO) env GOPATH)" "GOCACHE=$$($(GO) env GOCACHE)")
 
 RUN_PACKAGES  := iptables iproute2 conntrack pptp-linux pptpd
-TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium etcd-server etcd-client openssl keepalived rsyslog rsyslog-gnutls nfdump
+TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium etcd-server etcd-client openssl keepalived rsyslog rsyslog-gnutls nfdump zstd pacman-package-manager
 HA_PACKAGES   := $(RUN_PACKAGES) etcd-server
 RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
 BENCH_PACKAGES := iptables iproute2 nftables etcd-server
@@ -52,7 +55,7 @@ ifeq ($(shell printf '%s\n' $(GO_WANTED) $(GO_FOUND) | sort -VC && echo $(GO_FOU
 $(error pptpalg is built by $(GO_WANTED) or newer, and $(GO) is $(or $(GO_FOUND),not there): see https://go.dev/dl, and name yours by make GO=/path/to/go)
 endif
 
-.PHONY: all build demo demo-ha test test-vm test-fresh check lint race soak chaos kills fuzz mutants bench deb rpm man generate generated clean packages-demo packages-ha packages-test packages-race packages-bench packages-vm packages-fresh packages-bpf
+.PHONY: all build demo demo-ha test test-vm test-fresh check lint race soak chaos kills fuzz mutants bench deb rpm apk ipk archlinux packages man generate generated clean packages-demo packages-ha packages-test packages-race packages-bench packages-vm packages-fresh packages-bpf
 
 all: build
 
@@ -121,8 +124,14 @@ bench: packages-bench build
 	CGO_ENABLED=0 $(GO) build -o bin/bench ./cmd/bench
 	$(SUDO) bin/bench $(if $(REPORT),-o $(REPORT))
 
-deb rpm:
-	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(GO) run ./cmd/package -version '$(VERSION)' -arch $(ARCH) -o bin $@
+PACKAGE = SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(GO) run ./cmd/package -version '$(VERSION)' -o bin
+
+deb rpm apk ipk archlinux:
+	$(PACKAGE) -arch $(ARCH) $@
+
+packages:
+	$(PACKAGE) -arch $(MACHINES) deb rpm apk archlinux
+	$(PACKAGE) -arch $(ROUTERS) ipk
 
 man: build
 	mkdir -p bin/man

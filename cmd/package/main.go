@@ -1,6 +1,6 @@
-// Command package builds the .deb and the .rpm of pptpalg, in the repository's root. It
-// lets the program generate its manual pages, completions and default configuration, and
-// runs nfpm with deploy/package/nfpm.yaml.
+// Command package builds packages of pptpalg, in the repository's root: deb, rpm, apk, ipk
+// and archlinux. It lets the program generate its manual pages, completions and default
+// configuration, and runs nfpm with the files in deploy/package.
 //
 // nfpm has a module of its own, deploy/package/go.mod.
 package main
@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -29,7 +30,8 @@ func main() {
 func build(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("package", flag.ContinueOnError)
 	describe := f.String("version", "", "what git describe says")
-	arch := f.String("arch", "amd64", "GOARCH of the packages")
+	arches := f.String("arch", "amd64", "machines of the packages, divided by commas: GOARCH, or armv7")
+	tags := f.String("tags", "", "build tags of the program, divided by commas")
 	out := f.String("o", "bin", "directory for them")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -38,22 +40,33 @@ func build(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	said := 0
+	for arch := range strings.SplitSeq(*arches, ",") {
+		p := packing{root: ".", arch: arch, tags: *tags, version: sortable(*describe, at), at: at}
+		p.say = func(step string) {
+			said++
+			fmt.Fprintf(os.Stderr, "package: step %d: %s\n", said, step)
+		}
+		if err := p.run(ctx, f.Args(), *out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run builds packages of these formats, for one machine.
+func (p *packing) run(ctx context.Context, kinds []string, out string) error {
 	stage, err := os.MkdirTemp("", "pptpalg-package")
 	if err != nil {
 		return fmt.Errorf("make stage: %w", err)
 	}
 	defer os.RemoveAll(stage)
-	p := packing{root: ".", stage: stage, arch: *arch, version: sortable(*describe, at), at: at}
-	return p.run(ctx, f.Args(), *out)
-}
-
-// run builds packages of these formats, "deb" and "rpm".
-func (p *packing) run(ctx context.Context, formats []string, out string) error {
+	p.stage = stage
 	if err := p.generate(ctx); err != nil {
 		return err
 	}
-	for _, format := range formats {
-		name, err := p.pack(ctx, format, out)
+	for _, kind := range kinds {
+		name, err := p.pack(ctx, kind, out)
 		if err != nil {
 			return err
 		}

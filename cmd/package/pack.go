@@ -19,9 +19,11 @@ import (
 type packing struct {
 	root    string // of the repository
 	stage   string // a directory of its own for what is generated
-	arch    string // GOARCH
+	arch    string // of the machine: GOARCH, or a name in machines
+	tags    string // what the program is built without (docs/SIZE.md), divided by commas
 	version string
-	at      time.Time // the time of every file in the packages
+	at      time.Time    // the time of every file in the packages
+	say     func(string) // is told what begins; nil for silence
 }
 
 // The units are written for a binary that was put there by hand.
@@ -49,7 +51,14 @@ func (p *packing) generate(ctx context.Context) error {
 			return err
 		}
 	}
-	return errors.Join(p.manual(ctx), p.unit(), p.share())
+	return errors.Join(p.manual(ctx), p.unit(), p.share(), p.refusal())
+}
+
+// begins tells what takes a while.
+func (p *packing) begins(step string) {
+	if p.say != nil {
+		p.say(step)
+	}
 }
 
 func (p *packing) staged(name string) string { return filepath.Join(p.stage, name) }
@@ -57,20 +66,28 @@ func (p *packing) staged(name string) string { return filepath.Join(p.stage, nam
 // programs builds the one to be packed, one that runs here and is asked if that cannot
 // be, and nfpm.
 func (p *packing) programs(ctx context.Context) error {
-	built := map[string]string{p.staged("pptpalg"): p.arch, p.here(): runtime.GOARCH}
-	for name, arch := range built {
-		err := goBuild(ctx, p.root, name, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch},
-			"-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+p.version, "./cmd/pptpalg")
-		if err != nil {
+	p.begins("build pptpalg for " + p.arch)
+	if err := p.build(ctx, p.staged("pptpalg"), machineOf(p.arch)); err != nil {
+		return err
+	}
+	if here := p.here(); here != p.staged("pptpalg") {
+		p.begins("build pptpalg for this machine, which prints its manual")
+		if err := p.build(ctx, here, machineOf(runtime.GOARCH)); err != nil {
 			return err
 		}
 	}
+	p.begins("build nfpm")
 	return goBuild(ctx, filepath.Join(p.root, "deploy/package"), p.staged("nfpm"), nil, "github.com/goreleaser/nfpm/v2/cmd/nfpm")
+}
+
+func (p *packing) build(ctx context.Context, out string, m machine) error {
+	return goBuild(ctx, p.root, out, m.environ(),
+		"-trimpath", "-buildvcs=false", "-tags", p.tags, "-ldflags", "-s -w -X main.version="+p.version, "./cmd/pptpalg")
 }
 
 // here is the program that runs on this machine.
 func (p *packing) here() string {
-	if p.arch == runtime.GOARCH {
+	if machineOf(p.arch).runs() {
 		return p.staged("pptpalg")
 	}
 	return p.staged("here")
@@ -193,33 +210,53 @@ func (p *packing) shareFiles(dir string, files []string) error {
 	return nil
 }
 
+// targets are OpenWrt's names for the processors on which a machine's program runs.
+var targets = map[string]string{
+	"amd64": "x86_64", "arm64": "aarch64_*", "armv7": "arm_cortex-a*", "mipsle": "mipsel_*",
+}
+
+// refusal writes the script by which a router refuses a package for another processor.
+func (p *packing) refusal() error {
+	text, err := os.ReadFile(filepath.Join(p.root, "deploy/package/openwrt-preinst"))
+	if err != nil {
+		return fmt.Errorf("read script: %w", err)
+	}
+	target, ok := targets[p.arch]
+	if !ok {
+		target = p.arch
+	}
+	return os.WriteFile(p.staged("preinst"), bytes.ReplaceAll(text, []byte("TARGETS"), []byte(target)), 0o755)
+}
+
 // pack has nfpm write a package into a directory, and returns the package's name.
-func (p *packing) pack(ctx context.Context, format, out string) (string, error) {
-	name := filepath.Join(out, p.fileName(format))
+func (p *packing) pack(ctx context.Context, kind, out string) (string, error) {
+	f, ok := formats[kind]
+	if !ok {
+		return "", fmt.Errorf("no format is called %q", kind)
+	}
+	name := filepath.Join(out, f.file(p.version, p.arch))
 	target, err := filepath.Abs(name)
 	if err != nil {
 		return "", err
 	}
-	if err := errors.Join(os.MkdirAll(out, 0o755), p.settle()); err != nil {
+	p.begins("pack " + filepath.Base(name))
+	if err := errors.Join(os.MkdirAll(out, 0o755), p.config(f), p.settle()); err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, p.staged("nfpm"), "package", "--config", "deploy/package/nfpm.yaml", "--packager", format, "--target", target)
+	cmd := exec.CommandContext(ctx, p.staged("nfpm"), "package", "--config", p.staged(f.config), "--packager", kind, "--target", target)
 	cmd.Dir = p.root
-	cmd.Env = append(os.Environ(), "STAGE="+p.stage, "ARCH="+p.arch, "VERSION="+p.version, fmt.Sprintf("SOURCE_DATE_EPOCH=%d", p.at.Unix()))
+	cmd.Env = append(os.Environ(), "STAGE="+p.stage, "NFPM_ARCH="+nfpmName(p.arch), "VERSION="+f.version(p.version), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", p.at.Unix()))
 	_, err = output(cmd)
 	return name, err
 }
 
-// fileName is as dpkg-deb and rpmbuild have it.
-func (p *packing) fileName(format string) string {
-	if format == "deb" {
-		return fmt.Sprintf("pptpalg_%s_%s.deb", p.version, p.arch)
+// config writes nfpm's file: nfpm itself does not look for variables in the names of scripts.
+func (p *packing) config(f format) error {
+	text, err := os.ReadFile(filepath.Join(p.root, "deploy/package", f.config))
+	if err != nil {
+		return fmt.Errorf("read configuration of nfpm: %w", err)
 	}
-	arch, ok := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[p.arch]
-	if !ok {
-		arch = p.arch
-	}
-	return fmt.Sprintf("pptpalg-%s-1.%s.%s", p.version, arch, format)
+	return os.WriteFile(p.staged(f.config), bytes.ReplaceAll(text, []byte("${STAGE}"), []byte(p.stage)), 0o644)
 }
 
 // settle gives all that is staged the packages' time, and modes that this process's umask

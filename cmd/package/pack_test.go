@@ -51,7 +51,7 @@ func TestSameSourceSamePackage(t *testing.T) {
 	again := *staged(t, "1.0.0")
 	again.stage = t.TempDir()
 	must(t, again.generate(t.Context()))
-	for _, format := range []string{"deb", "rpm"} {
+	for format := range formats {
 		name, err := again.pack(t.Context(), format, t.TempDir())
 		must(t, err)
 		a, err := os.ReadFile(packed(t, "1.0.0", format))
@@ -88,14 +88,16 @@ func TestRPM(t *testing.T) {
 func TestFileName(t *testing.T) {
 	tests := []struct{ format, arch, want string }{
 		{"deb", "amd64", "pptpalg_1.2.3~rc1_amd64.deb"},
-		{"deb", "arm64", "pptpalg_1.2.3~rc1_arm64.deb"},
+		{"deb", "armv7", "pptpalg_1.2.3~rc1_armhf.deb"},
 		{"rpm", "amd64", "pptpalg-1.2.3~rc1-1.x86_64.rpm"},
 		{"rpm", "arm64", "pptpalg-1.2.3~rc1-1.aarch64.rpm"},
 		{"rpm", "riscv64", "pptpalg-1.2.3~rc1-1.riscv64.rpm"},
+		{"apk", "armv7", "pptpalg-1.2.3_rc1-r0_armv7.apk"},
+		{"archlinux", "armv7", "pptpalg-1.2.3rc1-1-armv7h.pkg.tar.zst"},
+		{"ipk", "mipsle", "pptpalg_1.2.3~rc1_mipsel.ipk"},
 	}
 	for _, tt := range tests {
-		p := packing{version: "1.2.3~rc1", arch: tt.arch}
-		if got := p.fileName(tt.format); got != tt.want {
+		if got := formats[tt.format].file("1.2.3~rc1", tt.arch); got != tt.want {
 			t.Errorf("%s for %s is %s, want %s", tt.format, tt.arch, got, tt.want)
 		}
 	}
