@@ -1,6 +1,6 @@
 # pptpalg: what there is to make.
 #
-#   make          bin/pptpalg
+#   make          bin/pptpalg (TAGS=nocluster,noweb,noreplay for a small router)
 #   make demo     the main job on a network of namespaces, with real PPTP programs
 #   make demo-ha  two gateways and etcd: one gateway is killed, and no call is lost
 #   make test     all tests, as root
@@ -32,6 +32,9 @@ SEED     ?= 1
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 ARCH     ?= $(shell $(GO) env GOARCH)
 MACHINES ?= amd64,arm64,armv7
+# What the program is built without: docs/SIZE.md.
+TAGS     ?=
+SMALL    ?= nocluster,noweb,noreplay
 ROUTERS  ?= $(MACHINES),mipsle
 # The time of every file in the packages.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
@@ -60,7 +63,7 @@ endif
 all: build
 
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/pptpalg ./cmd/pptpalg
+	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '-s -w -X main.version=$(VERSION)' -o bin/pptpalg ./cmd/pptpalg
 
 demo: packages-demo build
 	$(GO) build -o bin/demo ./cmd/demo
@@ -126,12 +129,15 @@ bench: packages-bench build
 
 PACKAGE = SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(GO) run ./cmd/package -version '$(VERSION)' -o bin
 
-deb rpm apk ipk archlinux:
-	$(PACKAGE) -arch $(ARCH) $@
+deb rpm apk archlinux:
+	$(PACKAGE) -arch $(ARCH) -tags '$(TAGS)' $@
+
+ipk:
+	$(PACKAGE) -arch $(ARCH) -tags $(SMALL) ipk
 
 packages:
 	$(PACKAGE) -arch $(MACHINES) deb rpm apk archlinux
-	$(PACKAGE) -arch $(ROUTERS) ipk
+	$(PACKAGE) -arch $(ROUTERS) -tags $(SMALL) ipk
 
 man: build
 	mkdir -p bin/man
