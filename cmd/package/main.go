@@ -30,9 +30,15 @@ func main() {
 func build(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("package", flag.ContinueOnError)
 	describe := f.String("version", "", "what git describe says")
-	arches := f.String("arch", "amd64", "machines of the packages, divided by commas: GOARCH, or armv7")
+	arches := f.String("arch", "amd64", "machines, divided by commas: GOARCH, or armv7")
 	tags := f.String("tags", "", "build tags of the program, divided by commas")
+	by := f.String("maintainer", maintainer, "who answers for the packages")
 	out := f.String("o", "bin", "directory for them")
+	key := f.String("key", "", "key of GnuPG that signs a release")
+	f.Usage = func() {
+		fmt.Fprintln(f.Output(), "usage: package [flags] deb|rpm|apk|ipk|archlinux... builds packages,\n       package [flags] image a container image,\n       package [flags] release a release of the packages in -o")
+		f.PrintDefaults()
+	}
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -40,18 +46,31 @@ func build(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	said := 0
-	for arch := range strings.SplitSeq(*arches, ",") {
-		p := packing{root: ".", arch: arch, tags: *tags, version: sortable(*describe, at), at: at}
-		p.say = func(step string) {
-			said++
-			fmt.Fprintf(os.Stderr, "package: step %d: %s\n", said, step)
-		}
-		if err := p.run(ctx, f.Args(), *out); err != nil {
+	p := packing{root: ".", tags: *tags, version: sortable(*describe, at), maintainer: *by, at: at, say: steps()}
+	machines := strings.Split(*arches, ",")
+	switch f.Arg(0) {
+	case "release":
+		return repository{dir: *out, key: *key, say: p.say}.publish(ctx)
+	case "image":
+		return p.image(ctx, machines, *out)
+	}
+	for _, machine := range machines {
+		one := p
+		one.arch = machine
+		if err := one.run(ctx, f.Args(), *out); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// steps returns what says which step begins.
+func steps() func(string) {
+	said := 0
+	return func(step string) {
+		said++
+		fmt.Fprintf(os.Stderr, "package: step %d: %s\n", said, step)
+	}
 }
 
 // run builds packages of these formats, for one machine.

@@ -22,9 +22,14 @@ type packing struct {
 	arch    string // of the machine: GOARCH, or a name in machines
 	tags    string // what the program is built without (docs/SIZE.md), divided by commas
 	version string
-	at      time.Time    // the time of every file in the packages
-	say     func(string) // is told what begins; nil for silence
+	// maintainer answers for the packages.
+	maintainer string
+	at         time.Time    // the time of every file in the packages
+	say        func(string) // is told what begins; nil for silence
 }
+
+// maintainer is who answers for packages if nobody else is named.
+const maintainer = "pptpalg maintainers <maintainers@users.noreply.r-seed-3d05f21e.example>"
 
 // The units are written for a binary that was put there by hand.
 const (
@@ -51,7 +56,7 @@ func (p *packing) generate(ctx context.Context) error {
 			return err
 		}
 	}
-	return errors.Join(p.manual(ctx), p.unit(), p.share(), p.refusal())
+	return errors.Join(p.manual(ctx), p.unit(), p.share(), p.refusal(), p.changelog())
 }
 
 // begins tells what takes a while.
@@ -179,7 +184,7 @@ func (p *packing) unit() error {
 func (p *packing) share() error {
 	for _, dir := range []string{"grafana", "prometheus", "integrations/docker", "integrations/firewalld", "integrations/ha"} {
 		var files []string
-		for _, pattern := range []string{"*.json", "*.yml", "*.yaml", "*.md", "*.conf", "*.xml", "*.sh", "*.default"} {
+		for _, pattern := range []string{"*.json", "*.yml", "*.yaml", "*.conf", "*.xml", "*.sh", "*.default"} {
 			names, err := filepath.Glob(filepath.Join(p.root, "deploy", dir, pattern))
 			if err != nil {
 				return err
@@ -201,13 +206,21 @@ func (p *packing) shareFiles(dir string, files []string) error {
 	for _, name := range files {
 		text, err := os.ReadFile(name)
 		if err == nil {
-			err = os.WriteFile(filepath.Join(to, filepath.Base(name)), text, 0o644)
+			err = os.WriteFile(filepath.Join(to, filepath.Base(name)), text, modeOf(name))
 		}
 		if err != nil {
 			return fmt.Errorf("copy %s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// modeOf lets scripts be executed.
+func modeOf(name string) os.FileMode {
+	if filepath.Ext(name) == ".sh" {
+		return 0o755
+	}
+	return 0o644
 }
 
 // targets are OpenWrt's names for the processors on which a machine's program runs.
@@ -240,7 +253,7 @@ func (p *packing) pack(ctx context.Context, kind, out string) (string, error) {
 		return "", err
 	}
 	p.begins("pack " + filepath.Base(name))
-	if err := errors.Join(os.MkdirAll(out, 0o755), p.config(f), p.settle()); err != nil {
+	if err := errors.Join(os.MkdirAll(out, 0o755), p.config(f, kind), p.settle()); err != nil {
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, p.staged("nfpm"), "package", "--config", p.staged(f.config), "--packager", kind, "--target", target)
@@ -250,13 +263,22 @@ func (p *packing) pack(ctx context.Context, kind, out string) (string, error) {
 	return name, err
 }
 
-// config writes nfpm's file: nfpm itself does not look for variables in the names of scripts.
-func (p *packing) config(f format) error {
+// config writes nfpm's file: nfpm itself does not look for variables everywhere. Its own
+// changelog is for rpm alone; for a deb it would have the name of another kind of package.
+func (p *packing) config(f format, kind string) error {
+	changelog, license := "", "Apache-2.0"
+	switch kind {
+	case "rpm":
+		changelog = p.staged("changelog.yaml")
+	case "deb":
+		license = "" // no field of Debian's
+	}
 	text, err := os.ReadFile(filepath.Join(p.root, "deploy/package", f.config))
 	if err != nil {
 		return fmt.Errorf("read configuration of nfpm: %w", err)
 	}
-	return os.WriteFile(p.staged(f.config), bytes.ReplaceAll(text, []byte("${STAGE}"), []byte(p.stage)), 0o644)
+	set := strings.NewReplacer("${STAGE}", p.stage, "${CHANGELOG}", changelog, "${MAINTAINER}", p.maintainer, "${LICENSE}", license)
+	return os.WriteFile(p.staged(f.config), []byte(set.Replace(string(text))), 0o644)
 }
 
 // settle gives all that is staged the packages' time, and modes that this process's umask

@@ -16,10 +16,14 @@ var someTime = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 // takes seconds.
 var stages = make(map[string]*packing)
 
+// packages are those that were packed, by version and format.
+var packages = make(map[string]string)
+
 func TestMain(m *testing.M) {
 	code := m.Run()
 	for _, p := range stages {
 		os.RemoveAll(p.stage)
+		os.RemoveAll(p.stage + ".packages")
 	}
 	os.Exit(code)
 }
@@ -32,17 +36,22 @@ func staged(t *testing.T, version string) *packing {
 	}
 	dir, err := os.MkdirTemp("", "pptpalg-stage")
 	must(t, err)
-	p := &packing{root: "../..", stage: dir, arch: runtime.GOARCH, version: version, at: someTime}
+	p := &packing{root: "../..", stage: dir, arch: runtime.GOARCH, version: version, maintainer: maintainer, at: someTime}
 	must(t, p.generate(t.Context()))
 	stages[version] = p
 	return p
 }
 
-// packed builds a package and returns its file.
+// packed builds a package, the first time, and returns its file.
 func packed(t *testing.T, version, format string) string {
 	t.Helper()
-	name, err := staged(t, version).pack(t.Context(), format, t.TempDir())
+	if name := packages[version+format]; name != "" {
+		return name
+	}
+	p := staged(t, version)
+	name, err := p.pack(t.Context(), format, p.stage+".packages")
 	must(t, err)
+	packages[version+format] = name
 	return name
 }
 
