@@ -21,6 +21,9 @@ const release = "bookworm"
 // dependencies are what the package needs beyond Debian's essential packages, logrotate, and apt.
 const dependencies = "apt,iptables,logrotate,procps,systemd"
 
+// enough is how long a command may take on a busy machine.
+const enough = 3 * time.Minute
+
 // root is a Debian system in a directory, on a gateway of its own.
 type root struct {
 	*lab.Network
@@ -101,7 +104,7 @@ func (r *root) runOutside(args ...string) (string, error) {
 
 func (r *root) runBy(way string, args ...string) (string, error) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), enough)
 	defer cancel()
 	const mounts = `mount -t proc proc "$0/proc" && mount -t sysfs sysfs "$0/sys" && `
 	cmd, err := r.Gateway.Command(ctx, "unshare", append([]string{"--mount", "--propagation", "private", "sh", "-c", mounts + way, r.dir}, args...)...)
@@ -111,7 +114,7 @@ func (r *root) runBy(way string, args ...string) (string, error) {
 	cmd.Stdout, cmd.Stderr = log, log
 	p, err := r.Gateway.Start(cmd)
 	must(r.t, err)
-	err = p.Wait(time.Minute)
+	err = p.Wait(enough)
 	return log.String(), err
 }
 
