@@ -1,6 +1,6 @@
 # pptpalg: what there is to make.
 #
-#   make          bin/pptpalg
+#   make          bin/pptpalg (TAGS=nocluster,noweb,noreplay for a small router)
 #   make demo     the main job on a network of namespaces, with real PPTP programs
 #   make demo-ha  two gateways and etcd: one gateway is killed, and no call is lost
 #   make test     all tests, as root
@@ -13,12 +13,18 @@
 #   make kills     the gateway with the addresses is killed KILLS times under load: no established call dies
 #   make fuzz     each fuzz target for FUZZTIME
 #   make mutants  MUTANTS changes to the editor and the call table, drawn from SEED: 92 of 100 must fail a unit test
-#   make deb      bin/pptpalg_VERSION_ARCH.deb; make rpm the same for RPM (ARCH=arm64 for another machine)
+#   make deb      bin/pptpalg_VERSION_ARCH.deb; make rpm, apk, ipk, archlinux the same for others (ARCH=arm64 for another machine)
+#   make packages bin/packages: deb, rpm, apk and Arch's for MACHINES (amd64,arm64,armv7), and OpenWrt's ipk for these and
+#                 mipsle; each is read by its own tool, and its program runs, in an emulator if need be
+#   make release  bin/release: the same, signed with KEY of GnuPG, and a repository from which apt installs
+#   make image    bin/pptpalg_VERSION_image.tar, a container image for MACHINES, and runs it
+#   make ansible  has ansible-lint read the role in deploy/ansible, and sets a Debian up by it
 #   make man      bin/man, the manual pages
 #   make generate the BPF programs of the fast path, which are committed: the same bytes on each Debian 12
 #   make bench    twenty minutes of figures beside the kernel's own helper; REPORT=FILE writes them there
 #
-# demo, demo-ha, test, test-vm, test-fresh, check, generate and bench install the Debian packages that they need, and say so.
+# demo, demo-ha, test, test-vm, test-fresh, check, packages, release, image, ansible, generate and bench install the Debian
+# packages that they need, and say so.
 
 GO       ?= go
 FUZZTIME ?= 10m
@@ -30,19 +36,30 @@ MUTANTS  ?= 100
 SEED     ?= 1
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 ARCH     ?= $(shell $(GO) env GOARCH)
+MACHINES ?= amd64,arm64,armv7
+# What the program is built without: docs/SIZE.md.
+TAGS     ?=
+SMALL    ?= nocluster,noweb,noreplay
+ROUTERS  ?= $(MACHINES),mipsle
+# What a release is signed with.
+KEY      ?=
 # The time of every file in the packages.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 AS_ROOT  := $(if $(SUDO),$(SUDO) -E env "PATH=$$PATH" "GOPATH=$$($(GO) env GOPATH)" "GOCACHE=$$($(GO) env GOCACHE)")
 
 RUN_PACKAGES  := iptables iproute2 conntrack pptp-linux pptpd
-TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium etcd-server etcd-client openssl keepalived rsyslog rsyslog-gnutls nfdump
+TEST_PACKAGES := $(RUN_PACKAGES) tcpdump procps nftables mmdebstrap rpm chromium etcd-server etcd-client openssl keepalived rsyslog rsyslog-gnutls nfdump zstd pacman-package-manager
 HA_PACKAGES   := $(RUN_PACKAGES) etcd-server
 RACE_PACKAGES := $(TEST_PACKAGES) gcc libc6-dev
 BENCH_PACKAGES := iptables iproute2 nftables etcd-server
 VM_PACKAGES    := $(RUN_PACKAGES) nftables ppp iputils-ping kmod qemu-system-x86
 FRESH_PACKAGES := mmdebstrap kmod qemu-system-x86
 BPF_PACKAGES   := clang-14 llvm-14
+PACK_PACKAGES  := iptables iproute2 mmdebstrap rpm pacman-package-manager zstd libarchive-tools lintian qemu-user-static
+RELEASE_PACKAGES := iptables iproute2 mmdebstrap apt-utils gpg gpg-agent gpgv
+IMAGE_PACKAGES := iptables iproute2 skopeo umoci runc
+ANSIBLE_PACKAGES := iptables iproute2 mmdebstrap ansible ansible-lint
 
 # A go that is too old fetches a newer one by itself, unless it must not (GOTOOLCHAIN=local) or
 # is older than 1.21: then what it says of our go.mod helps nobody.
@@ -52,12 +69,12 @@ ifeq ($(shell printf '%s\n' $(GO_WANTED) $(GO_FOUND) | sort -VC && echo $(GO_FOU
 $(error pptpalg is built by $(GO_WANTED) or newer, and $(GO) is $(or $(GO_FOUND),not there): see https://go.dev/dl, and name yours by make GO=/path/to/go)
 endif
 
-.PHONY: all build demo demo-ha test testrun test-vm test-fresh check lint race soak chaos kills fuzz mutants bench deb rpm man generate generated clean packages-demo packages-ha packages-test packages-race packages-bench packages-vm packages-fresh packages-bpf
+.PHONY: all build demo demo-ha test testrun test-vm test-fresh check lint race soak chaos kills fuzz mutants bench deb rpm apk ipk archlinux packages release image ansible man generate generated clean packages-demo packages-ha packages-test packages-race packages-bench packages-vm packages-fresh packages-bpf packages-pack packages-release packages-image packages-ansible
 
 all: build
 
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/pptpalg ./cmd/pptpalg
+	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '-s -w -X main.version=$(VERSION)' -o bin/pptpalg ./cmd/pptpalg
 
 demo: packages-demo build
 	$(GO) build -o bin/demo ./cmd/demo
@@ -96,6 +113,9 @@ lint:
 	$(GO) -C deploy/prometheus mod tidy -diff
 	$(GO) -C deploy/prometheus vet .
 	$(GO) -C deploy/package mod tidy -diff
+	$(GO) -C deploy/image mod tidy -diff
+	$(GO) -C deploy/image vet .
+	$(GO) vet -tags $(SMALL) ./cmd/pptpalg/...
 	./.ci/arrows
 	GO="$(GO)" ./.ci/dead
 	./.ci/sizes
@@ -125,8 +145,36 @@ bench: packages-bench build
 	CGO_ENABLED=0 $(GO) build -o bin/bench ./cmd/bench
 	$(SUDO) bin/bench $(if $(REPORT),-o $(REPORT))
 
-deb rpm:
-	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(GO) run ./cmd/package -version '$(VERSION)' -arch $(ARCH) -o bin $@
+PACKAGE = SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(GO) run ./cmd/package -version '$(VERSION)'
+LOOK_AT = $(AS_ROOT) PPTPALG_NO_SKIP=1 $(GO) test -count=1 -v ./cmd/package
+
+deb rpm apk archlinux:
+	$(PACKAGE) -o bin -arch $(ARCH) -tags '$(TAGS)' $@
+
+ipk:
+	$(PACKAGE) -o bin -arch $(ARCH) -tags $(SMALL) ipk
+
+packages: packages-pack
+	rm -rf bin/packages
+	$(PACKAGE) -o bin/packages -arch $(MACHINES) deb rpm apk archlinux
+	$(PACKAGE) -o bin/packages -arch $(ROUTERS) -tags $(SMALL) ipk
+	$(LOOK_AT) -run '^(TestBuilt|TestLife)' -built $(CURDIR)/bin/packages
+
+# Earlier releases stay in the repository, as long as bin/release does.
+release: packages-release
+	@[ -n '$(KEY)' ] || { echo "release: name the key to sign with: make release KEY=… (gpg --list-secret-keys)"; exit 1; }
+	$(PACKAGE) -o bin/release -arch $(MACHINES) deb rpm apk archlinux
+	$(PACKAGE) -o bin/release -arch $(ROUTERS) -tags $(SMALL) ipk
+	$(PACKAGE) -o bin/release -key '$(KEY)' release
+	$(LOOK_AT) -run '^TestReleased?$$' -released $(CURDIR)/bin/release
+
+image: packages-image
+	$(GO) -C deploy/image test -count=1 .
+	$(LOOK_AT) -run '^TestImage$$' -image "$(CURDIR)/$$($(PACKAGE) -o bin -arch $(MACHINES) image)"
+
+ansible: packages-ansible
+	cd deploy/ansible && ansible-lint --offline && ansible-playbook --syntax-check -i localhost, gateway.yml
+	$(LOOK_AT) -run '^TestRole$$' -role
 
 man: build
 	mkdir -p bin/man
@@ -166,3 +214,15 @@ packages-fresh:
 
 packages-bpf:
 	@./.ci/packages $(BPF_PACKAGES)
+
+packages-pack:
+	@./.ci/packages $(PACK_PACKAGES)
+
+packages-release:
+	@./.ci/packages $(RELEASE_PACKAGES)
+
+packages-image:
+	@./.ci/packages $(IMAGE_PACKAGES)
+
+packages-ansible:
+	@./.ci/packages $(ANSIBLE_PACKAGES)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math"
 	"net/netip"
 	"strings"
 	"testing"
@@ -331,7 +332,7 @@ func TestSetByteOutsidePayload(t *testing.T) {
 	b := bytes.Clone(append(bytes.Clone(plain), 0xee))
 	before := bytes.Clone(b)
 	s := mustParse(t, b)
-	for _, at := range []int{-1, 3, 1 << 40} {
+	for _, at := range []int{-1, 3, math.MaxInt} {
 		if s.SetByte(at, 0x55) {
 			t.Errorf("the edit at %d was taken", at)
 		}

@@ -1,6 +1,6 @@
-// Command package builds the .deb and the .rpm of pptpalg, in the repository's root. It
-// lets the program generate its manual pages, completions and default configuration, and
-// runs nfpm with deploy/package/nfpm.yaml.
+// Command package builds packages of pptpalg, in the repository's root: deb, rpm, apk, ipk
+// and archlinux. It lets the program generate its manual pages, completions and default
+// configuration, and runs nfpm with the files in deploy/package.
 //
 // nfpm has a module of its own, deploy/package/go.mod.
 package main
@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -31,8 +32,15 @@ func main() {
 func build(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("package", flag.ContinueOnError)
 	describe := f.String("version", "", "what git describe says")
-	arch := f.String("arch", "amd64", "GOARCH of the packages")
+	arches := f.String("arch", "amd64", "machines, divided by commas: GOARCH, or armv7")
+	tags := f.String("tags", "", "build tags of the program, divided by commas")
+	by := f.String("maintainer", maintainer, "who answers for the packages")
 	out := f.String("o", "bin", "directory for them")
+	key := f.String("key", "", "key of GnuPG that signs a release")
+	f.Usage = func() {
+		fmt.Fprintln(f.Output(), "usage: package [flags] deb|rpm|apk|ipk|archlinux... builds packages,\n       package [flags] image a container image,\n       package [flags] release a release of the packages in -o")
+		f.PrintDefaults()
+	}
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -40,25 +48,54 @@ func build(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	p := packing{root: ".", tags: *tags, version: sortable(*describe, at), maintainer: *by, at: at}
+	machines := strings.Split(*arches, ",")
+	switch f.Arg(0) {
+	case "release":
+		r := repository{dir: *out, key: *key, steps: progress.Start(os.Stderr, releaseSteps)}
+		defer r.steps.Done()
+		return r.publish(ctx)
+	case "image":
+		p.steps = progress.Start(os.Stderr, len(machines)+1)
+		defer p.steps.Done()
+		return p.image(ctx, machines, *out)
+	}
+	return p.runAll(ctx, machines, f.Args(), *out)
+}
+
+// runAll builds packages of these formats, for each machine.
+func (p packing) runAll(ctx context.Context, machines, kinds []string, out string) error {
+	all := make([]packing, len(machines))
+	steps := 0
+	for i, machine := range machines {
+		all[i] = p
+		all[i].arch = machine
+		steps += len(all[i].programs()) + len([]string{"nfpm", "pages"}) + len(kinds)
+	}
+	said := progress.Start(os.Stderr, steps)
+	defer said.Done()
+	for _, one := range all {
+		one.steps = said
+		if err := one.run(ctx, kinds, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run builds packages of these formats, for one machine.
+func (p *packing) run(ctx context.Context, kinds []string, out string) error {
 	stage, err := os.MkdirTemp("", "pptpalg-package")
 	if err != nil {
 		return fmt.Errorf("make stage: %w", err)
 	}
 	defer os.RemoveAll(stage)
-	p := packing{root: ".", stage: stage, arch: *arch, version: sortable(*describe, at), at: at}
-	p.steps = progress.Start(os.Stderr, len(p.programs())+len([]string{"nfpm", "pages"})+f.NArg())
-	defer p.steps.Done()
-	return p.run(ctx, f.Args(), *out)
-}
-
-// run builds packages of these formats, "deb" and "rpm".
-func (p *packing) run(ctx context.Context, formats []string, out string) error {
+	p.stage = stage
 	if err := p.generate(ctx); err != nil {
 		return err
 	}
-	for _, format := range formats {
-		p.begin("write the " + format)
-		name, err := p.pack(ctx, format, out)
+	for _, kind := range kinds {
+		name, err := p.pack(ctx, kind, out)
 		if err != nil {
 			return err
 		}

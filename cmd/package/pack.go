@@ -21,11 +21,17 @@ import (
 type packing struct {
 	root    string // of the repository
 	stage   string // a directory of its own for what is generated
-	arch    string // GOARCH
+	arch    string // of the machine: GOARCH, or a name in machines
+	tags    string // what the program is built without (docs/SIZE.md), divided by commas
 	version string
-	at      time.Time       // the time of every file in the packages
-	steps   *progress.Steps // nil where nobody waits
+	// maintainer answers for the packages.
+	maintainer string
+	at         time.Time       // the time of every file in the packages
+	steps      *progress.Steps // nil where nobody waits
 }
+
+// maintainer is who answers for packages if nobody else is named.
+const maintainer = "pptpalg maintainers <maintainers@users.noreply.r-seed-3d05f21e.example>"
 
 // The units are written for a binary that was put there by hand.
 const (
@@ -38,7 +44,7 @@ func (p *packing) generate(ctx context.Context) error {
 	if err := p.build(ctx); err != nil {
 		return err
 	}
-	p.begin("generate manual pages, completions and default configuration")
+	begin(p.steps, "generate manual pages, completions and default configuration")
 	for name, args := range map[string][]string{
 		"pptpalg.yaml":    {"config", "--default"},
 		"completion.bash": {"completion", "bash"},
@@ -53,17 +59,17 @@ func (p *packing) generate(ctx context.Context) error {
 			return err
 		}
 	}
-	return errors.Join(p.manual(ctx), p.unit(), p.share())
+	return errors.Join(p.manual(ctx), p.unit(), p.share(), p.refusal(), p.changelog())
+}
+
+// begin says what begins, if anybody waits.
+func begin(steps *progress.Steps, what string) {
+	if steps != nil {
+		steps.Next(what)
+	}
 }
 
 func (p *packing) staged(name string) string { return filepath.Join(p.stage, name) }
-
-// begin says what begins.
-func (p *packing) begin(what string) {
-	if p.steps != nil {
-		p.steps.Next(what)
-	}
-}
 
 // programs are the one to be packed, and one that runs here and is asked if that cannot be, with the machine that
 // each is for.
@@ -74,20 +80,23 @@ func (p *packing) programs() map[string]string {
 // build builds them, and nfpm.
 func (p *packing) build(ctx context.Context) error {
 	for name, arch := range p.programs() {
-		p.begin("build pptpalg for " + arch)
-		err := goBuild(ctx, p.root, name, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch},
-			"-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+p.version, "./cmd/pptpalg")
-		if err != nil {
+		begin(p.steps, "build pptpalg for "+arch)
+		if err := p.compile(ctx, name, machineOf(arch)); err != nil {
 			return err
 		}
 	}
-	p.begin("build nfpm")
+	begin(p.steps, "build nfpm")
 	return goBuild(ctx, filepath.Join(p.root, "deploy/package"), p.staged("nfpm"), nil, "github.com/goreleaser/nfpm/v2/cmd/nfpm")
+}
+
+func (p *packing) compile(ctx context.Context, out string, m machine) error {
+	return goBuild(ctx, p.root, out, m.environ(),
+		"-trimpath", "-buildvcs=false", "-tags", p.tags, "-ldflags", "-s -w -X main.version="+p.version, "./cmd/pptpalg")
 }
 
 // here is the program that runs on this machine.
 func (p *packing) here() string {
-	if p.arch == runtime.GOARCH {
+	if machineOf(p.arch).runs() {
 		return p.staged("pptpalg")
 	}
 	return p.staged("here")
@@ -179,7 +188,7 @@ func (p *packing) unit() error {
 func (p *packing) share() error {
 	for _, dir := range []string{"grafana", "prometheus", "integrations/docker", "integrations/firewalld", "integrations/ha"} {
 		var files []string
-		for _, pattern := range []string{"*.json", "*.yml", "*.yaml", "*.md", "*.conf", "*.xml", "*.sh", "*.default"} {
+		for _, pattern := range []string{"*.json", "*.yml", "*.yaml", "*.conf", "*.xml", "*.sh", "*.default"} {
 			names, err := filepath.Glob(filepath.Join(p.root, "deploy", dir, pattern))
 			if err != nil {
 				return err
@@ -201,7 +210,7 @@ func (p *packing) shareFiles(dir string, files []string) error {
 	for _, name := range files {
 		text, err := os.ReadFile(name)
 		if err == nil {
-			err = os.WriteFile(filepath.Join(to, filepath.Base(name)), text, 0o644)
+			err = os.WriteFile(filepath.Join(to, filepath.Base(name)), text, modeOf(name))
 		}
 		if err != nil {
 			return fmt.Errorf("copy %s: %w", name, err)
@@ -210,33 +219,70 @@ func (p *packing) shareFiles(dir string, files []string) error {
 	return nil
 }
 
+// modeOf lets scripts be executed.
+func modeOf(name string) os.FileMode {
+	if filepath.Ext(name) == ".sh" {
+		return 0o755
+	}
+	return 0o644
+}
+
+// targets are OpenWrt's names for the processors on which a machine's program runs.
+var targets = map[string]string{
+	"amd64": "x86_64", "arm64": "aarch64_*", "armv7": "arm_cortex-a*", "mipsle": "mipsel_*",
+}
+
+// refusal writes the script by which a router refuses a package for another processor.
+func (p *packing) refusal() error {
+	text, err := os.ReadFile(filepath.Join(p.root, "deploy/package/openwrt-preinst"))
+	if err != nil {
+		return fmt.Errorf("read script: %w", err)
+	}
+	target, ok := targets[p.arch]
+	if !ok {
+		target = p.arch
+	}
+	return os.WriteFile(p.staged("preinst"), bytes.ReplaceAll(text, []byte("TARGETS"), []byte(target)), 0o755)
+}
+
 // pack has nfpm write a package into a directory, and returns the package's name.
-func (p *packing) pack(ctx context.Context, format, out string) (string, error) {
-	name := filepath.Join(out, p.fileName(format))
+func (p *packing) pack(ctx context.Context, kind, out string) (string, error) {
+	f, ok := formats[kind]
+	if !ok {
+		return "", fmt.Errorf("no format is called %q", kind)
+	}
+	name := filepath.Join(out, f.file(p.version, p.arch))
 	target, err := filepath.Abs(name)
 	if err != nil {
 		return "", err
 	}
-	if err := errors.Join(os.MkdirAll(out, 0o755), p.settle()); err != nil {
+	begin(p.steps, "write "+filepath.Base(name))
+	if err := errors.Join(os.MkdirAll(out, 0o755), p.config(f, kind), p.settle()); err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, p.staged("nfpm"), "package", "--config", "deploy/package/nfpm.yaml", "--packager", format, "--target", target)
+	cmd := exec.CommandContext(ctx, p.staged("nfpm"), "package", "--config", p.staged(f.config), "--packager", kind, "--target", target)
 	cmd.Dir = p.root
-	cmd.Env = append(os.Environ(), "STAGE="+p.stage, "ARCH="+p.arch, "VERSION="+p.version, fmt.Sprintf("SOURCE_DATE_EPOCH=%d", p.at.Unix()))
+	cmd.Env = append(os.Environ(), "STAGE="+p.stage, "NFPM_ARCH="+nfpmName(p.arch), "VERSION="+f.version(p.version), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", p.at.Unix()))
 	_, err = output(cmd)
 	return name, err
 }
 
-// fileName is as dpkg-deb and rpmbuild have it.
-func (p *packing) fileName(format string) string {
-	if format == "deb" {
-		return fmt.Sprintf("pptpalg_%s_%s.deb", p.version, p.arch)
+// config writes nfpm's file: nfpm itself does not look for variables everywhere. Its own
+// changelog is for rpm alone; for a deb it would have the name of another kind of package.
+func (p *packing) config(f format, kind string) error {
+	changelog, license := "", "Apache-2.0"
+	switch kind {
+	case "rpm":
+		changelog = p.staged("changelog.yaml")
+	case "deb":
+		license = "" // no field of Debian's
 	}
-	arch, ok := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[p.arch]
-	if !ok {
-		arch = p.arch
+	text, err := os.ReadFile(filepath.Join(p.root, "deploy/package", f.config))
+	if err != nil {
+		return fmt.Errorf("read configuration of nfpm: %w", err)
 	}
-	return fmt.Sprintf("pptpalg-%s-1.%s.%s", p.version, arch, format)
+	set := strings.NewReplacer("${STAGE}", p.stage, "${CHANGELOG}", changelog, "${MAINTAINER}", p.maintainer, "${LICENSE}", license)
+	return os.WriteFile(p.staged(f.config), []byte(set.Replace(string(text))), 0o644)
 }
 
 // settle gives all that is staged the packages' time, and modes that this process's umask

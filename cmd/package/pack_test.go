@@ -16,10 +16,14 @@ var someTime = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 // takes seconds.
 var stages = make(map[string]*packing)
 
+// packages are those that were packed, by version and format.
+var packages = make(map[string]string)
+
 func TestMain(m *testing.M) {
 	code := m.Run()
 	for _, p := range stages {
 		os.RemoveAll(p.stage)
+		os.RemoveAll(p.stage + ".packages")
 	}
 	os.Exit(code)
 }
@@ -32,17 +36,22 @@ func staged(t *testing.T, version string) *packing {
 	}
 	dir, err := os.MkdirTemp("", "pptpalg-stage")
 	must(t, err)
-	p := &packing{root: "../..", stage: dir, arch: runtime.GOARCH, version: version, at: someTime}
+	p := &packing{root: "../..", stage: dir, arch: runtime.GOARCH, version: version, maintainer: maintainer, at: someTime}
 	must(t, p.generate(t.Context()))
 	stages[version] = p
 	return p
 }
 
-// packed builds a package and returns its file.
+// packed builds a package, the first time, and returns its file.
 func packed(t *testing.T, version, format string) string {
 	t.Helper()
-	name, err := staged(t, version).pack(t.Context(), format, t.TempDir())
+	if name := packages[version+format]; name != "" {
+		return name
+	}
+	p := staged(t, version)
+	name, err := p.pack(t.Context(), format, p.stage+".packages")
 	must(t, err)
+	packages[version+format] = name
 	return name
 }
 
@@ -51,7 +60,7 @@ func TestSameSourceSamePackage(t *testing.T) {
 	again := *staged(t, "1.0.0")
 	again.stage = t.TempDir()
 	must(t, again.generate(t.Context()))
-	for _, format := range []string{"deb", "rpm"} {
+	for format := range formats {
 		name, err := again.pack(t.Context(), format, t.TempDir())
 		must(t, err)
 		a, err := os.ReadFile(packed(t, "1.0.0", format))
@@ -88,14 +97,16 @@ func TestRPM(t *testing.T) {
 func TestFileName(t *testing.T) {
 	tests := []struct{ format, arch, want string }{
 		{"deb", "amd64", "pptpalg_1.2.3~rc1_amd64.deb"},
-		{"deb", "arm64", "pptpalg_1.2.3~rc1_arm64.deb"},
+		{"deb", "armv7", "pptpalg_1.2.3~rc1_armhf.deb"},
 		{"rpm", "amd64", "pptpalg-1.2.3~rc1-1.x86_64.rpm"},
 		{"rpm", "arm64", "pptpalg-1.2.3~rc1-1.aarch64.rpm"},
 		{"rpm", "riscv64", "pptpalg-1.2.3~rc1-1.riscv64.rpm"},
+		{"apk", "armv7", "pptpalg-1.2.3_rc1-r0_armv7.apk"},
+		{"archlinux", "armv7", "pptpalg-1.2.3rc1-1-armv7h.pkg.tar.zst"},
+		{"ipk", "mipsle", "pptpalg_1.2.3~rc1_mipsel.ipk"},
 	}
 	for _, tt := range tests {
-		p := packing{version: "1.2.3~rc1", arch: tt.arch}
-		if got := p.fileName(tt.format); got != tt.want {
+		if got := formats[tt.format].file("1.2.3~rc1", tt.arch); got != tt.want {
 			t.Errorf("%s for %s is %s, want %s", tt.format, tt.arch, got, tt.want)
 		}
 	}

@@ -1,3 +1,5 @@
+//go:build !noreplay
+
 package main
 
 import (

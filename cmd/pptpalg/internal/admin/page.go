@@ -2,12 +2,11 @@ package admin
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"strings"
-
-	"github.com/prometheus/exporter-toolkit/web"
 )
 
 // Show says where the status page is shown. It tells addresses and Call IDs, which the
@@ -41,7 +40,7 @@ func (s *Server) addPage(mux *http.ServeMux) {
 	case s.show == ShowOn, s.show == ShowAuto && s.onLoopback():
 		mux.HandleFunc("GET /", s.servePage)
 	default:
-		mux.Handle("GET /{$}", landing)
+		mux.HandleFunc("GET /{$}", serveLanding)
 		mux.HandleFunc("GET /api/", hidePage)
 	}
 }
@@ -88,20 +87,33 @@ func hostname(host string) string {
 const hidden = "the status page is not served here: it shows addresses and Call IDs, so off loopback it needs --status-page on"
 
 // landing is in the place of a status page that is not shown.
-var landing = func() http.Handler {
-	page, err := web.NewLandingPage(web.LandingConfig{
-		Name: "pptpalg", Description: "PPTP NAT editor: " + hidden, HeaderColor: "#334155", Profiling: "false",
-		Links: []web.LandingLinks{
-			{Address: "metrics", Text: "Metrics", Description: "for Prometheus"},
-			{Address: "-/healthy", Text: "Health", Description: "200 while packets get their verdicts, else 503 with the reason"},
-			{Address: "-/ready", Text: "Readiness", Description: "200 while calls are edited, else 503 with the reason"},
-		},
-	})
-	if err != nil {
-		panic(err) // its template is the toolkit's
-	}
-	return page
-}()
+const landing = `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>pptpalg</title>
+<style>
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem }
+</style>
+</head>
+<body>
+<h1>pptpalg</h1>
+<p>PPTP NAT editor: ` + hidden + `</p>
+<ul>
+<li><a href="/metrics">Metrics</a>: for Prometheus</li>
+<li><a href="/-/healthy">Health</a>: 200 while packets get their verdicts, else 503 with the reason</li>
+<li><a href="/-/ready">Readiness</a>: 200 while calls are edited, else 503 with the reason</li>
+</ul>
+</body>
+</html>
+`
+
+func serveLanding(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	_, _ = io.WriteString(w, landing) // the reader may be gone
+}
 
 func hidePage(w http.ResponseWriter, _ *http.Request) {
 	http.Error(w, hidden, http.StatusNotFound)

@@ -16,7 +16,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"github.com/prometheus/exporter-toolkit/web"
 	"golang.org/x/sync/errgroup"
 
 	"pptpalg/alg"
@@ -25,6 +24,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/history"
 	"pptpalg/cmd/pptpalg/internal/meter"
 	"pptpalg/cmd/pptpalg/internal/sockets"
+	"pptpalg/cmd/pptpalg/internal/webconfig"
 )
 
 // socketName is the socket's name in the state directory.
@@ -130,7 +130,7 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 	s.status = cfg.Status
 	s.page, s.show, s.cluster = cfg.Page, cfg.Show, cfg.Cluster
 	if cfg.Listen != "" {
-		if err := web.Validate(cfg.WebConfig); err != nil {
+		if err := webconfig.Validate(cfg.WebConfig); err != nil {
 			return nil, fmt.Errorf("read web configuration %s: %w: fix the file, or remove --web-config", cfg.WebConfig, err)
 		}
 		l, err := net.Listen("tcp", cfg.Listen)
@@ -289,7 +289,7 @@ func (s *Server) answer(srv *http.Server, l net.Listener) error {
 	if s.webConfig == "" {
 		return srv.Serve(l)
 	}
-	return web.Serve(l, srv, &web.FlagConfig{WebConfigFile: &s.webConfig}, s.log)
+	return webconfig.Serve(l, srv, s.webConfig, s.log)
 }
 
 func (s *Server) serveCalls(w http.ResponseWriter, r *http.Request) {

@@ -16,13 +16,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/exporter-toolkit/web"
-
 	"pptpalg/alg/calls"
 	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/internal/netns"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/sockets"
+	"pptpalg/cmd/pptpalg/internal/webconfig"
 	"pptpalg/conntrack"
 	"pptpalg/rules"
 	"pptpalg/rules/choice"
@@ -688,7 +687,7 @@ func (r *reader) listener() (listening, error) {
 	if l.addr == "" {
 		return l, nil
 	}
-	l.web = web.Validate(r.cfg.WebConfig)
+	l.web = webconfig.Validate(r.cfg.WebConfig)
 	if errors.Is(l.web, os.ErrPermission) {
 		return l, l.web
 	}

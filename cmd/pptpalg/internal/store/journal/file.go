@@ -182,5 +182,6 @@ func (f *file) inMemory() bool {
 	if err := unix.Fstatfs(int(f.f.Fd()), &fs); err != nil {
 		return false
 	}
-	return fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC
+	kind := uint32(fs.Type) // int32 on some machines, which RAMFS_MAGIC overflows
+	return kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC
 }

@@ -1,10 +1,11 @@
+//go:build !nocluster
+
 package etcd
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"time"
@@ -26,15 +27,6 @@ const (
 	pingEvery   = 10 * time.Second // etcd takes more for an attack
 	pingTimeout = 3 * time.Second
 )
-
-// Config is how a store is reached.
-type Config struct {
-	Target   Target
-	Files    Files
-	Insecure bool // plain HTTP
-
-	dial func(context.Context, string) (net.Conn, error) // for tests
-}
 
 // Store is a shared store in etcd.
 type Store struct {

@@ -1,3 +1,5 @@
+//go:build !nocluster
+
 package etcd
 
 import (
@@ -11,13 +13,6 @@ import (
 
 	"google.golang.org/grpc/credentials"
 )
-
-// Files are what proves who is who. Each is read again for each connection, so that new ones
-// count without a restart.
-type Files struct {
-	Cert, Key string // of this gateway
-	CA        string // who vouches for the servers
-}
 
 var (
 	errFiles    = errors.New("a certificate, its key and a CA are required, or insecure connections must be allowed")

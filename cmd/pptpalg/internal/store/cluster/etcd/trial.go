@@ -1,3 +1,5 @@
+//go:build !nocluster
+
 package etcd
 
 import (
@@ -16,21 +18,6 @@ import (
 )
 
 // What "pptpalg check" asks of an etcd cluster.
-
-// Health is what an etcd cluster says of itself.
-type Health struct {
-	Endpoints []Endpoint // as they are configured
-	Voters    int        // members that vote, 0 if nobody says
-}
-
-// Endpoint is how one does.
-type Endpoint struct {
-	Name    string
-	Err     error // why it does not answer
-	Version string
-	Leader  bool // it knows a leader: most members are up
-	Full    bool // etcd's quota is used up, and it takes nothing any more
-}
 
 // Ask asks all endpoints at once, each for the time given at most.
 func (s *Store) Ask(ctx context.Context, within time.Duration) Health {
@@ -73,12 +60,6 @@ func (s *Store) endpoint(ctx context.Context, name string) Endpoint {
 func (s *Store) alarmed(ctx context.Context) bool {
 	answer, err := s.client.AlarmList(ctx)
 	return err == nil && slices.ContainsFunc(answer.Alarms, func(a *etcdserverpb.AlarmMember) bool { return a.Alarm == etcdserverpb.AlarmType_NOSPACE })
-}
-
-// Rights are what etcd lets this gateway do below its prefix, and whether it may do so elsewhere.
-type Rights struct {
-	Read, Write error // nil: it may
-	Elsewhere   bool  // it may write outside of the prefix
 }
 
 // Prefix is what all keys begin with.
