@@ -82,22 +82,23 @@ type share struct {
 	handings []func() (more bool) // what is left to do where public addresses have new owners; guarded by Gateway.order
 
 	// Guarded by Gateway.mu.
-	here    map[netip.Addr]bool          // addresses of this gateway's interfaces
-	told    map[netip.Addr]bool          // addresses that a command says are here
-	fresh   map[netip.Addr]bool          // addresses that have come here since the store has said that they are this gateway's
-	mine    map[netip.Addr]bool          // public addresses that this gateway owns, as far as it knows
-	others  map[netip.Addr]holding       // public addresses that it does not own
-	astray  map[calls.Tuple]*astray      // connections of others of which packets pass here
-	assumed map[netip.Addr]bool          // public addresses that it owns, though the shared store has not said so
-	taking  map[netip.Addr]chan struct{} // closed when it is known who owns the address
-	taken   map[netip.Addr]time.Time     // when this gateway got public addresses from others
-	latest  time.Time                    // the latest of taken
-	left    map[netip.Addr]time.Time     // when public addresses were this gateway's last, or here
-	leaving map[netip.Addr]int           // addresses that have gone, while what is pending there is written
-	awaited map[uint64]awaited           // calls of the journal of which the shared store has not told, by number
-	over    map[uint64]bool              // calls that are over, by the journal
-	kept    []calls.Connection           // of the journal
-	began   time.Time
+	here      map[netip.Addr]bool          // addresses of this gateway's interfaces
+	told      map[netip.Addr]bool          // addresses that a command says are here
+	fresh     map[netip.Addr]bool          // addresses that have come here since the store has said that they are this gateway's
+	mine      map[netip.Addr]bool          // public addresses that this gateway owns, as far as it knows
+	others    map[netip.Addr]holding       // public addresses that it does not own
+	astray    map[calls.Tuple]*astray      // connections of others of which packets pass here
+	assumed   map[netip.Addr]bool          // public addresses that it owns, though the shared store has not said so
+	taking    map[netip.Addr]chan struct{} // closed when it is known who owns the address
+	taken     map[netip.Addr]time.Time     // when this gateway got public addresses from others
+	latest    time.Time                    // the latest of taken
+	handovers uint64                       // how often public addresses have changed hands
+	left      map[netip.Addr]time.Time     // when public addresses were this gateway's last, or here
+	leaving   map[netip.Addr]int           // addresses that have gone, while what is pending there is written
+	awaited   map[uint64]awaited           // calls of the journal of which the shared store has not told, by number
+	over      map[uint64]bool              // calls that are over, by the journal
+	kept      []calls.Connection           // of the journal
+	began     time.Time
 }
 
 // joinCluster returns the store of a gateway of a cluster over its own one.

@@ -841,7 +841,28 @@ func TestRepairWhileFollowing(t *testing.T) {
 	if r == nil {
 		t.Fatal("the store is not told what it lacks")
 	}
-	r.End(nil, time.Now())
+	r.End(nil, func(netip.Addr) bool { return true }, time.Now())
+}
+
+// TestRepairWhileLeaving: a gateway that gives an address away, of which the store is not told yet, compares
+// nothing below it: it follows the calls there already, and would take them for over.
+func TestRepairWhileLeaving(t *testing.T) {
+	s, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	a.has()
+	b.has(publicP)
+	b.until("owns the address", func() bool { return b.mine(publicP) })
+	b.order.Lock()
+	b.yield(publicP, "")
+	b.order.Unlock()
+	b.restoreShared()
+	b.until("has written all", func() bool { return b.share.store.Status().Pending == 0 })
+	v, _ := a.call(w)
+	if it := s.store.Items()[state.CallKey{Public: publicP, Number: v.Number}.String()]; it.Value == nil {
+		t.Error("the store has lost a call that lives")
+	}
 }
 
 // TestManyAtOnce: gateways that set up and clear calls, read, audit, and exchange an address.

@@ -27,6 +27,7 @@ type handing struct {
 // now on, or another one does. No audit, and nothing that others say of their calls, may come
 // between. The caller holds order and mu.
 func (g *Gateway) handOver(public netip.Addr, mine bool, other string) {
+	g.share.handovers++
 	h := &handing{public: public, mine: mine, other: other, walk: g.editor.Handover(func(c *calls.Connection) bool {
 		p, shared := g.share.place(c)
 		return shared && p == public

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"net/netip"
 	"time"
 
 	"pptpalg/alg/calls"
@@ -18,7 +19,7 @@ func (g *Gateway) restoreShared() {
 		return
 	}
 	g.mu.Lock()
-	walk := g.editor.Copy()
+	walk, handovers := g.editor.Copy(), g.share.handovers
 	g.mu.Unlock()
 	var some []calls.Record
 	for more := true; more; {
@@ -29,13 +30,14 @@ func (g *Gateway) restoreShared() {
 		g.order.Unlock() // packets get their turn
 		g.lockHanded()
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	var resting []calls.Resting
 	if r.Rests() {
-		g.mu.Lock()
 		resting = g.table.Resting()
-		g.mu.Unlock()
 	}
-	r.End(resting, time.Now())
+	whole := func(public netip.Addr) bool { return g.share.mine[public] && g.share.handovers == handovers }
+	r.End(resting, whole, time.Now())
 }
 
 const (

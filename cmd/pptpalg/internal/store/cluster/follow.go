@@ -129,8 +129,12 @@ func (s *Store) owned(changes []state.Change) []state.Change {
 			s.writer.Begin(c.Public, c.To.Term)
 			signal(s.more)
 		}
-		if c.Mine && !c.From.Is(s.me()) && (c.From == state.Owner{} || c.From.Name == s.me().Name) {
+		switch {
+		case !c.Mine || c.From.Is(s.me()):
+		case c.From == state.Owner{} || c.From.Name == s.me().Name:
 			s.writer.Lack() // this gateway may know more of an earlier time
+		default:
+			s.writer.Suspect() // it may have refused a call, or not be told yet what it has itself done before
 		}
 	}
 	s.mirror.Doubt(s.writer.Dropped()...)

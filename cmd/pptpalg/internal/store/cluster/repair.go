@@ -27,7 +27,7 @@ type Repair struct {
 // one.
 const mostRepaired = 1 << 16
 
-// Repair begins to compare if the shared store lacks something and takes it. Else it returns nil.
+// Repair begins to compare if the shared store lacks something, or may, and takes it. Else it returns nil.
 func (s *Store) Repair() *Repair {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -63,8 +63,10 @@ func (r *Repair) Have(some []calls.Record, now time.Time) {
 	signal(r.s.more)
 }
 
-// End has what is over deleted, and the IDs written that rest.
-func (r *Repair) End(resting []calls.Resting, now time.Time) {
+// End has what is over deleted, and the IDs written that rest. Whole says whether Have has got all calls
+// below a public address: not if the gateway gave it away meanwhile, or is about to, of which the store
+// need not know yet. Then all is compared again later.
+func (r *Repair) End(resting []calls.Resting, whole func(netip.Addr) bool, now time.Time) {
 	s := r.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,12 +74,19 @@ func (r *Repair) End(resting []calls.Resting, now time.Time) {
 		s.repair = nil
 	}
 	if r.partial || r.moved != s.moved || s.loading {
-		s.writer.LackAgain(r.rests)
+		if r.partial || r.rests {
+			s.writer.LackAgain(r.rests)
+		}
+		s.writer.Suspect()
 		return
 	}
 	for _, public := range s.writer.Claims() {
-		if s.mine(public) {
+		switch {
+		case !s.mine(public):
+		case whole(public):
 			r.bury(public, now)
+		default:
+			s.writer.Suspect()
 		}
 	}
 	for _, rest := range resting {
@@ -126,7 +135,7 @@ func (s *Store) repairable() bool { return !s.applies && s.mendable() }
 
 func (s *Store) mendable() bool {
 	reads := s.loading || len(s.reload) > 0
-	return s.repair == nil && s.writer.Lacking() && s.loaded && !reads && !s.writer.Breaker.Open() && s.writer.Settled()
+	return s.repair == nil && s.writer.Suspected() && s.loaded && !reads && !s.writer.Breaker.Open() && s.writer.Settled()
 }
 
 // mine reports whether all is known that a former owner of a public address has written.

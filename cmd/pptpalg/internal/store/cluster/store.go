@@ -239,7 +239,7 @@ func (s *Store) doubt(e *calls.Event) bool {
 		return false
 	}
 	s.mirror.Doubt(state.CallKey{Public: public, Number: e.Call.Number})
-	s.writer.Lack() // if the address comes back first
+	s.writer.Suspect() // if the address comes back first
 	return true
 }
 

@@ -160,7 +160,7 @@ func (g *gateway) shrink() {
 		for some := range slices.Chunk(slices.Collect(maps.Values(g.own)), 2) {
 			r.Have(some, now)
 		}
-		r.End(nil, now)
+		r.End(nil, func(netip.Addr) bool { return true }, now)
 	}
 }
 
@@ -551,7 +551,7 @@ func TestRepairInSlices(t *testing.T) {
 				a.store.Claim(publicP)
 			}
 			r.Have([]calls.Record{a.own[4]}, now)
-			r.End(nil, now)
+			r.End(nil, func(netip.Addr) bool { return true }, now)
 			if again := a.store.Status(); !again.Degraded && moves {
 				t.Error("it is taken for compared")
 			}

@@ -294,7 +294,7 @@ func repair(t *testing.T, store *cluster.Store, what string, own []calls.Record)
 	var r *cluster.Repair
 	until(t, store, what, func() bool { r = store.Repair(); return r != nil })
 	r.Have(own, time.Now())
-	r.End(nil, time.Now())
+	r.End(nil, func(netip.Addr) bool { return true }, time.Now())
 }
 
 func until(t *testing.T, store *cluster.Store, what string, ok func() bool) {

@@ -19,6 +19,7 @@ type Writer struct {
 	batch   batch
 	flight  []entry // under way
 	lacking bool    // the store lacks something that is not pending
+	suspect bool    // it may
 	rests   bool    // it lacks IDs that rest, too
 	dropped []CallKey
 	offers  []offer // calls that the store lacks, below public addresses that others have taken
@@ -191,7 +192,7 @@ func (w *Writer) Release() (refused bool) {
 func (w *Writer) Dropped() []CallKey {
 	dropped := w.dropped
 	w.dropped = nil
-	w.lacking = w.lacking || len(dropped) > 0
+	w.suspect = w.suspect || len(dropped) > 0
 	return dropped
 }
 
@@ -247,6 +248,12 @@ func (w *Writer) Lacking() bool { return w.lacking }
 // Lack takes note that the store lacks something.
 func (w *Writer) Lack() { w.lacking = true }
 
+// Suspect takes note that the store may have something else than it should.
+func (w *Writer) Suspect() { w.suspect = true }
+
+// Suspected reports whether the store lacks something, or may.
+func (w *Writer) Suspected() bool { return w.lacking || w.suspect }
+
 // LackAgain takes note that the store lacks what Restore was to bring it.
 func (w *Writer) LackAgain(rests bool) { w.lacking, w.rests = true, w.rests || rests }
 
@@ -254,7 +261,7 @@ func (w *Writer) LackAgain(rests bool) { w.lacking, w.rests = true, w.rests || r
 // that rest, too.
 func (w *Writer) Restore() (rests bool) {
 	rests = w.rests
-	w.lacking, w.rests = false, false
+	w.lacking, w.suspect, w.rests = false, false, false
 	return rests
 }
 
