@@ -116,7 +116,7 @@ func (o options) parts(p programs) []part {
 	c := callRun{contenders: slices.Concat(only(all, nameNAT, nameHelper, nameKernel, nameQueue), earlier(o.before)), rounds: 5, window: 3 * time.Second, trips: 1000}
 	d := crowdRun{daemon: only(all, nameKernel)[0], calls: 50000, silent: 10000, watch: 10 * time.Second, idling: 2 * time.Minute, restarts: 5}
 	k := clusterRun{
-		program: o.program, before: o.before, rounds: 5, window: 2 * time.Second, trips: 200, pauses: 3, moves: 10, deaths: 5, outage: time.Minute,
+		program: o.program, before: o.before, rounds: 5, window: 2 * time.Second, trips: 200, pauses: 3, moves: 10, deaths: 5, outage: time.Minute, onset: 5 * time.Second,
 		calls: 100000, watch: 5 * time.Second, gateways: []int{1, 2, 3, 4},
 	}
 	if o.quick {
@@ -125,7 +125,7 @@ func (o options) parts(p programs) []part {
 		b.rounds, b.repeat = 11, 100_000
 		c.rounds, c.window, c.trips = 2, time.Second, 300
 		k.rounds, k.window, k.trips, k.pauses, k.moves, k.deaths = 2, time.Second, 100, 1, 2, 1
-		k.outage = 3 * time.Second
+		k.outage, k.onset = 3*time.Second, 2*time.Second
 		k.calls, k.watch, k.gateways = 4000, time.Second, []int{1, 2}
 		d.calls, d.silent, d.watch, d.idling, d.restarts = 5000, 1000, 5*time.Second, 10*time.Second, 2
 	}

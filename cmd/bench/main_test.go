@@ -145,7 +145,7 @@ func TestCluster(t *testing.T) {
 	p := build(t)
 	run := clusterRun{
 		program: p.pptpalg, before: p.pptpalg, rounds: 1, window: 50 * time.Millisecond, trips: 5, pauses: 1, moves: 1, deaths: 1,
-		calls: 400, watch: time.Millisecond, gateways: []int{1, 2},
+		outage: 300 * time.Millisecond, onset: 300 * time.Millisecond, calls: 400, watch: time.Millisecond, gateways: []int{1, 2},
 	}
 	r := &report{block: "cluster"}
 	for _, part := range []func(context.Context, *report) error{run.measure, run.grow} {

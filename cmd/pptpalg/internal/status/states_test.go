@@ -57,7 +57,7 @@ var states = []state{
 		f.add(person{"10.20.3.99", "203.0.113.50", 7, 7, 99, calls.Established, time.Minute})
 		f.carry(5, 0, 4_500)
 		return f
-	}, health: "Working, with problems", tone: "warn", shown: `document.querySelectorAll(".state.bad").length === 1 && document.getElementById("problems").innerText.includes("no GRE comes from 203.0.113.50 for 10.20.3.99")`},
+	}, health: "Working, with problems", tone: "warn", shown: `document.querySelectorAll(".state.bad").length === 1 && document.getElementById("problems").innerText.includes("no GRE arrives from 203.0.113.50 for 10.20.3.99")`},
 	{name: "rules-gone", fake: func() *fake {
 		f := someCalls(4)()
 		f.started = errors.New("the firewall rules are missing: another program keeps removing them, and they are loaded again after a pause; new calls are not edited")
