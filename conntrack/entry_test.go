@@ -138,7 +138,7 @@ func FuzzFlow(f *testing.F) {
 			Zone: zone, Mark: mark,
 		}
 		if checkFlow(want) != nil {
-			t.Skip("not a flow that Create takes")
+			return // not a flow that Create takes
 		}
 		roundTrip(t, want)
 	})
