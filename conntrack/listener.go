@@ -133,7 +133,7 @@ func (l *Listener) Next(until time.Time) ([]Destroyed, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for !l.closed {
-		d := l.drain(l.fd)
+		d := l.drain()
 		switch {
 		case errors.Is(d.err, unix.ENOBUFS):
 			return d.all, ErrLost
@@ -185,9 +185,9 @@ type drained struct {
 }
 
 // drain reads the events that are waiting.
-func (l *Listener) drain(fd int) (d drained) {
+func (l *Listener) drain() (d drained) {
 	for d.events < eventsAtOnce {
-		n, err := unix.Read(fd, l.buf)
+		n, err := unix.Read(l.fd, l.buf)
 		switch {
 		case err == unix.EAGAIN:
 			return d

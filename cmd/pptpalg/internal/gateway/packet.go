@@ -17,7 +17,7 @@ import (
 //
 //	packet ─► read ─► edit                   mu is held for each packet
 //	settle ─► remember ─► translate          order is held from here
-//	          the queue releases the packets
+//	          the queue releases the packets, or drops them if another gateway has the calls
 //	released ─► tell                         to here
 //
 // Memory comes first: an entry in the kernel that the store does not know would be nobody's.
