@@ -118,6 +118,42 @@ func (e *Editor) Forget(number uint64, at, now time.Time) (of calls.Connection, 
 	return of, true
 }
 
+// Adopt puts on record a call on a connection of this gateway's, of which the former owner tells late: see
+// calls.Control.Adopt. first is true if the connection was not on record: then the kernel may lack its entry.
+// ok is false if the record is refused: the connection is another gateway's, or another call has its place.
+func (e *Editor) Adopt(r calls.Record, now time.Time) (first, ok bool) {
+	if !e.owns(&r.Connection) {
+		return false, false
+	}
+	r.Connection.Helper, r.Connection.Opening = "", false
+	k := e.keyOf(&r.Connection, calls.Initiator)
+	before := e.senders[k].dialogue
+	if !e.Open(r.Connection, now) {
+		return false, false
+	}
+	d := e.senders[k].dialogue
+	if first = d != before; first {
+		d.unseen = true
+		for s, local := range r.Local {
+			if local {
+				d.own(calls.Side(s))
+			}
+		}
+	}
+	ok = d.pass != Untranslated && !d.over && !d.control.Followed() && d.control.Adopt(r, now)
+	e.rank(d)
+	return first && ok, ok
+}
+
+// Retire ends a call on a connection of this gateway's, of which the former owner tells late that it was
+// over.
+func (e *Editor) Retire(c *calls.Connection, number uint64, now time.Time) {
+	d := e.senders[e.keyOf(c, calls.Initiator)].dialogue
+	if d != nil && !d.over && !d.control.Followed() && d.control.Has(number) {
+		d.control.EndIf(func(r calls.Record) bool { return r.Number == number }, calls.Cleared, now)
+	}
+}
+
 // Follows reports whether a connection with calls is on record that another gateway owns.
 func (e *Editor) Follows(c *calls.Connection) bool {
 	d := e.senders[e.keyOf(c, calls.Initiator)].dialogue
@@ -156,8 +192,28 @@ func (e *Editor) settle(d *dialogue, c *calls.Connection, now time.Time) bool {
 	return true
 }
 
+// conceded is how long an ending may have waited that concede carries out.
+const conceded = time.Second
+
+// concede carries out the endings that have begun to wait just now. The next gateway sees that their
+// receiver acknowledges them, and does not know what it acknowledges.
+func (e *Editor) concede(d *dialogue, now time.Time) {
+	waiting := e.late[d]
+	if len(waiting) == 0 || d.over {
+		return
+	}
+	t := turn{dialogue: d, now: now}
+	for _, w := range waiting {
+		if e.since(now)-w.at < conceded && w.call == t.means(w) {
+			roles[w.kind].ends(&t, w)
+		}
+	}
+	delete(e.late, d)
+}
+
 // drop has another gateway own a connection from now on.
 func (e *Editor) drop(d *dialogue, c *calls.Connection, now time.Time) {
+	e.concede(d, now)
 	if d.over || !d.control.Busy() {
 		e.discard(d, now)
 		d.control.Yield(now)

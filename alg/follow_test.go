@@ -259,6 +259,79 @@ func TestMovesOn(t *testing.T) {
 	}
 }
 
+// TestConcedes: a gateway that loses a connection carries out the endings that have passed it just now,
+// whether or not they were acknowledged there; but none that has waited for long.
+func TestConcedes(t *testing.T) {
+	for name, tt := range map[string]struct {
+		wait time.Duration
+		left int
+	}{"just now": {conceded / 2, 0}, "long ago": {conceded, 1}} {
+		w, b := followedCall(t)
+		w.moved(b)
+		b.owns(gatewayAddr, true)
+		b.table.Events()
+		w.say(server, message(pptp.CallDisconnectNotify, 9, 0, 1))
+		if n := b.table.Calls(); n != 1 {
+			t.Fatalf("%s: %d calls while the Notify waits", name, n)
+		}
+		b.now = b.now.Add(tt.wait)
+		b.owns(gatewayAddr, false)
+		gone := slices.ContainsFunc(b.table.Events(), func(e calls.Event) bool { return e.Kind == calls.Gone })
+		if n := b.table.Followed(); n != tt.left || gone != (tt.left == 0) {
+			t.Errorf("%s: %d calls are followed, one is gone: %v", name, n, gone)
+		}
+	}
+}
+
+// TestAdopt: what a former owner tells late of a connection of this gateway's is taken in while the
+// connection is read on.
+func TestAdopt(t *testing.T) {
+	w, b := followedCall(t)
+	second := w.outgoing(8, 10)
+	late := w.ed.Records()[1]
+	w.moved(b)
+	b.owns(gatewayAddr, true)
+	w.say(client, message(pptp.EchoRequest, 0, 0, 0))
+	w.say(server, message(pptp.EchoReply, 0, 0, 1))
+	if first, ok := b.ed.Adopt(late, b.now); first || !ok || b.table.Calls() != 2 {
+		t.Fatalf("adopted: %v, first: %v, %d calls", ok, first, b.table.Calls())
+	}
+	if _, ok := b.ed.Adopt(late, b.now); ok {
+		t.Error("it is adopted twice")
+	}
+	if e := b.table.Events(); len(e) != 3 || e[0].Kind != calls.Install || e[1].Kind != calls.Install || e[2].Kind != calls.TakenOver {
+		t.Errorf("events: %v", e)
+	}
+	if got := w.say(client, message(pptp.SetLinkInfo, 0, 10, 0)); w.last.Reason != Read || len(w.last.Anomalies) != 0 {
+		t.Errorf("a message about it: %+v, %x", w.last, got)
+	}
+	b.ed.Retire(&late.Connection, late.Number, b.now)
+	b.ed.Retire(&late.Connection, late.Number, b.now)
+	if b.table.Calls() != 1 {
+		t.Errorf("%d calls after one was over", b.table.Calls())
+	}
+	late.Number++
+	if _, ok := b.ed.Adopt(late, b.now); !ok || b.table.Calls() != 2 {
+		t.Errorf("a call whose public ID %v rests is not adopted", second)
+	}
+	checkRolls(t, b.ed)
+}
+
+// TestAdoptsConnection: so is a call on a connection that is not on record, but none of another gateway's.
+func TestAdoptsConnection(t *testing.T) {
+	w, _ := followedCall(t)
+	record := w.ed.Records()[0]
+	b := newTwin(t)
+	if _, ok := b.ed.Adopt(record, b.now); ok || len(b.ed.all) != 0 {
+		t.Errorf("a call of another gateway is adopted; %d connections", len(b.ed.all))
+	}
+	b.owns(gatewayAddr, true)
+	if first, ok := b.ed.Adopt(record, b.now); !first || !ok || b.table.Calls() != 1 {
+		t.Errorf("adopted: %v, first: %v, %d calls", ok, first, b.table.Calls())
+	}
+	checkRolls(t, b.ed)
+}
+
 // TestSegmentBeforeHandover: a segment passes by who owns its connection now, though the
 // connections were not visited yet.
 func TestSegmentBeforeHandover(t *testing.T) {

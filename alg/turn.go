@@ -90,9 +90,10 @@ func (t *turn) adopts() bool { return !t.watched && !t.unsure && t.at-t.opened <
 type ending struct {
 	kind  pptp.Type
 	from  calls.Side
-	id    Translation // its own ID: what the sender wrote, and what the receiver is shown
-	until packet.Seq  // of the stream, behind the bytes that were read
-	call  uint64      // if it waits: the number of the call that it meant when it was read
+	id    Translation   // its own ID: what the sender wrote, and what the receiver is shown
+	until packet.Seq    // of the stream, behind the bytes that were read
+	call  uint64        // if it waits: the number of the call that it meant when it was read
+	at    time.Duration // if it waits: since when, as the editor's records have it
 }
 
 // means returns the number of the call that an ending means now, 0 for none or for all.
@@ -117,7 +118,7 @@ func (t *turn) finish(e ending) {
 	if t.halves[e.from].stream.Placed() {
 		roles[e.kind].ends(t, e)
 	} else if late := t.late[t.dialogue]; len(late) < mostLate {
-		e.call = t.means(e)
+		e.call, e.at = t.means(e), t.at
 		t.late[t.dialogue] = append(late, e)
 	}
 }

@@ -166,6 +166,40 @@ func (c *Control) Follow(r Record, now time.Time) bool {
 	return true
 }
 
+// Adopt puts a call on record of which the connection's former owner tells late. It reports false, and
+// changes nothing, if another call has one of its IDs.
+func (c *Control) Adopt(r Record, now time.Time) bool {
+	t := c.table
+	for s, l := range r.Legs {
+		if l.Known && !c.free(Side(s), l) && !c.restsAlone(Side(s), l) {
+			return false
+		}
+	}
+	for s, l := range r.Legs {
+		if h, lies := c.holding(Side(s), l.Public); l.Known && lies {
+			if sp := t.spaces[h.spaceKey]; sp != nil {
+				t.rouse(sp, h.id)
+			}
+		}
+	}
+	call := c.enterRecord(&r)
+	if call.state == Clearing {
+		t.await(call, now)
+	}
+	t.note(TakenOver, call)
+	return true
+}
+
+// restsAlone reports whether the public ID of a leg rests, and no call has the leg's IDs.
+func (c *Control) restsAlone(s Side, l LegRecord) bool {
+	h, lies := c.holding(s, l.Public)
+	if !lies || c.leg(s, l.Public) != nil || c.ownLeg(s, l.Own) != nil {
+		return false
+	}
+	sp := c.table.spaces[h.spaceKey]
+	return sp != nil && sp.rests(h.id) != nil
+}
+
 // after reports whether a call that has one of the record's IDs came after the record's. Of
 // two calls of one slot, the number tells.
 func (r *Record) after(call *Call) bool {

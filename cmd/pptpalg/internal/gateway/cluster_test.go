@@ -1034,6 +1034,50 @@ func TestEndsRightAfterTakeover(t *testing.T) {
 	a.until("has no call", a.lacks(w))
 }
 
+// TestEndsBetweenMoves: a call ends with a message that passes one gateway, and whose acknowledgement passes
+// the next one.
+func TestEndsBetweenMoves(t *testing.T) {
+	_, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	a.has()
+	b.kernel.set(w.Connection, 300)
+	b.has(publicP)
+	w.say(b, calls.Responder, pptp.CallDisconnectNotify, 9, 0, 1) // the first that b sees of this stream
+	if b.lacks(w)() {
+		t.Fatal("b believes what nobody has acknowledged")
+	}
+	b.has()
+	a.has(publicP)
+	w.say(a, calls.Initiator, pptp.EchoRequest, 0, 0, 0) // acknowledges it
+	a.until("has no call", a.lacks(w))
+	b.until("has no call", b.lacks(w))
+	a.until("has written all", func() bool { return a.share.store.Status().Pending == 0 })
+}
+
+// TestOfferedWhileRead: what the former owner tells late is taken in while its connection is read on: an
+// ending that waits goes on waiting.
+func TestOfferedWhileRead(t *testing.T) {
+	_, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	a.link.Set(memory.Faults{Err: memory.ErrDown})
+	second := w.setUp(a, 8, 10)
+	a.has()
+	b.kernel.set(w.Connection, 300)
+	b.has(publicP)
+	b.until("owns it", func() bool { return b.mine(publicP) })
+	w.say(b, calls.Responder, pptp.CallDisconnectNotify, 9, 0, 1)
+	a.link.Set(memory.Faults{})
+	b.until("is told", func() bool { return len(b.Calls()) == 2 })
+	w.say(b, calls.Initiator, pptp.EchoRequest, 0, 0, 0)
+	b.until("has one call", func() bool { u, _ := b.call(w); return len(b.Calls()) == 1 && u.PNS.Own == 8 })
+	w.say(b, calls.Responder, pptp.EchoReply, 0, 0, 1)
+	w.clears(b, 8, second)
+}
+
 // TestOffered: an address moves in order while the shared store does not answer the gateway that has
 // it. What that one has set up before is known to the next one as soon as it does, and goes on.
 func TestOffered(t *testing.T) {

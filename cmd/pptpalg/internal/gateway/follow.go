@@ -58,15 +58,11 @@ func (g *Gateway) followSome(changes []state.Change) {
 		g.carryOut()
 		return
 	}
-	offered, again := g.reconsider(changes)
-	if again {
+	if g.reconsider(changes) {
 		g.order.Unlock()
 		g.lockHanded()
 	}
 	g.followCalls(changes)
-	for _, public := range offered {
-		g.own(public, "")
-	}
 	g.carryOut()
 }
 
@@ -86,12 +82,16 @@ func (g *Gateway) followCalls(changes []state.Change) {
 	if len(e.first) > 0 {
 		g.entriesFailed(g.kernel.Follow(e.first, followedLife))
 	}
+	if len(e.own) > 0 {
+		g.entriesFailed(g.kernel.Follow(e.own, ownLife))
+	}
 }
 
 // entries are connections of others whose entries in the kernel change.
 type entries struct {
 	first []calls.Connection // with their first call
 	idle  []calls.Connection // without calls
+	own   []calls.Connection // this gateway's by now, and not on record before
 }
 
 func (e *entries) begin(c calls.Connection) {
@@ -107,7 +107,8 @@ func (e *entries) end(c calls.Connection) {
 // followCall puts a call of another gateway on record. The caller holds mu.
 func (g *Gateway) followCall(c *state.Change, e *entries, now time.Time) {
 	number := c.Call.Record.Number
-	if c.Offered && c.Kind == state.Kept && g.ours(&c.Call.Record) {
+	if c.Offered && g.share.mine[c.Public] {
+		g.offered(c, e, now)
 		return
 	}
 	if g.knowsBetter(c) {
@@ -134,6 +135,27 @@ func (g *Gateway) followCall(c *state.Change, e *entries, now time.Time) {
 		e.end(of)
 	}
 	g.rest(&c.Call, at, now)
+}
+
+// offered takes in what the former owner of a public address of this gateway's tells late, or what this
+// gateway has written itself. The caller holds mu.
+func (g *Gateway) offered(c *state.Change, e *entries, now time.Time) {
+	r := &c.Call.Record
+	delete(g.share.awaited, r.Number)
+	if c.Kind == state.Gone {
+		g.editor.Retire(&r.Connection, r.Number, now)
+		return
+	}
+	if g.ours(r) {
+		return
+	}
+	first, ok := g.editor.Adopt(*r, now)
+	if first {
+		e.own = append(e.own, r.Connection)
+	}
+	if !ok {
+		g.share.metrics.refused.Inc()
+	}
 }
 
 // rest lets the public IDs rest of a call that was over before this gateway knew of it. The caller

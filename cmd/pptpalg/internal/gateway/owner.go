@@ -96,43 +96,23 @@ func (g *Gateway) assume(public netip.Addr) {
 	}
 }
 
-// reconsider has the gateway own public addresses no longer of which the shared store tells what
-// others have done: those that it has assumed are acquired as any other; those below which
-// calls are offered, which are returned, are owned again when the calls are known. It reports whether there are any.
-// The caller holds order.
-func (g *Gateway) reconsider(changes []state.Change) (offered []netip.Addr, again bool) {
+// reconsider has the gateway acquire public addresses as any other that it has assumed, and of which the
+// shared store tells what others have done. It reports whether there are any. The caller holds order.
+func (g *Gateway) reconsider(changes []state.Change) (again bool) {
 	for i := range changes {
-		c := &changes[i]
+		public := changes[i].Public
 		g.mu.Lock()
-		assumed, offers := g.share.assumed[c.Public], g.offers(c)
+		assumed := g.share.assumed[public]
 		g.mu.Unlock()
-		if !assumed && !offers {
-			continue
+		if assumed {
+			again = true
+			g.yield(public, "")
+			g.mu.Lock()
+			g.acquire(public)
+			g.mu.Unlock()
 		}
-		again = true
-		g.yield(c.Public, "")
-		if offers {
-			offered = append(offered, c.Public)
-			continue
-		}
-		g.mu.Lock()
-		g.acquire(c.Public)
-		g.mu.Unlock()
 	}
-	return offered, again
-}
-
-// offers reports whether a change is what a former owner offers. This gateway's own come back as
-// well. The caller holds mu.
-func (g *Gateway) offers(c *state.Change) bool {
-	switch r := &c.Call.Record; {
-	case !c.Offered || !g.share.mine[c.Public]:
-		return false
-	case c.Kind == state.Gone:
-		return g.editor.Has(&r.Connection, r.Number)
-	default:
-		return !g.ours(r)
-	}
+	return again
 }
 
 // ours reports whether a call below a public address that this gateway owns is its own: it gave the

@@ -228,6 +228,11 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait, refused bool) 
 	if s.writer.Pending() > 0 {
 		signal(s.more)
 	}
+	if dropped := s.writer.Dropped(); len(dropped) > 0 {
+		s.mirror.Doubt(dropped...)
+		signal(s.more) // they are offered
+		signal(s.reload)
+	}
 	return wait && s.running && !s.late, refused
 }
 

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -138,12 +139,15 @@ func (w *Writer) Offer(owner func(netip.Addr) Holding) (o Offer, ok bool) {
 		}
 		e.met, taken[e.key] = h.Revision, true
 		o.offers = append(o.offers, e)
+	}
+	w.offers = rest
+	slices.SortStableFunc(o.offers, func(a, b offer) int { return cmp.Compare(b.put.Keep, a.put.Keep) }) // an ID may be a later call's
+	for _, e := range o.offers {
 		o.Transaction.Puts = append(o.Transaction.Puts, e.put)
 		if e.put.Keep == 0 {
 			o.Transaction.Guards = append(o.Transaction.Guards, Guard{e.put.Key, 0})
 		}
 	}
-	w.offers = rest
 	return o, len(o.offers) > 0
 }
 
@@ -197,10 +201,17 @@ func (w *Writer) Dropped() []CallKey {
 }
 
 // Add takes in what is to be written of a call, and whether a packet waits for it. It reports
-// whether waiting can help. Calls of public addresses that are not claimed are left out.
+// whether waiting can help. Calls of public addresses that are not claimed are left out; that one of them is
+// over is offered to who has the address.
 func (w *Writer) Add(c *Call, urgent bool, now time.Time) (waits bool) {
 	key, translated := c.Key()
-	if !translated || !w.Claimed(key.Public) {
+	if !translated {
+		return false
+	}
+	if !w.Claimed(key.Public) {
+		if c.Gone {
+			w.give(entry{key: key, put: Put{Key: key.String(), Value: c.Encode(), Keep: w.rest}})
+		}
 		return false
 	}
 	_, held := w.owners.fence(key.Public)
