@@ -249,7 +249,7 @@ func slab() (float64, error) {
 // idleLimit is the part of a core that an idle daemon may use.
 const idleLimit = 0.002
 
-// idle measures a daemon whose calls are silent. Its audits come once in a thousand times of
+// idle measures a daemon whose calls are silent. Its audits come once in 1,500 times of
 // what one takes, and half a minute at least: so it takes minutes to see their part.
 func (c crowdRun) idle(ctx context.Context, r *report) (err error) {
 	log.Printf("idle: %d silent calls", c.silent)

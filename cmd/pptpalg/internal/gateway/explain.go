@@ -138,6 +138,12 @@ func (g *Gateway) facts(k *knowledge, client netip.Addr) explain.Facts {
 // be safe to call from any goroutine.
 func (g *Gateway) Witness(add func(*explain.Facts)) { g.witness.Store(&add) }
 
+// Metered has each audit show what all flows had carried at a time or later. The map is valid until look
+// returns.
+func (g *Gateway) Metered(look func(at time.Time, carried map[calls.Flow]calls.Traffic)) {
+	g.meter.Store(&look)
+}
+
 // of reports whether an end of a connection has the address.
 func of(c *calls.Connection, a netip.Addr) bool {
 	return c.Original.Src.Addr() == a || c.Reply.Src.Addr() == a
@@ -176,7 +182,7 @@ func (g *Gateway) rulesThere(ctx context.Context) explain.Rules {
 
 // Traffic returns what has travelled in the flows of calls, by Unmarked flows.
 func (g *Gateway) Traffic() (map[calls.Flow]calls.Traffic, error) {
-	have := make(datapath.Flows)
+	have := make(datapath.Flows, 2*int(g.calls()))
 	_, err := g.path.View(have, firstStrays())
 	return have, err
 }

@@ -159,12 +159,19 @@ func (g *Gateway) compare() {
 		asked = l.asked // others' calls may have come since
 	}
 	have := g.sweeper.have
+	if n := 2 * int(g.calls()); n > askMost && len(have) == 0 {
+		have = make(datapath.Flows, n)
+		g.sweeper.have = have
+	}
 	c, err := g.find(asked, have)
 	if err != nil {
 		g.conntrackFailed(opList, err)
 		return
 	}
 	t := g.settleUp(c, have, asked)
+	if look := g.meter.Load(); look != nil {
+		(*look)(asked, have)
+	}
 	g.metrics.counted.Set(float64(t.Counted))
 	g.lacking.Store(int64(len(t.Missing)))
 	g.endIdle(c, &t, asked)

@@ -39,7 +39,7 @@ const (
 
 // The pauses between audits, as multiples of the time that one takes.
 const (
-	quietShare  = 1000 // while events come and all is well
+	quietShare  = 1500 // while events come and all is well
 	wantedShare = 200  // while somebody reads what has been counted
 	deafShare   = 100  // without events
 	repairShare = 50   // after something had to be mended

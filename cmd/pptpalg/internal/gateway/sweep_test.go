@@ -26,7 +26,7 @@ func TestRest(t *testing.T) {
 		want             time.Duration
 	}{
 		{"all is well", sweeper{worked: time.Millisecond}, false, false, auditInterval},
-		{"all is well, large table", sweeper{worked: 100 * time.Millisecond}, false, false, 100 * time.Second},
+		{"all is well, large table", sweeper{worked: 100 * time.Millisecond}, false, false, 150 * time.Second},
 		{"counts are read", sweeper{worked: time.Millisecond}, false, true, tick},
 		{"counts are read, large table", sweeper{worked: 100 * time.Millisecond}, false, true, 20 * time.Second},
 		{"no events", sweeper{worked: time.Millisecond, deaf: true}, false, false, tick},

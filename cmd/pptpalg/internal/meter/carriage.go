@@ -48,80 +48,111 @@ type Carriage struct {
 	Carried bool // of OneWay: packets have gone there before
 }
 
-// way is what travels to one end of a call.
-type way struct {
-	packets, bytes uint64
-	moved          time.Time // when the count was last seen to have grown; zero if never
-	looks          int       // how many looks have seen it grow since the other way last did
+// moment is a time on record: in tenths of a second since shortly before the first look.
+type moment int32
+
+const tenth = 100 * time.Millisecond
+
+func (at moment) since(before moment) time.Duration {
+	return (time.Duration(at) - time.Duration(before)) * tenth
 }
 
-// see takes a count, and returns how many bytes are new.
-func (w *way) see(t calls.Traffic, at time.Time) (bytes uint64) {
-	if t.Packets < w.packets || t.Bytes < w.bytes { // counting began again
+// way is what travels to one end of a call. There are as many as flows, so it is small.
+type way struct {
+	packets, bytes uint32 // of the counts what fits; bytes in units
+	moved          moment // when the count was last seen to have grown; 0 if never
+}
+
+// unit is of how many bytes a way's bytes are: no flow carries 1<<32 units between two looks.
+const unit = 64
+
+// see takes a count, and returns how many bytes are new, and whether any packet is.
+func (w *way) see(t calls.Traffic, at moment) (bytes uint64, grew bool) {
+	packets, units := t.Packets, t.Bytes/unit
+	if packets < uint64(w.packets) || units < uint64(w.bytes) { // counting began again
 		w.packets, w.bytes = 0, 0
 	}
-	if t.Packets > w.packets {
+	if grew = uint32(packets) != w.packets; grew {
 		w.moved = at
-		w.looks++
 	}
-	bytes = t.Bytes - w.bytes
-	w.packets, w.bytes = t.Packets, t.Bytes
-	return bytes
+	bytes = unit * uint64(uint32(units)-w.bytes)
+	w.packets, w.bytes = uint32(packets), uint32(units)
+	return bytes, grew
 }
 
 // never reports whether nothing has ever come.
-func (w *way) never() bool { return w.packets == 0 && w.moved.IsZero() }
+func (w *way) never() bool { return w.packets == 0 && w.moved == 0 }
 
 // watched is what is known of a call.
 type watched struct {
-	toPNS, toPAC way
-	up           time.Time // since when it is established, as far as that was seen; zero if it is not
-	carriage     Carriage
-	doubtful     bool   // it may turn out not to carry soon
-	pass         uint64 // the look that has seen it last
+	number   uint64
+	ways     [2]way   // to the PNS and to the PAC
+	looks    [2]uint8 // how many looks have seen a way grow since the other way last did
+	up       moment   // since when it is established, as far as that was seen
+	isUp     bool
+	kind     Kind
+	to       uint8 // of OneWay: which way nothing travels
+	doubtful bool  // it may turn out not to carry soon
 }
 
 // see takes what a call has carried, and returns how many bytes of that are new.
-func (w *watched) see(toPNS, toPAC calls.Traffic, at time.Time) (pns, pac uint64) {
-	pns, pac = w.toPNS.see(toPNS, at), w.toPAC.see(toPAC, at)
-	moved := [2]bool{w.toPNS.moved.Equal(at), w.toPAC.moved.Equal(at)}
-	if moved[1] {
-		w.toPNS.looks = 0
-	}
-	if moved[0] {
-		w.toPAC.looks = 0
+func (w *watched) see(toPNS, toPAC calls.Traffic, at moment) (pns, pac uint64) {
+	var grew [2]bool
+	pns, grew[0] = w.ways[0].see(toPNS, at)
+	pac, grew[1] = w.ways[1].see(toPAC, at)
+	for i := range grew {
+		switch {
+		case grew[1-i]:
+			w.looks[i] = 0
+		case grew[i]:
+			w.looks[i] = min(w.looks[i], enough) + 1
+		}
 	}
 	return pns, pac
 }
 
+// enough is more looks than are asked for.
+const enough = 100
+
 // judge says how an established call carries.
-func (w *watched) judge(at time.Time) {
-	age := at.Sub(w.up)
+func (w *watched) judge(at moment) {
+	age := at.since(w.up)
+	pns, pac := &w.ways[0], &w.ways[1]
 	switch {
-	case w.toPNS.never() && w.toPAC.never() && age >= silentFor:
-		w.carriage, w.doubtful = Carriage{Kind: Silent, Since: w.up}, false
-	case stuck(&w.toPNS, &w.toPAC, age):
-		w.carriage, w.doubtful = Carriage{OneWay, true, later(w.toPNS.moved, w.up), !w.toPNS.never()}, false
-	case stuck(&w.toPAC, &w.toPNS, age):
-		w.carriage, w.doubtful = Carriage{OneWay, false, later(w.toPAC.moved, w.up), !w.toPAC.never()}, false
-	case w.toPNS.never() || w.toPAC.never():
-		w.carriage, w.doubtful = Carriage{}, age < silentFor
+	case pns.never() && pac.never() && age >= silentFor:
+		w.kind, w.doubtful = Silent, false
+	case w.stuck(0, age):
+		w.kind, w.to, w.doubtful = OneWay, 0, false
+	case w.stuck(1, age):
+		w.kind, w.to, w.doubtful = OneWay, 1, false
+	case pns.never() || pac.never():
+		w.kind, w.doubtful = Unknown, age < silentFor
 	default:
-		w.carriage, w.doubtful = Carriage{Kind: Both}, !w.toPNS.moved.Equal(w.toPAC.moved)
+		w.kind, w.doubtful = Both, pns.moved != pac.moved
 	}
 }
 
 // stuck reports whether packets go the other way, and none this way.
-func stuck(this, other *way, age time.Duration) bool {
+func (w *watched) stuck(i int, age time.Duration) bool {
+	this, other := &w.ways[i], &w.ways[1-i]
 	if this.never() {
 		return other.packets > 1 && age >= firstPackets
 	}
-	return other.looks > 1 && other.moved.Sub(this.moved) >= oneWayFor
+	return w.looks[1-i] > 1 && other.moved.since(this.moved) >= oneWayFor
 }
 
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+// carriage returns how the call carries. time returns when a moment was.
+func (w *watched) carriage(time func(moment) time.Time) Carriage {
+	switch w.kind {
+	case Silent:
+		return Carriage{Kind: Silent, Since: time(w.up)}
+	case OneWay:
+		this := &w.ways[w.to]
+		since := w.up
+		if !this.never() {
+			since = max(this.moved, w.up)
+		}
+		return Carriage{Kind: OneWay, ToPNS: w.to == 0, Since: time(since), Carried: !this.never()}
 	}
-	return b
+	return Carriage{Kind: w.kind}
 }

@@ -1,22 +1,27 @@
 package meter
 
 import (
+	"cmp"
 	"context"
+	"math"
+	"slices"
 	"sync"
 	"time"
 
 	"pptpalg/alg/calls"
 )
 
-// How often the meter looks: often while a call is in doubt, seldom while there is no call, and in
-// no case so often that it looks for more than one part in share of the time. With that, whoever
-// asks ten seconds after a call has begun to carry one way only is told so.
+// How often the meter looks by itself: often while a call is in doubt, seldom while there is no call, and
+// in no case so often that it looks for more than one part in share of the time. With that, ten seconds
+// after a call has begun to carry one way only it is known. Where there are thousands of calls, it takes
+// longer until somebody asks: who lists the calls or reads the metrics has looked.
 const (
 	often   = time.Second
 	usually = 2 * time.Second
 	seldom  = 5 * time.Second
-	longest = time.Minute
-	share   = 500
+	longest = 5 * time.Minute
+	share   = 2000
+	recent  = time.Minute // of a call that nobody has seen before, what it carried counts as carried now
 )
 
 // Source is what the meter looks at. Its functions must be safe to call from any goroutine.
@@ -31,10 +36,10 @@ type Meter struct {
 	now     func() time.Time
 	dropped func() dropped
 
-	mu    sync.Mutex // guards what follows
-	at    time.Time  // of the last look
-	pass  uint64
-	calls map[uint64]*watched // by their number
+	mu    sync.Mutex          // guards what follows
+	began time.Time           // of moment 0
+	at    time.Time           // of the last look
+	calls []watched           // in the order of their numbers
 	count [len(kindNames)]int // of established calls
 	past  past
 	big   counter // packets larger than an MTU
@@ -59,7 +64,7 @@ func (c *counter) see(n uint64, at time.Time) {
 
 // New returns a meter.
 func New(s Source) *Meter {
-	return &Meter{source: s, now: time.Now, dropped: readDropped, calls: make(map[uint64]*watched)}
+	return &Meter{source: s, now: time.Now, dropped: readDropped}
 }
 
 // Run looks until ctx is done.
@@ -67,14 +72,28 @@ func (m *Meter) Run(ctx context.Context) error {
 	for {
 		began := m.now()
 		m.look(began)
-		pause := time.NewTimer(m.pause(m.now().Sub(began)))
-		select {
-		case <-ctx.Done():
-			pause.Stop()
-			return nil
-		case <-pause.C:
+		took := m.now().Sub(began)
+		for rest := m.rest(began, took); rest > 0; rest = m.rest(began, took) { // others may look meanwhile
+			pause := time.NewTimer(rest)
+			select {
+			case <-ctx.Done():
+				pause.Stop()
+				return nil
+			case <-pause.C:
+			}
 		}
 	}
+}
+
+// rest is how long the meter rests from now on, if its own last look, or its try of one, took so long.
+func (m *Meter) rest(began time.Time, took time.Duration) time.Duration {
+	pause := m.pause(took)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.at.After(began) {
+		began = m.at
+	}
+	return began.Add(took + pause).Sub(m.now())
 }
 
 func (m *Meter) look(at time.Time) {
@@ -121,8 +140,8 @@ func (m *Meter) pause(took time.Duration) time.Duration {
 	if len(m.calls) > 0 {
 		rest = usually
 	}
-	for _, w := range m.calls {
-		if w.doubtful {
+	for i := range m.calls {
+		if m.calls[i].doubtful {
 			rest = often
 			break
 		}
@@ -140,57 +159,74 @@ func (m *Meter) Observe(at time.Time, views []calls.View, carried map[calls.Flow
 	if at.Before(m.at) || carried == nil && len(views) > 0 {
 		return // somebody has looked later
 	}
+	if m.began.IsZero() {
+		m.began = at.Add(-tenth)
+	}
 	m.at = at
-	m.pass++
 	m.count = [len(kindNames)]int{}
+	seen := make([]watched, 0, len(views))
 	var toClients, toServers uint64
 	for i := range views {
 		v := &views[i]
-		toPNS, toPAC := m.see(v, carried)
+		w, toPNS, toPAC := m.see(v, carried)
+		seen = append(seen, w)
 		if v.Control.Src.Addr() != v.PNS.Address {
 			toPNS, toPAC = toPAC, toPNS
 		}
 		toClients, toServers = toClients+toPNS, toServers+toPAC
 	}
-	for number, w := range m.calls {
-		if w.pass != m.pass {
-			delete(m.calls, number)
-		}
-	}
+	slices.SortFunc(seen, func(a, b watched) int { return cmp.Compare(a.number, b.number) })
+	m.calls = seen
 	m.past.add(at, Sample{Calls: len(views), OneWay: m.count[OneWay], Silent: m.count[Silent]}, toClients, toServers)
 }
 
-// see takes what a call has carried, and returns how many bytes of that are new. The caller
-// holds mu.
-func (m *Meter) see(v *calls.View, carried map[calls.Flow]calls.Traffic) (pns, pac uint64) {
-	toPNS, toPAC := v.Ways(carried)
-	w, known := m.calls[v.Number]
+// moment returns a time as it is on record.
+func (m *Meter) moment(t time.Time) moment {
+	return moment(max(t.Sub(m.began)/tenth, math.MinInt32))
+}
+
+// time is the opposite of moment.
+func (m *Meter) time(at moment) time.Time { return m.began.Add(time.Duration(at) * tenth) }
+
+// find returns what is known of a call. The caller holds mu.
+func (m *Meter) find(number uint64) (w *watched, known bool) {
+	i, known := slices.BinarySearchFunc(m.calls, number, func(w watched, n uint64) int { return cmp.Compare(w.number, n) })
 	if !known {
-		w = new(watched)
-		m.calls[v.Number] = w
+		return nil, false
 	}
-	w.pass = m.pass
-	pns, pac = w.see(toPNS, toPAC, m.at)
-	if !known && m.at.Sub(v.Since) > longest {
+	return &m.calls[i], true
+}
+
+// see takes what a call has carried, and returns what is known of it by that, and how many bytes are
+// new. The caller holds mu.
+func (m *Meter) see(v *calls.View, carried map[calls.Flow]calls.Traffic) (w watched, pns, pac uint64) {
+	toPNS, toPAC := v.Ways(carried)
+	before, known := m.find(v.Number)
+	if w.number = v.Number; known {
+		w = *before
+	}
+	at := m.moment(m.at)
+	pns, pac = w.see(toPNS, toPAC, at)
+	if !known && m.at.Sub(v.Since) > recent {
 		pns, pac = 0, 0 // it is not known when it was carried
 	}
 	if v.State != calls.Established {
-		w.carriage, w.doubtful, w.up = Carriage{}, v.State != calls.Clearing, time.Time{}
-		return pns, pac
+		w.kind, w.doubtful, w.isUp = Unknown, v.State != calls.Clearing, false
+		return w, pns, pac
 	}
-	if w.up.IsZero() {
-		w.up = m.at
+	if !w.isUp {
+		w.up, w.isUp = at, true
 		if !known {
-			w.up = v.Since
+			w.up = m.moment(v.Since)
 		}
 	}
 	if readable(toPNS) && readable(toPAC) {
-		w.judge(m.at)
+		w.judge(at)
 	} else {
-		w.carriage, w.doubtful = Carriage{}, false
+		w.kind, w.doubtful = Unknown, false
 	}
-	m.count[w.carriage.Kind]++
-	return pns, pac
+	m.count[w.kind]++
+	return w, pns, pac
 }
 
 // readable reports whether a count that does not grow tells that nothing came.
@@ -203,8 +239,8 @@ func (m *Meter) Of(number uint64) Carriage {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if w := m.calls[number]; w != nil {
-		return w.carriage
+	if w, known := m.find(number); known {
+		return w.carriage(m.time)
 	}
 	return Carriage{}
 }

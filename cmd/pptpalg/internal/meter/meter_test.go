@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"pptpalg/alg/calls"
 )
@@ -154,7 +156,7 @@ func TestPast(t *testing.T) {
 		{At: noon.Add(Step), Calls: 1, ToClients: 2000 / Step.Seconds(), ToServers: 4000 / Step.Seconds()},
 		{At: noon.Add(2 * Step), Calls: 1, ToClients: 2000 / Step.Seconds(), ToServers: 4000 / Step.Seconds()},
 	}
-	if diff := cmp.Diff(want, m.Past()); diff != "" {
+	if diff := cmp.Diff(want, m.Past(), cmpopts.EquateApprox(0, unit/Step.Seconds())); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 	for i := range 1000 {
@@ -201,6 +203,56 @@ func TestPace(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestOthersLook: the meter does not look where others do.
+func TestOthersLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		looks := 0
+		views := []calls.View{call(calls.Established, time.Now())}
+		m := New(Source{
+			Calls:   func() []calls.View { looks++; return views },
+			Traffic: func() (map[calls.Flow]calls.Traffic, error) { return counted(1, 1), nil },
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		go func() {
+			for n := uint64(1); ctx.Err() == nil; n++ {
+				time.Sleep(often)
+				m.Observe(time.Now(), views, counted(n, n))
+			}
+		}()
+		if err := m.Run(ctx); err != nil || looks != 1 {
+			t.Errorf("%d looks, %v", looks, err)
+		}
+	})
+}
+
+// TestManyCalls: each of many is known by its number, in whatever order they come.
+func TestManyCalls(t *testing.T) {
+	m := New(Source{})
+	var views []calls.View
+	for n := range uint64(1000) {
+		v := call(calls.Established, noon)
+		if v.Number = n * 7919 % 1000; v.Number%2 == 1 {
+			v.Flows = nil
+		}
+		views = append(views, v)
+	}
+	for i := range uint64(4) {
+		m.Observe(noon.Add(time.Duration(i)*time.Second), views, counted(i+1, i+1))
+		views = views[:len(views)-1]
+	}
+	for n := range uint64(1003) {
+		there := slices.ContainsFunc(views, func(v calls.View) bool { return v.Number == n }) || n == views[:len(views)+1][len(views)].Number
+		want := Unknown
+		if there && n%2 == 0 {
+			want = Both
+		}
+		if got := m.Of(n).Kind; got != want {
+			t.Errorf("call %d: %v, want %v", n, got, want)
+		}
 	}
 }
 
