@@ -78,14 +78,31 @@ func (c Cause) String() string {
 type Call struct {
 	control *Control
 	number  uint64
-	client  *client   // of payer
-	since   time.Time // of the request
-	legs    [2]leg    // by Side
-	index   int32     // in control.calls, -1 once it is forgotten
-	asker   Side      // who requested it
-	payer   Side      // who is charged with it
+	client  *client // of payer
+	since   since   // of the request
+	legs    [2]leg  // by Side
+	index   int32   // in control.calls, -1 once it is forgotten
+	asker   Side    // who requested it
+	payer   Side    // who is charged with it
 	pns     Side
 	state   State
+}
+
+// since is a time in nanoseconds since 1970, a third of the size of a time.Time; 0 for none.
+type since int64
+
+func sinceOf(t time.Time) since {
+	if t.IsZero() {
+		return 0
+	}
+	return since(t.UnixNano())
+}
+
+func (s since) time() time.Time {
+	if s == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, int64(s)).UTC()
 }
 
 // leg is one end's half of a call: the Call ID that it assigned, and the public ID, which
@@ -123,7 +140,7 @@ func (c *Call) view() View {
 	v := View{
 		Number: c.number,
 		PNS:    c.party(conn, c.pns), PAC: c.party(conn, c.pns.Other()),
-		State: c.state, Since: c.since, Control: conn.Original, Reply: conn.Reply,
+		State: c.state, Since: c.since.time(), Control: conn.Original, Reply: conn.Reply,
 	}
 	for s := range c.legs {
 		if c.legs[s].known {

@@ -15,10 +15,10 @@ import (
 type Control struct {
 	table      *Table
 	connection packed
+	live       int32 // how many of calls are not being cleared; these come first
 	calls      []*Call
 	index      index
 	pages      []pagePair    // first bytes that are promised
-	live       int32         // how many of calls are not being cleared; these come first
 	followed   bool          // another gateway owns its calls
 	local      [2]bool       // ends that are the gateway's own, by Side
 	habits     [2]form       // the form of the last Call-Disconnect-Notify that left no doubt, by sender

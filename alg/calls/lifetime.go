@@ -19,7 +19,7 @@ func (c *Control) open(requester, pns Side, a assignment, now time.Time) bool {
 // enlist enters a call that payer was admitted for.
 func (c *Control) enlist(requester, payer, pns Side, a assignment, now time.Time) {
 	c.table.admitted--
-	call := c.add(Call{number: c.table.nextNumber(), asker: requester, payer: payer, pns: pns, since: now})
+	call := c.add(Call{number: c.table.nextNumber(), asker: requester, payer: payer, pns: pns, since: sinceOf(now)})
 	c.table.attach(call, requester, a, now)
 	c.table.note(Opened, call)
 }

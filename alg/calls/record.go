@@ -27,7 +27,7 @@ type LegRecord struct {
 }
 
 func (c *Call) record() Record {
-	r := Record{Number: c.number, Connection: c.control.Connection(), PNS: c.pns, Asker: c.asker, Payer: c.payer, Local: c.control.local, State: c.state, Since: c.since}
+	r := Record{Number: c.number, Connection: c.control.Connection(), PNS: c.pns, Asker: c.asker, Payer: c.payer, Local: c.control.local, State: c.state, Since: c.since.time()}
 	for s := range c.legs {
 		r.Legs[s] = LegRecord{Known: c.legs[s].known, Own: c.legs[s].own, Public: c.legs[s].public}
 	}
@@ -98,7 +98,7 @@ func (c *Control) enterRecord(r *Record) *Call {
 
 // call returns the record as a call without legs.
 func (r *Record) call() Call {
-	return Call{number: r.Number, asker: r.Asker, payer: r.Payer, pns: r.PNS, since: r.Since, state: r.State}
+	return Call{number: r.Number, asker: r.Asker, payer: r.Payer, pns: r.PNS, since: sinceOf(r.Since), state: r.State}
 }
 
 // free reports whether no call has the IDs of a kept leg.

@@ -107,7 +107,10 @@ func (e *entries) end(c calls.Connection) {
 // followCall puts a call of another gateway on record. The caller holds mu.
 func (g *Gateway) followCall(c *state.Change, e *entries, now time.Time) {
 	number := c.Call.Record.Number
-	if c.Offered && g.share.mine[c.Public] {
+	switch {
+	case c.Offered && c.Kind == state.Kept && g.ours(&c.Call.Record): // this gateway has written it, some time ago
+		return
+	case c.Offered && g.share.mine[c.Public]:
 		g.offered(c, e, now)
 		return
 	}
@@ -137,16 +140,13 @@ func (g *Gateway) followCall(c *state.Change, e *entries, now time.Time) {
 	g.rest(&c.Call, at, now)
 }
 
-// offered takes in what the former owner of a public address of this gateway's tells late, or what this
-// gateway has written itself. The caller holds mu.
+// offered takes in what the former owner of a public address of this gateway's tells late. Its own word that
+// a call is over comes back as well. The caller holds mu.
 func (g *Gateway) offered(c *state.Change, e *entries, now time.Time) {
 	r := &c.Call.Record
 	delete(g.share.awaited, r.Number)
 	if c.Kind == state.Gone {
 		g.editor.Retire(&r.Connection, r.Number, now)
-		return
-	}
-	if g.ours(r) {
 		return
 	}
 	first, ok := g.editor.Adopt(*r, now)

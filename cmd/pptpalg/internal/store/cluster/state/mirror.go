@@ -303,12 +303,18 @@ func (m *Mirror) call(changes []Change, rest string, it Item) ([]Change, bool) {
 		return changes, false
 	case !m.mine(key.Public):
 		changes = append(changes, m.told(key, c))
-	case (c.Gone && !had.gone || !c.Gone && !known) && !m.loads && key.Number>>56 != 0: // 0 is of before there was a cluster
+	case (c.Gone && !had.gone || !c.Gone && !known) && m.late(key.Public, it.Revision) && key.Number>>56 != 0: // 0 is of before there was a cluster
 		told := m.told(key, c)
 		told.Offered = true
 		changes = append(changes, told)
 	}
 	return changes, true
+}
+
+// late reports whether what is below a public address of this gateway's may have been written since it has
+// the address.
+func (m *Mirror) late(public netip.Addr, revision int64) bool {
+	return !m.loads || revision > m.owners[public].Revision
 }
 
 // told returns the change that a call of another gateway is.

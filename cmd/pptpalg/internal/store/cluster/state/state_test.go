@@ -642,3 +642,31 @@ func FuzzItem(f *testing.F) {
 		}
 	})
 }
+
+// TestOfferedMeanwhile: what a former owner has written since this gateway has the address is told, also if
+// all is just read again; what it wrote before is not.
+func TestOfferedMeanwhile(t *testing.T) {
+	const numbers = 2 << 56
+	me := Owner{Name: "a", Life: 1}
+	m := NewMirror(me)
+	own := Item{OwnerKey(public), me.Encode(), 5}
+	item := func(number uint64, gone bool, revision int64) Item {
+		c := Call{Record: kept(numbers | number), Gone: gone, At: at}
+		return Item{CallKey{public, numbers | number}.String(), c.Encode(), revision}
+	}
+	m.Begin(Mark{1, 5}, []Item{own})
+	m.Load([]Item{item(1, false, 3), item(2, false, 4)})
+	m.End(Mark{1, 5}, false)
+	m.Begin(Mark{1, 9}, []Item{own})
+	told := m.Load([]Item{item(1, true, 4), item(2, true, 6), item(3, false, 4), item(4, false, 7)})
+	var got []uint64
+	for _, c := range told {
+		if !c.Offered {
+			t.Errorf("%+v is not offered", c)
+		}
+		got = append(got, c.Call.Record.Number&0xff)
+	}
+	if want := []uint64{2, 4}; !slices.Equal(got, want) {
+		t.Errorf("calls %v are told, want %v", got, want)
+	}
+}
