@@ -83,16 +83,36 @@ func (w *way) see(t calls.Traffic, at moment) (bytes uint64, grew bool) {
 // never reports whether nothing has ever come.
 func (w *way) never() bool { return w.packets == 0 && w.moved == 0 }
 
-// watched is what is known of a call.
+// watched is what is known of a call, in 40 bytes.
 type watched struct {
-	number   uint64
-	ways     [2]way   // to the PNS and to the PAC
-	looks    [2]uint8 // how many looks have seen a way grow since the other way last did
-	up       moment   // since when it is established, as far as that was seen
-	isUp     bool
-	kind     Kind
-	to       uint8 // of OneWay: which way nothing travels
-	doubtful bool  // it may turn out not to carry soon
+	number uint64
+	ways   [2]way   // to the PNS and to the PAC
+	up     moment   // since when it is established, as far as that was seen
+	looks  [2]uint8 // how many looks have seen a way grow since the other way last did
+	kind   Kind
+	flags  uint8
+}
+
+// Flags of watched.
+const (
+	isUp     = 1 << iota // up is known
+	doubtful             // it may turn out not to carry soon
+	toPAC                // of OneWay: nothing travels to the PAC, or to the PNS without it
+)
+
+// set sets a flag or clears it.
+func (w *watched) set(flag uint8, on bool) {
+	if w.flags &^= flag; on {
+		w.flags |= flag
+	}
+}
+
+func (w *watched) is(flag uint8) bool { return w.flags&flag != 0 }
+
+// judged takes in how the call carries.
+func (w *watched) judged(k Kind, doubts bool) {
+	w.kind = k
+	w.set(doubtful, doubts)
 }
 
 // see takes what a call has carried, and returns how many bytes of that are new.
@@ -120,15 +140,17 @@ func (w *watched) judge(at moment) {
 	pns, pac := &w.ways[0], &w.ways[1]
 	switch {
 	case pns.never() && pac.never() && age >= silentFor:
-		w.kind, w.doubtful = Silent, false
+		w.judged(Silent, false)
 	case w.stuck(0, age):
-		w.kind, w.to, w.doubtful = OneWay, 0, false
+		w.judged(OneWay, false)
+		w.set(toPAC, false)
 	case w.stuck(1, age):
-		w.kind, w.to, w.doubtful = OneWay, 1, false
+		w.judged(OneWay, false)
+		w.set(toPAC, true)
 	case pns.never() || pac.never():
-		w.kind, w.doubtful = Unknown, age < silentFor
+		w.judged(Unknown, age < silentFor)
 	default:
-		w.kind, w.doubtful = Both, pns.moved != pac.moved
+		w.judged(Both, pns.moved != pac.moved)
 	}
 }
 
@@ -147,12 +169,15 @@ func (w *watched) carriage(time func(moment) time.Time) Carriage {
 	case Silent:
 		return Carriage{Kind: Silent, Since: time(w.up)}
 	case OneWay:
-		this := &w.ways[w.to]
+		this := &w.ways[0]
+		if w.is(toPAC) {
+			this = &w.ways[1]
+		}
 		since := w.up
 		if !this.never() {
 			since = max(this.moved, w.up)
 		}
-		return Carriage{Kind: OneWay, ToPNS: w.to == 0, Since: time(since), Carried: !this.never()}
+		return Carriage{Kind: OneWay, ToPNS: !w.is(toPAC), Since: time(since), Carried: !this.never()}
 	}
 	return Carriage{Kind: w.kind}
 }

@@ -141,7 +141,7 @@ func (m *Meter) pause(took time.Duration) time.Duration {
 		rest = usually
 	}
 	for i := range m.calls {
-		if m.calls[i].doubtful {
+		if m.calls[i].is(doubtful) {
 			rest = often
 			break
 		}
@@ -211,11 +211,13 @@ func (m *Meter) see(v *calls.View, carried map[calls.Flow]calls.Traffic) (w watc
 		pns, pac = 0, 0 // it is not known when it was carried
 	}
 	if v.State != calls.Established {
-		w.kind, w.doubtful, w.isUp = Unknown, v.State != calls.Clearing, false
+		w.judged(Unknown, v.State != calls.Clearing)
+		w.set(isUp, false)
 		return w, pns, pac
 	}
-	if !w.isUp {
-		w.up, w.isUp = at, true
+	if !w.is(isUp) {
+		w.set(isUp, true)
+		w.up = at
 		if !known {
 			w.up = m.moment(v.Since)
 		}
@@ -223,7 +225,7 @@ func (m *Meter) see(v *calls.View, carried map[calls.Flow]calls.Traffic) (w watc
 	if readable(toPNS) && readable(toPAC) {
 		w.judge(at)
 	} else {
-		w.kind, w.doubtful = Unknown, false
+		w.judged(Unknown, false)
 	}
 	m.count[w.kind]++
 	return w, pns, pac
