@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -217,12 +218,14 @@ func TestOthersLook(t *testing.T) {
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		go func() {
+		var others sync.WaitGroup
+		defer others.Wait()
+		others.Go(func() {
 			for n := uint64(1); ctx.Err() == nil; n++ {
 				time.Sleep(often)
 				m.Observe(time.Now(), views, counted(n, n))
 			}
-		}()
+		})
 		if err := m.Run(ctx); err != nil || looks != 1 {
 			t.Errorf("%d looks, %v", looks, err)
 		}
