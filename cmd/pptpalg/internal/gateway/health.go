@@ -44,6 +44,9 @@ var start = time.Now()
 func (t *task) begin(now time.Time) { t.began.Store(int64(now.Sub(start)) | 1) } // never 0
 func (t *task) end()                { t.began.Store(0) }
 
+// underWay reports whether it is in hand.
+func (t *task) underWay() bool { return t.began.Load() != 0 }
+
 // age is how long the task has been in hand, 0 if it is not.
 func (t *task) age(now time.Time) time.Duration {
 	began := t.began.Load()

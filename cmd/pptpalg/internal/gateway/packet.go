@@ -265,10 +265,10 @@ func (g *Gateway) remember(events []calls.Event, now time.Time) {
 	if len(events) == 0 {
 		return
 	}
-	if err := g.store.Append(events, now); errors.Is(err, store.ErrElsewhere) {
-		g.elsewhere = true
-	} else {
+	if err := g.store.Append(events, now); !errors.Is(err, store.ErrElsewhere) {
 		g.storeFailed(err)
+	} else if g.pulse.packet.underWay() { // else the events are of no packet that waits
+		g.elsewhere = true
 	}
 }
 

@@ -347,13 +347,14 @@ func (s *Store) seat(ctx context.Context, slot int, guard state.Guard) (Held, er
 	return held, nil
 }
 
-// left takes note that the gateway is not shown as up any more. Perhaps the store has lost
-// everything: all is read again.
+// left takes note that the gateway is not shown as up any more. Packets go on waiting: the owners' keys say
+// who owns what, and transactions tell whether the store answers. Perhaps it has lost everything: all is
+// read again.
 func (s *Store) left() {
 	s.mu.Lock()
-	s.joined = false
+	s.joined, s.counts.last = false, errLeft
 	s.mu.Unlock()
-	s.failed("stay in the cluster", errLeft)
+	s.cfg.Log.Warn("this gateway's lease in the shared store is gone: it is shown as down until it joins again")
 	signal(s.reload)
 }
 

@@ -397,15 +397,20 @@ func TestRestored(t *testing.T) {
 	}
 }
 
-// TestLeaseLost: a gateway whose lease is gone joins again, under its slot; nothing ends.
+// TestLeaseLost: a gateway whose lease is gone joins again, under its slot; nothing ends, and packets go on
+// waiting for the store: others may have taken everything over meanwhile.
 func TestLeaseLost(t *testing.T) {
 	m := memory.New()
 	start(t, m, "a")
 	b := start(t, m, "b")
 	b.claim(publicP)
 	m.Expire()
-	b.until("reads all again", func() bool { return b.store.Status().Reloads > 1 })
+	broken := false
+	b.until("reads all again", func() bool { s := b.store.Status(); broken = broken || s.Broken; return s.Reloads > 1 })
 	b.until("is a member", func() bool { s := b.store.Status(); return s.Joined && !s.Degraded && len(s.Members) == 2 })
+	if broken {
+		t.Error("packets did not wait")
+	}
 	if b.slot != 1 || len(b.lost) > 0 {
 		t.Errorf("slot %d, lost %v", b.slot, b.lost)
 	}
