@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/etcd"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
 )
@@ -168,18 +169,23 @@ func judgeClocks(c clocks) Finding {
 type moving struct {
 	firewall
 	addresses []netip.Addr
+	share     calls.Share // of addresses that several gateways have; zero for all
 }
 
 // judgeMoving wants calls to be translated to an address that moves. MASQUERADE takes the first
-// address of the interface, and the kernel deletes its entries when that address goes.
+// address of the interface, and the kernel deletes its entries when that address goes. Where several
+// gateways have the address, each must give ports of its own.
 func judgeMoving(m moving) Finding {
 	var all []Finding
 	for _, number := range m.ports {
 		for _, j := range m.clients[number] {
 			for _, p := range j.opening {
 				for _, e := range p.events {
-					if e.does(masquerade) {
+					switch {
+					case e.name == masquerade:
 						all = append(all, m.masqueraded(e, j.outside))
+					case e.name == snat && m.share.Of > 1:
+						all = append(all, m.portsOf(e, j.outside))
 					}
 				}
 			}
@@ -199,6 +205,40 @@ func (m moving) masqueraded(e event, outside string) Finding {
 	a := m.addresses[i].String()
 	snat := statement{"-j SNAT --to-source " + a, "snat to " + a}.from("", outside)
 	return problem(e.base.at(snat), "control connections are masqueraded by %s: the kernel forgets them when %v moves, and all calls end", e.where(), a)
+}
+
+// portsOf wants a rule to give no ports but those of this gateway's share.
+func (m moving) portsOf(e event, outside string) Finding {
+	size := 1 << 16 / int(m.share.Of)
+	least, most := max(1024, int(m.share.Mine)*size), (int(m.share.Mine)+1)*size-1
+	to, from, till := e.given()
+	if from >= least && till <= most {
+		return Finding{}
+	}
+	if to == "" {
+		to = "ADDRESS"
+	}
+	to = fmt.Sprintf("%s:%d-%d", to, least, most)
+	return problem(e.base.at(statement{"-p tcp -j SNAT --to-source " + to, "meta l4proto tcp snat to " + to}.from("", outside)),
+		"%s gives control connections ports that another gateway with the same public address may give as well: with this --cluster-share they must be %d to %d", e.where(), least, most)
+}
+
+// given returns to which address a rule translates sources, and to which ports, as far as it says so.
+func (e event) given() (to string, from, till int) {
+	if e.words == nil {
+		return e.arg, int(e.ports[0]), int(max(e.ports[0], e.ports[1]))
+	}
+	i := slices.Index(e.words, "--to-source")
+	if i < 0 || i+1 == len(e.words) {
+		return "", 0, 0
+	}
+	to, ports, _ := strings.Cut(e.words[i+1], ":")
+	first, last, ranged := strings.Cut(ports, "-")
+	from, _ = strconv.Atoi(first) // 0 for none
+	if till = from; ranged {
+		till, _ = strconv.Atoi(last)
+	}
+	return to, from, till
 }
 
 // clusterTable is the room for all calls of the cluster.

@@ -162,3 +162,36 @@ func TestMovingAddress(t *testing.T) {
 		})
 	}
 }
+
+// TestSharedAddress: gateways that have one public address at the same time must not give the same ports.
+func TestSharedAddress(t *testing.T) {
+	second := func(c *Config) {
+		c.Cluster = &Cluster{Etcd: etcd.Config{Target: etcd.Target{Endpoints: []string{"127.0.0.1:1"}, Prefix: "/p/1/"}, Insecure: true}, Member: state.Member{Name: "b", Share: "2/2"}, Etc: t.TempDir()}
+	}
+	const flush = "iptables -t nat -F; "
+	for name, tt := range map[string]struct {
+		nat  string
+		well bool
+	}{
+		"iptables, any port":          {"iptables -t nat -A POSTROUTING -o wan -j SNAT --to-source 203.0.113.1", false},
+		"iptables, the other's ports": {"iptables -t nat -A POSTROUTING -o wan -p tcp -j SNAT --to-source 203.0.113.1:1024-32767", false},
+		"iptables, all ports":         {"iptables -t nat -A POSTROUTING -o wan -p tcp -j SNAT --to-source 203.0.113.1:1024-65535", false},
+		"iptables":                    {"iptables -t nat -A POSTROUTING -o wan -p tcp -j SNAT --to-source 203.0.113.1:32768-65535", true},
+		"nft, any port":               {nftNAT + "nft add rule ip n post oifname wan snat to 203.0.113.1", false},
+		"nft, the other's ports":      {nftNAT + "nft add rule ip n post oifname wan meta l4proto tcp snat to 203.0.113.1:1024-32767", false},
+		"nft":                         {nftNAT + "nft add rule ip n post oifname wan meta l4proto tcp snat to 203.0.113.1:40000-50000", true},
+		"nft, one port":               {nftNAT + "nft add rule ip n post oifname wan meta l4proto tcp snat to 203.0.113.1:40000", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := gateway(t)
+			sh(t, p, flush+tt.nat)
+			f := findIn(t, p, "moving-address", second)
+			if tt.well {
+				wants(t, f, OK, "no control connection is masqueraded")
+				return
+			}
+			wants(t, f, Problem, "they must be 32768 to 65535")
+			mend(t, p, f, second)
+		})
+	}
+}

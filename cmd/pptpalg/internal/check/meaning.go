@@ -296,6 +296,12 @@ func (m *meaning) nat(data attributes) {
 		to = netip.AddrFrom4([4]byte(b)).String()
 	}
 	m.do(snat, to)
+	deed := &m.actions[len(m.actions)-1]
+	for i, port := range []uint64{data.number(unix.NFTA_NAT_REG_PROTO_MIN), data.number(unix.NFTA_NAT_REG_PROTO_MAX)} {
+		if b := m.values[port]; port != 0 && len(b) >= 2 {
+			deed.ports[i] = binary.BigEndian.Uint16(b)
+		}
+	}
 }
 
 func (m *meaning) queue(data attributes) {

@@ -37,9 +37,11 @@ const (
 )
 
 // action is one of them. arg is, of jump and goto, the chain; of helper its kernel name;
-// of zone and queue the number; of nft's snat the first address, "" if it is not in the rule.
+// of zone and queue the number; of nft's snat the first address, "" if it is not in the rule, and the ports,
+// 0 if they are not.
 type action struct {
 	name, arg string
+	ports     [2]uint16
 	bypass    bool // of queue: the packet goes on where nobody has the queue
 }
 

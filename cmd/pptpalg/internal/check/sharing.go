@@ -191,6 +191,7 @@ func (r *reader) moving() (moving, error) {
 		return moving{}, err
 	}
 	m := moving{firewall: f}
+	m.share, _ = state.ParseShare(r.cfg.Cluster.Member.Share) // the daemon has checked it
 	if all, _, err := r.roster(); err == nil {
 		for public := range all.Owners {
 			m.known(public)
