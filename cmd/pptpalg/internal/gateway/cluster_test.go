@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -1104,6 +1105,55 @@ func TestOffered(t *testing.T) {
 	a.until("has cleared all", func() bool { return len(a.Calls()) == 0 })
 	if e := b.kernel.entry(&v.Connection); e.Original != v.Original {
 		t.Error("b's kernel does not have the connection")
+	}
+}
+
+// TestOfferedTooLate: a call that was only requested when its address moved is of no use to the next gateway
+// by the time that it is offered: nobody has it, and so the shared store does not keep it.
+func TestOfferedTooLate(t *testing.T) {
+	s, a, b := pair(t)
+	w, v := a.dial(1, publicP), a.dial(2, publicP)
+	v.setUp(a, 7, 9)
+	b.until("follows", b.knows(v, calls.Established))
+	before := s.store.Mark().Revision
+	a.link.Set(memory.Faults{Err: memory.ErrDown})
+	w.say(a, calls.Initiator, pptp.OutgoingCallRequest, 7, 0, 0)
+	a.has()
+	b.has(publicP)
+	b.until("owns it", func() bool { return b.mine(publicP) })
+	time.Sleep(late)
+	a.link.Set(memory.Faults{})
+	kept := func() (n int) {
+		for key := range s.store.Items() {
+			if strings.HasPrefix(key, state.CallSection) {
+				n++
+			}
+		}
+		return n
+	}
+	a.until("has nothing to offer", func() bool { return s.store.Mark().Revision > before+2 && kept() == 1 })
+	if n := len(b.Calls()); n != 1 {
+		t.Errorf("b has %d calls", n)
+	}
+	a.until("follows", a.lacks(w))
+}
+
+// TestOwnerKept: a gateway knows who has taken its address, also if it notices only then that the address has
+// gone.
+func TestOwnerKept(t *testing.T) {
+	_, a, b := pair(t)
+	w := a.dial(1, publicP)
+	w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	b.has(publicP)
+	a.until("has lost it", func() bool { return !a.mine(publicP) })
+	a.has()
+	a.readdress()
+	time.Sleep(10 * time.Millisecond)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if o := a.share.others[publicP]; o.name != "b" {
+		t.Errorf("the owner is %q", o.name)
 	}
 }
 

@@ -149,12 +149,17 @@ func (g *Gateway) offered(c *state.Change, e *entries, now time.Time) {
 		g.editor.Retire(&r.Connection, r.Number, now)
 		return
 	}
+	if r.State < calls.Established && now.Sub(g.share.taken[c.Public]) >= late {
+		g.share.store.Decline(c) // its reply has passed, or its request came again by this gateway
+		return
+	}
 	first, ok := g.editor.Adopt(*r, now)
 	if first {
 		e.own = append(e.own, r.Connection)
 	}
 	if !ok {
 		g.share.metrics.refused.Inc()
+		g.share.store.Decline(c)
 	}
 }
 

@@ -208,6 +208,8 @@ func (g *Gateway) yield(public netip.Addr, owner string) {
 	g.mu.Lock()
 	if g.share.mine[public] {
 		g.share.left[public] = time.Now()
+	} else if owner == "" { // the address has gone after another gateway has taken it
+		owner = g.share.others[public].name
 	}
 	delete(g.share.mine, public)
 	delete(g.share.assumed, public)

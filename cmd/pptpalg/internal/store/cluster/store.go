@@ -281,6 +281,18 @@ func (s *Store) waiting(over bool) bool {
 	return waits
 }
 
+// Decline has the shared store forget a call that was offered to this gateway and that it does not take.
+func (s *Store) Decline(c *state.Change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := state.CallKey{Public: c.Public, Number: c.Call.Record.Number}
+	if s.mine(key.Public) && !s.writer.Has(key) {
+		s.said(key)
+		s.writer.Delete(key, time.Now())
+		signal(s.more)
+	}
+}
+
 // Rewrite replaces what the journal remembers.
 func (s *Store) Rewrite(all []calls.Record, resting []calls.Resting) error {
 	return s.local.Rewrite(all, resting)
