@@ -222,7 +222,11 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait, refused bool) 
 				s.said(key)
 			}
 			refused = s.doubt(e) || refused
-			wait = s.writer.Add(&c, waitsFor(e.Kind), time.Now()) || wait
+			add := s.writer.Add
+			if e.Kind == calls.Opened {
+				add = s.writer.Open
+			}
+			wait = add(&c, waitsFor(e.Kind), time.Now()) || wait
 		}
 	}
 	if s.writer.Pending() > 0 {

@@ -15,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"pptpalg/cmd/pptpalg/internal/store/cluster"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
@@ -26,6 +27,7 @@ const (
 	dialTimeout = 2 * time.Second
 	pingEvery   = 10 * time.Second // etcd takes more for an attack
 	pingTimeout = 3 * time.Second
+	redialEvery = time.Second // at most, however long etcd is gone; the library's own is two minutes
 )
 
 // Store is a shared store in etcd.
@@ -59,6 +61,9 @@ func Open(cfg Config) (*Store, error) {
 		Logger:      zap.NewNop(),
 		DialTimeout: dialTimeout, DialKeepAliveTime: pingEvery, DialKeepAliveTimeout: pingTimeout,
 	}
+	redial := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: dialTimeout}
+	redial.Backoff.BaseDelay, redial.Backoff.MaxDelay = redialEvery/4, redialEvery
+	c.DialOptions = append(c.DialOptions, grpc.WithConnectParams(redial))
 	for _, e := range cfg.Target.Endpoints {
 		c.Endpoints = append(c.Endpoints, scheme+e)
 	}

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// mostPending is how many calls may wait to be written. Beyond it, all are given up, and what
-// the store lacks is found by comparing.
+// mostPending is how many calls may wait to be written. Beyond it, what is of no use to anybody is left out;
+// if that is little, all are given up, and what the store lacks is found by comparing.
 const mostPending = 1 << 17
 
 // batch is what is to be written: the latest value of each call, once. What packets wait for
@@ -23,6 +23,14 @@ type entry struct {
 	key    CallKey
 	put    Put
 	urgent bool
+	untold bool      // nothing of the call was ever tried to be written
+	until  time.Time // of a call that is over: its IDs rest
+}
+
+// idle reports whether nobody has a use for it: the store has never known of the call, and its IDs rest no
+// more.
+func (e *entry) idle(now time.Time) bool {
+	return e.untold && e.put.Keep > 0 && !now.Before(e.until)
 }
 
 // add takes in the latest value of a call. It reports false if there was too much.
@@ -31,11 +39,14 @@ func (b *batch) add(e entry, now time.Time) bool {
 		b.pending = make(map[CallKey]entry)
 	}
 	if len(b.pending) >= mostPending {
-		*b = batch{}
-		return false
+		if b.tidy(now); len(b.pending) > mostPending/2 {
+			*b = batch{}
+			return false
+		}
 	}
 	old, known := b.pending[e.key]
 	e.urgent = e.urgent || known && old.urgent
+	e.untold = e.untold || known && old.untold
 	b.pending[e.key] = e
 	switch {
 	case known && old.urgent == e.urgent: // its place is kept
@@ -50,6 +61,17 @@ func (b *batch) add(e entry, now time.Time) bool {
 	return true
 }
 
+// tidy leaves out what is of no use.
+func (b *batch) tidy(now time.Time) {
+	for k, e := range b.pending {
+		if e.idle(now) {
+			delete(b.pending, k)
+		}
+	}
+	over := func(k CallKey) bool { _, pending := b.pending[k]; return !pending }
+	b.urgent, b.due, b.behind = slices.DeleteFunc(b.urgent, over), slices.DeleteFunc(b.due, over), slices.DeleteFunc(b.behind, over)
+}
+
 // back takes in what could not be written, unless there is something later. Waited says that
 // packets go on waiting for it.
 func (b *batch) back(entries []entry, waited bool, now time.Time) (fits bool) {
@@ -58,7 +80,7 @@ func (b *batch) back(entries []entry, waited bool, now time.Time) (fits bool) {
 		if _, later := b.pending[e.key]; later {
 			continue
 		}
-		e.urgent = e.urgent && waited
+		e.urgent, e.untold = e.urgent && waited, false
 		fits = b.add(e, now) && fits
 	}
 	return fits
@@ -97,14 +119,16 @@ func (b *batch) ripe() time.Time {
 	return b.oldest.Add(linger)
 }
 
-// take hands over what goes into the next transaction, of what can be written.
-func (b *batch) take(most int, can func(CallKey) bool) (taken []entry) {
+// take hands over what goes into the next transaction, of what can be written and is of use.
+func (b *batch) take(most int, now time.Time, can func(CallKey) bool) (taken []entry) {
 	for _, queue := range []*[]CallKey{&b.urgent, &b.due} {
 		var skipped []CallKey
 		for len(taken) < most && len(*queue) > 0 {
 			e, pending := b.pending[(*queue)[0]]
 			switch {
 			case !pending:
+			case e.idle(now):
+				delete(b.pending, e.key)
 			case !can(e.key):
 				skipped = append(skipped, e.key)
 			default:

@@ -670,3 +670,58 @@ func TestOfferedMeanwhile(t *testing.T) {
 		t.Errorf("calls %v are told, want %v", got, want)
 	}
 }
+
+// TestUntold: a call that the store never heard of is not written when it is over and its IDs rest no more;
+// any other is, for the store may have it.
+func TestUntold(t *testing.T) {
+	for name, tt := range map[string]struct {
+		tried, slow bool
+		written     int
+	}{
+		"its IDs rest":             {false, false, 1},
+		"its IDs rest no more":     {false, true, 0},
+		"it may have been written": {true, true, 1},
+	} {
+		w := holding(t)
+		w.Open(&Call{Record: kept(1)}, true, at)
+		now := at
+		if tt.tried {
+			work, _ := next(w, now)
+			w.Done(work, Outcome{Failed: true}, now)
+			now = now.Add(probeEvery)
+			work, _ = next(w, now) // the fence is renewed
+			w.Done(work, Outcome{Mark: Mark{1, 20}}, now)
+		}
+		w.Add(&Call{Record: kept(1), Gone: true, At: now}, false, now)
+		if now = now.Add(linger); tt.slow {
+			now = now.Add(time.Minute)
+		}
+		if work, _ := next(w, now); len(work.Transaction.Puts) != tt.written {
+			t.Errorf("%s: %d writes", name, len(work.Transaction.Puts))
+		}
+		if w.Pending() != tt.written {
+			t.Errorf("%s: %d pending", name, w.Pending())
+		}
+	}
+}
+
+// TestTidy: while the store does not answer, what comes and goes meanwhile takes no room for ever.
+func TestTidy(t *testing.T) {
+	w := holding(t)
+	w.Breaker.Failed(at)
+	now := at
+	for n := range uint64(2 * mostPending) {
+		w.Open(&Call{Record: kept(n + 1)}, false, now)
+		w.Add(&Call{Record: kept(n + 1), Gone: true, At: now}, false, now)
+		now = now.Add(4 * time.Minute / mostPending)
+	}
+	if w.Lacking() || w.Pending() > mostPending || len(w.batch.behind) > mostPending {
+		t.Errorf("lacking: %v, %d pending, %d in order", w.Lacking(), w.Pending(), len(w.batch.behind))
+	}
+	for n := range uint64(mostPending) {
+		w.Open(&Call{Record: kept(n + 1)}, false, now)
+	}
+	if !w.Lacking() {
+		t.Error("nothing is given up although all is of use")
+	}
+}

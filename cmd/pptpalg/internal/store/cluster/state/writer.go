@@ -204,6 +204,15 @@ func (w *Writer) Dropped() []CallKey {
 // whether waiting can help. Calls of public addresses that are not claimed are left out; that one of them is
 // over is offered to who has the address.
 func (w *Writer) Add(c *Call, urgent bool, now time.Time) (waits bool) {
+	return w.add(c, urgent, false, now)
+}
+
+// Open is Add for a call that begins.
+func (w *Writer) Open(c *Call, urgent bool, now time.Time) (waits bool) {
+	return w.add(c, urgent, true, now)
+}
+
+func (w *Writer) add(c *Call, urgent, untold bool, now time.Time) (waits bool) {
 	key, translated := c.Key()
 	if !translated {
 		return false
@@ -216,17 +225,23 @@ func (w *Writer) Add(c *Call, urgent bool, now time.Time) (waits bool) {
 	}
 	_, held := w.owners.fence(key.Public)
 	urgent = urgent && held && !w.Breaker.Open()
-	put := Put{Key: key.String(), Value: c.Encode()}
+	e := entry{key: key, put: Put{Key: key.String(), Value: c.Encode()}, urgent: urgent, untold: untold}
 	if c.Gone {
-		put.Keep = w.rest
+		e.put.Keep, e.until = w.rest, c.At.Add(w.rest)
 	}
-	w.lacking = !w.batch.add(entry{key, put, urgent}, now) || w.lacking
+	w.pend(e, now)
 	return urgent
 }
 
 // Delete has a call's key deleted.
 func (w *Writer) Delete(key CallKey, now time.Time) {
-	w.lacking = !w.batch.add(entry{key: key, put: Put{Key: key.String()}}, now) || w.lacking
+	w.pend(entry{key: key, put: Put{Key: key.String()}}, now)
+}
+
+func (w *Writer) pend(e entry, now time.Time) {
+	if !w.batch.add(e, now) {
+		w.LackAgain(true)
+	}
 }
 
 // Pending returns how many calls are to be written.
@@ -295,17 +310,17 @@ func (w *Writer) Next(now time.Time) (_ Work, ok bool, again time.Time) {
 	if !ready && !w.Breaker.Open() {
 		return Work{}, false, again
 	}
-	work := w.write()
+	work := w.write(now)
 	if len(w.flight) == 0 && !w.Breaker.Open() {
 		return Work{}, false, w.batch.ripe() // what is due waits for the watch
 	}
 	return work, true, now
 }
 
-func (w *Writer) write() (work Work) {
+func (w *Writer) write(now time.Time) (work Work) {
 	guarded := make(map[netip.Addr]bool)
 	can := func(k CallKey) bool { _, ok := w.owners.fence(k.Public); return ok }
-	for _, e := range w.batch.take(MaxPuts, can) {
+	for _, e := range w.batch.take(MaxPuts, now, can) {
 		public := e.key.Public
 		if guard, _ := w.owners.fence(public); !guarded[public] {
 			guarded[public] = true
@@ -349,7 +364,9 @@ func (w *Writer) Done(work Work, o Outcome, now time.Time) (r Result) {
 		w.owners.took(work.Take, o.Mark.Revision)
 		return Result{}
 	}
-	w.lacking = !w.batch.back(flight, o.Fenced != nil || o.Slept, now) || w.lacking
+	if !w.batch.back(flight, o.Fenced != nil || o.Slept, now) {
+		w.LackAgain(true)
+	}
 	w.fenced += uint64(len(r.Lost))
 	w.drop()
 	return r
