@@ -27,7 +27,7 @@ const (
 	dialTimeout = 2 * time.Second
 	pingEvery   = 10 * time.Second // etcd takes more for an attack
 	pingTimeout = 3 * time.Second
-	redialEvery = time.Second // at most, however long etcd is gone; the library's own is two minutes
+	redialEvery = 500 * time.Millisecond // at most, however long etcd is gone; the library's own is two minutes
 )
 
 // Store is a shared store in etcd.
@@ -62,7 +62,7 @@ func Open(cfg Config) (*Store, error) {
 		DialTimeout: dialTimeout, DialKeepAliveTime: pingEvery, DialKeepAliveTimeout: pingTimeout,
 	}
 	redial := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: dialTimeout}
-	redial.Backoff.BaseDelay, redial.Backoff.MaxDelay = redialEvery/4, redialEvery
+	redial.Backoff.BaseDelay, redial.Backoff.MaxDelay = redialEvery/5, redialEvery
 	c.DialOptions = append(c.DialOptions, grpc.WithConnectParams(redial))
 	for _, e := range cfg.Target.Endpoints {
 		c.Endpoints = append(c.Endpoints, scheme+e)
