@@ -227,8 +227,10 @@ func run(ctx context.Context, e env, s *settings) error {
 		return errors.Join(err, events.close(), d.Close())
 	}
 	shares := clusterControl(d)
-	measured := meter.New(meter.Source{Calls: d.Calls, Traffic: d.Traffic})
-	d.Metered(func(at time.Time, carried map[calls.Flow]calls.Traffic) { measured.Observe(at, d.Calls(), carried) })
+	measured := meter.New(meter.Source{Calls: d.SomeCalls, Traffic: d.Traffic})
+	d.Metered(func(at time.Time, carried map[calls.Flow]calls.Traffic) {
+		measured.ObserveAll(at, d.SomeCalls(), carried)
+	})
 	d.Witness(func(f *explain.Facts) { witness(measured, f) })
 	page := status.New(status.Config{
 		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry, Cluster: shares, Meter: measured,

@@ -182,7 +182,7 @@ func (g *Gateway) rulesThere(ctx context.Context) explain.Rules {
 
 // Traffic returns what has travelled in the flows of calls, by Unmarked flows.
 func (g *Gateway) Traffic() (map[calls.Flow]calls.Traffic, error) {
-	have := make(datapath.Flows, 2*int(g.calls()))
+	have := make(datapath.Flows, g.flowsMeant())
 	_, err := g.path.View(have, firstStrays())
 	return have, err
 }

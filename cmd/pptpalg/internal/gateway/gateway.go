@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"slices"
 	"sync"
@@ -335,19 +336,39 @@ func (g *Gateway) Calls() []calls.View {
 }
 
 func (g *Gateway) views() []calls.View {
-	g.mu.Lock()
-	list := g.editor.List()
-	views := make([]calls.View, 0, g.table.Calls())
-	g.mu.Unlock()
-	for more := true; more; {
-		g.mu.Lock()
-		views, more = list.Next(slice, views)
-		g.mu.Unlock()
+	views := make([]calls.View, 0, int(g.calls()))
+	for some := range g.SomeCalls() {
+		views = append(views, some...)
 	}
 	return views
 }
 
-func (g *Gateway) calls() float64   { return g.read(func() int { return g.table.Calls() }) }
+// SomeCalls returns all calls, some at a time, in no order; one that moves meanwhile may come twice. Each slice
+// is valid until the next one.
+func (g *Gateway) SomeCalls() iter.Seq[[]calls.View] {
+	return func(yield func([]calls.View) bool) {
+		g.mu.Lock()
+		list := g.editor.List()
+		g.mu.Unlock()
+		var some []calls.View
+		for more := true; more; {
+			g.mu.Lock()
+			some, more = list.Next(slice, some[:0])
+			g.mu.Unlock()
+			if !yield(some) {
+				return
+			}
+		}
+	}
+}
+
+func (g *Gateway) calls() float64 { return g.read(func() int { return g.table.Calls() }) }
+
+// flowsMeant is about how many flows there are.
+func (g *Gateway) flowsMeant() int {
+	return int(g.read(func() int { return 2 * (g.table.Calls() + g.table.Followed()) }))
+}
+
 func (g *Gateway) resting() float64 { return g.read(func() int { return g.table.RestingIDs() }) }
 
 // missing is what every reader of the metrics asks for.

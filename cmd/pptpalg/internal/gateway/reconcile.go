@@ -159,7 +159,7 @@ func (g *Gateway) compare() {
 		asked = l.asked // others' calls may have come since
 	}
 	have := g.sweeper.have
-	if n := 2 * int(g.calls()); n > askMost && len(have) == 0 {
+	if n := g.flowsMeant(); n > askMost && len(have) == 0 {
 		have = make(datapath.Flows, n)
 		g.sweeper.have = have
 	}

@@ -3,6 +3,7 @@ package meter
 import (
 	"cmp"
 	"context"
+	"iter"
 	"math"
 	"slices"
 	"sync"
@@ -26,7 +27,7 @@ const (
 
 // Source is what the meter looks at. Its functions must be safe to call from any goroutine.
 type Source struct {
-	Calls   func() []calls.View
+	Calls   func() iter.Seq[[]calls.View]                // some at a time, in any order; each slice is valid until the next
 	Traffic func() (map[calls.Flow]calls.Traffic, error) // what flows have carried, by their Unmarked form
 }
 
@@ -97,12 +98,15 @@ func (m *Meter) rest(began time.Time, took time.Duration) time.Duration {
 }
 
 func (m *Meter) look(at time.Time) {
-	views := m.source.Calls()
+	all := m.source.Calls()
 	var carried map[calls.Flow]calls.Traffic
-	if len(views) > 0 {
-		carried, _ = m.source.Traffic() // without it nothing is known this time
+	for some := range all {
+		if len(some) > 0 {
+			carried, _ = m.source.Traffic() // without it nothing is known this time
+			break
+		}
 	}
-	m.Observe(at, views, carried)
+	m.ObserveAll(at, all, carried)
 	m.countDropped()
 }
 
@@ -151,33 +155,55 @@ func (m *Meter) pause(took time.Duration) time.Duration {
 
 // Observe takes all calls and what they had carried at a time or later, whoever has looked.
 func (m *Meter) Observe(at time.Time, views []calls.View, carried map[calls.Flow]calls.Traffic) {
+	m.ObserveAll(at, slices.Values([][]calls.View{views}), carried)
+}
+
+// ObserveAll is Observe for calls that come some at a time. A call that comes twice counts once.
+func (m *Meter) ObserveAll(at time.Time, all iter.Seq[[]calls.View], carried map[calls.Flow]calls.Traffic) {
 	if m == nil {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if at.Before(m.at) || carried == nil && len(views) > 0 {
+	if at.Before(m.at) {
 		return // somebody has looked later
 	}
 	if m.began.IsZero() {
 		m.began = at.Add(-tenth)
 	}
-	m.at = at
-	m.count = [len(kindNames)]int{}
-	seen := make([]watched, 0, len(views))
-	var toClients, toServers uint64
-	for i := range views {
-		v := &views[i]
-		w, toPNS, toPAC := m.see(v, carried)
-		seen = append(seen, w)
-		if v.Control.Src.Addr() != v.PNS.Address {
-			toPNS, toPAC = toPAC, toPNS
+	l := look{m: m, at: at, carried: carried, seen: make([]watched, 0, len(m.calls))}
+	for views := range all {
+		if carried == nil && len(views) > 0 {
+			return // the kernel did not tell
 		}
-		toClients, toServers = toClients+toPNS, toServers+toPAC
+		for i := range views {
+			l.see(&views[i])
+		}
 	}
-	slices.SortFunc(seen, func(a, b watched) int { return cmp.Compare(a.number, b.number) })
-	m.calls = seen
-	m.past.add(at, Sample{Calls: len(views), OneWay: m.count[OneWay], Silent: m.count[Silent]}, toClients, toServers)
+	l.end()
+}
+
+// look is one look at all calls.
+type look struct {
+	m                    *Meter
+	at                   time.Time
+	carried              map[calls.Flow]calls.Traffic
+	seen                 []watched
+	toClients, toServers uint64
+}
+
+// end takes in what was seen.
+func (l *look) end() {
+	slices.SortFunc(l.seen, func(a, b watched) int { return cmp.Compare(a.number, b.number) })
+	l.seen = slices.CompactFunc(l.seen, func(a, b watched) bool { return a.number == b.number })
+	m := l.m
+	m.at, m.calls, m.count = l.at, slices.Clip(l.seen), [len(kindNames)]int{}
+	for i := range m.calls {
+		if w := &m.calls[i]; w.is(isUp) {
+			m.count[w.kind]++
+		}
+	}
+	m.past.add(l.at, Sample{Calls: len(m.calls), OneWay: m.count[OneWay], Silent: m.count[Silent]}, l.toClients, l.toServers)
 }
 
 // moment returns a time as it is on record.
@@ -197,38 +223,37 @@ func (m *Meter) find(number uint64) (w *watched, known bool) {
 	return &m.calls[i], true
 }
 
-// see takes what a call has carried, and returns what is known of it by that, and how many bytes are
-// new. The caller holds mu.
-func (m *Meter) see(v *calls.View, carried map[calls.Flow]calls.Traffic) (w watched, pns, pac uint64) {
-	toPNS, toPAC := v.Ways(carried)
-	before, known := m.find(v.Number)
-	if w.number = v.Number; known {
+// see takes what a call has carried.
+func (l *look) see(v *calls.View) {
+	toPNS, toPAC := v.Ways(l.carried)
+	w := watched{number: v.Number}
+	before, known := l.m.find(v.Number)
+	if known {
 		w = *before
 	}
-	at := m.moment(m.at)
-	pns, pac = w.see(toPNS, toPAC, at)
-	if !known && m.at.Sub(v.Since) > recent {
+	at := l.m.moment(l.at)
+	pns, pac := w.see(toPNS, toPAC, at)
+	if !known && l.at.Sub(v.Since) > recent {
 		pns, pac = 0, 0 // it is not known when it was carried
 	}
-	if v.State != calls.Established {
+	if v.Control.Src.Addr() != v.PNS.Address {
+		pns, pac = pac, pns
+	}
+	l.toClients, l.toServers = l.toClients+pns, l.toServers+pac
+	switch established := v.State == calls.Established; {
+	case !established:
 		w.judged(Unknown, v.State != calls.Clearing)
-		w.set(isUp, false)
-		return w, pns, pac
-	}
-	if !w.is(isUp) {
-		w.set(isUp, true)
+	case !w.is(isUp) && known:
 		w.up = at
-		if !known {
-			w.up = m.moment(v.Since)
-		}
+	case !w.is(isUp):
+		w.up = l.m.moment(v.Since)
 	}
-	if readable(toPNS) && readable(toPAC) {
+	if w.set(isUp, v.State == calls.Established); w.is(isUp) && readable(toPNS) && readable(toPAC) {
 		w.judge(at)
-	} else {
+	} else if w.is(isUp) {
 		w.judged(Unknown, false)
 	}
-	m.count[w.kind]++
-	return w, pns, pac
+	l.seen = append(l.seen, w)
 }
 
 // readable reports whether a count that does not grow tells that nothing came.

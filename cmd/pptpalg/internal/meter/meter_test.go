@@ -3,6 +3,7 @@ package meter
 import (
 	"context"
 	"errors"
+	"iter"
 	"net/netip"
 	"slices"
 	"sync"
@@ -35,6 +36,8 @@ func call(state calls.State, since time.Time) calls.View {
 		Control: calls.Tuple{Src: netip.AddrPortFrom(clientAddr, 4000), Dst: netip.AddrPortFrom(serverAddr, 1723)},
 	}
 }
+
+func once(views []calls.View) iter.Seq[[]calls.View] { return slices.Values([][]calls.View{views}) }
 
 // counted are packets to the client and to the server, of 100 bytes each.
 func counted(client, server uint64) map[calls.Flow]calls.Traffic {
@@ -185,10 +188,10 @@ func TestPace(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				looks := 0
 				m := New(Source{
-					Calls: func() []calls.View {
+					Calls: func() iter.Seq[[]calls.View] {
 						looks++
 						time.Sleep(tt.took)
-						return tt.views
+						return once(tt.views)
 					},
 					Traffic: func() (map[calls.Flow]calls.Traffic, error) {
 						if tt.views == nil {
@@ -213,7 +216,7 @@ func TestOthersLook(t *testing.T) {
 		looks := 0
 		views := []calls.View{call(calls.Established, time.Now())}
 		m := New(Source{
-			Calls:   func() []calls.View { looks++; return views },
+			Calls:   func() iter.Seq[[]calls.View] { looks++; return once(views) },
 			Traffic: func() (map[calls.Flow]calls.Traffic, error) { return counted(1, 1), nil },
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -271,7 +274,7 @@ func TestWithinTenSeconds(t *testing.T) {
 				return counted(uint64(min(age, at)/(500*time.Millisecond)), uint64(age/(500*time.Millisecond)))
 			}
 			m := New(Source{
-				Calls:   func() []calls.View { return views },
+				Calls:   func() iter.Seq[[]calls.View] { return once(views) },
 				Traffic: func() (map[calls.Flow]calls.Traffic, error) { return carried(), nil },
 			})
 			ctx, cancel := context.WithTimeout(t.Context(), at+10*time.Second)
@@ -289,7 +292,7 @@ func TestWithinTenSeconds(t *testing.T) {
 
 // TestTooBig: what the kernel had counted before does not count.
 func TestTooBig(t *testing.T) {
-	m := New(Source{Calls: func() []calls.View { return nil }})
+	m := New(Source{Calls: func() iter.Seq[[]calls.View] { return once(nil) }})
 	now, kernel := noon, dropped{7, 70}
 	m.now, m.dropped = func() time.Time { return now }, func() dropped { return kernel }
 	m.look(now)

@@ -11,6 +11,7 @@ import (
 	"image/color"
 	"image/draw"
 	"image/png"
+	"iter"
 	"maps"
 	"net/netip"
 	"os"
@@ -250,7 +251,7 @@ func testTrouble(t *testing.T, b *browser.Browser) {
 
 // hour has a meter with the past of an hour, in which calls come and go.
 func hour(f *fake) *meter.Meter {
-	m := meter.New(meter.Source{Calls: f.views, Traffic: f.traffic})
+	m := meter.New(meter.Source{Calls: func() iter.Seq[[]calls.View] { return slices.Values([][]calls.View{f.views()}) }, Traffic: f.traffic})
 	views := f.views()
 	for i := range 180 {
 		some := views[:len(views)*(100+i%40)/140]

@@ -1,6 +1,8 @@
 package status
 
 import (
+	"iter"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +25,7 @@ func TestCallsThatDoNotCarry(t *testing.T) {
 	f.carry(2, 1800, 0)
 	f.carry(3, 0, 0)
 	cfg := f.config()
-	cfg.Meter = meter.New(meter.Source{Calls: f.views, Traffic: f.traffic})
+	cfg.Meter = meter.New(meter.Source{Calls: func() iter.Seq[[]calls.View] { return slices.Values([][]calls.View{f.views()}) }, Traffic: f.traffic})
 	p := New(cfg)
 	list := decode[List](t, get(t, p, "/api/calls?sort=client"))
 	var got []string
