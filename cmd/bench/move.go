@@ -177,6 +177,43 @@ func (m *moved) swap(p *pair, leave func() error) (err error) {
 	return nil
 }
 
+// day is how many Echo-Requests a control connection has in a day, one a minute.
+const day = 24 * 60
+
+// returns has the addresses move, as much pass on the control connections as in a day, and the addresses
+// move back. It returns how long the first Echo of each connection takes then.
+func (p *pair) returns() (waits []float64, err error) {
+	b, err := p.pulse()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.Close()) }()
+	if err := p.well(); err != nil {
+		return nil, err
+	}
+	if _, _, err := p.swap(p.drop); err != nil {
+		return nil, err
+	}
+	for _, l := range b.lines {
+		for range day {
+			if _, err := l.Echo(); err != nil {
+				return nil, fmt.Errorf("away: %w", err)
+			}
+		}
+	}
+	if _, _, err := p.swap(p.drop); err != nil {
+		return nil, err
+	}
+	for _, l := range b.lines {
+		wait, err := l.Echo()
+		waits = append(waits, float64(wait))
+		if err = errors.Join(err, l.Clear()); err != nil {
+			return nil, fmt.Errorf("after the return: %w", err)
+		}
+	}
+	return waits, nil
+}
+
 // move measures for how long packets are missing while addresses move.
 func (c clusterRun) move(ctx context.Context, r *report) (err error) {
 	t, err := openTalker(ctx, nameWarm, c.program, true, true)
@@ -200,6 +237,11 @@ func (c clusterRun) move(ctx context.Context, r *report) (err error) {
 			return err
 		}
 	}
+	log.Printf("cluster: a gateway has its addresses back after a day")
+	waits, err := t.returns()
+	if err != nil {
+		return err
+	}
 	r.heading(3, "the addresses move")
 	fmt.Fprintf(r, `%d calls, each end of which sends a packet every %v. In an orderly move the addresses leave one gateway and
 come to the other by ip(8); a gateway dies by SIGKILL to its daemon and the end of its links, and the
@@ -217,7 +259,12 @@ addresses come to the other at once. The move lasts until the neighbours are tol
 		})
 	}
 	r.table([]string{"", "the move", "longest silence", "of all", "beyond the move, at the most", "packets lost"}, rows)
-	fmt.Fprint(r, "\nEach call was asked an Echo afterwards, and cleared; the server named the right call.\n")
+	fmt.Fprintf(r, `
+Each call was asked an Echo afterwards, and cleared; the server named the right call. A gateway got its
+addresses back when as many Echos had passed the other one on each control connection as in a day, %s: the
+first one then took %s ms at the most.
+`, count(day), millis(quantile(waits, 1)))
+	r.aim(target{what: "first Echo where a gateway has its addresses back after a day", is: quantile(waits, 1) / 1e9, limit: 0.1, unit: " s"})
 	r.aim(target{what: "packets lost in orderly moves", is: float64(orderly.lost), limit: 0})
 	r.aim(target{what: "longest silence when a gateway dies and its addresses are moved by hand", is: quantile(deaths.silence, 1) / 1e9, limit: 0.1, unit: " s"})
 	r.aim(target{what: "silence when a gateway dies, beyond the move of its addresses", is: quantile(deaths.beyond, 1) / 1e6, limit: 20, unit: " ms"})
