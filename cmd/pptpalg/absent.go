@@ -9,6 +9,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/check"
 	"pptpalg/cmd/pptpalg/internal/explain"
+	"pptpalg/cmd/pptpalg/internal/notify"
 )
 
 // How long status and explain wait for the daemon. It answers within a second, and with tens of
@@ -40,10 +41,10 @@ func answering(ctx context.Context, within time.Duration, ask func(context.Conte
 			Advice: fmt.Sprintf("kill -CONT %d", int(still)),
 		}}, nil
 	case errors.Is(err, admin.ErrNotRunning):
-		return &absence{Cause: explain.Cause{Code: "daemon_stopped", Text: "no daemon is running: new calls are not edited", Advice: "systemctl start pptpalg"}, stopped: true}, nil
+		return &absence{Cause: explain.Cause{Code: "daemon_stopped", Text: "no daemon is running: new calls are not edited", Advice: notify.Command("start")}, stopped: true}, nil
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 		return &absence{Cause: explain.Cause{
-			Code: "daemon_silent", Text: fmt.Sprintf("the daemon runs, but has not answered for %v: it hangs, or has no CPU time", within), Advice: "systemctl restart pptpalg",
+			Code: "daemon_silent", Text: fmt.Sprintf("the daemon runs, but has not answered for %v: it hangs, or has no CPU time", within), Advice: notify.Command("restart"),
 		}}, nil
 	}
 	return nil, err

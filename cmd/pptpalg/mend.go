@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"pptpalg/cmd/pptpalg/internal/config"
+	"pptpalg/cmd/pptpalg/internal/notify"
 	"pptpalg/rules/choice"
 )
 
@@ -29,7 +30,7 @@ func (s *judged) setCommand(key, value string) string {
 	}
 	command := s.editCommand(key, yamlText(s.flags.Lookup(key), value))
 	if s.running {
-		command += " && systemctl restart pptpalg"
+		command += " && " + notify.Command("restart")
 	}
 	return command
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"pptpalg/cmd/pptpalg/internal/notify"
 	"strings"
 	"syscall"
 )
@@ -108,7 +109,7 @@ var ErrNotRunning = errors.New("no daemon is running")
 func unreachable(path string, err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w: cannot connect to %s: start it with \"systemctl start pptpalg\" or \"pptpalg run\", or name its --state-dir", ErrNotRunning, path)
+		return fmt.Errorf("%w: cannot connect to %s: start it with \"%s\" or \"pptpalg run\", or name its --state-dir", ErrNotRunning, path, notify.Command("start"))
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("ask daemon at %s: %w: run as root or as a member of the daemon's group", path, os.ErrPermission)
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"pptpalg/cmd/pptpalg/internal/notify"
 	"pptpalg/rules/iptables"
 	"pptpalg/rules/nft"
 )
@@ -165,7 +166,7 @@ type takenBy struct {
 func judgeQueueOwner(o owned) Finding {
 	switch {
 	case o.taken == nil && o.running:
-		return problem("systemctl restart pptpalg", "the daemon runs, but queue %s is not bound: the daemon was started with another number", span16(o.numbers))
+		return problem(notify.Command("restart"), "the daemon runs, but queue %s is not bound: the daemon was started with another number", span16(o.numbers))
 	case o.taken == nil:
 		return ok("queue %s is free", span16(o.numbers))
 	case o.running:
@@ -238,9 +239,9 @@ func judgeDaemon(s daemonState) Finding {
 	q := s.queued
 	switch {
 	case !s.running && q.state == nowhere:
-		return warning("systemctl start pptpalg", "%s", s.why)
+		return warning(notify.Command("start"), "%s", s.why)
 	case !s.running:
-		return warning("systemctl start pptpalg", "rules are loaded, but control connections pass unedited: %s", s.why)
+		return warning(notify.Command("start"), "rules are loaded, but control connections pass unedited: %s", s.why)
 	case q.state == nowhere:
 		return problem(s.load, "the daemon runs, but no rule sends it control connections")
 	case q.state == elsewhere:
