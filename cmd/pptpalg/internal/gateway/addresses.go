@@ -52,12 +52,13 @@ func (g *Gateway) readdressed() (left []netip.Addr) {
 	s := g.share
 	s.looking.Lock()
 	defer s.looking.Unlock()
+	now := time.Now()
 	all, err := g.homes.list()
 	if err != nil {
 		g.limits.sometimes("addresses", func() { g.log.Warn("addresses are not known", "err", err) })
 		return nil
 	}
-	s.looked = time.Now()
+	s.looked = now
 	here := make(map[netip.Addr]bool, len(all))
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -143,7 +144,7 @@ func (s *share) returned(public netip.Addr) bool {
 // that the packet must come again: it is not known yet whether the owner is up, or who keeps an address that
 // two gateways have.
 func (g *Gateway) comes(c *calls.Connection) (ours, held bool) {
-	g.refresh(looked)
+	seen := g.refresh(looked)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := g.share
@@ -152,6 +153,8 @@ func (g *Gateway) comes(c *calls.Connection) (ours, held bool) {
 	switch {
 	case !other, s.taking[public] != nil: // it became this one's meanwhile, or is about to
 		return true, false
+	case !s.isHere(public) && !o.since.IsZero() && seen.Before(g.turn.began):
+		return false, true // it may have come since
 	case !s.isHere(public) && !o.since.IsZero():
 		if time.Since(s.left[public]) > late { // else it was on its way here
 			g.goesAstray(c, public, o.name)
@@ -197,14 +200,18 @@ func (g *Gateway) mayBeTold(seg packet.Segment, now time.Time) bool {
 	return now.Sub(s.taken[public]) < late
 }
 
-// refresh has the addresses looked at, unless they were since.
-func (g *Gateway) refresh(since time.Duration) {
-	g.share.looking.Lock()
-	fresh := time.Since(g.share.looked) < since
-	g.share.looking.Unlock()
-	if !fresh {
-		g.readdress()
+// refresh has the addresses looked at, unless they were since, and returns when they were.
+func (g *Gateway) refresh(since time.Duration) (at time.Time) {
+	looked := func() time.Time {
+		g.share.looking.Lock()
+		defer g.share.looking.Unlock()
+		return g.share.looked
 	}
+	if at = looked(); time.Since(at) < since {
+		return at
+	}
+	g.readdress()
+	return looked()
 }
 
 // Take says that a public address is on this gateway, and Leave that it is no longer: for addresses

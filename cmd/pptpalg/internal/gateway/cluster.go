@@ -51,8 +51,8 @@ const (
 	// after it has come the former owner may have something to tell.
 	late = time.Second
 	// looked is how fresh the list of addresses must be, for a packet that comes to the wrong
-	// gateway.
-	looked = 50 * time.Millisecond
+	// gateway. One that comes later than the list comes again.
+	looked = 5 * time.Millisecond
 	// trusted is how fresh it must be for any packet.
 	trusted = 200 * time.Millisecond
 )

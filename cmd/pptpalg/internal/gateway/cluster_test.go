@@ -1157,6 +1157,26 @@ func TestOwnerKept(t *testing.T) {
 	}
 }
 
+// TestComesUnnoticed: a packet comes to the gateway that has got the address just now, and does not know it
+// yet. It does not pass unedited.
+func TestComesUnnoticed(t *testing.T) {
+	_, a, b := pair(t)
+	w, v := a.dial(1, publicP), a.dial(2, publicP)
+	v.setUp(a, 8, 8)
+	public := w.setUp(a, 8, 9) // not 8: that is v's
+	b.until("follows", b.knows(w, calls.Established))
+	b.kernel.set(w.Connection, 300)
+	b.readdress()
+	b.kernel.locked(func() { b.kernel.addrs = []netip.Addr{publicP} })
+	request := w.say(b, calls.Initiator, pptp.CallClearRequest, 8, 0, 0)
+	for ; request == nil; time.Sleep(time.Millisecond) {
+		request = w.say(b, calls.Initiator, pptp.CallClearRequest, 8, 0, 0)
+	}
+	if got := ownID(pptp.CallClearRequest, request); got != public {
+		t.Errorf("the server is told to clear call %d, and has %d", got, public)
+	}
+}
+
 // TestOrphansLater: a gateway has lost its journal, and reads the shared store only later. Calls that
 // the store knows are not orphans; the others are taken up then.
 func TestOrphansLater(t *testing.T) {
