@@ -511,6 +511,9 @@ func TestWrongGateway(t *testing.T) {
 	v := a.dial(2, publicP)
 	v.setUp(a, 7, 10)
 	b.until("follows", b.knows(v, calls.Established))
+	b.share.looking.Lock()
+	b.share.looked = time.Now().Add(time.Hour) // else some come twice: the address may have come meanwhile
+	b.share.looking.Unlock()
 	v.clears(b, 7, 7) // as it was sent
 	if !a.mine(publicP) || b.mine(publicP) {
 		t.Error("the address has moved")
