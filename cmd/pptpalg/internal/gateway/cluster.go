@@ -115,7 +115,7 @@ func (g *Gateway) joinCluster(own store.Store) store.Store {
 		awaited: make(map[uint64]awaited), over: make(map[uint64]bool), began: time.Now(), hand: g.handAll,
 	}
 	g.share.store = cluster.New(own, cfg.Shared, cluster.Config{
-		Member: cfg.Member, Of: cfg.Share.Of, Seat: lastSlot(g.cfg.StateDir, cfg.Member.Name) + 1, Wait: cfg.Wait, Rest: g.cfg.Table.Rest, Apply: g.follow, Joined: g.joined, Waited: g.share.waited, Log: g.log,
+		Member: cfg.Member, Of: cfg.Share.Of, Seat: lastSlot(g.cfg.StateDir, cfg.Member.Name) + 1, Wait: cfg.Wait, Rest: g.cfg.Table.Rest, Apply: g.follow, Joined: g.joined, Waits: g.pulse.packet.underWay, Waited: g.share.waited, Log: g.log,
 	})
 	g.editor.Owned(g.owns)
 	return g.share.store

@@ -13,7 +13,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
 )
 
-// Config is what a gateway wants of its store. Apply, Joined and Waited may be nil.
+// Config is what a gateway wants of its store. Apply, Joined, Waits and Waited may be nil.
 type Config struct {
 	Member state.Member  // this gateway; its slot is found when it joins
 	Of     uint8         // how many parts public addresses have; 0 for one
@@ -26,6 +26,8 @@ type Config struct {
 	// Joined is told the slot that the gateway has from now on. It is another one than before
 	// only if another gateway has taken that meanwhile.
 	Joined func(slot int)
+	// Waits reports whether a packet waits for what is appended.
+	Waits func() bool
 	// Waited is told how long a packet has waited.
 	Waited func(time.Duration)
 	Log    *slog.Logger
@@ -100,6 +102,9 @@ func New(local store.Store, shared Shared, cfg Config) *Store {
 	}
 	if cfg.Joined == nil {
 		cfg.Joined = func(int) {}
+	}
+	if cfg.Waits == nil {
+		cfg.Waits = func() bool { return false }
 	}
 	if cfg.Waited == nil {
 		cfg.Waited = func(time.Duration) {}
@@ -184,8 +189,8 @@ func (s *Store) Yield(public netip.Addr) {
 }
 
 // Append remembers what the events say of calls: in the journal first. Then it waits until the
-// shared store knows that a call was requested, answered or set up. That calls have ended is
-// written behind. The error is the journal's, or store.ErrElsewhere if another gateway has taken
+// shared store knows that a call was requested, answered or set up, or is over. That it is being cleared
+// is written behind. The error is the journal's, or store.ErrElsewhere if another gateway has taken
 // the public address of one of these calls first: Status tells of the shared store otherwise.
 func (s *Store) Append(events []calls.Event, now time.Time) error {
 	err := s.local.Append(events, now)
@@ -203,9 +208,10 @@ func (s *Store) Append(events []calls.Event, now time.Time) error {
 	return err
 }
 
-// waitsFor reports whether a packet waits until others know of an event.
-func waitsFor(k calls.EventKind) bool {
-	return k == calls.Opened || k == calls.Assigned || k == calls.SetUp
+// waitsFor reports whether a packet waits until others know of an event. That a call is over, only its last
+// message waits for: what time ends, another gateway ends as well.
+func (s *Store) waitsFor(k calls.EventKind) bool {
+	return k == calls.Opened || k == calls.Assigned || k == calls.SetUp || k == calls.Gone && s.cfg.Waits()
 }
 
 // share hands events over to the writer and reports whether to wait for it, and whether they are
@@ -226,7 +232,7 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait, refused bool) 
 			if e.Kind == calls.Opened {
 				add = s.writer.Open
 			}
-			wait = add(&c, waitsFor(e.Kind), time.Now()) || wait
+			wait = add(&c, s.waitsFor(e.Kind), time.Now()) || wait
 		}
 	}
 	if s.writer.Pending() > 0 {
@@ -244,7 +250,7 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait, refused bool) 
 // did not know yet that it has lost the public address. It reports whether there is such.
 func (s *Store) doubt(e *calls.Event) bool {
 	public, translated := s.place(&e.Call.Connection)
-	if !translated || !waitsFor(e.Kind) || s.writer.Claimed(public) || s.mirror.Owner(public) == (state.Holding{}) {
+	if !translated || !s.waitsFor(e.Kind) || s.writer.Claimed(public) || s.mirror.Owner(public) == (state.Holding{}) {
 		return false
 	}
 	s.mirror.Doubt(state.CallKey{Public: public, Number: e.Call.Number})
