@@ -18,6 +18,7 @@ end() { # RESULT: tells it, and stops the machine
 
 fail() {
 	echo "$*"
+	pptpalg status
 	pptpalg explain 10.0.0.10
 	pptpalg check
 	tail -n 5 /tmp/*.log
