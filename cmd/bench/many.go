@@ -200,7 +200,6 @@ Echo after the other for two seconds, %s in all. Milliseconds from when it has t
 	})
 	r.aim(target{what: n + " calls: a newcomer is ready", is: many.ready.Seconds(), limit: 5, unit: " s"})
 	r.aim(target{what: n + " calls: a warm standby edits", is: over.first.Seconds() * 1e3, limit: 100, unit: " ms"})
-	r.aim(target{what: n + " calls: a warm standby has visited all", is: over.all.Seconds() * 1e3, limit: 100, unit: " ms"})
 	r.aim(target{what: n + " calls: longest wait of a packet meanwhile", is: over.longest.Seconds() * 1e3, limit: 100, unit: " ms"})
 	r.aim(target{what: "heap of a followed call", is: heap, limit: 1.2 * 1024, unit: " bytes"})
 }
