@@ -1122,7 +1122,7 @@ func TestOfferedTooLate(t *testing.T) {
 	a.has()
 	b.has(publicP)
 	b.until("owns it", func() bool { return b.mine(publicP) })
-	time.Sleep(late)
+	time.Sleep(2 * late)
 	a.link.Set(memory.Faults{})
 	kept := func() (n int) {
 		for key := range s.store.Items() {

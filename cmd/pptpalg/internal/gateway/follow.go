@@ -149,7 +149,7 @@ func (g *Gateway) offered(c *state.Change, e *entries, now time.Time) {
 		g.editor.Retire(&r.Connection, r.Number, now)
 		return
 	}
-	if r.State < calls.Established && now.Sub(g.share.taken[c.Public]) >= late {
+	if r.State < calls.Established && now.Sub(g.share.taken[c.Public]) >= 2*late {
 		g.share.store.Decline(c) // its reply has passed, or its request came again by this gateway
 		return
 	}
