@@ -96,8 +96,9 @@ func (g *Gateway) assume(public netip.Addr) {
 	}
 }
 
-// reconsider has the gateway acquire public addresses as any other that it has assumed, and of which the
-// shared store tells what others have done. It reports whether there are any. The caller holds order.
+// reconsider has the gateway give up the public addresses that it has assumed, and acquire them as any other,
+// where the shared store tells what others have done. It reports whether there are any. The caller holds
+// order.
 func (g *Gateway) reconsider(changes []state.Change) (again bool) {
 	for i := range changes {
 		public := changes[i].Public
