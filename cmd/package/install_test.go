@@ -205,13 +205,17 @@ func (r *root) wantRunning(version string) {
 		r.t.Errorf("installed is %s", out)
 	}
 	r.mustRun("systemctl", "is-active", "pptpalg.service")
-	if log := r.read("/run/stand-in/log"); !strings.Contains(log, "version="+version) || !strings.Contains(log, "datapath=kernel") {
+	log := ""
+	says := func(word string) bool { // it writes its log behind
+		return lab.Poll(lab.Patience, func() bool { log = r.read("/run/stand-in/log"); return strings.Contains(log, word) }) == nil
+	}
+	if !says("version="+version) || !says("datapath=kernel") {
 		r.t.Errorf("the daemon: %s", log)
 	}
 	if group := r.mustRun("stat", "-c", "%G", "/proc/net/netfilter/nfnetlink_queue"); group != "pptpalg\n" {
 		r.t.Errorf("what waits in queues may be read by group %s", group)
 	}
-	if log := r.read("/run/stand-in/log"); !strings.Contains(log, "rules=nft") {
+	if !says("rules=nft") {
 		r.t.Errorf("rules while it runs: %s", log)
 	}
 }
