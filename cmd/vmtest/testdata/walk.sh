@@ -214,7 +214,7 @@ broken() { # each way is named, and mended as it says
 
 	step "rules that the administrator loads, and that are flushed"
 	pptpalg_rules none
-	glance "PROBLEM: no firewall rule sends control connections to the daemon's queue"
+	glance "rule sends" # who may not read rules of iptables-legacy says so in other words than who may
 	dial c1
 	first rules_missing
 	hangup

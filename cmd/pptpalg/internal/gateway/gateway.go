@@ -271,8 +271,13 @@ func (g *Gateway) load(ctx context.Context) error {
 			"bypass", done.Config.Bypass, "reset_mark", done.Config.ResetMark, "err", done.Refused)
 	}
 	g.loaded.Store(&done)
-	now := time.Now()
-	g.guard.since.Store(&now)
+	there := true
+	if done.Backend == choice.None { // somebody else loads them, perhaps later
+		there, err = g.firewall.Present(ctx, g.rules())
+	}
+	if now := time.Now(); there && err == nil {
+		g.guard.since.Store(&now)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.editor.ResetLost(done.Config.ResetMark != 0)

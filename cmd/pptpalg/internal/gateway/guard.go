@@ -169,6 +169,7 @@ func (g *Gateway) lookAtRules(ctx context.Context, now time.Time) {
 	case err != nil:
 		g.log.Debug("cannot check the firewall rules", "err", err)
 	case there:
+		g.guard.since.CompareAndSwap(nil, &now)
 		g.rulesBack(now, "firewall rules are there again")
 	default:
 		g.rulesGone(now)
