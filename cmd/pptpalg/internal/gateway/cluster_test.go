@@ -1018,14 +1018,21 @@ func TestAssumesTooMuch(t *testing.T) {
 	w.clears(b, 7, first)
 }
 
-// TestEndsRightAfterTakeover: a call that ends with the first messages that pass its new gateway.
-func TestEndsRightAfterTakeover(t *testing.T) {
-	_, a, b := pair(t)
-	w := a.dial(1, publicP)
-	public := w.setUp(a, 7, 9)
+// movedCall is call 7 of a client, 9 of its server, whose address has moved from a to b.
+func movedCall(t *testing.T) (a, b *member, w *wire, public pptp.CallID) {
+	_, a, b = pair(t)
+	w = a.dial(1, publicP)
+	public = w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
 	a.has()
 	b.kernel.set(w.Connection, 300)
 	b.has(publicP)
+	return a, b, w, public
+}
+
+// TestEndsRightAfterTakeover: a call that ends with the first messages that pass its new gateway.
+func TestEndsRightAfterTakeover(t *testing.T) {
+	a, b, w, public := movedCall(t)
 	if got := ownID(pptp.CallClearRequest, w.say(b, calls.Initiator, pptp.CallClearRequest, 7, 0, 0)); got != public {
 		t.Errorf("the server is told to clear call %d, and has %d", got, public)
 	}
@@ -1039,13 +1046,7 @@ func TestEndsRightAfterTakeover(t *testing.T) {
 // TestEndsBetweenMoves: a call ends with a message that passes one gateway, and whose acknowledgement passes
 // the next one.
 func TestEndsBetweenMoves(t *testing.T) {
-	_, a, b := pair(t)
-	w := a.dial(1, publicP)
-	w.setUp(a, 7, 9)
-	b.until("follows", b.knows(w, calls.Established))
-	a.has()
-	b.kernel.set(w.Connection, 300)
-	b.has(publicP)
+	a, b, w, _ := movedCall(t)
 	w.say(b, calls.Responder, pptp.CallDisconnectNotify, 9, 0, 1) // the first that b sees of this stream
 	if b.lacks(w)() {
 		t.Fatal("b believes what nobody has acknowledged")
@@ -1122,7 +1123,9 @@ func TestOfferedTooLate(t *testing.T) {
 	a.has()
 	b.has(publicP)
 	b.until("owns it", func() bool { return b.mine(publicP) })
-	time.Sleep(2 * late)
+	b.mu.Lock()
+	b.share.taken[publicP] = time.Now().Add(-2 * late)
+	b.mu.Unlock()
 	a.link.Set(memory.Faults{})
 	kept := func() (n int) {
 		for key := range s.store.Items() {
@@ -1149,8 +1152,6 @@ func TestOwnerKept(t *testing.T) {
 	b.has(publicP)
 	a.until("has lost it", func() bool { return !a.mine(publicP) })
 	a.has()
-	a.readdress()
-	time.Sleep(10 * time.Millisecond)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if o := a.share.others[publicP]; o.name != "b" {

@@ -240,17 +240,21 @@ func (l *look) see(v *calls.View) {
 		pns, pac = pac, pns
 	}
 	l.toClients, l.toServers = l.toClients+pns, l.toServers+pac
-	switch established := v.State == calls.Established; {
-	case !established:
-		w.judged(Unknown, v.State != calls.Clearing)
-	case !w.is(isUp) && known:
+	up := v.State == calls.Established
+	switch {
+	case !up || w.is(isUp):
+	case known:
 		w.up = at
-	case !w.is(isUp):
+	default:
 		w.up = l.m.moment(v.Since)
 	}
-	if w.set(isUp, v.State == calls.Established); w.is(isUp) && readable(toPNS) && readable(toPAC) {
+	w.set(isUp, up)
+	switch {
+	case !up:
+		w.judged(Unknown, v.State != calls.Clearing)
+	case readable(toPNS) && readable(toPAC):
 		w.judge(at)
-	} else if w.is(isUp) {
+	default:
 		w.judged(Unknown, false)
 	}
 	l.seen = append(l.seen, w)
