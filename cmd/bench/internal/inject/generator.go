@@ -32,9 +32,9 @@ type Stream struct {
 
 // Generator sends packets of a stream. Close it.
 type Generator struct {
-	packets, cursor *ebpf.Map
-	program         *ebpf.Program
-	frame           []byte
+	calls, pairs, cursor *ebpf.Map
+	program              *ebpf.Program
+	frame                []byte
 }
 
 // NewGenerator loads the program for a stream.
@@ -50,16 +50,14 @@ func NewGenerator(s Stream) (*Generator, error) {
 }
 
 func (g *Generator) load(s Stream) (err error) {
-	n := uint32(len(s.Packets))
-	g.packets, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(row{})), MaxEntries: n})
+	calls, pairs, err := newRows(s)
 	if err != nil {
 		return err
 	}
-	keys, rows := make([]uint32, n), make([]row, n)
-	for i, p := range s.Packets {
-		keys[i], rows[i] = uint32(i), newRow(p, s.Size)
+	if g.calls, err = arrayOf(calls); err != nil {
+		return err
 	}
-	if _, err := g.packets.BatchUpdate(keys, rows, nil); err != nil {
+	if g.pairs, err = arrayOf(pairs...); err != nil {
 		return err
 	}
 	g.cursor, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
@@ -70,8 +68,22 @@ func (g *Generator) load(s Stream) (err error) {
 	return err
 }
 
+// arrayOf returns a map of values of one size.
+func arrayOf[V ~[]byte](values ...V) (*ebpf.Map, error) {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(values[0])), MaxEntries: uint32(len(values))})
+	if err != nil {
+		return nil, err
+	}
+	for i, v := range values {
+		if err := m.Put(uint32(i), []byte(v)); err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
+	}
+	return m, nil
+}
+
 // code picks a packet, writes it into the frame and redirects the frame.
-// R7 is where the frame begins, the word below R10 the packet's place.
+// R7 is where the frame begins, R9 the call's row; below R10 are the packet's place and that of its pair.
 func (g *Generator) code(s Stream) asm.Instructions {
 	place := asm.LoadMem(asm.R1, asm.R10, -4, asm.Word)
 	code := asm.Instructions{
@@ -83,20 +95,26 @@ func (g *Generator) code(s Stream) asm.Instructions {
 	}
 	code = append(code, g.pick(s)...)
 	code = append(code,
+		asm.JGE.Imm(asm.R0, int32(len(s.Packets)), "drop"), // for the verifier's eyes
 		asm.StoreMem(asm.R10, -4, asm.R0, asm.Word),
-		asm.LoadMapPtr(asm.R1, g.packets.FD()),
+		asm.LoadMapValue(asm.R9, g.calls.FD(), 0),
+		asm.LSh.Imm(asm.R0, 2), // callRow
+		asm.Add.Reg(asm.R9, asm.R0),
+		asm.LoadMem(asm.R1, asm.R9, 0, asm.Half),
+		asm.StoreMem(asm.R10, -8, asm.R1, asm.Word),
+		asm.LoadMapPtr(asm.R1, g.pairs.FD()),
 		asm.Mov.Reg(asm.R2, asm.R10),
-		asm.Add.Imm(asm.R2, -4),
+		asm.Add.Imm(asm.R2, -8),
 		asm.FnMapLookupElem.Call(),
 		asm.JEq.Imm(asm.R0, 0, "drop"),
 	)
 	code = append(code, write(0, asm.Word, leastFirst(s.To[0:4])), write(4, asm.Half, leastFirst(s.To[4:6])),
 		write(6, asm.Half, leastFirst(s.From[0:2])), write(8, asm.Word, leastFirst(s.From[2:6])),
 		write(offTTL, asm.Byte, ttl))
-	code = append(code, move(0, offSrc, asm.Word)...)
-	code = append(code, move(4, offDst, asm.Word)...)
-	code = append(code, move(8, offChecksum, asm.Half)...)
-	code = append(code, move(10, offKey, asm.Half)...)
+	code = append(code, move(asm.R0, 0, offSrc, asm.Word)...)
+	code = append(code, move(asm.R0, 4, offDst, asm.Word)...)
+	code = append(code, move(asm.R0, 8, offChecksum, asm.Half)...)
+	code = append(code, move(asm.R9, 2, offKey, asm.Half)...)
 	return append(code,
 		place,
 		asm.HostTo(asm.BE, asm.R1, asm.Word),
@@ -130,9 +148,9 @@ func write(at int16, size asm.Size, value int64) asm.Instruction {
 	return asm.StoreImm(asm.R7, at, value, size)
 }
 
-// move copies from the row in R0 to the frame.
-func move(from, to int16, size asm.Size) asm.Instructions {
-	return asm.Instructions{asm.LoadMem(asm.R1, asm.R0, from, size), asm.StoreMem(asm.R7, to, asm.R1, size)}
+// move copies from a row to the frame.
+func move(row asm.Register, from, to int16, size asm.Size) asm.Instructions {
+	return asm.Instructions{asm.LoadMem(asm.R1, row, from, size), asm.StoreMem(asm.R7, to, asm.R1, size)}
 }
 
 // leastFirst reads bytes as the integer that is stored as these bytes.
@@ -176,7 +194,7 @@ func (g *Generator) Close() error {
 	if g.program != nil {
 		errs = append(errs, g.program.Close())
 	}
-	for _, m := range []*ebpf.Map{g.packets, g.cursor} {
+	for _, m := range []*ebpf.Map{g.calls, g.pairs, g.cursor} {
 		if m != nil {
 			errs = append(errs, m.Close())
 		}

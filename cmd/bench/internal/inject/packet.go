@@ -3,6 +3,7 @@ package inject
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net/netip"
 
 	"pptpalg/alg/packet"
@@ -85,17 +86,33 @@ func sum(b []byte) uint16 {
 	return uint16(s)
 }
 
-// row is what the program writes into a frame for one packet of the stream: both
-// addresses, checksum and key in network order, and padding.
-type row [12]byte
+// What the program writes into a frame for one packet of the stream, in two tables: a gateway that is measured has
+// the processor's cache to itself in real life, so all that the generator needs there is kept small.
+type (
+	callRow []byte // number of the pair, in the machine's order, and key
+	pairRow []byte // both addresses, and checksum
+)
 
-func newRow(p Packet, size int) row {
-	f := frame(p, size)
-	var r row
-	copy(r[0:], f[offSrc:offSrc+8])
-	copy(r[8:], f[offChecksum:offChecksum+2])
-	copy(r[10:], f[offKey:offKey+2])
-	return r
+const callSize = 4
+
+// newRows returns one row of all calls, one after the other, and one of each pair of addresses.
+func newRows(s Stream) (calls callRow, pairs []pairRow, err error) {
+	known := make(map[[2]netip.Addr]uint16)
+	for _, p := range s.Packets {
+		f := frame(p, s.Size)
+		of := [2]netip.Addr{p.Src, p.Dst}
+		number, ok := known[of]
+		if !ok {
+			if len(pairs) > math.MaxUint16 {
+				return nil, nil, fmt.Errorf("more than %d pairs of addresses", len(pairs))
+			}
+			number = uint16(len(pairs))
+			known[of] = number
+			pairs = append(pairs, append(pairRow(f[offSrc:offSrc+8:offSrc+8]), f[offChecksum:offChecksum+2]...))
+		}
+		calls = append(binary.NativeEndian.AppendUint16(calls, number), f[offKey:offKey+2]...)
+	}
+	return calls, pairs, nil
 }
 
 // Arrived is a packet that has reached the sink.

@@ -1,7 +1,9 @@
 package inject
 
 import (
+	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 )
 
@@ -34,12 +36,26 @@ func TestFrameParses(t *testing.T) {
 	}
 }
 
-// TestRow holds that what the program writes is what frame has.
-func TestRow(t *testing.T) {
-	f := frame(sent, 1400)
-	r := newRow(sent, 1400)
-	want := append(append(append([]byte(nil), f[offSrc:offSrc+8]...), f[offChecksum:offChecksum+2]...), f[offKey:offKey+2]...)
-	if string(r[:]) != string(want) {
-		t.Errorf("got % x, want % x", r, want)
+// TestRows holds that what the program writes is what frame has.
+func TestRows(t *testing.T) {
+	back := Packet{Src: sent.Dst, Dst: sent.Src, Key: sent.Key + 1}
+	again := sent
+	again.Key += 2
+	all := []Packet{sent, back, again}
+	calls, pairs, err := newRows(Stream{Packets: all, Size: 1400})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(pairs) != 2 {
+		t.Errorf("%d pairs, want 2", len(pairs))
+	}
+	for i, p := range all {
+		f, row := frame(p, 1400), calls[i*callSize:(i+1)*callSize]
+		pair := pairs[binary.NativeEndian.Uint16(row)]
+		got := slices.Concat(pair, pairRow(row[2:]))
+		want := slices.Concat(f[offSrc:offSrc+8], f[offChecksum:offChecksum+2], f[offKey:offKey+2])
+		if !slices.Equal(got, pairRow(want)) {
+			t.Errorf("%v: got % x, want % x", p, got, want)
+		}
 	}
 }
