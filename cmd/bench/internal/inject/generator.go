@@ -95,7 +95,7 @@ func (g *Generator) code(s Stream) asm.Instructions {
 	}
 	code = append(code, g.pick(s)...)
 	code = append(code,
-		asm.JGE.Imm(asm.R0, int32(len(s.Packets)), "drop"), // for the verifier's eyes
+		asm.JGE.Imm(asm.R0, int32(len(s.Packets)), "drop"), // the verifier wants to see a bound
 		asm.StoreMem(asm.R10, -4, asm.R0, asm.Word),
 		asm.LoadMapValue(asm.R9, g.calls.FD(), 0),
 		asm.LSh.Imm(asm.R0, 2), // callRow
