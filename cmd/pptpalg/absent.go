@@ -44,7 +44,7 @@ func answering(ctx context.Context, within time.Duration, ask func(context.Conte
 		return &absence{Cause: explain.Cause{Code: "daemon_stopped", Text: "no daemon is running: new calls are not edited", Advice: notify.Command("start")}, stopped: true}, nil
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 		return &absence{Cause: explain.Cause{
-			Code: "daemon_silent", Text: fmt.Sprintf("the daemon runs, but has not answered for %v: it hangs, or has no CPU time", within), Advice: notify.Command("restart"),
+			Code: "daemon_silent", Text: fmt.Sprintf("the daemon runs, but has not answered for %v: it hangs, or gets no CPU time", within), Advice: notify.Command("restart"),
 		}}, nil
 	}
 	return nil, err

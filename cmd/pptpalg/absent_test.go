@@ -23,7 +23,7 @@ func TestAbsence(t *testing.T) {
 	}{
 		{"none runs", fmt.Errorf("%w: no socket", admin.ErrNotRunning), nil, "daemon_stopped", "no daemon is running: new calls are not edited", "systemctl start pptpalg", "", 3},
 		{"none can start", admin.ErrNotRunning, fault, "daemon_stopped", "no daemon is running: new calls are not edited; x.yaml:2: unknown key", "mend x.yaml && systemctl start pptpalg", "configuration", 3},
-		{"it hangs", fmt.Errorf("ask: %w", context.DeadlineExceeded), fault, "daemon_silent", "the daemon runs, but has not answered for 8s: it hangs, or has no CPU time", "systemctl restart pptpalg", "", 1},
+		{"it hangs", fmt.Errorf("ask: %w", context.DeadlineExceeded), fault, "daemon_silent", "the daemon runs, but has not answered for 8s: it hangs, or gets no CPU time", "systemctl restart pptpalg", "", 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			away, err := answering(t.Context(), answerTime, func(context.Context) error { return tt.err })

@@ -40,10 +40,10 @@ func checkCommand(e env) *cobra.Command {
 configuration file, rights, NFQUEUE, conntrack, whether this kernel really translates
 GRE, forwarding, NAT, firewall rules that drop a call's GRE or its control connection,
 the kernel's own helper, proxies on port 1723, room in the conntrack table, the fast
-path, the collectors of events, and the daemon. With --cluster also: etcd, its latency and this gateway's rights
-there, the other gateways' settings and clocks, masquerading, room for the calls of all
-gateways, and the configuration of conntrackd and keepalived. It prints a line for each
-check, and below each problem the command that fixes it.
+path, the collectors of events, and the daemon. With --cluster also: etcd, its latency and
+this gateway's rights there, the other gateways' settings and clocks, masquerading, room
+for the calls of all gateways, and the configuration of conntrackd and keepalived. It
+prints a line for each check, and below each problem the command that fixes it.
 
 It changes nothing on the gateway (in etcd it writes one key and deletes it) and does not
 affect other traffic: it sends its test packets and loads rules only in network namespaces
@@ -52,9 +52,9 @@ iptables and nft into such a namespace and sends a call's packets through the co
 between the interfaces that routes and NAT show to be inside and outside, and through
 DNAT to a server. This needs root and ip(8).
 
-It checks the daemon with the settings with which "pptpalg run" would start: the
-configuration file, and the flags, which override the file. If a daemon is running, its
-flags are used as if they were given here.
+It uses the settings that "pptpalg run" would start with: the configuration file, and the
+flags, which override the file. If a daemon is running, its flags are used as if they were
+given here.
 
 Results: ok; warning, for what may be intended or cannot be decided; problem; and
 unchecked, for what could not be read, for example without root.

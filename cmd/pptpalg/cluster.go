@@ -49,7 +49,7 @@ func (o *clusterOptions) add(f *pflag.FlagSet) {
 	f.StringVar(&o.share, "cluster-share", "", `this gateway's share of public Call IDs and ports, if several gateways have one public address at the same time: "1/2" and "2/2" for two gateways, likewise for 4, 8 or 16; "" if only one gateway has an address at a time`)
 	f.StringVar(&o.files.Cert, "cluster-cert", "", "PEM file with this gateway's certificate for etcd")
 	f.StringVar(&o.files.Key, "cluster-key", "", "PEM file with the private key of --cluster-cert")
-	f.StringVar(&o.files.CA, "cluster-ca", "", "PEM file with the CA certificates that etcd's servers must be signed by")
+	f.StringVar(&o.files.CA, "cluster-ca", "", "PEM file with the CA certificates that verify the certificates of etcd's servers")
 	f.BoolVar(&o.insecure, "cluster-insecure", false, "use etcd without TLS: anyone who can reach etcd can redirect calls")
 	config.Want(f, "cluster", `etcd://HOST:PORT[,HOST:PORT...], or "" for none`)
 	config.Check(f, "cluster", func() error {

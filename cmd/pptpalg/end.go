@@ -19,12 +19,12 @@ func callsEndCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "end CALL...",
 		Short: "End calls, by their numbers in \"pptpalg calls\"",
-		Long: `End calls, by their numbers in "pptpalg calls". From then on the GRE of a call that was
-ended is not translated. If its control connection has no other call, the connection is
-ended too, and both ends get a TCP reset. The resets need root; without root, an end
-behind this gateway gets one when it next sends. If the control connection has other
-calls, it stays up: PPTP has no message with which a gateway could end one of several
-calls, so the ends notice by PPP that this call carries nothing.
+		Long: `End calls, by their numbers in "pptpalg calls". The gateway no longer translates the GRE
+of these calls. If a control connection has no other call, the connection is ended too,
+and both ends get a TCP reset. The resets need root; without root, an end behind this
+gateway gets one when it next sends. If the control connection has other calls, it stays
+up: PPTP has no message that lets a gateway end one of several calls, so the ends notice
+only when PPP times out.
 
 A client that gets the reset usually dials again. To keep it out, block it in the firewall.
 All calls of a client, or of a network:
@@ -85,7 +85,7 @@ func callNumbers(args []string) (numbers []uint64, err error) {
 // told tells the ends of a call that it has ended, and says who knows.
 func told(ctx context.Context, dir string, done admin.EndedCall) string {
 	if done.Others > 0 {
-		return fmt.Sprintf("its control connection stays up for %s, and the ends notice by PPP", number(done.Others, "other call"))
+		return fmt.Sprintf("its control connection stays up for %s, and the ends notice when PPP times out", number(done.Others, "other call"))
 	}
 	later := "an end behind this gateway gets a TCP reset when it next sends"
 	if !sameNetwork(ctx, dir) {

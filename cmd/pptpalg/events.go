@@ -91,7 +91,7 @@ func (o *eventsOptions) add(f *pflag.FlagSet, dir string) {
 	f.Var(&o.since, "since", "only events since this time: "+whenForms)
 	f.Var(&o.until, "until", "only events before this time")
 	f.Var(&o.at, "at", "only events of the calls that were up at this time")
-	f.Var(&o.client, "client", "only calls of the client with this address, port and Call ID of its own")
+	f.Var(&o.client, "client", "only calls of the client with this address, port and Call ID (its own, before NAT)")
 	f.Var(&o.server, "server", "only calls to the server with this address, port and Call ID")
 	f.Var(&o.publicly, "public", "only calls whose client or server has this public address, port and Call ID")
 	for _, name := range []string{"since", "until", "at"} {
@@ -117,9 +117,9 @@ counted). A line ends in "approximate" if the counts are incomplete: a conntrack
 that counted was deleted, or an earlier daemon translated the packets.
 
 The daemon keeps the last events of each client. "pptpalg run --event-log FILE" writes
-all events to a log, which --file FILE reads. As JSON an event is an object on a line, as YAML a
-document. To find out who had a public address and
-Call ID at some time, ask for the calls that were up then:
+all events to a log, which --file FILE reads. In JSON each event is an object on a line of
+its own, in YAML a document. To find out who had a public address and Call ID at some
+time, ask for the calls that were up then:
 
   pptpalg events --file /var/log/pptpalg/events.json --public 203.0.113.1/255 --at "2026-01-31 15:04:05"
 

@@ -26,13 +26,13 @@ causes, the most likely one first, each with what to do; then the evidence: the 
 connection and its NAT, the last messages with their result and error codes in words,
 and each call's GRE both ways.
 
-It asks the running daemon. As root it also checks the gateway, as "pptpalg check" does:
-what blocks packets now comes before what was seen earlier. To tell which direction is
+It asks the running daemon. As root it also checks the gateway, as "pptpalg check" does,
+and lists what blocks packets now before what was seen earlier. To tell which direction is
 blocked, it needs packet counts: net.netfilter.nf_conntrack_acct must have been 1 when the
 call was set up, or the daemon must translate GRE (--datapath queue).
 
 With --all it lists every client that has trouble now or had it in the last hour, the worst
-first, each with its most likely cause. Exit code 1 means that there is one.
+first, each with its most likely cause. Exit code 1 means that there is such a client.
 
 If no daemon runs, that is the first cause, and the exit code is 3.`,
 		Args: takes("[CLIENT]"),

@@ -37,7 +37,7 @@ const (
 )
 
 func (o *fastOptions) add(f *pflag.FlagSet) {
-	f.TextVar(&o.mode, "fastpath", ports.Off, `forward calls' GRE by BPF programs ahead of the kernel's network stack, which repeat what the kernel did with a recent packet: "auto" uses XDP where it works and tc elsewhere, "xdp" and "tc" only the one, "off" neither. Needs --datapath kernel`)
+	f.TextVar(&o.mode, "fastpath", ports.Off, `forward calls' GRE with BPF programs ahead of the kernel's network stack, in the way in which the kernel forwarded a recent packet: "auto" uses XDP where it works and tc elsewhere, "xdp" uses only XDP, "tc" only tc, "off" neither. Needs --datapath kernel`)
 	f.StringSliceVar(&o.interfaces, "fastpath-interfaces", nil, "interfaces of the fast path; an empty list means all that can be used")
 	f.DurationVar(&o.interval, "fastpath-interval", fastpath.DefaultInterval, "how long the fast path repeats a decision of the kernel before it sends one packet through the kernel again")
 	f.Uint32Var(&o.flows, "fastpath-flows", fastpath.DefaultFlows, "maximum number of GRE flows on the fast path, two for each call; memory for twice as many is allocated, 64 bytes each. The kernel forwards flows beyond it")

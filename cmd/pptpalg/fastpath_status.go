@@ -28,9 +28,9 @@ func fastpathStatusCommand(e env) *cobra.Command {
 		Long: `Show for each interface whether XDP, tc or nothing should take its packets, why, and
 whether the programs are attached; then the flows and the packets.
 
-What should be attached follows from the running daemon's settings, or, if none runs,
-from those with which a daemon would start now. --fastpath and --fastpath-interfaces
-override them.
+What should be attached depends on the settings of the running daemon, or, if none runs,
+on those that a daemon would start with now. --fastpath and --fastpath-interfaces override
+them.
 
 It needs root, or CAP_NET_ADMIN and the daemon's group.`,
 		Args: takes(),

@@ -253,7 +253,7 @@ the rules again when a VRF is added, removed or renamed.`,
 		},
 	}
 	s.addTo(cmd, s.ruleFlags)
-	cmd.Flags().StringVar(&loader, "rules", "", `how to load them: "auto", "nft" or "iptables"; "" means as in the configuration file, or auto if it says none`)
+	cmd.Flags().StringVar(&loader, "rules", "", `how to load them: "auto", "nft" or "iptables"; "" means as in the configuration file, or auto if that does not name one`)
 	config.OneOf(cmd.Flags(), "rules", choice.Auto, choice.NFT, choice.IPTables)
 	return cmd
 }

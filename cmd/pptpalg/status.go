@@ -59,9 +59,9 @@ func statusCommand(e env) *cobra.Command {
 		Short: "Show the gateway's state on one screen",
 		Long: `Show the gateway's state on one screen. The first line says whether all is well, or what
 is wrong and which command fixes it. Below it: the firewall rules (who has loaded them,
-since when), the data path, the cluster, the calls by state, those included that carry
-traffic one way only or none, how much of each limit is in use, the last error that
-the daemon has logged, and how many clients have trouble ("pptpalg explain --all").
+since when), the data path, the cluster, the calls by state, including those that carry
+traffic one way only or none, how much of each limit is in use, the last error that the
+daemon has logged, and how many clients have trouble ("pptpalg explain --all").
 
 It asks the running daemon. As root it also runs the checks of "pptpalg check", so that it
 names causes that the daemon cannot see. That takes some tenths of a second;
@@ -69,7 +69,7 @@ names causes that the daemon cannot see. That takes some tenths of a second;
 
 Exit code: 0 if all is well or check only warns, 1 if something is wrong, 2 if the command
 line is wrong, 3 if no daemon runs; then the first line also says what keeps it from
-starting, if that is found.`,
+starting, if that can be determined.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_ = s.read(cmd) // a faulty file is among the problems

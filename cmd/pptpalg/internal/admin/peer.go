@@ -38,7 +38,7 @@ func (c Client) PID(ctx context.Context) (int, error) {
 type Suspended int
 
 func (s Suspended) Error() string {
-	return fmt.Sprintf("the daemon (process %d) is suspended by a signal (SIGSTOP): \"kill -CONT %d\" has it go on", int(s), int(s))
+	return fmt.Sprintf("the daemon (process %d) is suspended by a signal (SIGSTOP): \"kill -CONT %d\" resumes it", int(s), int(s))
 }
 
 // suspended returns a Suspended if the daemon is, nil also where that cannot be told.
