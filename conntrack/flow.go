@@ -266,7 +266,7 @@ func (e *entry) translated(into map[calls.Flow]calls.Traffic) {
 func checkFlow(f calls.Flow) error {
 	for _, a := range [...]netip.Addr{f.Src, f.Dst, f.NewSrc, f.NewDst} {
 		if a == netip.IPv4Unspecified() {
-			return fmt.Errorf("address %v is nobody's", a)
+			return fmt.Errorf("%v is not a host's address", a)
 		}
 	}
 	return checkIPv4(f.Src, f.Dst, f.NewSrc, f.NewDst)

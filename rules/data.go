@@ -75,11 +75,11 @@ func (d Data) validate(control uint16) error {
 	case d.Queues == 0:
 		return nil
 	case d.Queues < 0 || last > 0xffff:
-		return fmt.Errorf("validate data queues: %d from number %d: give 1 or more, numbered up to 65535", d.Queues, d.Queue)
+		return fmt.Errorf("validate data queues: %d queues from number %d: use 1 or more, and numbers up to 65535", d.Queues, d.Queue)
 	case int(control) >= int(d.Queue) && int(control) <= last:
 		return fmt.Errorf("validate data queues: %d is the queue of control connections", control)
 	case d.Mark == math.MaxUint32:
-		return errors.New("validate data mark: it leaves no bit: give one bit")
+		return errors.New("validate data mark: it leaves no bit free: give one bit")
 	}
 	return nil
 }

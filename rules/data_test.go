@@ -11,10 +11,10 @@ func TestDataValidate(t *testing.T) {
 		{"none", Data{Queue: 1723}, ""},
 		{"up to the last queue", Data{Queue: 65534, Queues: 2}, ""},
 		{"beside the control connections' queue", Data{Queue: 1724, Queues: 2}, ""},
-		{"too many", Data{Queue: 65534, Queues: 3}, "validate data queues: 3 from number 65534: give 1 or more, numbered up to 65535"},
-		{"negative", Data{Queues: -1}, "validate data queues: -1 from number 0: give 1 or more, numbered up to 65535"},
+		{"too many", Data{Queue: 65534, Queues: 3}, "validate data queues: 3 queues from number 65534: use 1 or more, and numbers up to 65535"},
+		{"negative", Data{Queues: -1}, "validate data queues: -1 queues from number 0: use 1 or more, and numbers up to 65535"},
 		{"over the control connections' queue", Data{Queue: 1720, Queues: 4}, "validate data queues: 1723 is the queue of control connections"},
-		{"no bit left", Data{Queue: 1, Queues: 1, Mark: 0xffffffff}, "validate data mark: it leaves no bit: give one bit"},
+		{"no bit left", Data{Queue: 1, Queues: 1, Mark: 0xffffffff}, "validate data mark: it leaves no bit free: give one bit"},
 	}
 	for _, row := range rows {
 		got := ""

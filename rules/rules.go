@@ -79,7 +79,7 @@ func (c Config) Lesser() []Config {
 // validateReset returns an error if one bit of a mark would have two meanings.
 func (c Config) validateReset() error {
 	if c.ResetMark&c.Bypass.Mark != 0 {
-		return errors.New("validate reset mark: it shares bits with the mark of bypass, which CONNMARK --restore-mark brings to packets")
+		return errors.New("validate reset mark: it shares bits with the mark of bypass, which CONNMARK --restore-mark copies to packets")
 	}
 	return nil
 }

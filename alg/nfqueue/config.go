@@ -93,7 +93,7 @@ func (c Config) withListeners() Config {
 
 func (c Config) validate() error {
 	if last := int(c.Queue) + c.Queues - 1; c.Queues < 1 || last > 0xffff {
-		return fmt.Errorf("bind queues: %d from number %d: give 1 or more, numbered up to 65535", c.Queues, c.Queue)
+		return fmt.Errorf("bind queues: %d queues from number %d: use 1 or more, and numbers up to 65535", c.Queues, c.Queue)
 	}
 	if c.Batch < 1 || c.Batch > maxBatch {
 		return fmt.Errorf("bind queues: batch of %d packets: give 1 to %d", c.Batch, maxBatch)

@@ -44,7 +44,7 @@ func (t *trouble) refused(err error, last uint32) error {
 		return nil // admit dropped packets of which there were none
 	}
 	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("queue %d is no longer ours: %w", t.cfg.Queue, err)
+		return fmt.Errorf("lost queue %d: %w", t.cfg.Queue, err)
 	}
 	t.cfg.Failed(fmt.Errorf("verdict refused: %w", err))
 	return nil

@@ -220,7 +220,7 @@ func (m moving) portsOf(e event, outside string) Finding {
 	}
 	to = fmt.Sprintf("%s:%d-%d", to, least, most)
 	return problem(e.base.at(statement{"-p tcp -j SNAT --to-source " + to, "meta l4proto tcp snat to " + to}.from("", outside)),
-		"%s gives control connections ports that another gateway with the same public address may give as well: with this --cluster-share they must be %d to %d", e.where(), least, most)
+		"%s translates control connections to ports that another gateway with the same public address may also use: with this --cluster-share the ports must be %d to %d", e.where(), least, most)
 }
 
 // given returns to which address a rule translates sources, and to which ports, as far as it says so.

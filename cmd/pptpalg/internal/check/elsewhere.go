@@ -99,10 +99,10 @@ func (f firewall) untranslated() Finding {
 		return ok("no rule translates addresses, and the inside addresses are public: calls are followed but not changed")
 	case outside == "":
 		return warning(f.masquerading("WAN")+", with the outside interface in place of WAN",
-			"no rule translates addresses, and there is no default route from which to tell the outside interface")
+			"no rule translates addresses, and without a default route the outside interface is not known")
 	case hidden != "":
 		return warning(masquerading+", if nothing else translates",
-			"conntrack translates nothing on %s (%s), so Call IDs are not translated either: two clients that use one Call ID towards one server disturb each other", outside, hidden)
+			"conntrack translates nothing on %s (%s), so Call IDs are not translated either: two clients with the same Call ID to the same server disturb each other", outside, hidden)
 	case f.inner(outside):
 		return warning(masquerading+", unless the next gateway has routes back to the inside networks",
 			"no rule translates addresses here: another gateway must do it, and edit PPTP")

@@ -175,7 +175,7 @@ func (o outcome) judgeControl() Finding {
 	case closed:
 		return problem(o.mend(pass), "%s drops %s", o.where(), what)
 	case unsure:
-		return warning(o.mend(pass), "%s drops %s, except for packets that this check cannot determine", o.where(), what)
+		return warning(o.mend(pass), "%s drops %s, with exceptions that this check cannot evaluate: check whether they cover the clients", o.where(), what)
 	case doubted:
 		return warning(o.chain.without(o.rule), "%s may drop %s: check whether it applies to the clients", o.where(), what)
 	}
@@ -247,7 +247,7 @@ func (f firewall) judgeCall(o outcome) Finding {
 	case closed:
 		return problem(mend, "%s drops %s", o.where(), what)
 	case unsure:
-		return warning(mend, "%s drops %s, except for packets that this check cannot determine: check whether calls' packets are among them", o.where(), what)
+		return warning(mend, "%s drops %s, with exceptions that this check cannot evaluate: check whether they cover calls' packets", o.where(), what)
 	case doubted:
 		return warning(mend, "%s may drop %s: check whether it applies to calls", o.where(), what)
 	}

@@ -71,5 +71,5 @@ func judgePorts(f firewall) Finding {
 		return problem(f.set("ports", joined(with, ",")),
 			"TCP port %d is forwarded to %v by %s, but is not in --ports: its calls are not edited", s.port, s.to, s.event.where())
 	}
-	return ok("no port forward leads to PPTP on another port than %s", list(f.ports))
+	return ok("no port forward leads to PPTP on a port other than %s", list(f.ports))
 }

@@ -107,7 +107,7 @@ func (j *judge) unanswered() {
 		case c.Opening:
 			j.strangeAddress(&c)
 			j.add("server_no_answer", fmt.Sprintf("%v does not answer: the SYN was forwarded to it, and nothing came back", c.Original.Dst),
-				fmt.Sprintf("check that the server is up, that nothing between the gateway and it blocks TCP port %d, and that its answers find their way back here", c.Original.Dst.Port()))
+				fmt.Sprintf("check that the server is up, that nothing between the gateway and it blocks TCP port %d, and that the route for its answers leads back through this gateway", c.Original.Dst.Port()))
 		case c.Closing && len(j.seen) == 0:
 			j.rules() // without them nothing would have been seen of any message
 			j.add("closed_early", fmt.Sprintf("TCP to %v was closed before any message", c.Original.Dst),
@@ -182,7 +182,7 @@ func (j *judge) letAlone() {
 			j.add("too_many_connections", "too many control connections are on record: this one is not edited", "raise --max-connections")
 		case e.Kind == history.AnomalySeen && e.Anomaly == alg.NotPPTPFound:
 			j.add("not_pptp", fmt.Sprintf("%s does not speak PPTP on the connection to %v", j.who(e), e.Ends[calls.Responder].Public),
-				"check what listens there: another service, or a proxy on the way that takes the port")
+				"check what listens there: another service, or a proxy on the way that intercepts the port")
 		}
 	}
 }
@@ -282,7 +282,7 @@ func (j *judge) traffic() {
 	}
 	if !in.Present || !out.Present {
 		j.add("flow_missing", "the data path lacks a flow of the call: the daemon creates it again within seconds, unless the kernel refuses it",
-			"see pptpalg_conntrack_errors_total and the daemon's log, and what else empties the conntrack table")
+			"see pptpalg_conntrack_errors_total and the daemon's log, and find out what else empties the conntrack table")
 	}
 	if len(j.causes) > before {
 		return

@@ -53,7 +53,7 @@ func (j *judge) wrongRoute(more string) {
 		return
 	}
 	j.add("wrong_route", fmt.Sprintf("this gateway's route to %v leads over %s, where the servers are%s", j.Client, j.Inside.Name, more),
-		fmt.Sprintf("if it is inside, correct the route that \"ip route get %v\" shows; if the address is none of inside, ask for the one that the client has there", j.Client))
+		fmt.Sprintf("if it is inside, correct the route that \"ip route get %v\" shows; if it is not an inside address, give the one that the client has inside", j.Client))
 }
 
 // tooBigLately is for how long packets that were too large count as a cause.

@@ -71,7 +71,7 @@ func (g *Gateway) adopt() {
 	g.ledger.Know(taken, !g.outlives())
 	unknown = g.unknown(unknown)
 	g.orphans.add(unknown, g.table, now)
-	g.log.Warn("the kernel translates calls that the journal does not know: those that fit one control connection are taken over, the public Call IDs of the others are reserved",
+	g.log.Warn("the kernel translates calls that are not in the journal: those that fit one control connection are taken over, the public Call IDs of the others are reserved",
 		"taken_up", len(taken), "reserved_entries", len(unknown))
 }
 

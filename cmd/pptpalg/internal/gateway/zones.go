@@ -52,7 +52,7 @@ func (g *Gateway) inZone(seg packet.Segment, p *nfqueue.Packet) {
 		z.now = g.zoneOf(seg)
 	case g.turn.began.Sub(z.asked) > zonePatience:
 		g.limits.sometimes("zones", func() {
-			g.log.Warn("connections are in conntrack zones, and the kernel does not tell the zones of packets (CONFIG_NETFILTER_NETLINK_GLUE_CT): clients with the same address and port in two zones are taken for one")
+			g.log.Warn("connections are in conntrack zones, and the kernel does not report the zones of packets (CONFIG_NETFILTER_NETLINK_GLUE_CT): clients with the same address and port in two zones are taken for one")
 		})
 	}
 	g.editor.InZone(z.now)
