@@ -198,7 +198,7 @@ func whyNot(err error) string {
 	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
 		return "another XDP program is attached"
 	case errors.Is(err, unix.EOPNOTSUPP):
-		return "the driver takes no XDP program"
+		return "the driver accepts no XDP program"
 	}
 	return err.Error()
 }

@@ -57,7 +57,7 @@ func (f *facts) port(mode Mode, l *link) Port {
 		return p
 	}
 	if mode == TC {
-		p.TC, p.Why = true, "tc is what was asked for"
+		p.TC, p.Why = true, "tc was requested"
 		return p
 	}
 	obstacle, note := f.obstacle(mode, l)
@@ -88,7 +88,7 @@ func (f *facts) unfit(l *link) string {
 	case l.slave != "" || l.master != 0:
 		return f.unfitSlave(l)
 	case l.kind == "vrf":
-		return "it is a VRF, in which the kernel does not say where a packet came in"
+		return "it is a VRF, for which the kernel does not report the incoming interface of a packet"
 	case !layer3[l.kind]:
 		return fmt.Sprintf("interfaces of kind %s are left to the kernel", l.kind)
 	case l.ethernet() == nil && !headless(l.typ):
@@ -105,10 +105,10 @@ func (f *facts) unfitSlave(l *link) string {
 	if m, ok := f.link(l.master); ok {
 		master = strings.TrimSpace(m.kind + " " + m.name)
 		if m.kind == "vrf" {
-			return fmt.Sprintf("it is in %s, in which the kernel does not say where a packet came in", master)
+			return fmt.Sprintf("it is in %s, for which the kernel does not report the incoming interface of a packet", master)
 		}
 	}
-	return fmt.Sprintf("it is a port of %s, which has its packets", master)
+	return fmt.Sprintf("it is a port of %s, which handles its packets", master)
 }
 
 // headless reports whether packets of a type of interface begin with the IP header.
@@ -123,7 +123,7 @@ func (f *facts) obstacle(mode Mode, l *link) (obstacle, note string) {
 		return "its packets have no link header", ""
 	}
 	if l.kind != "" && l.kind != "veth" && l.kind != "tun" {
-		return fmt.Sprintf("a %s is not where frames arrive", l.kind), ""
+		return fmt.Sprintf("frames do not arrive on a %s itself", l.kind), ""
 	}
 	obstacle, note = f.unsent(mode, l)
 	for _, next := range []func(*link) string{f.stacked, f.taken, f.queued, f.filtered} {
@@ -141,7 +141,7 @@ func (f *facts) unsent(mode Mode, l *link) (obstacle, note string) {
 	have, ok := f.features[l.index]
 	switch {
 	case f.features == nil && mode == XDP:
-		return "", "XDP is what was asked for; kernels before 6.3 cannot tell whether the driver sends"
+		return "", "XDP was requested; kernels before 6.3 cannot tell whether the driver sends"
 	case f.features == nil:
 		return "kernels before 6.3 cannot tell whether the driver sends what XDP redirects", ""
 	case !ok || have&(xdpBasic|xdpRedirect) != xdpBasic|xdpRedirect:
@@ -153,7 +153,7 @@ func (f *facts) unsent(mode Mode, l *link) (obstacle, note string) {
 	case l.xdp[0] != 0:
 		return "the driver does not send what XDP redirects", ""
 	}
-	return "", "the driver can do XDP; whether it sends shows once the program is attached"
+	return "", "the driver supports XDP; it reports whether it sends once the program is attached"
 }
 
 // stacked returns why XDP would look at frames that are another interface's. Without their
@@ -164,7 +164,7 @@ func (f *facts) stacked(l *link) string {
 			return fmt.Sprintf("%s %s takes frames from it", u.kind, u.name)
 		}
 		if f.untags[l.index] {
-			return fmt.Sprintf("VLAN %s is on it, and the card takes tags off (rx-vlan-offload)", u.name)
+			return fmt.Sprintf("VLAN %s is on it, and the card strips tags (rx-vlan-offload)", u.name)
 		}
 	}
 	return ""
@@ -211,7 +211,7 @@ func limit(all []Port) {
 			continue
 		}
 		if n++; n > Most {
-			p.XDP, p.TC, p.Why = false, false, fmt.Sprintf("the fast path has %d interfaces already: name those that it is to have (--fastpath-interfaces)", Most)
+			p.XDP, p.TC, p.Why = false, false, fmt.Sprintf("the fast path already has %d interfaces: select them with --fastpath-interfaces", Most)
 		}
 	}
 }

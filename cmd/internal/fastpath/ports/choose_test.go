@@ -53,7 +53,7 @@ func TestChooseVeth(t *testing.T) {
 	got = chosen(t, p, Auto, "lan", "wan")
 	want(t, got, "lan", "xdp", "takes and sends")
 	want(t, got, "wan", "xdp", "takes and sends")
-	want(t, chosen(t, p, TC, "lan"), "lan", "tc", "asked for")
+	want(t, chosen(t, p, TC, "lan"), "lan", "tc", "requested")
 	if got := chosen(t, p, Off); len(got) != 0 {
 		t.Errorf("mode off has ports: %v", got)
 	}
@@ -166,10 +166,10 @@ ip tuntap add dev tap0 mode tap
 for i in br0 mac0 vx0 ifb7 tun0 tap0; do ip link set $i up; done`)
 	gro(t, p, 1, "client", "server", "wan")
 	got := chosen(t, p, Auto)
-	want(t, got, "br0", "tc", "a bridge is not where frames arrive")
+	want(t, got, "br0", "tc", "frames do not arrive on a bridge itself")
 	want(t, got, "lan", "", "a port of bridge br0")
 	want(t, got, "server", "", "addresses are on mac0")
-	want(t, got, "mac0", "tc", "a macvlan is not where")
+	want(t, got, "mac0", "tc", "on a macvlan itself")
 	want(t, got, "vx0", "", "kind vxlan are left")
 	want(t, got, "ifb7", "", "kind ifb are left")
 	want(t, got, "tun0", "tc", "no link header")
@@ -225,7 +225,7 @@ func TestChooseMany(t *testing.T) {
 	if n != Most || len(all) != 21 {
 		t.Errorf("%d of %d ports are used, want %d of 21", n, len(all), Most)
 	}
-	want(t, all, "a10", "", "16 interfaces already")
+	want(t, all, "a10", "", "already has 16 interfaces")
 	want(t, chosen(t, p, Auto, "a10"), "a10", "tc", "")
 }
 

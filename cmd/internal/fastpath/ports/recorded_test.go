@@ -61,11 +61,11 @@ func TestRecorded(t *testing.T) {
 	got := byName(f.decide(Auto, nil))
 	want(t, got, "lan", "", "addresses are on vlan10")
 	want(t, got, "wan", "tc", unknown)
-	want(t, got, "vlan10", "tc", "a vlan is not where frames arrive")
-	want(t, got, "vlan20", "tc", "a vlan is not where frames arrive")
+	want(t, got, "vlan10", "tc", "frames do not arrive on a vlan itself")
+	want(t, got, "vlan20", "tc", "frames do not arrive on a vlan itself")
 	want(t, got, "server", "", "addresses are on ipv0")
 	want(t, got, "ipv0", "", "kind ipvlan are left")
-	want(t, got, "bond0", "tc", "a bond is not where")
+	want(t, got, "bond0", "tc", "on a bond itself")
 	want(t, got, "e2", "", "a port of bond bond0")
 	want(t, got, "e3", "", "in vrf vrf7")
 	want(t, got, "vrf7", "", "VRF")
@@ -73,7 +73,7 @@ func TestRecorded(t *testing.T) {
 	want(t, got, "gre1", "", "kind gre are left")
 	want(t, got, "gre0", "", "down")
 	want(t, got, "ppp0", "tc", "no link header")
-	want(t, got, "dummy7", "tc", "a dummy is not where")
+	want(t, got, "dummy7", "tc", "on a dummy itself")
 	want(t, got, "client", "tc", unknown)
 	if got["ppp0"].MAC != nil || got["vlan10"].MAC == nil {
 		t.Errorf("MACs: %v of ppp0, %v of vlan10", got["ppp0"].MAC, got["vlan10"].MAC)
@@ -84,7 +84,7 @@ func TestRecorded(t *testing.T) {
 	want(t, got, "client", "xdp", unknown)
 	want(t, got, "ppp0", "", "no link header")
 	got = byName(f.decide(TC, nil))
-	want(t, got, "ppp0", "tc", "asked for")
+	want(t, got, "ppp0", "tc", "requested")
 	want(t, got, "lan", "", "addresses are on vlan10")
 }
 
@@ -95,7 +95,7 @@ func TestRecordedVLAN(t *testing.T) {
 	f.features = map[int]uint64{wan: 0x67, client: 0x67}
 	want(t, byName(f.decide(XDP, nil)), "wan", "xdp", "takes and sends")
 	f.untags[wan] = true
-	want(t, byName(f.decide(XDP, nil)), "wan", "", "VLAN vlan20 is on it, and the card takes tags off")
+	want(t, byName(f.decide(XDP, nil)), "wan", "", "VLAN vlan20 is on it, and the card strips tags")
 	want(t, byName(f.decide(Auto, []string{"wan", "client"})), "wan", "tc", "VLAN vlan20")
 }
 
@@ -113,7 +113,7 @@ func TestCards(t *testing.T) {
 		{"cannot", card(0), 0, "tc", "cannot do it"},
 		{"takes only", card(0), xdpBasic, "tc", "cannot do it"},
 		{"sends", card(0), xdpBasic | xdpRedirect | xdpSends, "xdp", "takes and sends"},
-		{"not yet", card(0), xdpBasic | xdpRedirect, "xdp", "shows once the program is attached"},
+		{"not yet", card(0), xdpBasic | xdpRedirect, "xdp", "reports whether it sends once the program is attached"},
 		{"not even with our program", card(7), xdpBasic | xdpRedirect, "tc", "does not send"},
 		{"with our program", card(7), xdpBasic | xdpRedirect | xdpSends, "xdp", "takes and sends"},
 		{"with another's program", card(8), xdpBasic | xdpRedirect | xdpSends, "tc", "another program (8)"},
