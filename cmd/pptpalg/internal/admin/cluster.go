@@ -64,7 +64,7 @@ func (c *Cluster) State() string {
 	case !c.Whole:
 		return "starting: reading the shared store"
 	case c.SameName:
-		return "degraded: another gateway has the name of this one: give each gateway its own --cluster-name"
+		return "degraded: another gateway has the same name as this one: give each gateway its own --cluster-name"
 	case c.Degraded && c.Lag > 0:
 		return fmt.Sprintf("degraded: nothing heard from the shared store for %.0f s", c.Lag)
 	case c.Degraded:

@@ -57,7 +57,7 @@ func (g *Gateway) registerFigures(reg prometheus.Registerer) {
 		}
 		return 0
 	})
-	c.add(prometheus.GaugeValue, "fastpath_interfaces", "Interfaces on the fast path, by how their packets are taken. Those with XDP that also take packets by tc count as xdp.", "path", func(f *datapath.Figures) map[string]uint64 {
+	c.add(prometheus.GaugeValue, "fastpath_interfaces", "Interfaces on the fast path, by path. An interface that uses both XDP and tc counts as xdp.", "path", func(f *datapath.Figures) map[string]uint64 {
 		return map[string]uint64{"xdp": uint64(f.Ports.XDP), "tc": uint64(f.Ports.TC)}
 	})
 	c.one("fastpath_interfaces_missing", "Interfaces to which the fast path is not attached although it should be: they are new or came back, and \"pptpalg fastpath load\" has not been run yet.", func(f *datapath.Figures) int { return f.Ports.Missing })
@@ -67,7 +67,7 @@ func (g *Gateway) registerFigures(reg prometheus.Registerer) {
 	c.add(prometheus.CounterValue, "fastpath_packets_total", "GRE packets that the fast path has forwarded.", "path", func(f *datapath.Figures) map[string]uint64 { return f.Packets })
 	c.add(prometheus.CounterValue, "fastpath_passed_total", "GRE packets of calls that the fast path has left to the kernel.", "reason", func(f *datapath.Figures) map[string]uint64 { return f.Passed })
 	c.add(prometheus.CounterValue, "fastpath_decisions_total", "Decisions of the kernel that the fast path has learned.", "", func(f *datapath.Figures) map[string]uint64 { return map[string]uint64{"": f.Learnt} })
-	c.add(prometheus.CounterValue, "fastpath_decisions_refused_total", "Decisions of the kernel that the fast path could not learn, so that the kernel goes on forwarding.", "reason", func(f *datapath.Figures) map[string]uint64 { return f.Refused })
+	c.add(prometheus.CounterValue, "fastpath_decisions_refused_total", "Decisions of the kernel that the fast path could not learn, so the kernel forwards these flows.", "reason", func(f *datapath.Figures) map[string]uint64 { return f.Refused })
 	reg.MustRegister(c)
 }
 

@@ -48,8 +48,8 @@ func (g *Gateway) registerBeside(reg prometheus.Registerer) {
 		g.reloadGauge("config_last_reload_successful", "1 if the configuration file was valid when it was last read, at the start or at a reload; 0 after a reload that changed nothing because of errors.", func(r Reload) float64 { return truth(r.Good) }),
 		g.reloadGauge("config_last_reload_success_timestamp_seconds", "When a valid configuration was last read, in seconds since 1970.", func(r Reload) float64 { return float64(r.At.UnixMilli()) / 1000 }),
 		g.reloadGauge("config_restart_keys", "Configuration keys that have changed and take effect only after a restart of the daemon.", func(r Reload) float64 { return float64(r.Pending) }),
-		g.besideGauge("calls_one_way", "Established calls whose GRE has come from one end only for about ten seconds: a firewall or something else on the way blocks the other end's. Of pptpalg_calls_counted.", func(b *Beside) uint64 { return b.OneWay() }),
-		g.besideGauge("calls_silent", "Calls established for at least ten seconds without any GRE from either end. Of pptpalg_calls_counted.", func(b *Beside) uint64 { return b.Silent() }),
+		g.besideGauge("calls_one_way", "Established calls whose GRE has come from one end only for about ten seconds: a firewall or something else on the way blocks GRE from the other end. Only calls of pptpalg_calls_counted are included.", func(b *Beside) uint64 { return b.OneWay() }),
+		g.besideGauge("calls_silent", "Calls established for at least ten seconds without any GRE from either end. Only calls of pptpalg_calls_counted are included.", func(b *Beside) uint64 { return b.Silent() }),
 	)
 }
 
@@ -92,7 +92,7 @@ var collectorMetrics = []struct {
 	{exportDesc("export_delivered_total", "Events that the collector's machine has acknowledged; with UDP, for which no error was reported."), prometheus.CounterValue, func(e *Export) float64 { return float64(e.Delivered) }},
 	{exportDesc("export_lost_total", "Events that the collector will not get, because too many waited for it."), prometheus.CounterValue, func(e *Export) float64 { return float64(e.Lost) }},
 	{exportDesc("export_waiting", "Events that are waiting for the collector."), prometheus.GaugeValue, func(e *Export) float64 { return float64(e.Waiting) }},
-	{exportDesc("export_lag_seconds", "For how long the oldest event has waited for the collector; 0 if none waits."), prometheus.GaugeValue, func(e *Export) float64 { return e.Lag.Seconds() }},
+	{exportDesc("export_lag_seconds", "How long the oldest event has waited for the collector; 0 if none waits."), prometheus.GaugeValue, func(e *Export) float64 { return e.Lag.Seconds() }},
 }
 
 func exportDesc(name, help string) *prometheus.Desc {

@@ -212,7 +212,7 @@ func mayTake(st cluster.Status) error {
 
 var (
 	errNotWhole = errors.New("the shared store has not been read yet")
-	errSameName = errors.New("another gateway has the name of this one: give each a --cluster-name of its own")
+	errSameName = errors.New("another gateway has the same name as this one: give each gateway its own --cluster-name")
 )
 
 var errAlone = errors.New("this gateway is not part of a cluster: see --cluster")

@@ -25,14 +25,14 @@ func (g *Gateway) registerCluster(reg prometheus.Registerer) {
 	m := &clusterMetrics{
 		commit: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "cluster_commit_seconds",
-			Help:    "Time that packets have waited for the shared store, by pass of the packet loop.",
+			Help:    "Time that packets waited for the shared store, in each pass of the packet loop.",
 			Buckets: prometheus.ExponentialBuckets(250e-6, 2, 12), // 0.25 ms to 0.5 s
 		}),
 		takeovers: counter("cluster_takeovers_total", "Times that this gateway took over the calls of a public address from another one."),
 		refused:   counter("cluster_follow_refused_total", "Calls of other gateways that were not followed, because they conflict with a call of this one."),
 		astray:    counter("cluster_astray_total", "Control connections that belong to other gateways but passed through this one, which does not edit them."),
 	}
-	m.withheld = counter("cluster_withheld_packets_total", "Control packets that were dropped because another gateway took their calls over before the shared store knew what they say.")
+	m.withheld = counter("cluster_withheld_packets_total", "Control packets that were dropped because another gateway took over their calls before the changes that they make were in the shared store.")
 	g.clusterMetrics = m
 	reg.MustRegister(m.commit, m.takeovers, m.refused, m.astray, m.withheld)
 	for _, one := range []struct {
@@ -43,8 +43,8 @@ func (g *Gateway) registerCluster(reg prometheus.Registerer) {
 		{"cluster_dirty_calls", "Calls not yet written to the shared store.", func(s *cluster.Status) float64 { return float64(s.Pending) }},
 		{"cluster_followed_calls", "Calls in the shared store, including those that have ended and whose public IDs are resting.", func(s *cluster.Status) float64 { return float64(s.Followed) }},
 		{"cluster_owned_addresses", "Public addresses that this gateway owns.", func(s *cluster.Status) float64 { return float64(len(s.Claims)) }},
-		{"cluster_lag_seconds", "For how long this gateway has heard nothing from the shared store; 0 if it is up to date.", func(s *cluster.Status) float64 { return s.Lag.Seconds() }},
-		{"cluster_same_name", "1 if another gateway has the name of this one.", func(s *cluster.Status) float64 { return truth(s.SameName) }},
+		{"cluster_lag_seconds", "Time since this gateway last heard from the shared store; 0 if it is up to date.", func(s *cluster.Status) float64 { return s.Lag.Seconds() }},
+		{"cluster_same_name", "1 if another gateway has the same name as this one.", func(s *cluster.Status) float64 { return truth(s.SameName) }},
 		{"cluster_members", "Gateways of the cluster that are up.", func(s *cluster.Status) float64 { return float64(len(s.Members)) }},
 	} {
 		reg.MustRegister(gauge(one.name, one.help, g.clusterStatus(one.of)))

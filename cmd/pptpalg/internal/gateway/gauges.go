@@ -109,7 +109,7 @@ func kernelNumber(name string) func() float64 {
 // rulesInfo tells who loads the rules.
 type rulesInfo struct{ *Gateway }
 
-var rulesInfoDesc = prometheus.NewDesc(namespace+"_rules_info", "Always 1; the label tells who loads the firewall rules: nft, iptables, or none for the administrator.", []string{"by"}, nil)
+var rulesInfoDesc = prometheus.NewDesc(namespace+"_rules_info", "Always 1; the label says what loads the firewall rules: nft, iptables, or none for the administrator.", []string{"by"}, nil)
 
 // Describe is of prometheus.Collector.
 func (rulesInfo) Describe(all chan<- *prometheus.Desc) { all <- rulesInfoDesc }

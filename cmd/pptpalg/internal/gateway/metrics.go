@@ -65,23 +65,23 @@ func newMetrics(reg prometheus.Registerer, d *Gateway, version string) *metrics 
 		message:     make(map[pptp.Type]prometheus.Counter),
 		cause:       make(map[calls.Cause]prometheus.Counter),
 		opened:      counter("calls_opened_total", "Calls requested by a control message that was edited or read."),
-		closed:      counters("calls_closed_total", "Calls ended, by what ended them.", "reason"),
+		closed:      counters("calls_closed_total", "Calls ended, by the reason.", "reason"),
 		messages:    counters("control_messages_total", "PPTP control messages read, by RFC 2637 type.", "type"),
 		packets:     counters("packets_total", "Packets taken from the queue, by verdict and its reason.", "verdict", "reason"),
 		anomalies:   counters("anomalies_total", "Anomalies in control connections, by kind; none of them stops a packet.", "kind"),
 		errors:      counters("conntrack_errors_total", "Requests to the kernel's conntrack that failed, by operation.", "operation"),
 		overruns:    counters("queue_overruns_total", "Times that the kernel reported dropped packets because a queue's socket buffer was full.", "queue"),
-		queueErrors: counter("queue_errors_total", "Errors of the queue after which the daemon went on: failed receives and refused verdicts."),
+		queueErrors: counter("queue_errors_total", "Queue errors after which the daemon continued: failed receives and refused verdicts."),
 		panics:      counter("panics_total", "Packets accepted unedited because the editor failed on them."),
 		repairs:     counters("reconcile_repairs_total", "Conntrack entries created again because another program had deleted them, by kind.", "kind"),
 
 		rulesLost:     counter("rules_lost_total", "Times that the firewall rules were found missing, because another program had removed or changed them."),
-		journalErrors: counter("journal_errors_total", "Writes to the journal that failed; calls of that time are not known after a restart."),
+		journalErrors: counter("journal_errors_total", "Writes to the journal that failed; the calls that they were for may not be known after a restart."),
 		dropped:       counters("queue_dropped_total", "Packets that the kernel dropped because too many waited for a verdict. Counted where the daemon may read /proc/net/netfilter.", "queue"),
 		unread:        counters("queue_user_dropped_total", "Packets that the kernel dropped because a queue's socket buffer was full. Counted where the daemon may read /proc/net/netfilter.", "queue"),
 		refused:       counter("control_connections_refused_total", "Segments that passed unedited because too many control connections were on record (--max-connections)."),
-		grePackets:    counter("calls_gre_packets_total", "GRE packets that calls have carried, both ways, as of the last audit: those of pptpalg_calls_counted."),
-		greBytes:      counter("calls_gre_bytes_total", "Bytes of GRE that calls have carried, both ways, IP headers included, as of the last audit: those of pptpalg_calls_counted."),
+		grePackets:    counter("calls_gre_packets_total", "GRE packets that the calls of pptpalg_calls_counted have carried, both ways, as of the last audit."),
+		greBytes:      counter("calls_gre_bytes_total", "Bytes of GRE that the calls of pptpalg_calls_counted have carried, both ways, IP headers included, as of the last audit."),
 		counted:       counted("calls_counted", "Calls whose GRE is counted: by the kernel if net.netfilter.nf_conntrack_acct was 1 when they were set up."),
 		strays:        counted("gre_unmatched_flows", "GRE flows that belong to no call, towards public addresses of calls or between the ends of their control connections, as of the last listing of the kernel's entries, at most half a minute ago; 0 if the daemon translates."),
 		verdict: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -137,7 +137,7 @@ func gauge(name, help string, read func() float64) prometheus.Collector {
 
 func buildInfo(version string) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "build_info", Help: "Always 1; the label tells the version.",
+		Namespace: namespace, Name: "build_info", Help: "Always 1; the label is the version.",
 		ConstLabels: prometheus.Labels{"version": version},
 	}, func() float64 { return 1 })
 }
