@@ -106,7 +106,7 @@ func (b *blocks) whole() (uint32, error) {
 	}
 	size := b.order.Uint32(head[4:])
 	if size < blockFrame || size%4 != 0 || size > maxBlock {
-		return 0, fmt.Errorf("a block of %d bytes cannot be", size)
+		return 0, fmt.Errorf("a block cannot have %d bytes", size)
 	}
 	typ := b.order.Uint32(head)
 	b.buf = append(b.buf[:0], make([]byte, size)...)
@@ -114,7 +114,7 @@ func (b *blocks) whole() (uint32, error) {
 		return 0, short(err)
 	}
 	if again := b.order.Uint32(b.buf[size-blockTail:]); again != size {
-		return 0, fmt.Errorf("a block of %d bytes ends as one of %d", size, again)
+		return 0, fmt.Errorf("a block begins with length %d and ends with length %d", size, again)
 	}
 	return typ, nil
 }
@@ -162,7 +162,7 @@ func (b *blocks) check(typ uint32, body []byte) (keep bool, err error) {
 		}
 	}
 	if uint64(captured) > uint64(len(body)-least) {
-		return false, fmt.Errorf("%d bytes cannot be in a block of %d", captured, len(body))
+		return false, fmt.Errorf("a packet of %d bytes does not fit into a block of %d", captured, len(body))
 	}
 	return true, nil
 }
