@@ -15,7 +15,7 @@ import (
 // while the rules are loaded, so Present does not count these.
 
 // vrfNote comes first where rules are printed, if there is a VRF.
-const vrfNote = "# Each VRF that is there now has a rule: print and load again when one comes, goes or is renamed.\n"
+const vrfNote = "# Each existing VRF has a rule: print and load the rules again when a VRF is added, removed or renamed.\n"
 
 // returning returns a chain's rules about VRFs.
 func returning(chain string, vrfs []VRF) []string {

@@ -64,12 +64,12 @@ func chains(c rules.Config) []chain {
 }
 
 const natAbout = `# Empty. The kernel translates nothing while no table has a chain of type nat, not even
-# connections that it knows, and some firewalls take theirs away while they are reloaded.`
+# connections that it knows, and some firewalls remove theirs during a reload.`
 
 // controlChains returns the chains of control connections.
 func controlChains(c rules.Config) []chain {
 	all := []chain{
-		{"prerouting", "# What arrives over lo has passed output already.", arriving, portRules(c, isTCP, notLooped)},
+		{"prerouting", "# Packets over lo have already passed the output chain.", arriving, portRules(c, isTCP, notLooped)},
 		{"output", "", sending, portRules(c, isTCP)},
 		{"control", vrfAbout, nil, segmentRules(c, queue(c.Queue, 1, expr.QueueFlagBypass))},
 	}
@@ -79,10 +79,10 @@ func controlChains(c rules.Config) []chain {
 	return all
 }
 
-const vrfAbout = `# What comes in over a VRF has been here already, with the VRF's member as its interface.`
+const vrfAbout = `# Packets from a VRF have already passed here, with the VRF's member as their interface.`
 
-const labelsAbout = `# Nothing jumps here. That a rule sets a label is what makes kernels leave room for
-# labels in new conntrack entries; to the older ones, a match on a label is not enough.`
+const labelsAbout = `# Nothing jumps here. A rule that sets a label makes kernels leave room for labels in new
+# conntrack entries; for older kernels, a rule that matches a label is not enough.`
 
 // portRules returns a jump for each port that connections are opened to, before DNAT.
 func portRules(c rules.Config, match ...phrase) []rule {
@@ -148,10 +148,10 @@ func dataJumps(chain string, match ...phrase) []rule {
 	return []rule{with(match, enhancedGRE, jump(chain)), with(match, icmpError, aboutGRE, jump(chain))}
 }
 
-const greAbout = `# PPTP's GRE alone (version 1, protocol type 0x880b), and errors about it. The daemon marks a
-# packet and has it come through this chain again: a call's is not tracked from here on.`
+const greAbout = `# Only PPTP's GRE (version 1, protocol type 0x880b), and errors about it. The daemon marks a
+# packet and sends it through this chain again, which excludes calls' packets from conntrack.`
 
-const leavingAbout = `# Packets of calls are untracked. The daemon rewrites their source, and has them come again.`
+const leavingAbout = `# Packets of calls are untracked. The daemon rewrites their source and sends them here again.`
 
 // dataQueue is the statement that queues GRE.
 func dataQueue(d rules.Data) phrase {

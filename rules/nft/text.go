@@ -41,7 +41,7 @@ const head = `# PPTP for pptpalg: load with "nft -f FILE", before "pptpalg run -
 
 const forwardAdvice = `#
 # An accept in this table would not overrule a drop in another one. If your forward chain
-# drops what it does not know, add this to it, before it drops, and to your input chain
+# drops by default, add this to it, before it drops, and to your input chain
 # for calls of the gateway itself:
 #
 #	%s
