@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes, in the current directory, what members of etcd and gateways know each other by: an authority (ca.crt,
-# ca.key), and for each NAME=ADDRESS a certificate with its key. root is who may change rights in etcd.
+# Creates, in the current directory, the certificates of etcd's members and of the gateways: a CA (ca.crt, ca.key),
+# and for each NAME=ADDRESS a certificate with its key. The user "root" may change rights in etcd.
 #
 #   sh certificates.sh root gw-a=10.77.0.2 gw-b=10.77.0.3 witness=10.77.0.250
 #
