@@ -196,10 +196,10 @@ medians of the rounds'.
 		})
 		waits = append(waits, []string{t.name, micros(quantile(t.trips, 0.5)), micros(quantile(t.trips, 0.99)), micros(quantile(t.trips, 1))})
 	}
-	r.table([]string{"", "placed or cleared/s", "of without", "daemon's CPU µs each", "of without", "whole dialogues/s", "of without", "fastest round over slowest"}, rows)
+	r.table([]string{"", "placed or cleared/s", "ratio", "daemon's CPU µs each", "ratio", "whole dialogues/s", "ratio", "fastest round over slowest"}, rows)
 	r.heading(3, "from a request to its reply, unloaded")
 	fmt.Fprintf(r, `An Outgoing-Call-Request, as a client sees it, one at a time; %d in each round; microseconds. The request
-and the reply wait for etcd each.
+and the reply each wait for etcd.
 
 `, c.trips)
 	r.table([]string{"", "p50", "p99", "longest"}, waits)
@@ -242,12 +242,12 @@ func (c clusterRun) earlier(ctx context.Context, r *report) (err error) {
 	}
 	before, after := all[0], all[1]
 	r.heading(3, "a gateway alone, before and after")
-	fmt.Fprintf(r, "As above, of this program without --cluster and an earlier one that did not know of clusters. %d interleaved rounds of %v.\n\n", finer*c.rounds, c.window/2)
+	fmt.Fprintf(r, "As above, for this program without --cluster and for an earlier one that had no clusters. %d interleaved rounds of %v.\n\n", finer*c.rounds, c.window/2)
 	var rows [][]string
 	for _, t := range all {
 		rows = append(rows, []string{t.name, count(median(t.rate)), finely(ratio(t.rate, before.rate)), micros(median(t.cpu)), finely(ratio(t.cpu, before.cpu))})
 	}
-	r.table([]string{"", "placed or cleared/s", "of the earlier", "daemon's CPU µs each", "of the earlier"}, rows)
+	r.table([]string{"", "placed or cleared/s", "ratio", "daemon's CPU µs each", "ratio"}, rows)
 	r.aim(target{what: "calls placed or cleared a second without --cluster, of before", is: ratio(after.rate, before.rate), limit: 0.99, atLeast: true, unit: " ×"})
 	r.aim(target{what: "daemon's CPU of a call without --cluster, of before", is: ratio(after.cpu, before.cpu), limit: 1.01, unit: " ×"})
 	return nil
@@ -352,7 +352,7 @@ func (c clusterRun) gone(ctx context.Context, r *report) (err error) {
 	}
 	r.heading(3, "etcd is gone")
 	fmt.Fprintf(r, `No member of etcd runs for %v, while %d connections place and clear calls. No call was refused: %s were
-placed and cleared. A gateway has written everything when it is not degraded, and owes etcd nothing.
+placed and cleared. A gateway has written everything when it is not degraded and has nothing left to write.
 
 `, c.onset+c.outage, leaderTalkers, count(float64(calls)))
 	r.table([]string{"longest wait from a request to its reply, ms", ""}, [][]string{

@@ -188,15 +188,15 @@ between both columns.
 		row("data in etcd, one member, bytes", 1, etcd("etcd_mvcc_db_total_size_in_use_in_bytes")),
 		row("resident memory of etcd, one member, bytes", 1, etcd("process_resident_memory_bytes")),
 	})
-	r.heading(3, "it takes them all over")
-	fmt.Fprintf(r, `The addresses move to it while all is quiet. From when the neighbours know of the move, a client asks one
-Echo after the other for two seconds, %s in all. Milliseconds from when it has the addresses.
+	r.heading(3, "the newcomer takes them all over")
+	fmt.Fprintf(r, `The addresses move to it while there is no other traffic. Once the neighbours know of the move, a client sends
+one Echo after the other for two seconds, %s in all. Milliseconds from when it has the addresses.
 
 `, count(float64(over.echoes)))
 	r.table([]string{"", ""}, [][]string{
-		{"it has edited the first Echo after, the time included in which neighbours are asked", millis(float64(over.first))},
-		{"it has visited all connections after, between packets", millis(float64(over.all))},
-		{"the longest Echo waits", millis(float64(over.longest))},
+		{"until it has edited the first Echo, neighbour discovery included", millis(float64(over.first))},
+		{"until it has visited all connections, between packets", millis(float64(over.all))},
+		{"longest wait of an Echo", millis(float64(over.longest))},
 	})
 	r.aim(target{what: n + " calls: a newcomer is ready", is: many.ready.Seconds(), limit: 5, unit: " s"})
 	r.aim(target{what: n + " calls: a warm standby edits", is: over.first.Seconds() * 1e3, limit: 100, unit: " ms"})

@@ -243,9 +243,9 @@ func (c clusterRun) move(ctx context.Context, r *report) (err error) {
 		return err
 	}
 	r.heading(3, "the addresses move")
-	fmt.Fprintf(r, `%d calls, each end of which sends a packet every %v. In an orderly move the addresses leave one gateway and
-come to the other by ip(8); a gateway dies by SIGKILL to its daemon and the end of its links, and the
-addresses come to the other at once. The move lasts until the neighbours are told of it. Milliseconds.
+	fmt.Fprintf(r, `%d calls; each end sends a packet every %v. In an orderly move, ip(8) takes the addresses from one gateway and
+gives them to the other. When a gateway dies, its daemon gets SIGKILL and its links are cut, and the other
+gets the addresses at once. The move lasts until the neighbours have been told of it. Milliseconds.
 
 `, beatLines, beatEvery)
 	var rows [][]string
@@ -258,11 +258,11 @@ addresses come to the other at once. The move lasts until the neighbours are tol
 			fmt.Sprintf("%s of %s", count(float64(each.lost)), count(float64(each.sent))),
 		})
 	}
-	r.table([]string{"", "the move", "longest silence", "of all", "beyond the move, at the most", "packets lost"}, rows)
+	r.table([]string{"", "the move", "longest silence, median", "longest silence", "longest beyond the move", "packets lost"}, rows)
 	fmt.Fprintf(r, `
-Each call was asked an Echo afterwards, and cleared; the server named the right call. A gateway got its
-addresses back when as many Echos had passed the other one on each control connection as in a day, %s: the
-first one then took %s ms at the most.
+Afterwards each call got an Echo, and was cleared; the server named the right call. A gateway got its addresses
+back after the other one had passed as many Echos on each control connection as in a day, %s: the first Echo
+then took at most %s ms.
 `, count(day), millis(quantile(waits, 1)))
 	r.aim(target{what: "first Echo where a gateway has its addresses back after a day", is: quantile(waits, 1) / 1e9, limit: 0.1, unit: " s"})
 	r.aim(target{what: "packets lost in orderly moves", is: float64(orderly.lost), limit: 0})

@@ -162,7 +162,7 @@ func (o otherRun) measure(ctx context.Context, r *report) error {
 }
 
 func (o otherRun) write(r *report, live greRun, result greResult) {
-	fmt.Fprintf(r, `Packets that are no call's, GRE of version 0, through a router without conntrack:
+	fmt.Fprintf(r, `Packets that belong to no call (GRE version 0), through a router without conntrack:
 nanoseconds from the generator to the sink, and how many more than without the fast path.
 Medians of %d interleaved rounds over both directions; differences are those of a round.
 
@@ -193,7 +193,7 @@ type alone struct {
 }
 
 func writeAlone(r *report, all []alone) {
-	fmt.Fprint(r, "\nThe programs alone (BPF_PROG_TEST_RUN), nanoseconds more than one that lets all pass:\n\n")
+	fmt.Fprint(r, "\nThe programs alone (BPF_PROG_TEST_RUN), nanoseconds more than a program that passes everything:\n\n")
 	var rows [][]string
 	most := 0.0
 	for _, a := range all {
