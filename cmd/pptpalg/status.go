@@ -137,7 +137,7 @@ func (r *statusReport) ask(ctx context.Context, stateDir string) {
 func (r *statusReport) troubled() string {
 	switch {
 	case r.Trouble == nil:
-		return `not asked for: "pptpalg explain --all" lists those with trouble`
+		return `not checked: "pptpalg explain --all" lists those with trouble`
 	case *r.Trouble == 0:
 		return "none has had trouble in the last hour"
 	case *r.Trouble == 1:

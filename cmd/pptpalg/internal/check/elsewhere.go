@@ -99,7 +99,7 @@ func (f firewall) untranslated() Finding {
 		return ok("no rule translates addresses, and the inside addresses are public: calls are followed but not changed")
 	case outside == "":
 		return warning(f.masquerading("WAN")+", with the outside interface in place of WAN",
-			"no rule translates addresses, and without a default route the outside interface is not known")
+			"no rule translates addresses, and the outside interface is not known: there is no default route")
 	case hidden != "":
 		return warning(masquerading+", if nothing else translates",
 			"conntrack translates nothing on %s (%s), so Call IDs are not translated either: two clients with the same Call ID to the same server disturb each other", outside, hidden)

@@ -17,7 +17,7 @@ func (j *judge) lostAnswer(c *calls.Connection) {
 	if j.Inside.Name != "" && j.Inside.Name == j.Outside.Name {
 		text = fmt.Sprintf("%v has answered, and the answer does not reach %v: this gateway's route to it leads over %s, as the one to the server does", c.Original.Dst, from, j.Inside.Name)
 	}
-	j.add("answer_lost", text, fmt.Sprintf("see whether \"ip route get %v\" names the interface where the client is, and whether all that it sends comes through this gateway; \"pptpalg check\", as root, tells what the firewall here drops", from))
+	j.add("answer_lost", text, fmt.Sprintf("check that \"ip route get %v\" names the interface where the client is, and that all packets of the client come through this gateway; \"pptpalg check\", as root, shows what the firewall here drops", from))
 }
 
 // strangeAddress tells of a SYN that left with an address which is not this gateway's.

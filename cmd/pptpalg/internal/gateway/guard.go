@@ -200,7 +200,7 @@ func (g *Gateway) rulesGone(now time.Time) {
 		g.log.Error("firewall rules are missing: load them again", "err", why)
 	case pause > 0:
 		why = errRulesKept
-		g.log.Error("firewall rules are missing: another program keeps removing them; find out which, or have it load them (--rules none)", "loaded_again_in", pause, "times", g.guard.quarrel.row)
+		g.log.Error("firewall rules are missing: another program keeps removing them; find out which, or make it load them (--rules none)", "loaded_again_in", pause, "times", g.guard.quarrel.row)
 	default:
 		g.log.Warn("firewall rules are missing: another program has removed or changed them, or inserted others before them")
 	}
