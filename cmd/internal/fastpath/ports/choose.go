@@ -153,7 +153,7 @@ func (f *facts) unsent(mode Mode, l *link) (obstacle, note string) {
 	case l.xdp[0] != 0:
 		return "the driver does not send what XDP redirects", ""
 	}
-	return "", "the driver supports XDP; it reports whether it sends once the program is attached"
+	return "", "the driver supports XDP; whether it can send is known once the program is attached"
 }
 
 // stacked returns why XDP would look at frames that are another interface's. Without their
