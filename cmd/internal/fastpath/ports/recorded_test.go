@@ -113,7 +113,7 @@ func TestCards(t *testing.T) {
 		{"cannot", card(0), 0, "tc", "cannot do it"},
 		{"takes only", card(0), xdpBasic, "tc", "cannot do it"},
 		{"sends", card(0), xdpBasic | xdpRedirect | xdpSends, "xdp", "takes and sends"},
-		{"not yet", card(0), xdpBasic | xdpRedirect, "xdp", "reports whether it sends once the program is attached"},
+		{"not yet", card(0), xdpBasic | xdpRedirect, "xdp", "whether it can send is known once the program is attached"},
 		{"not even with our program", card(7), xdpBasic | xdpRedirect, "tc", "does not send"},
 		{"with our program", card(7), xdpBasic | xdpRedirect | xdpSends, "xdp", "takes and sends"},
 		{"with another's program", card(8), xdpBasic | xdpRedirect | xdpSends, "tc", "another program (8)"},
