@@ -187,7 +187,7 @@ func TestSharedAddress(t *testing.T) {
 				wants(t, f, OK, "no control connection is masqueraded")
 				return
 			}
-			wants(t, f, Problem, "they must be 32768 to 65535")
+			wants(t, f, Problem, "the ports must be 32768 to 65535")
 			mend(t, p, f, second)
 		})
 	}
