@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -77,7 +78,7 @@ func (e *entry) has(proto uint8, t calls.Tuple) bool {
 
 // connection returns the entry as a TCP connection.
 func (e *entry) connection() calls.Connection {
-	return calls.Connection{
+	c := calls.Connection{
 		Original: e.orig.Tuple,
 		Reply:    e.reply.Tuple,
 		Zone:     e.zone(),
@@ -89,6 +90,10 @@ func (e *entry) connection() calls.Connection {
 		Closing:  e.tcp.ended(),
 		Reset:    e.tcp == tcpClose,
 	}
+	if c.Opening {
+		c.Left = time.Duration(e.timeout) * time.Second
+	}
+	return c
 }
 
 // flow returns the flow that the entry translates, and whether the entry has the shape that

@@ -3,6 +3,7 @@ package calls
 import (
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // Tuple is one direction of a TCP connection, as a packet of that direction
@@ -43,14 +44,15 @@ func (s Side) String() string {
 // tuple tells how it is translated: without NAT it is the original one reversed.
 type Connection struct {
 	Original, Reply Tuple
-	Zone            uint16 // conntrack zone, 0 is the default zone
-	Way             Way    // whose packets are in Zone
-	Mark            uint32 // connmark
-	Helper          string // the kernel helper attached to it, "" for none
-	Opening         bool   // TCP's handshake is under way: its conntrack state is SYN_SENT or SYN_RECV
-	Answered        bool   // and its responder has answered: it is SYN_RECV
-	Closing         bool   // TCP has ended: its conntrack state is LAST_ACK, TIME_WAIT or CLOSE
-	Reset           bool   // and it is CLOSE: conntrack has believed a RST
+	Zone            uint16        // conntrack zone, 0 is the default zone
+	Way             Way           // whose packets are in Zone
+	Mark            uint32        // connmark
+	Helper          string        // the kernel helper attached to it, "" for none
+	Opening         bool          // TCP's handshake is under way: its conntrack state is SYN_SENT or SYN_RECV
+	Answered        bool          // and its responder has answered: it is SYN_RECV
+	Left            time.Duration // and conntrack keeps it for so long if no more packets pass; 0 where that is not known
+	Closing         bool          // TCP has ended: its conntrack state is LAST_ACK, TIME_WAIT or CLOSE
+	Reset           bool          // and it is CLOSE: conntrack has believed a RST
 }
 
 // Way says whose packets of a connection are in its zone. Those of the other end are in

@@ -18,7 +18,9 @@ type Facts struct {
 	Events      []history.Event    // of the client, the oldest first
 	Connections []calls.Connection // of the client, that the kernel's conntrack has, in no order
 	Calls       []Call             // of the client, that live, the oldest first
-	Refusals    []Refusal          // of late, of all clients, the latest first
+	Older       []calls.Tuple      // original tuples of Connections that had no call when the daemon started
+	Handshakes  Handshakes
+	Refusals    []Refusal // of late, of all clients, the latest first
 	Rules       Rules
 	OverQueue   bool         // GRE visits the daemon, which counts it
 	Follows     bool         // calls that NAT does not touch are followed
@@ -32,6 +34,10 @@ type Facts struct {
 
 	Many bool // it is one of many clients that are asked about: what may concern any of them is left out
 }
+
+// Handshakes are for how long conntrack keeps a TCP handshake after a packet, by the side whose packet is waited
+// for: nf_conntrack_tcp_timeout_syn_sent and _syn_recv; 0 where that is not known.
+type Handshakes struct{ Sent, Answered time.Duration }
 
 // Dropped are packets that the gateway has not forwarded. The kernel does not tell whose they were.
 type Dropped struct {
@@ -94,11 +100,7 @@ type Way struct {
 // the last connection; the zero Addr if there is none.
 func (f *Facts) Peer() netip.Addr {
 	if n := len(f.Calls); n > 0 {
-		c := &f.Calls[n-1]
-		if c.PAC.Address != f.Client {
-			return c.PAC.Address
-		}
-		return c.PNS.Address
+		return f.peer(&f.Calls[n-1]).Address
 	}
 	for _, c := range f.Connections {
 		if c.Opening && c.Original.Src.Addr() == f.Client {
@@ -109,6 +111,39 @@ func (f *Facts) Peer() netip.Addr {
 		return f.Events[n-1].Ends[calls.Responder].Address.Addr()
 	}
 	return netip.Addr{}
+}
+
+// peer is the end that is not the client.
+func (f *Facts) peer(c *Call) calls.Party {
+	if c.PAC.Address == f.Client {
+		return c.PNS
+	}
+	return c.PAC
+}
+
+// self is the client's end.
+func (f *Facts) self(c *Call) calls.Party {
+	if c.PAC.Address == f.Client {
+		return c.PAC
+	}
+	return c.PNS
+}
+
+// outside reports whether the client is outside, and its server inside: only that one is hidden.
+func (f *Facts) outside(c *Call) bool {
+	return !f.self(c).Translated() && f.peer(c).Translated()
+}
+
+// asked returns when the last packet of a handshake passed, the zero Time if that is not known.
+func (f *Facts) asked(c *calls.Connection) time.Time {
+	kept := f.Handshakes.Sent
+	if c.Answered {
+		kept = f.Handshakes.Answered
+	}
+	if c.Left == 0 || c.Left > kept {
+		return time.Time{}
+	}
+	return f.Now.Add(c.Left - kept)
 }
 
 // none reports whether it is known that nothing came.

@@ -60,6 +60,9 @@ func (r *Report) Weigh(problems []Problem) {
 // exact returns a cause that the daemon has found in the words of the check that has found it too,
 // which names the rule and the command.
 func exact(c Cause, problems []Problem) Cause {
+	if c.Code == codes["kernel-helper"] && len(causesOf(problems, []string{"kernel-helper", "helper-sysctl"})) == 0 {
+		c.Advice = "nothing attaches it to new connections any more: dial again"
+	}
 	for check, code := range codes {
 		if found := causesOf(problems, []string{check}); code == c.Code && len(found) > 0 {
 			return found[0]

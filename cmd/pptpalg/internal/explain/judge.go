@@ -25,23 +25,39 @@ const patience = 3 * time.Second
 // what was.
 func Judge(f Facts) []Cause {
 	j := judge{Facts: &f, seen: f.last()}
-	for _, look := range []func(*judge){
-		(*judge).unanswered, (*judge).unseen, (*judge).letAlone, (*judge).limits, (*judge).refused,
-		(*judge).traffic, (*judge).ended, (*judge).silent, (*judge).oddities, (*judge).gone, (*judge).rules,
-	} {
+	for _, look := range j.looks() {
 		look(&j)
+	}
+	if !j.alive() {
+		j.triedBefore()
 	}
 	if len(j.causes) == 0 {
 		j.add("no_call", "the control connection works, but no call was requested on it", "look at the client's log")
 	}
-	j.unansweredBefore()
+	j.triedBefore()
 	return j.causes
+}
+
+// looks are what is looked for, in this order. With a call that is up, what is wrong with its GRE comes first, and then
+// what else the client tries.
+func (j *judge) looks() []func(*judge) {
+	if len(j.established()) > 0 {
+		return []func(*judge){
+			(*judge).letAlone, (*judge).limits, (*judge).traffic, (*judge).unanswered, (*judge).refusedSince, (*judge).works,
+			(*judge).oddities, (*judge).rules,
+		}
+	}
+	return []func(*judge){
+		(*judge).unanswered, (*judge).unseen, (*judge).refusedTCP, (*judge).letAlone, (*judge).limits, (*judge).refused,
+		(*judge).ended, (*judge).silent, (*judge).oddities, (*judge).gone, (*judge).rules,
+	}
 }
 
 // judge is a judgement under way.
 type judge struct {
 	*Facts
 	seen   []history.Event // of the latest control connection
+	sound  []Call          // that are up, and with which nothing is wrong
 	causes []Cause
 }
 
@@ -77,45 +93,6 @@ func (j *judge) alive() bool {
 	return slices.ContainsFunc(j.Connections, func(c calls.Connection) bool { return !c.Opening && !c.Closing })
 }
 
-// unansweredBefore looks for handshakes that did not end before the client got through. They
-// explain nothing of what is now.
-func (j *judge) unansweredBefore() {
-	if len(j.Calls) > 0 || !j.alive() {
-		return
-	}
-	for _, c := range j.Connections {
-		if c.Opening {
-			j.add("server_no_answer", fmt.Sprintf("another SYN to %v was not answered", c.Original.Dst),
-				"this may be an old attempt; if the client has given up the other connection, check that the server is up")
-		}
-	}
-}
-
-// unanswered looks for TCP handshakes that do not end.
-func (j *judge) unanswered() {
-	if len(j.Calls) > 0 || j.alive() {
-		return
-	}
-	for _, c := range j.Connections {
-		switch {
-		case c.Opening && c.Answered:
-			j.lostAnswer(&c)
-		case c.Opening && !c.Translated() && c.Original.Src.Addr().IsPrivate() && !c.Original.Dst.Addr().IsPrivate():
-			j.add("untranslated", fmt.Sprintf("the SYN of %v left for %v with its inside address and got no answer: no NAT rule applies on that route", c.Original.Src, c.Original.Dst),
-				"add masquerading or SNAT for the interface that \"ip route get "+c.Original.Dst.Addr().String()+"\" names")
-			fallthrough
-		case c.Opening:
-			j.strangeAddress(&c)
-			j.add("server_no_answer", fmt.Sprintf("%v does not answer: the SYN was forwarded to it, and nothing came back", c.Original.Dst),
-				fmt.Sprintf("check that the server is up, that nothing between the gateway and it blocks TCP port %d, and that the route for its answers leads back through this gateway", c.Original.Dst.Port()))
-		case c.Closing && len(j.seen) == 0:
-			j.rules() // without them nothing would have been seen of any message
-			j.add("closed_early", fmt.Sprintf("TCP to %v was closed before any message", c.Original.Dst),
-				"check what listens there, and whether it accepts the client")
-		}
-	}
-}
-
 // unseen explains why the daemon has seen nothing, or nothing of an existing connection.
 func (j *judge) unseen() {
 	if len(j.Calls) > 0 || len(j.causes) > 0 {
@@ -131,6 +108,9 @@ func (j *judge) unseen() {
 			j.untranslated()
 		case j.Rules == RulesMissing:
 			j.rules()
+		case slices.Contains(j.Older, c.Original):
+			j.add("older_than_daemon", fmt.Sprintf("the control connection %v is older than the daemon, which has seen no packet of it so far", c.Original),
+				"wait for the client's next message, such as an Echo-Request, which comes once a minute: the daemon edits it")
 		default:
 			j.add("not_queued", fmt.Sprintf("the kernel has the control connection %v, but no packet of it has reached the daemon", c.Original),
 				`load the firewall rules: restart the daemon, or use "pptpalg rules load"; check that no rule accepts the packets in table mangle before them, and that no flow offload skips them`)
@@ -141,12 +121,12 @@ func (j *judge) unseen() {
 	}
 	j.rules()
 	for _, r := range j.Refusals {
-		whose := ", perhaps this client's"
-		if r.To.Addr() == j.Client {
-			whose = ""
-		}
-		j.add("server_refused_tcp", fmt.Sprintf("%v refused a TCP connection at %s%s", r.Server, j.ago(r.Time), whose),
-			"check that a PPTP server listens there, and that no firewall rejects the connection")
+		j.refusal(r)
+	}
+	if slices.Contains(j.Homes, j.Client) {
+		j.add("own_address", fmt.Sprintf("%v is an address of this gateway, and it has no control connection of its own", j.Client),
+			`give the address that the client has inside; "pptpalg calls" lists those of calls`)
+		return
 	}
 	j.add("never_seen", fmt.Sprintf("no control connection of %v has passed through this gateway", j.Client),
 		"check that the client dials, that its route leads here, and that no firewall blocks TCP port 1723, on the way or here (table raw, FORWARD)")
@@ -215,9 +195,6 @@ func (j *judge) limits() {
 
 // refused looks for answers that refuse.
 func (j *judge) refused() {
-	if len(j.established()) > 0 {
-		return
-	}
 	call, found := j.lastOf(j.seen, []pptp.Type{pptp.OutgoingCallReply, pptp.IncomingCallReply})
 	if found && call.Message.Result != pptp.ResultOK {
 		j.add("call_refused", "the call was refused by "+j.who(call)+": "+answer(call)+", at "+j.ago(call.Time), "ask the operator of that end: its log says why")
@@ -225,6 +202,15 @@ func (j *judge) refused() {
 	start, found := j.lastOf(j.seen, []pptp.Type{pptp.StartControlConnectionReply})
 	if found && start.Message.Result != pptp.ResultOK {
 		j.add("server_refused", "the control connection was refused by "+j.who(start)+": "+answer(start)+", at "+j.ago(start.Time), "ask the operator of that end: its log says why")
+	}
+}
+
+// refusedSince looks for a call that was refused just now, beside the one that is up.
+func (j *judge) refusedSince() {
+	up := j.established()
+	reply, found := j.lastOf(j.seen, []pptp.Type{pptp.OutgoingCallReply, pptp.IncomingCallReply})
+	if found && reply.Time.After(up[len(up)-1].Since) && j.Now.Sub(reply.Time) < recently {
+		j.refused()
 	}
 }
 
@@ -245,79 +231,6 @@ func (j *judge) established() []Call {
 		}
 	}
 	return up
-}
-
-const greAdvice = `IP protocol 47 is not TCP or UDP: a "port forward" does not carry it`
-
-// traffic looks at the GRE of the latest call that is up.
-func (j *judge) traffic() {
-	up := j.established()
-	if len(up) == 0 {
-		return
-	}
-	c, before := up[len(up)-1], len(j.causes)
-	in, out := c.ToClient, c.ToPeer
-	if in.Traffic.Packets == 0 || out.Traffic.Packets == 0 {
-		j.strays()
-	}
-	switch {
-	case in.Present && out.Present && (!in.Traffic.Counted || !out.Traffic.Counted):
-		j.add("not_counted", "the call is up and both its GRE flows are translated; their packets are not counted",
-			"sysctl -w net.netfilter.nf_conntrack_acct=1, dial again, and ask again")
-	case in.none() && out.none():
-		j.add("no_gre", "the call is up, but no GRE has come from either end",
-			"check that the client's own firewall and the network before this gateway let GRE pass, then the same for the server. "+greAdvice)
-	case in.none() && out.Traffic.Packets > 0:
-		j.add("no_gre_from_server", fmt.Sprintf("the call is up and %d GRE packets of the client were translated, but none came from the other end: GRE is blocked beyond this gateway, or by this gateway's own rules on the way out", out.Traffic.Packets),
-			"ask the provider and the server's operator to let GRE pass; check that FORWARD accepts it here. "+greAdvice)
-	case out.none() && in.Traffic.Packets > 0:
-		j.dropped()
-		j.add("no_gre_from_client", fmt.Sprintf("the call is up and %d GRE packets came for the client, but none from it: GRE is blocked on its side, or by a rule before conntrack", in.Traffic.Packets),
-			"check the client's own firewall, the network before this gateway, and the rules in table raw here. "+greAdvice)
-	}
-	j.stuck(&c)
-	if j.OverQueue && j.Unmatched > 0 && in.Traffic.Packets == 0 {
-		j.add("gre_without_flow", fmt.Sprintf("GRE has arrived that belongs to no call (%d packets, for all clients)", j.Unmatched),
-			"the other end sends with a Call ID, or from an address, that no call has: see its log")
-	}
-	if !in.Present || !out.Present {
-		j.add("flow_missing", "the data path lacks a flow of the call: the daemon creates it again within seconds, unless the kernel refuses it",
-			"see pptpalg_conntrack_errors_total and the daemon's log, and find out what else empties the conntrack table")
-	}
-	if len(j.causes) > before {
-		return
-	}
-	j.tooBig()
-	j.add("working", "the call is up, and GRE comes from both ends and is translated",
-		`if the tunnel carries nothing, check that FORWARD lets GRE pass (run "pptpalg check" as root), then PPP: authentication, MPPE and MTU on both ends`)
-}
-
-// stuck tells of a call that has carried both ways before.
-func (j *judge) stuck(c *Call) {
-	s := c.Stuck
-	switch {
-	case s.Since.IsZero() || !s.Carried:
-	case s.ToClient:
-		j.add("no_gre_from_server", fmt.Sprintf("the call is up and has carried traffic both ways, but since %s no GRE has come from the other end, while the client still sends", j.ago(s.Since)),
-			"find out what changed at that time: a firewall here (FORWARD) or at the provider that now drops GRE, or a server that has lost the call. "+greAdvice)
-	default:
-		j.dropped()
-		j.add("no_gre_from_client", fmt.Sprintf("the call is up and has carried traffic both ways, but since %s no GRE has come from the client, while the other end still sends", j.ago(s.Since)),
-			"find out what changed at that time: the client's own firewall, the network before this gateway, a rule in table raw here, or a client that has gone. "+greAdvice)
-	}
-}
-
-// strays names GRE for Call IDs that no call has, between the ends of the client's control
-// connections. If several clients share a public address, it may be another client's.
-func (j *judge) strays() {
-	for _, s := range j.Strays {
-		packets := ""
-		if s.Traffic.Counted {
-			packets = fmt.Sprintf(" (%d packets)", s.Traffic.Packets)
-		}
-		j.add("gre_without_flow", fmt.Sprintf("GRE comes from %v to %v for Call ID %v, which no call has%s", s.From, s.To, s.CallID, packets),
-			fmt.Sprintf("%v sends with a Call ID that it was not given, or for a call that has ended: see its log", s.From))
-	}
 }
 
 // endings are the causes of a call's end, in words, and the messages that tell by whom.
@@ -413,9 +326,6 @@ func (j *judge) who(e history.Event) string {
 
 // silent looks for messages without an answer.
 func (j *judge) silent() {
-	if len(j.established()) > 0 {
-		return
-	}
 	for _, ask := range []struct {
 		request, reply pptp.Type
 		code           string

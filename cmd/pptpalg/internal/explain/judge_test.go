@@ -65,12 +65,50 @@ func old(e history.Event) history.Event {
 	return e
 }
 
+// late is an event of two seconds ago.
+func late(e history.Event) history.Event {
+	e.Time = now.Add(-2 * time.Second)
+	return e
+}
+
 const us, them = calls.Initiator, calls.Responder
 
-// call is up, with its GRE both ways.
+// call is up for a minute, with its GRE both ways.
 func call(toClient, toPeer Way) []Call {
-	return []Call{{View: calls.View{Number: 1, State: calls.Established, Since: now}, ToClient: toClient, ToPeer: toPeer}}
+	v := calls.View{
+		Number: 1, State: calls.Established, Since: now.Add(-time.Minute),
+		PNS: calls.Party{Endpoint: link.Endpoint(us)}, PAC: calls.Party{Endpoint: link.Endpoint(them)},
+	}
+	return []Call{{View: v, ToClient: toClient, ToPeer: toPeer}}
 }
+
+// another is a call to another server, which began at the same time.
+func another(toClient, toPeer Way) Call {
+	c := call(toClient, toPeer)[0]
+	c.Number, c.PAC.Endpoint = 2, calls.Endpoint{Address: netip.MustParseAddr("203.0.113.8"), Public: netip.MustParseAddr("203.0.113.8")}
+	return c
+}
+
+// young is a call that is three seconds old.
+func young(all []Call) []Call {
+	all[0].Since = now.Add(-3 * time.Second)
+	return all
+}
+
+// outside is the call of a client outside with a server behind NAT.
+func outside(all []Call) []Call {
+	all[0].PNS.Endpoint = calls.Endpoint{Address: client, Public: client}
+	all[0].PAC.Endpoint = calls.Endpoint{Address: netip.MustParseAddr("10.0.0.99"), Public: netip.MustParseAddr("198.51.100.1")}
+	return all
+}
+
+// after is a handshake whose last packet passed so long ago.
+func after(c calls.Connection, d time.Duration) calls.Connection {
+	c.Opening, c.Left = true, 120*time.Second-d
+	return c
+}
+
+var handshakes = Handshakes{Sent: 120 * time.Second, Answered: 60 * time.Second}
 
 func way(packets uint64) Way {
 	return Way{Present: true, Traffic: calls.Traffic{Packets: packets, Counted: true}}
@@ -89,6 +127,11 @@ func TestJudge(t *testing.T) {
 	next.Original.Src, next.Reply.Dst = netip.MustParseAddrPort("10.0.0.10:4001"), netip.MustParseAddrPort("198.51.100.1:4001")
 	nextOver := next
 	nextOver.Closing = true
+	elsewhere := link
+	elsewhere.Original.Src, elsewhere.Original.Dst = netip.MustParseAddrPort("10.0.0.10:4002"), netip.MustParseAddrPort("203.0.113.8:1723")
+	elsewhere.Reply = calls.Tuple{Src: elsewhere.Original.Dst, Dst: netip.MustParseAddrPort("198.51.100.1:4002")}
+	stray := Stray{From: link.Original.Dst.Addr(), To: link.Reply.Dst.Addr(), CallID: 9, Traffic: way(3).Traffic}
+	ownStray := Stray{From: client, To: link.Original.Dst.Addr(), CallID: 9}
 	granted := []history.Event{
 		opened(alg.Read), said(us, pptp.StartControlConnectionRequest, 0), said(them, pptp.StartControlConnectionReply, 1),
 		said(us, pptp.OutgoingCallRequest, 0), said(them, pptp.OutgoingCallReply, 1),
@@ -103,6 +146,7 @@ func TestJudge(t *testing.T) {
 		{"nothing, and the route to it leads out", Facts{Outside: Device{"wan", 1500}, Inside: Device{"wan", 1500}}, "never_seen wrong_route", ""},
 		{"nothing, and what comes is dropped for its route", Facts{Outside: Device{"wan", 1500}, Inside: Device{"wan", 1500}, Astray: Dropped{4, now.Add(-10 * time.Second)}}, "wrong_route never_seen", "10.0.0.10 leads over wan, where the servers are, so the kernel drops what comes from it on another interface (rp_filter; 4 packets"},
 		{"nothing, and others' packets are dropped", Facts{Outside: Device{"wan", 1500}, Inside: Device{"lan", 1500}, Astray: Dropped{4, now.Add(-10 * time.Second)}}, "never_seen", ""},
+		{"nothing, of the gateway's own address", Facts{Homes: []netip.Addr{client}}, "own_address", "10.0.0.10 is an address of this gateway"},
 		{"nothing, and no rules", Facts{Rules: RulesMissing}, "rules_missing never_seen", "not loaded"},
 		{"somebody refused", Facts{Refusals: []Refusal{{now, link.Original.Dst, link.Reply.Dst}}}, "server_refused_tcp never_seen", "perhaps this client's"},
 		{"it was refused", Facts{Refusals: []Refusal{{now, link.Original.Dst, link.Original.Src}}}, "server_refused_tcp never_seen", "03:04:05Z"},
@@ -150,21 +194,39 @@ func TestJudge(t *testing.T) {
 		{"none from the client", Facts{Events: granted, Calls: call(way(5), way(0))}, "no_gre_from_client", "5 GRE packets"},
 		{"none from the client, for the way back", Facts{Events: granted, Calls: call(way(5), way(0)), Outside: Device{"wan", 1500}, Inside: Device{"wan", 1500}, Astray: Dropped{4, now}}, "wrong_route no_gre_from_client", "leads over wan"},
 		{"GRE without a flow", Facts{Events: granted, Calls: call(way(0), way(4)), OverQueue: true, Unmatched: 9}, "no_gre_from_server gre_without_flow", ""},
-		{"GRE without a flow, of the kernel's", Facts{Events: granted, Calls: call(way(0), way(4)), Strays: []Stray{{From: link.Original.Dst.Addr(), To: link.Reply.Dst.Addr(), CallID: 9, Traffic: way(3).Traffic}}},
+		{"GRE without a flow, of the kernel's", Facts{Events: granted, Calls: call(way(0), way(4)), Strays: []Stray{stray}},
 			"gre_without_flow no_gre_from_server", "for Call ID 9, which no call has (3 packets)"},
 		{"GRE without a flow beside a call that works", Facts{Events: granted, Calls: call(way(1), way(4)), Strays: []Stray{{}}}, "working", ""},
 		{"flow missing", Facts{Events: granted, Calls: call(Way{}, way(4))}, "flow_missing", ""},
 		{"call of an earlier daemon", Facts{Calls: call(way(1), way(1))}, "working", ""},
 		{"ended long ago", Facts{Events: []history.Event{opened(alg.Read), old(closed(calls.Reset))}}, "call_ended nothing_since", "TCP was reset"},
 		{"strange messages", Facts{Events: append(granted[:3:3], odd(alg.BadMessage), odd(alg.EarlyRequest))}, "bad_messages early_request", "the client 10.0.0.10 sends"},
-		{"SYN of before, and a helper on what came since", Facts{Connections: []calls.Connection{opening, helped}, Events: []history.Event{opened(alg.Helped)}}, "kernel_helper server_no_answer", "helper"},
-		{"SYN of before, and no call on what came since", Facts{Connections: []calls.Connection{opening, link}, Events: granted[:3]}, "no_call server_no_answer", ""},
+		{"SYN of before, and a helper on what came since", Facts{Connections: []calls.Connection{opening, helped}, Events: []history.Event{opened(alg.Helped)}}, "kernel_helper no_answer_before", "helper"},
+		{"SYN of before, and no call on what came since", Facts{Connections: []calls.Connection{opening, link}, Events: granted[:3]}, "no_call no_answer_before", ""},
 		{"SYN of before, and a call since", Facts{Connections: []calls.Connection{opening, link}, Events: granted, Calls: call(way(1), way(1))}, "working", ""},
 		{"the server has stopped sending", Facts{Events: granted, Calls: stuck(true)}, "no_gre_from_server", "since 2026-01-02T03:03:45Z (20s ago) no GRE has come from the other end"},
 		{"the client has stopped sending", Facts{Events: granted, Calls: stuck(false)}, "no_gre_from_client", "since 2026-01-02T03:03:45Z (20s ago) no GRE has come from the client"},
 		{"too large", Facts{Events: granted, Calls: call(way(1), way(1)), TooBig: Dropped{Packets: 3, Last: now.Add(-time.Minute)}, Outside: Device{"ppp0", 1492}, Inside: Device{"lan", 1500}}, "mtu working",
 			"dropped 3 of them, the last one at 2026-01-02T03:03:05Z (1m0s ago), with an ICMP error \"fragmentation needed\" for each (the kernel does not say whose packets they were): their route goes over ppp0, whose MTU is 1492 bytes"},
 		{"too large once", Facts{Events: granted, Calls: call(way(1), way(1)), TooBig: Dropped{Packets: 3, Last: now.Add(-time.Hour)}}, "working", ""},
+		{"one call of two is one-way", Facts{Events: granted, Calls: append(call(way(0), way(4)), another(way(5), way(5)))}, "no_gre_from_server working", "call 1 to 203.0.113.9 is up and 4 GRE packets"},
+		{"both calls carry", Facts{Events: granted, Calls: append(call(way(4), way(4)), another(way(5), way(5)))}, "working", "2 calls are up"},
+		{"both calls are silent", Facts{Events: granted, Calls: append(call(way(0), way(0)), another(way(0), way(0)))}, "no_gre", "call 2 to 203.0.113.8 has been up for 1m0s"},
+		{"a call, and a SYN to another server now", Facts{Events: granted, Calls: call(way(4), way(4)), Connections: []calls.Connection{link, after(elsewhere, 5*time.Second)}, Handshakes: handshakes}, "server_no_answer working", "203.0.113.8:1723 does not answer"},
+		{"a call, and a SYN to another server before", Facts{Events: granted, Calls: call(way(4), way(4)), Connections: []calls.Connection{link, after(elsewhere, time.Minute)}, Handshakes: handshakes}, "working", ""},
+		{"a one-way call, and a SYN to another server now", Facts{Events: granted, Calls: call(way(0), way(4)), Connections: []calls.Connection{link, after(elsewhere, 5*time.Second)}, Handshakes: handshakes}, "no_gre_from_server server_no_answer", ""},
+		{"no call, and a SYN to another server now", Facts{Events: granted[:3], Connections: []calls.Connection{link, after(elsewhere, 5*time.Second)}, Handshakes: handshakes}, "server_no_answer", "203.0.113.8:1723 does not answer"},
+		{"a SYN without NAT, some time ago", Facts{Connections: []calls.Connection{after(plain, 70*time.Second)}, Handshakes: handshakes}, "untranslated_before", "no answer, the last time at 2026-01-02T03:02:55Z (1m10s ago)"},
+		{"a SYN some time ago", Facts{Connections: []calls.Connection{after(link, 70*time.Second)}, Handshakes: handshakes}, "no_answer_before", "(1m10s ago)"},
+		{"a call, and one that is refused since", Facts{Events: append(granted[:4:4], late(said(them, pptp.OutgoingCallReply, 4))), Calls: call(way(1), way(1))}, "call_refused working", "(2s ago)"},
+		{"refused by TCP after a call", Facts{Events: append(granted[:5:5], closed(calls.Reset)), Refusals: []Refusal{{now, link.Original.Dst, link.Reply.Dst}}}, "server_refused_tcp call_ended", "perhaps this client's"},
+		{"another server refused somebody after a call", Facts{Events: append(granted[:5:5], closed(calls.Reset)), Refusals: []Refusal{{now, elsewhere.Original.Dst, link.Reply.Dst}}}, "call_ended", ""},
+		{"a connection that the daemon found", Facts{Connections: []calls.Connection{link}, Older: []calls.Tuple{link.Original}}, "older_than_daemon", "no packet of it so far"},
+		{"a connection that the daemon found, and no rules", Facts{Connections: []calls.Connection{link}, Older: []calls.Tuple{link.Original}, Rules: RulesMissing}, "rules_missing", ""},
+		{"GRE without a flow, and a call that has just begun", Facts{Events: granted, Calls: young(call(way(0), way(4))), Strays: []Stray{stray}}, "no_gre_from_server gre_without_flow", ""},
+		{"GRE without a flow from the end that is heard", Facts{Events: granted, Calls: call(way(0), way(4)), Strays: []Stray{ownStray}}, "no_gre_from_server", ""},
+		{"none from a server inside", Facts{Events: granted, Calls: outside(call(way(0), way(4)))}, "no_gre_from_server", "blocked on its side, or by a rule before conntrack"},
+		{"none from a client outside", Facts{Events: granted, Calls: outside(call(way(4), way(0)))}, "no_gre_from_client", "blocked beyond this gateway"},
 		{"rules gone meanwhile", Facts{Events: granted, Calls: call(way(1), way(1)), Rules: RulesMissing}, "working rules_missing", ""},
 	}
 	for _, tt := range tests {

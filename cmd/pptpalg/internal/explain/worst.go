@@ -17,6 +17,7 @@ var worst = []string{
 	"public_elsewhere", "server_no_answer", "answer_lost", "server_refused_tcp", "closed_early", "not_pptp", "too_many_connections",
 	"no_public_id", "id_taken", "limit_calls", "limit_client", "limit_space", "limit_rate",
 	"server_refused", "call_refused", "start_unanswered", "call_unanswered", "bad_messages", "early_request", "call_ended",
+	"answer_lost_before", "untranslated_before", "no_answer_before",
 }
 
 // longAgo is how old the last trace of a client may be for what was wrong to count as trouble.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -42,6 +43,7 @@ func (g *Gateway) ExplainAll(ctx context.Context) ([]explain.Report, error) {
 	for _, client := range g.events.Clients() {
 		clients[client] = struct{}{}
 	}
+	delete(clients, netip.Addr{}) // what concerns all clients, such as rules that are lost
 	k.index()
 	k.Many = true
 	var all []explain.Report
@@ -85,7 +87,16 @@ func (g *Gateway) knowledge(ctx context.Context) (*knowledge, error) {
 	}
 	k.strays, k.calls = g.concern(k.strays, k.live, nil), g.Calls()
 	k.Homes, _ = g.homes.list() // nil: they are not known
+	k.Handshakes = explain.Handshakes{Sent: kernelSeconds("nf_conntrack_tcp_timeout_syn_sent"), Answered: kernelSeconds("nf_conntrack_tcp_timeout_syn_recv")}
 	return k, nil
+}
+
+// kernelSeconds reads a time of netfilter's, 0 if there is none.
+func kernelSeconds(name string) time.Duration {
+	if n := kernelNumber(name)(); !math.IsNaN(n) {
+		return time.Duration(n) * time.Second
+	}
+	return 0
 }
 
 // index sorts what is known by client, where many clients are asked about.
@@ -122,6 +133,7 @@ func (g *Gateway) facts(k *knowledge, client netip.Addr) explain.Facts {
 	f.Client, f.Events = client, g.events.Of(client)
 	var views []calls.View
 	f.Connections, views = k.of(client)
+	f.Older = g.older.Load().of(f.Connections)
 	for _, s := range g.concern(slices.Clone(k.strays), f.Connections, nil) {
 		f.Strays = append(f.Strays, explain.Stray{From: s.Src, To: s.Dst, CallID: s.Key, Traffic: s.Traffic})
 	}

@@ -101,6 +101,7 @@ type Gateway struct {
 	beside   atomic.Pointer[Beside] // nil until Count
 	share    *share                 // nil for a gateway alone
 	witness  atomic.Pointer[func(*explain.Facts)]
+	older    atomic.Pointer[older] // nil before the start
 	meter    atomic.Pointer[func(time.Time, map[calls.Flow]calls.Traffic)]
 
 	clusterMetrics *clusterMetrics

@@ -46,6 +46,9 @@ func (g *Gateway) adopt() {
 	if err != nil {
 		g.conntrackFailed(opList, err)
 	}
+	if !g.ready.Load() {
+		g.older.Store(newOlder(live))
+	}
 	g.order.Lock() // nothing comes to the kernel meanwhile, or leaves it
 	defer g.order.Unlock()
 	g.mu.Lock()

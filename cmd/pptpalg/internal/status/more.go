@@ -24,8 +24,8 @@ func (p *Page) serveExplain(w http.ResponseWriter, r *http.Request) {
 	case p.cfg.Explain == nil:
 		http.NotFound(w, r)
 		return
-	case err != nil:
-		http.Error(w, fmt.Sprintf("client: %q is not an address", r.FormValue("client")), http.StatusBadRequest)
+	case err != nil || !client.Unmap().Is4():
+		http.Error(w, fmt.Sprintf("client: %q is not an IPv4 address", r.FormValue("client")), http.StatusBadRequest)
 		return
 	}
 	report, err := p.cfg.Explain(r.Context(), client.Unmap())
