@@ -41,6 +41,9 @@ STATE is one-way instead of established if GRE has come from one end only for ab
 seconds, and silent if neither end has sent any GRE within ten seconds of the call's
 set-up. "pptpalg explain CLIENT" says why.
 
+--sort rate needs two looks at the calls: the table comes after --interval, and shows rates
+as --watch does.
+
 --filter shows the calls that match all of its words. A word matches a part of an address,
 of "address/Call ID", of the state or of the control connection; a network such as
 10.77.0.0/24 matches the calls that have an end in it.
@@ -49,23 +52,25 @@ Packets are counted if net.netfilter.nf_conntrack_acct was 1 when the call was s
 if the daemon translates GRE (--datapath queue).`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client := admin.Client{StateDir: dir}
-			if watch {
-				if w.interval <= 0 {
-					return usagef("--interval: %v is not greater than 0", w.interval)
-				}
-				w.calls, w.wide = client.Calls, o.form == formWide
+			w.calls, w.wide = admin.Client{StateDir: dir}.Calls, o.form == formWide
+			switch {
+			case w.interval <= 0:
+				return usagef("--interval: %v is not greater than 0", w.interval)
+			case watch && o.structured():
+				return usagef("--output %s and --watch cannot be used together", o.form)
+			case watch:
 				return w.Run(cmd.Context())
 			}
-			return printOnce(cmd, client, &w, &o)
+			return printOnce(cmd, &w, &o)
 		},
 	}
 	o.addTo(cmd, formTable, formWide, formJSON, formYAML)
 	f := cmd.Flags()
 	f.BoolVarP(&watch, "watch", "w", false, "show a live table (q or Ctrl-C quits); if standard output is not a terminal, print one table after another")
-	f.DurationVar(&w.interval, "interval", time.Second, "refresh interval of --watch")
+	f.DurationVar(&w.interval, "interval", time.Second, "refresh interval of --watch, and how long --sort rate measures")
 	f.Var(&w.sort, "sort", "order: "+strings.Join(orders(), ", ")+"; a leading \"-\" reverses the order; the default is number, and age with --watch")
 	config.OneOf(f, "sort", orders()...)
+	_ = cmd.RegisterFlagCompletionFunc("sort", completeOrder) // the flag exists
 	f.StringVar(&w.filter, "filter", "", "show only calls that match all of these words")
 	cmd.MarkFlagsMutuallyExclusive("watch", "json")
 	cmd.AddCommand(callsEndCommand(e))
@@ -74,12 +79,11 @@ if the daemon translates GRE (--datapath queue).`,
 }
 
 // printOnce prints the calls of now.
-func printOnce(cmd *cobra.Command, client admin.Client, w *watcher, o *output) error {
-	found, err := client.Calls(cmd.Context())
+func printOnce(cmd *cobra.Command, w *watcher, o *output) error {
+	all, err := w.once(cmd.Context())
 	if err != nil {
 		return err
 	}
-	all := w.chosen(rowsOf(found), "number")
 	if o.structured() {
 		listed := make([]admin.Listed, len(all))
 		for i := range all {
@@ -87,7 +91,7 @@ func printOnce(cmd *cobra.Command, client admin.Client, w *watcher, o *output) e
 		}
 		return o.print(cmd.OutOrStdout(), listed)
 	}
-	t := callTable(all, time.Now(), callColumns{wide: o.form == formWide})
+	t := callTable(all, time.Now(), callColumns{wide: w.wide, rates: w.byRate()})
 	term := terminalOf(cmd.OutOrStdout(), w.lookup)
 	if err := t.print(cmd.OutOrStdout(), term); err != nil {
 		return fmt.Errorf("print calls: %w", err)
@@ -193,6 +197,17 @@ func orders() []string {
 	return all
 }
 
+// completeOrder offers the shell the orders, and the reversed ones after a "-".
+func completeOrder(_ *cobra.Command, _ []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	all := orders()
+	if strings.HasPrefix(begun, "-") {
+		for i := range all {
+			all[i] = "-" + all[i]
+		}
+	}
+	return all, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+}
+
 // order is what calls are sorted by, "" for the default.
 type order string
 
@@ -227,6 +242,9 @@ type callColumns struct {
 	rates bool // instead of what was carried so far
 }
 
+// lastRank is the spare of the column that goes last.
+const lastRank = 8
+
 // column is one of a table of calls.
 type column struct {
 	head  string
@@ -245,27 +263,28 @@ func seen(p *admin.Party) string { return end(p.PublicAddress, p.PublicCallID) }
 func translated(p *admin.Party) bool { return seen(p) != end(p.Address, p.CallID) }
 
 // columns returns the columns for calls: the server's public form only where one is
-// translated, and the owner only in a cluster.
+// translated, and the owner only in a cluster. Which call it is ("calls end" takes its number),
+// whose, and how it does stay on the narrowest terminal.
 func (show callColumns) columns(all []*row, now time.Time) []column {
 	columns := []column{
-		text("CALL", 3, func(r *row) string { return fmt.Sprint(r.Number) }),
+		text("CALL", 0, func(r *row) string { return fmt.Sprint(r.Number) }),
 		text("CLIENT", 0, func(r *row) string { return end(r.client.Address, r.client.CallID) }),
-		text("PUBLIC", 4, func(r *row) string { return seen(r.client) }),
-		text("SERVER", 0, func(r *row) string { return end(r.server.Address, r.server.CallID) }),
+		text("PUBLIC", 3, func(r *row) string { return seen(r.client) }),
+		text("SERVER", 8, func(r *row) string { return end(r.server.Address, r.server.CallID) }),
 	}
 	if show.wide || slices.ContainsFunc(all, func(r *row) bool { return translated(r.server) }) {
 		columns = append(columns, text("PUBLIC", 2, func(r *row) string { return seen(r.server) }))
 	}
 	columns = append(columns,
 		column{"STATE", 0, (*row).state},
-		text("AGE", 5, func(r *row) string { return short(now.Sub(r.Since.Time)) }),
+		text("AGE", 4, func(r *row) string { return short(now.Sub(r.Since.Time)) }),
 	)
 	columns = append(columns, show.ways()...)
 	if show.wide {
 		columns = append(columns, text("CONTROL", 1, func(r *row) string { return r.Control.Src + " > " + r.Control.Dst }))
 	}
 	if slices.ContainsFunc(all, func(r *row) bool { return r.Owner != "" }) {
-		columns = append(columns, text("OWNER", 0, func(r *row) string { return starred(r.Owner, r.OwnedHere) }))
+		columns = append(columns, text("OWNER", 7, func(r *row) string { return starred(r.Owner, r.OwnedHere) }))
 	}
 	return columns
 }
@@ -276,14 +295,14 @@ func (show callColumns) ways() []column {
 	if show.rates {
 		toClient, toServer = func(r *row) string { return rate(r.rateClient) }, func(r *row) string { return rate(r.rateServer) }
 	}
-	return []column{text("TO CLIENT", 7, toClient), text("TO SERVER", 6, toServer)}
+	return []column{text("TO CLIENT", 6, toClient), text("TO SERVER", 5, toServer)}
 }
 
 // callTable is a line per call.
 func callTable(all []*row, now time.Time, show callColumns) *table {
 	columns := show.columns(all, now)
 	t := &table{rows: make([][]cell, len(all))}
-	for rank := 1; rank <= len(columns); rank++ {
+	for rank := 1; rank <= lastRank; rank++ {
 		for i, c := range columns {
 			if c.spare == rank {
 				t.spare = append(t.spare, i)

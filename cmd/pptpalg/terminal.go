@@ -9,12 +9,13 @@ import (
 
 // terminal is what is known of an output. The zero value is for what is no terminal.
 type terminal struct {
-	columns, rows int // 0 where the output is no terminal
+	columns, rows int  // 0 where the output is no terminal
+	drawable      bool // it can be drawn on in place
 	coloured      bool
 }
 
 // terminalOf looks at an output. A terminal has colours unless NO_COLOR says otherwise
-// (no-color.org), or it is a dumb one.
+// (no-color.org), or it is a dumb one. Without a TERM it knows no control sequences either.
 func terminalOf(out io.Writer, lookup func(string) (string, bool)) terminal {
 	f, ok := out.(*os.File)
 	if !ok {
@@ -30,7 +31,8 @@ func terminalOf(out io.Writer, lookup func(string) (string, bool)) terminal {
 	}
 	no, _ := lookup("NO_COLOR")
 	kind, _ := lookup("TERM")
-	t.coloured = no == "" && kind != "dumb"
+	t.drawable = kind != "" && kind != "dumb"
+	t.coloured = t.drawable && no == ""
 	return t
 }
 

@@ -36,12 +36,12 @@ const (
 
 // Run shows a table at each interval until ctx is done, or q is pressed. It leaves a terminal
 // as it was. If no daemon answers, that is an error; on a terminal Run shows the error and
-// waits for the daemon.
+// waits for the daemon. A terminal that cannot be drawn on is none.
 func (w *watcher) Run(ctx context.Context) error {
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 	show := w.print
-	if w.terminal().is() {
+	if w.terminal().drawable {
 		show = w.draw
 		if _, err := io.WriteString(w.out, enterScreen); err != nil {
 			return fmt.Errorf("draw calls: %w", err)
@@ -84,8 +84,9 @@ func (w *watcher) print(calls []admin.Call, err error) error {
 	if err != nil {
 		return err
 	}
-	now := time.Now()
-	text := fmt.Sprintf("%s\n%s\n", now.UTC().Format(time.RFC3339), strings.Join(w.table(calls, now).lines(0, false), "\n"))
+	term, now := w.terminal(), time.Now()
+	lines := w.table(calls, now).lines(term.columns, term.coloured)
+	text := fmt.Sprintf("%s\n%s\n", now.UTC().Format(time.RFC3339), strings.Join(lines, "\n"))
 	if _, err := io.WriteString(w.out, text); err != nil {
 		return fmt.Errorf("print calls: %w", err)
 	}
@@ -160,6 +161,12 @@ type sample struct {
 
 // table returns the table, and remembers the counts for the next one's rates.
 func (w *watcher) table(calls []admin.Call, now time.Time) *table {
+	return callTable(w.chosen(w.measured(calls, now), "age"), now, callColumns{wide: w.wide, rates: true})
+}
+
+// measured returns the calls with their rates since the last time, and remembers the counts for
+// the next time.
+func (w *watcher) measured(calls []admin.Call, now time.Time) []*row {
 	samples := make(map[uint64]sample, len(calls))
 	rows := rowsOf(calls)
 	for _, r := range rows {
@@ -168,8 +175,29 @@ func (w *watcher) table(calls []admin.Call, now time.Time) *table {
 		r.rateClient, r.rateServer = s.since(w.before[r.Number])
 	}
 	w.before = samples
-	return callTable(w.chosen(rows, "age"), now, callColumns{wide: w.wide, rates: true})
+	return rows
 }
+
+// once returns the calls for a single table. By rate, they are asked for twice.
+func (w *watcher) once(ctx context.Context) ([]*row, error) {
+	calls, err := w.calls(ctx)
+	if err == nil && w.byRate() {
+		w.measured(calls, time.Now())
+		select {
+		case <-time.After(w.interval):
+			calls, err = w.calls(ctx)
+		case <-ctx.Done():
+			err = errors.New("interrupted while rates were measured")
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return w.chosen(w.measured(calls, time.Now()), "number"), nil
+}
+
+// byRate reports whether the order is that of the rates.
+func (w *watcher) byRate() bool { return strings.TrimPrefix(string(w.sort), "-") == "rate" }
 
 // chosen returns the calls that match the filter, in their order.
 func (w *watcher) chosen(rows []*row, otherwise string) []*row {

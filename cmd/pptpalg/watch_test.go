@@ -122,10 +122,11 @@ func TestNarrowTable(t *testing.T) {
 		0:   "CALL CLIENT PUBLIC SERVER PUBLIC STATE AGE TO CLIENT TO SERVER CONTROL",
 		110: "CALL CLIENT PUBLIC SERVER PUBLIC STATE AGE TO CLIENT TO SERVER",
 		95:  "CALL CLIENT PUBLIC SERVER STATE AGE TO CLIENT TO SERVER",
-		80:  "CLIENT PUBLIC SERVER STATE AGE TO CLIENT TO SERVER",
-		70:  "CLIENT SERVER STATE AGE TO CLIENT TO SERVER",
-		40:  "CLIENT SERVER STATE",
-		20:  "CLIENT SERVER",
+		80:  "CALL CLIENT SERVER STATE AGE TO CLIENT TO SERVER",
+		70:  "CALL CLIENT SERVER STATE TO CLIENT TO SERVER",
+		50:  "CALL CLIENT SERVER STATE",
+		40:  "CALL CLIENT STATE",
+		20:  "CALL CLIENT ST",
 	} {
 		lines := callTable(rows, noon, callColumns{wide: true}).lines(width, false)
 		if got := strings.Join(strings.Fields(lines[0]), " "); got != want {
@@ -140,6 +141,33 @@ func TestNarrowTable(t *testing.T) {
 	coloured := callTable(rows, noon, callColumns{}).lines(0, true)[1]
 	if !strings.Contains(coloured, "  \x1b[32mestablished\x1b[0m  5m") {
 		t.Errorf("in colour: %q", coloured)
+	}
+}
+
+// TestRatesOnce: an order by rate needs two looks, also where one table is printed.
+func TestRatesOnce(t *testing.T) {
+	calls, later := shownCalls()
+	for by, want := range map[order]string{"rate": "123", "-rate": "321", "": "123"} {
+		asked := 0
+		w := watcher{sort: by, interval: 10 * time.Millisecond, calls: func(context.Context) ([]admin.Call, error) {
+			asked++
+			return [][]admin.Call{calls, later}[asked-1], nil
+		}}
+		rows, err := w.once(t.Context())
+		must(t, err)
+		var got strings.Builder
+		for _, r := range rows {
+			fmt.Fprint(&got, r.Number)
+		}
+		if got.String() != want || (asked == 2) != w.byRate() {
+			t.Errorf("by %q: %s, want %s; asked %d times", by, &got, want, asked)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	w := watcher{sort: "rate", interval: time.Hour, calls: func(context.Context) ([]admin.Call, error) { return calls, nil }}
+	if _, err := w.once(ctx); err == nil {
+		t.Error("interrupted, it reports success")
 	}
 }
 
@@ -165,7 +193,7 @@ func TestWatchTerminal(t *testing.T) {
 	master, slave := pty(t, 60, 10)
 	ctx, cancel := context.WithCancel(t.Context())
 	asked := 0
-	w := watcher{out: slave, interval: time.Millisecond, calls: func(context.Context) ([]admin.Call, error) {
+	w := watcher{out: slave, lookup: withTerm("xterm"), interval: time.Millisecond, calls: func(context.Context) ([]admin.Call, error) {
 		if asked++; asked > 2 {
 			cancel()
 		}
@@ -181,6 +209,38 @@ func TestWatchTerminal(t *testing.T) {
 	if !strings.HasPrefix(out, enterScreen+home) || !strings.HasSuffix(out, leaveScreen) || strings.Count(out, home) != 2 ||
 		!strings.Contains(out, "1 call ") || !strings.Contains(out, "   NO DAEMON   ") || strings.Contains(out, "0 calls") {
 		t.Errorf("%q", out)
+	}
+}
+
+// withTerm is an environment with TERM alone.
+func withTerm(kind string) func(string) (string, bool) {
+	return func(key string) (string, bool) {
+		if key != "TERM" {
+			return "", false
+		}
+		return kind, true
+	}
+}
+
+// TestWatchDumbTerminal: a terminal that cannot be drawn on gets one table after another, and
+// no control sequence.
+func TestWatchDumbTerminal(t *testing.T) {
+	for _, kind := range []string{"dumb", ""} {
+		master, slave := pty(t, 60, 10)
+		ctx, cancel := context.WithCancel(t.Context())
+		asked := 0
+		w := watcher{out: slave, lookup: withTerm(kind), interval: time.Millisecond, calls: func(context.Context) ([]admin.Call, error) {
+			if asked++; asked > 2 {
+				cancel()
+			}
+			return []admin.Call{shownCall(1, 5, "established", nil)}, nil
+		}}
+		must(t, w.Run(ctx))
+		must(t, slave.Close())
+		b, _ := io.ReadAll(master) // ends with an error, as the other side is closed
+		if out := string(b); strings.Contains(out, "\x1b") || strings.Count(out, "10.0.0.1/1") != 2 {
+			t.Errorf("TERM=%s: %q", kind, out)
+		}
 	}
 }
 
@@ -225,11 +285,11 @@ func TestTrouble(t *testing.T) {
 // TestTerminalColours: NO_COLOR and a dumb terminal have none.
 func TestTerminalColours(t *testing.T) {
 	_, slave := pty(t, 60, 10)
-	for given, want := range map[string]bool{"": true, "TERM=xterm": true, "TERM=dumb": false, "NO_COLOR=1": false, "NO_COLOR=": true} {
+	for given, want := range map[string]bool{"": true, "TERM=dumb": false, "TERM=": false, "NO_COLOR=1": false, "NO_COLOR=": true} {
 		name, value, _ := strings.Cut(given, "=")
 		term := terminalOf(slave, func(key string) (string, bool) {
 			if key != name {
-				return "", false
+				return withTerm("xterm")(key)
 			}
 			return value, true
 		})
@@ -248,7 +308,7 @@ func TestWatchQuits(t *testing.T) {
 	self, err := os.Executable()
 	must(t, err)
 	cmd := exec.Command(self, "calls", "--watch", "--interval", "20ms", "--state-dir", t.TempDir())
-	cmd.Env = append(os.Environ(), asProgram+"=1")
+	cmd.Env = append(os.Environ(), asProgram+"=1", "TERM=xterm")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	must(t, cmd.Start())
@@ -269,7 +329,11 @@ func TestWatchQuits(t *testing.T) {
 func TestWatchWrong(t *testing.T) {
 	for want, args := range map[string][]string{
 		"--sort: \"size\" is not valid; use age, client, number, rate, server or state": {"calls", "--watch", "--sort", "size"},
-		"-1s is not greater than 0": {"calls", "--watch", "--interval", "-1s"},
+		"-1s is not greater than 0":                         {"calls", "--watch", "--interval", "-1s"},
+		"0s is not greater than 0":                          {"calls", "--interval", "0s"},
+		"--json and --watch cannot be used together":        {"calls", "--watch", "--json"},
+		"--output json and --watch cannot be used together": {"calls", "--watch", "-o", "json"},
+		"--output yaml and --watch cannot be used together": {"calls", "-w", "-o", "yaml"},
 	} {
 		if code, _, stderr := pptpalg(t, args...); code != 2 || !strings.Contains(stderr, want) {
 			t.Errorf("%v: exit %d: %s", args, code, stderr)
@@ -296,6 +360,9 @@ func testCallsAreCounted(t *testing.T, path datapath.Name) {
 	c := g.calls()[0]
 	if c.ToPNS == nil || c.ToPAC == nil || c.ToPNS.Packets != 4 || c.ToPAC.Packets != 4 || c.ToPAC.Bytes == 0 {
 		t.Errorf("to PNS %+v, to PAC %+v, want 4 packets", c.ToPNS, c.ToPAC)
+	}
+	if _, stdout, _ := pptpalg(t, "calls", "--sort", "rate", "--interval", "100ms", "--state-dir", g.state); !strings.Contains(stdout, "p/s ") {
+		t.Errorf("by rate:\n%s", stdout)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
