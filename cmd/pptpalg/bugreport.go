@@ -62,6 +62,7 @@ everything.`,
 	f := cmd.Flags()
 	f.BoolVar(&r.keep, "keep-addresses", false, "do not replace addresses and the machine's name")
 	f.IntVar(&r.lines, "log-lines", 2000, "number of lines of the daemon's log to take from systemd's journal")
+	atLeast(f, "log-lines", &r.lines, 0)
 	f.AddFlagSet(r.some("state-dir"))
 	f.StringVar(&r.file, "config", configFile, `configuration file of the daemon; "" for none. The default file need not exist`)
 	return cmd

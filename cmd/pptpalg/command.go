@@ -42,9 +42,11 @@ of clients and servers can share one public address.`,
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.InitDefaultVersionFlag()
 	root.AddCommand(runCommand(e), statusCommand(e), callsCommand(e), explainCommand(e), eventsCommand(e), configCommand(e), checkConfigCommand(), checkCommand(e), replayCommand(), rulesCommand(), fastpathCommand(e), clusterCommand(e), bugreportCommand(e), manCommand(e), versionCommand())
-	root.SetArgs(e.args)
+	root.SetArgs(oneWord(e.args))
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
+	root.InitDefaultHelpCmd() // now, so that line judges what follows it
+	root.InitDefaultCompletionCmd(e.args...)
 	line := newLine(root)
 	err := line.unknown(e.args)
 	if err == nil {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -98,7 +99,16 @@ func (o *eventsOptions) add(f *pflag.FlagSet, dir string) {
 		config.Want(f, name, whenForms)
 	}
 	f.StringArrayVar(&o.files, "file", nil, `read an event log, with its rotated files, instead of asking the daemon; "-" for standard input (repeatable)`)
+	config.Want(f, "file", `the name of an event log, or "-" for standard input`)
+	config.Check(f, "file", o.checkFiles)
 	f.StringVar(&o.dir, "state-dir", dir, "directory of the daemon's socket")
+}
+
+func (o *eventsOptions) checkFiles() error {
+	if slices.Contains(o.files, "") {
+		return config.ErrUnfit
+	}
+	return nil
 }
 
 func (o *eventsOptions) query() history.Query {

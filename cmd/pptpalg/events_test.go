@@ -234,7 +234,7 @@ func TestEventsOfFiles(t *testing.T) {
 	for args, want := range map[string]string{
 		"--public x":       `"x" is not an IPv4 address`,
 		"--at noon":        `--at: "noon" is not valid; use a time such as`,
-		"--follow --at 1h": "none of the others can be",
+		"--follow --at 1h": "--at and --follow cannot be used together",
 	} {
 		if code, _, stderr := pptpalg(t, append([]string{"events"}, strings.Fields(args)...)...); code == 0 || !strings.Contains(stderr, want) {
 			t.Errorf("events %s: exit %d: %s", args, code, stderr)

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -63,14 +65,35 @@ func (l *line) fault(ran *cobra.Command, err error) error {
 	if err == nil || l.begun {
 		return err
 	}
-	return usageError{err, ran.CommandPath()}
+	return usageError{together(err), ran.CommandPath()}
+}
+
+// exclusive is how cobra ends its words about flags that exclude each other.
+var exclusive = regexp.MustCompile(`\[([^\[\]]+)\] were all set$`)
+
+// together says in plain words which flags exclude each other. Any other error is returned as
+// it is.
+func together(err error) error {
+	set := exclusive.FindStringSubmatch(err.Error())
+	if set == nil {
+		return err
+	}
+	flags := "--" + strings.ReplaceAll(set[1], " ", " and --")
+	return fmt.Errorf("%s cannot be used together", flags)
 }
 
 // unknown returns an error where a group of commands is given something that is none of
-// them. Cobra would print the group's help and report success.
+// them, or help is asked for what is none. Cobra would print the group's help and report success.
 func (l *line) unknown(args []string) error {
+	asked := len(args) > 0 && args[0] == "help"
+	if asked {
+		args = args[1:]
+	}
 	group, rest, err := l.root.Find(args)
-	if err != nil || group.Runnable() || len(rest) == 0 || strings.HasPrefix(rest[0], "-") {
+	if err != nil && asked {
+		return usageError{err, l.root.CommandPath()}
+	}
+	if err != nil || group.Runnable() && !asked || len(rest) == 0 || strings.HasPrefix(rest[0], "-") {
 		return nil // cobra has a word for it, or there is nothing wrong
 	}
 	text := fmt.Sprintf("unknown command %q for %q", rest[0], group.CommandPath())
@@ -110,6 +133,8 @@ func takes(names ...string) cobra.PositionalArgs {
 			return fmt.Errorf("unexpected argument %q: this command takes none", args[0])
 		case len(args) > len(names):
 			return fmt.Errorf("unexpected argument %q after %s", args[len(names)], strings.Join(names, " "))
+		case slices.Contains(args, ""):
+			return fmt.Errorf("%s is empty", strings.Trim(names[slices.Index(args, "")], "[]"))
 		case len(args) < len(names) && !strings.HasPrefix(names[len(args)], "["):
 			return fmt.Errorf("%s is missing", names[len(args)])
 		}
@@ -122,6 +147,19 @@ var (
 	fileFlags = []string{"config", "web-config", "event-log", "file", "cluster-cert", "cluster-key", "cluster-ca", "write"}
 	dirFlags  = []string{"state-dir", "fastpath-dir"}
 )
+
+// oneWord has the shell complete a reversed order, --sort -a: cobra takes what begins with a
+// minus for a flag, unless it is one word with the flag before it.
+func oneWord(args []string) []string {
+	n := len(args)
+	if n < 3 || args[0] != cobra.ShellCompRequestCmd && args[0] != cobra.ShellCompNoDescRequestCmd {
+		return args
+	}
+	if args[n-2] != "--sort" || !strings.HasPrefix(args[n-1], "-") {
+		return args
+	}
+	return append(slices.Clone(args[:n-2]), args[n-2]+"="+args[n-1])
+}
 
 // completeFlags tells the shell the values of a command's flags.
 func completeFlags(cmd *cobra.Command) {
