@@ -39,42 +39,57 @@ func openLog(stderr io.Writer, least slog.Level) *daemonLog {
 	l := &daemonLog{level: new(slog.LevelVar)}
 	l.level.Set(least)
 	l.lines = spool.New(spool.Open(stderr), logQueue, lostLine)
-	l.Logger = slog.New(&lastError{slog.NewTextHandler(l.lines, &slog.HandlerOptions{Level: l.level}), &l.last})
+	l.Logger = slog.New(&lastError{Handler: slog.NewTextHandler(l.lines, &slog.HandlerOptions{Level: l.level}), last: &l.last})
 	return l
 }
 
-// lastError remembers the last error that is logged.
+// lastError remembers the last error that is logged, with all that its line has.
 type lastError struct {
 	slog.Handler
-	last *atomic.Pointer[status.LogLine]
+	last  *atomic.Pointer[status.LogLine]
+	given string // the attributes of the logger, as sentence writes them
+	group string // of attributes to come, with a dot behind it; "" for none
 }
 
 func (h *lastError) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level >= slog.LevelError {
-		h.last.Store(&status.LogLine{Time: schema.At(r.Time), Text: sentence(r)})
+		h.last.Store(&status.LogLine{Time: schema.At(r.Time), Text: h.sentence(r)})
 	}
 	return h.Handler.Handle(ctx, r)
 }
 
 // sentence is a log line without its time and level.
-func sentence(r slog.Record) string {
-	text := r.Message
+func (h *lastError) sentence(r slog.Record) string {
+	text := r.Message + h.given
 	r.Attrs(func(a slog.Attr) bool {
-		if a.Key == "stack" {
-			return true
-		}
-		text += fmt.Sprintf(" %s=%v", a.Key, a.Value)
+		text += h.word(a)
 		return true
 	})
 	return text
 }
 
+// word is an attribute with a space before it. A stack is too long for a sentence.
+func (h *lastError) word(a slog.Attr) string {
+	if a.Key == "stack" {
+		return ""
+	}
+	return fmt.Sprintf(" %s%s=%v", h.group, a.Key, a.Value)
+}
+
 func (h *lastError) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &lastError{h.Handler.WithAttrs(attrs), h.last}
+	next := *h
+	next.Handler = h.Handler.WithAttrs(attrs)
+	for _, a := range attrs {
+		next.given += h.word(a)
+	}
+	return &next
 }
 
 func (h *lastError) WithGroup(name string) slog.Handler {
-	return &lastError{h.Handler.WithGroup(name), h.last}
+	next := *h
+	next.Handler = h.Handler.WithGroup(name)
+	next.group += name + "."
+	return &next
 }
 
 // lostLine is the line that stands for lines that were lost.
