@@ -91,16 +91,27 @@ func errClusterName(name string) error {
 	return fmt.Errorf("%q is not made of letters, digits, '.', '-' and '_'", name)
 }
 
-// check reports whether the flags go together.
-func (o *clusterOptions) check() error {
+// fits are the rules by which the flags go together.
+func (o *clusterOptions) fits() []config.Rule {
+	return []config.Rule{
+		{Keys: []string{"cluster", "cluster-name"}, Check: o.checkName},
+		{Keys: []string{"cluster", "cluster-cert", "cluster-key", "cluster-ca", "cluster-insecure"}, Check: o.checkTLS},
+	}
+}
+
+func (o *clusterOptions) checkName() error {
 	if o.target == "" {
 		return nil
 	}
 	_, err := o.member()
+	return err
+}
+
+func (o *clusterOptions) checkTLS() error {
 	tls := o.files != etcd.Files{}
 	switch {
-	case err != nil:
-		return err
+	case o.target == "":
+		return nil
 	case tls && o.insecure:
 		return errors.New("--cluster-insecure is for etcd without TLS: leave it out, or --cluster-cert, --cluster-key and --cluster-ca")
 	case !o.insecure && (o.files.Cert == "" || o.files.Key == "" || o.files.CA == ""):

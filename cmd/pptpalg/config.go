@@ -75,10 +75,7 @@ func (s *settings) values() ([]config.Value, error) {
 }
 
 func (s *settings) keys() config.Table {
-	return config.Table{Flags: s.flags, Check: func() error {
-		_, err := s.daemon()
-		return err
-	}}
+	return config.Table{Flags: s.flags, Rules: s.fits()}
 }
 
 // again returns the settings that the program would have if it were started now with the
@@ -260,7 +257,8 @@ func checkConfigCommand() *cobra.Command {
 		Use:   "check-config [FILE]",
 		Short: "Check a configuration file",
 		Long: `Check a configuration file. Print "ok", or one line for each error, with the file's
-name, the line number, and what is allowed. Without FILE, check
+name, the line number, and what is allowed. If keys do not go together, the line is that
+of one of them. Without FILE, check
 ` + configFile + `, if it exists.`,
 		Args: takes("[FILE]"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -137,6 +137,21 @@ func TestCheckConfig(t *testing.T) {
 		{"a cluster with and without TLS", "cluster: etcd://h1:2379\ncluster-name: a\ncluster-ca: f\ncluster-insecure: true\n", []string{"1: --cluster-insecure is for etcd without TLS: leave it out, or --cluster-cert, --cluster-key and --cluster-ca"}},
 		{"a name that is none", "cluster-name: a b\n", []string{`1: cluster-name: "a b" is not valid: "a b" is not made of letters, digits, '.', '-' and '_'`}},
 		{"waiting for ever", "cluster-wait: 1h\n", []string{`1: cluster-wait: "1h" is not valid: not from 1ms to 2s; use a time from 1ms to 2s`}},
+		{"the daemon's lock", "max-calls: 5\nqueue: 61723\n", []string{"2: queue 61723 is the daemon's lock: choose other numbers with --queue and --gre-queue"}},
+		{"a mark for two", "reset-mark: 2\nrest: 1s\nbypass: mark:0x2\n", []string{"3: validate reset mark: it shares bits with the mark of bypass, which CONNMARK --restore-mark copies to packets"}},
+		{"a mark of all bits", "rest: 1s\ngre-mark: 0xffffffff\n", []string{"2: validate data mark: it leaves no bit free: give one bit"}},
+		{"two faults of the same queues", "queue: 61723\ngre-queue: 61723\ngre-queues: 1\n", []string{
+			"1: queue 61723 is the daemon's lock: choose other numbers with --queue and --gre-queue",
+			"2: validate data queues: 61723 is the queue of control connections",
+		}},
+		{"several keys that do not go together", "cluster: etcd://h:1\ngre-queue: 1723\nqueue: 1723\nfastpath: xdp\ndatapath: queue\ncluster-share: 1/2\n", []string{
+			"1: --cluster needs --cluster-cert, --cluster-key and --cluster-ca, or --cluster-insecure",
+			"2: validate data queues: 1723 is the queue of control connections",
+		}},
+		{"a wrong key beside keys that do not go together", "export: [journald, journald]\ncluster: etcd://h:1\n", []string{
+			`1: export: "journald,journald" is not valid: journald is given twice; use a list of collectors, such as [journald, "syslog+tls://log.example.net?ca=/etc/pptpalg/ca.pem"]`,
+			"2: --cluster needs --cluster-cert, --cluster-key and --cluster-ca, or --cluster-insecure",
+		}},
 		{"more than one fault", "queue: x\n\nbypass: never\n", []string{
 			`1: queue: "x" is not valid; use a whole number from 0 to 65535`,
 			`3: bypass: "never" is not valid; use none, label:NUMBER with a number from 0 to 127, or mark:BITS with at least one bit, such as mark:0x10`,

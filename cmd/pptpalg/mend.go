@@ -131,8 +131,8 @@ func commentOut(file, text string, err error, keys func() config.Table) (edits [
 		if !errors.As(err, &faults) {
 			return nil, nil
 		}
-		i := faults[0].Line - 1
-		if i >= len(lines) || strings.HasPrefix(lines[i], "#") {
+		i := faults[0].Line - 1 // a fault without a line comes first
+		if i < 0 || i >= len(lines) || strings.HasPrefix(lines[i], "#") {
 			return nil, nil
 		}
 		lines[i] = "#" + lines[i]

@@ -84,23 +84,62 @@ func (o *ruleOptions) all() (rules.Config, error) {
 	if err != nil {
 		return rules.Config{}, fmt.Errorf("read --bypass: %w", err)
 	}
-	cfg := rules.Config{Queue: o.queue, Ports: ports, Bypass: bypass, Data: o.data}
+	cfg := rules.Config{Queue: o.queue, Ports: ports, Bypass: bypass, Data: o.queues()}
 	if o.reset {
 		cfg.ResetMark = o.mark
 	}
-	if cfg.Data.Queue == 0 {
-		cfg.Data.Queue = o.queue + 1
-	}
-	if cfg.Data.Queues == 0 {
-		cfg.Data.Queues = runtime.NumCPU()
-	}
-	return cfg, errors.Join(cfg.Validate(), spareLock(cfg))
+	return cfg, config.Together(o.fits())
 }
 
+// queues are those of data path queue.
+func (o *ruleOptions) queues() rules.Data {
+	data := o.data
+	if data.Queue == 0 {
+		data.Queue = o.queue + 1
+	}
+	if data.Queues == 0 {
+		data.Queues = runtime.NumCPU()
+	}
+	return data
+}
+
+// fits are the rules by which the flags go together. Each looks at a part of what the
+// firewall's rules need.
+func (o *ruleOptions) fits() []config.Rule {
+	return []config.Rule{
+		{Keys: []string{"bypass", "reset-lost", "reset-mark"}, Check: o.checkReset},
+		{Keys: []string{"queue", "gre-queue", "gre-queues"}, Check: o.checkQueues},
+		{Keys: []string{"queue", "gre-queue", "gre-queues"}, Check: o.spareLock},
+		{Keys: []string{"gre-mark"}, Check: o.checkMark},
+	}
+}
+
+func (o *ruleOptions) checkReset() error {
+	bypass, err := conntrack.ParseBypass(o.bypass)
+	if err != nil || !o.reset {
+		return err
+	}
+	return rules.Config{Ports: fewPorts, Bypass: bypass, ResetMark: o.mark}.Validate()
+}
+
+func (o *ruleOptions) checkQueues() error {
+	data := o.queues()
+	data.Mark = 0
+	return rules.Config{Ports: fewPorts, Queue: o.queue, Data: data}.Validate()
+}
+
+func (o *ruleOptions) checkMark() error {
+	return rules.Config{Ports: fewPorts, Data: rules.Data{Queue: 1, Queues: 1, Mark: o.data.Mark}}.Validate()
+}
+
+// fewPorts are valid ones, for rules of which another part is looked at.
+var fewPorts = []uint16{1}
+
 // spareLock refuses the queue number that the daemon needs for itself.
-func spareLock(cfg rules.Config) error {
-	first, lock := int(cfg.Data.Queue), int(nfqueue.Lock)
-	if cfg.Queue == nfqueue.Lock || first <= lock && lock < first+cfg.Data.Queues {
+func (o *ruleOptions) spareLock() error {
+	data := o.queues()
+	first, lock := int(data.Queue), int(nfqueue.Lock)
+	if o.queue == nfqueue.Lock || first <= lock && lock < first+data.Queues {
 		return fmt.Errorf("queue %d is the daemon's lock: choose other numbers with --queue and --gre-queue", lock)
 	}
 	return nil

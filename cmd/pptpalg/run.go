@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -325,17 +326,19 @@ func waitBriefly(group *errgroup.Group, ended <-chan struct{}) error {
 	}
 }
 
+// fits are the rules by which the options go together.
+func (o *options) fits() []config.Rule {
+	return slices.Concat(o.ruleOptions.fits(), o.cluster.fits())
+}
+
 // daemon returns the daemon's configuration, or an error if the options do not go together.
 func (o *options) daemon() (gateway.Config, error) {
 	loaded, err := o.all()
-	if err != nil {
+	if err = errors.Join(err, config.Together(o.cluster.fits())); err != nil {
 		return gateway.Config{}, err
 	}
 	loader, err := choice.Parse(o.rules)
 	if err != nil {
-		return gateway.Config{}, err
-	}
-	if err := o.cluster.check(); err != nil {
 		return gateway.Config{}, err
 	}
 	table := o.table

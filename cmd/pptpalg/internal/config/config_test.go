@@ -17,12 +17,13 @@ import (
 	"pgregory.net/rapid"
 )
 
-// sample has a flag of every type, and one rule for two of them.
+// sample has a flag of every type, and rules for some of them.
 type sample struct {
 	flags *pflag.FlagSet
 	low   uint16
 	high  uint16
 	count int
+	here  error // of the machine, whatever the file says
 }
 
 func newSample() *sample {
@@ -57,11 +58,26 @@ func newSample() *sample {
 }
 
 func (s *sample) table() Table {
-	return Table{Flags: s.flags, Check: func() error {
-		if s.low > s.high {
-			return fmt.Errorf("%d is above %d", s.low, s.high)
-		}
-		return nil
+	return Table{Flags: s.flags, Rules: []Rule{
+		{[]string{"low", "high"}, func() error {
+			if s.low > s.high {
+				return fmt.Errorf("%d is above %d", s.low, s.high)
+			}
+			return nil
+		}},
+		{[]string{"high", "max-count"}, func() error {
+			if s.count > 4*int(s.high) {
+				return fmt.Errorf("%d do not fit below %d", s.count, s.high)
+			}
+			return nil
+		}},
+		{[]string{"listen"}, func() error {
+			if listen, err := s.flags.GetString("listen"); err == nil && listen == "nowhere" {
+				return errors.New("no such place")
+			}
+			return nil
+		}},
+		{[]string{"rest"}, func() error { return s.here }},
 	}}
 }
 
@@ -169,6 +185,14 @@ func TestFaults(t *testing.T) {
 		{"a second document", "low: 1\n---\nlow: 2\n", []string{"2: not YAML: a second YAML document begins; only one is allowed"}},
 		{"a rule broken by one key", "# x\nrest: 1s\nlow: 10\nlabel: 3\n", []string{"3: 10 is above 9"}},
 		{"a rule broken by two keys", "low: 8\nhigh: 7\nrest: 1s\n", []string{"2: 8 is above 7"}},
+		{"the line of a key that a rule is about", "rest: 1s\nhigh: 7\nlow: 8\nlabel: 1\n", []string{"3: 8 is above 7"}},
+		{"two rules", "high: 4\nlisten: nowhere\n", []string{"1: 5 is above 4", "2: no such place"}},
+		{"two rules, one key of which is to blame", "max-count: 19\nhigh: 4\nlow: 3\n", []string{"2: 19 do not fit below 4"}},
+		{"three rules", "listen: nowhere\nlow: 8\nhigh: 7\nmax-count: 29\n", []string{"1: no such place", "3: 8 is above 7", "4: 29 do not fit below 7"}},
+		{"a rule beside another key's fault", "rest: 90\nlow: 10\n", []string{`1: rest: "90" is not valid; use a duration with its unit, such as 300ms, 90s, 2m or 1h30m`, "2: 10 is above 9"}},
+		{"a rule about a key that has a fault", "low: few\nhigh: 4\n", []string{`1: low: "few" is not valid` + number16}},
+		{"a rule about a key that is misspelt", "low: 10\nhigg: 20\n", []string{`2: unknown key "higg"; did you mean "high"?`}},
+		{"a rule about a key that is given twice", "high: 20\nhigh: 2\nlisten: nowhere\n", []string{"2: high: given twice, first in line 1", "3: no such place"}},
 		{"all of them", "low: few\nhihg: 1\nrest: 1\nrandom-ids: false\nrest: 2s\n", []string{
 			`1: low: "few" is not valid` + number16,
 			`2: unknown key "hihg"; did you mean "high"?`,
@@ -187,6 +211,27 @@ func TestFaults(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestFaultOfNoLine: what no key of the file is about has no line.
+func TestFaultOfNoLine(t *testing.T) {
+	s := newSample()
+	s.here = errors.New("not on this machine")
+	_, err := Parse("f", []byte("low: 10\n"), s.table())
+	if err == nil || err.Error() != "f: not on this machine\nf:1: 10 is above 9" {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestBlameTakesNothing: the flags keep what the file gives them, whoever is to blame.
+func TestBlameTakesNothing(t *testing.T) {
+	s := newSample()
+	if _, err := Parse("f", []byte("low: 10\nports: [7, 8]\nhigh: 6\n"), s.table()); err == nil {
+		t.Fatal("10 is not above 6")
+	}
+	if s.low != 10 || s.high != 6 || Text(s.flags.Lookup("ports")) != "7,8" {
+		t.Errorf("low %d, high %d", s.low, s.high)
 	}
 }
 
@@ -276,7 +321,7 @@ func TestWrittenIsReadBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		read := newSample()
-		any := Table{Flags: read.flags, Check: func() error { return nil }}
+		any := Table{Flags: read.flags}
 		if _, err := Parse("f", file.Bytes(), any); err != nil {
 			t.Fatalf("%v of\n%s", err, &file)
 		}

@@ -11,12 +11,17 @@ import (
 // Error is a fault of a file.
 type Error struct {
 	File string
-	Line int // from 1
+	Line int // from 1; 0 where no key of the file is concerned
 	Text string
 }
 
-// Error returns "file:line: text".
-func (e Error) Error() string { return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Text) }
+// Error returns "file:line: text", or "file: text".
+func (e Error) Error() string {
+	if e.Line == 0 {
+		return fmt.Sprintf("%s: %s", e.File, e.Text)
+	}
+	return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Text)
+}
 
 // Errors are the faults of a file, in the order of their lines.
 type Errors []Error

@@ -20,7 +20,22 @@ const maxSize = 16 << 10
 // Table is what a file may set.
 type Table struct {
 	Flags *pflag.FlagSet // each flag is a key
-	Check func() error   // says whether the flags' values go together
+	Rules []Rule         // hold for several flags together; all defaults keep them
+}
+
+// Rule says whether the values of some keys go together.
+type Rule struct {
+	Keys  []string // all that Check looks at
+	Check func() error
+}
+
+// Together says which of the rules are not kept, each in a line.
+func Together(rules []Rule) error {
+	var errs []error
+	for _, r := range rules {
+		errs = append(errs, r.Check())
+	}
+	return errors.Join(errs...)
 }
 
 // Value is what a file says of a key.
@@ -50,7 +65,7 @@ func Read(name string, t Table) ([]Value, error) {
 
 // Parse is Read of a file's content. The name is for errors.
 func Parse(name string, b []byte, t Table) ([]Value, error) {
-	p := parser{file: name, table: t, lines: make(map[string]int)}
+	p := parser{file: name, table: t, lines: make(map[string]int), unsure: make(map[string]bool)}
 	root, err := document(b)
 	switch {
 	case errors.Is(err, io.EOF): // nothing but comments
@@ -58,8 +73,6 @@ func Parse(name string, b []byte, t Table) ([]Value, error) {
 		p.fail(brokenLine(b), "not YAML: %s", plain(err))
 	default:
 		p.mapping(root)
-	}
-	if len(p.faults) == 0 {
 		p.together()
 	}
 	if len(p.faults) > 0 {
@@ -106,7 +119,8 @@ func plain(err error) string { return origin.ReplaceAllString(err.Error(), "") }
 type parser struct {
 	file   string
 	table  Table
-	lines  map[string]int // where each key is
+	lines  map[string]int  // where each key is
+	unsure map[string]bool // keys whose value is not known, because of a fault
 	values []Value
 	faults Errors
 }
@@ -131,24 +145,35 @@ func (p *parser) mapping(root *yaml.Node) {
 func (p *parser) pair(key, value *yaml.Node) {
 	flag := p.table.Flags.Lookup(key.Value)
 	if key.Kind != yaml.ScalarNode || flag == nil {
+		p.unsure[Nearest(key.Value, p.table.Flags)] = true
 		p.fail(key.Line, "%s", unknownKey(key.Value, p.table.Flags))
 		return
 	}
 	if first, twice := p.lines[flag.Name]; twice {
+		p.unsure[flag.Name] = true
 		p.fail(key.Line, "%s: given twice, first in line %d", flag.Name, first)
 		return
 	}
 	p.lines[flag.Name] = key.Line
-	text, fault := valueText(flag, value)
+	text, line, fault := set(flag, key, value)
 	if fault != "" {
-		p.fail(lineOf(key, value), "%s: %s%s", flag.Name, fault, hint(flag))
-		return
-	}
-	if err := flag.Value.Set(text); err != nil {
-		p.fail(value.Line, "%s", WrongValue(flag, text, err))
+		p.unsure[flag.Name] = true
+		p.fail(line, "%s", fault)
 		return
 	}
 	p.values = append(p.values, Value{flag.Name, text, key.Line})
+}
+
+// set gives a flag its value. It returns the value's text, or what is wrong in which line.
+func set(flag *pflag.Flag, key, value *yaml.Node) (text string, line int, fault string) {
+	text, fault = valueText(flag, value)
+	if fault != "" {
+		return "", lineOf(key, value), flag.Name + ": " + fault + hint(flag)
+	}
+	if err := flag.Value.Set(text); err != nil {
+		return "", value.Line, WrongValue(flag, text, err)
+	}
+	return text, 0, ""
 }
 
 // lineOf returns where a value is. One that is not there has a place behind the end.
@@ -194,26 +219,46 @@ func scalarText(n *yaml.Node) (text, fault string) {
 	return n.Value, ""
 }
 
-// together asks whether the values go together. If not, the line to blame is that of the
-// key after which they never did again.
+// together asks each rule whether the values go together. A rule about a key whose value is
+// not known waits until that is fixed.
 func (p *parser) together() {
-	err := p.table.Check()
-	if err == nil {
-		return
-	}
-	p.fail(p.blamed(), "%v", err)
-}
-
-// blamed takes the values back, the last one first, until the others go together.
-func (p *parser) blamed() int {
-	for i := len(p.values) - 1; i >= 0; i-- {
-		v := p.values[i]
-		restore(p.table.Flags.Lookup(v.Key))
-		if p.table.Check() == nil {
-			return v.Line
+	for _, r := range p.table.Rules {
+		if slices.ContainsFunc(r.Keys, func(key string) bool { return p.unsure[key] }) {
+			continue
+		}
+		if err := r.Check(); err != nil {
+			p.fail(p.blamed(r), "%v", err)
 		}
 	}
-	return 1
+}
+
+// blamed returns the line of the key after which a rule was never kept again: it takes the
+// values back, the last one first, until it is. They are as before when it returns.
+func (p *parser) blamed(r Rule) int {
+	line := 0
+	for _, v := range slices.Backward(p.values) {
+		if !slices.Contains(r.Keys, v.Key) {
+			continue
+		}
+		f := p.table.Flags.Lookup(v.Key)
+		defer keep(f)()
+		restore(f)
+		if line = v.Line; r.Check() == nil {
+			break
+		}
+	}
+	return line
+}
+
+// keep returns what gives a flag the value again that it has now.
+func keep(f *pflag.Flag) (again func()) {
+	// The value was good before.
+	if s, list := f.Value.(pflag.SliceValue); list {
+		all := s.GetSlice()
+		return func() { _ = s.Replace(all) }
+	}
+	text := f.Value.String()
+	return func() { _ = f.Value.Set(text) }
 }
 
 // restore gives a flag its default value.
