@@ -40,10 +40,11 @@ calls and events, the metrics, and the last lines of the log. The command lists 
 archive contains. The default name is pptpalg-bugreport-DATE.tar.gz in the current
 directory; "-" is standard output.
 
-IPv4, IPv6 and hardware addresses are replaced. Within one archive an address always has
-the same replacement, and addresses that share a prefix have replacements that share one.
-Private addresses are replaced by private ones. The machine's name becomes GATEWAY.
-Interface names, other names in the configuration and Call IDs are kept. With
+IPv4, IPv6 and hardware addresses are replaced, also within names such as enx001a2b3c4d5e
+and 198-51-100-77.isp.example. Within one archive an address always has the same
+replacement, and IPv4 addresses that share a prefix have replacements that share one.
+Private addresses are replaced by private ones. The machine's name becomes GATEWAY. Other
+interface names, other names in the configuration and Call IDs are kept. With
 --keep-addresses nothing is replaced. Read the archive before you send it.
 
 The command changes nothing and sends nothing. Run it as root: others cannot read

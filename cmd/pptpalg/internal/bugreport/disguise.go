@@ -31,32 +31,57 @@ func NewDisguise(key []byte, host string) *Disguise {
 	return d
 }
 
-// The texts that may be addresses. A prefix length may follow an IPv4 address.
-var (
-	ipv4 = regexp.MustCompile(`\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}\b(/\d+)?`)
-	ipv6 = regexp.MustCompile(`(?i)[0-9a-f]{0,4}(:[0-9a-f]{0,4}){2,8}`)
-	mac  = regexp.MustCompile(`(?i)\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b`)
-)
-
 // Text returns a text without the addresses.
 func (d *Disguise) Text(text []byte) []byte {
 	if d.host != nil {
 		text = d.host.ReplaceAll(text, []byte("GATEWAY"))
 	}
-	text = mac.ReplaceAllFunc(text, d.mac)
-	text = ipv6.ReplaceAllFunc(text, d.ipv6)
-	return ipv4.ReplaceAllFunc(text, d.ipv4)
+	out := make([]byte, 0, len(text))
+	for at := 0; at < len(text); {
+		instead, end := d.at(text, at)
+		if end == at {
+			instead, end = text[at:at+1], at+1
+		}
+		out = append(out, instead...)
+		at = end
+	}
+	return out
 }
 
-func (d *Disguise) mac(text []byte) []byte {
-	raw, err := hex.DecodeString(string(bytes.ReplaceAll(text, []byte(":"), nil)))
-	if err != nil || raw[0]&1 != 0 || allZero(raw) {
+// at returns what stands for the address that begins at a place, and where it ends: at its
+// beginning if there is none.
+func (d *Disguise) at(text []byte, at int) (instead []byte, end int) {
+	for _, s := range spellings {
+		if address, end := s(text, at); end > at {
+			return d.spelt(address, text[at:end]), end
+		}
+	}
+	return nil, at
+}
+
+// spelt writes what stands for an address in the same spelling.
+func (d *Disguise) spelt(a address, text []byte) []byte {
+	switch {
+	case a.mac != nil:
+		return d.mac(a, text)
+	case a.ip.Is6():
+		return d.ipv6(a.ip, text)
+	case a.separator == '-':
+		return bytes.ReplaceAll([]byte(d.address(a.ip).String()), []byte("."), []byte("-"))
+	}
+	return d.ipv4(a.ip, text)
+}
+
+func (d *Disguise) mac(a address, text []byte) []byte {
+	if a.mac[0]&1 != 0 || allZero(a.mac) {
 		return text // a group, or nobody
 	}
-	sum := d.sum("mac", raw)
-	out := []byte("02")
-	for _, b := range sum[:5] {
-		out = append(out, ':')
+	other := append([]byte{2}, d.sum("mac", a.mac)[:5]...)
+	var out []byte
+	for i, b := range other {
+		if i > 0 && a.separator != 0 && i%a.group == 0 {
+			out = append(out, a.separator)
+		}
 		out = hex.AppendEncode(out, []byte{b})
 	}
 	return out
@@ -64,10 +89,19 @@ func (d *Disguise) mac(text []byte) []byte {
 
 func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
-func (d *Disguise) ipv6(text []byte) []byte {
-	a, err := netip.ParseAddr(string(text))
-	if err != nil || !a.Is6() || a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() {
+// embedding are how addresses begin that have one of IPv4 in their last 32 bits: mapped and
+// compatible ones (RFC 4291 section 2.5.5), and those of NAT64 (RFC 6052 section 2.1).
+var embedding = []string{"::ffff:", "::", "64:ff9b::"}
+
+// ipv6 writes what stands for an address of IPv6.
+func (d *Disguise) ipv6(a netip.Addr, text []byte) []byte {
+	if a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() {
 		return text
+	}
+	for _, head := range embedding {
+		if netip.MustParseAddr(head+last(a).String()).As16() == a.As16() {
+			return d.embedded(head, a, text)
+		}
 	}
 	b := a.As16()
 	sum := d.sum("ipv6", b[8:])
@@ -77,6 +111,17 @@ func (d *Disguise) ipv6(text []byte) []byte {
 		copy(b[:8], append([]byte{0x20, 0x01, 0x0d, 0xb8}, network[:4]...))
 	}
 	return []byte(netip.AddrFrom16(b).String())
+}
+
+// last returns what the last 32 bits are as an address.
+func last(a netip.Addr) netip.Addr { return netip.AddrFrom4([4]byte(a.AsSlice()[12:])) }
+
+// embedded writes what stands for an address of IPv6 that has one of IPv4 behind head.
+func (d *Disguise) embedded(head string, a netip.Addr, text []byte) []byte {
+	if other := d.address(last(a)); other != last(a) {
+		return []byte(head + other.String())
+	}
+	return text
 }
 
 // kept are the addresses of IPv4 of which so many bits stay.
@@ -103,12 +148,9 @@ func bitsKept(a netip.Addr) int {
 	return 0
 }
 
-func (d *Disguise) ipv4(text []byte) []byte {
-	address, length, isNetwork := bytes.Cut(text, []byte("/"))
-	a, err := netip.ParseAddr(string(address))
-	if err != nil {
-		return text
-	}
+// ipv4 writes what stands for an address of IPv4, or for a network.
+func (d *Disguise) ipv4(a netip.Addr, text []byte) []byte {
+	_, length, isNetwork := bytes.Cut(text, []byte("/"))
 	other := d.address(a)
 	if !isNetwork {
 		return []byte(other.String())
