@@ -3,7 +3,11 @@ package main
 import (
 	"encoding/json"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"reflect"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,6 +27,64 @@ func keeps(t *testing.T, name, document string) {
 	t.Helper()
 	if err := promise.Check(name, []byte(document)); err != nil {
 		t.Errorf("%s: %v", name, err)
+	}
+	var v any
+	d := json.NewDecoder(strings.NewReader(document))
+	d.UseNumber()
+	must(t, d.Decode(&v))
+	if wrong := broken(name, "", v); len(wrong) > 0 {
+		t.Errorf("%s: docs/JSON.md promises integers: %q", name, wrong)
+	}
+}
+
+// fractions are the numbers that are no integers, by the ends of their names, and their forms.
+var fractions = map[string]*regexp.Regexp{
+	"_ratio":  regexp.MustCompile(`^(0|1|0\.\d+|\d(\.\d+)?e-\d+)$`),
+	"seconds": regexp.MustCompile(`^\d+\.\d{3}$`),
+	"time":    regexp.MustCompile(`^\d+\.\d{6}$`), // of a replay
+}
+
+var integer = regexp.MustCompile(`^-?\d+$`)
+
+// broken lists the numbers whose form is not the one that docs/JSON.md promises.
+func broken(schema, key string, v any) (wrong []string) {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, field := range v {
+			wrong = append(wrong, broken(schema, name, field)...)
+		}
+	case []any:
+		for _, element := range v {
+			wrong = append(wrong, broken(schema, key, element)...)
+		}
+	case json.Number:
+		form := integer
+		for end, fraction := range fractions {
+			if strings.HasSuffix(key, end) && (end != "time" || schema == "replay") {
+				form = fraction
+			}
+		}
+		if !form.MatchString(v.String()) {
+			wrong = append(wrong, key+" "+v.String())
+		}
+	}
+	return wrong
+}
+
+// TestNumbersOfSchemas: the schemas, too, have integers only, except for what docs/JSON.md names.
+func TestNumbersOfSchemas(t *testing.T) {
+	found := regexp.MustCompile(`"(\w+)": \{\s*"type": (?:"number"|\[[^]]*"number")`)
+	files, err := filepath.Glob("../../docs/schema/*.json")
+	must(t, err)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		for _, m := range found.FindAllSubmatch(text, -1) {
+			name := string(m[1])
+			if !strings.HasSuffix(name, "_ratio") && (filepath.Base(file) != "common.json" || name != "seconds" && name != "moment") {
+				t.Errorf("%s: %s is a number that may be no integer", file, name)
+			}
+		}
 	}
 }
 
@@ -66,7 +128,7 @@ func TestSchemas(t *testing.T) {
 		{"explain", filled},
 		{"explain-all", []explain.Report{report, filled}},
 		{"api-explain", status.Explanation{Report: filled, Evidence: "x"}},
-		{"api-history", status.History{Now: at, Span: 3600, Samples: []status.Sample{{At: at, ToClients: 1.5}}}},
+		{"api-history", status.History{Now: at, Span: 3600, Samples: []status.Sample{{At: at, ToClients: 15}}}},
 		{"check", check.Findings{}},
 		{"check", check.Findings{{Check: "daemon"}, {Check: "nat", Result: check.Unchecked, Found: "x", Remedy: "y"}}},
 		{"cluster-status", admin.Cluster{Members: []admin.ClusterMember{}, Addresses: []admin.ClusterAddress{}}},

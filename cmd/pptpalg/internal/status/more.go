@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"net/netip"
 
@@ -50,14 +51,17 @@ type Sample struct {
 	Calls     int         `json:"calls"`
 	OneWay    int         `json:"one_way"`
 	Silent    int         `json:"silent"`
-	ToClients float64     `json:"to_clients_bytes_per_second"` // GRE that is counted
-	ToServers float64     `json:"to_servers_bytes_per_second"`
+	ToClients uint64      `json:"to_clients_bytes_per_second"` // GRE that is counted
+	ToServers uint64      `json:"to_servers_bytes_per_second"`
 }
 
 func (p *Page) serveHistory(w http.ResponseWriter, _ *http.Request) {
 	h := History{Now: schema.At(p.now()), Span: schema.For(meter.Span), Samples: []Sample{}}
 	for _, s := range p.cfg.Meter.Past() {
-		h.Samples = append(h.Samples, Sample{schema.At(s.At), s.Calls, s.OneWay, s.Silent, s.ToClients, s.ToServers})
+		h.Samples = append(h.Samples, Sample{schema.At(s.At), s.Calls, s.OneWay, s.Silent, whole(s.ToClients), whole(s.ToServers)})
 	}
 	answer(w, h)
 }
+
+// whole rounds a rate.
+func whole(rate float64) uint64 { return uint64(math.Round(rate)) }
