@@ -369,10 +369,13 @@ func callsLine(c *status.Count) string {
 }
 
 func trafficLine(s *status.Sums) string {
-	if s.Rate == nil {
-		return "not known yet"
+	switch {
+	case s.Rate != nil:
+		return rate(s.Rate) + ", both ways"
+	case s.Calls.Counted == 0:
+		return "none that is counted"
 	}
-	return rate(s.Rate) + ", both ways"
+	return "not known yet"
 }
 
 func limitsLine(s *status.Sums) string {

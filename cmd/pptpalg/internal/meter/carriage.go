@@ -66,8 +66,11 @@ type way struct {
 // unit is of how many bytes a way's bytes are: no flow carries 1<<32 units between two looks.
 const unit = 64
 
-// see takes a count, and returns how many bytes are new, and whether any packet is.
-func (w *way) see(t calls.Traffic, at moment) (bytes uint64, grew bool) {
+// fresh is what of a count is new.
+type fresh struct{ packets, bytes uint64 }
+
+// see takes a count, and returns what of it is new, and whether any packet is.
+func (w *way) see(t calls.Traffic, at moment) (more fresh, grew bool) {
 	packets, units := t.Packets, t.Bytes/unit
 	if packets < uint64(w.packets) || units < uint64(w.bytes) { // counting began again
 		w.packets, w.bytes = 0, 0
@@ -75,9 +78,9 @@ func (w *way) see(t calls.Traffic, at moment) (bytes uint64, grew bool) {
 	if grew = uint32(packets) != w.packets; grew {
 		w.moved = at
 	}
-	bytes = unit * uint64(uint32(units)-w.bytes)
+	more = fresh{uint64(uint32(packets) - w.packets), unit * uint64(uint32(units)-w.bytes)}
 	w.packets, w.bytes = uint32(packets), uint32(units)
-	return bytes, grew
+	return more, grew
 }
 
 // never reports whether nothing has ever come.
@@ -115,8 +118,8 @@ func (w *watched) judged(k Kind, doubts bool) {
 	w.set(doubtful, doubts)
 }
 
-// see takes what a call has carried, and returns how many bytes of that are new.
-func (w *watched) see(toPNS, toPAC calls.Traffic, at moment) (pns, pac uint64) {
+// see takes what a call has carried, and returns what of that is new.
+func (w *watched) see(toPNS, toPAC calls.Traffic, at moment) (pns, pac fresh) {
 	var grew [2]bool
 	pns, grew[0] = w.ways[0].see(toPNS, at)
 	pac, grew[1] = w.ways[1].see(toPAC, at)

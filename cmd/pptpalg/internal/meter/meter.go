@@ -185,11 +185,11 @@ func (m *Meter) ObserveAll(at time.Time, all iter.Seq[[]calls.View], carried map
 
 // look is one look at all calls.
 type look struct {
-	m                    *Meter
-	at                   time.Time
-	carried              map[calls.Flow]calls.Traffic
-	seen                 []watched
-	toClients, toServers uint64
+	m       *Meter
+	at      time.Time
+	carried map[calls.Flow]calls.Traffic
+	seen    []watched
+	went    went
 }
 
 // end takes in what was seen.
@@ -203,7 +203,7 @@ func (l *look) end() {
 			m.count[w.kind]++
 		}
 	}
-	m.past.add(l.at, Sample{Calls: len(m.calls), OneWay: m.count[OneWay], Silent: m.count[Silent]}, l.toClients, l.toServers)
+	m.past.add(l.at, Sample{Calls: len(m.calls), OneWay: m.count[OneWay], Silent: m.count[Silent]}, l.went)
 }
 
 // moment returns a time as it is on record.
@@ -234,12 +234,12 @@ func (l *look) see(v *calls.View) {
 	at := l.m.moment(l.at)
 	pns, pac := w.see(toPNS, toPAC, at)
 	if !known && l.at.Sub(v.Since) > recent {
-		pns, pac = 0, 0 // it is not known when it was carried
+		pns, pac = fresh{}, fresh{} // it is not known when it was carried
 	}
 	if v.Control.Src.Addr() != v.PNS.Address {
 		pns, pac = pac, pns
 	}
-	l.toClients, l.toServers = l.toClients+pns, l.toServers+pac
+	l.went.add(went{pns.bytes, pac.bytes, pns.packets + pac.packets})
 	up := v.State == calls.Established
 	switch {
 	case !up || w.is(isUp):

@@ -157,8 +157,8 @@ func TestPast(t *testing.T) {
 		m.Observe(noon.Add(time.Duration(i)*Step/2), views, counted(10*i, 20*i))
 	}
 	want := []Sample{
-		{At: noon.Add(Step), Calls: 1, ToClients: 2000 / Step.Seconds(), ToServers: 4000 / Step.Seconds()},
-		{At: noon.Add(2 * Step), Calls: 1, ToClients: 2000 / Step.Seconds(), ToServers: 4000 / Step.Seconds()},
+		{At: noon.Add(Step), Calls: 1, ToClients: 2000 / Step.Seconds(), ToServers: 4000 / Step.Seconds(), Packets: 60 / Step.Seconds()},
+		{At: noon.Add(2 * Step), Calls: 1, ToClients: 2000 / Step.Seconds(), ToServers: 4000 / Step.Seconds(), Packets: 60 / Step.Seconds()},
 	}
 	if diff := cmp.Diff(want, m.Past(), cmpopts.EquateApprox(0, unit/Step.Seconds())); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -168,6 +168,29 @@ func TestPast(t *testing.T) {
 	}
 	if n := len(m.Past()); n != int(Span/Step)+1 {
 		t.Errorf("%d samples are kept", n)
+	}
+}
+
+// TestLatest: the last sample tells of now only while it is new.
+func TestLatest(t *testing.T) {
+	m := New(Source{})
+	look := func(i int) {
+		m.Observe(noon.Add(time.Duration(i)*Step), []calls.View{call(calls.Established, noon)}, counted(uint64(10*i), uint64(20*i)))
+	}
+	look(0)
+	if s, known := m.Latest(noon.Add(Step), time.Minute); known {
+		t.Errorf("before the first step has ended: %+v", s)
+	}
+	look(1)
+	if s, known := m.Latest(noon.Add(Step+time.Minute), time.Minute); !known || s.Packets != 30/Step.Seconds() {
+		t.Errorf("after it: %+v, %v", s, known)
+	}
+	if s, known := m.Latest(noon.Add(Step+time.Minute+1), time.Minute); known {
+		t.Errorf("long after it: %+v", s)
+	}
+	var absent *Meter
+	if _, known := absent.Latest(noon, time.Minute); known {
+		t.Error("a meter that is none knows something")
 	}
 }
 

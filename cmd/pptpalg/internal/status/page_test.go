@@ -20,6 +20,7 @@ import (
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/internal/promise"
+	"pptpalg/cmd/pptpalg/internal/meter"
 )
 
 // get asks a page and returns what it answered.
@@ -251,6 +252,33 @@ func TestStatus(t *testing.T) {
 	now = now.Add(2 * time.Minute)
 	if st = decode[Status](t, get(t, p, "/api/status")); st.Sums.Rate != nil {
 		t.Errorf("the rate is %+v", st.Sums.Rate)
+	}
+}
+
+// TestRateUnasked: who is the first to ask for long gets the rate that the meter has seen.
+func TestRateUnasked(t *testing.T) {
+	f := office()
+	cfg := f.config()
+	cfg.Meter = meter.New(meter.Source{})
+	p := New(cfg)
+	now := time.Now()
+	p.now = func() time.Time { return now }
+	look := func() {
+		carried, _ := f.traffic()
+		cfg.Meter.Observe(now, f.views(), carried)
+	}
+	look()
+	f.busy()
+	now = now.Add(meter.Step)
+	look()
+	now = now.Add(meter.Step / 2)
+	if rate := decode[Status](t, get(t, p, "/api/status")).Sums.Rate; rate == nil || rate.Bytes != 135_936 || rate.Packets != 151 {
+		t.Errorf("the rate is %+v", rate)
+	}
+	f.calls = nil
+	now = now.Add(time.Second)
+	if rate := decode[Status](t, get(t, p, "/api/status")).Sums.Rate; rate != nil {
+		t.Errorf("without calls the rate is %+v", rate)
 	}
 }
 

@@ -72,6 +72,9 @@ func (p *Page) take(before *snapshot) *snapshot {
 	if before != nil && s.at.Sub(before.at) <= rateSpan {
 		s.measure(before)
 	}
+	if s.rate == nil && s.counted > 0 {
+		s.rate = sampled(p.cfg.Meter, s.at)
+	}
 	s.figures = read(p.cfg.Gatherer)
 	ended := p.now()
 	s.until = ended.Add(max(fresh, (share-1)*ended.Sub(began)))
@@ -124,6 +127,16 @@ func (s *snapshot) measure(before *snapshot) {
 		s.add(r.toClient.rate)
 		s.add(r.toServer.rate)
 	}
+}
+
+// sampled is the rate that the meter has seen, for who is the first to look. Nil is for none of
+// late.
+func sampled(m *meter.Meter, now time.Time) *admin.Traffic {
+	last, known := m.Latest(now, rateSpan)
+	if !known {
+		return nil
+	}
+	return &admin.Traffic{Packets: whole(last.Packets), Bytes: whole(last.ToClients + last.ToServers)}
 }
 
 func (s *snapshot) add(rate *admin.Traffic) {
