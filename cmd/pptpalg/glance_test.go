@@ -8,6 +8,7 @@ import (
 
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
+	"pptpalg/cmd/pptpalg/internal/check"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/schema"
 	"pptpalg/cmd/pptpalg/internal/status"
@@ -77,6 +78,44 @@ func TestStatus(t *testing.T) {
 			var r statusReport
 			if err := json.Unmarshal([]byte(printed), &r); err != nil || r.Checked || (r.Daemon == nil) != (tt.code == 3) {
 				t.Errorf("as JSON: %v: %s", err, printed)
+			}
+		})
+	}
+}
+
+// TestStatusOfContestedRules: loading the rules does not help while another program keeps
+// removing them, and a check at another moment proves nothing.
+func TestStatusOfContestedRules(t *testing.T) {
+	const missing = "the firewall rules are missing: another program keeps removing them"
+	lost := check.Finding{Check: "daemon", Result: check.Problem, Found: "the daemon runs, but no rule sends it control connections", Remedy: "pptpalg rules load"}
+	nat := check.Finding{Check: "nat", Result: check.Problem, Found: "no NAT", Remedy: "iptables"}
+	good := check.Finding{Check: "daemon", Result: check.OK}
+	gone, there := status.Rules{Contested: true}, status.Rules{Contested: true, Loaded: true}
+	for _, tt := range []struct {
+		name     string
+		rules    status.Rules
+		problems []string
+		found    check.Findings
+		want     string // the first lines
+		checked  string
+	}{
+		{"gone", gone, []string{missing}, check.Findings{lost}, "PROBLEM: " + missing + "\n  -> " + findRemover + "\n\n", "1 problem: see above"},
+		{"gone, but not when it was checked", gone, []string{missing}, check.Findings{good}, "PROBLEM: " + missing + "\n  -> " + findRemover + "\n\n", "no other problem found"},
+		{"gone, not checked", gone, []string{missing}, nil, "PROBLEM: " + missing + "\n  -> " + findRemover + "\n\n", "not run"},
+		{"there", there, []string{status.Contested}, check.Findings{good}, "PROBLEM: " + status.Contested + "\n  -> " + findRemover + "\n\n", "no other problem found"},
+		{"there, but not when it was checked", there, []string{status.Contested}, check.Findings{nat, lost}, "PROBLEM: " + status.Contested + "\n  -> " + findRemover + "\nalso: no NAT\n  -> iptables\n\n", "2 problems: see above"},
+		{"there, and something else keeps it from its work", there, []string{"no cluster", status.Contested}, check.Findings{good}, "PROBLEM: no cluster\nalso: " + status.Contested + "\n  -> " + findRemover + "\n\n", "no other problem found"},
+		{"gone, and something else keeps it from its work", gone, []string{"no cluster", status.Contested}, check.Findings{lost}, "PROBLEM: no cluster\nalso: " + status.Contested + "\n  -> " + findRemover + "\n\n", "1 problem: see above"},
+		{"missing for once", status.Rules{}, []string{"missing"}, check.Findings{lost}, "PROBLEM: missing\n  -> pptpalg rules load\n\n", "1 problem: see above"},
+		{"well", status.Rules{Loaded: true}, nil, check.Findings{good}, "OK: all is well\n\n", "no problem found"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := statusReport{State: stateOK, Daemon: &status.Status{Healthy: true, Ready: len(tt.problems) == 0 || tt.problems[0] == status.Contested, Rules: tt.rules, Problems: tt.problems}}
+			r.take(*r.Daemon, tt.found)
+			var b strings.Builder
+			must(t, r.print(&b, terminal{}, noon))
+			if _, checked, _ := strings.Cut(b.String(), "\ncheck      "); !strings.HasPrefix(b.String(), tt.want) || !strings.HasPrefix(strings.TrimSpace(checked), tt.checked) {
+				t.Errorf("got\n%s\nwant\n%s%s", &b, tt.want, tt.checked)
 			}
 		})
 	}

@@ -237,7 +237,7 @@ func run(ctx context.Context, e env, s *settings) error {
 		Version: cfg.Version, DataPath: string(d.DataPath()), Healthy: d.Healthy, Ready: d.Ready, Calls: d.Calls, Traffic: d.Traffic, Gatherer: registry, Cluster: shares, Meter: measured,
 		Explain:  admin.Paced(d.Explain),
 		Rules:    func() (string, time.Time) { return d.RulesBy(), d.RulesSince() },
-		FastPath: o.fast.told(d.DataPath()).Mode, LastError: log.last.Load,
+		FastPath: o.fast.told(d.DataPath()).Mode, LastError: log.last.Load, Contested: d.RulesContested,
 		Limits: func() status.Limits {
 			calls, connections := d.Limits()
 			return status.Limits{Calls: calls, Connections: connections}

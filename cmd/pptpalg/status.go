@@ -42,6 +42,7 @@ type statusReport struct {
 	Trouble       *int            `json:"clients_with_trouble"` // now or in the last hour; null where it was not asked for
 
 	worst string // of the clients with trouble
+	found int    // problems, by the check
 }
 
 // statusProblem is something wrong, and the command that fixes it, if there is one.
@@ -177,19 +178,19 @@ func (s *settings) findings(ctx context.Context, judge bool) check.Findings {
 // take puts the problems in an order: what keeps the daemon from its work, then what keeps
 // the gateway from carrying calls, then what is wrong with calls.
 func (r *statusReport) take(st status.Status, found check.Findings) {
-	r.Checked, r.Warnings = found != nil, found.Count(check.Warning)
+	r.Checked, r.Warnings, r.found = found != nil, found.Count(check.Warning), found.Count(check.Problem)
 	own := st.Problems
-	if !st.Ready && len(own) > 0 {
-		r.add(own[0], remedyFor(found, "daemon"))
+	if len(own) > 0 && (!st.Ready || st.Rules.Contested) {
+		r.add(own[0], remedyOf(&st, own[0], found))
 		own = own[1:]
 	}
 	for _, f := range found {
-		if f.Result == check.Problem && (f.Check != "daemon" || st.Ready) {
+		if f.Result == check.Problem && (f.Check != "daemon" || st.Ready && !st.Rules.Contested) {
 			r.add(f.Found, f.Remedy)
 		}
 	}
 	for _, text := range own {
-		r.add(text, "")
+		r.add(text, remedyOf(&st, text, nil))
 	}
 	if len(r.Problems) > 0 {
 		r.State = stateProblem
@@ -201,6 +202,21 @@ func (r *statusReport) take(st status.Status, found check.Findings) {
 			r.add(f.Found, f.Remedy)
 		}
 	}
+}
+
+// findRemover is what to do about a program that keeps removing the rules: to load them again
+// does not help.
+const findRemover = `find out which program that is ("nft monitor" names those that change rules), and stop it; or make it load the rules ("pptpalg rules print") and run the daemon with --rules none`
+
+// remedyOf is what to do about a problem that the daemon tells.
+func remedyOf(st *status.Status, text string, found check.Findings) string {
+	switch {
+	case !st.Rules.Contested:
+		return remedyFor(found, "daemon")
+	case strings.Contains(text, status.KeepsRemoving):
+		return findRemover
+	}
+	return ""
 }
 
 // remedyFor is what fixes the problem that a check has found, "" if it has found none.
@@ -279,6 +295,10 @@ func (r *statusReport) checked() string {
 		return `not run: as root, "pptpalg check" examines the gateway's firewall, NAT and kernel`
 	case r.Warnings > 0 && r.State != stateWarning:
 		return number(r.Warnings, "warning") + `: see "pptpalg check"`
+	case r.found > 0:
+		return number(r.found, "problem") + ": see above"
+	case r.State == stateProblem:
+		return "no other problem found"
 	}
 	return "no problem found"
 }

@@ -73,6 +73,8 @@ type guard struct {
 	since   atomic.Pointer[time.Time] // when they were loaded, or came back; nil before
 	quarrel quarrel
 	failed  bool // the last load has failed, and was logged
+
+	contested atomic.Bool // another program has removed the rules several times in a row
 }
 
 // rulesMissing returns why the firewall rules are not there, nil if they are. It may be called
@@ -92,6 +94,13 @@ func (g *Gateway) RulesSince() time.Time {
 		return time.Time{}
 	}
 	return *since
+}
+
+// RulesContested reports whether another program keeps removing the rules, also while they are
+// there: it does until they have stayed for a while. It may be called from any goroutine.
+func (g *Gateway) RulesContested(now time.Time) bool {
+	since := g.RulesSince()
+	return g.guard.contested.Load() && (since.IsZero() || now.Sub(since) <= stayed)
 }
 
 func (g *Gateway) rulesLoaded() float64 {
@@ -194,6 +203,7 @@ func (g *Gateway) rulesGone(now time.Time) {
 	g.events.Add(&history.Event{Time: now, Kind: history.RulesLost})
 	why := errRulesLost
 	pause := g.guard.quarrel.lost(now)
+	g.guard.contested.Store(pause > 0 && g.RulesBy() != choice.None)
 	switch {
 	case g.RulesBy() == choice.None:
 		why = errRulesNever

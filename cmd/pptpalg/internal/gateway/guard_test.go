@@ -109,17 +109,29 @@ func TestGuardAndAnotherManager(t *testing.T) {
 	if err := g.rulesMissing(); !errors.Is(err, errRulesKept) || g.rulesLoaded() != 0 {
 		t.Errorf("missing for %v, loaded %v", err, g.rulesLoaded())
 	}
+	if !strings.Contains(errRulesKept.Error(), "another program keeps removing") { // status.KeepsRemoving
+		t.Error("pptpalg status does not know this problem:", errRulesKept)
+	}
+	if !g.RulesContested(now) {
+		t.Error("nobody is told that another program keeps removing them")
+	}
 	if lines := strings.Count(log.String(), "\n"); lines > 3*f.loads+3 {
 		t.Errorf("%d lines are logged of %d loads", lines, f.loads)
 	}
 	now = now.Add(longestPause)
 	g.lookAtRules(t.Context(), now) // the other program has stopped
+	if !g.RulesContested(now) || g.RulesContested(now.Add(stayed+1)) {
+		t.Error("rules are contested until they have stayed for a while")
+	}
 	now = now.Add(2 * stayed)
 	g.lookAtRules(t.Context(), now)
 	f.there, f.loads = false, 0
 	g.lookAtRules(t.Context(), now)
 	if f.loads != 1 || g.rulesMissing() != nil {
 		t.Errorf("a loss much later: %d loads, %v", f.loads, g.rulesMissing())
+	}
+	if g.RulesContested(now) {
+		t.Error("one loss is no contest")
 	}
 }
 

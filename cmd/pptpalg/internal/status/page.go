@@ -40,6 +40,7 @@ type Config struct {
 	Explain func(context.Context, netip.Addr) (explain.Report, error)
 
 	Rules     func() (by string, since time.Time) // who loads the firewall rules, and since when they are there; zero while they are not
+	Contested func(now time.Time) bool            // another program keeps removing them; nil for never
 	FastPath  string                              // as --fastpath
 	Limits    func() Limits                       // nil for none
 	LastError func() *LogLine                     // that the daemon has logged; nil for none

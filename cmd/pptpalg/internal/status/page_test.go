@@ -255,6 +255,30 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+// TestContestedRules: that another program keeps removing the rules is a problem also while they
+// are there, and is told once.
+func TestContestedRules(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		started error
+		want    []string
+	}{
+		{"there", nil, []string{Contested}},
+		{"gone", errors.New("missing: another program keeps removing them"), []string{"missing: another program keeps removing them"}},
+		{"another reason", errors.New("no cluster"), []string{"no cluster", Contested}},
+	} {
+		f := office()
+		f.started = tt.started
+		cfg := f.config()
+		cfg.Rules = func() (string, time.Time) { return "nft", time.Time{} }
+		cfg.Contested = func(time.Time) bool { return true }
+		st := decode[Status](t, get(t, New(cfg), "/api/status"))
+		if diff := cmp.Diff(tt.want, st.Problems); diff != "" || !st.Rules.Contested {
+			t.Errorf("%s: (-want +got)\n%s", tt.name, diff)
+		}
+	}
+}
+
 // TestRateUnasked: who is the first to ask for long gets the rate that the meter has seen.
 func TestRateUnasked(t *testing.T) {
 	f := office()

@@ -2,6 +2,8 @@ package status
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"pptpalg/alg/calls"
 	"pptpalg/cmd/pptpalg/internal/admin"
@@ -31,7 +33,15 @@ type Rules struct {
 	By     string      `json:"by"`     // who loads them: nft, iptables, or none for somebody else
 	Loaded bool        `json:"loaded"` // they are there
 	Since  schema.Time `json:"since"`  // without a break; null where that is not known
+
+	Contested bool `json:"contested"` // another program keeps removing them
 }
+
+// KeepsRemoving is in the problem of contested rules, whether they are there or not.
+const KeepsRemoving = "another program keeps removing"
+
+// Contested is the problem of contested rules where they do not keep the daemon from being ready.
+const Contested = KeepsRemoving + " the firewall rules; the daemon loads them again after a pause, and only then edits new calls"
 
 // FastPath is the fast path, as far as the daemon knows.
 type FastPath struct {
@@ -135,7 +145,7 @@ func (p *Page) rules() Rules {
 		return Rules{}
 	}
 	by, since := p.cfg.Rules()
-	return Rules{By: by, Loaded: !since.IsZero(), Since: schema.At(since)}
+	return Rules{By: by, Loaded: !since.IsZero(), Since: schema.At(since), Contested: p.cfg.Contested != nil && p.cfg.Contested(p.now())}
 }
 
 // cluster tells of the gateways that share their calls.
@@ -165,6 +175,10 @@ func (p *Page) problems(st *Status) {
 	} else if err := p.cfg.Ready(st.Now.Time); err != nil {
 		st.Ready = false
 		st.Problems = append(st.Problems, err.Error())
+	}
+	known := slices.ContainsFunc(st.Problems, func(text string) bool { return strings.Contains(text, KeepsRemoving) })
+	if st.Rules.Contested && !known {
+		st.Problems = append(st.Problems, Contested)
 	}
 	if c := st.Cluster; c != nil && c.State != admin.ClusterOK {
 		st.Problems = append(st.Problems, fmt.Sprintf("in its cluster this gateway is %s; \"pptpalg cluster status\" says more", c.State))
