@@ -23,6 +23,9 @@ type Port struct {
 	// does not use the interface.
 	XDP, TC bool
 
+	// Down says that it is not used because it is down. What is attached stays until it is up.
+	Down bool
+
 	// Why says in plain words why it is XDP, only tc, or nothing.
 	Why string
 }
@@ -54,6 +57,7 @@ func (f *facts) decide(mode Mode, only []string) []Port {
 func (f *facts) port(mode Mode, l *link) Port {
 	p := Port{Index: l.index, Name: l.name, MAC: l.ethernet()}
 	if p.Why = f.unfit(l); p.Why != "" {
+		p.Down = !l.up()
 		return p
 	}
 	if mode == TC {

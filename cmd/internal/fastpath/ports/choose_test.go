@@ -119,7 +119,6 @@ tc qdisc add dev many root handle 7: mq`)
 
 // TestChooseFilters: XDP skips no filter of others, by clsact, by ingress and by tcx.
 func TestChooseFilters(t *testing.T) {
-	const filter = "protocol ip u32 match u32 0 0 flowid 1:1"
 	tests := []struct {
 		name string
 		make func(t *testing.T, p *netns.Place)
@@ -127,9 +126,9 @@ func TestChooseFilters(t *testing.T) {
 		why  string
 	}{
 		{"empty clsact", script("tc qdisc add dev wan clsact"), "xdp", ""},
-		{"clsact ingress", script("tc qdisc add dev wan clsact; tc filter add dev wan ingress " + filter), "", "on ingress"},
-		{"clsact egress", script("tc qdisc add dev wan clsact; tc filter add dev wan egress " + filter), "", "on egress"},
-		{"ingress", script("tc qdisc add dev wan ingress; tc filter add dev wan parent ffff: " + filter), "", "on ingress"},
+		{"clsact ingress", script("tc qdisc add dev wan clsact; tc filter add dev wan ingress " + aFilter), "", "on ingress"},
+		{"clsact egress", script("tc qdisc add dev wan clsact; tc filter add dev wan egress " + aFilter), "", "on egress"},
+		{"ingress", script("tc qdisc add dev wan ingress; tc filter add dev wan parent ffff: " + aFilter), "", "on ingress"},
 		{"tcx ingress", tcx(ebpf.AttachTCXIngress, "another"), "", "on ingress"},
 		{"tcx egress", tcx(ebpf.AttachTCXEgress, "another"), "", "on egress"},
 		{"our tcx", tcx(ebpf.AttachTCXEgress, ProgramPrefix), "xdp", ""},

@@ -31,9 +31,21 @@ func (k *known) read(m netlink.Message) Change {
 	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
 		return Change{Links: true}
 	case unix.RTM_NEWQDISC, unix.RTM_DELQDISC:
-		return Change{Links: len(m.Data) >= tcmsgLen && binary.NativeEndian.Uint32(m.Data[12:]) != clsactParent}
+		return readQdisc(m)
+	case unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER:
+		return Change{Filters: true}
 	}
 	return Change{}
+}
+
+// readQdisc tells the qdiscs that hold filters from those on the way out. The kernel does not
+// tell of the filters that go with one.
+func readQdisc(m netlink.Message) Change {
+	if len(m.Data) < tcmsgLen {
+		return Change{}
+	}
+	holds := binary.NativeEndian.Uint32(m.Data[12:]) == clsactParent
+	return Change{Links: !holds, Filters: holds && m.Header.Type == unix.RTM_DELQDISC}
 }
 
 // link takes up what was told of a link.

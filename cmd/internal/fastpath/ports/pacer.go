@@ -5,17 +5,18 @@ import (
 	"time"
 )
 
-// routePause is the time from one change of routes that is passed on to the next.
-const routePause = 200 * time.Millisecond
+// slowPause is the time from one change of routes or filters that is passed on to the next.
+const slowPause = 200 * time.Millisecond
 
-// Pacer passes changes on: those of routes at most every 200 ms, the last one never lost,
-// and all others at once. A router that speaks BGP changes routes all the time. Any goroutine
-// may call Changed.
+// Pacer passes changes on: those of routes and filters at most every 200 ms, the last one
+// never lost, and all others at once. A router that speaks BGP changes routes all the time, as
+// a virtual switch does with filters. Any goroutine may call Changed.
 type Pacer struct {
 	pass func(Change)
 
 	mu      sync.Mutex
-	next    time.Time // no change of routes before that, unless with another one
+	next    time.Time // no slow change before that, unless with another one
+	held    Change    // what waits
 	waiting *time.Timer
 	stopped bool
 }
@@ -27,30 +28,30 @@ func NewPacer(pass func(Change)) *Pacer { return &Pacer{pass: pass} }
 func (p *Pacer) Changed(c Change) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	onlyRoutes := c.Routes && !c.Links && !c.Rules && !c.Addresses && !c.Ruleset
-	if wait := time.Until(p.next); onlyRoutes && wait > 0 {
+	urgent := c.Links || c.Rules || c.Addresses || c.Ruleset
+	if wait := time.Until(p.next); !urgent && wait > 0 {
+		p.held.add(c)
 		if p.waiting == nil {
 			p.waiting = time.AfterFunc(wait, p.due)
 		}
 		return
 	}
-	if p.waiting != nil {
-		c.Routes = true
-	}
 	p.passOn(c)
 }
 
-// due passes on the change of routes that waits.
+// due passes on what waits.
 func (p *Pacer) due() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.waiting != nil && time.Until(p.next) <= 0 { // another change may have come first
-		p.passOn(Change{Routes: true})
+		p.passOn(Change{})
 	}
 }
 
-// passOn is called with mu.
+// passOn passes on a change with what waits. It is called with mu.
 func (p *Pacer) passOn(c Change) {
+	c.add(p.held)
+	p.held = Change{}
 	if p.waiting != nil {
 		p.waiting.Stop()
 		p.waiting = nil
@@ -58,8 +59,8 @@ func (p *Pacer) passOn(c Change) {
 	if p.stopped {
 		return
 	}
-	if c.Routes {
-		p.next = time.Now().Add(routePause)
+	if c.Routes || c.Filters {
+		p.next = time.Now().Add(slowPause)
 	}
 	p.pass(c)
 }

@@ -2,7 +2,6 @@ package ports
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -24,41 +23,29 @@ func ours(id uint32) bool {
 }
 
 // askFilters counts what others have attached to an interface's tcx and clsact.
-func askFilters(c *netlink.Conn, index int, ours func(program uint32) bool) (n filters, err error) {
-	for _, way := range []struct {
-		count  *int
-		attach ebpf.AttachType
-		parent uint32
-	}{
-		{&n.in, ebpf.AttachTCXIngress, clsactIngress},
-		{&n.out, ebpf.AttachTCXEgress, clsactEgress},
-	} {
-		programs, err := askTCX(index, way.attach, ours)
-		if err != nil {
-			return filters{}, fmt.Errorf("tcx: %w", err)
-		}
-		classifiers, err := askClassifiers(c, index, way.parent, ours)
-		if err != nil {
-			return filters{}, fmt.Errorf("clsact: %w", err)
-		}
-		*way.count = programs + classifiers
+func askFilters(c *netlink.Conn, index int, ours func(program uint32) bool) (filters, error) {
+	in, err := askHook(c, index, ingress, ours)
+	if err != nil {
+		return filters{}, err
 	}
-	return n, nil
+	out, err := askHook(c, index, egress, ours)
+	if err != nil {
+		return filters{}, err
+	}
+	return filters{in: in.others, out: out.others}, nil
 }
 
-// askTCX counts others' programs. Kernels before 6.6 have none: they do not know the question.
-func askTCX(index int, attach ebpf.AttachType, ours func(program uint32) bool) (others int, err error) {
+// askTCX counts programs. Kernels before 6.6 have none: they do not know the question.
+func askTCX(index int, attach ebpf.AttachType, ours func(program uint32) bool, n *owned) error {
 	found, err := attached.QueryPrograms(attached.QueryOptions{Target: index, Attach: attach})
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, ebpf.ErrNotSupported) {
-		return 0, nil
+		return nil
 	}
 	if err != nil {
-		return 0, err
+		return err
 	}
 	for _, p := range found.Programs {
-		if !ours(uint32(p.ID)) {
-			others++
-		}
+		n.add(ours(uint32(p.ID)))
 	}
-	return others, nil
+	return nil
 }

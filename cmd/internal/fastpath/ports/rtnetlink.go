@@ -24,11 +24,8 @@ const (
 	clsactEgress  = 0xfffffff3
 )
 
-// Attributes of a filter of kind bpf (linux/pkt_cls.h).
-const (
-	tcaBPFName = 7
-	tcaBPFID   = 11
-)
+// tcaBPFName is the name of a filter of kind bpf (linux/pkt_cls.h).
+const tcaBPFName = 7
 
 // skipStats is RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h.
 const skipStats = 1 << 3
@@ -115,25 +112,25 @@ func decodeQdiscs(msgs []netlink.Message) (map[int][]string, error) {
 	return all, nil
 }
 
-func askClassifiers(c *netlink.Conn, index int, parent uint32, ours func(program uint32) bool) (others int, err error) {
+// askClassifiers counts filters. Ours have our name, which everybody may read.
+func askClassifiers(c *netlink.Conn, index int, parent uint32, n *owned) error {
 	body := make([]byte, tcmsgLen)
 	binary.NativeEndian.PutUint32(body[4:], uint32(index))
 	binary.NativeEndian.PutUint32(body[12:], parent)
 	msgs, err := dump(c, unix.RTM_GETTFILTER, body)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	for _, m := range msgs {
 		t, err := decodeTC(m.Data)
 		if err != nil {
-			return 0, fmt.Errorf("decode filter: %w", err)
+			return fmt.Errorf("decode filter: %w", err)
 		}
-		// Without a handle it is the list that holds the filters.
-		if t.handle != 0 && !strings.HasPrefix(t.name, ProgramPrefix) && (t.program == 0 || !ours(t.program)) {
-			others++
+		if t.handle != 0 { // or it is the list that holds the filters
+			n.add(strings.HasPrefix(t.name, ProgramPrefix))
 		}
 	}
-	return others, nil
+	return nil
 }
 
 // tc is what matters of a qdisc or filter.
@@ -142,7 +139,6 @@ type tc struct {
 	handle, parent uint32
 	kind           string
 	name           string // of a filter of kind bpf
-	program        uint32
 }
 
 func decodeTC(b []byte) (tc, error) {
@@ -180,11 +176,8 @@ func (t *tc) decodeBPF(options []byte) {
 		return
 	}
 	for d.Next() {
-		switch d.Type() {
-		case tcaBPFName:
+		if d.Type() == tcaBPFName {
 			t.name = d.String()
-		case tcaBPFID:
-			t.program = d.Uint32()
 		}
 	}
 }

@@ -23,20 +23,21 @@ type Change struct {
 	Routes    bool // or nexthops
 	Rules     bool // of routing (ip rule), or IPsec policies
 	Addresses bool // Choose may now say something else
+	Filters   bool // of tc, on the way in or out: Choose may now say something else
 	Ruleset   bool // of nftables; that of iptables-nft, too
 }
 
 // everything is what may have changed where nobody told.
-var everything = Change{Links: true, Routes: true, Rules: true, Addresses: true, Ruleset: true}
+var everything = Change{Links: true, Routes: true, Rules: true, Addresses: true, Filters: true, Ruleset: true}
 
 // some reports whether there is any change.
 func (c *Change) some() bool {
-	return c.Links || c.Routes || c.Rules || c.Addresses || c.Ruleset
+	return c.Links || c.Routes || c.Rules || c.Addresses || c.Filters || c.Ruleset
 }
 
 func (c *Change) add(d Change) {
 	c.Links, c.Routes, c.Rules = c.Links || d.Links, c.Routes || d.Routes, c.Rules || d.Rules
-	c.Addresses, c.Ruleset = c.Addresses || d.Addresses, c.Ruleset || d.Ruleset
+	c.Addresses, c.Filters, c.Ruleset = c.Addresses || d.Addresses, c.Filters || d.Filters, c.Ruleset || d.Ruleset
 	c.Came, c.Went = append(c.Came, d.Came...), append(c.Went, d.Went...)
 }
 

@@ -29,7 +29,7 @@ type watched struct {
 }
 
 // told counts how often each was told.
-type told struct{ Links, Routes, Rules, Addresses, Ruleset int }
+type told struct{ Links, Routes, Rules, Addresses, Filters, Ruleset int }
 
 func (w *watched) changed(c Change) {
 	w.mu.Lock()
@@ -39,7 +39,7 @@ func (w *watched) changed(c Change) {
 		told bool
 		n    *int
 	}{
-		{c.Links, &w.told.Links}, {c.Routes, &w.told.Routes}, {c.Rules, &w.told.Rules}, {c.Addresses, &w.told.Addresses}, {c.Ruleset, &w.told.Ruleset},
+		{c.Links, &w.told.Links}, {c.Routes, &w.told.Routes}, {c.Rules, &w.told.Rules}, {c.Addresses, &w.told.Addresses}, {c.Filters, &w.told.Filters}, {c.Ruleset, &w.told.Ruleset},
 	} {
 		if k.told {
 			*k.n++
@@ -153,6 +153,9 @@ func TestWatch(t *testing.T) {
 		{"moved to another namespace", "", "ip link set wan netns $OTHER", Change{Links: true, Went: []string{"wan"}}},
 		{"qdisc", "", "tc qdisc add dev wan root pfifo", links},
 		{"qdisc gone", "tc qdisc add dev wan root pfifo", "tc qdisc del dev wan root", links},
+		{"filter", "tc qdisc add dev wan clsact", "tc filter add dev wan egress " + aFilter, Change{Filters: true}},
+		{"filter gone", "tc qdisc add dev wan clsact; tc filter add dev wan egress " + aFilter, "tc filter del dev wan egress", Change{Filters: true}},
+		{"filter gone with its qdisc", "tc qdisc add dev wan clsact; tc filter add dev wan egress " + aFilter, "tc qdisc del dev wan clsact", Change{Filters: true}},
 		{"forwarding", "sysctl -qw net.ipv4.conf.wan.forwarding=1", "sysctl -qw net.ipv4.conf.wan.forwarding=0", links},
 		{"address", "", "ip address add 192.0.2.5/24 dev wan", Change{Addresses: true}},
 		{"address gone", "", "ip address del 192.0.2.1/24 dev wan", Change{Addresses: true}},
@@ -185,6 +188,9 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// aFilter is one that lets everything pass.
+const aFilter = "protocol ip u32 match u32 0 0 flowid 1:1"
+
 // ipsec has what clients send go into a tunnel.
 const ipsec = "ip xfrm policy add src 10.77.0.0/24 dst 203.0.113.0/24 dir out tmpl src 192.0.2.1 dst 192.0.2.2 proto esp mode tunnel"
 
@@ -211,7 +217,7 @@ func TestWatchIgnores(t *testing.T) {
 		{"IPv6 rule", "", "ip -6 rule add fwmark 1 table 7"},
 		{"ip6 table", "", "nft add table ip6 x"},
 		{"ip6tables-nft", "", "ip6tables-nft -A FORWARD -j DROP"},
-		{"clsact", "", "tc qdisc add dev wan clsact; tc qdisc del dev wan clsact"},
+		{"clsact", "", "tc qdisc add dev wan clsact"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -230,7 +236,7 @@ func TestPacer(t *testing.T) {
 		At     time.Duration
 		Change Change
 	}
-	routes, rules := Change{Routes: true}, Change{Rules: true}
+	routes, rules, filters := Change{Routes: true}, Change{Rules: true}, Change{Filters: true}
 	const ms = time.Millisecond
 	tests := []struct {
 		name string
@@ -248,6 +254,8 @@ func TestPacer(t *testing.T) {
 			[]passed{{0, routes}, {20 * ms, Change{Routes: true, Rules: true}}, {220 * ms, routes}}},
 		{"another leaves the pause as it is", []passed{{0, routes}, {20 * ms, rules}, {30 * ms, routes}},
 			[]passed{{0, routes}, {20 * ms, rules}, {200 * ms, routes}}},
+		{"filters wait as routes do", []passed{{0, routes}, {10 * ms, filters}, {20 * ms, routes}, {300 * ms, filters}},
+			[]passed{{0, routes}, {200 * ms, Change{Routes: true, Filters: true}}, {400 * ms, filters}}},
 		{"both", []passed{{0, routes}, {20 * ms, Change{Routes: true, Addresses: true}}}, []passed{{0, routes}, {20 * ms, Change{Routes: true, Addresses: true}}}},
 	}
 	for _, tt := range tests {
@@ -279,7 +287,7 @@ func TestPacer(t *testing.T) {
 func TestKnownLost(t *testing.T) {
 	k := known{links: map[int]link{1: {index: 1, name: "lo"}, 2: {index: 2, name: "old"}, 3: {index: 3, name: "gone"}}}
 	got := k.replace([]link{{index: 1, name: "lo"}, {index: 2, name: "new"}, {index: 4, name: "came"}})
-	want := Change{Links: true, Routes: true, Rules: true, Addresses: true, Ruleset: true, Came: []string{"new", "came"}, Went: []string{"old", "gone"}}
+	want := Change{Links: true, Routes: true, Rules: true, Addresses: true, Filters: true, Ruleset: true, Came: []string{"new", "came"}, Went: []string{"old", "gone"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
