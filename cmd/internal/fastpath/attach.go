@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,14 +27,27 @@ const (
 	egress  hook = "egress"
 )
 
+// of reports whether an interface has the hook's program.
+func (h hook) of(held ports.Held) bool {
+	switch h {
+	case xdp:
+		return held.XDP
+	case ingress:
+		return held.In
+	}
+	return held.Out
+}
+
 func (h hook) pin(dir string, index int) string {
 	return filepath.Join(dir, string(h)+"_"+strconv.Itoa(index))
 }
 
-// How a port is attached where there is no tcx: in port.clsact.
+// What Load and the daemon note about a port: in port.clsact, which the programs do not read.
 const (
-	byCLSACT   = 1 << iota // by filters
+	byCLSACT   = 1 << iota // there is no tcx: it is attached by filters
 	madeCLSACT             // of a qdisc that Load has made
+	refusedXDP             // Load has tried XDP in vain
+	idleXDP                // Load has attached XDP, and the daemon has taken it out of use
 )
 
 // berth is a port that is being attached.
@@ -55,6 +67,9 @@ func (l *loader) attachAll(all []ports.Port) ([]Attached, error) {
 	}
 	now, err := l.dismiss(before, all)
 	if err != nil {
+		return nil, err
+	}
+	if l.held, err = ports.AskHeld(indexes(all)); err != nil {
 		return nil, err
 	}
 	told := make([]Attached, len(all))
@@ -82,12 +97,22 @@ func (l *loader) attachAll(all []ports.Port) ([]Attached, error) {
 	l.attachIngress(berths)
 	for _, b := range berths {
 		now[b.number] = b.port
-		b.told.XDP, b.told.TC, b.told.CLSACT = b.port.Xdp != 0, b.port.Tc != 0, b.port.Clsact != 0
+		b.told.XDP, b.told.TC = b.port.Xdp != 0, b.port.Tc != 0
+		b.told.CLSACT, b.told.Refused = b.port.Clsact&byCLSACT != 0, b.port.Clsact&refusedXDP != 0
 	}
 	if err := l.write(before, now); err != nil {
 		return nil, err
 	}
 	return told, detachOthers(l.dir, now)
+}
+
+func indexes(all []ports.Port) (some []int) {
+	for _, p := range all {
+		if p.Used() {
+			some = append(some, p.Index)
+		}
+	}
+	return some
 }
 
 // dismiss detaches what is no longer wanted, and returns the ports that are left. What was
@@ -122,7 +147,7 @@ func (l *loader) berth(now []fastpathPort, told *Attached, p ports.Port) (*berth
 		told.Why = fmt.Sprintf("there are %d other interfaces", len(now))
 		return nil, nil
 	}
-	port := fastpathPort{Ifindex: uint32(p.Index), Clsact: now[n].Clsact}
+	port := fastpathPort{Ifindex: uint32(p.Index), Clsact: now[n].Clsact & (byCLSACT | madeCLSACT)}
 	if len(p.MAC) == len(port.Mac) {
 		port.Mac, port.Head = [6]uint8(p.MAC), 14
 	}
@@ -172,7 +197,7 @@ func (l *loader) attach(b *berth, byXDP bool) {
 		drop(pin)
 		return
 	}
-	err := l.link(pin, b.programs.Forward, func() (link.Link, error) {
+	err := l.link(xdp, index, b.programs.Forward, func() (link.Link, error) {
 		return link.AttachXDP(link.XDPOptions{Program: b.programs.Forward, Interface: index, Flags: link.XDPDriverMode})
 	})
 	sends := false
@@ -184,10 +209,21 @@ func (l *loader) attach(b *berth, byXDP bool) {
 	}
 	if err != nil {
 		drop(pin)
-		b.told.Why = "no XDP: " + whyNot(err)
+		l.refused(b, err)
 		return
 	}
 	b.port.Xdp = 1
+}
+
+// refused has a port do without XDP: by tc, or not at all if only XDP is wanted. It stays a
+// port, so that the daemon knows that loading again would not help.
+func (l *loader) refused(b *berth, err error) {
+	b.told.Why = "no XDP: " + whyNot(err)
+	b.port.Clsact |= refusedXDP
+	if l.o.OnlyXDP {
+		detach(l.dir, b.port)
+		b.port.Clsact = refusedXDP
+	}
 }
 
 var errSends = errors.New("the driver does not send what XDP redirects")
@@ -206,7 +242,7 @@ func whyNot(err error) string {
 // attachIngress attaches what forwards in tc to all ports, if one has no XDP: else packets
 // between that and the others could not be forwarded.
 func (l *loader) attachIngress(berths []*berth) {
-	needed := slices.ContainsFunc(berths, func(b *berth) bool { return b.port.Ifindex != 0 && b.port.Xdp == 0 })
+	needed := !l.o.OnlyXDP && slices.ContainsFunc(berths, func(b *berth) bool { return b.port.Ifindex != 0 && b.port.Xdp == 0 })
 	for _, b := range berths {
 		if b.port.Ifindex == 0 {
 			continue
@@ -231,7 +267,7 @@ func (l *loader) attachTC(b *berth, at hook) error {
 	}
 	err := error(link.ErrNotSupported)
 	if !l.o.clsact {
-		err = l.link(at.pin(l.dir, index), program, func() (link.Link, error) {
+		err = l.link(at, index, program, func() (link.Link, error) {
 			return link.AttachTCX(link.TCXOptions{Interface: index, Program: program, Attach: kind})
 		})
 	}
@@ -251,17 +287,19 @@ func (l *loader) attachTC(b *berth, at hook) error {
 
 func (l *loader) detachTC(p fastpathPort, at hook) {
 	drop(at.pin(l.dir, int(p.Ifindex)))
-	if p.Clsact != 0 {
+	if p.Clsact&byCLSACT != 0 {
 		removeFilter(int(p.Ifindex), at)
 	}
 }
 
 // link has a program in the place of the one that a pinned link has attached, or attaches and
-// pins it.
-func (l *loader) link(pin string, p *ebpf.Program, attach func() (link.Link, error)) error {
+// pins it. A link may also lead to an interface that has gone to another namespace, where it
+// keeps its index.
+func (l *loader) link(at hook, index int, p *ebpf.Program, attach func() (link.Link, error)) error {
+	pin := at.pin(l.dir, index)
 	if old, err := link.LoadPinnedLink(pin, nil); err == nil {
 		defer old.Close()
-		if alive(old) && old.Update(p) == nil {
+		if at.of(l.held[index]) && alive(old) && old.Update(p) == nil {
 			return nil
 		}
 	}
@@ -308,7 +346,7 @@ func detach(dir string, p fastpathPort) {
 	for _, h := range []hook{xdp, ingress, egress} {
 		drop(h.pin(dir, int(p.Ifindex)))
 	}
-	if p.Clsact != 0 {
+	if p.Clsact&byCLSACT != 0 {
 		removeFilters(int(p.Ifindex), p.Clsact&madeCLSACT != 0)
 	}
 }
@@ -375,16 +413,17 @@ func detachAll(dir string) error {
 }
 
 // write writes the ports that have changed, and has the kernel decide on all flows anew if
-// there are any.
+// there are any. It always says which interfaces XDP redirects to: the kernel forgets one that
+// goes, also if it comes back with the same index (dev_map_notification).
 func (l *loader) write(before, now []fastpathPort) error {
 	for n, p := range now {
-		if p == before[n] {
-			continue
-		}
 		if p.Xdp != 0 {
 			if err := l.maps.maps[fastpathMapOut].Put(uint32(n), p.Ifindex); err != nil {
 				return fmt.Errorf("write port %d: %w", n, err)
 			}
+		}
+		if p == before[n] {
+			continue
 		}
 		if err := l.maps.setPort(n, p); err != nil {
 			return err
@@ -394,22 +433,4 @@ func (l *loader) write(before, now []fastpathPort) error {
 		l.maps.changed()
 	}
 	return nil
-}
-
-// attached tells of ports as they are loaded.
-func attached(all []fastpathPort) (told []Attached) {
-	for _, p := range all {
-		if p.Ifindex == 0 {
-			continue
-		}
-		a := Attached{Port: ports.Port{Index: int(p.Ifindex), XDP: p.Xdp != 0, TC: p.Tc != 0}, CLSACT: p.Clsact != 0}
-		if p.Head != 0 {
-			a.MAC = net.HardwareAddr(p.Mac[:])
-		}
-		if i, err := net.InterfaceByIndex(a.Index); err == nil {
-			a.Name = i.Name
-		}
-		told = append(told, a)
-	}
-	return told
 }

@@ -124,7 +124,7 @@ func removeAllFilters(s *pinned) {
 		return
 	}
 	for _, p := range all {
-		if p.Clsact != 0 {
+		if p.Clsact&byCLSACT != 0 {
 			removeFilters(int(p.Ifindex), p.Clsact&madeCLSACT != 0)
 		}
 	}

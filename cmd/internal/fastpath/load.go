@@ -23,6 +23,7 @@ type Options struct {
 	Interval time.Duration // for which a decision of the kernel is in force; 0: DefaultInterval
 	Flows    uint32        // at most; 0: as many as the maps that are there take, or DefaultFlows
 	Group    int           // whose members may use the maps; -1: none
+	OnlyXDP  bool          // where the driver refuses XDP, nothing is attached instead
 
 	clsact bool // as where the kernel has no tcx, for tests
 }
@@ -43,6 +44,9 @@ const (
 type Attached struct {
 	ports.Port      // XDP and TC: what is attached; Why: why that, and not more
 	CLSACT     bool // by a qdisc of kind clsact, and not by tcx
+	Refused    bool // Load has tried XDP in vain
+	Idle       bool // XDP is attached, but Table.Settle has taken it out of use
+	Taken      bool // another's program is in the place for XDP
 }
 
 // Loaded is what Load has done.
@@ -88,7 +92,8 @@ type loader struct {
 	lock  *os.File
 	spec  *ebpf.CollectionSpec
 	maps  *pinned
-	fresh bool // maps are new and not in their place yet
+	held  map[int]ports.Held // by index
+	fresh bool               // maps are new and not in their place yet
 	why   string
 }
 
@@ -237,7 +242,7 @@ func (l *loader) pin(dir string, anew bool) error {
 	if err := give(dir, l.o.Group, 0o750); err != nil {
 		return err
 	}
-	for mode, pins := range map[os.FileMode]map[string]string{0o660: mapPins, 0o600: rootPins} {
+	for mode, pins := range map[os.FileMode]map[string]string{0o660: mapPins, 0o640: rootPins} {
 		for name, pin := range pins {
 			at := filepath.Join(dir, pin)
 			if anew {

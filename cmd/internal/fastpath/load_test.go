@@ -55,6 +55,15 @@ func passes(t *testing.T, kind ebpf.ProgramType) *ebpf.Program {
 	return p
 }
 
+// attached returns the ports that are attached.
+func (r *rig) attached() (all []Attached, err error) {
+	err = r.gateway.Do(func() (err error) {
+		all, err = r.table.Attached()
+		return err
+	})
+	return all, err
+}
+
 // TestUnload leaves nothing behind, and what others have attached as it was.
 func TestUnload(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
@@ -279,14 +288,14 @@ func TestReloaded(t *testing.T) {
 		if s := r.table.Stats(); s.Loaded {
 			t.Errorf("unloaded: %+v", s)
 		}
-		if _, err := r.table.Attached(); !errors.Is(err, os.ErrNotExist) {
+		if _, err := r.attached(); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("unloaded: %v", err)
 		}
 		if frames, fast := r.pass(t, outward, 0, r.packet(outward, 0)); len(frames) != 1 || fast {
 			t.Errorf("unloaded: %d arrived, by the fast path: %v", len(frames), fast)
 		}
 		r.load(t, m, m.options(r))
-		if all, err := r.table.Attached(); err != nil || len(all) != 2 {
+		if all, err := r.attached(); err != nil || len(all) != 2 {
 			t.Errorf("loaded: %+v, %v", all, err)
 		}
 		r.learn(t, outward, 0, 100, 0)
@@ -395,9 +404,43 @@ func TestTaken(t *testing.T) {
 	if s := r.table.Stats(); s.Packets["tc"] == 0 || s.Packets["xdp"] != 0 {
 		t.Errorf("packets: %v", s.Packets)
 	}
-	told, err := r.table.Attached()
+	told, err := r.attached()
 	if err != nil || len(told) != 2 || told[0].XDP || !told[1].XDP {
 		t.Errorf("told: %+v, %v", told, err)
+	}
+}
+
+// TestRefused has a driver that takes no XDP program: veth with long frames. With OnlyXDP there
+// is nothing instead, and the daemon knows that loading again would not help.
+func TestRefused(t *testing.T) {
+	for _, only := range []bool{false, true} {
+		t.Run(fmt.Sprintf("only XDP: %v", only), func(t *testing.T) {
+			m := modes[0]
+			r := newRig(t)
+			run(t, r.client, "ip link set eth0 mtu 9000")
+			run(t, r.gateway, "ip link set lan mtu 9000")
+			o := m.options(r)
+			o.OnlyXDP = only
+			do(t, r.gateway, func() error { _, err := Load(r.ports(m), o); return err })
+			defer r.gateway.Do(func() error { return Unload(r.dir) })
+			r.table = r.open(t)
+			told, err := r.attached()
+			if err != nil || len(told) != 2 {
+				t.Fatalf("attached: %+v, %v", told, err)
+			}
+			if lan := told[0]; lan.XDP || lan.TC == only || !lan.Refused {
+				t.Errorf("lan: %+v", lan)
+			}
+			if wan := told[1]; !wan.XDP || wan.TC == only || wan.Refused {
+				t.Errorf("wan: %+v", wan)
+			}
+			if n := r.attachedTo(t, r.lan.Index, "lan"); (n == 0) != only {
+				t.Errorf("lan has %d programs", n)
+			}
+			run(t, r.client, "ip link set eth0 mtu 1500")
+			run(t, r.gateway, "ip link set lan mtu 1500")
+			r.load(t, m, o)
+		})
 	}
 }
 
@@ -453,6 +496,12 @@ func beDaemon(dir string) error {
 	t, err := Open(dir)
 	if err != nil {
 		return err
+	}
+	if t.maps.out == nil {
+		return errors.New("what XDP redirects to cannot be read")
+	}
+	if err := t.maps.out.Put(uint32(0), uint32(1)); err == nil {
+		return errors.New("what XDP redirects to can be written")
 	}
 	t.Retain(func(calls.Flow) bool { return false })
 	for _, f := range append(allFlows(), flow(outward, 0)) {

@@ -18,8 +18,8 @@ const layout = 1
 // dataMap is the map that holds the variable of the programs.
 const dataMap = ".data"
 
-// The pins of the maps. The kernel forbids dots in their names. The daemon needs all but
-// those of root.
+// The pins of the maps. The kernel forbids dots in their names. The daemon writes all but
+// those of root, which it may read.
 var (
 	mapPins  = map[string]string{fastpathMapFlows: "flows", fastpathMapLeaving: "leaving", fastpathMapPorts: "ports", fastpathMapEvents: "events", dataMap: "said"}
 	rootPins = map[string]string{fastpathMapOut: "out"}
@@ -28,6 +28,7 @@ var (
 // pinned is the maps that programs and daemon share.
 type pinned struct {
 	maps    map[string]*ebpf.Map // by name in the programs
+	out     *ebpf.Map            // to read only; nil: it cannot be read
 	memory  []byte
 	flows   []fastpathFlow // memory
 	page    []byte
@@ -67,6 +68,8 @@ func (s *pinned) open(dir string, pins []map[string]string) error {
 			s.maps[name] = m
 		}
 	}
+	// Kernels before 5.19 have nobody but root read it.
+	s.out, _ = loadPinnedMap(filepath.Join(dir, rootPins[fastpathMapOut]), &ebpf.LoadPinOptions{ReadOnly: true})
 	return s.share()
 }
 
@@ -134,10 +137,21 @@ func (s *pinned) setPort(number int, p fastpathPort) error {
 	return nil
 }
 
+// sends reports whether XDP can redirect to a port, as far as that can be read.
+func (s *pinned) sends(number int, p fastpathPort) bool {
+	if s.out == nil {
+		return true
+	}
+	var index uint32
+	err := s.out.Lookup(uint32(number), &index)
+	return err == nil && index == p.Ifindex || err != nil && !errors.Is(err, ebpf.ErrKeyNotExist)
+}
+
 func (s *pinned) close() {
 	for _, m := range s.maps {
 		m.Close()
 	}
+	s.out.Close()
 	for _, b := range [][]byte{s.memory, s.page} {
 		if b != nil {
 			unix.Munmap(b)

@@ -371,7 +371,7 @@ func newTap(t *testing.T, p *netns.Place) *tap {
 			return err
 		}
 		a.mac = i.HardwareAddr
-		if err := switchOnGRO("eth0"); err != nil {
+		if err := setGRO("eth0", 1); err != nil {
 			return err
 		}
 		a.fd, err = captures(i.Index)
@@ -505,14 +505,14 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// switchOnGRO has a veth receive by NAPI: frames that XDP redirects to its peer need that.
-func switchOnGRO(name string) error {
+// setGRO has a veth receive by NAPI, or not: frames that XDP redirects to its peer need that.
+func setGRO(name string, on uint32) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	value := [2]uint32{unix.ETHTOOL_SGRO, 1}
+	value := [2]uint32{unix.ETHTOOL_SGRO, on}
 	request := struct {
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer
@@ -520,7 +520,7 @@ func switchOnGRO(name string) error {
 	}{data: unsafe.Pointer(&value)}
 	copy(request.name[:unix.IFNAMSIZ-1], name)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); errno != 0 {
-		return fmt.Errorf("switch GRO on: %w", errno)
+		return fmt.Errorf("set GRO: %w", errno)
 	}
 	return nil
 }

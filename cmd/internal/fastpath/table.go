@@ -63,11 +63,16 @@ func (t *Table) open() bool {
 	return true
 }
 
-// follow moves to the maps that have replaced these, if there are any. The caller holds mu.
+// follow moves to the maps that have replaced these, if there are any: each set of maps has
+// another secret. The caller holds mu.
 func (t *Table) follow() {
 	s, err := openPinned(filepath.Join(t.dir, mapsDir), mapPins)
 	if err != nil {
 		return // nothing is loaded
+	}
+	if s.control.Secret == t.maps.control.Secret {
+		s.close()
+		return
 	}
 	old, was := t.maps, t.places
 	t.use(s)
@@ -213,7 +218,7 @@ func (t *Table) Refresh(all []ports.Port) error {
 		if n < 0 {
 			continue
 		}
-		if now := have[n]; len(p.MAC) == len(now.Mac) && now.Mac != [6]uint8(p.MAC) {
+		if now := have[n]; now.Clsact&idleXDP == 0 && len(p.MAC) == len(now.Mac) && now.Mac != [6]uint8(p.MAC) {
 			now.Mac = [6]uint8(p.MAC)
 			err = errors.Join(err, t.maps.setPort(n, now))
 		}
@@ -229,24 +234,6 @@ func numberOf(all []fastpathPort, index int) int {
 		}
 	}
 	return -1
-}
-
-// Attached returns the ports as they are loaded, os.ErrNotExist if they are unloaded.
-func (t *Table) Attached() ([]Attached, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.asked = time.Time{} // what has just been replaced is not unloaded
-	if !t.open() {
-		return nil, os.ErrClosed
-	}
-	if t.maps.retired() {
-		return nil, os.ErrNotExist
-	}
-	all, err := t.maps.ports()
-	if err != nil {
-		return nil, err
-	}
-	return attached(all), nil
 }
 
 // Close closes the table. The fast path goes on.
