@@ -37,7 +37,7 @@ func (c *Config) Load() (fastpath.Loaded, error) {
 }
 
 func (c *Config) load(all []ports.Port) (fastpath.Loaded, error) {
-	return fastpath.Load(all, fastpath.Options{Dir: c.Dir, Interval: c.Interval, Flows: c.Flows, Group: c.Group})
+	return fastpath.Load(all, fastpath.Options{Dir: c.Dir, Interval: c.Interval, Flows: c.Flows, Group: c.Group, OnlyXDP: c.Mode == ports.XDP})
 }
 
 // root reports whether the process may load programs.

@@ -94,7 +94,7 @@ func (t *Tended) run(ctx context.Context) error {
 	changes := make(chan struct{}, 1)
 	pacer := ports.NewPacer(func(c ports.Change) {
 		t.changed()
-		if c.Links || c.Addresses {
+		if c.Links || c.Addresses || c.Filters {
 			select {
 			case changes <- struct{}{}:
 			default:
@@ -131,7 +131,8 @@ func (t *Tended) listen(ctx context.Context, watch func() error) {
 	}
 }
 
-// wait waits for a change, and returns false when ctx is done.
+// wait waits for a change, and returns false when ctx is done. What a change puts out of use is
+// out of use before the pause.
 func (t *Tended) wait(ctx context.Context, changes <-chan struct{}) bool {
 	interval := lookInterval
 	if t.open.Load() == nil || t.ports.Load().Missing > 0 {
@@ -143,6 +144,7 @@ func (t *Tended) wait(ctx context.Context, changes <-chan struct{}) bool {
 	case <-ctx.Done():
 	case <-timer.C:
 	case <-changes:
+		t.settle()
 		pause := time.NewTimer(lookPause)
 		defer pause.Stop()
 		select {

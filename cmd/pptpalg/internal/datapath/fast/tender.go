@@ -45,21 +45,35 @@ func (t *Tended) look() {
 		t.complain("cannot choose interfaces for the fast path: the kernel forwards all packets", err)
 		return
 	}
-	attached := t.attached()
+	attached := t.attached(chosen)
 	if lacks := difference(chosen, attached); t.open.Load() == nil || lacks != "" {
 		t.ensure(chosen, lacks, Missing(chosen, attached))
-		attached = t.attached()
+		attached = t.attached(chosen)
+	} else {
+		t.tender.tried = "" // what happens again is done again at once
 	}
 	t.take(chosen, attached)
 }
 
-// attached opens the fast path if that is due, and returns the ports that it has.
-func (t *Tended) attached() []fastpath.Attached {
+// settle takes ports out of use that are not to be used as they are. The next look tells.
+func (t *Tended) settle() {
+	table := t.open.Load()
+	if table == nil {
+		return
+	}
+	if chosen, err := ports.Choose(t.cfg.Mode, t.cfg.Only); err == nil {
+		_, _ = table.Settle(chosen)
+	}
+}
+
+// attached opens the fast path if that is due, and returns the ports that it has, those out of
+// use that are not to be used as they are.
+func (t *Tended) attached(chosen []ports.Port) []fastpath.Attached {
 	table := t.table()
 	if table == nil {
 		return nil
 	}
-	all, err := table.Attached()
+	all, err := table.Settle(chosen)
 	switch gone := errors.Is(err, os.ErrNotExist); {
 	case gone && !t.tender.unloaded:
 		t.tender.unloaded = true
@@ -203,27 +217,38 @@ func (t *Tended) complain(message string, err error) {
 
 // difference says in what the ports that are attached differ from those that are chosen, ""
 // if in nothing that loading would change. A port with XDP that was refused is attached by tc,
-// which is no difference. One that is down for now stays attached.
+// which is no difference, nor is another's program in the place for XDP, which only root can
+// tell from ours. One that is down for now stays attached.
 func difference(chosen []ports.Port, attached []fastpath.Attached) string {
 	all := Missing(chosen, attached)
 	for i := range attached {
 		a := &attached[i]
 		n := slices.IndexFunc(chosen, func(p ports.Port) bool { return p.Index == a.Index })
 		switch {
-		case n < 0:
+		case n < 0 || !chosen[n].Used() && !chosen[n].Down:
 			all = append(all, fmt.Sprintf("without interface %d", a.Index))
-		case a.XDP && chosen[n].Used() && !chosen[n].XDP:
+		case a.Idle || a.XDP && !chosen[n].XDP && !chosen[n].Down:
 			all = append(all, a.Name+" without XDP")
+		case a.Used() && Raised(&chosen[n], a):
+			all = append(all, a.Name+" with XDP")
 		}
 	}
 	return strings.Join(all, ", ")
 }
 
-// Missing returns the interfaces that are to be attached and are not.
+// Raised reports whether XDP works on an interface that is attached without it.
+func Raised(chosen *ports.Port, a *fastpath.Attached) bool {
+	return chosen.XDP && !a.XDP && !a.Refused && !a.Taken
+}
+
+// Missing returns the interfaces that are not attached as they are to be, so that packets go
+// through the kernel. One that only could have XDP instead of tc is not among them, and one
+// whose driver refuses XDP when there is to be nothing else is not either.
 func Missing(chosen []ports.Port, attached []fastpath.Attached) (names []string) {
 	for i := range chosen {
 		p := &chosen[i]
-		if p.Used() && !slices.ContainsFunc(attached, func(a fastpath.Attached) bool { return a.Index == p.Index && a.Used() }) {
+		inOrder := func(a fastpath.Attached) bool { return a.Index == p.Index && !a.Idle && (a.Used() || a.Refused) }
+		if p.Used() && !slices.ContainsFunc(attached, inOrder) {
 			names = append(names, p.Name)
 		}
 	}

@@ -18,7 +18,8 @@ import (
 
 func TestDifference(t *testing.T) {
 	xdp, tc, both := ports.Port{Index: 2, Name: "a", XDP: true}, ports.Port{Index: 3, Name: "b", TC: true}, ports.Port{Index: 2, Name: "a", XDP: true, TC: true}
-	down, byTC := ports.Port{Index: 2, Name: "a"}, ports.Port{Index: 2, Name: "a", TC: true}
+	down, byTC := ports.Port{Index: 2, Name: "a", Down: true}, ports.Port{Index: 2, Name: "a", TC: true}
+	unfit := ports.Port{Index: 2, Name: "a"}
 	attached := func(all ...ports.Port) (told []fastpath.Attached) {
 		for _, p := range all {
 			told = append(told, fastpath.Attached{Port: p})
@@ -40,7 +41,14 @@ func TestDifference(t *testing.T) {
 		{"one is down for now", []ports.Port{down, tc}, attached(xdp, tc), ""},
 		{"one is not to be used", []ports.Port{down, tc}, attached(tc), ""},
 		{"XDP would skip a qdisc now", []ports.Port{byTC, tc}, attached(both, tc), "a without XDP"},
-		{"XDP was refused", []ports.Port{xdp, tc}, attached(byTC, tc), ""},
+		{"one has become a bridge's", []ports.Port{unfit, tc}, attached(byTC, tc), "without interface 2"},
+		{"XDP was refused", []ports.Port{xdp, tc}, []fastpath.Attached{{Port: byTC, Refused: true}, {Port: tc}}, ""},
+		{"XDP was refused, and there is nothing else", []ports.Port{xdp, tc}, []fastpath.Attached{{Port: unfit, Refused: true}, {Port: tc}}, ""},
+		{"another's program came first", []ports.Port{xdp, tc}, []fastpath.Attached{{Port: byTC, Taken: true}, {Port: tc}}, ""},
+		{"XDP works now", []ports.Port{xdp, tc}, attached(byTC, tc), "a with XDP"},
+		{"XDP is out of use, and tc is not", []ports.Port{byTC, tc}, []fastpath.Attached{{Port: byTC, Idle: true}, {Port: tc}}, "a, a without XDP"},
+		{"XDP is out of use, and there is to be nothing", []ports.Port{unfit, tc}, []fastpath.Attached{{Port: unfit, Idle: true}, {Port: tc}}, "without interface 2"},
+		{"not attached any more", []ports.Port{xdp, tc}, attached(unfit, tc), "a"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
