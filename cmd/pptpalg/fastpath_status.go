@@ -144,15 +144,9 @@ func (o *fastOptions) loaded() ([]fastpath.Attached, fastpath.Stats, error) {
 
 // fastPorts tells of each interface that is chosen or attached.
 func fastPorts(chosen []ports.Port, attached []fastpath.Attached) (all []fastPort) {
-	of := func(index int) fastpath.Attached {
-		i := slices.IndexFunc(attached, func(a fastpath.Attached) bool { return a.Index == index })
-		if i < 0 {
-			return fastpath.Attached{}
-		}
-		return attached[i]
-	}
 	for _, p := range chosen {
-		all = append(all, fastPort{Name: p.Name, Wanted: fast.How(p), Attached: fast.How(of(p.Index).Port), Why: p.Why})
+		is := fast.Actual(p, attached)
+		all = append(all, fastPort{Name: p.Name, Wanted: fast.How(p), Attached: fast.How(is), Why: is.Why})
 	}
 	for _, a := range attached {
 		if !slices.ContainsFunc(chosen, func(p ports.Port) bool { return p.Index == a.Index }) {

@@ -70,7 +70,30 @@ func judgeFastPath(p fastPath) Finding {
 	case len(missing) > 0:
 		return warning(p.load, "it is not attached to %s, where it should be", strings.Join(missing, ", "))
 	}
-	return ok("%s", described(p.chosen))
+	if raised := p.raised(); len(raised) > 0 {
+		return warning(p.load, "%s uses tc, where XDP works", strings.Join(raised, ", "))
+	}
+	return ok("%s", described(p.actual()))
+}
+
+// raised names the interfaces that could have XDP instead of tc.
+func (p *fastPath) raised() (names []string) {
+	for i := range p.attached {
+		a := &p.attached[i]
+		n := slices.IndexFunc(p.chosen, func(c ports.Port) bool { return c.Index == a.Index })
+		if n >= 0 && fast.Raised(&p.chosen[n], a) {
+			names = append(names, p.chosen[n].Name)
+		}
+	}
+	return names
+}
+
+// actual returns the interfaces as they are attached.
+func (p *fastPath) actual() (all []ports.Port) {
+	for _, c := range p.chosen {
+		all = append(all, fast.Actual(c, p.attached))
+	}
+	return all
 }
 
 // described tells the interfaces on the fast path, and those that are not, with the reasons.

@@ -33,6 +33,9 @@ func TestSystemJudges(t *testing.T) {
 		{Index: 4, Name: "port0", Why: "it is a port of bridge lan"}, {Index: 1, Name: "lo", Why: "it is the loopback interface"},
 	}
 	attached := []fastpath.Attached{{Port: chosen[0]}, {Port: chosen[1]}}
+	withoutXDP := func(refused bool) []fastpath.Attached {
+		return []fastpath.Attached{attached[0], {Port: ports.Port{Index: 3, Name: "wan", TC: true}, Refused: refused}}
+	}
 	tests := []struct {
 		name  string
 		got   Finding
@@ -97,6 +100,8 @@ func TestSystemJudges(t *testing.T) {
 		{"fast path to come", judgeFastPath(fastPath{wanted: true, chosen: chosen}), OK, "will be loaded when the daemon starts: lan by tc"},
 		{"fast path missing", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, load: "pptpalg fastpath load"}), Warning, "attached to no interface"},
 		{"fast path on one of two", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, attached: attached[:1], load: "pptpalg fastpath load"}), Warning, "not attached to wan"},
+		{"fast path by tc instead of XDP", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, attached: withoutXDP(false), load: "pptpalg fastpath load"}), Warning, "wan uses tc, where XDP works"},
+		{"fast path where XDP was refused", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, attached: withoutXDP(true)}), OK, "wan by tc (no XDP: refused"},
 		{"fast path", judgeFastPath(fastPath{wanted: true, running: true, chosen: chosen, attached: attached}), OK, "lan by tc (no XDP: a bridge), wan by xdp (the driver takes and sends); left to the kernel: port0 (it is a port of bridge lan)"},
 		{"daemon", judgeDaemon(daemonState{running: true}), OK, ""},
 		{"daemon without rules", judgeDaemon(daemonState{running: true, load: "pptpalg rules load", queued: queueing{state: nowhere}}), Problem, "no rule sends"},

@@ -255,6 +255,22 @@ func Missing(chosen []ports.Port, attached []fastpath.Attached) (names []string)
 	return names
 }
 
+// Actual returns an interface as it is attached, with the reason.
+func Actual(p ports.Port, attached []fastpath.Attached) ports.Port {
+	a := fastpath.Attached{}
+	if i := slices.IndexFunc(attached, func(a fastpath.Attached) bool { return a.Index == p.Index }); i >= 0 {
+		a = attached[i]
+	}
+	switch {
+	case p.XDP && a.Refused:
+		p.Why = "no XDP: refused when the fast path was loaded"
+	case a.Idle:
+		p.Why += "; the program for XDP is out of use"
+	}
+	p.XDP, p.TC = a.XDP, a.TC
+	return p
+}
+
 // describe is a text that differs where the ports do.
 func describe(chosen []ports.Port) string {
 	var all []fastpath.Attached
