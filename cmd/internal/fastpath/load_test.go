@@ -18,6 +18,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"pptpalg/alg/calls"
 )
@@ -102,6 +103,29 @@ func TestUnload(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+// TestUnloadPath unmounts what was mounted, however the path was written.
+func TestUnloadPath(t *testing.T) {
+	for _, row := range []struct{ name, add string }{{"slash", "/"}, {"dots", "/../bpf"}, {"link", "/../link"}, {"link and slash", "/../link/"}, {"blank", "/../a b"}} {
+		t.Run(row.name, func(t *testing.T) {
+			r := newRig(t)
+			plain := r.dir
+			for _, err := range []error{os.Mkdir(plain, 0o755), os.Symlink(plain, filepath.Join(filepath.Dir(plain), "link"))} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.dir += row.add
+			t.Cleanup(func() { unix.Unmount(r.dir, unix.MNT_DETACH) })
+			r.load(t, modes[0], modes[0].options(r))
+			do(t, r.gateway, func() error { return Unload(r.dir) })
+			var st unix.Statfs_t
+			if err := unix.Statfs(r.dir, &st); err != nil || uint32(st.Type) == unix.BPF_FS_MAGIC {
+				t.Errorf("%s is mounted: %v", r.dir, err)
+			}
+		})
+	}
 }
 
 // TestReplaced replaces the programs while packets flow: none is lost, none is altered, and

@@ -70,21 +70,29 @@ func unmount(dir string) error {
 	return nil
 }
 
-// mountedHere reports whether mount has mounted dir.
+// mountedHere reports whether mount has mounted dir, whose path may lead over links.
 func mountedHere(dir string) bool {
+	point, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false
+	}
 	mounts, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
 		return false
 	}
+	point = escaped.Replace(point)
 	for line := range strings.Lines(string(mounts)) {
 		// ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAGS] - TYPE SOURCE OPTIONS
 		before, after, _ := strings.Cut(line, " - ")
-		if f := strings.Fields(before); len(f) > 4 && f[4] == dir && strings.HasPrefix(after, "bpf "+mountSource+" ") {
+		if f := strings.Fields(before); len(f) > 4 && f[4] == point && strings.HasPrefix(after, "bpf "+mountSource+" ") {
 			return true
 		}
 	}
 	return false
 }
+
+// escaped writes a path as mountinfo does.
+var escaped = strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`)
 
 // give gives a file to root and a group.
 func give(path string, group int, mode os.FileMode) error {

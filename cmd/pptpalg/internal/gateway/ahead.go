@@ -60,7 +60,7 @@ func (g *Gateway) registerFigures(reg prometheus.Registerer) {
 	c.add(prometheus.GaugeValue, "fastpath_interfaces", "Interfaces on the fast path, by path. An interface that uses both XDP and tc counts as xdp.", "path", func(f *datapath.Figures) map[string]uint64 {
 		return map[string]uint64{"xdp": uint64(f.Ports.XDP), "tc": uint64(f.Ports.TC)}
 	})
-	c.one("fastpath_interfaces_missing", "Interfaces to which the fast path is not attached although it should be: they are new or came back, and \"pptpalg fastpath load\" has not been run yet.", func(f *datapath.Figures) int { return f.Ports.Missing })
+	c.one("fastpath_interfaces_missing", "Interfaces to which the fast path is not attached as it should be: they are new or came back, or XDP no longer works there, and \"pptpalg fastpath load\" has not been run yet.", func(f *datapath.Figures) int { return f.Ports.Missing })
 	c.one("fastpath_flows", "GRE flows, two for an established call, that the fast path knows.", func(f *datapath.Figures) int { return f.Flows })
 	c.one("fastpath_flows_in_force", "GRE flows that the fast path forwards at the moment, by a recent decision of the kernel. A flow without packets is not in force.", func(f *datapath.Figures) int { return f.InForce })
 	c.one("fastpath_flows_without_place", "GRE flows that do not fit into the fast path's table (--fastpath-flows): the kernel forwards them.", func(f *datapath.Figures) int { return f.Without })
