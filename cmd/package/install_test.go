@@ -58,8 +58,10 @@ func TestFastPathOfAPackage(t *testing.T) {
 	if out := r.mustRun("pptpalg", "fastpath", "status"); !strings.Contains(out, "off, not loaded") {
 		t.Errorf("the package comes with %s", out)
 	}
-	r.mountBPF("/run/pptpalg-bpf")
+	const elsewhere = "/run/elsewhere" // as the unit's flags say, which the removal has to know
+	r.mountBPF(elsewhere)
 	r.configure("fastpath: auto\n")
+	must(t, os.WriteFile(r.path("/etc/default/pptpalg"), []byte("RULES=\nOPTIONS=\"--fastpath-dir="+elsewhere+"/ --log-level=debug\"\n"), 0o644))
 	r.mustRun("install", "-D", "-m", "644", "/usr/share/pptpalg/fastpath.conf", "/etc/systemd/system/pptpalg.service.d/fastpath.conf")
 	r.mustRun("systemctl", "restart", "pptpalg.service")
 	call := r.dial()
@@ -72,9 +74,11 @@ func TestFastPathOfAPackage(t *testing.T) {
 
 	r.mustRun("rm", "-r", "/etc/systemd/system/pptpalg.service.d")
 	r.mustRun("dpkg", "-r", "pptpalg")
-	if out := r.mustRun("ls", "-A", "/run"); strings.Contains(out, "pptpalg-bpf") {
-		t.Errorf("/run after the removal: %s", out)
+	if out := r.mustRun("ls", "-A", "/run", elsewhere); strings.Contains(out, "pptpalg-bpf") || strings.Contains(out, "ns_") {
+		t.Errorf("after the removal: %s", out)
 	}
+	must(t, unix.Unmount(r.path(elsewhere), unix.MNT_DETACH)) // the removal has only its own mount namespace
+	must(t, os.Remove(r.path(elsewhere)))
 	carries(t, call)
 	r.mustRun("dpkg", "-P", "pptpalg")
 	r.wantNothingLeft(before)
