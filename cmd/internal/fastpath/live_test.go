@@ -131,18 +131,25 @@ func TestUnmounted(t *testing.T) {
 }
 
 // TestAnotherLoaded: Load attaches to an interface that has the index of one that has gone to
-// another namespace with its programs.
+// another namespace with its programs. Until then it is out of use.
 func TestAnotherLoaded(t *testing.T) {
-	m := modes[0]
-	r := newFastRig(t, m, time.Hour)
-	r.anotherWAN(t)
-	r.load(t, m, m.options(r))
-	if n := r.attachedTo(t, r.wan.Index, "wan"); n != 2 {
-		t.Errorf("wan has %d programs", n)
-	}
-	r.changed(t)
-	r.learn(t, outward, 0, 100, 0)
-	r.learn(t, inward, 0, 100, 0)
+	eachMode(t, func(t *testing.T, m mode) {
+		r := newFastRig(t, m, time.Hour)
+		r.learn(t, outward, 0, 100, 0)
+		had := r.attachedTo(t, r.wan.Index, "wan")
+		r.anotherWAN(t)
+		if got := r.settle(t, r.ports(m)); !got[0].Used() || got[1].Used() {
+			t.Errorf("attached: %+v", got)
+		}
+		r.carried(t, outward, 20)
+		r.load(t, m, m.options(r))
+		if n := r.attachedTo(t, r.wan.Index, "wan"); n != had {
+			t.Errorf("wan has %d programs, had %d", n, had)
+		}
+		r.changed(t)
+		r.learn(t, outward, 0, 100, 0)
+		r.learn(t, inward, 0, 100, 0)
+	})
 }
 
 // anotherWAN puts another interface with the same index in the place of wan, which goes to
