@@ -27,6 +27,12 @@ func (e *TakenError) Error() string {
 
 func (e *TakenError) Unwrap() error { return e.Err }
 
+// Is reports that the error is an ErrTaken.
+func (e *TakenError) Is(target error) bool { return target == ErrTaken }
+
+// ErrTaken says that another socket has the queue.
+var ErrTaken = errors.New("another program seems to have it")
+
 // explain adds the likely cause and the next step to the kernel's answer.
 func explain(queue uint16, err error) error {
 	switch {
@@ -53,7 +59,7 @@ func explainPermission(queue uint16, err error) error {
 		return taken
 	}
 	if errors.Is(readErr, os.ErrPermission) && capable() {
-		return fmt.Errorf("bind queue %d: %w: another program seems to have it: run as root to learn which, or use another queue number", queue, err)
+		return fmt.Errorf("bind queue %d: %w: %w: run as root to learn which, or use another queue number", queue, err, ErrTaken)
 	}
 	return fmt.Errorf("bind queue %d: %w: run as root, or with CAP_NET_ADMIN", queue, err)
 }

@@ -25,11 +25,11 @@ type lock struct {
 // @pptpalg/PID/QUEUE/STATE-DIRECTORY.
 const namePrefix = "@pptpalg/"
 
-// takeLock takes the network namespace's lock. The caller must have bound another queue
-// before: then a refusal means that the lock is taken.
+// takeLock takes the network namespace's lock. It comes before anything that another daemon
+// would notice.
 func takeLock(cfg *Config) (*lock, error) {
 	q, err := nfqueue.TakeLock()
-	if errors.Is(err, os.ErrPermission) {
+	if errors.Is(err, nfqueue.ErrTaken) {
 		return nil, fmt.Errorf("lock network namespace: another daemon has it: %s: stop that one first", holder(err))
 	}
 	if err != nil {
