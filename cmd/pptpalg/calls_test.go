@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/netip"
-	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -456,38 +457,40 @@ func TestLeftAlone(t *testing.T) {
 	}
 }
 
+// TestCannotStart: a daemon that finds something taken says what, and leaves the fast path of an
+// earlier daemon loaded, and its calls as they are.
 func TestCannotStart(t *testing.T) {
-	g := startGateway(t, datapath.Auto, masquerade(1))
-	tests := []struct {
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
+	g.startFast("tc")
+	g.server(lab.Behaviour{Refuse: true})
+	call := callOn(t, g.client(0), 7)
+	exchange(t, call)
+	g.stop()
+	g.squat()
+	var metrics net.Listener
+	must(t, g.Gateway.Do(func() (err error) {
+		metrics, err = net.Listen("tcp", "127.0.0.1:9723")
+		return err
+	}))
+	defer metrics.Close()
+	before := g.programs()
+	for _, tt := range []struct {
 		name string
 		args []string
 		want string
 	}{
 		{"queue taken", []string{"--listen", ""}, "queue 1723 is bound by pid"},
-		{"port taken", []string{"--queue", "5", "--rules", "none", "--state-dir", t.TempDir()}, "choose another address with --listen"},
-		{"state directory taken", []string{"--queue", "5", "--rules", "none", "--listen", ""}, "another daemon has it"},
-	}
-	first := g.log
-	for _, tt := range tests {
+		{"port taken", []string{"--queue", "5", "--rules", "none", "--listen", "127.0.0.1:9723"}, "choose another address with --listen"},
+		{"event log not to be had", []string{"--queue", "5", "--listen", "", "--event-log", filepath.Join(g.state, "no/log")}, "choose another file with --event-log"},
+	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cmd, err := g.Gateway.Command(t.Context(), os.Args[0], append([]string{"run", "--state-dir", g.state}, tt.args...)...)
-			must(t, err)
-			cmd.Env = append(os.Environ(), asProgram+"=1")
-			log := new(lab.Log)
-			cmd.Stderr = log
-			p, err := g.Gateway.Start(cmd)
-			must(t, err)
-			if err := p.Wait(lab.Patience); err == nil || !strings.Contains(log.String(), tt.want) {
-				t.Errorf("ended with %v: %s", err, log)
-			}
+			g.wantRefused(tt.want, append(tt.args, "--state-dir", g.state, "--fastpath-dir", g.bpfDir())...)
 		})
 	}
-	// The first one was not disturbed.
-	g.server(lab.Behaviour{})
-	exchange(t, callOn(t, g.client(0), 7))
-	if strings.Contains(first.String(), "level=ERROR") {
-		t.Errorf("the first daemon: %s", first)
+	if n := g.programs(); n != before || n == 0 {
+		t.Errorf("%d programs are attached, and were %d", n, before)
 	}
+	exchange(t, call)
 }
 
 func TestMetrics(t *testing.T) {

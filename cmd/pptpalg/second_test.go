@@ -1,14 +1,17 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"pptpalg/cmd/internal/fastpath"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 )
@@ -38,6 +41,86 @@ func TestSecondDaemon(t *testing.T) {
 		exchange(t, callOn(t, g.client(1), 7))
 		g.wantCalls(2)
 	})
+}
+
+// TestSecondDaemonChangesNothing: whatever a second daemon is told, it is refused before it touches
+// anything: the first one's rules, fast path, files, socket and calls stay as they are, and the second
+// one leaves no file of its own.
+func TestSecondDaemonChangesNothing(t *testing.T) {
+	g := buildGateway(t, datapath.Kernel, masquerade(1))
+	g.startFast("tc")
+	g.server(lab.Behaviour{Refuse: true})
+	call := callOn(t, g.client(0), 7)
+	exchange(t, call)
+	g.wantCalls(1)
+	other := filepath.Join(t.TempDir(), "other")
+	second := func(name string) string { return filepath.Join(other, name) }
+	before := g.standing()
+	for _, args := range [][]string{
+		{"--fastpath-dir", g.bpfDir()},
+		{"--fastpath-dir", g.bpfDir(), "--queue", "1900"},
+		{"--fastpath-dir", g.bpfDir(), "--datapath", "queue", "--queue", "1900"},
+		{"--fastpath-dir", g.bpfDir(), "--fastpath", "tc", "--fastpath-interfaces", "lan", "--fastpath-flows", "200", "--fastpath-interval", "1m"},
+		{"--fastpath-dir", second("bpf"), "--fastpath", "auto"},
+		{"--fastpath-dir", g.bpfDir(), "--state-dir", g.state, "--queue", "1900"},
+		{"--fastpath-dir", g.bpfDir(), "--listen", "127.0.0.1:9723"},
+		{"--fastpath-dir", g.bpfDir(), "--rules", "none", "--event-log", second("events"), "--queue", "1900"},
+	} {
+		g.wantRefused("another daemon has it: pid", append([]string{"--state-dir", second("state")}, args...)...)
+		if now := g.standing(); now != before {
+			t.Fatalf("after %q it is\n%s\nand was\n%s", args, now, before)
+		}
+		if left, err := os.ReadDir(other); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%q left %v, %v", args, left, err)
+		}
+	}
+	exchange(t, call)
+	g.wantCalls(1)
+	if n := g.fastStatus("tc").Flows; n != 2 {
+		t.Errorf("the fast path has %d flows, want 2", n)
+	}
+}
+
+// standing lists what a gateway stands on while nothing happens: rules, entries, settings of the
+// kernel, the fast path, and the daemon's files.
+func (g *testGateway) standing() string {
+	g.t.Helper()
+	all := []string{g.rules(), fmt.Sprint(g.programs(), " programs")}
+	must(g.t, g.Gateway.Do(func() error {
+		table, err := fastpath.Open(g.bpfDir())
+		if err != nil {
+			return err
+		}
+		defer table.Close()
+		attached, err := table.Attached()
+		s := table.Stats()
+		all = append(all, fmt.Sprint(s.Loaded, s.Places, s.Flows, s.Interval, attached))
+		return err
+	}))
+	must(g.t, lab.Need("sysctl"))
+	out, err := g.Gateway.Run(g.t.Context(), "sysctl", "-a", "--pattern", "^net.netfilter|ip_forward$")
+	must(g.t, err)
+	all = append(all, withoutCount(out.Stdout))
+	for _, dir := range []string{g.state, g.bpfDir()} {
+		must(g.t, filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
+			if err != nil {
+				return err
+			}
+			all = append(all, fmt.Sprint(path, info.Mode(), info.Size(), info.ModTime(), info.Sys().(*syscall.Stat_t).Ino))
+			return nil
+		}))
+	}
+	return strings.Join(all, "\n")
+}
+
+// withoutCount leaves out the number of entries, which come and go by themselves.
+func withoutCount(text string) (kept string) {
+	for line := range strings.Lines(text) {
+		if !strings.Contains(line, "nf_conntrack_count") {
+			kept += line
+		}
+	}
+	return kept
 }
 
 // TestSquattersKeepNoDaemonOut: without rights nobody keeps a daemon from starting.

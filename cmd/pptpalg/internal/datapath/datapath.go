@@ -82,6 +82,7 @@ type Visits struct {
 // Ahead is for a data path that has packets forwarded before they reach the entries that
 // translate them: the fast path. Any goroutine may call Changed and Figures.
 type Ahead struct {
+	Begin   func()                      // loads it, or opens what is loaded; before the first Snapshot
 	Run     func(context.Context) error // looks after it until the context is done
 	Changed func()                      // firewall rules were loaded: the kernel may decide otherwise
 	Figures func() Figures

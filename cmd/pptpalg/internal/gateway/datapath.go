@@ -11,25 +11,33 @@ import (
 // DataPath returns the name of the data path that is used, which is not datapath.Auto.
 func (g *Gateway) DataPath() datapath.Name { return g.path.Name() }
 
-// choosePath decides on the data path.
+// choosePath decides on the data path. It changes nothing that an earlier daemon has left: see
+// beginPath.
 func (g *Gateway) choosePath() {
 	cfg := &g.cfg.Fast
-	entries := g.chosenPath() == datapath.Kernel
-	if entries && cfg.Wanted() {
-		g.path = fast.Tend(kernel.New(g.kernel, g.lister, g.viewer), *cfg, g.log)
+	switch g.chosenPath() {
+	case datapath.Kernel:
+		entries := kernel.New(g.kernel, g.lister, g.viewer)
+		if g.path = entries; cfg.Wanted() {
+			g.path = fast.Tend(entries, *cfg, g.log)
+		}
+	default:
+		if cfg.Wanted() {
+			g.log.Warn("no fast path: it needs data path kernel")
+		}
+		g.path = queue.New(g.cfg.Data.Marks())
+	}
+}
+
+// beginPath loads the fast path, or unloads that of an earlier daemon.
+func (g *Gateway) beginPath() {
+	if a := g.ahead(); a != nil {
+		a.Begin()
 		return
 	}
-	if err := cfg.Unload(); err != nil {
+	if err := g.cfg.Fast.Unload(); err != nil {
 		g.log.Warn("cannot remove the fast path", "err", err)
 	}
-	if entries {
-		g.path = kernel.New(g.kernel, g.lister, g.viewer)
-		return
-	}
-	if cfg.Wanted() {
-		g.log.Warn("no fast path: it needs data path kernel")
-	}
-	g.path = queue.New(g.cfg.Data.Marks())
 }
 
 func (g *Gateway) chosenPath() datapath.Name {

@@ -82,6 +82,7 @@ type Gateway struct {
 	cfg      Config
 	log      *slog.Logger
 	limits   limits
+	lock     *lock       // of the network namespace
 	kernel   kernelTable // for the packet loop
 	lister   lister      // for sweeps: a socket of its own, so that no packet waits for a dump
 	viewer   lister      // for those who ask the daemon: no sweep waits for them
@@ -135,9 +136,27 @@ type Gateway struct {
 	zones    zones
 }
 
-// Open checks what the daemon needs and binds the queue. Packets that come before
-// Run wait. The caller must call Run.
+// Open takes the network namespace's lock, checks what the daemon needs and binds the queue.
+// Packets that come before Run wait. The caller must call Run.
+//
+// The lock comes first, so that a second daemon is refused before it touches anything. What an
+// earlier daemon has left in the kernel is changed by Run only: a daemon that finds something
+// else taken, such as the port of its metrics, leaves calls as they are.
 func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Gateway, error) {
+	lock, err := takeLock(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	d, err := open(cfg, reg, log)
+	if err != nil {
+		return nil, errors.Join(err, lock.release())
+	}
+	d.lock = lock
+	return d, nil
+}
+
+// open is Open with the lock.
+func open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Gateway, error) {
 	var conns [3]*conntrack.Conn
 	for i := range conns {
 		var err error
@@ -154,8 +173,11 @@ func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Gateway, er
 		}
 		d.listener = l
 	}
+	if err := d.openControl(); err != nil {
+		return nil, errors.Join(err, d.closeQueues(), d.closeKernel())
+	}
 	d.choosePath()
-	if err := errors.Join(d.openControl(), d.openGRE()); err != nil {
+	if err := d.openGRE(); err != nil {
 		return nil, errors.Join(err, d.closeQueues(), d.closeKernel())
 	}
 	if err := d.openStore(); err != nil {
@@ -182,7 +204,7 @@ func newGateway(cfg Config, reg prometheus.Registerer, log *slog.Logger) *Gatewa
 
 // Close gives up a daemon that was not run.
 func (g *Gateway) Close() error {
-	return errors.Join(g.closeQueues(), g.closePath(), g.store.Close())
+	return errors.Join(g.closeQueues(), g.closePath(), g.store.Close(), g.lock.release())
 }
 
 func (g *Gateway) closeKernel() error {
@@ -207,10 +229,7 @@ func (g *Gateway) closePath() error {
 //
 // ready is called once, when everything works.
 func (g *Gateway) Run(ctx context.Context, ready func()) error {
-	lock, err := takeLock(&g.cfg)
-	if err != nil {
-		return errors.Join(err, g.Close())
-	}
+	g.beginPath()
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, working := errgroup.WithContext(working)
 	if g.share != nil {
@@ -230,7 +249,7 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	}
 	if err := g.load(ctx); err != nil {
 		stop()
-		return errors.Join(err, group.Wait(), g.Close(), lock.release())
+		return errors.Join(err, group.Wait(), g.Close())
 	}
 	g.ready.Store(true)
 	ready()
@@ -251,9 +270,9 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 		relieve() // who guards the rules must not load again what is unloaded now
 		return errors.Join(<-guarded, g.unload())
 	})
-	err = errors.Join(group.Wait(), g.closePath(), lock.release())
+	err := errors.Join(group.Wait(), g.closePath())
 	g.storeFailed(g.store.Close())
-	return err
+	return errors.Join(err, g.lock.release()) // last: the next daemon finds nothing taken
 }
 
 // ignores reports whether the calls of a connection are none of the daemon's business. Whether

@@ -28,24 +28,28 @@ type Tended struct {
 	open  atomic.Pointer[fastpath.Table] // what the data path uses; nil: the kernel alone
 	ports atomic.Pointer[datapath.Ports] // as the last look found them
 
-	// Of the goroutine that looks after the fast path, and of Tend before it runs.
+	// Of the goroutine that looks after the fast path, and of begin before it runs.
 	tender tender
 }
 
-// Tend returns the data path. It has loaded or opened the fast path, or asked for it.
+// Tend returns the data path. It has loaded nothing yet: see datapath.Ahead.
 func Tend(k *kernel.Path, cfg Config, log *slog.Logger) *Tended {
 	t := &Tended{cfg: cfg, log: log, clock: time.Now, root: root(), Path: New(k)}
 	t.ports.Store(&datapath.Ports{})
-	if chosen, err := ports.Choose(cfg.Mode, cfg.Only); err == nil && t.root {
+	return t
+}
+
+// begin loads or opens the fast path, or asks for it.
+func (t *Tended) begin() {
+	if chosen, err := ports.Choose(t.cfg.Mode, t.cfg.Only); err == nil && t.root {
 		t.ensure(chosen, "", nil) // also what is loaded may be of an older release
 	}
 	t.look()
-	return t
 }
 
 func (t *Tended) Traits() datapath.Traits {
 	traits := t.Path.Traits()
-	traits.Ahead = &datapath.Ahead{Run: t.run, Changed: t.changed, Figures: t.figures}
+	traits.Ahead = &datapath.Ahead{Begin: t.begin, Run: t.run, Changed: t.changed, Figures: t.figures}
 	return traits
 }
 
