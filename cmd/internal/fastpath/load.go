@@ -284,6 +284,7 @@ func (l *loader) undo() error {
 // install puts new maps in the place of the old ones.
 func (l *loader) install() error {
 	place := filepath.Join(l.dir, mapsDir)
+	l.carryOver(place)
 	if err := discard(place); err != nil {
 		return err
 	}

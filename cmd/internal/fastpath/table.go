@@ -77,13 +77,9 @@ func (t *Table) follow() {
 	old, was := t.maps, t.places
 	t.use(s)
 	clear(t.left)
-	was.all(func(at uint32) bool {
-		x := was.translation(at)
-		if t.places.put(x, was.carried(at)) != nil {
-			t.left[x] = struct{}{}
-		}
-		return true
-	})
+	for _, x := range t.places.move(was) {
+		t.left[x] = struct{}{}
+	}
 	old.close()
 }
 
