@@ -58,6 +58,21 @@ func (t *Table) Unloaded() bool {
 	return t.open() && t.maps.retired()
 }
 
+// All returns what all flows have carried here.
+func (t *Table) All() map[calls.Flow]calls.Traffic {
+	all := make(map[calls.Flow]calls.Traffic)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.open() {
+		return all
+	}
+	t.places.all(func(at uint32) bool {
+		all[t.places.translation(at).flow()] = t.places.carried(at).traffic()
+		return true
+	})
+	return all
+}
+
 // Carries reports whether the fast path may carry a flow, and counts it then.
 func Carries(f calls.Flow) bool {
 	_, carries := translationOf(f)

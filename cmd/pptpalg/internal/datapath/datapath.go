@@ -70,6 +70,7 @@ type Traits struct {
 	Outlives bool    // its flows are entries in the kernel, and work while no daemon runs
 	Visits   *Visits // nil if GRE packets do not visit the daemon
 	Ahead    *Ahead  // nil if no packets are forwarded ahead of the kernel's entries
+	Former   *Former // what flows have carried where nothing counts any more; nil if none outlives the daemon
 }
 
 // Visits are for a data path that handles each GRE packet. Any goroutine may call them.
@@ -86,6 +87,14 @@ type Ahead struct {
 	Run     func(context.Context) error // looks after it until the context is done
 	Changed func()                      // firewall rules were loaded: the kernel may decide otherwise
 	Figures func() Figures
+	Counts  func() Counts // before Run, from Opened, and after Run
+}
+
+// Counts are what a fast path has counted.
+type Counts struct {
+	All        Flows // nil: none is there
+	Ended      bool  // it was unloaded, so that these do not grow any more
+	Unreadable bool  // there may be one
 }
 
 // Figures are what Ahead counts.

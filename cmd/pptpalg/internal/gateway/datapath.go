@@ -19,6 +19,7 @@ func (g *Gateway) choosePath() {
 	case datapath.Kernel:
 		entries := kernel.New(g.kernel, g.lister, g.viewer)
 		if g.path = entries; cfg.Wanted() {
+			cfg.Opened = g.keepCarried
 			g.path = fast.Tend(entries, *cfg, g.log)
 		}
 	default:
@@ -29,15 +30,19 @@ func (g *Gateway) choosePath() {
 	}
 }
 
-// beginPath loads the fast path, or unloads that of an earlier daemon.
+// beginPath loads the fast path, or unloads that of an earlier daemon, and takes up what calls have
+// carried there.
 func (g *Gateway) beginPath() {
 	if a := g.ahead(); a != nil {
 		a.Begin()
+		g.takeUpCarried(a.Counts())
 		return
 	}
-	if err := g.cfg.Fast.Unload(); err != nil {
+	left, err := g.cfg.Fast.Unload()
+	if err != nil {
 		g.log.Warn("cannot remove the fast path", "err", err)
 	}
+	g.takeUpCarried(left)
 }
 
 func (g *Gateway) chosenPath() datapath.Name {

@@ -114,7 +114,8 @@ type Gateway struct {
 	homes   homes
 	flushes flushes
 
-	guard guard
+	guard    guard
+	carrying carrying
 
 	// order guards the store and the data path, and what follows. Who holds it may take mu,
 	// and not the other way round.
@@ -270,7 +271,9 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 		relieve() // who guards the rules must not load again what is unloaded now
 		return errors.Join(<-guarded, g.unload())
 	})
-	err := errors.Join(group.Wait(), g.closePath())
+	err := group.Wait()
+	g.keepCarried()
+	err = errors.Join(err, g.closePath())
 	g.storeFailed(g.store.Close())
 	return errors.Join(err, g.lock.release()) // last: the next daemon finds nothing taken
 }

@@ -95,6 +95,23 @@ func known(r *calls.Record, afresh bool) *account {
 	return &account{ways: [2]odometer{{broken: afresh}, {broken: afresh}}, over: r.State == calls.Clearing}
 }
 
+// Doubt says that one of a call's ends may have been sent more than is counted now.
+func (l *Ledger) Doubt(number uint64, to calls.Side) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if a := l.calls[number]; a != nil {
+		a.ways[to].broken = true
+	}
+}
+
+// Doubtful reports whether what is counted of a call towards an end may be too little.
+func (l *Ledger) Doubtful(number uint64, to calls.Side) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.calls[number]
+	return a != nil && a.ways[to].broken
+}
+
 // told maps the call table's events to the store's.
 var told = map[calls.EventKind]Kind{
 	calls.Opened: CallRequested, calls.Assigned: CallTranslated, calls.SetUp: CallEstablished, calls.Closed: CallClosed,

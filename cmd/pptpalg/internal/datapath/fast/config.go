@@ -6,8 +6,10 @@ import (
 	"os"
 	"time"
 
+	"pptpalg/alg/calls"
 	"pptpalg/cmd/internal/fastpath"
 	"pptpalg/cmd/internal/fastpath/ports"
+	"pptpalg/cmd/pptpalg/internal/datapath"
 )
 
 // Config says which fast path is wanted.
@@ -18,6 +20,10 @@ type Config struct {
 	Dir      string        // where the BPF file system is
 	Flows    uint32        // at most
 	Group    int           // that may read and write what is pinned; -1 for none
+
+	// Opened is called when the fast path was loaded, or found loaded, by the goroutine of
+	// datapath.Ahead's Begin and Run. nil is for nobody.
+	Opened func()
 
 	// Request is a file that the daemon writes where the fast path has to be loaded anew and
 	// the daemon has no right to. A unit of systemd watches it. "" for none.
@@ -46,20 +52,37 @@ func root() bool { return os.Geteuid() == 0 }
 // ErrStays says that programs of an earlier daemon are still attached.
 var ErrStays = errors.New("the fast path of an earlier daemon is still loaded, and removing it needs root: pptpalg fastpath unload")
 
-// Unload removes what an earlier daemon or command has loaded. Nothing loaded is no error.
-func (c *Config) Unload() error {
+// Unload removes what an earlier daemon or command has loaded, and returns what flows have carried
+// there. Nothing loaded is no error.
+func (c *Config) Unload() (left datapath.Counts, err error) {
 	if c.Mode == "" {
-		return nil // nobody has said anything about it
-	}
-	if root() {
-		return fastpath.Unload(c.Dir)
+		return left, nil // nobody has said anything about it
 	}
 	t, err := fastpath.Open(c.Dir)
+	if err == nil {
+		defer t.Close()
+	}
+	if root() { // also what cannot be opened, which may be of another release
+		failed := fastpath.Unload(c.Dir)
+		return counts(t), failed
+	}
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return nil
+		return left, nil
 	case err != nil:
-		return fmt.Errorf("look for a fast path: %w", err)
+		return datapath.Counts{Unreadable: true}, fmt.Errorf("look for a fast path: %w", err)
 	}
-	return errors.Join(ErrStays, t.Close())
+	return counts(t), ErrStays
+}
+
+// Carries reports whether a fast path may carry a flow, and counts it then.
+func Carries(f calls.Flow) bool { return fastpath.Carries(f) }
+
+// counts returns what a table has counted; nil is for none.
+func counts(t *fastpath.Table) datapath.Counts {
+	if t == nil {
+		return datapath.Counts{}
+	}
+	ended := t.Unloaded() // before the counts are read, which grow until then
+	return datapath.Counts{All: t.All(), Ended: ended}
 }

@@ -96,7 +96,7 @@ func (p *Path) ApplyLate(events []calls.Event) (failed map[int]error) {
 	return failed
 }
 
-func (p *Path) keep(f calls.Flow, t calls.Traffic) { p.removed[f] = sum(p.removed[f], t) }
+func (p *Path) keep(f calls.Flow, t calls.Traffic) { p.removed[f] = datapath.Sum(p.removed[f], t) }
 
 func drop(calls.Flow, calls.Traffic) {}
 
@@ -147,16 +147,6 @@ func (p *Path) touch(f calls.Flow) {
 	}
 }
 
-// sum adds what the fast path has carried to what an entry has.
-func sum(entry, here calls.Traffic) calls.Traffic {
-	entry.Packets += here.Packets
-	entry.Bytes += here.Bytes
-	if here.Packets > 0 && !entry.Counted {
-		entry.Counted, entry.AtLeast = true, true
-	}
-	return entry
-}
-
 // Carried also returns what the fast path has carried.
 func (p *Path) Carried() datapath.Flows {
 	if p.told {
@@ -164,7 +154,7 @@ func (p *Path) Carried() datapath.Flows {
 	}
 	p.told = true
 	for f, t := range p.Path.Carried() {
-		p.removed[f] = sum(t, p.removed[f])
+		p.removed[f] = datapath.Sum(t, p.removed[f])
 	}
 	return p.removed
 }
@@ -185,7 +175,7 @@ func (p *Path) Snapshot(have datapath.Flows, known []calls.Flow, wanted func(*co
 	table := p.ahead()
 	for f, t := range have {
 		if here, there := table.Traffic(f); there {
-			have[f] = sum(t, here)
+			have[f] = datapath.Sum(t, here)
 			continue
 		}
 		p.catchUp(f)
@@ -237,7 +227,7 @@ func (p *Path) View(have datapath.Flows, wanted func(*conntrack.Stray) bool) ([]
 	table := p.ahead()
 	for f, t := range have {
 		if here, there := table.Traffic(f); there {
-			have[f] = sum(t, here)
+			have[f] = datapath.Sum(t, here)
 		}
 	}
 	return strays, err

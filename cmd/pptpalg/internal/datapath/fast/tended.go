@@ -49,7 +49,7 @@ func (t *Tended) begin() {
 
 func (t *Tended) Traits() datapath.Traits {
 	traits := t.Path.Traits()
-	traits.Ahead = &datapath.Ahead{Begin: t.begin, Run: t.run, Changed: t.changed, Figures: t.figures}
+	traits.Ahead = &datapath.Ahead{Begin: t.begin, Run: t.run, Changed: t.changed, Figures: t.figures, Counts: t.counts}
 	return traits
 }
 
@@ -72,6 +72,13 @@ func (t *Tended) figures() datapath.Figures {
 	f := figures(s)
 	f.Wanted, f.Ports = true, *t.ports.Load()
 	return f
+}
+
+func (t *Tended) counts() datapath.Counts {
+	table := t.open.Load()
+	c := counts(table)
+	c.Unreadable = table == nil && !errors.Is(t.tender.absent, os.ErrNotExist)
+	return c
 }
 
 func figures(s fastpath.Stats) datapath.Figures {

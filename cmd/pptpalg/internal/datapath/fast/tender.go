@@ -98,6 +98,9 @@ func (t *Tended) table() *fastpath.Table {
 	}
 	t.use(table)
 	t.open.Store(table)
+	if t.cfg.Opened != nil {
+		t.cfg.Opened()
+	}
 	return table
 }
 

@@ -35,6 +35,8 @@ type Path struct {
 	removed datapath.Flows
 	told    bool
 	keeper  func(calls.Flow, calls.Traffic) // keep
+
+	former datapath.Former
 }
 
 // New returns the data path. viewer is a socket of its own, so that no audit waits for
@@ -58,25 +60,37 @@ func accounting() bool {
 
 func (*Path) Name() datapath.Name { return datapath.Kernel }
 
-func (*Path) Traits() datapath.Traits { return datapath.Traits{Outlives: true} }
+func (p *Path) Traits() datapath.Traits {
+	return datapath.Traits{Outlives: true, Former: &p.former}
+}
 
 // Apply also reads what the entries of removed flows have counted, if they count.
 func (p *Path) Apply(events []calls.Event) (failed map[int]error) {
-	if !p.counts.Load() {
-		return p.entries.Apply(events)
-	}
 	if p.told {
 		p.told = false
 		p.removed = emptied(p.removed)
 	}
-	return p.entries.ApplyCounting(events, p.keeper)
+	if p.counts.Load() {
+		failed = p.entries.ApplyCounting(events, p.keeper)
+	} else {
+		failed = p.entries.Apply(events)
+	}
+	p.former.Follow(events, p.keepFormer)
+	return failed
 }
 
 func (p *Path) ApplyLate(events []calls.Event) (failed map[int]error) {
+	p.former.Follow(events, drop)
 	return p.entries.ApplyLate(events)
 }
 
 func (p *Path) keep(f calls.Flow, t calls.Traffic) { p.removed[f.Unmarked()] = t }
+
+func (p *Path) keepFormer(f calls.Flow, t calls.Traffic) {
+	p.removed[f] = datapath.Sum(p.removed[f], t)
+}
+
+func drop(calls.Flow, calls.Traffic) {}
 
 func (p *Path) Carried() datapath.Flows {
 	if p.told {
@@ -111,11 +125,14 @@ func (p *Path) Snapshot(have datapath.Flows, known []calls.Flow, wanted func(*co
 		err = p.lister.StandingTraffic(have, known)
 	}
 	p.Counting(accounting() || counted(have))
+	p.former.AddTo(have)
 	return strays, err
 }
 
 func (p *Path) View(have datapath.Flows, wanted func(*conntrack.Stray) bool) ([]conntrack.Stray, error) {
-	return p.viewer.Traffic(have, wanted)
+	strays, err := p.viewer.Traffic(have, wanted)
+	p.former.AddTo(have)
+	return strays, err
 }
 
 // counted reports whether any flow's packets are counted.
