@@ -64,6 +64,7 @@ func TestSecondDaemonChangesNothing(t *testing.T) {
 		{"--fastpath-dir", second("bpf"), "--fastpath", "auto"},
 		{"--fastpath-dir", g.bpfDir(), "--state-dir", g.state, "--queue", "1900"},
 		{"--fastpath-dir", g.bpfDir(), "--listen", "127.0.0.1:9723"},
+		{"--fastpath-dir", g.bpfDir(), "--cluster", "etcd://127.0.0.1:2379", "--cluster-insecure"},
 		{"--fastpath-dir", g.bpfDir(), "--rules", "none", "--event-log", second("events"), "--queue", "1900"},
 	} {
 		g.wantRefused("another daemon has it: pid", append([]string{"--state-dir", second("state")}, args...)...)

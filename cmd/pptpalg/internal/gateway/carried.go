@@ -223,20 +223,22 @@ func (g *Gateway) writeCarried(c carried) {
 
 func (c *carried) write(file string) error {
 	if !c.Ahead && len(c.Calls) == 0 {
-		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove what is outdated: %w", err)
+		if _, err := os.Lstat(file); errors.Is(err, os.ErrNotExist) {
+			return nil // a file system that is read-only would refuse to remove even that
 		}
-		return nil
+		return os.Remove(file)
 	}
 	b, err := json.Marshal(c)
 	if err != nil {
 		return err
 	}
 	fresh := file + ".new"
-	if err := os.WriteFile(fresh, b, 0o600); err != nil {
-		return fmt.Errorf("keep what calls have carried: %w", err)
+	err = os.WriteFile(fresh, b, 0o600)
+	if err == nil {
+		err = os.Rename(fresh, file)
 	}
-	if err := os.Rename(fresh, file); err != nil {
+	if err != nil {
+		os.Remove(fresh) // a full disk may have taken a part of it
 		return fmt.Errorf("keep what calls have carried: %w", err)
 	}
 	return nil

@@ -53,7 +53,8 @@ type Closing struct {
 	ToServer *Count         `json:"to_server"`
 
 	// Approximate: the counts may be too low. Somebody deleted an entry that counted before
-	// it was read, or an earlier daemon did the translating and counting.
+	// it was read, an earlier daemon did the translating and counting, or the fast path was
+	// unloaded while no daemon ran.
 	Approximate bool `json:"approximate,omitempty"`
 }
 
