@@ -135,7 +135,7 @@ func Listen(cfg Config, g prometheus.Gatherer, all func() []calls.View) (*Server
 		}
 		l, err := net.Listen("tcp", cfg.Listen)
 		if err != nil {
-			return nil, fmt.Errorf("listen for metrics: %w: choose another address with --listen", sockets.Taken(err))
+			return nil, fmt.Errorf("listen for metrics: %w: choose another address with --listen", sockets.Plain(err))
 		}
 		s.metrics = s.bound(l)
 	}

@@ -701,7 +701,7 @@ func (r *reader) listener() (listening, error) {
 		return l, r.answers() // it may be the daemon's
 	}
 	if l.err != nil {
-		l.err, l.free = sockets.Taken(l.err), r.freeListener()
+		l.err, l.free = sockets.Plain(l.err), r.freeListener()
 	}
 	return l, nil
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pptpalg/cmd/pptpalg/internal/sockets"
 )
 
 const (
@@ -87,13 +89,13 @@ func giveUp(network, _ string, c syscall.RawConn) error {
 	})
 }
 
-// plain leaves out what net says of sockets.
+// plain leaves out what net says of sockets and of name servers.
 func plain(err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) {
-		return op.Err
+		err = op.Err
 	}
-	return err
+	return sockets.Plain(err)
 }
 
 // watch waits until the collector ends the connection. What it says is not read.

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"net"
 	"strings"
 	"testing"
 )
@@ -50,5 +51,13 @@ func TestOpenNeedsFiles(t *testing.T) {
 		if _, err := Open(parse(t, text), nil, nil); err == nil || !strings.Contains(err.Error(), "export to ") {
 			t.Errorf("%s: %v", text, err)
 		}
+	}
+}
+
+// TestUnknownName: what Go's resolver says of itself is not shown.
+func TestUnknownName(t *testing.T) {
+	err := &net.OpError{Op: "dial", Net: "udp", Err: &net.DNSError{Err: "no such host", Name: "log.example.net", Server: "10.0.0.1:53", IsNotFound: true}}
+	if got, want := plain(err).Error(), `the name "log.example.net" is not known`; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -3,7 +3,6 @@ package sockets
 import (
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -11,38 +10,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // listening is the state of a socket that listens (TCP_LISTEN of the kernel's tcp_states.h).
 const listening = "0A"
-
-// Taken says in plain words that an address is in use, and by which process as far as the
-// caller may see that. Any other error of net.Listen is returned as it is.
-func Taken(err error) error {
-	var op *net.OpError
-	if !errors.As(err, &op) || !errors.Is(err, syscall.EADDRINUSE) {
-		return err
-	}
-	addr, ok := op.Addr.(*net.TCPAddr)
-	if !ok {
-		return err
-	}
-	owner := Owner(addr)
-	if owner == "" {
-		owner = fmt.Sprintf(`another process ("ss -ltnp sport = :%d" as root names it)`, addr.Port)
-	}
-	return taken{fmt.Sprintf("%v is in use by %s", addr, owner), err}
-}
-
-// taken has words of its own for an error.
-type taken struct {
-	text string
-	err  error
-}
-
-func (t taken) Error() string { return t.text }
-func (t taken) Unwrap() error { return t.err }
 
 // Owner names the process that has a listener which keeps others from an address: its name and
 // its number. It is "" where there is none, or the caller may not see it. It looks at the
