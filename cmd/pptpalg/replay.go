@@ -69,7 +69,7 @@ func (o replayOptions) replay(ctx context.Context, w, messages io.Writer, name s
 	if err != nil {
 		err = fmt.Errorf("replay %s: %w", name, err)
 	}
-	if report == nil {
+	if report == nil || errors.Is(err, replay.ErrNoCapture) {
 		return err
 	}
 	form := map[string]func(io.Writer) error{formText: report.Text, formJSON: report.JSON, formYAML: report.YAML}[o.chosen()]

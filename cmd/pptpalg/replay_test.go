@@ -38,7 +38,7 @@ func TestReplay(t *testing.T) {
 		{"other ports", []string{captured("hangup-lan"), "--ports", "1724"}, 0, ": 0 of control connections, 6 GRE, ", ""},
 		{"truncated", []string{cut}, 1, "Outgoing-Call-Request", "cut.pcap: packet 16: the file ends in the middle of it"},
 		{"no file", []string{filepath.Join(dir, "none.pcap")}, 1, "", "none.pcap: no such file"},
-		{"no capture", []string{"replay.go"}, 1, "", "neither pcap nor pcapng"},
+		{"no capture", []string{"replay.go"}, 1, "", "pptpalg: replay replay.go: it is not a capture: neither pcap nor pcapng\n"},
 		{"no argument", nil, 2, "", "FILE is missing"},
 		{"wrong NAT", []string{captured("hangup-lan"), "--nat", "10.0.0.0/24"}, 2, "", "read --nat: "},
 		{"NAT twice", []string{captured("hangup-lan"), "--nat", "10.0.0.0/24=1.2.3.4", "--nat", "10.0.0.1/24=1.2.3.5"}, 2, "", "10.0.0.0/24 is given twice"},
@@ -51,6 +51,9 @@ func TestReplay(t *testing.T) {
 			code, stdout, stderr := pptpalg(t, append([]string{"replay"}, tt.args...)...)
 			if code != tt.code || !strings.Contains(stdout, tt.stdout) || !strings.Contains(stderr, tt.stderr) || (code == 0) != (stderr == "") {
 				t.Errorf("exit %d, stderr %q, stdout\n%s", code, stderr, stdout)
+			}
+			if tt.code != 0 && tt.stdout == "" && stdout != "" {
+				t.Errorf("of nothing it prints\n%s", stdout)
 			}
 		})
 	}

@@ -43,6 +43,9 @@ type file struct {
 // errShort says that a file ends where a packet or a header is not whole.
 var errShort = errors.New("the file ends in the middle of it")
 
+// ErrNoCapture says that a file does not begin as a capture does.
+var ErrNoCapture = errors.New("it is not a capture: neither pcap nor pcapng")
+
 // buffered is how many bytes are read at once.
 const buffered = 1 << 16
 
@@ -74,7 +77,7 @@ func openPcap(b *bufio.Reader) (*file, error) {
 	link := pcapLink(header)
 	r, err := pcapgo.NewReader(b)
 	if err != nil {
-		return nil, fmt.Errorf("read file header: neither pcap nor pcapng: %w", err)
+		return nil, ErrNoCapture // the library's error quotes the first bytes
 	}
 	// Programs write packets longer than the snap length that they state.
 	r.SetSnaplen(largest)
