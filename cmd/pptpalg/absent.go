@@ -33,6 +33,7 @@ func answering(ctx context.Context, within time.Duration, ask func(context.Conte
 	defer cancel()
 	err := ask(limited)
 	var still admin.Suspended
+	var nowhere admin.NoSocket
 	switch {
 	case errors.As(err, &still):
 		return &absence{Cause: explain.Cause{
@@ -40,6 +41,8 @@ func answering(ctx context.Context, within time.Duration, ask func(context.Conte
 			Text:   fmt.Sprintf("the daemon (process %d) is suspended by a signal (SIGSTOP): packets of control connections wait for it, and new calls fail", int(still)),
 			Advice: fmt.Sprintf("kill -CONT %d", int(still)),
 		}}, nil
+	case errors.As(err, &nowhere):
+		return &absence{Cause: explain.Cause{Code: "daemon_stopped", Text: nowhere.Error(), Advice: "name the daemon's directory with --state-dir"}, stopped: true}, nil
 	case errors.Is(err, admin.ErrNotRunning):
 		return &absence{Cause: explain.Cause{Code: "daemon_stopped", Text: "no daemon is running: new calls are not edited", Advice: notify.Command("start")}, stopped: true}, nil
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
@@ -56,9 +59,12 @@ var starting = []string{"configuration", "rights", "iptables", "rules", "nfqueue
 // because adds to a daemon that does not run what keeps it from starting, and to the command that
 // starts it what comes before.
 func (a *absence) because(found check.Findings) {
+	if a.Advice != notify.Command("start") {
+		return // starting it would not help
+	}
 	for _, name := range starting {
 		for _, f := range found {
-			if a.stopped && f.Check == name && f.Result == check.Problem {
+			if f.Check == name && f.Result == check.Problem {
 				a.told = name
 				a.Text += "; " + f.Found
 				a.Advice = f.Remedy + " && " + a.Advice

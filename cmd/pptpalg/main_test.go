@@ -55,6 +55,8 @@ func TestCommandLine(t *testing.T) {
 		{"rules", []string{"rules", "print", "--queue", "9", "--ports", "1723,1724"}, 0, "--queue-num 9 --queue-bypass", ""},
 		{"nft rules", []string{"rules", "print", "--format", "nft", "--config", ""}, 0, "queue num 1723 bypass", ""},
 		{"no daemon", []string{"calls", "--state-dir", "/nonexistent"}, 1, "", "no daemon is running: cannot connect to /nonexistent"},
+		{"a file for a directory", []string{"calls", "--state-dir", "/etc/passwd"}, 1, "", "no daemon is running: --state-dir: /etc/passwd is not a directory\n"},
+		{"status of a file", []string{"status", "--check=false", "--state-dir", "/etc/passwd"}, 3, "STOPPED: no daemon is running: --state-dir: /etc/passwd is not a directory", ""},
 		{"wrong format", []string{"rules", "print", "--format", "x"}, 2, "", "is neither iptables nor nft"},
 		{"unknown command", []string{"cals"}, 2, "", "unknown command \"cals\" for \"pptpalg\"\n\nDid you mean this?\n\tcalls\nSee \"pptpalg --help\".\n"},
 		{"unknown command of a group", []string{"rules", "lod"}, 2, "", "unknown command \"lod\" for \"pptpalg rules\"; did you mean \"load\"?\nSee \"pptpalg rules --help\".\n"},

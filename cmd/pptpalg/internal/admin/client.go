@@ -3,17 +3,18 @@ package admin
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
-	"pptpalg/cmd/pptpalg/internal/notify"
 	"strings"
 	"syscall"
+
+	"pptpalg/cmd/pptpalg/internal/notify"
 )
 
 // Client asks a running daemon.
@@ -28,9 +29,8 @@ func (c Client) Calls(ctx context.Context) ([]Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer body.Close()
 	var calls []Call
-	if err := json.NewDecoder(body).Decode(&calls); err != nil {
+	if err := c.read(ctx, body, &calls); err != nil {
 		return nil, fmt.Errorf("read the daemon's calls: %w", err)
 	}
 	return calls, nil
@@ -42,8 +42,7 @@ func (c Client) Status(ctx context.Context, st any) error {
 	if err != nil {
 		return err
 	}
-	defer body.Close()
-	if err := json.NewDecoder(body).Decode(st); err != nil {
+	if err := c.read(ctx, body, st); err != nil {
 		return fmt.Errorf("read the daemon's status: %w", err)
 	}
 	return nil
@@ -92,10 +91,14 @@ func (c Client) ask(ctx context.Context, method, what string) (io.ReadCloser, er
 		return nil, errors.Join(errAlone, resp.Body.Close())
 	}
 	why, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // as much as there is
-	if resp.StatusCode == http.StatusConflict || resp.StatusCode == http.StatusNotFound && len(why) > 0 && method == http.MethodPost {
-		return nil, errors.Join(errors.New(string(bytes.TrimSpace(why))), resp.Body.Close()) // its own words
+	why = bytes.TrimSpace(why)
+	if unserved(resp.StatusCode, why) {
+		return nil, errors.Join(c.otherVersion(ctx, what), resp.Body.Close())
 	}
-	return nil, errors.Join(fmt.Errorf("ask daemon: it replied %s: %s", resp.Status, bytes.TrimSpace(why)), resp.Body.Close())
+	if resp.StatusCode == http.StatusConflict || resp.StatusCode == http.StatusNotFound && len(why) > 0 && method == http.MethodPost {
+		return nil, errors.Join(errors.New(string(why)), resp.Body.Close()) // its own words
+	}
+	return nil, errors.Join(fmt.Errorf("ask daemon: it replied %s: %s", resp.Status, why), resp.Body.Close())
 }
 
 // clusterPath is served by a gateway of a cluster only.
@@ -106,12 +109,36 @@ var errAlone = errors.New("the running daemon is not part of a cluster: see --cl
 // ErrNotRunning is that no daemon answers.
 var ErrNotRunning = errors.New("no daemon is running")
 
+// unreachable says why the socket cannot be connected to, or does not answer. What net/http puts
+// before the cause is left out.
 func unreachable(path string, err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w: cannot connect to %s: start it with \"%s\" or \"pptpalg run\", or name its --state-dir", ErrNotRunning, path, notify.Command("start"))
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("ask daemon at %s: %w: run as root or as a member of the daemon's group", path, os.ErrPermission)
+	case errors.Is(err, syscall.ENOTDIR):
+		return NoSocket(fmt.Sprintf("%s is not a directory", filepath.Dir(path)))
+	case errors.Is(err, syscall.EINVAL) && len(path) > longestPath:
+		return NoSocket(fmt.Sprintf("%s is too long for a socket: %d bytes at most", path, longestPath))
 	}
-	return fmt.Errorf("ask daemon: %w", err)
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		err = op.Err
+	}
+	if inner := (*url.Error)(nil); errors.As(err, &inner) {
+		err = inner.Err
+	}
+	return fmt.Errorf("ask daemon at %s: %w", path, err)
 }
+
+// longestPath is that of a socket (sun_path in unix(7)), without the zero at its end.
+const longestPath = 107
+
+// NoSocket is an ErrNotRunning because the state directory cannot have a socket; it says why.
+type NoSocket string
+
+func (n NoSocket) Error() string {
+	return fmt.Sprintf("%v: --state-dir: %s", ErrNotRunning, string(n))
+}
+
+func (n NoSocket) Unwrap() error { return ErrNotRunning }

@@ -122,8 +122,7 @@ func (c Client) Cluster(ctx context.Context) (st Cluster, err error) {
 	if err != nil {
 		return st, err
 	}
-	defer body.Close()
-	if err := json.NewDecoder(body).Decode(&st); err != nil {
+	if err := c.read(ctx, body, &st); err != nil {
 		return Cluster{}, fmt.Errorf("read the daemon's cluster: %w", err)
 	}
 	return st, nil

@@ -67,8 +67,7 @@ func (c Client) EndCall(ctx context.Context, number uint64) (e EndedCall, err er
 	if err != nil {
 		return e, err
 	}
-	defer body.Close()
-	if err := json.NewDecoder(body).Decode(&e); err != nil {
+	if err := c.read(ctx, body, &e); err != nil {
 		return EndedCall{}, fmt.Errorf("read the daemon's answer: %w", err)
 	}
 	return e, nil

@@ -90,11 +90,16 @@ func (c Client) Events(ctx context.Context, follow bool, show func(history.Recor
 	}
 	defer body.Close()
 	for lines := json.NewDecoder(body); ; {
+		var raw json.RawMessage
 		var r history.Record
-		switch err := lines.Decode(&r); {
-		case errors.Is(err, io.EOF), ctx.Err() != nil:
+		err := lines.Decode(&raw)
+		if errors.Is(err, io.EOF) || ctx.Err() != nil {
 			return nil
-		case err != nil:
+		}
+		if err == nil {
+			err = c.decode(ctx, raw, &r)
+		}
+		if err != nil {
 			return fmt.Errorf("read the daemon's events: %w", err)
 		}
 		if err := show(r); err != nil {

@@ -65,8 +65,7 @@ func (c Client) ExplainAll(ctx context.Context) (all []explain.Report, err error
 	if err != nil {
 		return nil, fmt.Errorf("explain all clients: %w", err)
 	}
-	defer body.Close()
-	if err := json.NewDecoder(body).Decode(&all); err != nil {
+	if err := c.read(ctx, body, &all); err != nil {
 		return nil, fmt.Errorf("read the daemon's explanations: %w", err)
 	}
 	return all, nil
@@ -79,8 +78,7 @@ func (c Client) Explain(ctx context.Context, client netip.Addr) (explain.Report,
 	if err != nil {
 		return report, fmt.Errorf("explain %v: %w", client, err)
 	}
-	defer body.Close()
-	if err := json.NewDecoder(body).Decode(&report); err != nil {
+	if err := c.read(ctx, body, &report); err != nil {
 		return explain.Report{}, fmt.Errorf("read the daemon's explanation: %w", err)
 	}
 	return report, nil

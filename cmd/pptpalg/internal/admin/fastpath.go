@@ -27,8 +27,7 @@ func (c Client) FastPath(ctx context.Context) (FastPath, error) {
 	if err != nil {
 		return f, err
 	}
-	defer body.Close()
-	if err := json.NewDecoder(body).Decode(&f); err != nil {
+	if err := c.read(ctx, body, &f); err != nil {
 		return FastPath{}, fmt.Errorf("read which fast path the daemon wants: %w", err)
 	}
 	return f, nil
