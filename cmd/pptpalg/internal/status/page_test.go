@@ -136,6 +136,7 @@ func TestQuery(t *testing.T) {
 		{"limit=3&sort=-age", 10, "1.14 1.15 1.22"},
 		{"limit=3&offset=8", 10, "1.15 1.14"},
 		{"limit=3&offset=10", 10, ""},
+		{"limit=3&sort=number", 10, "1.14 1.15 1.22"},
 		{"limit=3&sort=client", 10, "1.14 1.15 1.22"},
 		{"limit=3&sort=-client", 10, "4.90 4.13 4.12"},
 		{"limit=3&sort=call_id", 10, "1.14 1.15 1.22"},

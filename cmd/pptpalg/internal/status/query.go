@@ -33,6 +33,7 @@ type query struct {
 // compares are the orders: the most interesting calls come first.
 var compares = map[string]func(a, b *row) int{
 	"age":       func(a, b *row) int { return b.Since.Compare(a.Since) },
+	"number":    func(a, b *row) int { return cmp.Compare(a.Number, b.Number) },
 	"client":    func(a, b *row) int { return compareEnds(a.client, b.client) },
 	"call_id":   func(a, b *row) int { return cmp.Compare(a.client.Own, b.client.Own) },
 	"public":    func(a, b *row) int { return comparePublic(a.client, b.client) },
