@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -126,8 +127,9 @@ also the reason, its duration, and its traffic each way (packets/bytes, "-" if n
 counted). A line ends in "approximate" if the counts are incomplete: a conntrack entry
 that counted was deleted, or an earlier daemon translated the packets.
 
-The daemon keeps the last events of each client. "pptpalg run --event-log FILE" writes
-all events to a log, which --file FILE reads. In JSON each event is an object on a line of
+The daemon keeps the last events of each client since it was started, and standard error
+says so where more was asked for. "pptpalg run --event-log FILE" writes all events to a
+log, which --file FILE reads. In JSON each event is an object on a line of
 its own, in YAML a document. To find out who had a public address and Call ID at some
 time, ask for the calls that were up then:
 
@@ -149,17 +151,35 @@ Two calls may have the same public address and Call ID if they go to different s
 }
 
 func (o *eventsOptions) run(cmd *cobra.Command) error {
-	show := o.printer(cmd.OutOrStdout())
-	query := o.query()
-	if o.at.time.IsZero() {
-		return o.each(cmd, func(r history.Record) error {
-			if !query.Selects(&r) {
-				return nil
-			}
-			return show(r)
-		})
+	if err := o.checkTimes(time.Now()); err != nil {
+		return err
 	}
-	return o.upAt(cmd, query, show)
+	remembers := o.memory(cmd)
+	remembers.begin()
+	found := false
+	show := o.printer(cmd.OutOrStdout())
+	err := o.pick(cmd, func(r history.Record) error {
+		found = true
+		return show(r)
+	})
+	if err == nil && !found && !o.follow {
+		remembers.nothing(o)
+	}
+	return err
+}
+
+// pick calls show with the events that were asked for.
+func (o *eventsOptions) pick(cmd *cobra.Command, show func(history.Record) error) error {
+	query := o.query()
+	if !o.at.time.IsZero() {
+		return o.upAt(cmd, query, show)
+	}
+	return o.each(cmd, func(r history.Record) error {
+		if !query.Selects(&r) {
+			return nil
+		}
+		return show(r)
+	})
 }
 
 // upAt prints the events of the calls that were up at a time.

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -232,14 +235,76 @@ func TestEventsOfFiles(t *testing.T) {
 		t.Errorf("as YAML:\n%s", stdout)
 	}
 	for args, want := range map[string]string{
-		"--public x":       `"x" is not an IPv4 address`,
-		"--at noon":        `--at: "noon" is not valid; use a time such as`,
-		"--follow --at 1h": "--at and --follow cannot be used together",
+		"--public x":                            `"x" is not an IPv4 address`,
+		"--client fade::1":                      `"fade::1" is not an IPv4 address`,
+		"--client fe80::1/7":                    `"fe80::1" is not an IPv4 address`,
+		"--since 2h --until 3h":                 `--until: "3h" is not after --since "2h"`,
+		"--since 2h --until 2999-01-01 --at 1h": "cannot be used together",
+		"--since 2999-01-01":                    `--since: "2999-01-01" is in the future`,
+		"--at 2999-01-01":                       `--at: "2999-01-01" is in the future`,
+		"--since --2h":                          `--since: "--2h" is not valid`,
+		"--at noon":                             `--at: "noon" is not valid; use a time such as`,
+		"--follow --at 1h":                      "--at and --follow cannot be used together",
 	} {
-		if code, _, stderr := pptpalg(t, append([]string{"events"}, strings.Fields(args)...)...); code == 0 || !strings.Contains(stderr, want) {
+		if code, _, stderr := pptpalg(t, append([]string{"events"}, strings.Fields(args)...)...); code != 2 || !strings.Contains(stderr, want) {
 			t.Errorf("events %s: exit %d: %s", args, code, stderr)
 		}
 	}
+}
+
+// TestEventsUnknown: a daemon that cannot know says so, beside what it knows.
+func TestEventsUnknown(t *testing.T) {
+	started := time.Now().Add(-time.Hour).UTC()
+	opened := fmt.Sprintf(`{"schema_version":1,"time":%q,"event":"opened","call":1,"client":"10.0.0.1:1000","client_public":"192.0.2.1:1000","server":"203.0.113.1:1723","server_public":"203.0.113.1:1723","pns":"client","client_call_id":7,"client_public_call_id":7,"server_call_id":null,"server_public_call_id":null}`, schema.At(started.Add(time.Minute)))
+	dir := answers(t, map[string]string{
+		"/status": fmt.Sprintf(`{"schema_version":1,"sums":{"started":%q}}`, schema.At(started)),
+		"/events": opened + "\n",
+	})
+	early := "the daemon remembers no event from before " + schema.At(started).String() + ", when it was started: --file FILE reads an event log\n"
+	nothing := "no event found: the daemon remembers the last 32 events of each client since " + schema.At(started).String()
+	network := "--client 192.168.77.0/24 is the address 192.168.77.0 with Call ID 24, not a network\n"
+	for _, tt := range []struct {
+		args  string
+		lines int
+		want  []string // on standard error; nil for nothing there
+	}{
+		{"", 1, nil},
+		{"--since 30m", 0, []string{nothing}},
+		{"--since 2h", 1, []string{early}},
+		{"--client 10.0.0.1 --at 5m", 1, nil},
+		{"--client 10.0.0.1 --at 2h", 0, []string{early}},
+		{"--client 10.0.0.2", 0, []string{nothing}},
+		{"--client 192.168.77.0/24", 0, []string{nothing, network}},
+		{"--client 10.0.0.1/24", 0, []string{nothing}},
+	} {
+		code, stdout, stderr := pptpalg(t, append([]string{"events", "--state-dir", dir}, strings.Fields(tt.args)...)...)
+		if code != 0 || strings.Count(stdout, "\n") != tt.lines || strings.Count(stderr, "\n") != len(tt.want) {
+			t.Errorf("events %s: exit %d, %q, %q", tt.args, code, stdout, stderr)
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(stderr, want) {
+				t.Errorf("events %s: %q, want %q", tt.args, stderr, want)
+			}
+		}
+	}
+}
+
+// answers serves what a daemon answers, by paths, and returns its state directory.
+func answers(t *testing.T, by map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "control.sock"))
+	must(t, err)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if answer, ok := by[r.URL.Path]; ok {
+			_, _ = w.Write([]byte(answer))
+			return
+		}
+		http.NotFound(w, r)
+	})}
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(func() { _ = srv.Close() })
+	return dir
 }
 
 func TestEventLine(t *testing.T) {

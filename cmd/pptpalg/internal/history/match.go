@@ -39,6 +39,9 @@ func ParseParty(text string) (Party, error) {
 		callID := pptp.CallID(n)
 		p.ID = &callID
 	}
+	if strings.Count(end, ":") > 1 { // of IPv6, whose colons begin no port
+		return Party{}, fmt.Errorf("%q is not an IPv4 address", end)
+	}
 	address, port, hasPort := strings.Cut(end, ":")
 	if hasPort {
 		n, err := strconv.ParseUint(port, 10, 16)

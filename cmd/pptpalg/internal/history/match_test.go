@@ -99,7 +99,9 @@ func TestParsePartyRefuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"":               `"" is not an IPv4 address`,
 		"x":              `"x" is not an IPv4 address`,
-		"2001:db8::1":    `"db8::1" is not a port`,
+		"fade::1":        `"fade::1" is not an IPv4 address`,
+		"fe80::1/7":      `"fe80::1" is not an IPv4 address`,
+		"2001:db8::1":    `"2001:db8::1" is not an IPv4 address`,
 		"10.0.0.1/65536": `"65536" is not a Call ID from 0 to 65535`,
 		"10.0.0.1/":      `"" is not a Call ID`,
 		"10.0.0.0/x":     `"x" is not a Call ID`,
