@@ -41,11 +41,11 @@ type fastpathFlow struct {
 	Longest    uint16
 	Tos        uint8
 	Out        uint8
-	To         [6]uint8
 	From       [6]uint8
-	Until      uint32
 	Generation uint16
+	To         [6]uint8
 	Seen       uint16
+	Until      uint32
 	Packets    uint64
 	Bytes      uint64
 }
@@ -75,6 +75,8 @@ type fastpathSent struct {
 	Generation uint16
 	Ttl        uint8
 	Tos        uint8
+	From       [6]uint8
+	Fragment   uint16
 	Turns      uint8
 	Zero       [3]uint8
 	Mark       uint32

@@ -119,6 +119,21 @@ func TestObeys(t *testing.T) {
 				r.learn(t, outward, 0, 100, 0)
 			})
 		}
+		t.Run("a rule that alters DF", func(t *testing.T) {
+			run(t, r.gateway, `nft add table ip cut
+				nft add chain ip cut post '{ type filter hook postrouting priority mangle; }'
+				nft add rule ip cut post ip protocol gre ip frag-off set 0`)
+			r.changed(t)
+			p := r.packet(outward, 0)
+			p.fragment = 0x4000
+			for range 5 {
+				if frames, fast := r.pass(t, outward, 0, p); len(frames) != 1 || frames[0][20] != 0 || fast {
+					t.Errorf("%d arrived, by the fast path: %v\n% x", len(frames), fast, frames)
+				}
+			}
+			run(t, r.gateway, "nft delete table ip cut")
+			r.learn(t, outward, 0, 100, 0)
+		})
 		if r.table.Stats().Refused["altered"] == 0 {
 			t.Errorf("altered packets are not counted: %+v", r.table.Stats())
 		}

@@ -13,7 +13,7 @@ import (
 )
 
 // layout is of the maps; LAYOUT of the programs.
-const layout = 1
+const layout = 2
 
 // dataMap is the map that holds the variable of the programs.
 const dataMap = ".data"

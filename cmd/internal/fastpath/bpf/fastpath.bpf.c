@@ -21,7 +21,7 @@
 // Whoever changes a structure here counts LAYOUT up.
 #include "kernel.h"
 
-enum { LAYOUT = 1 };
+enum { LAYOUT = 2 };
 
 // way is what a packet carries.
 struct way {
@@ -44,10 +44,11 @@ struct flow {
 	u16 longest;        // packet that the kernel has sent whole; 0: nothing is learnt
 	u8 tos;             // DSCP, and MARKED
 	u8 out;             // number of the port by which it leaves
-	u8 to[6], from[6];
-	u32 until;          // of 2^20 ns: the kernel's decision is in force
+	u8 from[6];         // link address of who sent it to the gateway; zeros without a link header
 	u16 generation;     // of the decision; 0: none is in force
+	u8 to[6];           // link address to which it leaves
 	u16 seen;           // of 2^14 ns: the last packet after until
+	u32 until;          // of 2^20 ns: the kernel's decision is in force
 	u64 packets, bytes; // forwarded here
 };
 
@@ -56,10 +57,12 @@ struct sent {
 	u32 place;
 	u16 generation;     // when the packet that is on its way through the kernel was let go; 0: none was
 	u8 ttl, tos;        // of that packet
+	u8 from[6];
+	be16 fragment;
 	u8 turns, zero[3];
 	u32 mark, priority;
 	u32 quiet;          // since when the flow is out of force because the decision has changed; 0: it is not
-	u32 alike;          // when a shadow's packet was let go; 0: never
+	u32 alike;          // when a packet was let go that learn could take for another one's; 0: never
 };
 
 struct leaves { be32 src, dst; be16 id; u16 zero; };
@@ -94,6 +97,12 @@ enum event {
 	CHANGED, ALTERED, UNWATCHED,                 // came through the kernel and were not learnt
 	EVENTS
 };
+
+// What take returns beside events.
+enum { TAKEN = EVENTS, NO_FLOW, UNTOLD };
+
+// What learn is told of a packet that is let go for one of these.
+enum { TOLD = 1 << EXPIRED | 1 << LONGER | 1 << ELSEWHERE | 1 << UNTOLD };
 
 struct { __uint(type, MAP_ARRAY); __uint(max_entries, PLACES); __uint(map_flags, MMAPABLE); __type(key, u32); __type(value, struct flow); } flows SEC(".maps");
 struct { __uint(type, MAP_HASH); __uint(max_entries, PLACES / 2); __uint(map_flags, NO_PREALLOC); __type(key, struct leaves); __type(value, struct sent); } leaving SEC(".maps");
@@ -178,25 +187,46 @@ inline_ struct sent *sent_of(be32 src, be32 dst, be16 id)
 	return map_lookup(&leaving, &k);
 }
 
-// let_go has the kernel forward a packet by which the flow can be learnt.
-inline_ void let_go(struct flow *f, struct ipv4 *ip, u32 why)
+// same compares link addresses.
+inline_ int same(const u8 *a, const u8 *b)
 {
-	struct sent *s = sent_of(f->new_src, f->new_dst, f->new_id);
-	count(why);
-	if (!s)
-		return;
-	s->ttl = ip->ttl;
-	s->tos = ip->tos;
-	s->generation = said.generation;
+	return *(u32 *)a == *(u32 *)b && *(u16 *)(a + 4) == *(u16 *)(b + 4);
 }
 
-// shade has no flow learnt while a packet that leaves alike may be in the kernel.
-inline_ void shade(struct flow *f)
+// let_go leaves a packet of a flow to the kernel, and tells learn what the packet was like. e
+// is null without a link header.
+//
+// learn does not see who sent a packet. So if the sender has changed, it learns nothing until
+// the earlier packets have left: or one that the firewall drops could be let go while another
+// sender's passes, and the flow be taken for the wrong one's.
+inline_ void let_go(struct flow *f, struct ipv4 *ip, struct ethernet *e, u32 why)
 {
-	struct sent *s = sent_of(f->new_src, f->new_dst, f->new_id);
-	count(ALIKE);
-	if (s)
+	struct sent *s;
+	u32 from = 0;
+	u16 rest = 0;
+	if (why < EVENTS)
+		count(why);
+	if (why != ALIKE && !(TOLD >> why & 1))
+		return;
+	s = sent_of(f->new_src, f->new_dst, f->new_id);
+	if (!s)
+		return;
+	if (why == ALIKE) { // learn could take it for the later flow's
 		s->alike = millis();
+		return;
+	}
+	if (e)
+		from = *(u32 *)e->from, rest = *(u16 *)(e->from + 4);
+	if (*(u32 *)s->from != from || *(u16 *)(s->from + 4) != rest) {
+		if (s->generation)
+			__sync_lock_test_and_set(&s->alike, millis()); // before what follows
+		*(u32 *)s->from = from;
+		*(u16 *)(s->from + 4) = rest;
+	}
+	s->ttl = ip->ttl;
+	s->tos = ip->tos;
+	s->fragment = ip->fragment;
+	s->generation = said.generation;
 }
 
 // expired says whether the kernel is to decide anew. Where frames leave in bulk (XDP), a
@@ -222,66 +252,49 @@ inline_ int expired(struct flow *f, int bulk)
 	return 1;
 }
 
-// take returns the flow of a packet that is to be forwarded here, and the port by which
-// it leaves, or null. room is how much of the packet is there.
-inline_ struct flow *take(struct ipv4 *ip, struct gre *g, u32 room, int xdp, const u8 *mac, struct port **by)
+// taken is a packet's flow, and the ports by which it came and leaves.
+struct taken {
+	struct flow *flow;
+	struct port *here, *there;
+};
+
+// take returns TAKEN if a packet is to be forwarded here, else why not. room is how much of
+// the packet is there. e is null without a link header.
+inline_ u32 take(struct taken *t, struct ipv4 *ip, struct gre *g, u32 room, int xdp, struct ethernet *e)
 {
 	u32 number = PORT, len = be16_(ip->length);
 	struct flow *f = find(ip->src, ip->dst, g->id);
-	struct port *here, *there;
 	if (!f)
-		return 0;
-	here = map_lookup(&ports, &number);
-	if (!here)
-		return 0;
-	if (mac && (*(u32 *)mac != *(u32 *)here->mac || *(u16 *)(mac + 4) != *(u16 *)(here->mac + 4))) {
-		count(OTHERS);
-		return 0;
-	}
-	if (f->way.state == SHADOW) {
-		shade(f);
-		return 0;
-	}
-	if (len > room || len < 28) {
-		count(CUT);
-		return 0;
-	}
-	if (ip->ttl <= 1) {
-		count(HOP);
-		return 0;
-	}
-	if (!intact(ip)) {
-		count(BROKEN);
-		return 0;
-	}
-	if (f->generation != (u16)said.generation) {
-		if (!xdp || !here->tc) // or forward_skb is the next to see it
-			let_go(f, ip, EXPIRED);
-		return 0;
-	}
+		return NO_FLOW;
+	t->flow = f;
+	t->here = map_lookup(&ports, &number);
+	if (!t->here)
+		return NO_FLOW;
+	if (xdp && !same(e->to, t->here->mac)) // else the kernel has told by pkt_type
+		return OTHERS;
+	if (f->way.state == SHADOW)
+		return ALIKE;
+	if (len > room || len < 28)
+		return CUT;
+	if (ip->ttl <= 1)
+		return HOP;
+	if (!intact(ip))
+		return BROKEN;
+	if (f->generation != (u16)said.generation)
+		return EXPIRED;
 	number = f->out;
-	there = map_lookup(&ports, &number);
-	if (!there || !there->ifindex || !(xdp ? there->xdp : there->tc))
-		return 0; // its way out takes nothing from here
-	if (expired(f, xdp)) {
-		if (!xdp || !here->tc)
-			let_go(f, ip, EXPIRED);
-		return 0;
-	}
-	if (f->way.in != PORT) {
-		let_go(f, ip, ELSEWHERE);
-		return 0;
-	}
-	if (len > f->longest) {
-		let_go(f, ip, LONGER);
-		return 0;
-	}
-	if ((f->tos ^ ip->tos) & 0xfc) {
-		count(UNLIKE);
-		return 0;
-	}
-	*by = there;
-	return f;
+	t->there = map_lookup(&ports, &number);
+	if (!t->there || !t->there->ifindex || !(xdp ? t->there->xdp : t->there->tc))
+		return UNTOLD; // its way out takes nothing from here
+	if (expired(f, xdp))
+		return EXPIRED;
+	if (f->way.in != PORT || (e && !same(e->from, f->from)))
+		return ELSEWHERE;
+	if (len > f->longest)
+		return LONGER;
+	if ((f->tos ^ ip->tos) & 0xfc)
+		return UNLIKE;
+	return TAKEN;
 }
 
 // edit does to a packet what the kernel would (RFC 1624).
@@ -306,24 +319,27 @@ int forward(struct xdp_md *ctx)
 	struct ethernet *e = at;
 	struct ipv4 *ip = at + 14;
 	struct gre *g = at + 34;
-	struct flow *f;
-	struct port *by = 0;
-	u32 frame, wanted;
+	struct taken t = {};
+	u32 frame, wanted, why;
 	if ((void *)(g + 1) > end || e->type != be16_(0x0800) || ip->protocol != 47 || !of_call(ip, g))
 		return XDP_PASS;
 	frame = (u32)(end - at);
-	f = take(ip, g, frame - 14, 1, e->to, &by);
-	if (!f)
+	why = take(&t, ip, g, frame - 14, 1, e);
+	if (why != TAKEN) {
+		if (why == OTHERS || (why != NO_FLOW && !t.here->tc)) // or forward_skb is the next to see it
+			let_go(t.flow, ip, e, why);
 		return XDP_PASS;
+	}
 	wanted = 14 + be16_(ip->length);
-	edit(f, ip, g);
-	__builtin_memcpy(e, f->to, 12);
+	edit(t.flow, ip, g);
+	__builtin_memcpy(e->to, t.flow->to, 6);
+	__builtin_memcpy(e->from, t.there->mac, 6);
 	if (wanted < SHORTEST) // the kernel would send it without padding, and its driver would pad it
 		wanted = SHORTEST;
 	if (frame > wanted)
 		xdp_adjust_tail(ctx, (int)(wanted - frame));
 	count(BY_XDP);
-	return redirect_map(&out, f->out, XDP_DROP);
+	return redirect_map(&out, t.flow->out, XDP_DROP);
 }
 
 SEC("tcx/ingress")
@@ -331,11 +347,11 @@ int forward_skb(struct __sk_buff *skb)
 {
 	struct ipv4 *ip;
 	struct gre *g;
-	struct flow *f;
-	struct port *by = 0;
+	struct ethernet *e;
+	struct taken t = {};
 	struct sent *s;
 	void *at = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	u32 head = HEAD, wanted;
+	u32 head = HEAD, wanted, why;
 	if (skb->protocol != be16_(0x0800) || skb->pkt_type)
 		return TCX_NEXT; // IPv4, for this machine
 	ip = at + head;
@@ -360,30 +376,35 @@ int forward_skb(struct __sk_buff *skb)
 	}
 	if (!of_call(ip, g) || skb->gso_segs > 1 || skb->vlan_present)
 		return TCX_NEXT;
-	f = take(ip, g, skb->len - head, 0, 0, &by);
-	if (!f)
+	e = head ? at : 0;
+	why = take(&t, ip, g, skb->len - head, 0, e);
+	if (why != TAKEN) {
+		if (why != NO_FLOW)
+			let_go(t.flow, ip, e, why);
 		return TCX_NEXT;
+	}
 	wanted = head + be16_(ip->length);
-	edit(f, ip, g);
+	edit(t.flow, ip, g);
 	count(BY_TC);
 	if (skb->len > wanted && skb_change_tail(skb, wanted, 0))
 		return TCX_DROP;
-	if (by->head) {
+	if (t.there->head) {
 		if (!head && skb_change_head(skb, 14, 0))
 			return TCX_DROP;
-		at = (void *)(long)skb->data;
+		e = at = (void *)(long)skb->data;
 		if (at + 14 > (void *)(long)skb->data_end)
 			return TCX_DROP;
-		__builtin_memcpy(at, f->to, 12);
-		((struct ethernet *)at)->type = be16_(0x0800);
+		__builtin_memcpy(e->to, t.flow->to, 6);
+		__builtin_memcpy(e->from, t.there->mac, 6);
+		e->type = be16_(0x0800);
 	}
-	if (f->tos & MARKED) {
-		s = sent_of(f->new_src, f->new_dst, f->new_id);
+	if (t.flow->tos & MARKED) {
+		s = sent_of(t.flow->new_src, t.flow->new_dst, t.flow->new_id);
 		if (s)
 			skb->mark = s->mark, skb->priority = s->priority;
 	}
 	skb->cb[0] = OURS;
-	return redirect(by->ifindex, 0);
+	return redirect(t.there->ifindex, 0);
 }
 
 // port_of returns the number of the port with an interface, PORTS for none.
@@ -407,12 +428,16 @@ int learn(struct __sk_buff *skb)
 	struct gre *g = (void *)(ip + 1);
 	struct sent *s;
 	struct flow *f;
-	u32 now, in, changed, place, link[3] = {};
+	struct port *here;
+	u32 now, in, changed, place, alike, number = PORT;
+	u32 to[2] = {}, own[2] = {}, from[2] = {}; // link addresses
 	u16 len;
 	if (skb->protocol != be16_(0x0800) || (void *)(g + 1) > end || ip->protocol != 47 || !of_call(ip, g))
 		return TCX_NEXT; // the kernel has pulled the headers that it has translated
-	if (head)
-		__builtin_memcpy(link, at, 12);
+	if (head) {
+		__builtin_memcpy(to, at, 6);
+		__builtin_memcpy(own, at + 6, 6);
+	}
 	s = sent_of(ip->src, ip->dst, g->id);
 	if (!s || !s->generation || skb->cb[0] == OURS || !skb->ingress_ifindex || skb->gso_segs > 1 || skb->vlan_present)
 		return TCX_NEXT;
@@ -420,12 +445,18 @@ int learn(struct __sk_buff *skb)
 	f = map_lookup(&flows, &place);
 	if (!f || f->way.state != LIVE || f->new_src != ip->src || f->new_dst != ip->dst || f->new_id != g->id)
 		return TCX_NEXT;
+	here = map_lookup(&ports, &number);
+	if (!here)
+		return TCX_NEXT;
 	now = millis();
-	if (s->alike && now - s->alike < PASSED) {
+	__builtin_memcpy(from, s->from, 6);
+	alike = __sync_fetch_and_add(&s->alike, 0); // after the sender: see let_go
+	if (alike && now - alike < PASSED) {
 		count(ALIKE);
 		return TCX_NEXT;
 	}
-	if ((u8)(ip->ttl + 1) != s->ttl || ip->tos != s->tos) {
+	if ((u8)(ip->ttl + 1) != s->ttl || ip->tos != s->tos || ip->fragment != s->fragment ||
+	    (head && !same((u8 *)own, here->mac))) { // the port's is what forward writes
 		count(ALTERED);
 		return TCX_NEXT;
 	}
@@ -436,7 +467,7 @@ int learn(struct __sk_buff *skb)
 	}
 	len = be16_(ip->length);
 	changed = f->way.in != in || f->out != PORT || s->mark != skb->mark || s->priority != skb->priority ||
-		  *(u32 *)f->to != link[0] || *(u32 *)(f->to + 4) != link[1] || *(u32 *)(f->to + 8) != link[2];
+		  !same(f->to, (u8 *)to) || !same(f->from, (u8 *)from);
 	if (changed) {
 		if (f->longest) { // another processor may be reading what there is
 			f->generation = 0;
@@ -450,7 +481,8 @@ int learn(struct __sk_buff *skb)
 		f->generation = 0;
 		f->way.in = in;
 		f->out = PORT;
-		__builtin_memcpy(f->to, link, 12);
+		__builtin_memcpy(f->to, to, 6);
+		__builtin_memcpy(f->from, from, 6);
 		s->mark = skb->mark;
 		s->priority = skb->priority;
 		f->longest = 0;
