@@ -356,6 +356,20 @@ func (r *rig) learn(t *testing.T, direction, call, payload int, tos byte) {
 	}
 }
 
+// through sends a packet and returns the frame as which it arrives.
+func (r *rig) through(t *testing.T, direction int, p packet) []byte {
+	t.Helper()
+	from, to := r.taps(direction)
+	from.send(t, p.frame())
+	for end := time.Now().Add(patient); time.Now().Before(end); {
+		if f := to.next(); f != nil && f[23] == unix.IPPROTO_GRE {
+			return f
+		}
+	}
+	t.Fatalf("%s: nothing arrives", name(direction))
+	return nil
+}
+
 // tap is a packet socket on a host's eth0.
 type tap struct {
 	fd  int
@@ -448,6 +462,7 @@ type packet struct {
 	broken         bool // the checksum
 	padding        int  // behind the packet
 	udp            bool // a mark
+	tagged         bool // of VLAN 7
 }
 
 func (p packet) frame() []byte {
@@ -473,7 +488,11 @@ func (p packet) frame() []byte {
 		sum ^= 0x0100
 	}
 	binary.BigEndian.PutUint16(ip[10:], sum)
-	frame := append(append(append([]byte{}, p.to...), p.from...), 8, 0)
+	frame := append(append([]byte{}, p.to...), p.from...)
+	if p.tagged {
+		frame = append(frame, 0x81, 0, 0, 7)
+	}
+	frame = append(frame, 8, 0)
 	return append(append(append(frame, ip...), body...), make([]byte, p.padding)...)
 }
 

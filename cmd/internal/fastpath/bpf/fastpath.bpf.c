@@ -351,7 +351,7 @@ int forward_skb(struct __sk_buff *skb)
 	struct taken t = {};
 	struct sent *s;
 	void *at = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	u32 head = HEAD, wanted, why;
+	u32 head = HEAD, wanted, why, mark = 0, priority = 0;
 	if (skb->protocol != be16_(0x0800) || skb->pkt_type)
 		return TCX_NEXT; // IPv4, for this machine
 	ip = at + head;
@@ -401,8 +401,10 @@ int forward_skb(struct __sk_buff *skb)
 	if (t.flow->tos & MARKED) {
 		s = sent_of(t.flow->new_src, t.flow->new_dst, t.flow->new_id);
 		if (s)
-			skb->mark = s->mark, skb->priority = s->priority;
+			mark = s->mark, priority = s->priority;
 	}
+	skb->mark = mark; // not those with which it came
+	skb->priority = priority;
 	skb->cb[0] = OURS;
 	return redirect(t.there->ifindex, 0);
 }
