@@ -117,7 +117,7 @@ volatile const u64 SECRET[2] = {1, 2};      // of the hash: senders of packets d
 volatile struct control said SEC(".data") = {LAYOUT};
 
 enum { GAP = 4, LONG_GAP = 1 << 15 };       // of 2^14 ns
-enum { OURS = 0x70707470 };                 // in skb->cb: forwarded here
+enum { OURS = 0x70707470 };                 // in skb->cb: forwarded here, or seen by learn
 enum { QUIESCENT = 10 };                    // of 2^20 ns: nobody uses what was read so long ago
 enum { PASSED = 1000 };                     // of 2^20 ns: what was let go so long ago has left the kernel
 enum { SHORTEST = 60 };                     // Ethernet frame that every driver sends
@@ -450,6 +450,9 @@ int learn(struct __sk_buff *skb)
 	here = map_lookup(&ports, &number);
 	if (!here)
 		return TCX_NEXT;
+	// Where this is a macvlan, its parent may be a port as well. It is the next to send the
+	// packet, and must not take the flow for its own.
+	skb->cb[0] = OURS;
 	now = millis();
 	__builtin_memcpy(from, s->from, 6);
 	alike = __sync_fetch_and_add(&s->alike, 0); // after the sender: see let_go
