@@ -460,7 +460,7 @@ type packet struct {
 	payload        int
 	options        bool
 	broken         bool // the checksum
-	padding        int  // behind the packet
+	padding        int  // behind the packet, of whatever the sender's memory has
 	udp            bool // a mark
 	tagged         bool // of VLAN 7
 }
@@ -493,7 +493,7 @@ func (p packet) frame() []byte {
 		frame = append(frame, 0x81, 0, 0, 7)
 	}
 	frame = append(frame, 8, 0)
-	return append(append(append(frame, ip...), body...), make([]byte, p.padding)...)
+	return append(append(append(frame, ip...), body...), bytes.Repeat([]byte{0xee}, p.padding)...)
 }
 
 func (p packet) gre() []byte {
