@@ -146,20 +146,23 @@ func testFastPath(t *testing.T, g *testGateway, path string) {
 	g.startFast("auto", "--fastpath-interval", "1m") // all are in force when it tells
 	g.server(lab.Behaviour{Refuse: true})
 	calls := []*lab.Call{callOn(t, g.client(0), 7), callOn(t, g.client(1), 7)}
-	const rounds = 50
-	for range rounds {
-		exchange(t, calls...)
+	rounds := 0
+	round := func() { exchange(t, calls...); rounds++ }
+	for range 50 {
+		round()
 	}
-	if st := g.fastStatus("auto"); st.Packets[path] == 0 || st.Flows != 4 || st.InForce != 4 || !st.Loaded {
+	st := g.fastStatus("auto")
+	// Shortly after its start, once it listens to changes, the daemon discards all decisions.
+	if err := lab.Poll(lab.Patience, func() bool { round(); st = g.fastStatus("auto"); return st.InForce == 4 }); err != nil || st.Packets[path] == 0 || st.Flows != 4 || !st.Loaded {
 		t.Errorf("status %+v", st)
 	}
-	const each = 3 * rounds
+	each := uint64(3 * rounds)
 	for _, c := range g.wantCalls(2) {
 		if c.ToPNS == nil || c.ToPAC == nil || c.ToPNS.Packets != each || c.ToPAC.Packets != each {
 			t.Errorf("calls tell %+v and %+v, want %d packets each", c.ToPNS, c.ToPAC, each)
 		}
 	}
-	err := lab.Poll(lab.Patience, func() bool { return g.metric("pptpalg_calls_gre_packets_total") == strconv.Itoa(4*each) })
+	err := lab.Poll(lab.Patience, func() bool { return g.metric("pptpalg_calls_gre_packets_total") == strconv.FormatUint(4*each, 10) })
 	if err != nil {
 		t.Errorf("the metrics tell %s packets, want %d", g.metric("pptpalg_calls_gre_packets_total"), 4*each)
 	}
