@@ -67,9 +67,14 @@ func (m memory) nothing(o *eventsOptions) {
 	if !m.since.IsZero() && !m.early {
 		fmt.Fprintf(m.out, "pptpalg: no event found: the daemon remembers the last %d events of each client since %v, when it was started: --file FILE reads an event log\n", history.DefaultPerClient, schema.At(m.since))
 	}
-	for name, party := range map[string]*partyFlag{"client": &o.client, "server": &o.server, "public": &o.publicly} {
-		if n, err := netip.ParsePrefix(party.text); err == nil && n == n.Masked() && !n.IsSingleIP() {
-			fmt.Fprintf(m.out, "pptpalg: --%s %s is the address %v with Call ID %d, not a network\n", name, n, n.Addr(), n.Bits())
-		}
+	m.network("client", &o.client)
+	m.network("server", &o.server)
+	m.network("public", &o.publicly)
+}
+
+// network says what an end is that was perhaps meant as a network.
+func (m memory) network(flag string, end *partyFlag) {
+	if n, err := netip.ParsePrefix(end.text); err == nil && n == n.Masked() && !n.IsSingleIP() {
+		fmt.Fprintf(m.out, "pptpalg: --%s %v is the address %v with Call ID %d, not a network\n", flag, n, n.Addr(), n.Bits())
 	}
 }
