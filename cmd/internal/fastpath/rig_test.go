@@ -462,7 +462,6 @@ type packet struct {
 	broken         bool // the checksum
 	padding        int  // behind the packet, of whatever the sender's memory has
 	udp            bool // a mark
-	tagged         bool // of VLAN 7
 }
 
 func (p packet) frame() []byte {
@@ -488,11 +487,7 @@ func (p packet) frame() []byte {
 		sum ^= 0x0100
 	}
 	binary.BigEndian.PutUint16(ip[10:], sum)
-	frame := append(append([]byte{}, p.to...), p.from...)
-	if p.tagged {
-		frame = append(frame, 0x81, 0, 0, 7)
-	}
-	frame = append(frame, 8, 0)
+	frame := append(append(append([]byte{}, p.to...), p.from...), 8, 0)
 	return append(append(append(frame, ip...), body...), bytes.Repeat([]byte{0xee}, p.padding)...)
 }
 

@@ -129,6 +129,14 @@ inline_ void count(u32 what)
 		*n += 1;
 }
 
+// barrier has other processors see what was written before it ahead of what is written behind it. Only an
+// atomic operation whose result is used orders memory on all machines.
+inline_ void barrier(struct flow *f)
+{
+	u64 was = __sync_fetch_and_add(&f->packets, 0);
+	asm volatile("" : : "r"(was));
+}
+
 // millis is of 2^20 ns, and never 0.
 inline_ u32 millis(void)
 {
@@ -529,7 +537,7 @@ int learn(struct __sk_buff *skb)
 	f->tos = (ip->tos & 0xfc) | (s->mark || s->priority ? MARKED : 0);
 	f->until = now + said.interval;
 	count(LEARNT);
-	__sync_fetch_and_add(&f->packets, 0); // all else before
+	barrier(f);
 	f->generation = s->generation;
 	return TCX_NEXT;
 }
