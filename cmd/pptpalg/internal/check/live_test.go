@@ -437,7 +437,7 @@ func TestFindings(t *testing.T) {
 		{"rules without a daemon", ownRules, "daemon", Warning, "pass unedited", false, nil},
 		{"no metrics", "true", "listener", OK, "--listen is empty", false, nil},
 		{"metrics", "true", "listener", OK, "is free", false, func(c *Config) { c.Listen = "127.0.0.1:9723" }},
-		{"no place for metrics", "true", "listener", Problem, "cannot assign", false, func(c *Config) { c.Listen = "192.0.2.77:9723" }},
+		{"no place for metrics", "true", "listener", Problem, "has no address 192.0.2.77", false, func(c *Config) { c.Listen = "192.0.2.77:9723" }},
 		{"no TLS for metrics", "true", "listener", Problem, "--web-config", false, func(c *Config) { c.Listen, c.WebConfig = "127.0.0.1:9723", "/nonexistent/web.yml" }},
 		{"no event log", "true", "event-log", OK, "--event-log is empty", false, nil},
 	}
