@@ -243,7 +243,7 @@ event-log: /nonexistent/events.json
 	_, found := g.check("--config", file)
 	for name, want := range map[string]string{
 		"configuration": file, "queue-owner": "queue 1900, 1950-1951 is free", "firewall-control": "drops TCP to port 1800",
-		"firewall-gre": "drops GRE", "listener": "192.0.2.77:9723", "event-log": "/nonexistent",
+		"firewall-gre": "drops GRE", "listener": "no address 192.0.2.77", "event-log": "/nonexistent",
 	} {
 		if f := found[name]; !strings.Contains(f.Found, want) {
 			t.Errorf("%+v, want …%s…", f, want)
