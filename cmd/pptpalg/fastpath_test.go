@@ -152,8 +152,14 @@ func testFastPath(t *testing.T, g *testGateway, path string) {
 		round()
 	}
 	st := g.fastStatus("auto")
-	// Shortly after its start, once it listens to changes, the daemon discards all decisions.
-	if err := lab.Poll(lab.Patience, func() bool { round(); st = g.fastStatus("auto"); return st.InForce == 4 }); err != nil || st.Packets[path] == 0 || st.Flows != 4 || !st.Loaded {
+	// Shortly after its start, once it listens to changes, the daemon discards all decisions. XDP
+	// waits for the clock's next tick after each.
+	inForce := func() bool {
+		round()
+		st = g.fastStatus("auto")
+		return st.InForce == 4 && st.Packets[path] > 0
+	}
+	if err := lab.Poll(lab.Patience, inForce); err != nil || st.Flows != 4 || !st.Loaded {
 		t.Errorf("status %+v", st)
 	}
 	each := uint64(3 * rounds)

@@ -56,6 +56,7 @@ type Stray struct {
 	From, To netip.Addr // as it comes: To is a public address where NAT hides the end
 	CallID   pptp.CallID
 	Traffic  calls.Traffic
+	Shared   bool // other clients have control connections between the same ends: it may be for one of them
 }
 
 // Rules says whether the firewall rules are loaded that send control connections to the

@@ -131,6 +131,8 @@ func TestJudge(t *testing.T) {
 	elsewhere.Original.Src, elsewhere.Original.Dst = netip.MustParseAddrPort("10.0.0.10:4002"), netip.MustParseAddrPort("203.0.113.8:1723")
 	elsewhere.Reply = calls.Tuple{Src: elsewhere.Original.Dst, Dst: netip.MustParseAddrPort("198.51.100.1:4002")}
 	stray := Stray{From: link.Original.Dst.Addr(), To: link.Reply.Dst.Addr(), CallID: 9, Traffic: way(3).Traffic}
+	shared := stray
+	shared.Shared = true
 	ownStray := Stray{From: client, To: link.Original.Dst.Addr(), CallID: 9}
 	granted := []history.Event{
 		opened(alg.Read), said(us, pptp.StartControlConnectionRequest, 0), said(them, pptp.StartControlConnectionReply, 1),
@@ -223,7 +225,8 @@ func TestJudge(t *testing.T) {
 		{"another server refused somebody after a call", Facts{Events: append(granted[:5:5], closed(calls.Reset)), Refusals: []Refusal{{now, elsewhere.Original.Dst, link.Reply.Dst}}}, "call_ended", ""},
 		{"a connection that the daemon found", Facts{Connections: []calls.Connection{link}, Older: []calls.Tuple{link.Original}}, "older_than_daemon", "no packet of it so far"},
 		{"a connection that the daemon found, and no rules", Facts{Connections: []calls.Connection{link}, Older: []calls.Tuple{link.Original}, Rules: RulesMissing}, "rules_missing", ""},
-		{"GRE without a flow, and a call that has just begun", Facts{Events: granted, Calls: young(call(way(0), way(4))), Strays: []Stray{stray}}, "no_gre_from_server gre_without_flow", ""},
+		{"GRE without a flow, and a call that has just begun", Facts{Events: granted, Calls: young(call(way(0), way(4))), Strays: []Stray{shared}}, "no_gre_from_server gre_without_flow", ""},
+		{"the same, and no other client is there", Facts{Events: granted, Calls: young(call(way(0), way(4))), Strays: []Stray{stray}}, "gre_without_flow no_gre_from_server", ""},
 		{"GRE without a flow from the end that is heard", Facts{Events: granted, Calls: call(way(0), way(4)), Strays: []Stray{ownStray}}, "no_gre_from_server", ""},
 		{"none from a server inside", Facts{Events: granted, Calls: outside(call(way(0), way(4)))}, "no_gre_from_server", "blocked on its side, or by a rule before conntrack"},
 		{"none from a client outside", Facts{Events: granted, Calls: outside(call(way(4), way(0)))}, "no_gre_from_client", "blocked beyond this gateway"},

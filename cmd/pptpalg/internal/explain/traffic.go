@@ -55,9 +55,7 @@ func (l look) trouble() bool {
 	c := l.call
 	in, out, since := c.ToClient, c.ToPeer, len(l.causes)
 	young := l.Now.Sub(c.Since) < fresh
-	if !young {
-		l.strays()
-	}
+	l.strays(func(s Stray) bool { return !s.Shared || !young })
 	switch {
 	case in.Present && out.Present && (!in.Traffic.Counted || !out.Traffic.Counted):
 		l.add("not_counted", l.name+" is up and both its GRE flows are translated; their packets are not counted",
@@ -80,9 +78,7 @@ func (l look) trouble() bool {
 		l.add("flow_missing", "the data path lacks a flow of "+l.name+": the daemon creates it again within seconds, unless the kernel refuses it",
 			"see pptpalg_conntrack_errors_total and the daemon's log, and find out what else empties the conntrack table")
 	}
-	if young {
-		l.strays()
-	}
+	l.strays(func(Stray) bool { return true })
 	return len(l.causes) > since || in.none() || out.none() || !c.Stuck.Since.IsZero() && c.Stuck.Carried
 }
 
@@ -126,12 +122,12 @@ func (l look) stuck() {
 	}
 }
 
-// strays names GRE of a silent end for Call IDs that no call has. If several clients share a public address, it may be
-// another client's.
-func (l look) strays() {
+// strays names likely GRE of a silent end for Call IDs that no call has. If several clients share a public address, it
+// may be another client's: that explains nothing of a call that has just begun.
+func (l look) strays(likely func(Stray) bool) {
 	in, out := l.call.ToClient.Traffic.Packets, l.call.ToPeer.Traffic.Packets
 	for _, s := range l.Strays {
-		if !(in == 0 && s.From == l.peer(l.call).Address) && !(out == 0 && s.From == l.Client) {
+		if !likely(s) || !(in == 0 && s.From == l.peer(l.call).Address) && !(out == 0 && s.From == l.Client) {
 			continue
 		}
 		packets := ""

@@ -135,7 +135,7 @@ func (g *Gateway) facts(k *knowledge, client netip.Addr) explain.Facts {
 	f.Connections, views = k.of(client)
 	f.Older = g.older.Load().of(f.Connections)
 	for _, s := range g.concern(slices.Clone(k.strays), f.Connections, nil) {
-		f.Strays = append(f.Strays, explain.Stray{From: s.Src, To: s.Dst, CallID: s.Key, Traffic: s.Traffic})
+		f.Strays = append(f.Strays, explain.Stray{From: s.Src, To: s.Dst, CallID: s.Key, Traffic: s.Traffic, Shared: k.shared(&s, client)})
 	}
 	for _, v := range views {
 		f.Calls = append(f.Calls, explainCall(v, client, k.have))
@@ -144,6 +144,14 @@ func (g *Gateway) facts(k *knowledge, client netip.Addr) explain.Facts {
 		(*witness)(&f)
 	}
 	return f
+}
+
+// shared reports whether another client has a control connection between the ends of a stray.
+func (k *knowledge) shared(s *conntrack.Stray, client netip.Addr) bool {
+	return slices.ContainsFunc(k.live, func(c calls.Connection) bool {
+		from, to := c.Reply.Src.Addr(), c.Reply.Dst.Addr()
+		return !of(&c, client) && (from == s.Src && to == s.Dst || to == s.Src && from == s.Dst)
+	})
 }
 
 // Witness has what runs beside the daemon add to the facts of a client what it has seen. It must
