@@ -28,7 +28,7 @@ func Judge(f Facts) []Cause {
 	for _, look := range j.looks() {
 		look(&j)
 	}
-	if !j.alive() {
+	if !j.alive() { // or the connection that works comes first
 		j.triedBefore()
 	}
 	if len(j.causes) == 0 {

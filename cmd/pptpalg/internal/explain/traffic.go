@@ -33,14 +33,20 @@ func (j *judge) works() {
 	if len(j.sound) == 0 {
 		return
 	}
-	name := "the call is up, and GRE arrives from both ends and is translated"
-	if len(j.sound) > 1 {
-		name = fmt.Sprintf("%d calls are up, and GRE arrives from both ends of each and is translated", len(j.sound))
-	} else if len(j.established()) > 1 {
-		name = fmt.Sprintf("call %d to %v is up, and GRE arrives from both its ends and is translated", j.sound[0].Number, j.peer(&j.sound[0]).Address)
-	}
 	j.tooBig()
-	j.add("working", name, `if the tunnel carries nothing, check that FORWARD lets GRE pass (run "pptpalg check" as root), then PPP: authentication, MPPE and MTU on both ends`)
+	j.add("working", j.soundness(), `if the tunnel carries nothing, check that FORWARD lets GRE pass (run "pptpalg check" as root), then PPP: authentication, MPPE and MTU on both ends`)
+}
+
+// soundness names the calls with which nothing is wrong.
+func (j *judge) soundness() string {
+	c := &j.sound[0]
+	switch {
+	case len(j.sound) > 1:
+		return fmt.Sprintf("%d calls are up, and GRE arrives from both ends of each and is translated", len(j.sound))
+	case len(j.established()) > 1:
+		return fmt.Sprintf("call %d to %v is up, and GRE arrives from both its ends and is translated", c.Number, j.peer(c).Address)
+	}
+	return "the call is up, and GRE arrives from both ends and is translated"
 }
 
 // look is a look at one call.
@@ -53,7 +59,7 @@ type look struct {
 // trouble tells what is wrong with the call, and reports whether anything is.
 func (l look) trouble() bool {
 	c := l.call
-	in, out, since := c.ToClient, c.ToPeer, len(l.causes)
+	in, out, before := c.ToClient, c.ToPeer, len(l.causes)
 	young := l.Now.Sub(c.Since) < fresh
 	l.strays(func(s Stray) bool { return !s.Shared || !young })
 	switch {
@@ -79,7 +85,7 @@ func (l look) trouble() bool {
 			"see pptpalg_conntrack_errors_total and the daemon's log, and find out what else empties the conntrack table")
 	}
 	l.strays(func(Stray) bool { return true })
-	return len(l.causes) > since || in.none() || out.none() || !c.Stuck.Since.IsZero() && c.Stuck.Carried
+	return len(l.causes) > before || in.none() || out.none() || !c.Stuck.Since.IsZero() && c.Stuck.Carried
 }
 
 // Which end is silent says where GRE is lost; which one is inside, whose network that is.
