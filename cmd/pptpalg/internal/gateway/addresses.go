@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -80,9 +81,14 @@ func (g *Gateway) readdressed() (left []netip.Addr) {
 // arrives has the gateway own a public address that has come, unless it does. The caller holds
 // mu.
 func (g *Gateway) arrives(public netip.Addr) {
-	for _, place := range g.share.places(public) {
-		g.share.fresh[place] = true
-		if _, other := g.share.others[place]; other && g.share.taking[place] == nil {
+	s := g.share
+	delete(s.gone, public)
+	for _, place := range s.places(public) {
+		s.fresh[place] = true
+		switch o, other := s.others[place]; {
+		case o.unused:
+			delete(s.others, place)
+		case other && s.taking[place] == nil:
 			g.acquire(place)
 		}
 	}
@@ -97,6 +103,7 @@ func (g *Gateway) depart(public netip.Addr) {
 	s.leaving[public]++
 	g.mu.Unlock()
 	g.yield(public, "")
+	s.store.Abandon(public)
 	g.order.Unlock()
 	s.store.Flush(public) // the next owner knows what has happened to its calls until now
 	g.order.Lock()
@@ -169,11 +176,31 @@ func (g *Gateway) comes(c *calls.Connection) (ours, held bool) {
 	return true, false
 }
 
+// keeps reports whether a public address has not gone, also if nobody has noticed that yet. The caller holds
+// no lock.
+func (g *Gateway) keeps(place netip.Addr) bool {
+	all, err := g.homes.list()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s, public := g.share, place.Unmap()
+	switch {
+	case s.told[public], err == nil && slices.Contains(all, public):
+		return true
+	case s.here[public]:
+		return err != nil
+	}
+	return !s.gone[public] // else it is one that is on no interface
+}
+
 // leaves takes note that a public address is here no longer, though it may have been another gateway's
-// already. The caller holds mu.
+// already. It is nobody's then, if nobody has used it yet. The caller holds mu.
 func (s *share) leaves(public netip.Addr) {
+	s.gone[public] = true
 	for _, place := range s.places(public) {
 		s.left[place] = time.Now()
+		if _, other := s.others[place]; !other && !s.mine[place] && s.taking[place] == nil {
+			s.others[place] = holding{since: s.left[place], unused: true}
+		}
 	}
 }
 
@@ -222,6 +249,7 @@ func (g *Gateway) Take(public netip.Addr) error {
 	}
 	g.mu.Lock()
 	g.share.told[public] = true
+	delete(g.share.gone, public)
 	for _, place := range g.share.places(public) {
 		g.share.fresh[place] = true
 		if !g.share.mine[place] {

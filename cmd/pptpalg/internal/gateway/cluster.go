@@ -84,6 +84,7 @@ type share struct {
 	// Guarded by Gateway.mu.
 	here      map[netip.Addr]bool          // addresses of this gateway's interfaces
 	told      map[netip.Addr]bool          // addresses that a command says are here
+	gone      map[netip.Addr]bool          // addresses that were here, by an interface or a command, and are no longer
 	fresh     map[netip.Addr]bool          // addresses that have come here since the store has said that they are this gateway's
 	mine      map[netip.Addr]bool          // public addresses that this gateway owns, as far as it knows
 	others    map[netip.Addr]holding       // public addresses that it does not own
@@ -110,12 +111,12 @@ func (g *Gateway) joinCluster(own store.Store) store.Store {
 	g.table.SetSlot(unjoined(cfg.Member.Name), cfg.Share)
 	g.share = &share{
 		name: cfg.Member.Name, wait: cfg.Wait, part: cfg.Share, astray: make(map[calls.Tuple]*astray), metrics: g.clusterMetrics, whole: make(chan struct{}), chores: newChores(), slots: make(chan int, 16),
-		here: make(map[netip.Addr]bool), told: make(map[netip.Addr]bool), fresh: make(map[netip.Addr]bool), mine: make(map[netip.Addr]bool),
+		here: make(map[netip.Addr]bool), told: make(map[netip.Addr]bool), gone: make(map[netip.Addr]bool), fresh: make(map[netip.Addr]bool), mine: make(map[netip.Addr]bool),
 		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}), leaving: make(map[netip.Addr]int), taken: make(map[netip.Addr]time.Time), left: make(map[netip.Addr]time.Time), assumed: make(map[netip.Addr]bool),
 		awaited: make(map[uint64]awaited), over: make(map[uint64]bool), began: time.Now(), hand: g.handAll,
 	}
 	g.share.store = cluster.New(own, cfg.Shared, cluster.Config{
-		Member: cfg.Member, Of: cfg.Share.Of, Seat: lastSlot(g.cfg.StateDir, cfg.Member.Name) + 1, Wait: cfg.Wait, Rest: g.cfg.Table.Rest, Apply: g.follow, Joined: g.joined, Waits: g.pulse.packet.underWay, Waited: g.share.waited, Log: g.log,
+		Member: cfg.Member, Of: cfg.Share.Of, Seat: lastSlot(g.cfg.StateDir, cfg.Member.Name) + 1, Wait: cfg.Wait, Rest: g.cfg.Table.Rest, Apply: g.follow, Joined: g.joined, Keeps: g.keeps, Waits: g.pulse.packet.underWay, Waited: g.share.waited, Log: g.log,
 	})
 	g.editor.Owned(g.owns)
 	return g.share.store

@@ -592,6 +592,53 @@ func TestSlept(t *testing.T) {
 	}
 }
 
+// TestSleptWhileTaking: a gateway has slept between its word that an address is its own and the shared
+// store's answer. The address has gone to another gateway meanwhile, and stays with that, though nobody has
+// told the one that slept.
+func TestSleptWhileTaking(t *testing.T) {
+	s, a, b := pair(t)
+	w := a.dial(1, publicP)
+	a.link.Set(memory.Faults{Delay: 200 * time.Millisecond})
+	passed := make(chan bool)
+	go func() { passed <- w.say(a, calls.Initiator, pptp.EchoRequest, 0, 0, 0) != nil }()
+	a.until("is about to own it", func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.share.taking[publicP] != nil
+	})
+	a.kernel.locked(func() { a.kernel.addrs = nil })
+	b.has(publicP)
+	v := b.dial(2, publicP)
+	public := v.setUp(b, 7, 9)
+	a.until("has heard of b", a.knows(v, calls.Established))
+	a.link.Set(memory.Faults{})
+	time.AfterFunc(200*time.Millisecond, a.readdress)
+	if <-passed {
+		t.Error("a lets its packet pass")
+	}
+	if owner, err := state.DecodeOwner(s.store.Items()[state.OwnerKey(publicP)].Value); err != nil || owner.Name != "b" || !b.mine(publicP) {
+		t.Errorf("the address is %+v's, %v; b takes it for its own: %v", owner, err, b.mine(publicP))
+	}
+	v.clears(b, 7, public)
+}
+
+// TestUnusedAddressGoes: an address that nobody has used yet goes. A packet that was on its way does not have
+// the gateway take it back from whoever has it now.
+func TestUnusedAddressGoes(t *testing.T) {
+	_, a, _ := pair(t)
+	w := a.dial(1, publicP)
+	a.has()
+	w.say(a, calls.Initiator, pptp.EchoRequest, 0, 0, 0)
+	if claims := a.share.store.Status().Claims; len(claims) > 0 {
+		t.Errorf("a says that %v are its own", claims)
+	}
+	a.has(publicP)
+	if claims := a.share.store.Status().Claims; len(claims) > 0 {
+		t.Errorf("a says that %v are its own, and nobody uses them", claims)
+	}
+	w.setUp(a, 7, 9)
+}
+
 // TestStoreHangs: the address moves, and nobody says who owns it. A packet waits, not for ever,
 // and is edited right.
 func TestStoreHangs(t *testing.T) {
@@ -638,10 +685,12 @@ func TestAddressFlaps(t *testing.T) {
 // TestOwnerRestarts: its calls are its own again, what its journal knows and the shared store does not included.
 func TestOwnerRestarts(t *testing.T) {
 	for _, addressed := range []bool{true, false} {
-		s, a, b := pair(t)
-		if !addressed { // its public address is routed to it
-			a.has()
+		s := newSite(t)
+		kernel := newClusterKernel()
+		if addressed { // else its public address is routed to it
+			kernel.addrs = []netip.Addr{publicP}
 		}
+		a, b := s.start("a", t.TempDir(), kernel), s.start("b", t.TempDir(), newClusterKernel())
 		w := a.dial(1, publicP)
 		public := w.setUp(a, 7, 9)
 		b.until("follows", b.knows(w, calls.Established))
@@ -761,7 +810,7 @@ func TestBothHaveIt(t *testing.T) {
 	a.until("follows", func() bool { return !a.mine(publicP) })
 	a.mu.Lock()
 	a.share.left[publicP] = time.Now().Add(-late)
-	a.share.others[publicP] = holding{"b", time.Now().Add(time.Hour)} // however long this has taken
+	a.share.others[publicP] = holding{name: "b", since: time.Now().Add(time.Hour)} // however long this has taken
 	a.mu.Unlock()
 	if got := w.say(a, calls.Initiator, pptp.CallClearRequest, 7, 0, 0); got != nil {
 		t.Errorf("a request to clear call %d passes unedited", ownID(pptp.CallClearRequest, got))
@@ -771,15 +820,15 @@ func TestBothHaveIt(t *testing.T) {
 	}
 	b.has()
 	a.mu.Lock()
-	a.share.others[publicP] = holding{"b", time.Now().Add(-contested)}
+	a.share.others[publicP] = holding{name: "b", since: time.Now().Add(-contested)}
 	a.mu.Unlock()
 	w.clears(a, 7, public)
 }
 
 // TestTake: a command says where an address is that is on no interface.
 func TestTake(t *testing.T) {
-	_, a, b := pair(t)
-	a.has()
+	s := newSite(t)
+	a, b := s.start("a", t.TempDir(), newClusterKernel()), s.start("b", t.TempDir(), newClusterKernel())
 	w := a.dial(1, publicP)
 	public := w.setUp(a, 7, 9)
 	b.until("follows", b.knows(w, calls.Established))

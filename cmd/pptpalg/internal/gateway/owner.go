@@ -14,8 +14,9 @@ import (
 // holding is who owns a public address, "" for nobody that is known, and since when this gateway
 // does not; zero if only the journal knows of the address.
 type holding struct {
-	name  string
-	since time.Time
+	name   string
+	since  time.Time
+	unused bool // nobody has owned it, as far as this gateway knows
 }
 
 // awaited is what is known of a call of the journal.
@@ -214,7 +215,7 @@ func (g *Gateway) yield(public netip.Addr, owner string) {
 	}
 	delete(g.share.mine, public)
 	delete(g.share.assumed, public)
-	g.share.others[public] = holding{owner, time.Now()}
+	g.share.others[public] = holding{name: owner, since: time.Now()}
 	g.handOver(public, false, owner)
 	if !g.share.returned(public) { // else retake decides
 		g.share.decided(public)
@@ -236,7 +237,7 @@ func (g *Gateway) owner(c *state.Change) {
 		g.acquire(c.Public)
 	}
 	if taking { // it is about to be taken from that one
-		g.share.others[c.Public] = holding{c.Owner, time.Now()}
+		g.share.others[c.Public] = holding{name: c.Owner, since: time.Now()}
 	}
 	g.mu.Unlock()
 	if !again && !taking && c.Owner != "" {
@@ -259,7 +260,7 @@ func (g *Gateway) owned(c *state.Change) {
 	if current {
 		delete(s.fresh, c.Public)
 	} else if taking {
-		s.others[c.Public] = holding{former, time.Now()}
+		s.others[c.Public] = holding{name: former, since: time.Now()}
 	}
 	current = current && (taking || s.mine[c.Public]) // else it has gone meanwhile
 	g.mu.Unlock()

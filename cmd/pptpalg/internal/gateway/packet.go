@@ -121,7 +121,7 @@ func (g *Gateway) editOwned(seg packet.Segment, p *nfqueue.Packet) alg.Outcome {
 	}
 	out := g.editKnown(seg, p)
 	if g.turn.unclaimed {
-		return g.editKnown(seg, p)
+		out = g.editKnown(seg, p)
 	}
 	if out.Reason != alg.Elsewhere {
 		return out

@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -41,7 +43,11 @@ func (s *Store) write(ctx context.Context) error {
 	defer timer.Stop()
 	for ctx.Err() == nil {
 		work, ok, again := s.next(time.Now())
-		if ok {
+		switch {
+		case ok && !s.keeps(work.work.Anew):
+			pause(ctx, noticed)
+			continue
+		case ok:
 			s.do(ctx, work)
 			continue
 		}
@@ -60,6 +66,15 @@ func (s *Store) write(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// noticed is how long the gateway takes to notice that a public address has gone.
+const noticed = 5 * time.Millisecond
+
+// keeps reports whether the gateway still has public addresses that it is about to take. One that has
+// gone is not claimed for long any more.
+func (s *Store) keeps(all []netip.Addr) bool {
+	return !slices.ContainsFunc(all, func(public netip.Addr) bool { return !s.cfg.Keeps(public) })
 }
 
 // offer offers calls to the gateway that has taken their public address, if there are any to offer. What

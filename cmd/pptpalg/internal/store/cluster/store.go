@@ -13,7 +13,7 @@ import (
 	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
 )
 
-// Config is what a gateway wants of its store. Apply, Joined, Waits and Waited may be nil.
+// Config is what a gateway wants of its store. Apply, Joined, Keeps, Waits and Waited may be nil.
 type Config struct {
 	Member state.Member  // this gateway; its slot is found when it joins
 	Of     uint8         // how many parts public addresses have; 0 for one
@@ -26,6 +26,10 @@ type Config struct {
 	// Joined is told the slot that the gateway has from now on. It is another one than before
 	// only if another gateway has taken that meanwhile.
 	Joined func(slot int)
+	// Keeps reports whether the gateway still has a public address, as it is now. It is asked before that is
+	// taken from others, when it is known who owns it: a gateway that has slept takes nothing that has moved
+	// meanwhile.
+	Keeps func(public netip.Addr) bool
 	// Waits reports whether a packet waits for what is appended.
 	Waits func() bool
 	// Waited is told how long a packet has waited.
@@ -103,6 +107,9 @@ func New(local store.Store, shared Shared, cfg Config) *Store {
 	if cfg.Joined == nil {
 		cfg.Joined = func(int) {}
 	}
+	if cfg.Keeps == nil {
+		cfg.Keeps = func(netip.Addr) bool { return true }
+	}
 	if cfg.Waits == nil {
 		cfg.Waits = func() bool { return false }
 	}
@@ -128,6 +135,13 @@ func (s *Store) Claim(public netip.Addr) {
 	s.writer.Claim(public, s.mirror.Owner(public).Revision)
 	s.mu.Unlock()
 	signal(s.more)
+}
+
+// Abandon says that this gateway has a public address no longer that it was about to own.
+func (s *Store) Abandon(public netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writer.Abandon(public)
 }
 
 // SetRest changes how long public IDs rest, and tells the other gateways.

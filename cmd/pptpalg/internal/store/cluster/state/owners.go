@@ -95,6 +95,17 @@ func (o *owners) untaken() []netip.Addr {
 	return all
 }
 
+// unheld returns those public addresses that are claimed, and that this gateway does not own as far as it
+// knows.
+func (o *owners) unheld(all []netip.Addr) (some []netip.Addr) {
+	for _, public := range all {
+		if c := o.claims[public]; c != nil && !c.held {
+			some = append(some, public)
+		}
+	}
+	return some
+}
+
 // take returns the transaction that takes public addresses. Who renews a fence goes on with its
 // term: its guard says that no other was in between.
 func (o *owners) take(all []netip.Addr) (t Transaction) {

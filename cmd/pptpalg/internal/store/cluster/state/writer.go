@@ -40,6 +40,7 @@ func (w *Writer) SetRest(rest time.Duration) { w.rest = rest }
 type Work struct {
 	Transaction Transaction
 	Take        []netip.Addr // what it takes; nil if it writes calls
+	Anew        []netip.Addr // what of that others may own
 }
 
 // Claim takes note that this gateway has a public address. Seen is the revision at which its
@@ -54,6 +55,13 @@ func (w *Writer) Claim(public netip.Addr, seen int64) {
 func (w *Writer) Yield(public netip.Addr) {
 	if w.owners.yield(public) {
 		w.drop()
+	}
+}
+
+// Abandon takes note that it has a public address no longer, if it has not taken it yet.
+func (w *Writer) Abandon(public netip.Addr) {
+	if len(w.owners.unheld([]netip.Addr{public})) > 0 {
+		w.Yield(public)
 	}
 }
 
@@ -304,7 +312,8 @@ func (w *Writer) Next(now time.Time) (_ Work, ok bool, again time.Time) {
 	}
 	if untaken := w.owners.untaken(); len(untaken) > 0 {
 		untaken = untaken[:min(len(untaken), MaxPuts)]
-		return Work{Transaction: w.owners.take(untaken), Take: untaken}, true, now
+		anew := w.owners.unheld(untaken)
+		return Work{Transaction: w.owners.take(untaken), Take: untaken, Anew: anew}, true, now
 	}
 	ready, again := w.batch.ready(now)
 	if !ready && !w.Breaker.Open() {
