@@ -30,7 +30,7 @@ func (c *Control) Followed() bool { return c.followed }
 
 // Has reports whether the connection has a call of a number.
 func (c *Control) Has(number uint64) bool {
-	return slices.ContainsFunc(c.calls, func(call *Call) bool { return call.number == number })
+	return c.numbered(number) != nil
 }
 
 // Followed returns how many calls of other gateways are requested, answered or established.
@@ -138,13 +138,8 @@ func (c *Control) Follow(r Record, now time.Time) bool {
 		return true
 	}
 	from := len(t.events)
-	var heirs [2]holding
-	for s, l := range r.Legs {
-		h, lies := c.holding(Side(s), l.Public)
-		if !l.Known || !lies {
-			continue
-		}
-		heirs[s] = h
+	heirs := c.heirs(&r)
+	for _, h := range heirs {
 		if sp := t.spaces[h.spaceKey]; sp != nil && t.holders[h] == nil {
 			t.rouse(sp, h.id)
 		}
@@ -166,20 +161,27 @@ func (c *Control) Follow(r Record, now time.Time) bool {
 	return true
 }
 
-// Adopt puts a call on record of which the connection's former owner tells late. It reports false, and
-// changes nothing, if another call has one of its IDs.
+// Adopt puts a call on record of which the connection's former owner tells late, or puts it right if that one
+// has told no more than that it was requested, or answered. It reports false, and changes nothing, if the
+// connection knows as much, or if another call has one of its IDs.
 func (c *Control) Adopt(r Record, now time.Time) bool {
 	t := c.table
+	old := c.numbered(r.Number)
+	if old != nil && (old.state >= Established || old.state >= r.State) {
+		return false
+	}
 	for s, l := range r.Legs {
-		if l.Known && !c.free(Side(s), l) && !c.restsAlone(Side(s), l) {
+		if l.Known && !c.same(old, Side(s), l) && !c.free(Side(s), l) && !c.restsAlone(Side(s), l) {
 			return false
 		}
 	}
-	for s, l := range r.Legs {
-		if h, lies := c.holding(Side(s), l.Public); l.Known && lies {
-			if sp := t.spaces[h.spaceKey]; sp != nil {
-				t.rouse(sp, h.id)
-			}
+	from := len(t.events)
+	if old != nil {
+		t.forsake(old, c.heirs(&r), now)
+	}
+	for _, h := range c.heirs(&r) {
+		if sp := t.spaces[h.spaceKey]; sp != nil {
+			t.rouse(sp, h.id)
 		}
 	}
 	call := c.enterRecord(&r)
@@ -187,7 +189,35 @@ func (c *Control) Adopt(r Record, now time.Time) bool {
 		t.await(call, now)
 	}
 	t.note(TakenOver, call)
+	t.settle(from)
 	return true
+}
+
+// numbered returns the call of a number, nil if the connection has none.
+func (c *Control) numbered(number uint64) *Call {
+	if i := slices.IndexFunc(c.calls, func(call *Call) bool { return call.number == number }); i >= 0 {
+		return c.calls[i]
+	}
+	return nil
+}
+
+// same reports whether a call, which may be nil, has a leg with these IDs.
+func (c *Control) same(call *Call, s Side, l LegRecord) bool {
+	if call == nil {
+		return false
+	}
+	has := &call.legs[s]
+	return has.known && has.own == l.Own && has.public == l.Public
+}
+
+// heirs returns the public IDs that a record's call is about to have.
+func (c *Control) heirs(r *Record) (all [2]holding) {
+	for s, l := range r.Legs {
+		if h, lies := c.holding(Side(s), l.Public); l.Known && lies {
+			all[s] = h
+		}
+	}
+	return all
 }
 
 // restsAlone reports whether the public ID of a leg rests, and no call has the leg's IDs.

@@ -453,3 +453,60 @@ func TestSettle(t *testing.T) {
 		}
 	}
 }
+
+// TestAdoptAnswer: the former owner of a requested call tells late of the answer. The call goes on with the IDs
+// that it has, its flow as it is; and nothing that this gateway knows better is undone.
+func TestAdoptAnswer(t *testing.T) {
+	a := masqueraded(inside(1), 1)
+	flow := func(r Record, s Side) Flow {
+		f, _ := r.FlowTo(s)
+		return f
+	}
+	asked, answered, cleared := told(1, a, Requested, 7, 9), told(1, a, Established, 7, 9, 100), told(1, a, Clearing, 7, 9, 100)
+	other := told(2, a, Established, 8, 10, 100)
+	for _, tt := range []struct {
+		name      string
+		has, told Record
+		beside    *Record
+		ok        bool
+		flows     []Event
+	}{
+		{"the answer", asked, answered, nil, true, []Event{{Kind: Install, Flow: flow(answered, Responder)}}},
+		{"it is being cleared already", asked, cleared, nil, true, []Event{{Kind: Remove, Flow: flow(asked, Initiator)}}},
+		{"the same again", answered, answered, nil, false, nil},
+		{"less than is known", answered, asked, nil, false, nil},
+		{"the request to clear it, which comes again", answered, cleared, nil, false, nil},
+		{"another call has the server's ID", asked, answered, &other, false, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tab := New(testConfig(time.Minute))
+			c := tab.openFollowed(a)
+			c.Follow(tt.has, epoch)
+			want := []Record{tt.has}
+			if tt.beside != nil {
+				c.Follow(*tt.beside, epoch)
+				want = append(want, *tt.beside)
+			}
+			c.TakeOver(epoch)
+			tab.Events()
+			if ok := c.Adopt(tt.told, epoch); ok != tt.ok {
+				t.Errorf("adopted: %v", ok)
+			}
+			opt := cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})
+			if diff := cmp.Diff(tt.flows, flowEvents(slices.Clone(tab.Events())), opt, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("flows (-want +got):\n%s", diff)
+			}
+			if tt.ok {
+				want[0] = tt.told
+			}
+			got := c.Records(nil)
+			slices.SortFunc(got, func(a, b Record) int { return int(a.Number) - int(b.Number) })
+			if diff := cmp.Diff(want, got, opt); diff != "" {
+				t.Errorf("calls (-want +got):\n%s", diff)
+			}
+			if tab.Calls() != living(want) || tab.RestingIDs() != 0 {
+				t.Errorf("%d calls, want %d; %d IDs rest", tab.Calls(), living(want), tab.RestingIDs())
+			}
+		})
+	}
+}

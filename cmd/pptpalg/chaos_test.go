@@ -21,6 +21,7 @@ import (
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/admin"
 	"pptpalg/cmd/pptpalg/internal/datapath"
+	"pptpalg/cmd/pptpalg/internal/history"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
 )
 
@@ -522,11 +523,50 @@ func (c *chaosRun) wantAll(n int) {
 		})
 		if err != nil {
 			c.t.Errorf("%s: %v: %d calls and %d on lost connections, %d GRE flows; want %d calls; nobody's: %s", c.names[g], err, have, lost, flows, n, c.nobodys(g))
+			c.lacking(g)
 		}
 	}
 	if err := lab.Poll(endurance, func() bool { return c.kept() == n }); err != nil {
 		c.t.Errorf("etcd has %d calls, want %d", c.kept(), n)
 	}
+}
+
+// lacking logs which calls that clients hold a gateway does not have, and what both gateways have noted of
+// them. The callers hold still.
+func (c *chaosRun) lacking(g *testGateway) {
+	c.t.Helper()
+	has := make(map[pptp.CallID]bool) // by the server's IDs
+	for _, call := range g.calls() {
+		if id := call.PAC.CallID; id != nil {
+			has[*id] = true
+		}
+	}
+	for _, l := range c.calls.lines {
+		for _, h := range l.calls {
+			if has[h.peer] {
+				continue
+			}
+			client := localAddr(l.control.Conn())
+			c.t.Logf("%s lacks call %v of %v, which the server has as %v, asked for at %v, set up at %v", c.names[g], h.own, client, h.peer, h.asked.Format(clock), h.came.Format(clock))
+			for _, g := range []*testGateway{c.owner, c.other} {
+				c.noted(g, client, h.peer)
+			}
+		}
+	}
+}
+
+// clock shows a time of a test.
+const clock = "15:04:05.000000"
+
+// noted logs what a gateway has noted of a call.
+func (c *chaosRun) noted(g *testGateway, client netip.AddrPort, server pptp.CallID) {
+	c.t.Helper()
+	_ = admin.Client{StateDir: g.state}.Events(c.t.Context(), false, func(r history.Record) error {
+		if r.CallRecord != nil && r.Client == client && r.ServerCallID != nil && *r.ServerCallID == server {
+			c.t.Logf("%s noted %v: %s %+v %+v", c.names[g], r.Time, r.Event, *r.CallRecord, r.Closing)
+		}
+		return nil
+	})
 }
 
 // nobodys returns a gateway's calls that no client has set up and not cleared.

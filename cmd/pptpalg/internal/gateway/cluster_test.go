@@ -1159,6 +1159,34 @@ func TestOffered(t *testing.T) {
 	}
 }
 
+// TestOfferedReply: the shared store knows of a request, and its reply passes while it does not answer. The next
+// gateway has the call as requested, until the former one tells it of the reply.
+func TestOfferedReply(t *testing.T) {
+	_, a, b := pair(t)
+	w := a.dial(1, publicP)
+	public := ownID(pptp.OutgoingCallRequest, w.say(a, calls.Initiator, pptp.OutgoingCallRequest, 7, 0, 0))
+	b.until("follows", b.knows(w, calls.Requested))
+	a.link.Set(memory.Faults{Err: memory.ErrDown})
+	if got := peerID(pptp.OutgoingCallReply, w.say(a, calls.Responder, pptp.OutgoingCallReply, 9, public, 1)); got != 7 {
+		t.Fatalf("the client is told of call %d", got)
+	}
+	a.has()
+	b.kernel.set(w.Connection, 300)
+	b.has(publicP)
+	b.until("owns it", func() bool { return b.mine(publicP) })
+	b.mu.Lock()
+	b.share.taken[publicP] = time.Now().Add(-2 * late)
+	b.mu.Unlock()
+	a.link.Set(memory.Faults{})
+	b.until("is told", b.knows(w, calls.Established))
+	if n := b.kernel.count(); n != 2 || len(b.Calls()) != 1 {
+		t.Errorf("b has %d flows, and %v", n, b.Calls())
+	}
+	w.clears(b, 7, public)
+	w.say(b, calls.Responder, pptp.CallDisconnectNotify, 9, 0, 1)
+	a.until("has no call", a.lacks(w))
+}
+
 // TestOfferedTooLate: a call that was only requested when its address moved is of no use to the next gateway
 // by the time that it is offered: nobody has it, and so the shared store does not keep it.
 func TestOfferedTooLate(t *testing.T) {

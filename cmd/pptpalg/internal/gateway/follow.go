@@ -108,7 +108,7 @@ func (e *entries) end(c calls.Connection) {
 func (g *Gateway) followCall(c *state.Change, e *entries, now time.Time) {
 	number := c.Call.Record.Number
 	switch {
-	case c.Offered && c.Kind == state.Kept && g.ours(&c.Call.Record): // this gateway has written it, some time ago
+	case c.Offered && c.Kind == state.Kept && g.wrote(c): // some time ago
 		return
 	case c.Offered && g.share.mine[c.Public]:
 		g.offered(c, e, now)
@@ -147,6 +147,10 @@ func (g *Gateway) offered(c *state.Change, e *entries, now time.Time) {
 	delete(g.share.awaited, r.Number)
 	if c.Kind == state.Gone {
 		g.editor.Retire(&r.Connection, r.Number, now)
+		return
+	}
+	if g.editor.Has(&r.Connection, r.Number) {
+		g.editor.Adopt(*r, now) // it may have been answered meanwhile
 		return
 	}
 	if r.State < calls.Established && now.Sub(g.share.taken[c.Public]) >= 2*late {

@@ -117,10 +117,11 @@ func (g *Gateway) reconsider(changes []state.Change) (again bool) {
 	return again
 }
 
-// ours reports whether a call below a public address that this gateway owns is its own: it gave the
-// number, or has the call of a former owner already. The caller holds mu.
-func (g *Gateway) ours(r *calls.Record) bool {
-	return g.table.Opens(r.Number) || g.editor.Has(&r.Connection, r.Number)
+// wrote reports whether an offered call is this gateway's own: it gave the number, or has the call of a former
+// owner already and has lost the address since. The caller holds mu.
+func (g *Gateway) wrote(c *state.Change) bool {
+	r := &c.Call.Record
+	return g.table.Opens(r.Number) || !g.share.mine[c.Public] && g.editor.Has(&r.Connection, r.Number)
 }
 
 // acquire has this gateway own a public address as soon as all is known that its former owner

@@ -350,6 +350,7 @@ func (s *Store) seat(ctx context.Context, slot int, guard state.Guard) (Held, er
 	}
 	s.mu.Lock()
 	s.slot = slot
+	s.mirror.Number(uint8(slot) + 1)
 	s.mu.Unlock()
 	if _, err := s.shared.Commit(ctx, s.had()); err != nil {
 		s.release(ctx, held)

@@ -29,8 +29,9 @@ type Change struct {
 	From   Owner  // of Owned: who owned it before
 	To     Owner  // of Owned: who owns it now
 	Mine   bool   // of Owned: this gateway owns it
-	// Offered says that the call is below a public address that this gateway owns, and new, or newly over:
-	// who had the address before has written it too late, unless it is this gateway's own.
+	// Offered says that the call is below a public address that this gateway owns, and new, or newly over, or
+	// another gateway gave its number: who had the address before has written it too late, unless it is this
+	// gateway's own word.
 	Offered bool
 	// Call is the call of Kept and Gone. Of one that is gone, Record may have nothing but
 	// its number, and At may be zero, if nobody has said more.
@@ -41,6 +42,7 @@ type Change struct {
 // Load and End compare with all that the store has; Update follows what changes.
 type Mirror struct {
 	me       Owner
+	slot     uint8 // of the calls that this gateway numbers; 0 if it is not known
 	mark     Mark
 	restored int64 // the revision with which the store came back after it had lost data
 	owners   map[netip.Addr]Holding
@@ -65,6 +67,9 @@ type mirrored struct {
 func NewMirror(me Owner) *Mirror {
 	return &Mirror{me: me, owners: map[netip.Addr]Holding{}, members: map[int]Member{}, calls: map[CallKey]mirrored{}}
 }
+
+// Number says which slot is in the numbers of this gateway's calls.
+func (m *Mirror) Number(slot uint8) { m.slot = slot }
 
 // Mark returns the revision that the mirror has reached.
 func (m *Mirror) Mark() Mark { return m.mark }
@@ -303,13 +308,16 @@ func (m *Mirror) call(changes []Change, rest string, it Item) ([]Change, bool) {
 		return changes, false
 	case !m.mine(key.Public):
 		changes = append(changes, m.told(key, c))
-	case (c.Gone && !had.gone || !c.Gone && !known) && m.late(key.Public, it.Revision) && key.Number>>56 != 0: // 0 is of before there was a cluster
+	case (c.Gone && !had.gone || !c.Gone && (!known || !m.numbers(key))) && m.late(key.Public, it.Revision) && key.Number>>56 != 0: // 0 is of before there was a cluster
 		told := m.told(key, c)
 		told.Offered = true
 		changes = append(changes, told)
 	}
 	return changes, true
 }
+
+// numbers reports whether a call has a number of this gateway's.
+func (m *Mirror) numbers(key CallKey) bool { return uint8(key.Number>>56) == m.slot }
 
 // late reports whether what is below a public address of this gateway's may have been written since it has
 // the address.

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"pptpalg/alg/calls"
 )
 
 // Writer decides what is written to the shared store. One transaction at a time is under way:
@@ -118,6 +120,15 @@ const mostOffers = 1 << 12
 type offer struct {
 	entry
 	met int64 // the revision of the owner's key at which it was offered in vain
+	at  int64 // the revision of what the store knows of the call; 0 for nothing
+}
+
+// exceeds reports whether what is offered of a call tells more than what the store has: the reply to its
+// request, say.
+func (o *offer) exceeds(it Item) bool {
+	has, err := DecodeCall(o.key, it.Value)
+	more, errOurs := DecodeCall(o.key, o.put.Value)
+	return err == nil && errOurs == nil && !has.Gone && has.Record.State < calls.Established && has.Record.State < more.Record.State
 }
 
 // Offer is a transaction that offers calls.
@@ -130,8 +141,9 @@ type Offer struct {
 const mostOffered = MaxPuts - 1
 
 // Offer returns a transaction that writes, below a public address that another gateway owns, calls
-// that the store does not know, or that calls are over: what has happened before that one had the
-// address, and while the store did not answer. Each is offered once, unless it is to be Offered again.
+// that the store does not know, or knows as they were before a reply, or that calls are over: what has
+// happened before that one had the address, and while the store did not answer. Each is offered once, unless
+// it is to be Offered again.
 func (w *Writer) Offer(owner func(netip.Addr) Holding) (o Offer, ok bool) {
 	var rest []offer
 	taken := make(map[CallKey]bool)
@@ -153,7 +165,7 @@ func (w *Writer) Offer(owner func(netip.Addr) Holding) (o Offer, ok bool) {
 	for _, e := range o.offers {
 		o.Transaction.Puts = append(o.Transaction.Puts, e.put)
 		if e.put.Keep == 0 {
-			o.Transaction.Guards = append(o.Transaction.Guards, Guard{e.put.Key, 0})
+			o.Transaction.Guards = append(o.Transaction.Guards, Guard{e.put.Key, e.at})
 		}
 	}
 	return o, len(o.offers) > 0
@@ -161,20 +173,26 @@ func (w *Writer) Offer(owner func(netip.Addr) Holding) (o Offer, ok bool) {
 
 // Offered takes in the guards' keys as they are, if a guard of an offer did not hold. If the owner has
 // taken its address anew meanwhile, the calls are offered again, when the watch has told of that. Else
-// those are that are not in the store.
+// those are that are not in the store, or of which it has less, from before the owner had the address.
 func (w *Writer) Offered(o Offer, now []Item) (again bool) {
 	key := OwnerKey(o.offers[0].key.Public)
 	renewed := slices.ContainsFunc(now, func(it Item) bool { return it.Key == key && it.Revision != o.offers[0].met })
-	known := make(map[string]bool)
+	has := make(map[string]Item)
 	for _, it := range now {
-		known[it.Key] = it.Key != key && it.Revision != 0
+		has[it.Key] = it
 	}
 	for _, e := range o.offers {
-		if len(now) == 0 || !renewed && known[e.put.Key] || len(w.offers) >= mostOffers {
+		it := has[e.put.Key]
+		switch {
+		case len(now) == 0, len(w.offers) >= mostOffers:
 			continue
-		}
-		if !renewed {
+		case renewed:
+		case it.Revision == e.at:
 			e.met = 0
+		case it.Revision != 0 && it.Revision < e.met && e.exceeds(it):
+			e.met, e.at = 0, it.Revision
+		default:
+			continue
 		}
 		w.offers = append(w.offers, e)
 		again = true
