@@ -144,6 +144,7 @@ const (
 	tcpFlagWindowScale = 0x01 // IP_CT_TCP_FLAG_WINDOW_SCALE
 	tcpFlagSACKPerm    = 0x02 // IP_CT_TCP_FLAG_SACK_PERM
 	tcpFlagBeLiberal   = 0x08 // IP_CT_TCP_FLAG_BE_LIBERAL
+	tcpFlagMaxAck      = 0x20 // IP_CT_TCP_FLAG_MAXACK_SET
 
 	tcpFlagsRevived = tcpFlagWindowScale | tcpFlagSACKPerm | tcpFlagBeLiberal
 	tcpMaxWscale    = 14

@@ -51,6 +51,18 @@ func (c *Conn) Remake(conns []calls.Connection, life uint32) (failed map[int]err
 	})
 }
 
+// Loosen has the entries of connections take no packet for invalid, and sets their life. It is for connections
+// whose packets pass another gateway, and still pass this one, too. There is no moment without the entry, in
+// which the kernel would answer a packet with a RST. But it does not track what lies beyond the windows that it
+// knows: when no more packets pass here, Remake is for the rest. The error of a connection without an entry is
+// ErrNotFound.
+func (c *Conn) Loosen(conns []calls.Connection, life uint32) (failed map[int]error) {
+	return c.inGroups(conns, life, func(g *group) {
+		g.send(unasked, single, func(m *member) { g.out.add(looseRequest(m.conn, life)) })
+		g.finish(func(m *member) error { return c.exchange(looseRequest(m.conn, life), nil, nil) })
+	})
+}
+
 // SetTimeout sets the life of the connections' entries in seconds, until their next packet.
 // The error of a connection without an entry is ErrNotFound.
 func (c *Conn) SetTimeout(conns []calls.Connection, life uint32) (failed map[int]error) {

@@ -226,6 +226,7 @@ func TestRemake(t *testing.T) {
 	for way, do := range ways {
 		t.Run(way, func(t *testing.T) { testRemake(t, do) })
 	}
+	t.Run("Loosen", func(t *testing.T) { testRemake(t, (*Conn).Loosen) })
 }
 
 func testRemake(t *testing.T, do func(*Conn, []calls.Connection, uint32) map[int]error) {

@@ -92,6 +92,16 @@ func lifeRequest(conn calls.Connection, life uint32) request {
 	}}
 }
 
+// looseRequest is lifeRequest for an entry that is to take no packet for invalid, from now on.
+func looseRequest(conn calls.Connection, life uint32) request {
+	return request{kind: msgNew, attrs: func(ae *encoder) {
+		tcp(conn.Original).encode(ae, ctaTupleOrig)
+		ae.put32(ctaTimeout, life)
+		ae.nest(ctaProtoInfo, func(ae *encoder) { ae.nest(ctaProtoInfoTCP, encodeLoose) })
+		encodeZone(ae, conn.ZoneOf(calls.Initiator))
+	}}
+}
+
 // deleteRequest deletes the entry of which t is a tuple; with an id other than 0, only if
 // it is the entry's.
 //
@@ -233,14 +243,19 @@ func encodeTCP(ae *encoder, s tcpState) {
 	if s == 0 {
 		return
 	}
-	const flags = byte(tcpFlagsRevived)
 	ae.nest(ctaProtoInfo, func(ae *encoder) {
 		ae.nest(ctaProtoInfoTCP, func(ae *encoder) {
 			ae.put(ctaProtoInfoTCPState, byte(s))
-			ae.put(ctaProtoInfoTCPWscaleOrig, tcpMaxWscale)
-			ae.put(ctaProtoInfoTCPWscaleReply, tcpMaxWscale)
-			ae.put(ctaProtoInfoTCPFlagsOrig, flags, flags)
-			ae.put(ctaProtoInfoTCPFlagsReply, flags, flags)
+			encodeLoose(ae)
 		})
 	})
+}
+
+// encodeLoose writes what has the kernel take every packet of a TCP connection for valid.
+func encodeLoose(ae *encoder) {
+	const flags, mask = byte(tcpFlagsRevived), byte(tcpFlagsRevived | tcpFlagMaxAck)
+	ae.put(ctaProtoInfoTCPWscaleOrig, tcpMaxWscale)
+	ae.put(ctaProtoInfoTCPWscaleReply, tcpMaxWscale)
+	ae.put(ctaProtoInfoTCPFlagsOrig, flags, mask)
+	ae.put(ctaProtoInfoTCPFlagsReply, flags, mask)
 }

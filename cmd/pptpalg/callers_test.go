@@ -229,10 +229,15 @@ func (c *callers) isLost(client netip.AddrPort) bool {
 	return c.lost[client]
 }
 
-// holding returns how many calls are established. The caller holds steps.
+// holding returns how many calls are established. One that need not live, and that the server has no longer,
+// is none, though its client does not know yet. The caller holds steps.
 func (c *callers) holding() (n int) {
 	for _, l := range c.lines {
-		n += len(l.calls)
+		for _, h := range l.calls {
+			if _, lives := c.server.Holder(h.peer); lives || !c.excuse.cover(h.asked, h.came) {
+				n++
+			}
+		}
 	}
 	return n
 }

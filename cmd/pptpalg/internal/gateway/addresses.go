@@ -71,7 +71,7 @@ func (g *Gateway) readdressed() (left []netip.Addr) {
 	for a := range s.here {
 		if !here[a] && !s.told[a] {
 			left = append(left, s.held(a)...)
-			s.leaves(a)
+			g.leaves(a)
 		}
 	}
 	s.here = here
@@ -194,9 +194,11 @@ func (g *Gateway) keeps(place netip.Addr) bool {
 
 // leaves takes note that a public address is here no longer, though it may have been another gateway's
 // already. It is nobody's then, if nobody has used it yet. The caller holds mu.
-func (s *share) leaves(public netip.Addr) {
+func (g *Gateway) leaves(public netip.Addr) {
+	s := g.share
 	s.gone[public] = true
 	for _, place := range s.places(public) {
+		g.renewLoosened(place)
 		s.left[place] = time.Now()
 		if _, other := s.others[place]; !other && !s.mine[place] && s.taking[place] == nil {
 			s.others[place] = holding{since: s.left[place], unused: true}
@@ -268,7 +270,7 @@ func (g *Gateway) Leave(public netip.Addr) error {
 	}
 	g.mu.Lock()
 	delete(g.share.told, public)
-	g.share.leaves(public)
+	g.leaves(public)
 	held := g.share.held(public)
 	g.mu.Unlock()
 	for _, place := range held {

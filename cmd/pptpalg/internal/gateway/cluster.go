@@ -82,23 +82,24 @@ type share struct {
 	handings []func() (more bool) // what is left to do where public addresses have new owners; guarded by Gateway.order
 
 	// Guarded by Gateway.mu.
-	here      map[netip.Addr]bool          // addresses of this gateway's interfaces
-	told      map[netip.Addr]bool          // addresses that a command says are here
-	gone      map[netip.Addr]bool          // addresses that were here, by an interface or a command, and are no longer
-	fresh     map[netip.Addr]bool          // addresses that have come here since the store has said that they are this gateway's
-	mine      map[netip.Addr]bool          // public addresses that this gateway owns, as far as it knows
-	others    map[netip.Addr]holding       // public addresses that it does not own
-	astray    map[calls.Tuple]*astray      // connections of others of which packets pass here
-	assumed   map[netip.Addr]bool          // public addresses that it owns, though the shared store has not said so
-	taking    map[netip.Addr]chan struct{} // closed when it is known who owns the address
-	taken     map[netip.Addr]time.Time     // when this gateway got public addresses from others
-	latest    time.Time                    // the latest of taken
-	handovers uint64                       // how often public addresses have changed hands
-	left      map[netip.Addr]time.Time     // when public addresses were this gateway's last, or here
-	leaving   map[netip.Addr]int           // addresses that have gone, while what is pending there is written
-	awaited   map[uint64]awaited           // calls of the journal of which the shared store has not told, by number
-	over      map[uint64]bool              // calls that are over, by the journal
-	kept      []calls.Connection           // of the journal
+	here      map[netip.Addr]bool               // addresses of this gateway's interfaces
+	told      map[netip.Addr]bool               // addresses that a command says are here
+	gone      map[netip.Addr]bool               // addresses that were here, by an interface or a command, and are no longer
+	fresh     map[netip.Addr]bool               // addresses that have come here since the store has said that they are this gateway's
+	mine      map[netip.Addr]bool               // public addresses that this gateway owns, as far as it knows
+	others    map[netip.Addr]holding            // public addresses that it does not own
+	astray    map[calls.Tuple]*astray           // connections of others of which packets pass here
+	loosened  map[netip.Addr][]calls.Connection // whose entries were loosened, not made anew: their public address is here beside its owner
+	assumed   map[netip.Addr]bool               // public addresses that it owns, though the shared store has not said so
+	taking    map[netip.Addr]chan struct{}      // closed when it is known who owns the address
+	taken     map[netip.Addr]time.Time          // when this gateway got public addresses from others
+	latest    time.Time                         // the latest of taken
+	handovers uint64                            // how often public addresses have changed hands
+	left      map[netip.Addr]time.Time          // when public addresses were this gateway's last, or here
+	leaving   map[netip.Addr]int                // addresses that have gone, while what is pending there is written
+	awaited   map[uint64]awaited                // calls of the journal of which the shared store has not told, by number
+	over      map[uint64]bool                   // calls that are over, by the journal
+	kept      []calls.Connection                // of the journal
 	began     time.Time
 }
 
@@ -112,7 +113,7 @@ func (g *Gateway) joinCluster(own store.Store) store.Store {
 	g.share = &share{
 		name: cfg.Member.Name, wait: cfg.Wait, part: cfg.Share, astray: make(map[calls.Tuple]*astray), metrics: g.clusterMetrics, whole: make(chan struct{}), chores: newChores(), slots: make(chan int, 16),
 		here: make(map[netip.Addr]bool), told: make(map[netip.Addr]bool), gone: make(map[netip.Addr]bool), fresh: make(map[netip.Addr]bool), mine: make(map[netip.Addr]bool),
-		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}), leaving: make(map[netip.Addr]int), taken: make(map[netip.Addr]time.Time), left: make(map[netip.Addr]time.Time), assumed: make(map[netip.Addr]bool),
+		others: make(map[netip.Addr]holding), taking: make(map[netip.Addr]chan struct{}), leaving: make(map[netip.Addr]int), taken: make(map[netip.Addr]time.Time), left: make(map[netip.Addr]time.Time), assumed: make(map[netip.Addr]bool), loosened: make(map[netip.Addr][]calls.Connection),
 		awaited: make(map[uint64]awaited), over: make(map[uint64]bool), began: time.Now(), hand: g.handAll,
 	}
 	g.share.store = cluster.New(own, cfg.Shared, cluster.Config{

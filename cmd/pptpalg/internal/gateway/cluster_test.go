@@ -44,6 +44,7 @@ type tcpEntry struct {
 	calls.Connection
 	life   uint32
 	remade int
+	loose  bool
 }
 
 func newClusterKernel(addrs ...netip.Addr) *clusterKernel {
@@ -145,7 +146,7 @@ func (k *clusterKernel) entry(c *calls.Connection) (e tcpEntry) {
 }
 func (k *clusterKernel) count() (n int) { k.locked(func() { n = len(k.flows) }); return n }
 func (k *clusterKernel) set(c calls.Connection, life uint32) {
-	k.locked(func() { k.tcp[c.Original] = tcpEntry{c, life, 0} })
+	k.locked(func() { k.tcp[c.Original] = tcpEntry{Connection: c, life: life} })
 }
 func (k *clusterKernel) Follow(all []calls.Connection, l uint32) map[int]error {
 	return k.each(all, func(c calls.Connection) { k.set(c, l) })
@@ -161,7 +162,13 @@ func (k *clusterKernel) each(all []calls.Connection, do func(calls.Connection)) 
 
 func (k *clusterKernel) Remake(all []calls.Connection, life uint32) map[int]error {
 	return k.each(all, func(c calls.Connection) {
-		k.locked(func() { k.tcp[c.Original] = tcpEntry{c, life, k.tcp[c.Original].remade + 1} })
+		k.locked(func() { k.tcp[c.Original] = tcpEntry{Connection: c, life: life, remade: k.tcp[c.Original].remade + 1} })
+	})
+}
+
+func (k *clusterKernel) Loosen(all []calls.Connection, life uint32) map[int]error {
+	return k.each(all, func(c calls.Connection) {
+		k.locked(func() { e := k.tcp[c.Original]; e.life, e.loose = life, true; k.tcp[c.Original] = e })
 	})
 }
 
@@ -818,6 +825,25 @@ func TestBothHaveIt(t *testing.T) {
 	if !b.mine(publicP) || a.mine(publicP) {
 		t.Error("it is taken back at once")
 	}
+	a.until("has loosened the entry", func() bool { e := a.kernel.entry(&w.Connection); return e.loose && e.life == followedLife })
+	if e := a.kernel.entry(&w.Connection); e.remade != 0 {
+		t.Error("a was without the entry for a moment, and its packets come")
+	}
+	a.has()
+	a.until("has made it anew", func() bool { e := a.kernel.entry(&w.Connection); return e.remade == 1 && !e.loose })
+	a.has(publicP)
+	a.until("owns it", func() bool { return a.mine(publicP) })
+	w.clears(a, 7, public)
+}
+
+// TestTakesBack: two gateways have an address, and the one that has taken it loses it without a word.
+func TestTakesBack(t *testing.T) {
+	_, a, b := pair(t)
+	w := a.dial(1, publicP)
+	public := w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	b.has(publicP)
+	a.until("follows", func() bool { return !a.mine(publicP) })
 	b.has()
 	a.mu.Lock()
 	a.share.others[publicP] = holding{name: "b", since: time.Now().Add(-contested)}

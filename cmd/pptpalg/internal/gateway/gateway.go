@@ -65,6 +65,7 @@ type kernelTable interface {
 	Revive(calls.Connection) error
 	Follow(conns []calls.Connection, life uint32) (failed map[int]error)
 	Remake(conns []calls.Connection, life uint32) (failed map[int]error)
+	Loosen(conns []calls.Connection, life uint32) (failed map[int]error)
 	SetTimeout(conns []calls.Connection, life uint32) (failed map[int]error)
 	Probe() error
 	Close() error

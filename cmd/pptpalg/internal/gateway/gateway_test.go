@@ -185,6 +185,7 @@ func (k *fakeKernel) Revive(calls.Connection) error {
 
 func (k *fakeKernel) Follow([]calls.Connection, uint32) map[int]error     { return nil }
 func (k *fakeKernel) Remake([]calls.Connection, uint32) map[int]error     { return nil }
+func (k *fakeKernel) Loosen([]calls.Connection, uint32) map[int]error     { return nil }
 func (k *fakeKernel) SetTimeout([]calls.Connection, uint32) map[int]error { return nil }
 
 func (k *fakeKernel) Probe() error { return k.err }

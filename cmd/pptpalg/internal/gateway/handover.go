@@ -115,9 +115,29 @@ func (g *Gateway) renewEntries(public netip.Addr, all []calls.Connection, mine b
 }
 
 // renewFollowed makes the entries anew of connections whose packets pass another gateway: what
-// this kernel knows of their streams is outdated.
+// this kernel knows of their streams is outdated. As long as this gateway has their address, too, some
+// packets come here: then it is done when the address has gone.
 func (g *Gateway) renewFollowed(public netip.Addr, all []calls.Connection) {
-	g.chore(public, all, false, func(some []calls.Connection) map[int]error { return g.kernel.Remake(some, followedLife) })
+	g.chore(public, all, false, func(some []calls.Connection) map[int]error {
+		g.mu.Lock()
+		contends := g.share.isHere(public) && g.share.takes(public)
+		if contends {
+			g.share.loosened[public] = append(g.share.loosened[public], some...)
+		}
+		g.mu.Unlock()
+		if contends {
+			return g.kernel.Loosen(some, followedLife)
+		}
+		return g.kernel.Remake(some, followedLife)
+	})
+}
+
+// renewLoosened does what is left to do for a public address that was here beside its owner, and has gone. The
+// caller holds mu.
+func (g *Gateway) renewLoosened(public netip.Addr) {
+	all := slices.DeleteFunc(g.share.loosened[public], func(c calls.Connection) bool { return !g.editor.Follows(&c) })
+	delete(g.share.loosened, public)
+	g.renewFollowed(public, all)
 }
 
 // chore has the entries of connections with a public address changed by and by, as long as

@@ -201,6 +201,7 @@ func (g *Gateway) begin(public netip.Addr, former string) {
 	}
 	delete(g.share.others, public)
 	delete(g.share.assumed, public)
+	delete(g.share.loosened, public)
 	g.share.mine[public] = true
 	g.handOver(public, true, former)
 	g.share.decided(public)
