@@ -51,15 +51,21 @@ func (c *Conn) Remake(conns []calls.Connection, life uint32) (failed map[int]err
 	})
 }
 
-// Loosen has the entries of connections take no packet for invalid, and sets their life. It is for connections
-// whose packets pass another gateway, and still pass this one, too. There is no moment without the entry, in
-// which the kernel would answer a packet with a RST. But it does not track what lies beyond the windows that it
-// knows: when no more packets pass here, Remake is for the rest. The error of a connection without an entry is
-// ErrNotFound.
+// Loosen has the entries of connections take no packet for invalid, and sets their life. It is Follow and Remake
+// for connections whose packets pass another gateway, and still pass this one, too: there is no moment without
+// an entry that is there, in which the kernel would answer a packet with a RST. But the kernel does not track
+// what lies beyond the windows that it knows: when no more packets pass here, Remake does the rest.
 func (c *Conn) Loosen(conns []calls.Connection, life uint32) (failed map[int]error) {
 	return c.inGroups(conns, life, func(g *group) {
-		g.send(unasked, single, func(m *member) { g.out.add(looseRequest(m.conn, life)) })
-		g.finish(func(m *member) error { return c.exchange(looseRequest(m.conn, life), nil, nil) })
+		g.identify(unasked)
+		g.send(identified, single, func(m *member) {
+			if m.own {
+				g.out.add(looseRequest(m.conn, life))
+			} else {
+				g.replace(m)
+			}
+		})
+		g.finish(func(m *member) error { return c.revive(m.conn, life) })
 	})
 }
 

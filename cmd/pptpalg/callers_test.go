@@ -338,6 +338,7 @@ type caller struct {
 
 	ended   chan struct{} // closed when the caller has ended
 	control *lab.Control
+	opened  time.Time // when that was dialled
 	calls   []*held
 	next    int
 	echoes  uint32
@@ -363,7 +364,7 @@ func (l *caller) run() error {
 		}
 		l.hangUp(l.control)
 		if err != nil && !l.mayFail(err) {
-			return fmt.Errorf("a caller on %s with %d calls: %w", l.post.host.Name, len(l.calls), err)
+			return fmt.Errorf("a caller on %s with %d calls, on a connection of %v: %w", l.post.host.Name, len(l.calls), l.opened.Format(clock), err)
 		}
 		if err != nil {
 			l.again.Add(1)
@@ -448,7 +449,7 @@ func (l *caller) dial() error {
 	if err != nil {
 		return err
 	}
-	l.control = l.dialled(conn)
+	l.control, l.opened = l.dialled(conn), time.Now()
 	if err := l.control.Send(lab.NewStartRequest()); err != nil {
 		return err
 	}

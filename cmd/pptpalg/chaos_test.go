@@ -227,7 +227,7 @@ func (c *chaosRun) happens(e event) {
 	c.t.Helper()
 	c.count[e.name]++
 	began := time.Now()
-	c.t.Logf("%s: %s", c.names[c.owner], e.name)
+	c.t.Logf("%s %s: %s", began.Format(clock), c.names[c.owner], e.name)
 	e.do(c)
 	last := c.well()
 	c.written()
@@ -251,7 +251,7 @@ func (c *chaosRun) check() {
 		if errors.As(err, &t) {
 			c.holders(t.id)
 		}
-		c.t.Fatal(err)
+		c.t.Fatalf("%s: %v", time.Now().Format(clock), err)
 	}
 }
 
@@ -409,10 +409,11 @@ func (c *chaosRun) compact() {
 	c.rejoin(c.other)
 }
 
-// both gives the addresses to both gateways for a while. Public Call IDs may be given twice then.
+// both gives the addresses to both gateways for a while. Public Call IDs may be given twice then; and the one
+// that gets them may not know the latest connections yet, so that its kernel answers their packets with a RST.
 func (c *chaosRun) both() {
 	c.t.Helper()
-	end := c.calls.excuse.begin(time.Now())
+	end := c.calls.excuse.begin(time.Now().Add(-time.Second))
 	must(c.t, c.net.Take(context.Background(), c.other.Gateway))
 	c.wait(time.Duration(200+c.random.IntN(2500)) * time.Millisecond)
 	if c.random.IntN(2) == 0 {

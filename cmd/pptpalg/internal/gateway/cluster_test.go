@@ -168,7 +168,7 @@ func (k *clusterKernel) Remake(all []calls.Connection, life uint32) map[int]erro
 
 func (k *clusterKernel) Loosen(all []calls.Connection, life uint32) map[int]error {
 	return k.each(all, func(c calls.Connection) {
-		k.locked(func() { e := k.tcp[c.Original]; e.life, e.loose = life, true; k.tcp[c.Original] = e })
+		k.locked(func() { k.tcp[c.Original] = tcpEntry{c, life, k.tcp[c.Original].remade, true} })
 	})
 }
 

@@ -79,12 +79,32 @@ func (g *Gateway) followCalls(changes []state.Change) {
 	if len(e.idle) > 0 {
 		g.entriesFailed(g.kernel.SetTimeout(e.idle, ownLife))
 	}
-	if len(e.first) > 0 {
-		g.entriesFailed(g.kernel.Follow(e.first, followedLife))
+	g.enter(e.first, followedLife)
+	g.enter(e.own, ownLife)
+}
+
+// enter makes the entries of connections. Where their address is here, their packets may pass already, and the
+// entries that they have made stay. The caller holds order.
+func (g *Gateway) enter(all []calls.Connection, life uint32) {
+	if len(all) == 0 {
+		return
 	}
-	if len(e.own) > 0 {
-		g.entriesFailed(g.kernel.Follow(e.own, ownLife))
+	var pass, rest []calls.Connection
+	g.mu.Lock()
+	for _, c := range all {
+		switch public, _ := g.share.place(&c); {
+		case !g.share.contends(public):
+			rest = append(rest, c)
+		case life == followedLife:
+			g.loosens(public, c)
+			fallthrough
+		default:
+			pass = append(pass, c)
+		}
 	}
+	g.mu.Unlock()
+	g.entriesFailed(g.kernel.Loosen(pass, life))
+	g.entriesFailed(g.kernel.Follow(rest, life))
 }
 
 // entries are connections of others whose entries in the kernel change.

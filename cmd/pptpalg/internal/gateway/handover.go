@@ -120,9 +120,9 @@ func (g *Gateway) renewEntries(public netip.Addr, all []calls.Connection, mine b
 func (g *Gateway) renewFollowed(public netip.Addr, all []calls.Connection) {
 	g.chore(public, all, false, func(some []calls.Connection) map[int]error {
 		g.mu.Lock()
-		contends := g.share.isHere(public) && g.share.takes(public)
+		contends := g.share.contends(public)
 		if contends {
-			g.share.loosened[public] = append(g.share.loosened[public], some...)
+			g.loosens(public, some...)
 		}
 		g.mu.Unlock()
 		if contends {
@@ -132,10 +132,26 @@ func (g *Gateway) renewFollowed(public netip.Addr, all []calls.Connection) {
 	})
 }
 
+// contends reports whether packets of a public address may pass here, whoever owns it: it is here. The caller
+// holds mu.
+func (s *share) contends(public netip.Addr) bool { return s.isHere(public) && s.takes(public) }
+
+// loosens takes note of connections whose entries are loosened. The caller holds mu.
+func (g *Gateway) loosens(public netip.Addr, some ...calls.Connection) {
+	all := append(g.share.loosened[public], some...)
+	if len(all) == cap(all) { // an address may be here beside its owner for long
+		all = slices.DeleteFunc(all, g.over)
+	}
+	g.share.loosened[public] = all
+}
+
+// over reports whether a connection is not on record any more with calls of another gateway.
+func (g *Gateway) over(c calls.Connection) bool { return !g.editor.Follows(&c) }
+
 // renewLoosened does what is left to do for a public address that was here beside its owner, and has gone. The
 // caller holds mu.
 func (g *Gateway) renewLoosened(public netip.Addr) {
-	all := slices.DeleteFunc(g.share.loosened[public], func(c calls.Connection) bool { return !g.editor.Follows(&c) })
+	all := slices.DeleteFunc(g.share.loosened[public], g.over)
 	delete(g.share.loosened, public)
 	g.renewFollowed(public, all)
 }
