@@ -44,7 +44,12 @@
 //
 // Remake, too, deletes only what it has queried: the connection's own entry, or one that the
 // other end has opened. Follow and SetTimeout set the life of an entry, and nothing else of
-// it.
+// it; Loosen also sets which packets the kernel takes for invalid: none.
+//
+// Between its delete and its create the kernel handles packets that wait on that processor, as
+// it allows softirqs again. Where the address of the connection's NAT is on an interface of this
+// host, a packet of the other end that comes in this moment is for the host itself, and is
+// answered with a RST. So Remake is for connections whose packets do not come here.
 //
 // # Many at once
 //
