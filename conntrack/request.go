@@ -97,7 +97,9 @@ func looseRequest(conn calls.Connection, life uint32) request {
 	return request{kind: msgNew, attrs: func(ae *encoder) {
 		tcp(conn.Original).encode(ae, ctaTupleOrig)
 		ae.put32(ctaTimeout, life)
-		ae.nest(ctaProtoInfo, func(ae *encoder) { ae.nest(ctaProtoInfoTCP, encodeLoose) })
+		ae.nest(ctaProtoInfo, func(ae *encoder) {
+			ae.nest(ctaProtoInfoTCP, func(ae *encoder) { encodeLoose(ae, tcpFlagsRevived|tcpFlagMaxAck) })
+		})
 		encodeZone(ae, conn.ZoneOf(calls.Initiator))
 	}}
 }
@@ -246,14 +248,15 @@ func encodeTCP(ae *encoder, s tcpState) {
 	ae.nest(ctaProtoInfo, func(ae *encoder) {
 		ae.nest(ctaProtoInfoTCP, func(ae *encoder) {
 			ae.put(ctaProtoInfoTCPState, byte(s))
-			encodeLoose(ae)
+			encodeLoose(ae, tcpFlagsRevived)
 		})
 	})
 }
 
-// encodeLoose writes what has the kernel take every packet of a TCP connection for valid.
-func encodeLoose(ae *encoder) {
-	const flags, mask = byte(tcpFlagsRevived), byte(tcpFlagsRevived | tcpFlagMaxAck)
+// encodeLoose writes what has the kernel take every packet of a TCP connection for valid. The flags of a mask are
+// as in an entry that this package creates.
+func encodeLoose(ae *encoder, mask byte) {
+	const flags = byte(tcpFlagsRevived)
 	ae.put(ctaProtoInfoTCPWscaleOrig, tcpMaxWscale)
 	ae.put(ctaProtoInfoTCPWscaleReply, tcpMaxWscale)
 	ae.put(ctaProtoInfoTCPFlagsOrig, flags, mask)

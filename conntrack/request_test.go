@@ -88,6 +88,26 @@ var requestTests = []struct {
 		{6, 0, 18, 0}, {0, 7, 0, 0}, // CTA_ZONE
 	},
 }, {
+	name: "no packet of a connection is invalid",
+	req: looseRequest(calls.Connection{
+		Original: calls.Tuple{Src: netip.MustParseAddrPort("10.0.0.2:1024"), Dst: netip.MustParseAddrPort("10.0.0.1:1724")},
+		Reply:    calls.Tuple{Src: netip.MustParseAddrPort("192.0.2.2:1723"), Dst: netip.MustParseAddrPort("192.0.2.1:40000")},
+		Zone:     7, Mark: 5,
+	}, 300),
+	want: [][]byte{
+		{0x80, 0, 0, 0}, {0x00, 0x01}, {0x05, 0x00}, {0, 0, 0, 0}, {0, 0, 0, 0}, // length 128; IPCTNL_MSG_CT_NEW; REQUEST ACK, but not CREATE
+		{2, 0, 0, 0},
+		{0x34, 0, 0x01, 0x80}, {0x14, 0, 0x01, 0x80}, // CTA_TUPLE_ORIG
+		{8, 0, 1, 0}, {10, 0, 0, 2}, {8, 0, 2, 0}, {10, 0, 0, 1},
+		{0x1c, 0, 0x02, 0x80}, {5, 0, 1, 0}, {6, 0, 0, 0}, // TCP
+		{6, 0, 2, 0}, {0x04, 0x00, 0, 0}, {6, 0, 3, 0}, {0x06, 0xbc, 0, 0},
+		{8, 0, 7, 0}, {0, 0, 0x01, 0x2c}, // CTA_TIMEOUT: 300 s
+		{0x28, 0, 0x04, 0x80}, {0x24, 0, 0x01, 0x80}, // CTA_PROTOINFO, CTA_PROTOINFO_TCP, without a state
+		{5, 0, 2, 0}, {14, 0, 0, 0}, {5, 0, 3, 0}, {14, 0, 0, 0}, // CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, _REPLY
+		{6, 0, 4, 0}, {0x0b, 0x2b, 0, 0}, {6, 0, 5, 0}, {0x0b, 0x2b, 0, 0}, // CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, _REPLY: MAXACK_SET goes
+		{6, 0, 18, 0}, {0, 7, 0, 0}, // CTA_ZONE
+	},
+}, {
 	name: "revive with both translations",
 	req: createRequest(connectionEntry(calls.Connection{
 		Original: calls.Tuple{Src: netip.MustParseAddrPort("10.0.0.2:1024"), Dst: netip.MustParseAddrPort("10.0.0.1:1724")},
