@@ -176,8 +176,9 @@ func (g *Gateway) comes(c *calls.Connection) (ours, held bool) {
 	return true, false
 }
 
-// keeps reports whether a public address has not gone, also if nobody has noticed that yet. The caller holds
-// no lock.
+// keeps reports whether a public address has not gone just now, also if nobody has noticed that yet. One that went
+// longer ago may be taken all the same, for calls of the journal, until another gateway has it. The caller holds no
+// lock.
 func (g *Gateway) keeps(place netip.Addr) bool {
 	all, err := g.homes.list()
 	g.mu.Lock()
@@ -189,7 +190,7 @@ func (g *Gateway) keeps(place netip.Addr) bool {
 	case s.here[public]:
 		return err != nil
 	}
-	return !s.gone[public] // else it is one that is on no interface
+	return !s.gone[public] || time.Since(s.left[place]) >= late // or it is one that is on no interface
 }
 
 // leaves takes note that a public address is here no longer, though it may have been another gateway's

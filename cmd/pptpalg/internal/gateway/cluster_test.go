@@ -646,6 +646,18 @@ func TestUnusedAddressGoes(t *testing.T) {
 	w.setUp(a, 7, 9)
 }
 
+// TestTakesWhatHasGone: what a gateway is to own although it has gone holds up nothing else for long.
+func TestTakesWhatHasGone(t *testing.T) {
+	s := newSite(t)
+	a := s.start("a", t.TempDir(), newClusterKernel(publicP))
+	a.has()
+	a.mu.Lock()
+	a.acquire(publicP) // as for a call of the journal
+	a.mu.Unlock()
+	a.dial(1, publicQ).setUp(a, 7, 9)
+	a.until("owns both", func() bool { return a.mine(publicP) && a.mine(publicQ) })
+}
+
 // TestStoreHangs: the address moves, and nobody says who owns it. A packet waits, not for ever,
 // and is edited right.
 func TestStoreHangs(t *testing.T) {

@@ -138,9 +138,11 @@ func (s *share) contends(public netip.Addr) bool { return s.isHere(public) && s.
 
 // loosens takes note of connections whose entries are loosened. The caller holds mu.
 func (g *Gateway) loosens(public netip.Addr, some ...calls.Connection) {
-	all := append(g.share.loosened[public], some...)
-	if len(all) == cap(all) { // an address may be here beside its owner for long
+	before := g.share.loosened[public]
+	all := append(before, some...)
+	if cap(all) != cap(before) { // an address may be here beside its owner for long
 		all = slices.DeleteFunc(all, g.over)
+		all = slices.Grow(slices.Clip(all), len(all)+16)
 	}
 	g.share.loosened[public] = all
 }
