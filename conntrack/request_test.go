@@ -12,6 +12,13 @@ import (
 	"pptpalg/alg/calls"
 )
 
+// bothTranslated is a connection of which both ends are translated.
+var bothTranslated = calls.Connection{
+	Original: calls.Tuple{Src: netip.MustParseAddrPort("10.0.0.2:1024"), Dst: netip.MustParseAddrPort("10.0.0.1:1724")},
+	Reply:    calls.Tuple{Src: netip.MustParseAddrPort("192.0.2.2:1723"), Dst: netip.MustParseAddrPort("192.0.2.1:40000")},
+	Zone:     7, Mark: 5,
+}
+
 // The requests, byte for byte, as a little-endian machine sends them: netlink's
 // own headers are in the machine's order, and what conntrack reads in the
 // network's.
@@ -72,11 +79,7 @@ var requestTests = []struct {
 	},
 }, {
 	name: "the life of a connection's entry",
-	req: lifeRequest(calls.Connection{
-		Original: calls.Tuple{Src: netip.MustParseAddrPort("10.0.0.2:1024"), Dst: netip.MustParseAddrPort("10.0.0.1:1724")},
-		Reply:    calls.Tuple{Src: netip.MustParseAddrPort("192.0.2.2:1723"), Dst: netip.MustParseAddrPort("192.0.2.1:40000")},
-		Zone:     7, Mark: 5,
-	}, 300),
+	req:  lifeRequest(bothTranslated, 300),
 	want: [][]byte{
 		{0x58, 0, 0, 0}, {0x00, 0x01}, {0x05, 0x00}, {0, 0, 0, 0}, {0, 0, 0, 0}, // length 88; IPCTNL_MSG_CT_NEW; REQUEST ACK, but not CREATE
 		{2, 0, 0, 0},
@@ -89,11 +92,7 @@ var requestTests = []struct {
 	},
 }, {
 	name: "no packet of a connection is invalid",
-	req: looseRequest(calls.Connection{
-		Original: calls.Tuple{Src: netip.MustParseAddrPort("10.0.0.2:1024"), Dst: netip.MustParseAddrPort("10.0.0.1:1724")},
-		Reply:    calls.Tuple{Src: netip.MustParseAddrPort("192.0.2.2:1723"), Dst: netip.MustParseAddrPort("192.0.2.1:40000")},
-		Zone:     7, Mark: 5,
-	}, 300),
+	req:  looseRequest(bothTranslated, 300),
 	want: [][]byte{
 		{0x80, 0, 0, 0}, {0x00, 0x01}, {0x05, 0x00}, {0, 0, 0, 0}, {0, 0, 0, 0}, // length 128; IPCTNL_MSG_CT_NEW; REQUEST ACK, but not CREATE
 		{2, 0, 0, 0},
@@ -109,11 +108,7 @@ var requestTests = []struct {
 	},
 }, {
 	name: "revive with both translations",
-	req: createRequest(connectionEntry(calls.Connection{
-		Original: calls.Tuple{Src: netip.MustParseAddrPort("10.0.0.2:1024"), Dst: netip.MustParseAddrPort("10.0.0.1:1724")},
-		Reply:    calls.Tuple{Src: netip.MustParseAddrPort("192.0.2.2:1723"), Dst: netip.MustParseAddrPort("192.0.2.1:40000")},
-		Zone:     7, Mark: 5,
-	}, ReviveTimeout)),
+	req:  createRequest(connectionEntry(bothTranslated, ReviveTimeout)),
 	want: [][]byte{
 		{0x1c, 0x01, 0, 0}, {0x00, 0x01}, {0x05, 0x06}, {0, 0, 0, 0}, {0, 0, 0, 0}, // length 284; IPCTNL_MSG_CT_NEW; REQUEST ACK EXCL CREATE
 		{2, 0, 0, 0},

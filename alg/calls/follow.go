@@ -171,15 +171,15 @@ func (c *Control) Adopt(r Record, now time.Time) bool {
 		return false
 	}
 	for s, l := range r.Legs {
-		if l.Known && !c.same(old, Side(s), l) && !c.free(Side(s), l) && !c.restsAlone(Side(s), l) {
+		if l.Known && !old.has(Side(s), l) && !c.free(Side(s), l) && !c.restsAlone(Side(s), l) {
 			return false
 		}
 	}
-	from := len(t.events)
+	from, heirs := len(t.events), c.heirs(&r)
 	if old != nil {
-		t.forsake(old, c.heirs(&r), now)
+		t.forsake(old, heirs, now)
 	}
-	for _, h := range c.heirs(&r) {
+	for _, h := range heirs {
 		if sp := t.spaces[h.spaceKey]; sp != nil {
 			t.rouse(sp, h.id)
 		}
@@ -201,13 +201,9 @@ func (c *Control) numbered(number uint64) *Call {
 	return nil
 }
 
-// same reports whether a call, which may be nil, has a leg with these IDs.
-func (c *Control) same(call *Call, s Side, l LegRecord) bool {
-	if call == nil {
-		return false
-	}
-	has := &call.legs[s]
-	return has.known && has.own == l.Own && has.public == l.Public
+// has reports whether a call, which may be nil, has a leg with these IDs.
+func (call *Call) has(s Side, l LegRecord) bool {
+	return call != nil && call.legs[s].known && call.legs[s].own == l.Own && call.legs[s].public == l.Public
 }
 
 // heirs returns the public IDs that a record's call is about to have.

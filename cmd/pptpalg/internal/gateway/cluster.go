@@ -98,7 +98,7 @@ type share struct {
 	left      map[netip.Addr]time.Time          // when public addresses were this gateway's last, or here
 	leaving   map[netip.Addr]int                // addresses that have gone, while what is pending there is written
 	awaited   map[uint64]awaited                // calls of the journal of which the shared store has not told, by number
-	over      map[uint64]bool                   // calls that are over, by the journal
+	over      map[uint64]bool                   // calls that the journal says are over
 	kept      []calls.Connection                // of the journal
 	began     time.Time
 }

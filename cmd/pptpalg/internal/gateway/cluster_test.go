@@ -817,16 +817,23 @@ func TestAuditOfFollowed(t *testing.T) {
 	}
 }
 
-// TestBothHaveIt: the one that was last owns the address; the other follows, and takes it when
-// it alone has it.
-func TestBothHaveIt(t *testing.T) {
-	_, a, b := pair(t)
-	w := a.dial(1, publicP)
-	public := w.setUp(a, 7, 9)
+// bothHaveIt has gateway b take the address that a has, too, with one call.
+func bothHaveIt(t *testing.T) (a, b *member, w *wire, public pptp.CallID) {
+	t.Helper()
+	_, a, b = pair(t)
+	w = a.dial(1, publicP)
+	public = w.setUp(a, 7, 9)
 	b.until("follows", b.knows(w, calls.Established))
 	b.has(publicP)
 	b.until("owns it", func() bool { return b.mine(publicP) })
 	a.until("follows", func() bool { return !a.mine(publicP) })
+	return a, b, w, public
+}
+
+// TestBothHaveIt: the one that was last owns the address; the other follows, and takes it when
+// it alone has it.
+func TestBothHaveIt(t *testing.T) {
+	a, b, w, public := bothHaveIt(t)
 	a.mu.Lock()
 	a.share.left[publicP] = time.Now().Add(-late)
 	a.share.others[publicP] = holding{name: "b", since: time.Now().Add(time.Hour)} // however long this has taken
@@ -850,12 +857,7 @@ func TestBothHaveIt(t *testing.T) {
 
 // TestTakesBack: two gateways have an address, and the one that has taken it loses it without a word.
 func TestTakesBack(t *testing.T) {
-	_, a, b := pair(t)
-	w := a.dial(1, publicP)
-	public := w.setUp(a, 7, 9)
-	b.until("follows", b.knows(w, calls.Established))
-	b.has(publicP)
-	a.until("follows", func() bool { return !a.mine(publicP) })
+	a, b, w, public := bothHaveIt(t)
 	b.has()
 	a.mu.Lock()
 	a.share.others[publicP] = holding{name: "b", since: time.Now().Add(-contested)}

@@ -86,25 +86,28 @@ func (g *Gateway) followCalls(changes []state.Change) {
 // enter makes the entries of connections. Where their address is here, their packets may pass already, and the
 // entries that they have made stay. The caller holds order.
 func (g *Gateway) enter(all []calls.Connection, life uint32) {
-	if len(all) == 0 {
-		return
-	}
-	var pass, rest []calls.Connection
-	g.mu.Lock()
-	for _, c := range all {
-		switch public, _ := g.share.place(&c); {
-		case !g.share.contends(public):
-			rest = append(rest, c)
-		case life == followedLife:
-			g.loosens(public, c)
-			fallthrough
-		default:
-			pass = append(pass, c)
-		}
-	}
-	g.mu.Unlock()
+	pass, rest := g.passing(all)
 	g.entriesFailed(g.kernel.Loosen(pass, life))
 	g.entriesFailed(g.kernel.Follow(rest, life))
+}
+
+// passing returns the connections whose packets may pass here, and the rest. It takes note of those of the former
+// whose calls another gateway has: their entries are loosened, and the rest is to be done later.
+func (g *Gateway) passing(all []calls.Connection) (pass, rest []calls.Connection) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range all {
+		public, _ := g.share.place(&c)
+		if !g.share.contends(public) {
+			rest = append(rest, c)
+			continue
+		}
+		pass = append(pass, c)
+		if g.editor.Follows(&c) {
+			g.loosens(public, c)
+		}
+	}
+	return pass, rest
 }
 
 // entries are connections of others whose entries in the kernel change.

@@ -119,16 +119,9 @@ func (g *Gateway) renewEntries(public netip.Addr, all []calls.Connection, mine b
 // packets come here: then it is done when the address has gone.
 func (g *Gateway) renewFollowed(public netip.Addr, all []calls.Connection) {
 	g.chore(public, all, false, func(some []calls.Connection) map[int]error {
-		g.mu.Lock()
-		contends := g.share.contends(public)
-		if contends {
-			g.loosens(public, some...)
-		}
-		g.mu.Unlock()
-		if contends {
-			return g.kernel.Loosen(some, followedLife)
-		}
-		return g.kernel.Remake(some, followedLife)
+		pass, rest := g.passing(some)
+		g.entriesFailed(g.kernel.Loosen(pass, followedLife))
+		return g.kernel.Remake(rest, followedLife)
 	})
 }
 
@@ -136,10 +129,10 @@ func (g *Gateway) renewFollowed(public netip.Addr, all []calls.Connection) {
 // holds mu.
 func (s *share) contends(public netip.Addr) bool { return s.isHere(public) && s.takes(public) }
 
-// loosens takes note of connections whose entries are loosened. The caller holds mu.
-func (g *Gateway) loosens(public netip.Addr, some ...calls.Connection) {
+// loosens takes note of a connection whose entry is loosened. The caller holds mu.
+func (g *Gateway) loosens(public netip.Addr, c calls.Connection) {
 	before := g.share.loosened[public]
-	all := append(before, some...)
+	all := append(before, c)
 	if cap(all) != cap(before) { // an address may be here beside its owner for long
 		all = slices.DeleteFunc(all, g.over)
 		all = slices.Grow(slices.Clip(all), len(all)+16)

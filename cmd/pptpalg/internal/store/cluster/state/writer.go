@@ -140,10 +140,9 @@ type Offer struct {
 // mostOffered is how many calls are offered at once: each may have a guard, as has the owner.
 const mostOffered = MaxPuts - 1
 
-// Offer returns a transaction that writes, below a public address that another gateway owns, calls
-// that the store does not know, or knows as they were before a reply, or that calls are over: what has
-// happened before that one had the address, and while the store did not answer. Each is offered once, unless
-// it is to be Offered again.
+// Offer returns a transaction that writes what the store lacks below a public address that another gateway owns:
+// calls, replies to the requests of calls, and ends of calls. They happened before that gateway had the address,
+// and while the store did not answer. Each is offered once, unless it is to be Offered again.
 func (w *Writer) Offer(owner func(netip.Addr) Holding) (o Offer, ok bool) {
 	var rest []offer
 	taken := make(map[CallKey]bool)
