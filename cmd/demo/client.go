@@ -22,7 +22,7 @@ type client struct {
 }
 
 // echoSeconds is after how many seconds of silence a client sends an Echo-Request.
-const echoSeconds = 1
+const echoSeconds = 2
 
 // call has a host call the server.
 func (d *demo) call(host *lab.Host) (*client, error) {
@@ -44,7 +44,7 @@ func (d *demo) call(host *lab.Host) (*client, error) {
 	d.closeLater(p)
 	c := &client{PPTP: p, host: host, gre: gre, tcp: tcp}
 	if c.hello, err = p.RecvProof(lab.Hello, 2*lab.Patience); err != nil {
-		return nil, fmt.Errorf("wait for its call: %w", err)
+		return nil, fmt.Errorf("wait for its call: %w; pptp said: %q", err, p.Log)
 	}
 	d.clients = append(d.clients, c)
 	go c.read()

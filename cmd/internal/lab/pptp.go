@@ -36,8 +36,13 @@ type PPTP struct {
 type PPTPOptions struct {
 	Server netip.Addr
 	CallID *pptp.CallID // nil: the program draws one at random. 0 is impossible
-	Echo   int          // seconds of silence after which it sends an Echo-Request; 0 for the program's minute
+	Echo   int          // seconds of silence after which it sends an Echo-Request, at least leastEcho; 0 for the program's minute
 }
+
+// leastEcho is more than the second for which pptp-linux waits before it dials. Its
+// timer of silence also clears a call that is not answered when it rings
+// (pptp_ctrl.c, pptp_handle_timer): with a second of silence, it rings while the program dials.
+const leastEcho = 2
 
 // private runs pptp with files of its own. A /run of its own, because clients of
 // one server share a call manager there, even over network namespaces. And where
@@ -56,6 +61,9 @@ exec "$@"
 func StartPPTP(h *Host, o PPTPOptions) (*PPTP, error) {
 	if o.CallID != nil && *o.CallID == 0 {
 		return nil, errors.New("start pptp: force Call ID: pptp-linux cannot have 0")
+	}
+	if o.Echo != 0 && o.Echo < leastEcho {
+		return nil, fmt.Errorf("start pptp: Echo-Requests after %d s of silence: pptp-linux would clear its own calls before %d s", o.Echo, leastEcho)
 	}
 	if err := Need("pptp", "sh", "mount"); err != nil {
 		return nil, fmt.Errorf("start pptp: %w", err)
