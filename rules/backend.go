@@ -23,8 +23,8 @@ type Outcome struct {
 	// Backend is the name of what has loaded the rules.
 	Backend string
 	// Config is what was requested, except where the kernel or the program lacks something:
-	// AllSegments without xt_bpf; no Bypass without xt_connlabel or xt_connmark, or nft_ct;
-	// and no ResetMark without a way to reject, or without iptables' table filter.
+	// AllSegments without xt_bpf; no TooBig without xt_u32 or a way to limit; no Bypass without
+	// xt_connlabel or xt_connmark, or nft_ct; and no ResetMark without a way to reject, or without iptables' table filter.
 	Config Config
 	// Refused is the error for the requested rules, if Config differs from them. Nil if
 	// Config is as requested.

@@ -34,7 +34,15 @@ type Config struct {
 	// ResetMark is the mark, all bits of it set, of segments that are answered with a RST;
 	// 0 adds no such rule.
 	ResetMark uint32
+	// TooBig queues, some times a second, what routers say of a call's packet that is larger than
+	// the next MTU and must not be fragmented (RFC 1191), where the kernel translates calls: the
+	// daemon counts it. With Data these errors are queued anyway.
+	TooBig bool
 }
+
+// TooBigRate is how many errors of Config.TooBig a second are queued, but for a few that come
+// together.
+const TooBigRate = 10
 
 // Validate returns an error that names the first field without a usable value.
 func (c Config) Validate() error {
@@ -58,22 +66,29 @@ func (c Config) Validate() error {
 	return c.Data.validate(c.Queue)
 }
 
+// ByKernel returns c for calls that the kernel translates: without Data, and with TooBig.
+func (c Config) ByKernel() Config {
+	c.Data, c.TooBig = Data{}, true
+	return c
+}
+
 // Lesser returns what to load if the kernel, or a program, lacks something that c has, best
-// first: all connections queued, all segments queued, and both.
+// first: the errors of TooBig not queued, all connections queued, all segments queued, and any
+// of these together.
 func (c Config) Lesser() []Config {
-	var found []Config
-	if c.Bypass != (conntrack.Bypass{}) {
-		without := c
-		without.Bypass = conntrack.Bypass{}
-		found = append(found, without)
-	}
-	if !c.AllSegments {
-		for _, with := range append([]Config{c}, found...) {
-			with.AllSegments = true
-			found = append(found, with)
+	all := []Config{c}
+	lessen := func(has bool, without func(*Config)) {
+		for _, l := range slices.Clone(all) {
+			if has {
+				without(&l)
+				all = append(all, l)
+			}
 		}
 	}
-	return found
+	lessen(c.TooBig, func(c *Config) { c.TooBig = false })
+	lessen(c.Bypass != (conntrack.Bypass{}), func(c *Config) { c.Bypass = conntrack.Bypass{} })
+	lessen(!c.AllSegments, func(c *Config) { c.AllSegments = true })
+	return all[1:]
 }
 
 // validateReset returns an error if one bit of a mark would have two meanings.

@@ -55,3 +55,18 @@ func TestResetValidate(t *testing.T) {
 		}
 	}
 }
+
+// TestLesser: each part that a kernel may lack goes alone, and with others; what matters least goes first.
+func TestLesser(t *testing.T) {
+	all := Config{Ports: []uint16{1723}, TooBig: true, Bypass: conntrack.Bypass{Mark: 1}}
+	lesser := all.Lesser()
+	if len(lesser) != 7 || lesser[0].TooBig || lesser[0].Bypass != all.Bypass || lesser[0].AllSegments {
+		t.Errorf("less than all: %+v", lesser)
+	}
+	if last := lesser[len(lesser)-1]; last.TooBig || last.Bypass != (conntrack.Bypass{}) || !last.AllSegments {
+		t.Errorf("the least: %+v", last)
+	}
+	if got := (Config{AllSegments: true}).Lesser(); len(got) != 0 {
+		t.Errorf("less than nothing: %+v", got)
+	}
+}

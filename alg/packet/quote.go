@@ -10,11 +10,14 @@ const ProtocolICMP = 1
 
 // The ICMP errors that quote the packet they are about (RFC 792), and offsets, in bytes.
 const (
-	icmpUnreachable = 3 // fragmentation needed is code 4 of it
+	icmpUnreachable = 3
+	icmpTooBig      = 4 // the code of icmpUnreachable that is "fragmentation needed and DF set"
 	icmpTimeout     = 11
 	icmpParameter   = 12
 
+	icmpCode     = 1
 	icmpChecksum = 2
+	icmpMTU      = 6 // of the next hop, in icmpTooBig (RFC 1191)
 	icmpQuoted   = 8 // the IP header, and at least 8 bytes behind it
 )
 
@@ -43,6 +46,16 @@ func ParseQuote(b []byte) (Quote, error) {
 
 func reports(icmpType byte) bool {
 	return icmpType == icmpUnreachable || icmpType == icmpTimeout || icmpType == icmpParameter
+}
+
+// TooBig returns what the error says if it is "fragmentation needed and DF set": the size of the
+// packet that was too big, and the next hop's MTU, 0 from a router that does not tell. It reports
+// false for other errors.
+func (q Quote) TooBig() (size, mtu int, ok bool) {
+	if q.b == nil || q.b[0] != icmpUnreachable || q.b[icmpCode] != icmpTooBig {
+		return 0, 0, false
+	}
+	return int(binary.BigEndian.Uint16(q.ip()[ipTotalLen:])), int(binary.BigEndian.Uint16(q.b[icmpMTU:])), true
 }
 
 // Src returns the quoted packet's source address.

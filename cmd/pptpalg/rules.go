@@ -171,7 +171,7 @@ func parsePorts(given []uint) ([]uint16, error) {
 func (o *ruleOptions) config() (rules.Config, error) {
 	cfg, err := o.all()
 	if o.dataPath != datapath.Queue {
-		cfg.Data = rules.Data{}
+		cfg = cfg.ByKernel()
 	}
 	return cfg, err
 }

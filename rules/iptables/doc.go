@@ -9,6 +9,8 @@
 //	                                                     ├─► PPTPALG ─► NFQUEUE ─► next hook
 //	own packet ─► OUTPUT:     the administrator's rules ─┘       └────► pure ACK, other TCP: next rule
 //
+// "Fragmentation needed" about a call's packet goes the first of these ways (rules.Config.TooBig).
+//
 // Three facts decide the shape; a test against the kernel proves each.
 //
 // A queued packet skips the rules after the jump: its verdict sends it to the next hook

@@ -173,7 +173,7 @@ func isRefused(err error) bool {
 }
 
 func (f *Firewall) load(ctx context.Context, cfg rules.Config, lines []string) error {
-	return f.changeControl(ctx, cfg, func(current string) string { return loadControlText(current, lines) })
+	return f.changeControl(ctx, cfg, func(current string) string { return loadControlText(current, lines, jumps(cfg)) })
 }
 
 // Unload removes all rules of ours; without any it does nothing. It removes those for

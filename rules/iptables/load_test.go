@@ -47,7 +47,7 @@ var quotedLabel = regexp.MustCompile(`(--label )"(\d+)"`)
 // checkLoaded checks that the table has cfg's rules, once.
 func checkLoaded(t *testing.T, list string, cfg rules.Config) {
 	t.Helper()
-	if diff := cmp.Diff(jumps, jumpsIn(list)); diff != "" {
+	if diff := cmp.Diff(jumps(onePort), jumpsIn(list)); diff != "" {
 		t.Errorf("jumps (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(control(cfg), chainIn(list)); diff != "" {
@@ -206,7 +206,7 @@ COMMIT
 		mustLoad(t, f, onePort)
 		list := ns.list(t, command)
 		checkLoaded(t, list, onePort)
-		if mark := strings.Index(list, "MARK"); mark < 0 || mark > strings.Index(list, jumps[0]) {
+		if mark := strings.Index(list, "MARK"); mark < 0 || mark > strings.Index(list, jumps(onePort)[0]) {
 			t.Errorf("the jump is not last:\n%s", list)
 		}
 		ns.restore(t, command, "*mangle\n-F PREROUTING\n-A user -j PPTPALG\nCOMMIT\n")
@@ -228,7 +228,7 @@ func TestKernelConcurrentLoads(t *testing.T) {
 			if got, want := len(chainIn(list)), len(control(onePort)); got != want {
 				t.Fatalf("round %d: %d rules, want %d:\n%s", round, got, want, list)
 			}
-			if diff := cmp.Diff(jumps, jumpsIn(list)); diff != "" {
+			if diff := cmp.Diff(jumps(onePort), jumpsIn(list)); diff != "" {
 				t.Fatalf("round %d: jumps (-want +got):\n%s", round, diff)
 			}
 			ns.restore(t, command, "*mangle\n-F PREROUTING\n-F OUTPUT\nCOMMIT\n") // the chain alone
@@ -275,10 +275,37 @@ func extensionsWithout(t *testing.T, names ...string) string {
 	return dir
 }
 
+func TestKernelTooBig(t *testing.T) {
+	cfg := onePort
+	cfg.TooBig = true
+	eachBackend(t, func(t *testing.T, command string) {
+		ns := newNamespace(t)
+		f := ns.firewall(command)
+		before := ns.list(t, command)
+		for range 2 {
+			mustLoad(t, f, cfg)
+			checkPresent(t, f, cfg, true)
+			if diff := cmp.Diff(jumps(cfg), jumpsIn(ns.list(t, command))); diff != "" {
+				t.Fatalf("jumps (-want +got):\n%s", diff)
+			}
+		}
+		mustLoad(t, f, onePort)
+		checkLoaded(t, ns.list(t, command), onePort)
+		checkPresent(t, f, cfg, false)
+		mustLoad(t, f, cfg)
+		mustUnload(t, f)
+		if got := ns.list(t, command); got != before {
+			t.Errorf("left behind:\n%s\nbefore:\n%s", got, before)
+		}
+	})
+}
+
 func TestKernelFallsBack(t *testing.T) {
 	byLabel, byMark := onePort, onePort
 	byLabel.Bypass = conntrack.Bypass{Label: rules.DefaultBypassLabel, Labelled: true}
 	byMark.Bypass = conntrack.Bypass{Mark: 0x20000000}
+	tooBig := onePort
+	tooBig.TooBig = true
 	all := rules.Config{Queue: onePort.Queue, Ports: onePort.Ports, AllSegments: true}
 	allByLabel := byLabel
 	allByLabel.AllSegments = true
@@ -293,6 +320,7 @@ func TestKernelFallsBack(t *testing.T) {
 		{"no connlabel", []string{"libxt_connlabel.so"}, byLabel, onePort},
 		{"no connlabel, all segments", []string{"libxt_connlabel.so"}, allByLabel, all},
 		{"no connmark", []string{"libxt_connmark.so"}, byMark, onePort},
+		{"no u32", []string{"libxt_u32.so"}, tooBig, onePort},
 		{"neither", []string{"libxt_connlabel.so", "libxt_bpf.so"}, byLabel, all},
 	}
 	eachBackend(t, func(t *testing.T, command string) {

@@ -13,11 +13,14 @@ import (
 // it is, is ours; nothing else is.
 const Chain = "PPTPALG"
 
-// jumps are the rules that lead to Chain. They match the protocol only, because every
-// packet of the gateway passes the first one.
-var jumps = []string{
-	"-A PREROUTING -p tcp -j " + Chain,
-	"-A OUTPUT -p tcp -j " + Chain,
+// jumps are the rules that lead to Chain. They match little more than the protocol, because
+// every packet of the gateway passes the first ones.
+func jumps(c rules.Config) []string {
+	all := []string{"-A PREROUTING -p tcp -j " + Chain}
+	if c.TooBig {
+		all = append(all, "-A PREROUTING -p icmp -m icmp --icmp-type 3/4 -j "+Chain)
+	}
+	return append(all, "-A OUTPUT -p tcp -j "+Chain)
 }
 
 // fromLoopback is the first rule in Chain: packets that arrive over the loopback interface
@@ -42,8 +45,8 @@ func Text(c rules.Config, vrfs ...VRF) string {
 }
 
 // control returns the content of Chain: after the first rule, and those about VRFs, one rule per
-// port, and another one for SYNs that ask for Multipath TCP. Its matches on TCP come first, so that other
-// SYNs, and a flood of them, cost nothing more.
+// port, and another one for SYNs that ask for Multipath TCP. Its matches on TCP come first, so
+// that other SYNs, and a flood of them, cost nothing more. The rule of TooBig is the last.
 //
 // A RST with which the gateway answers a segment (REJECT --reject-with tcp-reset) is
 // RELATED, and is not queued. It shares the segment's conntrack entry. While that entry is
@@ -65,6 +68,10 @@ func control(c rules.Config, vrfs ...VRF) []string {
 				Chain, rules.OptionMPTCP, port, c.Queue))
 		}
 	}
+	if c.TooBig {
+		lines = append(lines, fmt.Sprintf("-A %s %s -m conntrack --ctstate RELATED -m limit --limit %d/second -j NFQUEUE --queue-num %d --queue-bypass",
+			Chain, aboutGRE, rules.TooBigRate, c.Queue))
+	}
 	return lines
 }
 
@@ -78,11 +85,11 @@ func control(c rules.Config, vrfs ...VRF) []string {
 // for a jump that is gone, -X fails for a chain with an added jump, -N fails for an added
 // chain. So two loaders never leave two jumps.
 func LoadText(current string, c rules.Config, vrfs ...VRF) string {
-	return loadControlText(current, control(c, vrfs...))
+	return loadControlText(current, control(c, vrfs...), jumps(c))
 }
 
-// loadControlText is LoadText for the content of Chain.
-func loadControlText(current string, lines []string) string {
+// loadControlText is LoadText for the content of Chain, and the jumps to it.
+func loadControlText(current string, lines, jumps []string) string {
 	return transaction("mangle", removal(current), []string{"-N " + Chain}, lines, jumps)
 }
 
@@ -115,7 +122,7 @@ type share struct {
 
 // wanted returns what all tables have of c's rules.
 func wanted(c rules.Config) []share {
-	all := []share{{"mangle", Chain, len(control(c)), byChain(jumps), false}}
+	all := []share{{"mangle", Chain, len(control(c)), byChain(jumps(c)), false}}
 	if c.Data.Queues > 0 {
 		all = append(all, shares(DataChain, parts(c.Data))...)
 	}

@@ -35,6 +35,7 @@ func TestTexts(t *testing.T) {
 		{"print-all-segments.rules", Text(rules.Config{Ports: []uint16{1723}, AllSegments: true})},
 		{"print-label.rules", Text(rules.Config{Ports: []uint16{1723}, Bypass: conntrack.Bypass{Label: 118, Labelled: true}})},
 		{"print-mark.rules", Text(rules.Config{Ports: []uint16{1723}, Bypass: conntrack.Bypass{Mark: 0x20000000}})},
+		{"print-too-big.rules", Text(rules.Config{Queue: 1723, Ports: []uint16{1723}, TooBig: true})},
 		{"print.rules", LoadText(empty, onePort)},
 		{"reload.rules", LoadText(loaded, onePort)},
 		{"reload-crowded.rules", LoadText(crowded, twoPorts)},

@@ -88,7 +88,7 @@ func code(t *testing.T, ns trial.Namespace) string {
 // All rules have to be there, at their places.
 func TestKernelPresent(t *testing.T) {
 	trial.NeedRoot(t)
-	cfg := rules.Config{Queue: 1723, Ports: []uint16{1723, 1724}, ResetMark: rules.DefaultResetMark}
+	cfg := rules.Config{Queue: 1723, Ports: []uint16{1723, 1724}, ResetMark: rules.DefaultResetMark, TooBig: true}
 	rows := []struct {
 		name, change string
 		want         bool

@@ -109,6 +109,7 @@ func state(words string, bits uint32) phrase {
 
 var (
 	ours      = state("new,established", expr.CtStateBitNEW|expr.CtStateBitESTABLISHED)
+	related   = state("related", expr.CtStateBitRELATED)
 	untracked = state("untracked", expr.CtStateBitUNTRACKED)
 )
 
@@ -224,6 +225,21 @@ var (
 		},
 	}
 )
+
+// tooBig matches the error "fragmentation needed and DF set".
+var tooBig = phrase{
+	words: "icmp type destination-unreachable icmp code frag-needed",
+	exprs: upper(unix.IPPROTO_ICMP, transport(0, 2), equal([]byte{3, 4})),
+}
+
+// limited matches so many packets a second, and the few that the kernel lets come together.
+func limited(rate uint64) phrase {
+	const burst = 5 // nft's own, which it does not print
+	return phrase{
+		words: fmt.Sprintf("limit rate %d/second", rate),
+		exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: rate, Unit: expr.LimitTimeSecond, Burst: burst}},
+	}
+}
 
 // Statements.
 var (

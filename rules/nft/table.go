@@ -73,6 +73,13 @@ func controlChains(c rules.Config) []chain {
 		{"output", "", sending, portRules(c, isTCP)},
 		{"control", vrfAbout, nil, segmentRules(c, queue(c.Queue, 1, expr.QueueFlagBypass))},
 	}
+	if c.TooBig {
+		all[0].rules = append(all[0].rules, rule{tooBig, jump("too-big")})
+		all = append(all, chain{"too-big", tooBigAbout, nil, []rule{
+			{fromVRF, back},
+			{aboutGRE, related, limited(rules.TooBigRate), queue(c.Queue, 1, expr.QueueFlagBypass)},
+		}})
+	}
 	if c.Bypass.Labelled {
 		all = append(all, chain{"labels", labelsAbout, nil, []rule{{label(c.Bypass.Label)}}})
 	}
@@ -80,6 +87,8 @@ func controlChains(c rules.Config) []chain {
 }
 
 const vrfAbout = `# Packets from a VRF have already passed here, with the VRF's member as their interface.`
+
+const tooBigAbout = `# Routers say so about packets of calls: the daemon counts it, and lets it pass.`
 
 const labelsAbout = `# Nothing jumps here. A rule that sets a label makes kernels leave room for labels in new
 # conntrack entries; for older kernels, a rule that matches a label is not enough.`

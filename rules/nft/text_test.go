@@ -36,6 +36,7 @@ var nftRows = map[string]rules.Config{
 	"print-mark.nft":         {Ports: []uint16{1723}, Bypass: conntrack.Bypass{Mark: 0x20000000}},
 	"print-all-segments.nft": {Ports: []uint16{1723}, AllSegments: true},
 	"print-reset.nft":        {Queue: 1723, Ports: []uint16{1723}, ResetMark: rules.DefaultResetMark},
+	"print-too-big.nft":      {Queue: 1723, Ports: []uint16{1723}, TooBig: true},
 	"print-data.nft": {Queue: 1723, Ports: []uint16{1723}, Data: rules.Data{
 		Queue: 1730, Queues: 4, ByCPU: true, Bypass: true, Mark: rules.DefaultMark,
 	}},

@@ -277,7 +277,7 @@ func (r *reader) loading() (loading, error) { return r.loadingOnce() }
 func (r *reader) tryAll() (loading, error) {
 	cfg, loader := r.cfg.Rules, r.cfg.Loader
 	if !r.queued() {
-		cfg.Data = rules.Data{}
+		cfg = cfg.ByKernel()
 	}
 	if !r.loads() {
 		if done, err := r.othersLoaded(); err != nil || done {

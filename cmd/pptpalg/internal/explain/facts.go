@@ -26,7 +26,7 @@ type Facts struct {
 	Follows     bool         // calls that NAT does not touch are followed
 	Unmatched   uint64       // GRE packets of all clients that visited the daemon and were no call's
 	Strays      []Stray      // GRE between the ends of Connections that the kernel has now and that is no call's
-	TooBig      Dropped      // because they are larger than the MTU of the way that they should take, and must not be fragmented (DF)
+	TooBig      Dropped      // by this gateway, because they are larger than the MTU of the way that they should take, and must not be fragmented (DF)
 	Astray      Dropped      // because they come by another interface than answers would take (rp_filter)
 	Outside     Device       // the way to the other end of the client's call, or of what it dials
 	Inside      Device       // the way to the client
@@ -95,6 +95,17 @@ type Refusal struct {
 type Way struct {
 	Present bool // the data path has its flow
 	Traffic calls.Traffic
+	TooBig  TooBig
+}
+
+// TooBig is what routers have said of packets that were larger than an MTU behind them, and must not be
+// fragmented (DF): ICMP's "fragmentation needed". Not all of it is heard where it comes often.
+type TooBig struct {
+	Errors uint64
+	Last   time.Time  // when the last one came
+	Router netip.Addr // that sent it
+	Size   int        // of the packet, in bytes, with the outer IP header
+	MTU    int        // in bytes; 0 if the router does not tell
 }
 
 // Peer returns the other end of the client's latest call, of a handshake that does not end, or of

@@ -114,6 +114,18 @@ func way(packets uint64) Way {
 	return Way{Present: true, Traffic: calls.Traffic{Packets: packets, Counted: true}}
 }
 
+// tooBig is a way of which a router has said a minute ago that two packets were too big.
+func tooBig(mtu int) Way {
+	w := way(4)
+	w.TooBig = TooBig{Errors: 2, Last: now.Add(-time.Minute), Router: netip.MustParseAddr("203.0.113.77"), Size: 1500, MTU: mtu}
+	return w
+}
+
+func beforeThat(w Way) Way {
+	w.TooBig.Last = now.Add(-time.Hour)
+	return w
+}
+
 func TestJudge(t *testing.T) {
 	opening, over, plain, helped := link, link, link, link
 	opening.Opening, over.Closing, helped.Helper = true, true, "pptp"
@@ -210,6 +222,13 @@ func TestJudge(t *testing.T) {
 		{"the client has stopped sending", Facts{Events: granted, Calls: stuck(false)}, "no_gre_from_client", "since 2026-01-02T03:03:45Z (20s ago) no GRE has come from the client"},
 		{"too large", Facts{Events: granted, Calls: call(way(1), way(1)), TooBig: Dropped{Packets: 3, Last: now.Add(-time.Minute)}, Outside: Device{"ppp0", 1492}, Inside: Device{"lan", 1500}}, "mtu working",
 			"dropped 3 of them, the last one at 2026-01-02T03:03:05Z (1m0s ago), with an ICMP error \"fragmentation needed\" for each (the kernel does not say whose packets they were): their route goes over ppp0, whose MTU is 1492 bytes"},
+		{"too large for a router", Facts{Events: granted, Calls: call(way(1), tooBig(1400)), TooBig: Dropped{Packets: 3, Last: now.Add(-time.Hour)}}, "mtu working",
+			"the call has packets to 203.0.113.9 that are larger than an MTU on their way and must not be fragmented (DF): 203.0.113.77 has sent the ICMP error \"fragmentation needed\" (heard 2 times, the last time at 2026-01-02T03:03:05Z (1m0s ago), about a packet of 1500 bytes; the MTU there is 1400 bytes)"},
+		{"too large for a router that tells no MTU", Facts{Events: granted, Calls: call(tooBig(0), way(1))}, "mtu working", "packets to 10.0.0.10 that are larger"},
+		{"too large for a router once", Facts{Events: granted, Calls: call(beforeThat(tooBig(1400)), way(1))}, "working", ""},
+		{"too large for a router, and asked about with others", Facts{Events: granted, Calls: call(tooBig(1400), way(1)), Many: true}, "mtu working", ""},
+		{"too large, and not counted", Facts{Events: granted, Calls: call(Way{Present: true}, Way{Present: true, TooBig: tooBig(1400).TooBig})}, "mtu not_counted", ""},
+		{"too large, and one-way", Facts{Events: granted, Calls: call(way(0), tooBig(1400))}, "no_gre_from_server mtu", ""},
 		{"too large once", Facts{Events: granted, Calls: call(way(1), way(1)), TooBig: Dropped{Packets: 3, Last: now.Add(-time.Hour)}}, "working", ""},
 		{"one call of two is one-way", Facts{Events: granted, Calls: append(call(way(0), way(4)), another(way(5), way(5)))}, "no_gre_from_server working", "call 1 to 203.0.113.9 is up and 4 GRE packets"},
 		{"both calls carry", Facts{Events: granted, Calls: append(call(way(4), way(4)), another(way(5), way(5)))}, "working", "2 calls are up"},

@@ -16,13 +16,8 @@ const fresh = 10 * time.Second
 
 // traffic looks at the GRE of the calls that are up, the latest first.
 func (j *judge) traffic() {
-	up := j.established()
-	for _, c := range slices.Backward(up) {
-		l := look{j, &c, "the call"}
-		if len(up) > 1 {
-			l.name = fmt.Sprintf("call %d to %v", c.Number, j.peer(&c).Address)
-		}
-		if !l.trouble() {
+	for _, c := range slices.Backward(j.established()) {
+		if !j.look(&c).trouble() {
 			j.sound = append(j.sound, c)
 		}
 	}
@@ -32,6 +27,9 @@ func (j *judge) traffic() {
 func (j *judge) works() {
 	if len(j.sound) == 0 {
 		return
+	}
+	for i := range j.sound {
+		j.look(&j.sound[i]).tooBig()
 	}
 	j.tooBig()
 	j.add("working", j.soundness(), `if the tunnel carries nothing, check that FORWARD lets GRE pass (run "pptpalg check" as root), then PPP: authentication, MPPE and MTU on both ends`)
@@ -56,14 +54,25 @@ type look struct {
 	name string // of the call in sentences
 }
 
+// look looks at a call that is up.
+func (j *judge) look(c *Call) look {
+	l := look{j, c, "the call"}
+	if len(j.established()) > 1 {
+		l.name = fmt.Sprintf("call %d to %v", c.Number, j.peer(c).Address)
+	}
+	return l
+}
+
 // trouble tells what is wrong with the call, and reports whether anything is.
 func (l look) trouble() bool {
 	c := l.call
 	in, out, before := c.ToClient, c.ToPeer, len(l.causes)
 	young := l.Now.Sub(c.Since) < fresh
 	l.strays(func(s Stray) bool { return !s.Shared || !young })
+	uncounted := in.Present && out.Present && (!in.Traffic.Counted || !out.Traffic.Counted)
 	switch {
-	case in.Present && out.Present && (!in.Traffic.Counted || !out.Traffic.Counted):
+	case uncounted:
+		l.tooBig()
 		l.add("not_counted", l.name+" is up and both its GRE flows are translated; their packets are not counted",
 			"sysctl -w net.netfilter.nf_conntrack_acct=1, dial again, and ask again")
 	case in.none() && out.none():
@@ -85,6 +94,9 @@ func (l look) trouble() bool {
 			"see pptpalg_conntrack_errors_total and the daemon's log, and find out what else empties the conntrack table")
 	}
 	l.strays(func(Stray) bool { return true })
+	if !uncounted && len(l.causes) > before {
+		l.tooBig()
+	}
 	return len(l.causes) > before || in.none() || out.none() || !c.Stuck.Since.IsZero() && c.Stuck.Carried
 }
 

@@ -63,7 +63,41 @@ const tooBigLately = 5 * time.Minute
 // GRE header with both numbers, PPP's protocol field and MPPE's header.
 const greOverhead = 20 + 16 + 2 + 4
 
-// tooBig tells of packets that are larger than an MTU: small ones pass, and large ones do not.
+// tooBig tells of packets of the call that routers, or an end, have found larger than an MTU: small
+// ones pass, and large ones do not. Of two ways it tells the one where that was last.
+func (l look) tooBig() {
+	end, b := l.peer(l.call).Address, l.call.ToPeer.TooBig
+	if to := l.call.ToClient.TooBig; to.Last.After(b.Last) {
+		end, b = l.Client, to
+	}
+	if b.Errors == 0 || l.Now.Sub(b.Last) > tooBigLately {
+		return
+	}
+	mtu := "it does not tell the MTU"
+	if b.MTU > 0 {
+		mtu = fmt.Sprintf("the MTU there is %d bytes", b.MTU)
+	}
+	l.add("mtu", fmt.Sprintf("%s has packets to %v that are larger than an MTU on their way and must not be fragmented (DF): %v has sent the ICMP error \"fragmentation needed\" (heard %s, the last time at %s, about a packet of %d bytes; %s)",
+		l.name, end, b.Router, times(b.Errors), l.ago(b.Last), b.Size, mtu), smallerMTU(b.MTU, "that MTU"))
+}
+
+func times(n uint64) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
+// smallerMTU is what to do about packets that are larger than an MTU, 0 if that is not known.
+func smallerMTU(mtu int, than string) string {
+	advice := "set the MTU and MRU of PPP lower at both ends"
+	if mtu > greOverhead {
+		advice = fmt.Sprintf("set the MTU and MRU of PPP to %d or less at both ends (%d bytes less than %s)", mtu-greOverhead, greOverhead, than)
+	}
+	return advice + ", and let ICMP errors pass: as it is, small packets get through and large ones are lost"
+}
+
+// tooBig tells of packets that were larger than an MTU of this gateway.
 func (j *judge) tooBig() {
 	b := &j.TooBig
 	if b.Packets == 0 || j.Now.Sub(b.Last) > tooBigLately {
@@ -75,10 +109,6 @@ func (j *judge) tooBig() {
 			way, least = fmt.Sprintf(": their route goes over %s, whose MTU is %d bytes", d.Name, d.MTU), d.MTU
 		}
 	}
-	advice := "set the MTU and MRU of PPP lower at both ends"
-	if least > greOverhead {
-		advice = fmt.Sprintf("set the MTU and MRU of PPP to %d or less at both ends (%d bytes less than the interface)", least-greOverhead, greOverhead)
-	}
 	j.add("mtu", fmt.Sprintf("packets are larger than the MTU and must not be fragmented (DF), so this gateway dropped %d of them, the last one at %s, with an ICMP error \"fragmentation needed\" for each (the kernel does not say whose packets they were)%s", b.Packets, j.ago(b.Last), way),
-		advice+", and let ICMP errors pass: as it is, small packets get through and large ones are lost")
+		smallerMTU(least, "the interface"))
 }

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"time"
+
 	"pptpalg/alg/nfqueue"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/datapath/fast"
@@ -26,7 +28,8 @@ func (g *Gateway) choosePath() {
 		if cfg.Wanted() {
 			g.log.Warn("no fast path: it needs data path kernel")
 		}
-		g.path = queue.New(g.cfg.Data.Marks())
+		call, seen := g.cfg.Data.Marks()
+		g.path = queue.New(call, seen, func(b []byte) { g.tooBigs.hear(b, time.Now()) })
 	}
 }
 

@@ -60,7 +60,7 @@ func TestDataPathText(t *testing.T) {
 func TestDaemonTranslates(t *testing.T) {
 	r := newRigOver(t, t.TempDir(), datapath.Queue)
 	const call, seen = 0x40, 0x80
-	r.path = queue.New(call, seen)
+	r.path = queue.New(call, seen, func([]byte) {})
 	r.call()
 	r.settleDown()
 	if r.visits().Flows() != 2 || !slices.Equal(r.kernel.flows, []calls.Flow{canary}) {

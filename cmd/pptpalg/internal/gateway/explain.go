@@ -138,7 +138,7 @@ func (g *Gateway) facts(k *knowledge, client netip.Addr) explain.Facts {
 		f.Strays = append(f.Strays, explain.Stray{From: s.Src, To: s.Dst, CallID: s.Key, Traffic: s.Traffic, Shared: k.shared(&s, client)})
 	}
 	for _, v := range views {
-		f.Calls = append(f.Calls, explainCall(v, client, k.have))
+		f.Calls = append(f.Calls, g.explainCall(v, client, k.have))
 	}
 	if witness := g.witness.Load(); witness != nil {
 		(*witness)(&f)
@@ -169,11 +169,11 @@ func of(c *calls.Connection, a netip.Addr) bool {
 	return c.Original.Src.Addr() == a || c.Reply.Src.Addr() == a
 }
 
-func explainCall(v calls.View, client netip.Addr, have datapath.Flows) explain.Call {
+func (g *Gateway) explainCall(v calls.View, client netip.Addr, have datapath.Flows) explain.Call {
 	c := explain.Call{View: v}
 	for _, f := range v.Flows {
 		t, there := have.At(f)
-		way := explain.Way{Present: there, Traffic: t}
+		way := explain.Way{Present: there, Traffic: t, TooBig: g.tooBigs.about(f)}
 		if f.NewDst == client {
 			c.ToClient = way
 		} else {

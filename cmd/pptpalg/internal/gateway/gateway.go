@@ -104,6 +104,7 @@ type Gateway struct {
 	share    *share                 // nil for a gateway alone
 	witness  atomic.Pointer[func(*explain.Facts)]
 	older    atomic.Pointer[older] // nil before the start
+	tooBigs  tooBigs
 	meter    atomic.Pointer[func(time.Time, map[calls.Flow]calls.Traffic)]
 
 	clusterMetrics *clusterMetrics
@@ -292,7 +293,7 @@ func (g *Gateway) load(ctx context.Context) error {
 	}
 	if done.Refused != nil {
 		g.log.Warn("rules are loaded, except what "+done.Backend+" refused", "every_segment_is_queued", done.Config.AllSegments,
-			"bypass", done.Config.Bypass, "reset_mark", done.Config.ResetMark, "err", done.Refused)
+			"bypass", done.Config.Bypass, "reset_mark", done.Config.ResetMark, "fragmentation_needed", done.Config.TooBig, "err", done.Refused)
 	}
 	g.loaded.Store(&done)
 	there := true
@@ -313,9 +314,9 @@ func (g *Gateway) rules() rules.Config {
 	if done := g.loaded.Load(); done != nil {
 		return done.Config
 	}
-	cfg := rules.Config{Queue: g.cfg.Queue, Ports: g.cfg.Ports, Bypass: g.cfg.Bypass, ResetMark: g.cfg.ResetMark}
-	if g.visits() != nil {
-		cfg.Data = g.cfg.Data
+	cfg := rules.Config{Queue: g.cfg.Queue, Ports: g.cfg.Ports, Bypass: g.cfg.Bypass, ResetMark: g.cfg.ResetMark, Data: g.cfg.Data}
+	if g.visits() == nil {
+		return cfg.ByKernel()
 	}
 	return cfg
 }

@@ -110,6 +110,10 @@ func newMetrics(reg prometheus.Registerer, d *Gateway, version string) *metrics 
 		gauge("control_connections_untouched", "Control connections known and ignored: not translated, not PPTP, or edited by the kernel's helper.", d.untouched),
 		gauge("call_ids_resting", "Public Call IDs that were freed and may not be used again yet.", d.resting),
 		gauge("conntrack_entries_missing", "GRE entries that the kernel lacked at the last audit; they are created again.", d.missing),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "fragmentation_needed_total",
+			Help: "ICMP errors of routers and hosts that a packet of a call is larger than an MTU and must not be fragmented, as far as they visit the daemon: if the kernel translates, about 10 a second at most. Those of the gateway itself are not counted.",
+		}, d.tooBigs.total),
 		gauge("gre_flows", "GRE flows, two for an established call, that the daemon translates; 0 if the kernel does.", d.greFlows),
 		buildInfo(version),
 	)

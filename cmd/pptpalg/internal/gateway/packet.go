@@ -28,6 +28,9 @@ import (
 func (g *Gateway) packet(p *nfqueue.Packet) nfqueue.Verdict {
 	g.turn.begin(&g.pulse)
 	seg, unread := read(p)
+	if unread == alg.Malformed && g.tooBigs.hear(p.Payload, g.turn.began) {
+		return nfqueue.Accept
+	}
 	out := alg.Outcome{Reason: unread}
 	if unread == alg.Read {
 		out = g.editOwned(seg, p)

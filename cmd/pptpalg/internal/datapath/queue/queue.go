@@ -16,12 +16,16 @@ import (
 type Path struct {
 	table      *gre.Table
 	call, seen uint32         // marks of packets that have visited
+	told       func([]byte)   // an ICMP error about a call's packet has come, and is edited
 	removed    datapath.Flows // that Carried returns next
 }
 
 // New returns the data path. Its rules know packets that have visited by two marks: call
-// for a call's packet, seen for any other.
-func New(call, seen uint32) *Path { return &Path{table: gre.NewTable(), call: call, seen: seen} }
+// for a call's packet, seen for any other. It calls told for each ICMP error about a call's packet
+// that comes from outside the gateway, when it is edited, in any goroutine.
+func New(call, seen uint32, told func([]byte)) *Path {
+	return &Path{table: gre.NewTable(), call: call, seen: seen, told: told}
+}
 
 func (*Path) Name() datapath.Name { return datapath.Queue }
 
@@ -102,6 +106,9 @@ func (p *Path) packet(k *nfqueue.Packet) nfqueue.Verdict {
 	if out.Verdict == gre.Pass {
 		k.Mark |= p.seen
 		return nfqueue.Repeat
+	}
+	if out.Reason == gre.Error && k.Hook == nfqueue.Prerouting {
+		p.told(k.Payload)
 	}
 	if out.Mark != 0 && (out.Sourced || k.Hook == nfqueue.Output) {
 		k.Mark = out.Mark &^ (p.call | p.seen)
