@@ -56,9 +56,10 @@ func (j *judge) looks() []func(*judge) {
 // judge is a judgement under way.
 type judge struct {
 	*Facts
-	seen   []history.Event // of the latest control connection
-	sound  []Call          // that are up, and with which nothing is wrong
-	causes []Cause
+	seen    []history.Event // of the latest control connection
+	sound   []Call          // that are up, and with which nothing is wrong
+	several bool            // calls are up
+	causes  []Cause
 }
 
 func (j *judge) add(code, text, advice string) {

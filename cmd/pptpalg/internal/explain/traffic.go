@@ -16,7 +16,9 @@ const fresh = 10 * time.Second
 
 // traffic looks at the GRE of the calls that are up, the latest first.
 func (j *judge) traffic() {
-	for _, c := range slices.Backward(j.established()) {
+	up := j.established()
+	j.several = len(up) > 1
+	for _, c := range slices.Backward(up) {
 		if !j.look(&c).trouble() {
 			j.sound = append(j.sound, c)
 		}
@@ -41,7 +43,7 @@ func (j *judge) soundness() string {
 	switch {
 	case len(j.sound) > 1:
 		return fmt.Sprintf("%d calls are up, and GRE arrives from both ends of each and is translated", len(j.sound))
-	case len(j.established()) > 1:
+	case j.several:
 		return fmt.Sprintf("call %d to %v is up, and GRE arrives from both its ends and is translated", c.Number, j.peer(c).Address)
 	}
 	return "the call is up, and GRE arrives from both ends and is translated"
@@ -57,7 +59,7 @@ type look struct {
 // look looks at a call that is up.
 func (j *judge) look(c *Call) look {
 	l := look{j, c, "the call"}
-	if len(j.established()) > 1 {
+	if j.several {
 		l.name = fmt.Sprintf("call %d to %v", c.Number, j.peer(c).Address)
 	}
 	return l

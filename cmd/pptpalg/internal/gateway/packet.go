@@ -29,7 +29,7 @@ func (g *Gateway) packet(p *nfqueue.Packet) nfqueue.Verdict {
 	g.turn.begin(&g.pulse)
 	seg, unread := read(p)
 	if unread == alg.Malformed && g.tooBigs.hear(p.Payload, g.turn.began) {
-		return nfqueue.Accept
+		return nfqueue.Accept // an ICMP error, which rules.Config.TooBig has queued
 	}
 	out := alg.Outcome{Reason: unread}
 	if unread == alg.Read {
