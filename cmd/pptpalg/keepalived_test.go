@@ -181,9 +181,8 @@ func TestKeepalived(t *testing.T) {
 	must(t, logB.WaitFor("Entering BACKUP STATE", lab.Patience))
 	one, two := callOn(t, a.client(0), 7), callOn(t, a.client(1), 7)
 	exchange(t, one, two)
-	b.wantOwner(2, "a", false)
 
-	a.wantWritten()
+	a.wantFollowedBy(b)
 	stop := pace(t, one)
 	must(t, moverA.Signal(syscall.SIGTERM))
 	is(b)
@@ -194,8 +193,7 @@ func TestKeepalived(t *testing.T) {
 	wantEcho(t, one.Client(), 2)
 	three := callOn(t, one.Client(), 8)
 	b.wantOwner(3, "b", true)
-	b.wantWritten()
-	a.wantOwner(3, "b", false)
+	b.wantFollowedBy(a)
 
 	_, logA := a.startKeepalived("a", 150)
 	must(t, logA.WaitFor("Entering BACKUP STATE", lab.Patience))
@@ -209,8 +207,7 @@ func TestKeepalived(t *testing.T) {
 	wantEcho(t, two.Client(), 4)
 	wantCleared(t, two)
 	b.start(clusterFlags("b")...)
-	a.wantWritten()
-	b.wantOwner(2, "a", false)
+	a.wantFollowedBy(b)
 
 	stop = pace(t, three)
 	must(t, a.Cut(ctx, a.Gateway))

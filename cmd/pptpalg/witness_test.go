@@ -174,7 +174,7 @@ func TestTwoGatewaysAndAWitness(t *testing.T) {
 	one, two := callOn(t, a.client(0), 7), callOn(t, a.client(1), 7)
 	exchange(t, one, two)
 	w.isAt(a)
-	b.wantOwner(2, "gw-a", false)
+	a.wantFollowedBy(b)
 
 	found := a.checkItself()
 	for name, want := range map[string]string{

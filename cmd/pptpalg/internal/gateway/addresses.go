@@ -131,13 +131,16 @@ func (g *Gateway) left(public netip.Addr) {
 }
 
 // retake has the gateway own an address that has come back before it was noticed that another one
-// has taken it, or that it was gone. One that another gateway has taken later stays with that.
-func (g *Gateway) retake(public netip.Addr) {
+// has taken it, or that it was gone. One that another gateway has taken later stays with that. It reports whether it
+// does.
+func (g *Gateway) retake(public netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.share.returned(public) {
+	returned := g.share.returned(public)
+	if returned {
 		g.acquire(public)
 	}
+	return returned
 }
 
 // returned reports whether a public address has come here, and this gateway has not taken it

@@ -280,8 +280,10 @@ func (m *member) mine(public netip.Addr) bool {
 	return m.share.mine[public]
 }
 
-// call returns the call of a client, as the gateway has it.
+// call returns the call of a client, as the gateway has it. What has happened to it is in the kernel, too.
 func (m *member) call(w *wire) (calls.View, bool) {
+	m.order.Lock()
+	defer m.order.Unlock()
 	all := m.Calls()
 	i := slices.IndexFunc(all, func(v calls.View) bool { return v.Control == w.Original })
 	if i < 0 {
@@ -732,6 +734,78 @@ func TestOwnerRestarts(t *testing.T) {
 		again.stop()
 		b.stop()
 	}
+}
+
+// TestRestartsWhileAnotherIsUnheard: a gateway whose daemon has died restarts, and takes the address of its calls
+// as before, for the gateway that has it now could not say so yet. What that one has set up and cleared meanwhile
+// stays so.
+func TestRestartsWhileAnotherIsUnheard(t *testing.T) {
+	for name, faults := range map[string]memory.Faults{"it is not heard": {Hang: true}, "it is heard late": {Err: memory.ErrDown, Late: true}} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.wait = 20 * time.Millisecond
+			a, b := s.start("a", t.TempDir(), newClusterKernel(publicP)), s.start("b", t.TempDir(), newClusterKernel())
+			w, v := a.dial(1, publicP), a.dial(2, publicP)
+			b.kernel.set(w.Connection, 432000)
+			b.kernel.set(v.Connection, 432000)
+			first := w.setUp(a, 7, 9)
+			b.until("follows", b.knows(w, calls.Established))
+			a.stop()
+			a.kernel.locked(func() { a.kernel.addrs = nil })
+			b.link.Set(faults)
+			b.has(publicP)
+			second := v.setUp(b, 7, 10)
+			w.clears(b, 7, first)
+			w.say(b, calls.Responder, pptp.CallDisconnectNotify, 9, 0, 1)
+			again := s.start("a", a.dir, a.kernel)
+			again.until("owns it", func() bool { return again.mine(publicP) })
+			s.store.Arrive()
+			b.link.Set(memory.Faults{})
+			b.until("owns it, and has written all", func() bool {
+				b.shrink()
+				st := b.share.store.Status()
+				return b.mine(publicP) && !again.mine(publicP) && !st.Degraded && st.Pending == 0
+			})
+			again.until("follows", func() bool { return again.knows(v, calls.Established)() && again.lacks(w)() })
+			if !b.knows(v, calls.Established)() || !b.lacks(w)() || b.kernel.count() != 2 {
+				t.Errorf("b has %d flows, and %v", b.kernel.count(), b.Calls())
+			}
+			v.clears(b, 7, second)
+		})
+	}
+}
+
+// TestJournalYields: a gateway is about to take the address of calls of its journal, which is on none of its
+// interfaces, when it hears that another one has it by now. It stays with that one.
+func TestJournalYields(t *testing.T) {
+	s, a, b := pair(t)
+	w := a.dial(1, publicP)
+	public := w.setUp(a, 7, 9)
+	b.until("follows", b.knows(w, calls.Established))
+	a.stop()
+	a.kernel.locked(func() { a.kernel.addrs = nil })
+	again := s.startWith("a", a.dir, a.kernel, memory.Faults{Late: true})
+	again.until("is about to take it", func() bool {
+		again.mu.Lock()
+		defer again.mu.Unlock()
+		return again.share.taking[publicP] != nil
+	})
+	b.kernel.set(w.Connection, 300)
+	b.has(publicP)
+	b.until("owns it", func() bool { return b.mine(publicP) })
+	owner := s.store.Items()[state.OwnerKey(publicP)]
+	again.link.Set(memory.Faults{})
+	again.until("follows", func() bool {
+		st := again.share.store.Status()
+		return st.Joined && !st.Broken && st.Revision == st.Latest && len(st.Claims) == 0
+	})
+	if n := s.store.Arrive(); n > 0 {
+		t.Errorf("%d late writes are done", n)
+	}
+	if is := s.store.Items()[state.OwnerKey(publicP)]; is.Revision != owner.Revision {
+		t.Errorf("it is taken from b: %+v", is)
+	}
+	w.clears(b, 7, public)
 }
 
 // TestReturnsTooLate: another gateway has taken over meanwhile. What the journal knows is outdated.

@@ -238,14 +238,18 @@ func (g *Gateway) owner(c *state.Change) {
 	if again && !mine && !taking {
 		g.acquire(c.Public)
 	}
+	if taking && !again && c.Owner != "" && !g.share.isHere(c.Public) {
+		taking = false // calls of the journal, whose address is there by now
+	}
 	if taking { // it is about to be taken from that one
 		g.share.others[c.Public] = holding{name: c.Owner, since: time.Now()}
 	}
 	g.mu.Unlock()
 	if !again && !taking && c.Owner != "" {
 		g.yield(c.Public, c.Owner)
-		g.share.store.Yield(c.Public)
-		g.retake(c.Public)
+		if !g.retake(c.Public) {
+			g.share.store.Yield(c.Public)
+		}
 	}
 }
 

@@ -63,7 +63,7 @@ func (s *Store) loadAll(ctx context.Context) error {
 	}
 	s.apply(func() []state.Change {
 		s.loaded, s.loading = true, false
-		return s.owned(s.mirror.End(mark, restored)) // a barrier counts when the calls are known
+		return s.owned(s.mirror.End(mark, restored, s.writer.Untold())) // a barrier counts when the calls are known
 	})
 	signal(s.more)
 	s.cfg.Apply(Batch{Whole: true})
@@ -144,7 +144,7 @@ func (s *Store) owned(changes []state.Change) []state.Change {
 // apply has the gateway take in what the mirror finds.
 func (s *Store) apply(find func() []state.Change) {
 	s.mu.Lock()
-	changes := find()
+	changes := s.writer.News(find())
 	s.deaf = false
 	s.hears(time.Now())
 	s.evict()

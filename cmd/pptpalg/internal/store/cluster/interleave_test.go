@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -39,21 +40,28 @@ type ack struct {
 type box struct {
 	w      *world
 	name   string
+	slot   uint8 // its calls are numbered from it
 	me     state.Owner
 	link   *memory.Link
 	writer *state.Writer
 	mirror *state.Mirror
 	table  map[state.CallKey]state.Call
-	has    map[netip.Addr]bool // its addresses
-	owns   map[netip.Addr]bool // those whose barrier has passed
+	passed map[state.CallKey]bool // calls whose packets have gone on before the store knew of them, and that live
+	has    map[netip.Addr]bool    // its addresses
+	owns   map[netip.Addr]bool    // those whose barrier has passed
 }
 
 var publics = []netip.Addr{publicP, publicQ}
 
 // TestInterleavings: whatever the order of commits, late and lost ones, watches, compactions,
 // crashes and takeovers, a new owner knows all that was acknowledged, when it owns the
-// address; and in the end all know the same.
-func TestInterleavings(t *testing.T) { rapid.Check(t, interleave) }
+// address; nobody forgets a call that it has let pass; and in the end all know the same.
+func TestInterleavings(t *testing.T) {
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set("20000") // a second
+	}
+	rapid.Check(t, interleave)
+}
 
 // FuzzInterleavings is TestInterleavings for a fuzzer.
 func FuzzInterleavings(f *testing.F) { f.Fuzz(rapid.MakeFuzz(interleave)) }
@@ -61,15 +69,16 @@ func FuzzInterleavings(f *testing.F) { f.Fuzz(rapid.MakeFuzz(interleave)) }
 func interleave(rt *rapid.T) {
 	w := &world{T: rt, m: memory.New(), now: time.Unix(1_800_000_000, 0)}
 	for i := range 3 {
-		b := &box{w: w, name: fmt.Sprint("g", i), link: w.m.Open()}
+		b := &box{w: w, name: fmt.Sprint("g", i), slot: uint8(i + 1), link: w.m.Open()}
 		b.start()
 		w.boxes = append(w.boxes, b)
 	}
 	steps := map[string]func(*box){
 		"happen": (*box).happen, "write": (*box).write, "follow": (*box).follow, "claim": (*box).claim, "yield": (*box).yield, "crash": (*box).start, "load": (*box).load,
+		"offer": func(b *box) { b.offer() }, "compare": func(b *box) { b.compare() },
 		"compact": func(*box) { w.m.Compact() }, "arrive": func(*box) { w.m.Arrive() },
 	}
-	names := []string{"happen", "happen", "write", "write", "write", "follow", "follow", "follow", "claim", "claim", "yield", "crash", "load", "compact", "arrive"}
+	names := []string{"happen", "happen", "write", "write", "write", "follow", "follow", "follow", "claim", "claim", "yield", "crash", "load", "compact", "arrive", "offer", "compare"}
 	for range rapid.IntRange(1, 150).Draw(rt, "steps") {
 		b := w.boxes[rapid.IntRange(0, 2).Draw(rt, "gateway")]
 		steps[rapid.SampledFrom(names).Draw(rt, "step")](b)
@@ -82,6 +91,8 @@ func (b *box) start() {
 	b.w.lives++
 	b.me = state.Owner{Name: b.name, Life: b.w.lives}
 	b.writer, b.mirror = state.NewWriter(b.me, time.Minute), state.NewMirror(b.me)
+	b.mirror.Number(b.slot)
+	b.passed = map[state.CallKey]bool{}
 	b.table, b.has, b.owns = map[state.CallKey]state.Call{}, map[netip.Addr]bool{}, map[netip.Addr]bool{}
 	b.load()
 }
@@ -101,19 +112,29 @@ func (b *box) load() {
 	if err := b.link.Load(ctx, mark, func(items []state.Item) { b.apply(b.mirror.Load(items)) }); err != nil {
 		b.w.Fatal(err)
 	}
-	if b.apply(b.mirror.End(mark, false)) || lost {
+	if b.apply(b.mirror.End(mark, false, b.writer.Untold())) || lost {
 		b.load()
 	}
 }
 
 // apply takes in changes and reports whether an address was lost.
 func (b *box) apply(changes []state.Change) (lost bool) {
-	for _, c := range changes {
+	for _, c := range b.writer.News(changes) {
 		key := state.CallKey{Public: c.Public, Number: c.Call.Record.Number}
+		_, has := b.table[key]
 		switch c.Kind {
 		case state.Kept:
-			b.table[key] = c.Call
+			if !c.Offered || !has { // else it has written it itself
+				b.table[key] = c.Call
+			}
 		case state.Gone:
+			if c.Offered { // it ends here, too, which is written
+				b.writer.Add(&c.Call, false, b.w.now)
+			}
+			if c.Call.At.IsZero() && b.passed[key] {
+				b.w.Fatalf("%s forgets call %x", b.name, key.Number)
+			}
+			delete(b.passed, key)
 			if b.table[key] = c.Call; c.Call.At.IsZero() {
 				delete(b.table, key)
 			}
@@ -140,9 +161,11 @@ func (b *box) owned(c state.Change) (lost bool) {
 		return lost
 	}
 	b.writer.Begin(c.Public, c.To.Term)
+	b.writer.Suspect()
 	for _, a := range b.w.acks {
-		has := b.table[a.key].Record.Connection.Mark
-		if a.key.Public == c.Public && a.revision < holding.Revision && a.version > has {
+		call := b.table[a.key]
+		has := call.Record.Connection.Mark
+		if a.key.Public == c.Public && a.revision < holding.Revision && a.version > has && !call.Gone {
 			b.w.Fatalf("%s owns %v since revision %d, and has version %d of call %d: version %d was acknowledged in revision %d",
 				b.name, c.Public, holding.Revision, has, a.key.Number, a.version, a.revision)
 		}
@@ -163,15 +186,19 @@ func (b *box) yield() {
 	b.writer.Yield(public)
 }
 
-// happen has something happen to a call, or a new one.
+// numbers are those of the calls.
+var numbers = []uint64{1<<56 | 1, 1<<56 | 2, 2<<56 | 1, 2<<56 | 2, 3<<56 | 1, 3<<56 | 2}
+
+// happen has something happen to a call, or a new one that has a number of the gateway's.
 func (b *box) happen() {
 	public := publics[rapid.IntRange(0, 1).Draw(b.w.T, "public")]
 	if !b.owns[public] {
 		return
 	}
-	c := state.Call{Record: record(public, uint64(rapid.IntRange(1, 6).Draw(b.w.T, "call"))), At: b.w.now}
-	key := state.CallKey{Public: public, Number: c.Record.Number}
-	if b.table[key].Gone {
+	number := rapid.SampledFrom(numbers).Draw(b.w.T, "call")
+	c := state.Call{Record: record(public, number), At: b.w.now}
+	key := state.CallKey{Public: public, Number: number}
+	if had, there := b.table[key]; had.Gone || !there && uint8(number>>56) != b.slot {
 		return
 	}
 	b.w.version++
@@ -182,6 +209,58 @@ func (b *box) happen() {
 		b.mirror.Doubt(key) // it was lost, and is not told yet
 	}
 	b.writer.Add(&c, true, b.w.now)
+	delete(b.passed, key)
+	if rapid.Bool().Draw(b.w.T, "waits in vain") {
+		b.writer.Release()
+		b.passed[key] = !c.Gone && b.writer.Claimed(public)
+	}
+}
+
+// offer offers what was not written to who owns the address now.
+func (b *box) offer() (did bool) {
+	o, ok := b.writer.Offer(b.mirror.Owner)
+	if !ok {
+		return false
+	}
+	_, err := b.link.Commit(context.Background(), o.Transaction)
+	if fenced := (*cluster.Fenced)(nil); errors.As(err, &fenced) {
+		b.writer.Offered(o, fenced.Now)
+		b.doubt()
+	} else if err != nil {
+		b.w.Fatal(err)
+	}
+	return true
+}
+
+// compare writes what the shared store lacks below this gateway's addresses.
+func (b *box) compare() (did bool) {
+	if !b.writer.Suspected() || !b.writer.Settled() {
+		return false
+	}
+	b.writer.Restore()
+	for key, c := range b.table {
+		if b.owns[key.Public] && !b.mirror.Has(key, c.Encode()) {
+			b.writer.Add(&c, false, b.w.now)
+		}
+	}
+	for public, owns := range b.owns {
+		for _, key := range b.mirror.Living(public) {
+			if _, there := b.table[key]; owns && !there && !b.writer.Has(key) {
+				b.writer.Delete(key, b.w.now)
+			}
+		}
+		if owns {
+			b.writer.Withdraw(public)
+		}
+	}
+	return true
+}
+
+func (b *box) doubt() {
+	if dropped := b.writer.Dropped(); len(dropped) > 0 {
+		b.mirror.Doubt(dropped...)
+		b.load()
+	}
 }
 
 // fates are what becomes of a transaction.
@@ -212,10 +291,7 @@ func (b *box) writeAs(fate memory.Faults) (did bool) {
 	if r := b.writer.Done(work, outcome, b.w.now); r.Restored {
 		b.w.Fatal("nothing was lost")
 	}
-	if dropped := b.writer.Dropped(); len(dropped) > 0 {
-		b.mirror.Doubt(dropped...)
-		b.load()
-	}
+	b.doubt()
 	if err == nil {
 		b.w.acknowledged(work.Transaction.Puts, mark.Revision)
 	}
@@ -236,7 +312,7 @@ func call(it state.Item) (key state.CallKey, c state.Call, ok bool) {
 		return state.CallKey{}, state.Call{}, false
 	}
 	for _, key.Public = range publics {
-		for key.Number = range uint64(10) {
+		for _, key.Number = range numbers {
 			if key.String() == it.Key {
 				c, err := state.DecodeCall(key, it.Value)
 				return key, c, err == nil
@@ -270,13 +346,21 @@ func (b *box) followed() (did bool) {
 	return true
 }
 
+// version is that of a call. Two gateways may both say that it is over.
+func version(c state.Call) uint32 {
+	if c.Gone {
+		return 0
+	}
+	return c.Record.Connection.Mark
+}
+
 // settle lets all that is under way come to its end. Then all gateways know the same.
 func (w *world) settle() {
 	w.m.Arrive()
 	for again := true; again; {
 		again = false
 		for _, b := range w.boxes {
-			for b.writeAs(memory.Faults{}) || b.followed() {
+			for b.writeAs(memory.Faults{}) || b.followed() || b.offer() || b.compare() {
 				again = true
 			}
 		}
@@ -284,13 +368,20 @@ func (w *world) settle() {
 	want := map[state.CallKey]uint32{}
 	for _, it := range w.m.Items() {
 		if key, c, ok := call(it); ok {
-			want[key] = c.Record.Connection.Mark
+			want[key] = version(c)
 		}
 	}
 	for _, b := range w.boxes {
-		got := map[state.CallKey]uint32{}
+		got, untold := map[state.CallKey]uint32{}, b.writer.Untold()
 		for key, c := range b.table {
-			got[key] = c.Record.Connection.Mark
+			is, there := want[key]
+			switch news := b.writer.News([]state.Change{{Kind: state.Kept, Public: key.Public, Call: c}}); {
+			case !there && untold(key): // it waits until somebody has the address
+			case c.Gone && len(news) == 0: // its end does
+				got[key] = is
+			default:
+				got[key] = version(c)
+			}
 		}
 		if !maps.Equal(got, want) {
 			w.Fatalf("in the end %s has %v, the store %v", b.name, got, want)

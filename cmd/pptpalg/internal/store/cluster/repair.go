@@ -85,6 +85,7 @@ func (r *Repair) End(resting []calls.Resting, whole func(netip.Addr) bool, now t
 		case !s.mine(public):
 		case whole(public):
 			r.bury(public, now)
+			s.writer.Withdraw(public)
 		default:
 			s.writer.Suspect()
 		}

@@ -98,15 +98,19 @@ func (s *Store) offer(ctx context.Context) bool {
 	return true
 }
 
-// again reports whether an offer that was not taken will be made again.
-func (s *Store) again(o state.Offer, err error) bool {
+// again reports whether an offer that was not taken will be made again. If not, the store's word counts.
+func (s *Store) again(o state.Offer, err error) (again bool) {
 	var fenced *Fenced
-	if !errors.As(err, &fenced) {
-		return false
-	}
+	errors.As(err, &fenced)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.writer.Offered(o, fenced.Now)
+	if fenced == nil {
+		again = s.writer.Offered(o, nil)
+	} else {
+		again = s.writer.Offered(o, fenced.Now)
+	}
+	s.giveUp()
+	return again
 }
 
 // attempt is a transaction, and what was known before it.
@@ -169,8 +173,7 @@ func (s *Store) done(work state.Work, mark state.Mark, err error, slept bool) {
 	was := s.writer.Breaker.Open()
 	result := s.writer.Done(work, outcome, time.Now())
 	s.late = false
-	dropped := s.writer.Dropped()
-	s.mirror.Doubt(dropped...)
+	s.giveUp()
 	if result.Restored || len(result.Lost) > 0 {
 		s.moved++
 	}
@@ -185,7 +188,7 @@ func (s *Store) done(work state.Work, mark state.Mark, err error, slept bool) {
 	is := s.writer.Breaker.Open()
 	s.mu.Unlock()
 	signal(s.settled)
-	if result.Restored || len(dropped) > 0 {
+	if result.Restored {
 		signal(s.reload)
 	}
 	s.tell(was, is, err)

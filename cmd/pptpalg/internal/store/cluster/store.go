@@ -196,10 +196,19 @@ func (s *Store) Yield(public netip.Addr) {
 	defer s.mu.Unlock()
 	s.moved++
 	s.writer.Yield(public)
-	if dropped := s.writer.Dropped(); len(dropped) > 0 {
-		s.mirror.Doubt(dropped...)
-		signal(s.reload)
+	s.giveUp()
+}
+
+// giveUp has the store's word count for calls of which it is not told, and reports whether there are any. The caller
+// holds mu.
+func (s *Store) giveUp() bool {
+	dropped := s.writer.Dropped()
+	if len(dropped) == 0 {
+		return false
 	}
+	s.mirror.Doubt(dropped...)
+	signal(s.reload)
+	return true
 }
 
 // Append remembers what the events say of calls: in the journal first. Then it waits until the
@@ -252,10 +261,8 @@ func (s *Store) share(events []calls.Event, now time.Time) (wait, refused bool) 
 	if s.writer.Pending() > 0 {
 		signal(s.more)
 	}
-	if dropped := s.writer.Dropped(); len(dropped) > 0 {
-		s.mirror.Doubt(dropped...)
+	if s.giveUp() {
 		signal(s.more) // they are offered
-		signal(s.reload)
 	}
 	return wait && s.running && !s.late, refused
 }

@@ -113,7 +113,7 @@ func BenchmarkLoad(b *testing.B) {
 		if err := store.Load(context.Background(), mark, func(items []state.Item) { told += len(m.Load(items)) }); err != nil {
 			b.Fatal(err)
 		}
-		if m.End(mark, false); told != all {
+		if m.End(mark, false, func(state.CallKey) bool { return false }); told != all {
 			b.Fatalf("%d calls", told)
 		}
 	}

@@ -46,6 +46,7 @@ type Mirror struct {
 	mark     Mark
 	restored int64 // the revision with which the store came back after it had lost data
 	owners   map[netip.Addr]Holding
+	since    map[netip.Addr]Holding // as owners, with the first revision of each term that was seen
 	members  map[int]Member
 	calls    map[CallKey]mirrored
 	round    uint8 // of Begin
@@ -65,7 +66,7 @@ type mirrored struct {
 
 // NewMirror returns a mirror of nothing.
 func NewMirror(me Owner) *Mirror {
-	return &Mirror{me: me, owners: map[netip.Addr]Holding{}, members: map[int]Member{}, calls: map[CallKey]mirrored{}}
+	return &Mirror{me: me, owners: map[netip.Addr]Holding{}, since: map[netip.Addr]Holding{}, members: map[int]Member{}, calls: map[CallKey]mirrored{}}
 }
 
 // Number says which slot is in the numbers of this gateway's calls.
@@ -144,6 +145,7 @@ func (m *Mirror) Begin(mark Mark, roster []Item) (changes []Change, restored boo
 		for public, before := range was {
 			m.owners[public] = Holding{before.Owner, m.owners[public].Revision}
 		}
+		m.since = maps.Clone(m.owners)
 	}
 	for _, c := range all {
 		now, before := m.owners[c.Public].Owner, was[c.Public]
@@ -170,12 +172,13 @@ func (m *Mirror) Begin(mark Mark, roster []Item) (changes []Change, restored boo
 	return changes, restored
 }
 
-// End says that these were all calls. Restored is what Begin has said.
-func (m *Mirror) End(mark Mark, restored bool) (changes []Change) {
+// End says that these were all calls. Restored is what Begin has said. A call that is not there is not over if
+// the store is yet to be told of it.
+func (m *Mirror) End(mark Mark, restored bool, untold func(CallKey) bool) (changes []Change) {
 	m.doubts = 0
 	for key, had := range m.calls {
 		switch {
-		case had.round == m.round:
+		case had.round == m.round, untold(key):
 		case !had.gone && (restored || had.doubt && m.owners[key.Public].Revision <= m.restored):
 			m.calls[key] = mirrored{round: m.round, doubt: true}
 			m.doubts++
@@ -262,6 +265,9 @@ func (m *Mirror) owner(changes []Change, rest string, it Item) ([]Change, bool) 
 	}
 	was := m.owners[public].Owner
 	m.owners[public] = Holding{owner, it.Revision}
+	if m.since[public].Owner != owner { // else the fence was renewed
+		m.since[public] = m.owners[public]
+	}
 	return append(changes, Change{Kind: Owned, Public: public, Owner: owner.Name, From: was, To: owner, Mine: owner.Is(m.me)}), true
 }
 
@@ -299,7 +305,10 @@ func (m *Mirror) call(changes []Change, rest string, it Item) ([]Change, bool) {
 	if err == nil {
 		is.gone = c.Gone
 	}
-	m.calls[key] = is
+	doubted := known && had.round != m.round && !m.loads
+	if m.calls[key] = is; doubted && m.mine(key.Public) { // it was written before the gateway had another opinion
+		m.calls[key] = mirrored{round: had.round, gone: is.gone}
+	}
 	switch {
 	case errors.Is(err, ErrUnknown):
 		m.unknown++
@@ -322,7 +331,7 @@ func (m *Mirror) numbers(key CallKey) bool { return uint8(key.Number>>56) == m.s
 // late reports whether what is below a public address of this gateway's may have been written since it has
 // the address.
 func (m *Mirror) late(public netip.Addr, revision int64) bool {
-	return !m.loads || revision > m.owners[public].Revision
+	return !m.loads || revision > m.since[public].Revision
 }
 
 // told returns the change that a call of another gateway is.

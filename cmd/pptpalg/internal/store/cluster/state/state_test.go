@@ -395,6 +395,9 @@ func TestWriterFenced(t *testing.T) {
 	}
 }
 
+// none says of no call that the store is yet to be told of it.
+func none(CallKey) bool { return false }
+
 // TestOffers: what could not be written is offered to who has the address: once, but for one that had to
 // renew its fence meanwhile.
 func TestOffers(t *testing.T) {
@@ -586,7 +589,7 @@ func TestMirrorDoubts(t *testing.T) {
 	round := func(mark Mark, roster, calls []Item) (gone []uint64, restored bool) {
 		_, restored = m.Begin(mark, roster)
 		m.Load(calls)
-		for _, c := range m.End(mark, restored) {
+		for _, c := range m.End(mark, restored, none) {
 			if c.Kind == Gone {
 				gone = append(gone, c.Call.Record.Number)
 			}
@@ -656,7 +659,7 @@ func TestOfferedMeanwhile(t *testing.T) {
 	}
 	m.Begin(Mark{1, 5}, []Item{own})
 	m.Load([]Item{item(1, false, 3), item(2, false, 4)})
-	m.End(Mark{1, 5}, false)
+	m.End(Mark{1, 5}, false, none)
 	m.Begin(Mark{1, 9}, []Item{own})
 	told := m.Load([]Item{item(1, true, 4), item(2, true, 6), item(3, false, 4), item(4, false, 7)})
 	var got []uint64

@@ -47,10 +47,7 @@ type Work struct {
 
 // Claim takes note that this gateway has a public address. Seen is the revision at which its
 // owner's key is known.
-func (w *Writer) Claim(public netip.Addr, seen int64) {
-	w.owners.claim(public, seen)
-	w.withdraw(public)
-}
+func (w *Writer) Claim(public netip.Addr, seen int64) { w.owners.claim(public, seen) }
 
 // Yield takes note that it has it no longer. What is pending is written unless another takes
 // the address first.
@@ -127,8 +124,12 @@ type offer struct {
 // request, say.
 func (o *offer) exceeds(it Item) bool {
 	has, err := DecodeCall(o.key, it.Value)
-	more, errOurs := DecodeCall(o.key, o.put.Value)
-	return err == nil && errOurs == nil && !has.Gone && has.Record.State < calls.Established && has.Record.State < more.Record.State
+	return err == nil && o.entry.exceeds(&has)
+}
+
+func (e *entry) exceeds(has *Call) bool {
+	more, err := DecodeCall(e.key, e.put.Value)
+	return err == nil && !has.Gone && has.Record.State < calls.Established && has.Record.State < more.Record.State
 }
 
 // Offer is a transaction that offers calls.
@@ -142,14 +143,15 @@ const mostOffered = MaxPuts - 1
 
 // Offer returns a transaction that writes what the store lacks below a public address that another gateway owns:
 // calls, replies to the requests of calls, and ends of calls. They happened before that gateway had the address,
-// and while the store did not answer. Each is offered once, unless it is to be Offered again.
+// and while the store did not answer. Each is offered once, unless it is to be Offered again. What is below an
+// address that this gateway is about to take from the other one is not offered.
 func (w *Writer) Offer(owner func(netip.Addr) Holding) (o Offer, ok bool) {
 	var rest []offer
 	taken := make(map[CallKey]bool)
 	for _, e := range w.offers {
 		h := owner(e.key.Public)
 		same := len(o.offers) == 0 || o.offers[0].key.Public == e.key.Public
-		if h.Owner == (Owner{}) || h.Owner.Is(w.owners.me) || h.Revision == e.met || !same || taken[e.key] || len(o.offers) == mostOffered {
+		if h.Owner == (Owner{}) || h.Owner.Is(w.owners.me) || w.Claimed(e.key.Public) || h.Revision == e.met || !same || taken[e.key] || len(o.offers) == mostOffered {
 			rest = append(rest, e)
 			continue
 		}
@@ -172,7 +174,8 @@ func (w *Writer) Offer(owner func(netip.Addr) Holding) (o Offer, ok bool) {
 
 // Offered takes in the guards' keys as they are, if a guard of an offer did not hold. If the owner has
 // taken its address anew meanwhile, the calls are offered again, when the watch has told of that. Else
-// those are that are not in the store, or of which it has less, from before the owner had the address.
+// those are that are not in the store, or of which it has less, from before the owner had the address. The
+// others are Dropped.
 func (w *Writer) Offered(o Offer, now []Item) (again bool) {
 	key := OwnerKey(o.offers[0].key.Public)
 	renewed := slices.ContainsFunc(now, func(it Item) bool { return it.Key == key && it.Revision != o.offers[0].met })
@@ -184,6 +187,7 @@ func (w *Writer) Offered(o Offer, now []Item) (again bool) {
 		it := has[e.put.Key]
 		switch {
 		case len(now) == 0, len(w.offers) >= mostOffers:
+			w.dropped = append(w.dropped, e.key)
 			continue
 		case renewed:
 		case it.Revision == e.at:
@@ -191,6 +195,7 @@ func (w *Writer) Offered(o Offer, now []Item) (again bool) {
 		case it.Revision != 0 && it.Revision < e.met && e.exceeds(it):
 			e.met, e.at = 0, it.Revision
 		default:
+			w.dropped = append(w.dropped, e.key)
 			continue
 		}
 		w.offers = append(w.offers, e)
@@ -199,8 +204,9 @@ func (w *Writer) Offered(o Offer, now []Item) (again bool) {
 	return again
 }
 
-// withdraw gives up what is to be offered below a public address that this gateway owns again.
-func (w *Writer) withdraw(public netip.Addr) {
+// Withdraw gives up what is to be offered below a public address that this gateway owns again: all was compared
+// there.
+func (w *Writer) Withdraw(public netip.Addr) {
 	w.offers = slices.DeleteFunc(w.offers, func(o offer) bool { return o.key.Public == public })
 }
 
@@ -213,6 +219,42 @@ func (w *Writer) Release() (refused bool) {
 		w.flight[i].urgent = false
 	}
 	return refused
+}
+
+// News leaves out of changes what this gateway knows better than the store: a call is over, or was answered, which is
+// to be written or offered.
+func (w *Writer) News(changes []Change) []Change {
+	if len(changes) == 0 {
+		return nil
+	}
+	known := w.known()
+	return slices.DeleteFunc(changes, func(c Change) bool {
+		e, ok := known(CallKey{c.Public, c.Call.Record.Number})
+		return ok && c.Kind == Kept && (e.put.Keep > 0 || e.exceeds(&c.Call))
+	})
+}
+
+// Untold reports of calls whether the store is yet to be told of them.
+func (w *Writer) Untold() func(CallKey) bool {
+	known := w.known()
+	return func(k CallKey) bool { e, ok := known(k); return ok && e.put.Keep == 0 }
+}
+
+// known returns what is to be written or offered, by call.
+func (w *Writer) known() func(CallKey) (entry, bool) {
+	under := make(map[CallKey]entry, len(w.offers)+len(w.flight))
+	for _, o := range w.offers {
+		under[o.key] = o.entry
+	}
+	for _, e := range w.flight {
+		under[e.key] = e
+	}
+	return func(k CallKey) (e entry, ok bool) {
+		if e, ok = w.batch.pending[k]; !ok {
+			e, ok = under[k]
+		}
+		return e, ok
+	}
 }
 
 // Dropped hands over the calls of which the store was to know something when another gateway
@@ -264,6 +306,7 @@ func (w *Writer) Delete(key CallKey, now time.Time) {
 }
 
 func (w *Writer) pend(e entry, now time.Time) {
+	w.offers = slices.DeleteFunc(w.offers, func(o offer) bool { return o.key == e.key })
 	if !w.batch.add(e, now) {
 		w.LackAgain(true)
 	}
