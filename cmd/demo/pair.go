@@ -64,9 +64,9 @@ Gateway a has the addresses %v and %v. Both run pptpalg with --cluster.
 }
 
 func (d *demo) startEtcd() error {
-	data, err := os.MkdirTemp("", "pptpalg-demo-etcd-")
+	data, err := lab.EtcdData()
 	if err != nil {
-		return fmt.Errorf("make directory for etcd: %w", err)
+		return err
 	}
 	d.closeLater(closer(func() error { return os.RemoveAll(data) }))
 	etcd, err := lab.StartEtcd(d.Switch, etcdAddr, data)

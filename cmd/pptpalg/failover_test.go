@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 
 	"pptpalg/alg/pptp"
@@ -36,7 +37,10 @@ func buildCluster(t *testing.T, path datapath.Name, inside int) *cluster {
 	t.Helper()
 	a := buildGateway(t, path, lab.Options{Inside: inside, Outside: 1, SNAT: lab.GatewayPublic, Firewall: true, Pair: true})
 	b := a.second()
-	c := &cluster{a: a, b: b, data: t.TempDir()}
+	data, err := lab.EtcdData()
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(data)) })
+	c := &cluster{a: a, b: b, data: data}
 	c.startEtcd()
 	return c
 }
@@ -83,7 +87,7 @@ func clusterFlags(name string, args ...string) []string {
 
 var etcdAddr = netip.AddrPortFrom(lab.SwitchAddr, 2379)
 
-// startEtcd runs one member beside the gateways. Its data are in memory as far as the kernel likes.
+// startEtcd runs one member beside the gateways.
 func (c *cluster) startEtcd() {
 	t := c.a.t
 	t.Helper()
@@ -293,6 +297,39 @@ func testEtcdDies(t *testing.T, path datapath.Name) {
 	wantEcho(t, second, 1)
 	wantEcho(t, second, 2)
 	wantCleared(t, two)
+	b.wantCalls(0)
+}
+
+// TestEtcdHangs: etcd hangs while the addresses move, and answers again when the daemon of the gateway that had
+// them restarts. What was set up and cleared meanwhile stays so.
+func TestEtcdHangs(t *testing.T) {
+	c := startCluster(t, datapath.Kernel, 2)
+	a, b, ctx := c.a, c.b, t.Context()
+	a.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(1000)})
+	first, second := a.client(0), a.client(1)
+	one, two := callOn(t, first, 7), callOn(t, second, 7)
+	exchange(t, one, two)
+
+	a.wantFollowedBy(b)
+	must(t, c.etcd.Signal(syscall.SIGSTOP))
+	a.kill()
+	must(t, errors.Join(a.Drop(ctx, a.Gateway), b.Take(ctx, b.Gateway)))
+	exchange(t, one, two)
+	three := callOn(t, first, 8)
+	wantEcho(t, second, 1)
+	wantEcho(t, second, 2)
+	wantCleared(t, two)
+	exchange(t, one, three)
+	must(t, lab.Poll(lab.Patience, func() bool { return b.status().Degraded }))
+	must(t, c.etcd.Signal(syscall.SIGCONT))
+	a.start(clusterFlags("a")...)
+	b.wantFollowedBy(a)
+	b.wantOwner(2, "b", true)
+	exchange(t, one, three)
+	wantEcho(t, first, 3)
+	wantCleared(t, one)
+	wantCleared(t, three)
+	a.wantCalls(0)
 	b.wantCalls(0)
 }
 

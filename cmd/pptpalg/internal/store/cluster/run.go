@@ -100,15 +100,13 @@ func (s *Store) offer(ctx context.Context) bool {
 
 // again reports whether an offer that was not taken will be made again. If not, the store's word counts.
 func (s *Store) again(o state.Offer, err error) (again bool) {
-	var fenced *Fenced
-	errors.As(err, &fenced)
+	var now []state.Item
+	if fenced := (*Fenced)(nil); errors.As(err, &fenced) {
+		now = fenced.Now
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if fenced == nil {
-		again = s.writer.Offered(o, nil)
-	} else {
-		again = s.writer.Offered(o, fenced.Now)
-	}
+	again = s.writer.Offered(o, now)
 	s.giveUp()
 	return again
 }

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/internal/netns"
 	"pptpalg/cmd/pptpalg/internal/store/cluster/state"
 )
@@ -39,7 +40,7 @@ func need(t testing.TB, ok bool, what string) {
 	t.Skip(what)
 }
 
-// serve runs etcd until the test ends. Its data are in memory as far as the kernel likes.
+// serve runs etcd until the test ends.
 func serve(t testing.TB, args ...string) *server {
 	t.Helper()
 	need(t, os.Geteuid() == 0, "not root: no network namespace")
@@ -50,7 +51,12 @@ func serve(t testing.TB, args ...string) *server {
 		t.Fatal(err)
 	}
 	t.Cleanup(place.Close)
-	s := &server{t: t, place: place, dir: t.TempDir(), args: args}
+	dir, err := lab.EtcdData()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	s := &server{t: t, place: place, dir: dir, args: args}
 	s.do(exec.Command("ip", "link", "set", "lo", "up").Run)
 	s.start()
 	t.Cleanup(func() { s.stop(unix.SIGKILL) })
