@@ -81,6 +81,15 @@ func (g *testGateway) checkItself(args ...string) map[string]finding {
 	return byName(g.t, stdout.String())
 }
 
+// twoCalls sets up a call of each of two clients, with the same Call ID.
+func (c *cluster) twoCalls() (s *lab.Server, one, two *lab.Call) {
+	c.a.t.Helper()
+	s = c.a.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(1000)})
+	one, two = callOn(c.a.t, c.a.client(0), 7), callOn(c.a.t, c.a.client(1), 7)
+	exchange(c.a.t, one, two)
+	return s, one, two
+}
+
 func clusterFlags(name string, args ...string) []string {
 	return append([]string{"--cluster", "etcd://" + etcdAddr.String(), "--cluster-insecure", "--cluster-name", name}, args...)
 }
@@ -175,10 +184,8 @@ func TestGatewayDies(t *testing.T) { overDataPaths(t, testGatewayDies) }
 func testGatewayDies(t *testing.T, path datapath.Name) {
 	c := startCluster(t, path, 2)
 	a, b, ctx := c.a, c.b, t.Context()
-	s := a.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(1000)})
-	first, second := a.client(0), a.client(1)
-	one, two := callOn(t, first, 7), callOn(t, second, 7)
-	exchange(t, one, two)
+	s, one, two := c.twoCalls()
+	first, second := one.Client(), two.Client()
 	a.wantOwner(2, "a", true)
 
 	a.wantFollowedBy(b)
@@ -237,10 +244,8 @@ func TestDaemonDies(t *testing.T) { overDataPaths(t, testDaemonDies) }
 func testDaemonDies(t *testing.T, path datapath.Name) {
 	c := startCluster(t, path, 2)
 	a, b, ctx := c.a, c.b, t.Context()
-	a.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(1000)})
-	first, second := a.client(0), a.client(1)
-	one, two := callOn(t, first, 7), callOn(t, second, 7)
-	exchange(t, one, two)
+	_, one, two := c.twoCalls()
+	first, second := one.Client(), two.Client()
 
 	a.wantFollowedBy(b)
 	a.kill()
@@ -305,10 +310,8 @@ func testEtcdDies(t *testing.T, path datapath.Name) {
 func TestEtcdHangs(t *testing.T) {
 	c := startCluster(t, datapath.Kernel, 2)
 	a, b, ctx := c.a, c.b, t.Context()
-	a.server(lab.Behaviour{Refuse: true, NextID: lab.Counting(1000)})
-	first, second := a.client(0), a.client(1)
-	one, two := callOn(t, first, 7), callOn(t, second, 7)
-	exchange(t, one, two)
+	_, one, two := c.twoCalls()
+	first, second := one.Client(), two.Client()
 
 	a.wantFollowedBy(b)
 	must(t, c.etcd.Signal(syscall.SIGSTOP))

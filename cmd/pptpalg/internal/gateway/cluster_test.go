@@ -406,6 +406,18 @@ func pair(t *testing.T) (s *site, a, b *member) {
 	return s, s.start("a", t.TempDir(), newClusterKernel(publicP)), s.start("b", t.TempDir(), newClusterKernel())
 }
 
+// impatient starts gateways a, which has the address, and b, which hardly wait for the shared store. Two clients dial;
+// both kernels have their connections.
+func impatient(t *testing.T) (s *site, a, b *member, w, v *wire) {
+	s = newSite(t)
+	s.wait = 20 * time.Millisecond
+	a, b = s.start("a", t.TempDir(), newClusterKernel(publicP)), s.start("b", t.TempDir(), newClusterKernel())
+	w, v = a.dial(1, publicP), a.dial(2, publicP)
+	b.kernel.set(w.Connection, 432000)
+	b.kernel.set(v.Connection, 432000)
+	return s, a, b, w, v
+}
+
 // TestFollowed: what one gateway does is in the other's table and kernel, and ends there.
 func TestFollowed(t *testing.T) {
 	_, a, b := pair(t)
@@ -742,12 +754,7 @@ func TestOwnerRestarts(t *testing.T) {
 func TestRestartsWhileAnotherIsUnheard(t *testing.T) {
 	for name, faults := range map[string]memory.Faults{"it is not heard": {Hang: true}, "it is heard late": {Err: memory.ErrDown, Late: true}} {
 		t.Run(name, func(t *testing.T) {
-			s := newSite(t)
-			s.wait = 20 * time.Millisecond
-			a, b := s.start("a", t.TempDir(), newClusterKernel(publicP)), s.start("b", t.TempDir(), newClusterKernel())
-			w, v := a.dial(1, publicP), a.dial(2, publicP)
-			b.kernel.set(w.Connection, 432000)
-			b.kernel.set(v.Connection, 432000)
+			s, a, b, w, v := impatient(t)
 			first := w.setUp(a, 7, 9)
 			b.until("follows", b.knows(w, calls.Established))
 			a.stop()
@@ -1483,12 +1490,7 @@ func TestOwnWritesAreNoOffers(t *testing.T) {
 // TestReplyBeforeOffer: the former owner has let a request go that it could not write. The new owner has
 // the reply come again until it is told of the call.
 func TestReplyBeforeOffer(t *testing.T) {
-	s := newSite(t)
-	s.wait = 20 * time.Millisecond
-	a, b := s.start("a", t.TempDir(), newClusterKernel(publicP)), s.start("b", t.TempDir(), newClusterKernel())
-	w, v := a.dial(1, publicP), a.dial(2, publicP)
-	b.kernel.set(w.Connection, 432000)
-	b.kernel.set(v.Connection, 432000)
+	_, a, b, w, v := impatient(t)
 	w.setUp(a, 7, 9)
 	b.until("follows", b.knows(w, calls.Established))
 	a.link.Set(memory.Faults{Hang: true})

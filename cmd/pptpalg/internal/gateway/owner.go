@@ -239,7 +239,7 @@ func (g *Gateway) owner(c *state.Change) {
 		g.acquire(c.Public)
 	}
 	if taking && !again && c.Owner != "" && !g.share.isHere(c.Public) {
-		taking = false // calls of the journal, whose address is there by now
+		taking = false // it was for calls of the journal; the other gateway has their address by now
 	}
 	if taking { // it is about to be taken from that one
 		g.share.others[c.Public] = holding{name: c.Owner, since: time.Now()}

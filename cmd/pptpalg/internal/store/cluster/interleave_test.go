@@ -346,7 +346,7 @@ func (b *box) followed() (did bool) {
 	return true
 }
 
-// version is that of a call. Two gateways may both say that it is over.
+// version returns a call's version, and 0 if the call is over: two gateways may say so, each with its own version.
 func version(c state.Call) uint32 {
 	if c.Gone {
 		return 0

@@ -221,8 +221,8 @@ func (w *Writer) Release() (refused bool) {
 	return refused
 }
 
-// News leaves out of changes what this gateway knows better than the store: a call is over, or was answered, which is
-// to be written or offered.
+// News removes the changes that are older than what this gateway knows: the store still has a call that is over, or
+// has it without its reply, for that is yet to be written or offered.
 func (w *Writer) News(changes []Change) []Change {
 	if len(changes) == 0 {
 		return nil
