@@ -186,6 +186,7 @@ type Lost struct {
 	Calls      []calls.Record
 	Unseen     bool // Restore took it up, and nothing of it was seen since: it may have ended before
 	Again      bool // the audit before did not find it either
+	Shot       bool // a RST was seen that was not believed, and nothing new was said since: it may have ended
 	Followed   bool // another gateway owns it: Sweep does not end it, and its owner knows better whether it lives
 }
 
@@ -206,7 +207,7 @@ func (c *Audit) Missing(most int, w Witness, now time.Time) (lost []Lost, more b
 		case d.over:
 		case d.control.Followed():
 			if d.control.Busy() && c.lacks(d) {
-				lost = append(lost, Lost{d.control.Connection(), d.control.Records(nil), false, d.missed, true})
+				lost = append(lost, Lost{Connection: d.control.Connection(), Calls: d.control.Records(nil), Again: d.missed, Followed: true})
 				d.missed = true
 			}
 		case !c.gone(d):
@@ -215,7 +216,7 @@ func (c *Audit) Missing(most int, w Witness, now time.Time) (lost []Lost, more b
 		case d.closing > 0 && !d.carries(w, c.ed) || d.silent(at, w, c.ed):
 			d.closing = at
 		case d.control.Busy():
-			lost = append(lost, Lost{d.control.Connection(), d.control.Records(nil), d.unseen, d.missed, false})
+			lost = append(lost, Lost{Connection: d.control.Connection(), Calls: d.control.Records(nil), Unseen: d.unseen, Again: d.missed, Shot: d.shot})
 			d.missed = true
 		}
 	})

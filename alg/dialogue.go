@@ -12,6 +12,7 @@ import (
 type dialogue struct {
 	control *calls.Control
 	halves  [2]half           // by the side that sends
+	told    [2]packet.Seq     // by the side that sends, if halves have it told: its receiver has all before this
 	links   [rolls]neighbours // where it stands in the rolls
 	opened  time.Duration     // times are since Editor.start
 	heard   time.Duration     // when the last of its packets came
@@ -31,6 +32,7 @@ type dialogue struct {
 	turned  bool              // a segment has shown that it has a new owner, and no Handover has visited it since
 	resets  uint8             // how many segments are still answered with a RST: see Outcome.Reset
 	left    bool              // Leave was said
+	shot    bool              // a RST was seen that was not believed, and nothing new was said since
 	pass    Reason            // why it is ignored; Read if it is edited
 }
 
@@ -39,6 +41,7 @@ type half struct {
 	stream stream.Stream
 	reader reader
 	spoke  bool // it has sent data
+	told   bool // its receiver has acknowledged something before the stream was placed
 	fin    bool
 	unsure bool // it has sent a FIN that is believed when its receiver has acknowledged it
 }
@@ -89,6 +92,21 @@ func (d *dialogue) greet(from calls.Side, seg packet.Segment, early []byte) {
 			d.pass = NotPPTP
 		}
 	}
+}
+
+// acknowledged records what the receiver of a side's stream acknowledges while the stream is not placed.
+func (d *dialogue) acknowledged(from calls.Side, ack packet.Seq) {
+	h := &d.halves[from]
+	if !h.stream.Placed() && (!h.told || ack.After(d.told[from])) {
+		d.told[from], h.told = ack, true
+	}
+}
+
+// has reports whether the receiver of a side's stream had acknowledged all bytes before a place, before the stream
+// was placed.
+func (d *dialogue) has(from calls.Side, until packet.Seq) bool {
+	h := &d.halves[from]
+	return !h.stream.Placed() && h.told && !until.After(d.told[from])
 }
 
 func (d *dialogue) begun() bool {

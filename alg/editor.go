@@ -386,6 +386,7 @@ func (e *Editor) edit(t *turn) {
 		return
 	}
 	if t.flags.Has(packet.ACK) {
+		t.acknowledged(t.sender.Other(), t.seg.Ack())
 		there.stream.Acked(t.seg.Ack())
 		t.believe(t.sender.Other())
 	}
@@ -431,6 +432,7 @@ func (e *Editor) locate(t *turn, h *half) bool {
 	if old > 0 {
 		t.replay(old)
 	}
+	t.shot = t.shot && n <= old
 	if n > old && t.out.Reason == Read {
 		t.read(old)
 		t.out.Reason = t.pass
@@ -445,7 +447,9 @@ func (e *Editor) locate(t *turn, h *half) bool {
 func (e *Editor) reset(t *turn) {
 	if s := &t.halves[t.sender].stream; s.Placed() && (t.seg.Seq() == s.Next() || t.seg.Seq() == s.Acknowledged()) {
 		e.end(t.dialogue, calls.Reset, t.now)
+		return
 	}
+	t.shot = true
 }
 
 func (e *Editor) end(d *dialogue, cause calls.Cause, now time.Time) {

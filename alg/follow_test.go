@@ -317,6 +317,62 @@ func TestAdopt(t *testing.T) {
 	checkRolls(t, b.ed)
 }
 
+// TestAdoptsTheFirst: a request passed by the former owner, and came again by TCP to this gateway, which gave it an ID
+// of its own. The former owner's is the one that the server has. But where the server has answered, it is this one's.
+func TestAdoptsTheFirst(t *testing.T) {
+	for name, tt := range map[string]struct {
+		answered [2]bool // at the former owner, here
+		same     bool    // both gave the same ID
+		adopted  bool
+	}{
+		"asked":                       {[2]bool{}, false, true},
+		"asked, with the same ID":     {[2]bool{}, true, true},
+		"answered":                    {[2]bool{true, false}, false, true},
+		"answered, with the same ID":  {[2]bool{true, false}, true, true},
+		"answered here":               {[2]bool{false, true}, false, false},
+		"answered both, with one ID":  {[2]bool{true, true}, true, false},
+		"answered here, with one ID,": {[2]bool{false, true}, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, b := followedCall(t)
+			if !tt.same {
+				crowd(w.rig, 8)
+			}
+			request := message(pptp.OutgoingCallRequest, 8, 0, 0)
+			first, _ := ids(w.say(client, request))
+			if tt.answered[0] {
+				w.say(server, message(pptp.OutgoingCallReply, 300, first, pptp.ResultOK))
+			}
+			late := w.ed.Records()[1]
+			late.Number += 100 // those of gateways differ
+			w.moved(b)
+			b.owns(gatewayAddr, true)
+			second, _ := ids(w.segment(client, packet.ACK, w.seq[client].Add(-len(request)), request))
+			if first == second != tt.same {
+				t.Fatalf("the IDs are %v and %v", first, second)
+			}
+			if tt.answered[1] {
+				w.say(server, message(pptp.OutgoingCallReply, 300, second, pptp.ResultOK))
+			}
+			own := b.table.Calls()
+			if _, ok := b.ed.Adopt(late, b.now); ok != tt.adopted || b.table.Calls() != own {
+				t.Fatalf("adopted: %v, %d calls, want %d", ok, b.table.Calls(), own)
+			}
+			if !tt.adopted {
+				return
+			}
+			if _, client := ids(w.say(server, message(pptp.OutgoingCallReply, 300, first, pptp.ResultOK))); client != 8 {
+				t.Errorf("the answer says %v", client)
+			}
+			all := b.ed.Records()
+			if i := slices.IndexFunc(all, func(r calls.Record) bool { return r.Number == late.Number }); i < 0 || all[i].State != calls.Established {
+				t.Errorf("records: %+v", all)
+			}
+			checkRolls(t, b.ed)
+		})
+	}
+}
+
 // TestAdoptsConnection: so is a call on a connection that is not on record, but none of another gateway's.
 func TestAdoptsConnection(t *testing.T) {
 	w, _ := followedCall(t)

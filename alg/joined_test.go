@@ -1,6 +1,7 @@
 package alg
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -315,6 +316,75 @@ func TestRestoredAdopts(t *testing.T) {
 			t.Errorf("%v after the restart: %d calls, want %d", after, w.table.Calls(), all)
 		}
 	}
+}
+
+// TestRequestComesAgain: TCP may bring a request again when it has been answered. After a restart what its receiver
+// has acknowledged shows that it is old, and the call stays what it is.
+func TestRequestComesAgain(t *testing.T) {
+	tests := map[string]struct {
+		request func(w *wire) // of the client, for a call that is answered
+		answers pptp.CallID   // the server, 0 for nothing
+		same    bool          // the call is the one from before
+	}{
+		"again":              {(*wire).asksAgain, 0, true},
+		"again, as answered": {(*wire).asksAgain, 9, true},
+		"anew":               {(*wire).asks, 10, false},
+		"anew, having cleared the call": {func(w *wire) {
+			w.say(client, message(pptp.CallClearRequest, 7, 0, 0))
+			w.asks()
+		}, 10, false},
+		"again, twice, and anew": {func(w *wire) {
+			w.asksAgain()
+			w.asksAgain()
+			w.asks()
+		}, 10, false},
+		"again, together with more": {func(w *wire) {
+			b := message(pptp.OutgoingCallRequest, 7, 0, 0)
+			w.segment(client, packet.ACK, w.seq[client].Add(-len(b)), append(b, message(pptp.EchoRequest, 0, 0, 0)...))
+		}, 0, true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			crowd(r, 7)
+			w := r.masqueraded(insideAddr).handshake()
+			public, _ := ids(w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0)))
+			w.restart()
+			w.say(server, message(pptp.OutgoingCallReply, 9, public, pptp.ResultOK))
+			before := w.record()
+			tt.request(w)
+			if tt.answers != 0 {
+				w.say(server, message(pptp.OutgoingCallReply, tt.answers, public, pptp.ResultOK))
+			}
+			got := w.record()
+			want := before
+			if !tt.same {
+				want.Number, want.Legs[server].Own, want.Legs[server].Public = got.Number, tt.answers, tt.answers
+			}
+			if got != want || got.Number == before.Number != tt.same || w.table.Calls() != 2 {
+				t.Errorf("%d calls, the client's is\n%+v, want\n%+v", w.table.Calls(), got, want)
+			}
+			checkRolls(t, w.ed)
+		})
+	}
+}
+
+func (w *wire) asks() { w.say(client, message(pptp.OutgoingCallRequest, 7, 0, 0)) }
+
+// asksAgain has TCP repeat the last 168 bytes, which were an Outgoing-Call-Request.
+func (w *wire) asksAgain() {
+	b := message(pptp.OutgoingCallRequest, 7, 0, 0)
+	w.segment(client, packet.ACK, w.seq[client].Add(-len(b)), b)
+}
+
+// record returns that of the connection's only call.
+func (w *wire) record() calls.Record {
+	w.t.Helper()
+	all := slices.DeleteFunc(w.ed.Records(), func(r calls.Record) bool { return !r.Connection.Same(w.conn) })
+	if len(all) != 1 {
+		w.t.Fatalf("%d calls", len(all))
+	}
+	return all[0]
 }
 
 // TestForgedAfterARestart has strangers send what lies in the window, and is not the next

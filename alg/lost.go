@@ -23,12 +23,13 @@ const mostResets = 8
 // silentMost is how long a connection may be silent and still have its entry created again.
 // A living end sends an Echo-Request every minute (RFC 2637 section 3.1.4), but some do not.
 // If GRE is counted and is silent too, and the entry was created again before,
-// countedSilentMost is enough. After one end's FIN it is halfSilentMost, as long as
-// conntrack waits for the other FIN.
+// countedSilentMost is enough. After one end's FIN it is HalfSilentMost, as long as
+// conntrack waits for the other FIN; and, if GRE is counted, after a RST that lies behind bytes
+// that were lost on their way here: conntrack has given the connection 10 seconds then.
 const (
 	silentMost        = 24 * time.Hour
 	countedSilentMost = 10 * time.Minute
-	halfSilentMost    = 2 * time.Minute
+	HalfSilentMost    = 2 * time.Minute
 )
 
 // stopping is how long GRE may still flow after conntrack was first seen to have a
@@ -83,8 +84,8 @@ func (d *dialogue) silent(at time.Duration, w Witness, e *Editor) bool {
 	if counted && d.revived {
 		most = countedSilentMost
 	}
-	if d.halves[0].fin || d.halves[1].fin {
-		most = halfSilentMost
+	if d.halves[0].fin || d.halves[1].fin || counted && d.shot {
+		most = HalfSilentMost
 	}
 	return at-max(d.heard, moved) >= most
 }

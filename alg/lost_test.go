@@ -328,34 +328,46 @@ func TestMissingAfterARestart(t *testing.T) {
 }
 
 // TestSilentIsNotRevived: an end that has been silent for a day is gone, and so is one
-// that has not answered a FIN for as long as conntrack waits.
+// that has not answered a FIN for as long as conntrack waits, or has not spoken for so long
+// since a RST.
 func TestSilentIsNotRevived(t *testing.T) {
 	tests := []struct {
 		name  string
 		after time.Duration
-		half  bool
+		end   packet.Flags  // of a segment of the client's: FIN, or a RST behind lost bytes
 		moved time.Duration // GRE, before the comparison; 0 where nobody counts
 		again bool          // the entry was made again before
 		lost  bool
 	}{
-		{"for hours", 23 * time.Hour, false, 0, false, true},
-		{"for a day", 24 * time.Hour, false, 0, false, false},
-		{"for a week, but GRE flows", 7 * 24 * time.Hour, false, time.Minute, false, true},
-		{"for a week, and GRE for a day", 7 * 24 * time.Hour, false, 24 * time.Hour, false, false},
-		{"for minutes, and GRE as well", 10 * time.Minute, false, 10 * time.Minute, false, true},
-		{"for minutes, and GRE as well, again", 10 * time.Minute, false, 10 * time.Minute, true, false},
-		{"for minutes, again, and GRE flows", 10 * time.Minute, false, 9 * time.Minute, true, true},
-		{"for minutes, again, and nobody counts", 10 * time.Minute, false, 0, true, true},
-		{"for a minute after a FIN", time.Minute, true, 0, false, true},
-		{"for two minutes after a FIN", 2 * time.Minute, true, 0, false, false},
+		{"for hours", 23 * time.Hour, 0, 0, false, true},
+		{"for a day", 24 * time.Hour, 0, 0, false, false},
+		{"for a week, but GRE flows", 7 * 24 * time.Hour, 0, time.Minute, false, true},
+		{"for a week, and GRE for a day", 7 * 24 * time.Hour, 0, 24 * time.Hour, false, false},
+		{"for minutes, and GRE as well", 10 * time.Minute, 0, 10 * time.Minute, false, true},
+		{"for minutes, and GRE as well, again", 10 * time.Minute, 0, 10 * time.Minute, true, false},
+		{"for minutes, again, and GRE flows", 10 * time.Minute, 0, 9 * time.Minute, true, true},
+		{"for minutes, again, and nobody counts", 10 * time.Minute, 0, 0, true, true},
+		{"for a minute after a FIN", time.Minute, fin, 0, false, true},
+		{"for two minutes after a FIN", 2 * time.Minute, fin, 0, false, false},
+		{"for a minute after a RST", time.Minute, packet.RST, time.Minute, false, true},
+		{"for two minutes after a RST", 2 * time.Minute, packet.RST, 2 * time.Minute, false, false},
+		{"for two minutes after a RST, and GRE flows", 2 * time.Minute, packet.RST, time.Minute, false, true},
+		{"for two minutes after a RST, and nobody counts", 2 * time.Minute, packet.RST, 0, false, true},
+		{"for two minutes after a RST that was none", 2 * time.Minute, packet.RST | packet.PSH, 2 * time.Minute, false, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newRig(t).masqueraded(insideAddr).handshake()
 			w.outgoing(7, 9)
 			w.ed.find0(w).revived = tt.again
-			if tt.half {
-				w.segment(client, fin, w.seq[0], nil)
+			switch {
+			case tt.end&packet.RST != 0:
+				w.segment(client, packet.RST, w.seq[0].Add(100), nil)
+			case tt.end != 0:
+				w.segment(client, tt.end, w.seq[0], nil)
+			}
+			if tt.end&packet.PSH != 0 { // it goes on
+				w.say(client, message(pptp.EchoRequest, 0, 0, 0))
 			}
 			w.now = w.now.Add(tt.after)
 			witness := nobody
@@ -364,7 +376,7 @@ func TestSilentIsNotRevived(t *testing.T) {
 			}
 			c := w.ed.Compare(w.now)
 			lost, _ := c.Missing(10, witness, w.now)
-			if (len(lost) == 1) != tt.lost {
+			if (len(lost) == 1) != tt.lost || tt.lost && lost[0].Shot != (tt.end == packet.RST) {
 				t.Errorf("lost: %+v", lost)
 			}
 			changes, _ := c.Sweep(10, w.now)

@@ -17,6 +17,7 @@ type turn struct {
 	payload []byte       // of seg, written with set only
 	flags   packet.Flags // of seg
 	first   packet.Seq   // of payload's first byte
+	until   packet.Seq   // behind the bytes of the message that acts
 	now     time.Time
 	at      time.Duration // now, as the editor's records have it
 	out     *Outcome
@@ -49,11 +50,20 @@ var roles = [pptp.SetLinkInfo + 1]role{
 }
 
 func requestAsPNS(t *turn, m pptp.Message, l pptp.Layout) bool {
-	return t.control.Request(t.sender, t.sender, m.CallID(l.Own), t.now)
+	return t.request(t.sender, m.CallID(l.Own))
 }
 
 func requestAsPAC(t *turn, m pptp.Message, l pptp.Layout) bool {
-	return t.control.Request(t.sender, t.sender.Other(), m.CallID(l.Own), t.now)
+	return t.request(t.sender.Other(), m.CallID(l.Own))
+}
+
+// request opens a call. Where the stream is not placed, the request may have passed before the stream was joined:
+// then its receiver has acknowledged it, and drops it.
+func (t *turn) request(pns calls.Side, own pptp.CallID) bool {
+	if t.has(t.sender, t.until) && t.control.Repeats(t.sender, own) {
+		return true
+	}
+	return t.control.Request(t.sender, pns, own, t.now)
 }
 
 func replyAsPAC(t *turn, m pptp.Message, l pptp.Layout) bool {
@@ -240,9 +250,10 @@ func (t *turn) fields(r *reader, at int) {
 func (t *turn) act(r *reader, at int, known bool) bool {
 	m := r.message()
 	l, _ := m.Type().Layout()
+	t.until = t.first.Add(at)
 	switch role := roles[m.Type()]; {
 	case role.ends != nil:
-		t.finish(ending{kind: m.Type(), from: t.sender, id: t.told(r.own), until: t.first.Add(at)})
+		t.finish(ending{kind: m.Type(), from: t.sender, id: t.told(r.own), until: t.until})
 	case role.act != nil:
 		// A refused request has its own anomaly.
 		return role.act(t, m, l) || role.own == calls.Requests

@@ -123,6 +123,17 @@ func (c *Control) Request(sender, pns Side, own pptp.CallID, now time.Time) bool
 	return ok && c.open(sender, pns, a, now)
 }
 
+// Repeats reports whether a request is one for a living call of the sender's that the receiver has answered: TCP may
+// bring it again. Then the call stays as it is, and what was assigned is given up.
+func (c *Control) Repeats(sender Side, own pptp.CallID) bool {
+	l := c.ownLeg(sender, own)
+	if l == nil || l.call.asker != sender || l.call.state == Requested || l.call.state == Clearing {
+		return false
+	}
+	c.Abandon(sender)
+	return true
+}
+
 // Reply is the sender's answer to a call that the receiver requested.
 type Reply struct {
 	PNS       Side

@@ -162,22 +162,27 @@ func (c *Control) Follow(r Record, now time.Time) bool {
 }
 
 // Adopt puts a call on record of which the connection's former owner tells late, or puts it right if that one
-// has told no more than that it was requested, or answered. It reports false, and changes nothing, if the
-// connection knows as much, or if another call has one of its IDs.
+// has told no more than that it was requested, or answered. A request that passed there and then came here again,
+// by TCP, is one call: the former owner's, which its receiver knows. Adopt reports false, and changes nothing, if
+// the connection knows as much, or if another call has one of its IDs.
 func (c *Control) Adopt(r Record, now time.Time) bool {
 	t := c.table
 	old := c.numbered(r.Number)
 	if old != nil && (old.state >= Established || old.state >= r.State) {
 		return false
 	}
+	again := c.repetition(&r)
 	for s, l := range r.Legs {
-		if l.Known && !old.has(Side(s), l) && !c.free(Side(s), l) && !c.restsAlone(Side(s), l) {
+		if s := Side(s); l.Known && !old.has(s, l) && !c.free(s, l, again) && !c.restsAlone(s, l, again) {
 			return false
 		}
 	}
 	from, heirs := len(t.events), c.heirs(&r)
 	if old != nil {
 		t.forsake(old, heirs, now)
+	}
+	if again != nil {
+		t.replace(&again.legs[r.Asker], r.Legs[r.Asker].Public, now)
 	}
 	for _, h := range heirs {
 		if sp := t.spaces[h.spaceKey]; sp != nil {
@@ -216,10 +221,20 @@ func (c *Control) heirs(r *Record) (all [2]holding) {
 	return all
 }
 
-// restsAlone reports whether the public ID of a leg rests, and no call has the leg's IDs.
-func (c *Control) restsAlone(s Side, l LegRecord) bool {
+// repetition returns the call that was requested by the same words as a record's, and is not answered; nil if there
+// is none.
+func (c *Control) repetition(r *Record) *Call {
+	l := c.ownLeg(r.Asker, r.Legs[r.Asker].Own)
+	if l == nil || l.call.number == r.Number || l.call.state != Requested || l.call.asker != r.Asker {
+		return nil
+	}
+	return l.call
+}
+
+// restsAlone reports whether the public ID of a leg rests, and no call but one has the leg's IDs.
+func (c *Control) restsAlone(s Side, l LegRecord, but *Call) bool {
 	h, lies := c.holding(s, l.Public)
-	if !lies || c.leg(s, l.Public) != nil || c.ownLeg(s, l.Own) != nil {
+	if !lies || !c.leg(s, l.Public).goes(but) || !c.ownLeg(s, l.Own).goes(but) {
 		return false
 	}
 	sp := c.table.spaces[h.spaceKey]

@@ -3,6 +3,8 @@ package calls
 import (
 	"slices"
 	"time"
+
+	"pptpalg/alg/pptp"
 )
 
 // open enters a call that an end requests under the ID that it was assigned. Every call is
@@ -44,19 +46,19 @@ func (t *Table) attach(call *Call, s Side, a assignment, now time.Time) {
 	c := call.control
 	for _, old := range []*leg{c.leg(s, a.public), c.ownLeg(s, a.own)} {
 		if old != nil && old.known && old.call != call {
-			t.replace(old, a, now)
+			t.replace(old, a.public, now)
 		}
 	}
 	t.place(call, s, a)
 }
 
 // replace ends the call of a leg. A public ID that the next call inherits does not rest.
-func (t *Table) replace(old *leg, by assignment, now time.Time) {
+func (t *Table) replace(old *leg, public pptp.CallID, now time.Time) {
 	if old.call.state != Clearing {
 		t.withdrawAll(old.call)
 		t.close(old.call, Replaced)
 	}
-	if old.public == by.public {
+	if old.public == public {
 		t.displace(old)
 	}
 	t.forget(old.call, now)

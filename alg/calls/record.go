@@ -67,7 +67,7 @@ func (r *Record) FlowTo(s Side) (Flow, bool) {
 // nothing, if another call has one of its IDs.
 func (c *Control) Resume(r Record, now time.Time) bool {
 	for s, l := range r.Legs {
-		if l.Known && !c.free(Side(s), l) {
+		if l.Known && !c.free(Side(s), l, nil) {
 			return false
 		}
 	}
@@ -101,11 +101,15 @@ func (r *Record) call() Call {
 	return Call{number: r.Number, asker: r.Asker, payer: r.Payer, pns: r.PNS, since: sinceOf(r.Since), state: r.State}
 }
 
-// free reports whether no call has the IDs of a kept leg.
-func (c *Control) free(s Side, l LegRecord) bool {
-	taken := c.spaced(s) && l.Public != 0 && c.table.space(c.connection.space(s)).has(l.Public)
-	return !taken && c.leg(s, l.Public) == nil && c.ownLeg(s, l.Own) == nil
+// free reports whether no call but one, which may be nil, has the IDs of a kept leg.
+func (c *Control) free(s Side, l LegRecord, but *Call) bool {
+	public, own := c.leg(s, l.Public), c.ownLeg(s, l.Own)
+	taken := public == nil && c.spaced(s) && l.Public != 0 && c.table.space(c.connection.space(s)).has(l.Public)
+	return !taken && public.goes(but) && own.goes(but)
 }
+
+// goes reports whether a leg is none, or one of a call that is about to be replaced.
+func (l *leg) goes(with *Call) bool { return l == nil || l.call == with }
 
 func (c *Control) resumeLeg(call *Call, s Side, r LegRecord) {
 	c.table.place(call, s, assignment{own: r.Own, public: r.Public})

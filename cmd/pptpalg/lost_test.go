@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pptpalg/alg"
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/datapath"
 )
@@ -104,6 +105,35 @@ func testLostEntryIsMadeAgain(t *testing.T, path datapath.Name) {
 			g.wantGoesOn(calls)
 		})
 	}
+}
+
+// TestCrashBehindALoss: a client crashes when a segment of its was lost, and what the server answers to its RST is lost
+// as well. Conntrack has the connection as established, but no longer than one that is closed. It is kept for as long
+// as the daemon waits for a word of it.
+func TestCrashBehindALoss(t *testing.T) { overDataPaths(t, testCrashBehindALoss) }
+
+func testCrashBehindALoss(t *testing.T, path datapath.Name) {
+	g := startGateway(t, path, masquerade(1))
+	must(t, g.Gateway.SetSysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "1"))
+	g.server(lab.Behaviour{})
+	call := callOn(t, g.client(0), 7)
+	exchange(t, call)
+	calm()
+	for _, lost := range [][]string{{"--dport", "1723", "--tcp-flags", "PSH", "PSH"}, {"--sport", "1723"}} {
+		g.block(g.Gateway, append([]string{"-t", "raw", "-I", "PREROUTING", "-p", "tcp"}, lost...)...)
+	}
+	must(t, call.Client().Send(lab.NewEchoRequest(1)))
+	must(t, call.Client().Reset())
+	const least, most = 60, int(alg.HalfSilentMost / time.Second)
+	life := 0
+	if err := lab.Poll(2*lab.Patience, func() bool {
+		out, err := g.Gateway.Run(t.Context(), "conntrack", "-L", "-p", "tcp")
+		_, err2 := fmt.Sscanf(out.Stdout, "tcp 6 %d ESTABLISHED", &life)
+		return err == nil && err2 == nil && least < life && life <= most
+	}); err != nil {
+		t.Errorf("the entry lasts for %d s, want %d at most, and no less than %d", life, most, least)
+	}
+	g.wantCalls(1)
 }
 
 // wantGoesOn has calls carry packets, and their control connections messages.

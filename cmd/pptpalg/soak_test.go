@@ -31,7 +31,8 @@ const healing = 15 * time.Second
 
 // forsaken is how long a server may keep the connection of a client that went while segments
 // were lost: its keepalive asks after 15 s, TCP waits ever longer between two retransmissions,
-// and conntrack forgets the connection 10 s later.
+// and conntrack forgets the connection 10 s later. If it forgets it before the server has asked,
+// the daemon keeps it for two minutes.
 const forsaken = 3 * time.Minute
 
 // TestSoak has clients open, use, clear, crash and redial calls at random while the

@@ -407,6 +407,9 @@ func (g *Gateway) reviveOne(c *alg.Audit, l *alg.Lost) {
 		g.conntrackFailed(opCreate, err)
 		g.keep(c, l)
 	default:
+		if l.Shot { // if it has ended, it is not to be kept for longer than the editor does
+			g.entriesFailed(g.kernel.SetTimeout([]calls.Connection{l.Connection}, uint32(alg.HalfSilentMost/time.Second)))
+		}
 		g.metrics.repairs.WithLabelValues(repairRevived).Inc()
 		g.settleLost(c.Revived, l)
 	}
