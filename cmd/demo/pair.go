@@ -64,7 +64,7 @@ Gateway a has the addresses %v and %v. Both run pptpalg with --cluster.
 }
 
 func (d *demo) startEtcd() error {
-	data, err := lab.EtcdData()
+	data, err := lab.MemoryDir()
 	if err != nil {
 		return err
 	}

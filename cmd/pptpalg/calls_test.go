@@ -282,8 +282,9 @@ func testEndsOfCalls(t *testing.T, path datapath.Name) {
 			g.wantCalls(1)
 			g.wantEntries(2)
 			exchange(t, other)
-			if n := g.metric(`pptpalg_calls_closed_total{reason="` + cause + `"}`); n != "1" {
-				t.Errorf("closed for %s: %q\n%s", cause, n, g.metrics())
+			closed := func() bool { return g.metric(`pptpalg_calls_closed_total{reason="`+cause+`"}`) == "1" }
+			if lab.Poll(lab.Patience, closed) != nil {
+				t.Errorf("none is closed for %s:\n%s", cause, g.metrics())
 			}
 		})
 	}
@@ -437,7 +438,11 @@ func testKernelHelperIsLeftAlone(t *testing.T, path datapath.Name) {
 // TestLeftAlone: of a connection that is let alone nothing is queued any more, in the
 // ways in which the kernel can be told.
 func TestLeftAlone(t *testing.T) {
-	for _, tt := range []struct{ bypass, packets string }{{"none", "14"}, {"label:118", "2"}, {"mark:0x2000", "2"}} {
+	const each, first = 12, 2 // TCP may repeat some of the others
+	for _, tt := range []struct {
+		bypass string
+		left   bool
+	}{{"none", false}, {"label:118", true}, {"mark:0x2000", true}} {
 		t.Run(tt.bypass, func(t *testing.T) {
 			g := startGateway(t, datapath.Auto, lab.Options{Inside: 1, Outside: 1}, "--bypass", tt.bypass, "--untranslated", "leave")
 			g.server(lab.Behaviour{})
@@ -447,8 +452,8 @@ func TestLeftAlone(t *testing.T) {
 				_, err := c.Expect(lab.EchoReply, lab.Patience)
 				must(t, err)
 			}
-			if n := g.metric(`pptpalg_packets_total{reason="untranslated",verdict="accept"}`); n != tt.packets {
-				t.Errorf("%s packets were queued, want %s", n, tt.packets)
+			if n := g.number(`pptpalg_packets_total{reason="untranslated",verdict="accept"}`); n < first || (n < each) != tt.left {
+				t.Errorf("%v packets were queued", n)
 			}
 			must(t, c.Close())
 			forgotten := func() bool { return g.metric("pptpalg_control_connections_untouched") == "0" }

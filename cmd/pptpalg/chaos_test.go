@@ -130,7 +130,7 @@ func startChaos(t *testing.T, path datapath.Name, inside int, seed uint64) *chao
 	a := buildGateway(t, path, lab.Options{Inside: inside, Outside: 1, SNAT: lab.GatewayPublic, Firewall: true, Pair: true})
 	second := *a.Network
 	second.Gateway = second.Standby
-	b := &testGateway{Network: &second, t: t, path: path, state: filepath.Join(t.TempDir(), "state"), log: new(lab.Log)}
+	b := &testGateway{Network: &second, t: t, path: path, state: filepath.Join(memoryDir(t), "state"), log: new(lab.Log)}
 	c := &chaosRun{
 		t: t, net: a.Network, random: rand.New(rand.NewPCG(seed, 0)), count: make(map[string]int),
 		owner: a, other: b, names: map[*testGateway]string{a: "a", b: "b"},

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"pptpalg/cmd/internal/lab"
 	"pptpalg/cmd/pptpalg/internal/datapath"
@@ -188,12 +189,15 @@ func (g *testGateway) block(h *lab.Host, match ...string) {
 }
 
 // tryDial has the client dial in vain.
-func (g *testGateway) tryDial() {
-	g.t.Helper()
-	ctx, cancel := context.WithTimeout(g.t.Context(), silence)
+func (g *testGateway) tryDial() { g.t.Helper(); inVain(g.t, g.Inside[0], g.Outside[0]) }
+
+// inVain has a host dial another one in vain, for long enough that it sends a SYN, and hears a refusal.
+func inVain(t *testing.T, from, to *lab.Host) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
-	if c, err := lab.StartClient(ctx, g.Inside[0], g.Outside[0].Addr); err == nil {
-		g.t.Errorf("dialled: %v", c.Close())
+	if c, err := lab.StartClient(ctx, from, to.Addr); err == nil {
+		t.Errorf("dialled: %v", c.Close())
 	}
 }
 

@@ -80,13 +80,22 @@ func buildGateway(t *testing.T, path datapath.Name, o lab.Options) *testGateway 
 	n, err := lab.New(o)
 	must(t, err)
 	closeAfter(t, n)
-	g := &testGateway{Network: n, t: t, path: path, state: filepath.Join(t.TempDir(), "state"), log: new(lab.Log)}
+	g := &testGateway{Network: n, t: t, path: path, state: filepath.Join(memoryDir(t), "state"), log: new(lab.Log)}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the last daemon: %s", g.log)
 		}
 	})
 	return g
+}
+
+// memoryDir returns a directory that lasts as long as the test, and does not wait for a disk.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := lab.MemoryDir()
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	return dir
 }
 
 // start starts the daemon and waits until it edits.
@@ -183,6 +192,18 @@ func (g *testGateway) metric(series string) string {
 		}
 	}
 	return ""
+}
+
+// number returns the value of a series, 0 if there is none.
+func (g *testGateway) number(series string) float64 {
+	g.t.Helper()
+	value := g.metric(series)
+	if value == "" {
+		return 0
+	}
+	n, err := strconv.ParseFloat(value, 64)
+	must(g.t, err)
+	return n
 }
 
 func (g *testGateway) metrics() string {

@@ -48,7 +48,7 @@ func testIntegrations(t *testing.T, path datapath.Name) {
 			g.shell(o.load)
 			calls = append(calls, callOn(t, g.client(0), 8), callOn(t, g.client(1), 8))
 			carried(t, calls...)
-			exchange(t, calls...)
+			carry(t, calls...)
 			if o.serves {
 				g.callServerInside()
 			}
@@ -72,10 +72,10 @@ func testReloadInSteps(t *testing.T, path datapath.Name) {
 	if path == datapath.Queue {
 		carried(t, calls...) // a packet that waits for the daemon is dropped with the firewall's hooks
 	}
-	exchange(t, calls...)
+	carry(t, calls...)
 	g.shell("nft -f testdata/firewalls/fw4.nft")
 	carried(t, calls...)
-	exchange(t, calls...)
+	carry(t, calls...)
 }
 
 // callServerInside has an outside host call the first inside host.

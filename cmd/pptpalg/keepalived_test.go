@@ -47,7 +47,7 @@ vrrp_instance inside {
 	nopreempt
 	virtual_router_id 51
 	priority %[2]d
-	advert_int 0.1
+	advert_int 1
 	garp_master_refresh 10
 	virtual_ipaddress {
 		%[4]v/24 dev lan
@@ -59,7 +59,7 @@ vrrp_instance outside {
 	nopreempt
 	virtual_router_id 51
 	priority %[2]d
-	advert_int 0.1
+	advert_int 1
 	garp_master_refresh 10
 	virtual_ipaddress {
 		%[5]v/24 dev wan

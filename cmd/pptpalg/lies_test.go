@@ -107,7 +107,7 @@ func testLie(t *testing.T, path datapath.Name, lie lie) {
 			t.Fatalf("the liar has %d calls, and may have %d", n, lie.calls)
 		}
 		if lie.quiet {
-			must(t, call.Carries(fmt.Appendf(nil, "packet %d", i), time.Second))
+			must(t, call.Carries(fmt.Appendf(nil, "packet %d", i), lab.Patience))
 		} else {
 			passes(t, call, g.Inside[1], pptp.CallID(7*(i%4)))
 			// Under pressure an ID serves again at once, and the server knows late that a client has left.
@@ -167,17 +167,16 @@ func passes(t *testing.T, call *lab.Call, h *lab.Host, own pptp.CallID) {
 	carries(t, call, callOn(t, c, own))
 }
 
-// carries has each call exchange a packet, and its control connection an echo, at once.
+// carries has each call exchange a packet, and its control connection an echo.
 // What others have sent under its Call IDs may come as well.
 func carries(t *testing.T, calls ...*lab.Call) {
 	t.Helper()
-	const soon = time.Second
 	for i, c := range calls {
-		if err := c.Carries(fmt.Appendf(nil, "call %d, %d", i, rand.Uint32()), soon); err != nil {
+		if err := c.Carries(fmt.Appendf(nil, "call %d, %d", i, rand.Uint32()), lab.Patience); err != nil {
 			t.Fatalf("call %d: %v", i, err)
 		}
 		must(t, c.Client().Send(lab.NewEchoRequest(1)))
-		if _, err := c.Client().Expect(lab.EchoReply, soon); err != nil {
+		if _, err := c.Client().Expect(lab.EchoReply, lab.Patience); err != nil {
 			t.Fatalf("the control connection of call %d: %v", i, err)
 		}
 	}

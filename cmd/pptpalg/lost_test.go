@@ -285,8 +285,8 @@ func testAddressGoneForGood(t *testing.T, path datapath.Name) {
 			must(t, g.Gateway.IPBatch(t.Context(), tt.after))
 		}
 		wantReset(t, c)
-		if n := g.metric(`pptpalg_packets_total{reason="lost",verdict="accept"}`); n != "1" {
-			t.Errorf("%s: %s segments are counted as answered", tt.name, n)
+		if n := g.number(`pptpalg_packets_total{reason="lost",verdict="accept"}`); n < 1 { // TCP may repeat it
+			t.Errorf("%s: %v segments are counted as answered", tt.name, n)
 		}
 		exchange(t, callOn(t, g.client(0), 7))
 		if got := s.Calls()[len(s.Calls())-1].Remote; tt.after == "" && got.String() != "203.0.113.2" {

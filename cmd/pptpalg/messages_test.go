@@ -166,8 +166,9 @@ func testRefusals(t *testing.T, path datapath.Name) {
 	}
 	g.wantCalls(0)
 	g.wantEntries(0)
-	if n := g.metric(`pptpalg_calls_closed_total{reason="refused"}`); n != "24" {
-		t.Errorf("%s calls were refused, want 24", n)
+	const refused = `pptpalg_calls_closed_total{reason="refused"}`
+	if lab.Poll(lab.Patience, func() bool { return g.metric(refused) == "24" }) != nil {
+		t.Errorf("%s calls were refused, want 24", g.metric(refused))
 	}
 }
 

@@ -79,6 +79,7 @@ func TestNotify(t *testing.T) {
 	}
 	must(t, lab.Poll(lab.Patience, func() bool { return m.count("WATCHDOG=1") >= 3 }))
 	g.stop()
+	_ = lab.Poll(lab.Patience, func() bool { return m.count("STOPPING=1") == 1 })
 	got := m.messages()
 	want := slices.Concat([]string{"READY=1"}, slices.Repeat([]string{"WATCHDOG=1"}, len(got)-2), []string{"STOPPING=1"})
 	if !slices.Equal(got, want) {

@@ -162,12 +162,14 @@ func testLeaveUntranslated(t *testing.T, path datapath.Name) {
 		converse(t, a, b)
 	}
 	g.wantCalls(0)
+	if n := g.number(`pptpalg_packets_total{reason="untranslated",verdict="accept"}`); n < 8 { // TCP may repeat some
+		t.Errorf("%v packets are counted as untranslated", n)
+	}
 	for series, want := range map[string]string{
-		`pptpalg_packets_total{reason="untranslated",verdict="accept"}`: "8",
-		`pptpalg_packets_total{reason="read",verdict="accept"}`:         "",
-		`pptpalg_control_connections`:                                   "0",
-		`pptpalg_control_connections_untouched`:                         "2",
-		`pptpalg_calls_opened_total`:                                    "0",
+		`pptpalg_packets_total{reason="read",verdict="accept"}`: "",
+		`pptpalg_control_connections`:                           "0",
+		`pptpalg_control_connections_untouched`:                 "2",
+		`pptpalg_calls_opened_total`:                            "0",
 	} {
 		if got := g.metric(series); got != want {
 			t.Errorf("%s is %q, want %q", series, got, want)

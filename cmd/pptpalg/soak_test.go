@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -479,10 +478,5 @@ type footprint struct{ goroutines, heap int }
 
 func (g *testGateway) footprint() footprint {
 	g.t.Helper()
-	number := func(series string) int {
-		f, err := strconv.ParseFloat(g.metric(series), 64)
-		must(g.t, err)
-		return int(f)
-	}
-	return footprint{number("go_goroutines"), number("go_memstats_next_gc_bytes") / 2}
+	return footprint{int(g.number("go_goroutines")), int(g.number("go_memstats_next_gc_bytes")) / 2}
 }

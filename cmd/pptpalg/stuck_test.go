@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,9 +20,6 @@ import (
 	"pptpalg/cmd/pptpalg/internal/datapath"
 	"pptpalg/cmd/pptpalg/internal/history"
 )
-
-// promptly is how long the daemon may take to end, whatever else is stuck.
-const promptly = 5 * time.Second
 
 // TestStuckReaders: nobody reads standard output and error any more, and both pipes are full.
 // Control connections do not notice, and the daemon ends, and takes its rules away.
@@ -50,7 +46,7 @@ func TestCannotStartWithStuckReaders(t *testing.T) {
 	g := startGateway(t, datapath.Kernel, masquerade(1))
 	first := g.daemon
 	g.launchProgram(fullPipe(t), fullPipe(t))
-	if err := g.daemon.Wait(promptly); err == nil || !strings.Contains(err.Error(), "exit status") {
+	if err := g.daemon.Wait(lab.Patience); err == nil || !strings.Contains(err.Error(), "exit status") {
 		t.Errorf("a second daemon ended with %v", err)
 	}
 	g.daemon = first
@@ -93,7 +89,7 @@ func (g *testGateway) serveAndEnd() {
 	must(g.t, err)
 	must(g.t, call.Clear())
 	must(g.t, g.daemon.Signal(syscall.SIGTERM))
-	if err := g.daemon.Wait(promptly); err != nil {
+	if err := g.daemon.Wait(lab.Patience); err != nil {
 		g.t.Errorf("it ended with %v", err)
 	}
 	if rules := g.rules(); g.hasRules() {

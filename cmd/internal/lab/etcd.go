@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
 )
 
@@ -31,20 +30,6 @@ func StartEtcd(h *Host, at netip.AddrPort, data string) (*Process, error) {
 		return nil, fmt.Errorf("start etcd: %w: %s", errors.Join(err, p.Kill()), log)
 	}
 	return p, nil
-}
-
-// EtcdData makes a directory for the data of etcd, in memory if that is possible: a disk that others keep busy has
-// etcd hang for seconds. The caller must remove it.
-func EtcdData() (string, error) {
-	const pattern = "pptpalg-etcd-"
-	if dir, err := os.MkdirTemp("/dev/shm", pattern); err == nil {
-		return dir, nil
-	}
-	dir, err := os.MkdirTemp("", pattern)
-	if err != nil {
-		return "", fmt.Errorf("make directory for etcd: %w", err)
-	}
-	return dir, nil
 }
 
 // listens reports whether somebody takes connections at an address of a host.

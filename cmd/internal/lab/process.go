@@ -27,7 +27,7 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) (*exec.
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
-	cmd.WaitDelay = time.Second // for a grandchild in another group that holds a pipe
+	cmd.WaitDelay = 5 * time.Second // for a grandchild in another group that holds a pipe
 	return cmd, nil
 }
 
@@ -152,14 +152,16 @@ var ErrTimeout = errors.New("time is over")
 const pollEvery = 2 * time.Millisecond
 
 // Poll asks until the condition holds, and returns ErrTimeout if it does not
-// within that time.
+// within that time. It asks once more when the time is over, in which the program may have stood still.
 func Poll(within time.Duration, condition func() bool) error {
-	for end := time.Now().Add(within); ; time.Sleep(pollEvery) {
+	end := time.Now().Add(within)
+	for over := false; ; time.Sleep(pollEvery) {
 		if condition() {
 			return nil
 		}
-		if time.Now().After(end) {
+		if over {
 			return fmt.Errorf("poll for %v: %w", within, ErrTimeout)
 		}
+		over = time.Now().After(end)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -109,13 +108,11 @@ func removeNamespace(path string) error {
 
 func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
-const killTime = 3 * time.Second
-
 // killInside kills every process in a namespace and waits until none is left, so
 // that their sockets are closed too.
 func killInside(ns unix.Stat_t) error {
 	var err error
-	timeout := Poll(killTime, func() bool {
+	timeout := Poll(Patience, func() bool {
 		left := inside(ns)
 		for _, pid := range left {
 			if e := syscall.Kill(pid, syscall.SIGKILL); e != nil && !errors.Is(e, syscall.ESRCH) {

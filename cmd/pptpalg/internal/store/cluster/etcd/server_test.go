@@ -51,7 +51,7 @@ func serve(t testing.TB, args ...string) *server {
 		t.Fatal(err)
 	}
 	t.Cleanup(place.Close)
-	dir, err := lab.EtcdData()
+	dir, err := lab.MemoryDir()
 	if err != nil {
 		t.Fatal(err)
 	}
