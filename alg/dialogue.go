@@ -12,7 +12,7 @@ import (
 type dialogue struct {
 	control *calls.Control
 	halves  [2]half           // by the side that sends
-	told    [2]packet.Seq     // by the side that sends, if halves have it told: its receiver has all before this
+	acked   [2]packet.Seq     // of halves that are acked: the receiver has all before this
 	links   [rolls]neighbours // where it stands in the rolls
 	opened  time.Duration     // times are since Editor.start
 	heard   time.Duration     // when the last of its packets came
@@ -41,7 +41,7 @@ type half struct {
 	stream stream.Stream
 	reader reader
 	spoke  bool // it has sent data
-	told   bool // its receiver has acknowledged something before the stream was placed
+	acked  bool // its receiver has acknowledged something before the stream was placed
 	fin    bool
 	unsure bool // it has sent a FIN that is believed when its receiver has acknowledged it
 }
@@ -97,16 +97,16 @@ func (d *dialogue) greet(from calls.Side, seg packet.Segment, early []byte) {
 // acknowledged records what the receiver of a side's stream acknowledges while the stream is not placed.
 func (d *dialogue) acknowledged(from calls.Side, ack packet.Seq) {
 	h := &d.halves[from]
-	if !h.stream.Placed() && (!h.told || ack.After(d.told[from])) {
-		d.told[from], h.told = ack, true
+	if !h.stream.Placed() && (!h.acked || ack.After(d.acked[from])) {
+		d.acked[from], h.acked = ack, true
 	}
 }
 
-// has reports whether the receiver of a side's stream had acknowledged all bytes before a place, before the stream
-// was placed.
+// has reports whether it is known that the receiver of a side's stream has all bytes before a place, though the stream
+// is not placed.
 func (d *dialogue) has(from calls.Side, until packet.Seq) bool {
 	h := &d.halves[from]
-	return !h.stream.Placed() && h.told && !until.After(d.told[from])
+	return !h.stream.Placed() && h.acked && !until.After(d.acked[from])
 }
 
 func (d *dialogue) begun() bool {

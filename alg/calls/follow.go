@@ -224,8 +224,9 @@ func (c *Control) heirs(r *Record) (all [2]holding) {
 // repetition returns the call that was requested by the same words as a record's, and is not answered; nil if there
 // is none.
 func (c *Control) repetition(r *Record) *Call {
-	l := c.ownLeg(r.Asker, r.Legs[r.Asker].Own)
-	if l == nil || l.call.number == r.Number || l.call.state != Requested || l.call.asker != r.Asker {
+	asked := r.Legs[r.Asker]
+	l := c.ownLeg(r.Asker, asked.Own)
+	if !asked.Known || l == nil || l.call.number == r.Number || l.call.state != Requested || l.call.asker != r.Asker {
 		return nil
 	}
 	return l.call
