@@ -131,16 +131,16 @@ func (g *Gateway) left(public netip.Addr) {
 }
 
 // retake has the gateway own an address that has come back before it was noticed that another one
-// has taken it, or that it was gone. One that another gateway has taken later stays with that. It reports whether it
-// does.
-func (g *Gateway) retake(public netip.Addr) bool {
+// has taken it, or that it was gone. One that another gateway has taken later stays with that.
+func (g *Gateway) retake(public netip.Addr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	returned := g.share.returned(public)
-	if returned {
+	switch {
+	case g.share.returned(public):
 		g.acquire(public)
+	case g.share.taking[public] == nil: // else it has come back since it was yielded
+		g.share.store.Yield(public)
 	}
-	return returned
 }
 
 // returned reports whether a public address has come here, and this gateway has not taken it

@@ -247,9 +247,7 @@ func (g *Gateway) owner(c *state.Change) {
 	g.mu.Unlock()
 	if !again && !taking && c.Owner != "" {
 		g.yield(c.Public, c.Owner)
-		if !g.retake(c.Public) {
-			g.share.store.Yield(c.Public)
-		}
+		g.retake(c.Public)
 	}
 }
 
