@@ -427,14 +427,14 @@ func (c *cluster) move(i int) {
 	to.catchUp(len(c.list))
 	c.at[i] = to
 	if from != nil {
-		// The list refuses what comes from it later.
+		from.now = c.now
+		from.handOver(c.publics[i])
+		from.carry(from.table.Events())
+		// The list refuses what comes from it later, as the endings that it has just conceded.
 		from.behind = slices.DeleteFunc(from.behind, func(e entry) bool {
 			public, _ := e.call.Connection.Public()
 			return public == c.publics[i]
 		})
-		from.now = c.now
-		from.handOver(c.publics[i])
-		from.carry(from.table.Events())
 		from.agrees()
 	}
 	to.now = c.now

@@ -53,8 +53,11 @@ func (h *half) clone() half {
 	return c
 }
 
-func newDialogue(c calls.Connection, at time.Duration) *dialogue {
-	d := &dialogue{opened: at, heard: at}
+// newDialogue returns a record that a comparison under way passes by: the packet that begins it, or that shows whose
+// it is now, may have come before the kernel was asked.
+func (e *Editor) newDialogue(c calls.Connection, now time.Time) *dialogue {
+	at := e.since(now)
+	d := &dialogue{opened: at, heard: at, found: e.passes, alive: true}
 	switch {
 	case c.Helper != "":
 		d.pass = Helped

@@ -112,7 +112,7 @@ func (e *Editor) Open(c calls.Connection, now time.Time) bool {
 	if !e.makeRoom(initiatorOf(&c), now) {
 		return false
 	}
-	d := newDialogue(c, e.since(now))
+	d := e.newDialogue(c, now)
 	if e.readAll && d.pass == Untranslated {
 		d.pass = Read
 	}

@@ -68,7 +68,7 @@ func (e *Editor) followed(c *calls.Connection, now time.Time) *dialogue {
 		e.setApart(d)
 		return d
 	}
-	d = newDialogue(*c, e.since(now))
+	d = e.newDialogue(*c, now)
 	d.control = e.table.Open(*c)
 	d.control.Yield(now)
 	d.apart = true
@@ -294,7 +294,7 @@ func (e *Editor) retract(t *turn, before half) {
 // anew forgets what was seen of a connection, but for what is known of it by other means.
 func (e *Editor) anew(d *dialogue, c *calls.Connection, now time.Time) {
 	delete(e.late, d)
-	fresh := newDialogue(*c, e.since(now))
+	fresh := e.newDialogue(*c, now)
 	fresh.control, fresh.index, fresh.links, fresh.apart, fresh.unseen = d.control, d.index, d.links, d.apart, true
 	if d.pass == Helped {
 		fresh.pass = Helped

@@ -199,6 +199,41 @@ func TestAuditOfFollowed(t *testing.T) {
 	}
 }
 
+// TestTakenWhileCompared: a connection becomes this gateway's while all are compared with conntrack, which lacks it or
+// was asked about it as another's. The packet that shows that came before conntrack was asked, and it does not end.
+func TestTakenWhileCompared(t *testing.T) {
+	for _, lacks := range []bool{true, false} {
+		w, r := followedCall(t)
+		r.now = r.now.Add(time.Minute)
+		c := r.ed.Compare(r.now)
+		if !lacks {
+			c.Found([]calls.Connection{w.conn})
+		}
+		if lost, _ := c.Missing(10, nobody, r.now); len(lost) == 1 != lacks {
+			t.Fatalf("missing %+v", lost)
+		}
+		r.now = r.now.Add(-time.Second)
+		r.owns(gatewayAddr, true)
+		r.table.Events()
+		r.now = r.now.Add(2 * time.Second)
+		if changes, _ := c.Sweep(10, r.now); len(changes) != 0 || r.table.Calls() != 1 {
+			t.Errorf("lacks it: %v: %d calls, changes %v", lacks, r.table.Calls(), changes)
+		}
+	}
+}
+
+// TestOpenedWhileCompared: so it is with a connection that begins meanwhile.
+func TestOpenedWhileCompared(t *testing.T) {
+	r := newRig(t)
+	c := r.ed.Compare(r.now.Add(time.Second))
+	w := r.masqueraded(insideAddr).handshake()
+	c.Missing(10, nobody, r.now)
+	c.Sweep(10, r.now)
+	if w.outgoing(7, 9); r.table.Calls() != 1 {
+		t.Errorf("%d calls", r.table.Calls())
+	}
+}
+
 // on reports whether a connection is among others.
 func (w *wire) on(all []calls.Connection) bool { return slices.ContainsFunc(all, w.conn.Same) }
 
