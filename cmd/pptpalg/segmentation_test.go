@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -74,6 +75,9 @@ func dialogue(c *lab.Client, own pptp.CallID) error {
 	return err
 }
 
+// errNotStarted says that a client had no control connection yet when something failed.
+var errNotStarted = errors.New("not started")
+
 // dialogues has hosts dial the server at the same time, and each hold its dialogue
 // under the same Call ID.
 func (g *testGateway) dialogues(hosts []*lab.Host, server netip.Addr, own pptp.CallID, w lab.Write) error {
@@ -84,7 +88,7 @@ func (g *testGateway) dialogues(hosts []*lab.Host, server netip.Addr, own pptp.C
 		group.Go(func() error {
 			c, err := lab.Dialing{Server: at1723(server), Write: w}.Start(ctx, h)
 			if err != nil {
-				return err
+				return errors.Join(errNotStarted, err)
 			}
 			defer c.Close()
 			return dialogue(c, own)
@@ -275,8 +279,13 @@ func testBadNetwork(t *testing.T, path datapath.Name) {
 				wanted = append(wanted, `pptpalg_packets_total{reason="retransmission",verdict="edited"}`)
 			}
 			lacks := func(series string) bool { return g.metric(series) == "0" }
+			redials := 1                                                                             // where SYNs are doubled and overtaken, a connection may come to nothing
 			for round := 0; round < 4 || round < 40 && slices.ContainsFunc(wanted, lacks); round++ { // chance decides what is lost
-				if err := g.dialogues(g.Inside[1:], s.Host.Addr, 7, cutAtRandom); err != nil {
+				err := g.dialogues(g.Inside[1:], s.Host.Addr, 7, cutAtRandom)
+				if errors.Is(err, errNotStarted) && redials > 0 {
+					redials--
+					t.Logf("round %d: %v", round, err)
+				} else if err != nil {
 					t.Fatalf("round %d: %v", round, err)
 				}
 			}
