@@ -67,6 +67,9 @@ func (h greHost) receive() (packet, error) {
 	}
 	b := make([]byte, 1500)
 	n, _, err := unix.Recvfrom(h.fd, b, 0)
+	for errors.Is(err, unix.EINTR) {
+		n, _, err = unix.Recvfrom(h.fd, b, 0)
+	}
 	if err != nil {
 		return packet{}, fmt.Errorf("receive: %w", err)
 	}

@@ -147,6 +147,9 @@ func (h greHost) receiveTunnel(t *testing.T, seq uint32) (from string) {
 	b := make([]byte, 1500)
 	for {
 		n, _, err := unix.Recvfrom(h.fd, b, 0)
+		if err == unix.EINTR {
+			continue
+		}
 		if err != nil {
 			return "nobody: " + err.Error()
 		}

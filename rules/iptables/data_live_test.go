@@ -133,6 +133,9 @@ func (e *end) receive(t *testing.T) arrival {
 	t.Helper()
 	b := make([]byte, 1<<16)
 	n, _, err := unix.Recvfrom(e.fd, b, 0)
+	for err == unix.EINTR {
+		n, _, err = unix.Recvfrom(e.fd, b, 0)
+	}
 	if err != nil {
 		t.Fatalf("receive: %v", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -111,7 +112,11 @@ func frameSender(link string) (send func(p []byte) error, done func(), err error
 	}
 	header := []byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x08, 0x00} // to, from, IPv4
 	padding := make([]byte, 46)
+	sent := 0
 	return func(p []byte) error {
+		if sent++; sent%256 == 0 {
+			time.Sleep(time.Millisecond) // the receiver's backlog is short
+		}
 		frame := append(append(append([]byte(nil), header...), p...), padding...)
 		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: index})
 	}, func() { unix.Close(fd) }, nil

@@ -109,6 +109,8 @@ func TestAsk(t *testing.T) {
 	cfg := s.config()
 	cfg.Target.Endpoints = append(cfg.Target.Endpoints, "127.0.0.1:1")
 	store := s.open(cfg)
+	one := s.open(s.config())
+	now(t, one) // it serves by now
 	told := func() string {
 		var all []string
 		h := store.Ask(ctx(t), 2*time.Second)
@@ -120,7 +122,6 @@ func TestAsk(t *testing.T) {
 	if diff := cmp.Diff("1 http://127.0.0.1:2379 true true false; http://127.0.0.1:1 false false false", told()); diff != "" {
 		t.Error(diff)
 	}
-	one := s.open(s.config())
 	took, err := one.Time(ctx(t), "a", 20)
 	if len(took) != 20 || err != nil {
 		t.Errorf("%v, %v", took, err)
