@@ -152,7 +152,7 @@ var ErrTimeout = errors.New("time is over")
 const pollEvery = 2 * time.Millisecond
 
 // Poll asks until the condition holds, and returns ErrTimeout if it does not
-// within that time. It asks once more when the time is over, in which the program may have stood still.
+// within that time. It asks once more when the time is over: the program may have stood still meanwhile.
 func Poll(within time.Duration, condition func() bool) error {
 	end := time.Now().Add(within)
 	for over := false; ; time.Sleep(pollEvery) {

@@ -131,7 +131,7 @@ func (g *Gateway) left(public netip.Addr) {
 }
 
 // retake has the gateway own an address that has come back before it was noticed that another one
-// has taken it, or that it was gone. One that another gateway has taken later stays with that.
+// has taken it, or that it was gone. One that another gateway has taken later stays with that, and the store is told.
 func (g *Gateway) retake(public netip.Addr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

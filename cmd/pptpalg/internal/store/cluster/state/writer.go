@@ -221,8 +221,8 @@ func (w *Writer) Release() (refused bool) {
 	return refused
 }
 
-// News removes the changes that are older than what this gateway knows: the store still has a call that is over, or
-// has it without its reply, for that is yet to be written or offered.
+// News removes the changes that are older than what this gateway knows and has yet to write or offer: that a call is
+// over, or was answered.
 func (w *Writer) News(changes []Change) []Change {
 	if len(changes) == 0 {
 		return nil
